@@ -1,0 +1,100 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// Defaults of [Config].
+const (
+	DiscoverIntervalDefault = 30 * time.Second
+	ShutdownTimeoutDefault  = 3 * time.Second
+)
+
+// Config is everything that one runner needs to know. Fields left zero get
+// their defaults.
+type Config struct {
+	// Name tells runners apart; it is part of the leader lock's key.
+	Name string
+
+	// Postgres reaches the cluster; its database is where the maintenance
+	// connection goes and where the leader lock is taken. It cannot be changed
+	// while the runner lives.
+	Postgres *pgx.ConnConfig
+
+	// Databases are globs of the databases to serve; a leading "!" excludes.
+	// Default: the databases that Odoo itself would list.
+	Databases []string
+
+	// Driver finds, starts and inspects tasks.
+	Driver driver.Driver
+
+	// Targets names the upstreams.
+	Targets Targets
+
+	// Channels is the channel tree. Default: root with capacity 1.
+	Channels []channels.Config
+
+	// DiscoverInterval is the time between two looks at the list of databases.
+	// Default: 30 s.
+	DiscoverInterval time.Duration
+
+	// ShutdownTimeout is how long Stop waits for open requests. Default: 3 s.
+	// A negative value means not to wait.
+	ShutdownTimeout time.Duration
+
+	// Logger gets what the runner has to say. Default: nothing is logged.
+	Logger *zap.Logger
+
+	// Exiting reports that the process is about to end, so that nothing new is
+	// started although nobody has called Stop yet (caddy.md 1.2). Default: never.
+	Exiting func() bool
+}
+
+// Targets is the set of servers that can run jobs. It is asked before every
+// round of dispatches, so it must be quick and may change its answer.
+type Targets interface {
+	Upstreams(ctx context.Context) ([]driver.Upstream, error)
+}
+
+// withDefaults returns the configuration with the blanks filled in.
+func (c Config) withDefaults() Config {
+	if c.DiscoverInterval == 0 {
+		c.DiscoverInterval = DiscoverIntervalDefault
+	}
+	if c.ShutdownTimeout == 0 {
+		c.ShutdownTimeout = ShutdownTimeoutDefault
+	}
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	if c.Exiting == nil {
+		c.Exiting = func() bool { return false }
+	}
+	return c
+}
+
+// validate reports the first mistake.
+func (c Config) validate() error {
+	switch {
+	case c.Name == "":
+		return errors.New("runner without a name")
+	case c.Postgres == nil:
+		return fmt.Errorf("runner %s: no PostgreSQL connection configured", c.Name)
+	case c.Driver == nil:
+		return fmt.Errorf("runner %s: no driver", c.Name)
+	case c.Targets == nil:
+		return fmt.Errorf("runner %s: no upstreams", c.Name)
+	case c.DiscoverInterval < 0:
+		return fmt.Errorf("runner %s: discover_interval is negative", c.Name)
+	}
+	return nil
+}

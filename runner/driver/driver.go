@@ -1,0 +1,288 @@
+// Package driver is the task driver model: what the engine in package runner
+// asks of the application whose jobs it runs.
+//
+// The model is that of HashiCorp Nomad's task drivers. The engine decides what
+// runs when; a driver knows how a task is found, started, waited for, inspected
+// and recovered. A task is one attempt at one job, identified by database, uuid
+// and the moment it was claimed. Its handle is the job's row (and lock row) in
+// the database, written before the task starts, so neither side stores anything
+// of its own.
+//
+// The engine owns all timers and all decisions: a driver never sleeps, retries
+// or logs, and holds no state beyond its connections. Every call takes a
+// context with a deadline, except [Driver.Run], which lasts as long as the job.
+package driver
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+)
+
+// Driver speaks the job contract of one application. It is safe for concurrent
+// use.
+type Driver interface {
+	// OpenCluster opens the maintenance connection of a PostgreSQL cluster,
+	// to the database that pg names.
+	OpenCluster(ctx context.Context, pg *pgx.ConnConfig) (Cluster, error)
+
+	// OpenSession opens the connection to one database. It takes no lock and
+	// changes nothing.
+	OpenSession(ctx context.Context, pg *pgx.ConnConfig, database string) (Session, error)
+
+	// Check reports whether an upstream would accept a task now: nil when it
+	// does. It never runs one.
+	Check(ctx context.Context, up Upstream) error
+
+	// Run starts a claimed task on an upstream and waits until the application
+	// answered or the exchange broke. It is sent at most once. The result is a
+	// hint: the row decides.
+	Run(ctx context.Context, up Upstream, t Task) Result
+}
+
+// Cluster is the maintenance connection. It is owned by one goroutine.
+type Cluster interface {
+	// Databases lists the databases that may hold jobs. Without patterns these
+	// are the ones that Odoo itself would list (contract.md 5.1). Patterns are
+	// globs; a leading "!" excludes.
+	Databases(ctx context.Context, patterns []string) ([]Database, error)
+
+	// Busy lists the databases that somebody is dropping, renaming or copying
+	// right now, by name. PostgreSQL waits five seconds for other connections
+	// to leave before it gives up on that.
+	Busy(ctx context.Context) ([]string, error)
+
+	// Lead tries to take the leader lock and reports who has it. Calling it
+	// again while holding it is a check that it is still held.
+	Lead(ctx context.Context, key int64) (Lock, error)
+
+	// Unlead gives the leader lock back.
+	Unlead(ctx context.Context, key int64) error
+
+	// Close closes the connection; that releases the lock.
+	Close(ctx context.Context) error
+}
+
+// Database is one database of a cluster.
+type Database struct {
+	Name string
+	// OID tells a database from an earlier one of the same name.
+	OID uint32
+}
+
+// Lock is the outcome of an attempt to take an advisory lock.
+type Lock struct {
+	// Held is true when this connection has the lock.
+	Held bool
+	// Holder describes the session that has it instead, for example
+	// "pid 4711, application odoo-14, host 10.0.0.5"; empty if not known.
+	Holder string
+}
+
+// Health is how well a task can be run. The words are Nomad's.
+type Health uint8
+
+const (
+	// Undetected: there is nothing for this driver, and that is normal.
+	Undetected Health = iota
+	// Unhealthy: the application is there but cannot be served now.
+	Unhealthy
+	// Healthy: tasks can be claimed and run.
+	Healthy
+)
+
+// String returns the word.
+func (h Health) String() string {
+	switch h {
+	case Undetected:
+		return "undetected"
+	case Unhealthy:
+		return "unhealthy"
+	case Healthy:
+		return "healthy"
+	}
+	return "invalid"
+}
+
+// Fingerprint is what a driver found in a database.
+type Fingerprint struct {
+	Health Health
+	// Description says why, in one sentence for an operator.
+	Description string
+	// Generation names the variant of the contract that the database speaks,
+	// for example "queue_job+lock".
+	Generation string
+	// Version is the version of the add-on as installed.
+	Version string
+	// Locks is true when a lock row proves that a started task is alive.
+	Locks bool
+}
+
+// Session is the one connection to a database that holds the lock, listens,
+// reads and claims; so a session that lost its lock cannot claim any more.
+// It is owned by one goroutine. Calls after a lost connection return errors
+// for which [ErrLost] holds.
+type Session interface {
+	// Fingerprint reports what is there. It changes nothing. It must have been
+	// called before any of the methods below.
+	Fingerprint(ctx context.Context) (Fingerprint, error)
+
+	// Lock tries to become the only runner of this database, excluding other
+	// programs that speak the same contract.
+	Lock(ctx context.Context) (Lock, error)
+
+	// Listen starts collecting notifications. It is committed on return.
+	Listen(ctx context.Context) error
+
+	// Snapshot reads every job that is not finished, and the failed ones.
+	Snapshot(ctx context.Context, yield func(Row)) error
+
+	// Read returns the rows of the given jobs; a job without a row is gone.
+	Read(ctx context.Context, uuids []string) ([]Row, error)
+
+	// Claim marks those of the given jobs enqueued that are pending, in one
+	// committed statement, and returns them.
+	Claim(ctx context.Context, uuids []string) ([]Task, error)
+
+	// Unclaim puts tasks back to pending that certainly never reached an
+	// upstream, provided their rows are still as the claim left them. It
+	// returns the rows that it changed.
+	Unclaim(ctx context.Context, tasks []Task) ([]Row, error)
+
+	// Inspect tells, without disturbing anybody, whether tasks are alive.
+	Inspect(ctx context.Context, uuids []string) ([]Liveness, error)
+
+	// Rescue puts those of the given dead tasks back that are still dead when
+	// it looks again, in the same statement. It returns the rows it changed.
+	Rescue(ctx context.Context, dead []Liveness) ([]Row, error)
+
+	// Wait blocks until at least one notification has arrived, and returns all
+	// that have. When ctx ends first it returns the zero value and no error,
+	// and the session remains usable: ctx is how the owner interrupts the wait.
+	// Notifications that this session caused itself stand in Echoes and not in
+	// Changed; no notification is ever lost, also not one that arrives while
+	// another method runs.
+	Wait(ctx context.Context) (Notifications, error)
+
+	// Probe proves within ctx that the session is alive, writable, still
+	// listening and still holding its lock.
+	Probe(ctx context.Context) error
+
+	// Close closes the connection; that releases the lock.
+	Close(ctx context.Context) error
+}
+
+// Notifications is what arrived on a session.
+type Notifications struct {
+	// Changed holds the uuids of jobs that others changed, without duplicates.
+	Changed []string
+	// Echoes holds the uuids of jobs that this session changed itself.
+	Echoes []string
+	// Reload is set when the application announced a changed configuration.
+	Reload bool
+}
+
+// Row is a job as it stands in the database.
+type Row struct {
+	channels.Job
+	State channels.State
+	// RawState is the state as the database spells it.
+	RawState string
+	// Enqueued is date_enqueued in microseconds since the Unix epoch, UTC; 0 if NULL.
+	Enqueued int64
+	// Retry is the number of attempts so far.
+	Retry int32
+}
+
+// Task is one attempt at one job.
+type Task struct {
+	channels.Key
+	// Enqueued is the date_enqueued that the claim wrote, in microseconds since
+	// the Unix epoch, UTC. With the key it identifies the attempt.
+	Enqueued int64
+}
+
+// Verdict is what is known about a task.
+type Verdict uint8
+
+const (
+	// Uncertain: nothing proves it alive or dead. It must not be started again.
+	Uncertain Verdict = iota
+	// Alive: somebody runs it.
+	Alive
+	// Dead: nobody runs it, as far as the database can tell.
+	Dead
+)
+
+// String returns the word.
+func (v Verdict) String() string {
+	switch v {
+	case Uncertain:
+		return "uncertain"
+	case Alive:
+		return "alive"
+	case Dead:
+		return "dead"
+	}
+	return "invalid"
+}
+
+// Liveness is the result of an inspection.
+type Liveness struct {
+	Row Row
+	// Gone is set when the job has no row any more.
+	Gone    bool
+	Verdict Verdict
+	// PID is the backend that runs the task, 0 if not known.
+	PID uint32
+	// Age is the time since the task was claimed, by the database's clock;
+	// 0 when the row does not tell.
+	Age time.Duration
+}
+
+// Outcome says how an exchange with an upstream ended.
+type Outcome uint8
+
+const (
+	// Answered: the application answered, whatever it said.
+	Answered Outcome = iota
+	// NotSent: not a byte of the request was delivered. The task did not start.
+	NotSent
+	// Broken: the exchange broke after the request may have been read.
+	Broken
+	// Refused: an answer that did not come from the application, or said that
+	// it cannot run tasks now (502, 503, 504, a redirect, a login page).
+	Refused
+)
+
+// String returns the word.
+func (o Outcome) String() string {
+	switch o {
+	case Answered:
+		return "answered"
+	case NotSent:
+		return "not_sent"
+	case Broken:
+		return "broken"
+	case Refused:
+		return "refused"
+	}
+	return "invalid"
+}
+
+// Result is how an exchange with an upstream ended.
+type Result struct {
+	Outcome Outcome
+	// Status is the HTTP status, 0 without an answer.
+	Status int
+	// Err says what went wrong; nil when Outcome is Answered.
+	Err error
+}
+
+// ErrLost is matched, with errors.Is, by errors after which a session or
+// cluster connection cannot be used any more.
+var ErrLost = errors.New("connection lost")
