@@ -54,6 +54,10 @@ type Config struct {
 	// Logger gets what the runner has to say. Default: nothing is logged.
 	Logger *zap.Logger
 
+	// Exchanges is the register of open requests, shared by all runners of the
+	// process. Default: one of its own.
+	Exchanges *Exchanges
+
 	// Exiting reports that the process is about to end, so that nothing new is
 	// started although nobody has called Stop yet (caddy.md 1.2). Default: never.
 	Exiting func() bool
@@ -75,6 +79,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
+	}
+	if c.Exchanges == nil {
+		c.Exchanges = NewExchanges()
 	}
 	if c.Exiting == nil {
 		c.Exiting = func() bool { return false }

@@ -1,0 +1,104 @@
+package runner
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// Exchanges is the register of open requests of a process. Requests outlive the
+// runner that sent them: when a runner is removed from the configuration and
+// comes back, or its connection settings change, the next one must know that a
+// job it finds enqueued or started is still being waited for.
+type Exchanges struct {
+	mu   sync.Mutex // guards the following
+	open map[exchangeID]*exchange
+}
+
+// exchangeID names a job over all clusters: the same database and uuid may
+// exist in two of them.
+type exchangeID struct {
+	cluster string
+	key     channels.Key
+}
+
+// exchange is one open request.
+type exchange struct {
+	id       exchangeID
+	upstream driver.Upstream
+	since    time.Time
+	cancel   context.CancelFunc
+
+	mu     sync.Mutex // guards the following
+	result *driver.Result
+	ended  func(*exchange, driver.Result)
+}
+
+// NewExchanges returns an empty register.
+func NewExchanges() *Exchanges {
+	return &Exchanges{open: make(map[exchangeID]*exchange)}
+}
+
+// Len returns the number of open requests.
+func (r *Exchanges) Len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.open)
+}
+
+// lookup returns the open request of a job.
+func (r *Exchanges) lookup(id exchangeID) *exchange {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.open[id]
+}
+
+// start runs a task on an upstream in a goroutine of its own. When the exchange
+// is over, ended is called from there, or whoever attached last.
+func (r *Exchanges) start(d driver.Driver, id exchangeID, up driver.Upstream, t driver.Task, log func() *zap.Logger, ended func(*exchange, driver.Result)) *exchange {
+	// No deadline: the request lasts as long as the job. It does not end with
+	// the runner either, because a job cannot be called back.
+	ctx, cancel := context.WithCancel(context.Background())
+	x := &exchange{id: id, upstream: up, since: time.Now(), cancel: cancel, ended: ended}
+	r.mu.Lock()
+	r.open[id] = x
+	r.mu.Unlock()
+	go func() {
+		defer cancel()
+		result := driver.Result{Outcome: driver.Broken}
+		safely(log, "dispatch", func() { result = d.Run(ctx, up, t) })
+		r.mu.Lock()
+		if r.open[id] == x {
+			delete(r.open, id)
+		}
+		r.mu.Unlock()
+		safely(log, "dispatch", func() { x.finish(result) })
+	}()
+	return x
+}
+
+// finish records the result and tells the present owner.
+func (x *exchange) finish(result driver.Result) {
+	x.mu.Lock()
+	x.result = &result
+	ended := x.ended
+	x.mu.Unlock()
+	ended(x, result)
+}
+
+// attach makes ended the one to be told. An exchange that is over already tells
+// at once.
+func (x *exchange) attach(ended func(*exchange, driver.Result)) {
+	x.mu.Lock()
+	x.ended = ended
+	result := x.result
+	x.mu.Unlock()
+	if result != nil {
+		ended(x, *result)
+	}
+}

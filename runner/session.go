@@ -1,0 +1,535 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// Timeouts and intervals of a session. Every call to the driver has one.
+const (
+	connectTimeout     = 10 * time.Second
+	fingerprintTimeout = 10 * time.Second
+	lockTimeout        = 5 * time.Second
+	listenTimeout      = 5 * time.Second
+	snapshotTimeout    = 10 * time.Minute
+	readTimeout        = 30 * time.Second
+	claimTimeout       = 30 * time.Second
+	rescueTimeout      = 30 * time.Second
+	closeTimeout       = 2 * time.Second
+
+	// probeInterval is how long a session may stay silent, and probeTimeout how
+	// long the server may take to show that it is there (peers.md 3.4).
+	probeInterval = 10 * time.Second
+	probeTimeout  = 5 * time.Second
+	// echoTimeout is how long the notification of our own claim may take before
+	// the session counts as deaf.
+	echoTimeout = 10 * time.Second
+	// resyncInterval is the time between two full reads of a healthy database.
+	resyncInterval = 5 * time.Minute
+	// lockInterval is the time between two attempts to take a database's lock
+	// from somebody else.
+	lockInterval = 2 * time.Second
+
+	reconnectFirst = 500 * time.Millisecond
+	reconnectLimit = 5 * time.Second
+
+	// snapshotChunk is the number of rows that travel together from a snapshot
+	// to the engine loop.
+	snapshotChunk = 1000
+	// readBatch bounds one read, claimBatch one claim.
+	readBatch  = 5000
+	claimBatch = 1000
+)
+
+// orders is what the engine wants a session to do next.
+type orders struct {
+	claims   []string
+	reads    []string
+	unclaims []driver.Task
+	inspects []string
+	rescues  []driver.Liveness
+	resync   bool
+	// asked is the number of the last order to read; see [session.read].
+	asked uint64
+}
+
+func (o *orders) empty() bool {
+	return len(o.claims) == 0 && len(o.reads) == 0 && len(o.unclaims) == 0 &&
+		len(o.inspects) == 0 && len(o.rescues) == 0 && !o.resync
+}
+
+// listener is told what a session finds out. Its methods are called from the
+// session's goroutine and must not block, except syncRows.
+type listener interface {
+	// sessionState reports a step towards readiness or a reason why not.
+	sessionState(s *session, state DatabaseState, detail string)
+	fingerprinted(s *session, fp driver.Fingerprint)
+	// syncBegin, syncRows and syncEnd bring a snapshot. syncRows may block until
+	// the engine has caught up.
+	syncBegin(s *session)
+	syncRows(ctx context.Context, s *session, rows []driver.Row)
+	// syncEnd ends it; told are the jobs that notifications named meanwhile.
+	syncEnd(s *session, told map[string]struct{})
+	// rowsRead brings rows that were read; gone are those without a row. asked
+	// is the number of the last order to read that this answers.
+	rowsRead(s *session, rows []driver.Row, gone []string, asked uint64)
+	// claimed brings the result of a claim: what was taken, and how the rows
+	// look that were not.
+	claimed(s *session, got []driver.Task, rows []driver.Row, gone []string)
+	unclaimed(s *session, tasks []driver.Task, changed []driver.Row)
+	inspected(s *session, found []driver.Liveness)
+	rescued(s *session, rows []driver.Row)
+	// sessionLost reports the end of a connection that had been established.
+	sessionLost(s *session, err error)
+}
+
+// session serves one database: connect, fingerprint, lock, listen, snapshot,
+// and then orders and notifications until the connection is lost, again and
+// again until its context ends.
+type session struct {
+	db     driver.Database
+	config func() Config
+	out    listener
+
+	conn driver.Session
+
+	mu        sync.Mutex // guards the following
+	todo      orders
+	interrupt context.CancelFunc
+
+	// The rest belongs to the session's goroutine.
+	dirty     map[string]struct{}
+	asked     uint64    // the last order to read that dirty contains
+	heard     time.Time // when the server was last heard
+	echoSince time.Time // when the oldest claim without an echo was made; zero if none
+	resyncAt  time.Time
+}
+
+func newSession(db driver.Database, config func() Config, out listener) *session {
+	return &session{db: db, config: config, out: out, dirty: make(map[string]struct{})}
+}
+
+// order changes what the session shall do, and wakes it.
+func (s *session) order(change func(*orders)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.todo)
+	if s.interrupt != nil {
+		s.interrupt()
+	}
+}
+
+// read orders a read and returns its number: rows that arrive with that number
+// or a later one were read after this call.
+func (s *session) read(uuids ...string) uint64 {
+	var n uint64
+	s.order(func(o *orders) {
+		o.asked++
+		n = o.asked
+		o.reads = append(o.reads, uuids...)
+	})
+	return n
+}
+
+// dropClaims takes back the claims that have not been made yet.
+func (s *session) dropClaims() []string {
+	var claims []string
+	s.order(func(o *orders) { claims, o.claims = o.claims, nil })
+	return claims
+}
+
+// take returns the orders and leaves none.
+func (s *session) take() orders {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.todo
+	s.todo = orders{asked: o.asked}
+	return o
+}
+
+// run serves the database until ctx ends.
+func (s *session) run(ctx context.Context) {
+	pause := backoff{first: reconnectFirst, limit: reconnectLimit}
+	for ctx.Err() == nil {
+		s.out.sessionState(s, DatabaseConnecting, "")
+		found, err := s.serve(ctx, &pause)
+		if ctx.Err() != nil {
+			return
+		}
+		d := pause.next()
+		if err == nil && found.Health == driver.Undetected {
+			// No connection is kept; the add-on may be installed some day.
+			d = jitter(s.config().DiscoverInterval)
+			pause.reset()
+		}
+		if !sleep(ctx, d) {
+			return
+		}
+	}
+}
+
+// serve is one connection's life. A nil error means that there is nothing to
+// serve, for the reason that the fingerprint gives.
+func (s *session) serve(ctx context.Context, pause *backoff) (found driver.Fingerprint, err error) {
+	cfg := s.config()
+	err = within(ctx, connectTimeout, func(ctx context.Context) (err error) {
+		s.conn, err = cfg.Driver.OpenSession(ctx, cfg.Postgres, s.db.Name)
+		return err
+	})
+	if err != nil {
+		s.out.sessionState(s, DatabaseUnreachable, err.Error())
+		return found, err
+	}
+	defer s.close(ctx)
+	found, err = s.prepare(ctx)
+	if err != nil || found.Health != driver.Healthy {
+		if err != nil && ctx.Err() == nil {
+			s.out.sessionState(s, DatabaseUnreachable, err.Error())
+		}
+		return found, err
+	}
+	// From here on the engine knows the session: orders of an earlier
+	// connection mean nothing to this one.
+	s.take()
+	clear(s.dirty)
+	s.echoSince = time.Time{}
+	err = s.sync(ctx)
+	if err == nil {
+		pause.reset()
+		err = s.loop(ctx)
+	}
+	s.out.sessionLost(s, err)
+	return found, err
+}
+
+// prepare goes the way from a connection to one that holds the lock and listens.
+func (s *session) prepare(ctx context.Context) (found driver.Fingerprint, err error) {
+	err = within(ctx, fingerprintTimeout, func(ctx context.Context) (err error) {
+		found, err = s.conn.Fingerprint(ctx)
+		return err
+	})
+	if err != nil {
+		return found, fmt.Errorf("fingerprint: %w", err)
+	}
+	s.out.fingerprinted(s, found)
+	if found.Health != driver.Healthy {
+		return found, nil
+	}
+	if err := s.lock(ctx); err != nil {
+		return found, err
+	}
+	if err := within(ctx, listenTimeout, s.conn.Listen); err != nil {
+		return found, fmt.Errorf("listen: %w", err)
+	}
+	return found, nil
+}
+
+// lock waits until no other runner serves the database.
+func (s *session) lock(ctx context.Context) error {
+	for {
+		var l driver.Lock
+		err := within(ctx, lockTimeout, func(ctx context.Context) (err error) {
+			l, err = s.conn.Lock(ctx)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("take the runner lock: %w", err)
+		}
+		if l.Held {
+			return nil
+		}
+		s.out.sessionState(s, DatabaseStandby, l.Holder)
+		if !sleep(ctx, jitter(lockInterval)) {
+			return ctx.Err()
+		}
+	}
+}
+
+// close ends the connection; the database's lock goes with it.
+func (s *session) close(ctx context.Context) {
+	_ = within(context.WithoutCancel(ctx), closeTimeout, s.conn.Close)
+}
+
+// sync reads every job. It is the only way a lost notification is repaired, so
+// it follows every LISTEN and comes back every few minutes.
+func (s *session) sync(ctx context.Context) error {
+	s.out.syncBegin(s)
+	var chunk []driver.Row
+	err := within(ctx, snapshotTimeout, func(ctx context.Context) error {
+		return s.conn.Snapshot(ctx, func(row driver.Row) {
+			chunk = append(chunk, row)
+			if len(chunk) == snapshotChunk {
+				s.out.syncRows(ctx, s, chunk)
+				chunk = nil
+			}
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	s.out.syncRows(ctx, s, chunk)
+	if err := s.collect(ctx); err != nil {
+		return err
+	}
+	s.out.syncEnd(s, maps.Clone(s.dirty))
+	now := time.Now()
+	s.heard, s.resyncAt = now, now.Add(jitter(resyncInterval))
+	return nil
+}
+
+// loop serves until the connection is lost. Batches form by themselves: what
+// arrives during a round trip goes with the next one.
+func (s *session) loop(ctx context.Context) error {
+	for {
+		if err := s.wait(ctx); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		o := s.take()
+		if o.asked > s.asked {
+			s.asked = o.asked
+		}
+		for _, uuid := range o.reads {
+			s.dirty[uuid] = struct{}{}
+		}
+		if err := s.execute(ctx, &o); err != nil {
+			return err
+		}
+		if err := s.attend(ctx, o.resync); err != nil {
+			return err
+		}
+	}
+}
+
+// wait collects notifications, and blocks as long as there is nothing to do.
+func (s *session) wait(ctx context.Context) error {
+	wctx, cancel := context.WithDeadline(ctx, s.deadline())
+	defer cancel()
+	s.mu.Lock()
+	if !s.todo.empty() {
+		cancel() // only what has arrived already
+	}
+	s.interrupt = cancel
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.interrupt = nil
+		s.mu.Unlock()
+	}()
+	return s.listen(wctx)
+}
+
+// collect takes the notifications that have arrived already.
+func (s *session) collect(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	return s.listen(ctx)
+}
+
+// listen waits for notifications as long as ctx allows, and notes the jobs.
+func (s *session) listen(ctx context.Context) error {
+	n, err := s.conn.Wait(ctx)
+	if err != nil {
+		return fmt.Errorf("wait for notifications: %w", err)
+	}
+	if len(n.Changed) > 0 || len(n.Echoes) > 0 || n.Reload {
+		s.heard = time.Now()
+	}
+	if len(n.Echoes) > 0 {
+		s.echoSince = time.Time{}
+	}
+	for _, uuid := range n.Changed {
+		s.dirty[uuid] = struct{}{}
+	}
+	return nil
+}
+
+// deadline is when the session has something to do by itself.
+func (s *session) deadline() time.Time {
+	d := s.heard.Add(probeInterval)
+	if s.resyncAt.Before(d) {
+		d = s.resyncAt
+	}
+	if !s.echoSince.IsZero() {
+		if e := s.echoSince.Add(echoTimeout); e.Before(d) {
+			d = e
+		}
+	}
+	return d
+}
+
+// execute carries orders out: what frees places first, then claims.
+func (s *session) execute(ctx context.Context, o *orders) error {
+	if err := s.readDirty(ctx); err != nil {
+		return err
+	}
+	if len(o.unclaims) > 0 {
+		var rows []driver.Row
+		err := s.call(ctx, "put jobs back", claimTimeout, func(ctx context.Context) (err error) {
+			rows, err = s.conn.Unclaim(ctx, o.unclaims)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		s.out.unclaimed(s, o.unclaims, rows)
+	}
+	for claims := o.claims; len(claims) > 0; {
+		n := min(len(claims), claimBatch)
+		if err := s.claim(ctx, claims[:n]); err != nil {
+			return err
+		}
+		claims = claims[n:]
+	}
+	return s.look(ctx, o)
+}
+
+// readDirty reads the jobs that changed or were asked for, each once.
+func (s *session) readDirty(ctx context.Context) error {
+	for len(s.dirty) > 0 {
+		uuids := make([]string, 0, min(len(s.dirty), readBatch))
+		for uuid := range s.dirty {
+			if len(uuids) == readBatch {
+				break
+			}
+			uuids = append(uuids, uuid)
+			delete(s.dirty, uuid)
+		}
+		rows, gone, err := s.readRows(ctx, uuids)
+		if err != nil {
+			return err
+		}
+		s.out.rowsRead(s, rows, gone, s.asked)
+	}
+	return nil
+}
+
+// readRows reads jobs and tells which have no row.
+func (s *session) readRows(ctx context.Context, uuids []string) (rows []driver.Row, gone []string, err error) {
+	err = s.call(ctx, "read jobs", readTimeout, func(ctx context.Context) (err error) {
+		rows, err = s.conn.Read(ctx, uuids)
+		return err
+	})
+	if err != nil || len(rows) == len(uuids) {
+		return rows, nil, err
+	}
+	found := make(map[string]struct{}, len(rows))
+	for i := range rows {
+		found[rows[i].UUID] = struct{}{}
+	}
+	for _, uuid := range uuids {
+		if _, ok := found[uuid]; !ok {
+			gone = append(gone, uuid)
+		}
+	}
+	return rows, gone, nil
+}
+
+// claim marks jobs enqueued, and reads those that it did not get, so that the
+// engine learns why.
+func (s *session) claim(ctx context.Context, uuids []string) error {
+	var got []driver.Task
+	err := s.call(ctx, "claim jobs", claimTimeout, func(ctx context.Context) (err error) {
+		got, err = s.conn.Claim(ctx, uuids)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if len(got) > 0 && s.echoSince.IsZero() {
+		s.echoSince = time.Now()
+	}
+	if len(got) == len(uuids) {
+		s.out.claimed(s, got, nil, nil)
+		return nil
+	}
+	taken := make(map[string]struct{}, len(got))
+	for _, t := range got {
+		taken[t.UUID] = struct{}{}
+	}
+	var missed []string
+	for _, uuid := range uuids {
+		if _, ok := taken[uuid]; !ok {
+			missed = append(missed, uuid)
+		}
+	}
+	rows, gone, err := s.readRows(ctx, missed)
+	if err != nil {
+		// What was claimed has not been sent; the next connection finds it.
+		return err
+	}
+	s.out.claimed(s, got, rows, gone)
+	return nil
+}
+
+// look inspects and rescues.
+func (s *session) look(ctx context.Context, o *orders) error {
+	if len(o.inspects) > 0 {
+		var found []driver.Liveness
+		err := s.call(ctx, "inspect jobs", rescueTimeout, func(ctx context.Context) (err error) {
+			found, err = s.conn.Inspect(ctx, o.inspects)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		s.out.inspected(s, found)
+	}
+	if len(o.rescues) == 0 {
+		return nil
+	}
+	var rows []driver.Row
+	err := s.call(ctx, "rescue jobs", rescueTimeout, func(ctx context.Context) (err error) {
+		rows, err = s.conn.Rescue(ctx, o.rescues)
+		return err
+	})
+	if err == nil {
+		s.out.rescued(s, rows)
+	}
+	return err
+}
+
+// attend does what is due by the clock: resync, echo watch, probe.
+func (s *session) attend(ctx context.Context, resync bool) error {
+	now := time.Now()
+	if resync || !now.Before(s.resyncAt) {
+		return s.sync(ctx)
+	}
+	if !s.echoSince.IsZero() && now.Sub(s.echoSince) >= echoTimeout {
+		return fmt.Errorf("no notification of our own claim within %s: %w", echoTimeout, driver.ErrLost)
+	}
+	if now.Sub(s.heard) >= probeInterval {
+		return s.call(ctx, "probe", probeTimeout, s.conn.Probe)
+	}
+	return nil
+}
+
+// call makes one call to the driver. A statement that failed although the
+// connection lives is as bad as a lost connection: what it should have done is
+// not done, and a new snapshot is the way to know where things stand.
+func (s *session) call(ctx context.Context, doing string, timeout time.Duration, f func(context.Context) error) error {
+	if err := within(ctx, timeout, f); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	s.heard = time.Now()
+	return nil
+}
+
+// within runs f with a deadline.
+func within(ctx context.Context, d time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, d, fmt.Errorf("no result within %s", d))
+	defer cancel()
+	err := f(ctx)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+	}
+	return err
+}
