@@ -1,6 +1,10 @@
 package channels
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // Config configures one channel.
 type Config struct {
@@ -16,4 +20,47 @@ type Config struct {
 	Throttle time.Duration
 	// Paused channels yield nothing, and neither does what is below them.
 	Paused bool
+	// CapacityDefault is the capacity of the channel's direct children that are
+	// not configured themselves. Default: 0, unlimited. What is further down
+	// is unlimited and shares the child's capacity (contract.md 6.3).
+	CapacityDefault int
+	// SequentialDefault makes those children sequential. It requires
+	// CapacityDefault 1.
+	SequentialDefault bool
+}
+
+// Validate reports what makes the configuration of a channel meaningless.
+func (c Config) Validate() error {
+	fail := func(problem string) error { return fmt.Errorf("channel %s: %s", Normalize(c.Name), problem) }
+	switch {
+	case c.Sequential && c.Capacity != 1:
+		return fail("a sequential channel must have a capacity of 1")
+	case c.CapacityDefault < 0:
+		return fail("capacity_default must not be negative")
+	case c.SequentialDefault && c.CapacityDefault != 1:
+		return fail("sequential_default requires a capacity_default of 1")
+	}
+	return nil
+}
+
+func (c Config) limits() limits {
+	return limits{capacity: c.Capacity, throttle: c.Throttle.Microseconds(), sequential: c.Sequential, paused: c.Paused}
+}
+
+func (c Config) defaults() limits {
+	return limits{capacity: c.CapacityDefault, sequential: c.SequentialDefault}
+}
+
+// Normalize returns the full name of a channel: with "root" in front, and
+// "root" for the empty name. Names are case-sensitive, and neither spaces nor
+// empty parts are dropped (contract.md 2.7).
+func Normalize(name string) string {
+	switch {
+	case name == "":
+		return rootName
+	case name == rootName || strings.HasPrefix(name, rootName+"."):
+		return name
+	default:
+		return rootName + "." + name
+	}
 }

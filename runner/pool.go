@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -162,7 +163,7 @@ func (p *pool) release(name string, r driver.Result) {
 	}
 	s.inFlight--
 	wentDown := false
-	if r.Outcome == driver.NotSent || r.Outcome == driver.Refused {
+	if r.Outcome == driver.NotSent || unavailable(r) {
 		wentDown = p.markDown(s, r.Err)
 	}
 	p.sweep()
@@ -170,6 +171,17 @@ func (p *pool) release(name string, r driver.Result) {
 	if wentDown {
 		p.changed()
 	}
+}
+
+// unavailable reports whether an answer says that the server cannot run anything
+// now. Other refusals concern one database: the route is unknown there, or a
+// login page came instead.
+func unavailable(r driver.Result) bool {
+	switch r.Status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests:
+		return r.Outcome == driver.Refused
+	}
+	return false
 }
 
 // markDown takes an upstream out of rotation; the caller holds mu. It reports

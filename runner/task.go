@@ -184,7 +184,11 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 // or started.
 func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 	ours := t.attempt.Enqueued != 0 && row.Enqueued == t.attempt.Enqueued
-	answered := t.result != nil && t.result.Outcome == driver.Answered
+	// An answer by the add-on, or by something that is not the add-on: either way
+	// that request will not run the job any more. A gateway that gave up waiting
+	// proves nothing.
+	answered := t.result != nil && (t.result.Outcome == driver.Answered ||
+		t.result.Outcome == driver.Refused && !unavailable(*t.result))
 	if t.phase == phaseAsked && row.State == channels.Enqueued && ours && answered {
 		// Odoo is done with the request and has not run the job.
 		e.unclaim(row.Key, t)

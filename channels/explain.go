@@ -1,0 +1,218 @@
+package channels
+
+import (
+	"fmt"
+	"time"
+)
+
+// Reason says why a job is where it is.
+type Reason uint8
+
+// The reasons, each with the fields of Explanation that it fills beyond Job,
+// State, Reason, Channel and Ahead.
+const (
+	// ReasonRunning: the job counts as running.
+	ReasonRunning Reason = iota + 1
+	// ReasonFailed: the job failed and waits for somebody to requeue it.
+	ReasonFailed
+	// ReasonReady: the next pass starts it.
+	ReasonReady
+	// ReasonETA: its eta has not come (Until).
+	ReasonETA
+	// ReasonPaused: the channel is paused by configuration.
+	ReasonPaused
+	// ReasonChannelFull: the channel has no place (Capacity, Running).
+	ReasonChannelFull
+	// ReasonThrottled: the channel lets nothing pass for a while (Until).
+	ReasonThrottled
+	// ReasonSequentialFailed: the channel is sequential and has a failed job (Blocker).
+	ReasonSequentialFailed
+	// ReasonSequentialETA: the channel is sequential and a job that comes first
+	// waits for its eta (Blocker, Until).
+	ReasonSequentialETA
+	// ReasonBehind: the next pass gives the channel's free places to others
+	// (Capacity, Running).
+	ReasonBehind
+	// ReasonSuspended: the database is being loaded or cannot be served.
+	ReasonSuspended
+)
+
+var reasonNames = [...]string{
+	ReasonRunning:          "running",
+	ReasonFailed:           "failed",
+	ReasonReady:            "ready",
+	ReasonETA:              "eta",
+	ReasonPaused:           "paused",
+	ReasonChannelFull:      "channel_full",
+	ReasonThrottled:        "throttled",
+	ReasonSequentialFailed: "sequential_failed",
+	ReasonSequentialETA:    "sequential_eta",
+	ReasonBehind:           "behind",
+	ReasonSuspended:        "suspended",
+}
+
+// String returns the reason in lower case with underscores.
+func (r Reason) String() string {
+	if int(r) >= len(reasonNames) || r == 0 {
+		return fmt.Sprintf("Reason(%d)", uint8(r))
+	}
+	return reasonNames[r]
+}
+
+// Explanation says why a job does, or does not, run.
+type Explanation struct {
+	Job    Job
+	State  State
+	Reason Reason
+	// Channel is the full name of the channel that holds the job: its own or
+	// one above. For a running or failed job it is its own.
+	Channel string
+	// Until is when the reason goes away by itself; zero if that is not known.
+	Until time.Time
+	// Blocker is the one other job that has to go first, if there is one.
+	Blocker Key
+	// Ahead is the number of jobs in Channel that go before this one.
+	Ahead int
+	// Capacity and Running are those of Channel. See Status.
+	Capacity, Running int
+}
+
+// Explain tells why a job does, or does not, run at the given time, or reports
+// false for a job that is not known. It changes nothing.
+//
+// It describes what the next pass would find. Of jobs that this pass would first bring up from
+// other channels it knows nothing, so while Pending is true an explanation can be too
+// optimistic. Its cost grows with the length of the queues on the way to root.
+func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
+	r := m.lookup(k)
+	if r == nil {
+		return Explanation{}, false
+	}
+	own := r.home.channel
+	t := now.UnixMicro()
+	e := Explanation{Job: r.job(), State: r.state, Channel: own.name, Capacity: own.capacity, Running: own.running}
+	switch {
+	case r.place == inRunning:
+		e.Reason = ReasonRunning
+	case r.place == inFailed:
+		e.Reason = ReasonFailed
+	case r.place == suspended:
+		e.Reason = ReasonSuspended
+	case r.place == inETAQueue && r.eta > t:
+		e.Reason = ReasonETA
+		e.Until = time.UnixMicro(r.eta).UTC()
+	default:
+		c := own
+		if r.place.inReady() {
+			c = own.ancestor(r.place)
+		}
+		for c != nil && !e.holds(c, r, t) {
+			c = c.parent
+		}
+	}
+	return e, true
+}
+
+// holds fills in why channel c keeps a job that is in its queue, or would be
+// after having passed what is below. If c is root it always finds a reason.
+func (e *Explanation) holds(c *channel, r *record, now int64) bool {
+	e.Channel, e.Capacity, e.Running = c.name, c.capacity, c.running
+	var best, next *record
+	e.Ahead, best, next = c.competitors(r, now)
+	switch {
+	case c.paused:
+		e.Reason = ReasonPaused
+	case c.sequential && c.failed.len() > 0:
+		e.Reason = ReasonSequentialFailed
+		e.Blocker = c.failed.first().key()
+	case !c.hasCapacity():
+		e.Reason = ReasonChannelFull
+	case c.pausedUntil > now:
+		e.Reason = ReasonThrottled
+		e.Until = time.UnixMicro(c.pausedUntil).UTC()
+	case c.sequential && next != nil && next.before(best):
+		e.Reason = ReasonSequentialETA
+		e.Blocker = next.key()
+		e.Until = time.UnixMicro(next.eta).UTC()
+	case c.throttle != 0 && e.Ahead > 0, c.capacity != 0 && e.Ahead >= c.capacity-c.running:
+		e.Reason = ReasonBehind
+	case c.parent == nil:
+		e.Reason = ReasonReady
+	default:
+		return false
+	}
+	return true
+}
+
+// competitors looks at the jobs in the queue of c whose time has come, r
+// included: how many of them go before r, and which is the best. The job with the
+// earliest eta still to come is next.
+func (c *channel) competitors(r *record, now int64) (ahead int, best, next *record) {
+	best = r
+	compete := func(o *record) {
+		if o.before(r) {
+			ahead++
+		}
+		if o.before(best) {
+			best = o
+		}
+	}
+	for _, o := range c.ready.items {
+		compete(o)
+	}
+	for _, o := range c.eta.items {
+		if o.eta <= now {
+			compete(o)
+		} else if next == nil || (etaOrder{}).before(o, next) {
+			next = o
+		}
+	}
+	return ahead, best, next
+}
+
+// String returns the explanation in one sentence for a person.
+func (e Explanation) String() string {
+	job := "job " + e.Job.Key.String()
+	waits := job + " waits: "
+	behind := ""
+	if e.Ahead > 0 {
+		behind = fmt.Sprintf(", and %s before it", count(e.Ahead, "job goes", "jobs go"))
+	}
+	until := e.Until.Format(time.RFC3339Nano)
+	switch e.Reason {
+	case ReasonRunning:
+		return fmt.Sprintf("%s is %s in channel %s", job, e.State, e.Channel)
+	case ReasonFailed:
+		return fmt.Sprintf("%s failed in channel %s and runs again only if somebody requeues it", job, e.Channel)
+	case ReasonReady:
+		return job + " starts in the next scheduling pass"
+	case ReasonETA:
+		return fmt.Sprintf("%sits eta is %s", waits, until)
+	case ReasonPaused:
+		return fmt.Sprintf("%schannel %s is paused%s", waits, e.Channel, behind)
+	case ReasonChannelFull:
+		if e.Capacity < 0 {
+			return fmt.Sprintf("%schannel %s has a negative capacity and never runs a job", waits, e.Channel)
+		}
+		return fmt.Sprintf("%schannel %s is full (%d running, capacity %d)%s", waits, e.Channel, e.Running, e.Capacity, behind)
+	case ReasonThrottled:
+		return fmt.Sprintf("%schannel %s is throttled until %s%s", waits, e.Channel, until, behind)
+	case ReasonSequentialFailed:
+		return fmt.Sprintf("%schannel %s is sequential and job %s failed in it%s", waits, e.Channel, e.Blocker, behind)
+	case ReasonSequentialETA:
+		return fmt.Sprintf("%schannel %s is sequential and job %s comes first, whose eta is %s", waits, e.Channel, e.Blocker, until)
+	case ReasonSuspended:
+		return fmt.Sprintf("%sdatabase %s is not being served", waits, e.Job.DB)
+	case ReasonBehind:
+		return fmt.Sprintf("%s%s before it in channel %s", waits, count(e.Ahead, "job goes", "jobs go"), e.Channel)
+	default:
+		return job + ": " + e.Reason.String()
+	}
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

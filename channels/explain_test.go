@@ -1,0 +1,123 @@
+package channels
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		desc   string
+		config string
+		do     func(*fixture)
+		now    float64
+		want   string
+		reason Reason
+	}{
+		{
+			desc: "running", config: "root:1", reason: ReasonRunning,
+			do:   func(f *fixture) { f.add("", "job"); f.run(1, "job"); f.state(Started, "job") },
+			want: "job db/job is started in channel root",
+		},
+		{
+			desc: "failed", config: "root:1", reason: ReasonFailed,
+			do:   func(f *fixture) { f.add("A", "job"); f.state(Failed, "job") },
+			want: "job db/job failed in channel root.A and runs again only if somebody requeues it",
+		},
+		{
+			desc: "ready", config: "root:1,A:1", reason: ReasonReady,
+			do:   func(f *fixture) { f.add("A", "job") },
+			want: "job db/job starts in the next scheduling pass",
+		},
+		{
+			desc: "own channel full", config: "root:5,A:1", reason: ReasonChannelFull,
+			do:   func(f *fixture) { f.add("A", "a", "b", "job"); f.run(1, "a") },
+			want: "job db/job waits: channel root.A is full (1 running, capacity 1), and 1 job goes before it",
+		},
+		{
+			desc: "root full, job waits there", config: "root:1,A:5", reason: ReasonChannelFull,
+			do:   func(f *fixture) { f.add("A", "a", "b", "c", "job"); f.run(1, "a") },
+			want: "job db/job waits: channel root is full (1 running, capacity 1), and 2 jobs go before it",
+		},
+		{
+			desc: "root full, job not there yet", config: "root:1,A:5", reason: ReasonChannelFull,
+			do:   func(f *fixture) { f.add("A", "a"); f.run(1, "a"); f.add("A", "job") },
+			want: "job db/job waits: channel root is full (1 running, capacity 1)",
+		},
+		{
+			desc: "negative capacity", config: "root:1,A:-1", reason: ReasonChannelFull,
+			do:   func(f *fixture) { f.add("A", "job") },
+			want: "job db/job waits: channel root.A has a negative capacity and never runs a job",
+		},
+		{
+			desc: "paused", config: "root:1,A:5:paused", reason: ReasonPaused,
+			do:   func(f *fixture) { f.add("A.x.y", "job"); f.run(1) },
+			want: "job db/job waits: channel root.A is paused",
+		},
+		{
+			desc: "throttled", config: "root:5,A:5:throttle=60", reason: ReasonThrottled, now: 1,
+			do:   func(f *fixture) { f.add("A", "a", "job"); f.run(1, "a") },
+			want: "job db/job waits: channel root.A is throttled until 1970-01-01T00:01:01Z",
+		},
+		{
+			desc: "throttle is over, but not seen by a pass", config: "root:5,A:5:throttle=60", reason: ReasonReady, now: 61,
+			do:   func(f *fixture) { f.add("A", "a", "job"); f.run(1, "a") },
+			want: "job db/job starts in the next scheduling pass",
+		},
+		{
+			desc: "eta", config: "root:5", reason: ReasonETA, now: 1,
+			do:   func(f *fixture) { f.Set(Job{Key: key("job"), ETA: 50e6}, Pending) },
+			want: "job db/job waits: its eta is 1970-01-01T00:00:50Z",
+		},
+		{
+			desc: "eta has come, channel full", config: "root:1", reason: ReasonChannelFull, now: 50,
+			do: func(f *fixture) {
+				f.add("", "a")
+				f.Set(Job{Key: key("job"), ETA: 50e6}, Pending)
+				f.run(1, "a")
+			},
+			want: "job db/job waits: channel root is full (1 running, capacity 1)",
+		},
+		{
+			desc: "sequential, failed", config: "root:5,S:1:sequential", reason: ReasonSequentialFailed,
+			do:   func(f *fixture) { f.add("S", "a", "b", "job"); f.state(Failed, "a", "b"); f.run(1) },
+			want: "job db/job waits: channel root.S is sequential and job db/a failed in it",
+		},
+		{
+			desc: "sequential, eta", config: "root:5,S:1:sequential", reason: ReasonSequentialETA, now: 1,
+			do: func(f *fixture) {
+				f.Set(Job{Key: key("later"), Channel: "S", ETA: 50e6}, Pending)
+				f.add("S", "job")
+				f.run(1)
+			},
+			want: "job db/job waits: channel root.S is sequential and job db/later comes first, whose eta is 1970-01-01T00:00:50Z",
+		},
+		{
+			desc: "behind others that the next pass starts", config: "root:2", reason: ReasonBehind,
+			do:   func(f *fixture) { f.add("", "a", "b", "job") },
+			want: "job db/job waits: 2 jobs go before it in channel root",
+		},
+		{
+			desc: "behind another in a throttled channel", config: "root:9:throttle=1", reason: ReasonBehind,
+			do:   func(f *fixture) { f.add("", "a", "job") },
+			want: "job db/job waits: 1 job goes before it in channel root",
+		},
+	} {
+		t.Run(c.desc, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, c.config)
+			c.do(f)
+			before := dump(f.Manager)
+			e, ok := f.Explain(key("job"), at(c.now))
+			require.True(t, ok)
+			require.Equal(t, c.reason, e.Reason, e.Reason.String())
+			require.Equal(t, c.want, e.String())
+			require.Equal(t, before, dump(f.Manager))
+			checkInvariants(t, f.Manager)
+		})
+	}
+	_, ok := NewManager().Explain(key("nobody"), at(0))
+	require.False(t, ok)
+}

@@ -1,0 +1,312 @@
+package channels
+
+import "iter"
+
+// Manager decides which jobs start when. It holds the channel tree and every
+// job that is not done, of any number of databases.
+//
+// A Manager is not safe for concurrent use: one goroutine owns it. It reads no
+// clock; times are parameters.
+type Manager struct {
+	root       *channel
+	dbs        map[string]*database
+	jobs       int
+	configured map[*channel]struct{}
+	timers     heap[*channel, timerOrder]
+	dirty      [][]*channel // by depth: the channels that can yield
+	dirt       int          // how many these are
+}
+
+// NewManager returns a Manager without jobs and with the one channel "root",
+// which has capacity 1.
+func NewManager() *Manager {
+	return &Manager{
+		root:       newChannel(nil, rootName),
+		dbs:        make(map[string]*database),
+		configured: make(map[*channel]struct{}),
+	}
+}
+
+// Set applies a row as it was just read, as upstream's notify does (contract.md
+// 2.1, 2.2):
+//
+//   - pending queues the job in its channel. One that waits further up the tree
+//     or was counted as running is pulled back.
+//   - enqueued and started count it as running in its channel and all above,
+//     whatever their capacities.
+//   - failed adds it to the failed jobs of its channel.
+//   - done, cancelled and wait_dependencies remove it.
+//   - Unknown changes nothing.
+//
+// A changed id, priority, date_created, eta or channel places the job anew.
+// Set reports whether state, place or properties of the job changed.
+func (m *Manager) Set(j Job, s State) (changed bool) {
+	r := m.lookup(j.Key)
+	switch s {
+	case Pending, Enqueued, Started, Failed:
+	case Done, Cancelled, WaitDependencies:
+		return m.Remove(j.Key)
+	default:
+		if r != nil {
+			r.sync = r.home.db.sync
+		}
+		return false
+	}
+	if r == nil {
+		m.insert(&j, s)
+		return true
+	}
+	r.sync = r.home.db.sync
+	if r.differs(&j) {
+		m.replace(r, &j, s)
+		return true
+	}
+	return m.transition(r, s)
+}
+
+// Sync is Set for a row of a full snapshot: a job that memory and the row agree
+// on is left where it is, and only noted as seen. It reports whether something
+// had to be repaired.
+func (m *Manager) Sync(j Job, s State) (repaired bool) {
+	r := m.lookup(j.Key)
+	if r != nil && r.state == s && !r.differs(&j) {
+		r.sync = r.home.db.sync
+		return false
+	}
+	return m.Set(j, s)
+}
+
+// Remove forgets a job and frees its place. It reports whether the job was known.
+func (m *Manager) Remove(k Key) bool {
+	r := m.lookup(k)
+	if r == nil {
+		return false
+	}
+	m.remove(r)
+	return true
+}
+
+// RemoveDB forgets all jobs of a database and returns their number.
+func (m *Manager) RemoveDB(db string) int {
+	n := m.removeIf(db, func(*record) bool { return true })
+	delete(m.dbs, db)
+	return n
+}
+
+// RemoveWaiting forgets the jobs of a database that do not run, pending and
+// failed ones, and returns their number. It is for a database that is out of
+// reach for a while: what it runs keeps its places.
+func (m *Manager) RemoveWaiting(db string) int {
+	return m.removeIf(db, func(r *record) bool { return r.place != inRunning })
+}
+
+// Lookup returns a job as it was last set. The state of a job that Next
+// returned is Enqueued.
+func (m *Manager) Lookup(k Key) (Job, State, bool) {
+	r := m.lookup(k)
+	if r == nil {
+		return Job{}, Unknown, false
+	}
+	return r.job(), r.state, true
+}
+
+// Len returns the number of known jobs.
+func (m *Manager) Len() int { return m.jobs }
+
+// Jobs returns all known jobs of a database, or of all databases if db is
+// empty, in no particular order. The loop may remove jobs, not add any.
+func (m *Manager) Jobs(db string) iter.Seq2[Job, State] {
+	return func(yield func(Job, State) bool) {
+		more := true
+		visit := func(r *record) bool {
+			more = yield(r.job(), r.state)
+			return more
+		}
+		for name, d := range m.dbs {
+			if !more {
+				return
+			}
+			if db == "" || db == name {
+				d.each(visit)
+			}
+		}
+	}
+}
+
+// BeginSync begins the reading of a full snapshot of a database: from now on,
+// Stale knows which jobs no Set or Sync has touched.
+func (m *Manager) BeginSync(db string) {
+	d := m.dbs[db]
+	if d == nil {
+		return
+	}
+	d.sync++
+	if d.sync == 0 { // used up: 0 becomes "long ago"
+		d.each(func(r *record) bool {
+			r.sync = 0
+			return true
+		})
+		d.sync = 1
+	}
+}
+
+// Stale returns the jobs of a database that nothing has touched since
+// BeginSync, in no particular order. What became of them is up to the caller.
+func (m *Manager) Stale(db string) []Key {
+	d := m.dbs[db]
+	if d == nil {
+		return nil
+	}
+	var keys []Key
+	d.each(func(r *record) bool {
+		if r.sync != d.sync {
+			keys = append(keys, r.key())
+		}
+		return true
+	})
+	return keys
+}
+
+func (m *Manager) lookup(k Key) *record {
+	d := m.dbs[k.DB]
+	if d == nil {
+		return nil
+	}
+	return d.find(k.UUID)
+}
+
+func (m *Manager) insert(j *Job, s State) {
+	d := m.database(j.DB)
+	r := d.add(j.UUID)
+	m.jobs++
+	m.assign(r, m.home(d, j.Channel), j)
+	m.put(r, s)
+}
+
+// replace gives a known job new properties.
+func (m *Manager) replace(r *record, j *Job, s State) {
+	m.take(r)
+	old := r.home
+	m.assign(r, m.home(old.db, j.Channel), j)
+	m.put(r, s)
+	m.leave(old) // after moving in elsewhere, or a shared channel might be pruned in between
+}
+
+// transition applies a state to a job whose properties are as before.
+func (m *Manager) transition(r *record, s State) bool {
+	old := r.state
+	if s.Running() && r.place == inRunning {
+		r.state = s
+		return s != old
+	}
+	stays := s == Failed && r.place == inFailed ||
+		s == Pending && (r.place == suspended || r.place == inETAQueue || r.place == inOwnQueue && r.eta == 0)
+	if stays {
+		return false
+	}
+	// Among the moves: a pending job whose eta has come goes back to those that
+	// wait for it, until the next pass. So does upstream's, which has forgotten
+	// the eta and sees a changed property (contract.md 2.1).
+	m.take(r)
+	m.put(r, s)
+	return true
+}
+
+func (m *Manager) remove(r *record) {
+	m.take(r)
+	m.jobs--
+	r.home.db.drop(r)
+	m.leave(r.home)
+}
+
+func (m *Manager) removeIf(db string, wanted func(*record) bool) int {
+	d := m.dbs[db]
+	if d == nil {
+		return 0
+	}
+	before := d.len()
+	d.each(func(r *record) bool {
+		if wanted(r) {
+			m.remove(r)
+		}
+		return true
+	})
+	return before - d.len()
+}
+
+func (m *Manager) assign(r *record, h *home, j *Job) {
+	r.home, r.id, r.priority, r.created, r.eta = h, j.ID, j.Priority, j.Created, j.ETA
+	h.jobs++
+	h.channel.own++
+}
+
+func (m *Manager) home(d *database, name string) *home {
+	h := d.homes[name]
+	if h == nil {
+		h = &home{db: d, channel: m.channel(name), name: name}
+		d.homes[name] = h
+	}
+	return h
+}
+
+func (m *Manager) leave(h *home) {
+	h.jobs--
+	h.channel.own--
+	if h.jobs == 0 {
+		delete(h.db.homes, h.name)
+		m.prune(h.channel)
+	}
+}
+
+// put brings a job that is in no place to the one its state asks for.
+func (m *Manager) put(r *record, s State) {
+	own := r.home.channel
+	top := own
+	r.state = s
+	switch {
+	case s.Running():
+		r.place = inRunning
+		for c := own; c != nil; c = c.parent {
+			c.running++
+			top = c
+		}
+	case s == Failed:
+		r.place = inFailed
+		own.failed.push(r)
+	case r.home.db.suspended:
+		r.place = suspended
+	case r.eta != 0:
+		r.place = inETAQueue
+		own.eta.push(r)
+	default:
+		r.place = inOwnQueue
+		own.ready.push(r)
+	}
+	m.settle(own, top)
+}
+
+// take takes a job out of its place, and its count out of every channel that
+// has let it pass.
+func (m *Manager) take(r *record) {
+	own := r.home.channel
+	top := own
+	switch {
+	case r.place == inRunning:
+		for c := own; c != nil; c = c.parent {
+			c.running--
+			top = c
+		}
+	case r.place == inFailed:
+		own.failed.remove(int(r.index))
+	case r.place == suspended:
+	case r.place == inETAQueue:
+		own.eta.remove(int(r.index))
+	default:
+		for range r.place {
+			top.running--
+			top = top.parent
+		}
+		top.ready.remove(int(r.index))
+	}
+	m.settle(own, top)
+}

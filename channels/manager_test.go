@@ -1,0 +1,198 @@
+package channels
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// TestManagerIsTheReference compares Manager with the reference model over
+// random configurations and histories.
+func TestManagerIsTheReference(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		s := &comparison{m: NewManager(), ref: newReference(), now: 1000}
+		s.configure(t)
+		t.Repeat(map[string]func(*rapid.T){
+			"":              s.check,
+			"configure":     s.configure,
+			"set":           s.set,
+			"set again":     s.set,
+			"set the same":  s.setSame,
+			"sync the same": s.syncSame,
+			"next":          s.next,
+			"remove":        s.remove,
+			"remove some":   s.removeSome,
+			"snapshot":      s.snapshot,
+		})
+	})
+}
+
+type comparison struct {
+	m   *Manager
+	ref *reference
+	now int64 // seconds
+}
+
+var (
+	drawDB      = rapid.SampledFrom([]string{"one", "two"})
+	drawState   = rapid.SampledFrom([]State{Pending, Pending, Pending, Enqueued, Started, Done, Cancelled, Failed, WaitDependencies, Unknown})
+	drawChannel = rapid.SampledFrom([]string{
+		"", "root", "A", "root.A", "A.x", "A.x.z", "A.auto", "B", "S", "S.k", "auto.deep.er", "auto",
+	})
+	drawUUID = rapid.Custom(func(t *rapid.T) string {
+		n := rapid.IntRange(0, 11).Draw(t, "job")
+		if n < 3 {
+			return fmt.Sprintf("job-%d", n)
+		}
+		return fmt.Sprintf("00000000-0000-4000-8000-0000000000%02x", n*20)
+	})
+	drawConfig = rapid.Custom(func(t *rapid.T) Config {
+		cfg := Config{
+			Name:     rapid.SampledFrom([]string{"root", "A", "A.x", "A.x.z", "B", "S", "S.k", "auto.deep"}).Draw(t, "name"),
+			Capacity: rapid.SampledFrom([]int{1, 1, 2, 2, 3, 5, 0, -1}).Draw(t, "capacity"),
+			Throttle: rapid.SampledFrom([]time.Duration{0, 0, 0, time.Second, 4 * time.Second, -time.Second}).Draw(t, "throttle"),
+			Paused:   rapid.IntRange(0, 9).Draw(t, "paused") == 0,
+		}
+		cfg.Sequential = cfg.Capacity == 1 && rapid.Bool().Draw(t, "sequential")
+		cfg.CapacityDefault = rapid.SampledFrom([]int{0, 0, 0, 1, 2}).Draw(t, "capacity_default")
+		cfg.SequentialDefault = cfg.CapacityDefault == 1 && rapid.Bool().Draw(t, "sequential_default")
+		return cfg
+	})
+	drawConfigs = rapid.SliceOfNDistinct(drawConfig, 0, 6, func(c Config) string { return c.Name })
+)
+
+func (s *comparison) configure(t *rapid.T) {
+	cfgs := drawConfigs.Draw(t, "configuration")
+	require.NoError(t, s.m.Configure(cfgs))
+	require.NoError(t, s.ref.configure(cfgs))
+}
+
+func (s *comparison) set(t *rapid.T) {
+	j := Job{
+		Key:      Key{DB: drawDB.Draw(t, "db"), UUID: drawUUID.Draw(t, "uuid")},
+		Channel:  drawChannel.Draw(t, "channel"),
+		ID:       rapid.Int64Range(1, 3).Draw(t, "id"),
+		Priority: rapid.Int32Range(0, 2).Draw(t, "priority"),
+		Created:  rapid.Int64Range(1, 3).Draw(t, "created"),
+	}
+	if rapid.Bool().Draw(t, "with eta") {
+		j.ETA = (s.now + rapid.Int64Range(-3, 10).Draw(t, "eta")) * 1e6
+	}
+	state := drawState.Draw(t, "state")
+	s.m.Set(j, state)
+	s.ref.set(j, state)
+}
+
+// known draws a job both know.
+func (s *comparison) known(t *rapid.T) (Job, State) {
+	if len(s.ref.jobs) == 0 {
+		t.Skip("no jobs")
+	}
+	j := rapid.SampledFrom(s.ref.sorted()).Draw(t, "known job")
+	return j.Job, j.state
+}
+
+func (s *comparison) setSame(t *rapid.T) {
+	j, _ := s.known(t)
+	state := drawState.Draw(t, "state")
+	s.m.Set(j, state)
+	s.ref.set(j, state)
+}
+
+func (s *comparison) syncSame(t *rapid.T) {
+	j, state := s.known(t)
+	require.False(t, s.m.Sync(j, state))
+}
+
+func (s *comparison) next(t *rapid.T) {
+	s.now += rapid.Int64Range(0, 4).Draw(t, "seconds later")
+	limit := rapid.SampledFrom([]int{0, 0, 1, 2}).Draw(t, "limit")
+	now := time.Unix(s.now, 0)
+	wake := s.m.Wakeup()
+	due := s.m.Pending() || !wake.IsZero() && !wake.After(now)
+	keys := s.m.Next(now, limit)
+	require.Equal(t, s.ref.next(now.UnixMicro(), limit), keys)
+	require.True(t, due || len(keys) == 0, "neither Pending nor Wakeup announced this pass")
+}
+
+func (s *comparison) remove(t *rapid.T) {
+	k := Key{DB: drawDB.Draw(t, "db"), UUID: drawUUID.Draw(t, "uuid")}
+	require.Equal(t, s.ref.remove(k), s.m.Remove(k))
+}
+
+func (s *comparison) removeSome(t *rapid.T) {
+	db := drawDB.Draw(t, "db")
+	all := rapid.Bool().Draw(t, "running ones too")
+	removed := 0
+	for k, j := range s.ref.jobs {
+		if k.DB == db && (all || !j.state.Running()) {
+			s.ref.remove(k)
+			removed++
+		}
+	}
+	if all {
+		require.Equal(t, removed, s.m.RemoveDB(db))
+	} else {
+		require.Equal(t, removed, s.m.RemoveWaiting(db))
+	}
+}
+
+// snapshot syncs some of the jobs: the others are stale.
+func (s *comparison) snapshot(t *rapid.T) {
+	db := drawDB.Draw(t, "db")
+	s.m.BeginSync(db)
+	var left []Key
+	for _, j := range s.ref.sorted() {
+		switch {
+		case j.DB != db:
+		case rapid.Bool().Draw(t, "seen"):
+			require.False(t, s.m.Sync(j.Job, j.state))
+		default:
+			left = append(left, j.Key)
+		}
+	}
+	require.ElementsMatch(t, left, s.m.Stale(db))
+}
+
+func (s *comparison) check(t *rapid.T) {
+	checkInvariants(t, s.m)
+	var lines []string
+	for _, c := range s.m.Channels() {
+		lines = append(lines, c.String())
+	}
+	slices.Sort(lines)
+	require.Equal(t, s.ref.status(), lines)
+	wake := int64(0)
+	if w := s.m.Wakeup(); !w.IsZero() {
+		wake = w.UnixMicro()
+	}
+	require.Equal(t, s.ref.root.wakeup(), wake)
+	require.Equal(t, len(s.ref.jobs), s.m.Len())
+	for j, state := range s.m.Jobs("") {
+		want := s.ref.jobs[j.Key]
+		require.NotNil(t, want)
+		require.Equal(t, want.state, state)
+		require.Equal(t, want.channel.name, Normalize(j.Channel))
+		require.Equal(t, want.ETA, j.ETA)
+		s.checkExplanation(t, j.Key, state)
+	}
+}
+
+// checkExplanation: when no pass is due, nothing is explained as ready, and
+// explaining changes nothing (the next check would see it).
+func (s *comparison) checkExplanation(t *rapid.T, k Key, state State) {
+	e, ok := s.m.Explain(k, time.Unix(s.now, 0))
+	require.True(t, ok)
+	require.NotEmpty(t, e.String())
+	require.Equal(t, state.Running(), e.Reason == ReasonRunning)
+	require.Equal(t, state == Failed, e.Reason == ReasonFailed)
+	wake := s.m.Wakeup()
+	if !s.m.Pending() && (wake.IsZero() || wake.After(time.Unix(s.now, 0))) {
+		require.NotEqual(t, ReasonReady, e.Reason, e.String())
+	}
+}

@@ -1,0 +1,223 @@
+package channels
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Entry is one channel of a channel string, before its options are understood.
+type Entry struct {
+	Name     string
+	Capacity int
+	Options  []Option
+}
+
+// Option is one "key" or "key=value" of an Entry.
+type Option struct {
+	Key string
+	// Value is what stands behind "=". It is empty for a bare key.
+	Value string
+	// Bare is set for a key without "=". Such an option is on.
+	Bare bool
+}
+
+// on is how upstream understands a switch: everything but an empty value.
+func (o Option) on() bool { return o.Bare || o.Value != "" }
+
+// String returns "key" or "key=value".
+func (o Option) String() string {
+	if o.Bare {
+		return o.Key
+	}
+	return o.Key + "=" + o.Value
+}
+
+// String returns the entry as ParseConfig reads it.
+func (e Entry) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s:%d", e.Name, e.Capacity)
+	for _, o := range e.Options {
+		b.WriteString(":" + o.String())
+	}
+	return b.String()
+}
+
+// ParseConfig reads upstream's channel string (contract.md 2.7):
+//
+//	name[:capacity[:key[=value]]...]
+//
+// separated by commas or newlines. Without a capacity it is 1. Keys are not
+// interpreted; see Entry.Config. There is no comment syntax.
+func ParseConfig(s string) ([]Entry, error) {
+	var entries []Entry
+	for text := range strings.SplitSeq(strings.ReplaceAll(s, "\n", ","), ",") {
+		text = strings.TrimSpace(text)
+		if text == "" {
+			continue
+		}
+		e, err := parseEntry(text)
+		if err != nil {
+			return nil, fmt.Errorf("invalid channel config %s: %w", s, err)
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+func parseEntry(text string) (Entry, error) {
+	parts := splitTrim(text, ":")
+	e := Entry{Name: parts[0], Capacity: 1}
+	if e.Name == "" {
+		return Entry{}, fmt.Errorf("missing channel name")
+	}
+	if len(parts) == 1 {
+		return e, nil
+	}
+	var err error
+	if e.Capacity, err = parseInt(parts[1]); err != nil {
+		return Entry{}, fmt.Errorf("invalid capacity %s", parts[1])
+	}
+	seen := map[string]bool{"name": true, "capacity": true}
+	for _, item := range parts[2:] {
+		o := Option{Key: item, Bare: true}
+		switch pair := splitTrim(item, "="); len(pair) {
+		case 1:
+		case 2:
+			o = Option{Key: pair[0], Value: pair[1]}
+		default:
+			return Entry{}, fmt.Errorf("incorrect config item %s", item)
+		}
+		if seen[o.Key] {
+			return Entry{}, fmt.Errorf("duplicate key %s", o.Key)
+		}
+		seen[o.Key] = true
+		e.Options = append(e.Options, o)
+	}
+	return e, nil
+}
+
+func splitTrim(s, sep string) []string {
+	parts := strings.Split(s, sep)
+	for i := range parts {
+		parts[i] = strings.TrimSpace(parts[i])
+	}
+	return parts
+}
+
+// parseInt reads an integer as Python does: a sign and single underscores
+// between digits are fine, other bases are not.
+func parseInt(s string) (int, error) {
+	digits := strings.TrimLeft(s, "+-")
+	if strings.HasPrefix(digits, "_") || strings.HasSuffix(digits, "_") || strings.Contains(digits, "__") {
+		return 0, strconv.ErrSyntax
+	}
+	return strconv.Atoi(strings.ReplaceAll(s, "_", ""))
+}
+
+// Config understands the options of an entry the way upstream does. What
+// upstream accepts although it hardly says what its author meant is accepted,
+// with a warning.
+func (e Entry) Config() (cfg Config, warnings []string, err error) {
+	cfg = Config{Name: e.Name, Capacity: e.Capacity}
+	name := Normalize(e.Name)
+	warn := func(format string, args ...any) {
+		warnings = append(warnings, "channel "+name+": "+fmt.Sprintf(format, args...))
+	}
+	switch {
+	case e.Capacity == 0:
+		warn("capacity 0 means unlimited")
+	case e.Capacity < 0:
+		warn("capacity %d means that no job ever runs", e.Capacity)
+	}
+	number := func(o Option) int {
+		n, problem := o.int()
+		if problem != nil && err == nil {
+			err = fmt.Errorf("channel %s: %w", name, problem)
+		}
+		return n
+	}
+	flag := func(o Option) bool {
+		if o.on() && looksOff(o.Value) {
+			warn("%s: any value but an empty one switches it on", o)
+		}
+		return o.on()
+	}
+	for _, o := range e.Options {
+		switch o.Key {
+		case "sequential":
+			cfg.Sequential = flag(o)
+		case "throttle":
+			seconds := number(o)
+			if seconds < 0 {
+				warn("%s: a negative throttle does not delay anything", o)
+			}
+			cfg.Throttle = time.Duration(seconds) * time.Second
+		case "paused":
+			cfg.Paused = flag(o)
+		case "capacity_default":
+			cfg.CapacityDefault = number(o)
+		case "sequential_default":
+			cfg.SequentialDefault = flag(o)
+		default:
+			warn("unknown option %q is ignored", o.Key)
+		}
+	}
+	if err != nil {
+		return Config{}, warnings, err
+	}
+	return cfg, warnings, nil
+}
+
+// maxOption keeps seconds within a time.Duration.
+const maxOption = 1_000_000_000
+
+func (o Option) int() (int, error) {
+	if o.Bare {
+		return 1, nil
+	}
+	n, err := parseInt(o.Value)
+	if err != nil || n > maxOption || n < -maxOption {
+		return 0, fmt.Errorf("%s %q is not a whole number of a sensible size", o.Key, o.Value)
+	}
+	return n, nil
+}
+
+func looksOff(value string) bool {
+	switch strings.ToLower(value) {
+	case "0", "false", "no", "off", "none":
+		return true
+	}
+	return false
+}
+
+// ParseConfigs reads a channel string and understands its options. Of several
+// entries for one channel the last wins. The result is validated as a whole:
+// Manager.Configure accepts it.
+func ParseConfigs(s string) (cfgs []Config, warnings []string, err error) {
+	entries, err := ParseConfig(s)
+	if err != nil {
+		return nil, nil, err
+	}
+	at := make(map[string]int, len(entries))
+	for _, e := range entries {
+		cfg, warns, err := e.Config()
+		warnings = append(warnings, warns...)
+		if err != nil {
+			return nil, warnings, err
+		}
+		if err := cfg.Validate(); err != nil {
+			return nil, warnings, err
+		}
+		name := Normalize(e.Name)
+		if i, ok := at[name]; ok {
+			cfgs[i] = cfg
+			warnings = append(warnings, fmt.Sprintf("channel %s: listed again, the last entry counts", name))
+			continue
+		}
+		at[name] = len(cfgs)
+		cfgs = append(cfgs, cfg)
+	}
+	return cfgs, warnings, nil
+}

@@ -1,0 +1,176 @@
+package channels
+
+import (
+	"slices"
+	"time"
+)
+
+// Next does one scheduling pass (contract.md 2.2): it returns the jobs to start
+// now, best first. They count as running from now on; a job that could not be
+// started is given back with Set.
+//
+// A limit above 0 bounds the number of jobs; the rest is left for the next
+// call, and Pending reports true meanwhile. What a pass costs depends on the
+// channels in which something changed or became due, not on how many there are.
+func (m *Manager) Next(now time.Time, limit int) []Key {
+	t := now.UnixMicro()
+	for m.timers.len() > 0 && m.timers.first().timer <= t {
+		m.expire(m.timers.first(), t)
+	}
+	// Deepest first: what a channel yields goes one level up, so a level is
+	// complete when the one below is done.
+	for depth := len(m.dirty) - 1; depth > 0; depth-- {
+		for len(m.dirty[depth]) > 0 {
+			c := m.dirty[depth][len(m.dirty[depth])-1]
+			m.advance(c, t)
+		}
+	}
+	return m.start(t, limit)
+}
+
+// Pending reports whether a pass would move or start a job that is ready. Jobs
+// with an eta and throttled channels do not count before their time has come
+// and a pass has seen it: ask Wakeup too.
+func (m *Manager) Pending() bool { return m.dirt > 0 }
+
+// Wakeup returns the time of the next pass that is needed even if nothing
+// changes, or the zero time if there is none (contract.md 2.6). It can be in
+// the past: then a pass is due.
+func (m *Manager) Wakeup() time.Time {
+	if m.root.wake == never {
+		return time.Time{}
+	}
+	return time.UnixMicro(m.root.wake).UTC()
+}
+
+// expire ends a throttle pause that is over and makes the jobs ready whose eta
+// has come.
+func (m *Manager) expire(c *channel, now int64) {
+	if c.pausedUntil <= now {
+		c.pausedUntil = 0
+	}
+	if c.pausedUntil == 0 && c.hasCapacity() {
+		for c.eta.len() > 0 && c.eta.first().eta <= now {
+			r := c.eta.pop()
+			r.place = inOwnQueue
+			c.ready.push(r)
+		}
+	}
+	m.settle(c, c)
+}
+
+// advance moves the jobs that a channel yields into its parent's queue.
+func (m *Manager) advance(c *channel, now int64) {
+	if c.capacity == 0 && c.throttle == 0 && !c.sequential {
+		for _, r := range c.ready.items {
+			r.place++
+		}
+		c.running += c.ready.len()
+		c.parent.ready.merge(&c.ready)
+	} else {
+		for c.canYield() {
+			r := c.yield(now)
+			r.place++
+			c.parent.ready.push(r)
+		}
+	}
+	m.settle(c, c.parent)
+}
+
+// start takes the jobs that root yields.
+func (m *Manager) start(now int64, limit int) []Key {
+	var keys []Key
+	for m.root.canYield() && (limit <= 0 || len(keys) < limit) {
+		r := m.root.yield(now)
+		r.place = inRunning
+		r.state = Enqueued
+		keys = append(keys, r.key())
+	}
+	if len(keys) > 0 {
+		m.settle(m.root, m.root)
+	}
+	return keys
+}
+
+// yield takes the best job out of the queue, counts it and begins the pause
+// that a throttle asks for.
+func (c *channel) yield(now int64) *record {
+	r := c.ready.pop()
+	c.running++
+	if c.throttle != 0 {
+		c.pausedUntil = now + c.throttle
+	}
+	return r
+}
+
+// settle brings what is derived of a channel up to date after its queues,
+// counts or limits have changed, and of all above it that this concerns: at
+// least up to top, the highest channel that was changed itself.
+func (m *Manager) settle(c, top *channel) {
+	reached := false
+	for c != nil {
+		changed := m.derive(c)
+		reached = reached || c == top
+		if reached && !changed {
+			return
+		}
+		c = c.parent
+	}
+}
+
+// derive computes timer, wake-up contribution and dirtiness of one channel. It
+// reports whether the contribution changed, which concerns the parent.
+func (m *Manager) derive(c *channel) (changed bool) {
+	timer, wake := int64(never), int64(never)
+	if c.hasCapacity() {
+		if c.eta.len() > 0 {
+			timer = c.eta.first().eta
+		}
+		wake = timer
+		if c.wakes.len() > 0 {
+			wake = min(wake, c.wakes.first().wake)
+		}
+		if c.pausedUntil != 0 {
+			wake = c.pausedUntil
+		}
+	}
+	if c.pausedUntil != 0 {
+		timer = c.pausedUntil // even without capacity: the pause has to end
+	}
+	if timer != c.timer {
+		c.timer = timer
+		arrange(&m.timers, c, c.timerIndex, timer != never)
+	}
+	m.mark(c, c.canYield())
+	if wake == c.wake {
+		return false
+	}
+	c.wake = wake
+	if c.parent != nil {
+		arrange(&c.parent.wakes, c, c.wakeIndex, wake != never)
+	}
+	return true
+}
+
+// mark enters a channel into the dirty set or takes it out.
+func (m *Manager) mark(c *channel, dirty bool) {
+	if dirty == (c.dirtyIndex >= 0) {
+		return
+	}
+	if dirty {
+		for len(m.dirty) <= c.depth {
+			m.dirty = append(m.dirty, nil)
+		}
+		c.dirtyIndex = len(m.dirty[c.depth])
+		m.dirty[c.depth] = append(m.dirty[c.depth], c)
+		m.dirt++
+		return
+	}
+	level := m.dirty[c.depth]
+	last := level[len(level)-1]
+	level[c.dirtyIndex] = last
+	last.dirtyIndex = c.dirtyIndex
+	m.dirty[c.depth] = slices.Delete(level, len(level)-1, len(level))
+	c.dirtyIndex = -1
+	m.dirt--
+}

@@ -1,0 +1,140 @@
+package channels
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Configure replaces the configuration of all channels, at any time. A channel
+// that cfgs does not name is unlimited, but root, which then has capacity 1.
+// On an error nothing changes.
+//
+// No job is lost and none changes its channel. Running jobs stay counted, also
+// above a smaller capacity. Where a channel becomes stricter (a capacity below
+// what it has let pass, paused, sequential, a longer throttle), the jobs it has
+// let pass but that do not run yet are called back to their own channels, so
+// that the new rules hold for the very next job.
+func (m *Manager) Configure(cfgs []Config) error {
+	wanted := make(map[string]Config, len(cfgs))
+	var errs []error
+	for _, cfg := range cfgs {
+		name := Normalize(cfg.Name)
+		if _, ok := wanted[name]; ok {
+			errs = append(errs, fmt.Errorf("channel %s: configured twice", name))
+		}
+		errs = append(errs, cfg.Validate())
+		wanted[name] = cfg
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+
+	touched := m.reconfigure(wanted)
+	changed := make(map[*channel]limits) // and what the limits were before
+	for c := range touched {
+		m.relimit(c, wanted[c.name], changed)
+		for _, child := range c.children {
+			if !child.configured {
+				m.relimit(child, Config{}, changed)
+			}
+		}
+	}
+	m.recall(changed)
+	for c := range changed {
+		m.settle(c, c)
+	}
+	for c := range touched {
+		m.prune(c)
+	}
+	return nil
+}
+
+// reconfigure decides which channels are configured and what they hand out to
+// their children, and returns those that are or were configured.
+func (m *Manager) reconfigure(wanted map[string]Config) map[*channel]struct{} {
+	touched := m.configured
+	for c := range touched {
+		c.configured, c.defaults = false, limits{}
+	}
+	m.configured = make(map[*channel]struct{}, len(wanted))
+	for name, cfg := range wanted {
+		c := m.channel(name)
+		c.configured, c.defaults = true, cfg.defaults()
+		m.configured[c] = struct{}{}
+		touched[c] = struct{}{}
+	}
+	touched[m.root] = struct{}{}
+	return touched
+}
+
+func (m *Manager) relimit(c *channel, cfg Config, changed map[*channel]limits) {
+	wanted := c.unconfigured()
+	if c.configured {
+		wanted = cfg.limits()
+	}
+	if c.limits == wanted {
+		return
+	}
+	if _, ok := changed[c]; !ok {
+		changed[c] = c.limits
+	}
+	if c.pausedUntil != 0 {
+		// The pause counts from the last job, whatever the throttle was then.
+		c.pausedUntil += wanted.throttle - c.throttle
+		if wanted.throttle == 0 {
+			c.pausedUntil = 0
+		}
+	}
+	c.limits = wanted
+}
+
+// recall brings the jobs back that stricter channels have let pass and that
+// wait further up.
+func (m *Manager) recall(changed map[*channel]limits) {
+	strict := make(map[*channel]struct{})
+	above := make(map[*channel]struct{})
+	for c, old := range changed {
+		if c.running == 0 || !c.stricter(old) {
+			continue
+		}
+		strict[c] = struct{}{}
+		for p := c.parent; p != nil; p = p.parent {
+			above[p] = struct{}{}
+		}
+	}
+	var back []*record
+	for c := range above {
+		for _, r := range c.ready.items {
+			if r.hasPassed(strict) {
+				back = append(back, r)
+			}
+		}
+	}
+	for _, r := range back {
+		m.take(r)
+		r.place = inOwnQueue
+		r.home.channel.ready.push(r)
+		m.settle(r.home.channel, r.home.channel)
+	}
+}
+
+// stricter reports whether jobs that passed the channel under its old limits
+// might not have passed under the present ones.
+func (c *channel) stricter(old limits) bool {
+	return c.paused && !old.paused ||
+		c.sequential && !old.sequential ||
+		c.throttle > old.throttle ||
+		c.capacity != 0 && c.running > c.capacity
+}
+
+// hasPassed reports whether a job in a ready queue has passed one of the channels.
+func (r *record) hasPassed(channels map[*channel]struct{}) bool {
+	c := r.home.channel
+	for range r.place {
+		if _, ok := channels[c]; ok {
+			return true
+		}
+		c = c.parent
+	}
+	return false
+}

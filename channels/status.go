@@ -1,0 +1,82 @@
+package channels
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Status describes one channel.
+type Status struct {
+	// FullName begins with "root".
+	FullName string
+	// Configured is false for a channel that exists only because of a job or of
+	// a configured channel below it.
+	Configured bool
+	// Capacity is the number of jobs that may run at once; 0: unlimited.
+	Capacity   int
+	Sequential bool
+	Throttle   time.Duration
+	Paused     bool
+	// Queued is the number of jobs that wait here, for a place or for their
+	// eta. Jobs of channels below that have come up to this one are among them.
+	Queued int
+	// Running is the number of jobs of this channel and those below that this
+	// one has let pass: they run, or wait for a place further up.
+	Running int
+	// Failed is the number of failed jobs of the channel itself.
+	Failed int
+	// PausedUntil is the end of the pause after the last job that a throttle
+	// asks for; the zero time if there is none.
+	PausedUntil time.Time
+}
+
+// String returns the line upstream logs: root(C:4,Q:0,R:0,F:0). The capacity of
+// a channel without configuration is ∞ where none is handed out by its parent.
+func (s Status) String() string {
+	capacity := strconv.Itoa(s.Capacity)
+	if s.Capacity == 0 && !s.Configured {
+		capacity = "∞"
+	}
+	return fmt.Sprintf("%s(C:%s,Q:%d,R:%d,F:%d)", s.FullName, capacity, s.Queued, s.Running, s.Failed)
+}
+
+// Channels returns every channel, sorted by full name.
+func (m *Manager) Channels() []Status {
+	all := m.root.tree(nil)
+	slices.SortFunc(all, func(a, b *channel) int { return cmp.Compare(a.name, b.name) })
+	statuses := make([]Status, len(all))
+	for i, c := range all {
+		statuses[i] = c.status()
+	}
+	return statuses
+}
+
+func (c *channel) status() Status {
+	s := Status{
+		FullName:   c.name,
+		Configured: c.configured,
+		Capacity:   c.capacity,
+		Sequential: c.sequential,
+		Throttle:   time.Duration(c.throttle) * time.Microsecond,
+		Paused:     c.paused,
+		Queued:     c.ready.len() + c.eta.len(),
+		Running:    c.running,
+		Failed:     c.failed.len(),
+	}
+	if c.pausedUntil != 0 {
+		s.PausedUntil = time.UnixMicro(c.pausedUntil).UTC()
+	}
+	return s
+}
+
+// tree appends the channel and everything below it.
+func (c *channel) tree(to []*channel) []*channel {
+	to = append(to, c)
+	for _, child := range c.children {
+		to = child.tree(to)
+	}
+	return to
+}
