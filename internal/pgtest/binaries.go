@@ -1,0 +1,184 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
+)
+
+const (
+	// downloadVariable set to 1 ignores the binaries of this machine.
+	downloadVariable = "JOBRUNNER_PG_DOWNLOAD"
+	// cacheVariable names the folder for downloaded binaries.
+	cacheVariable = "JOBRUNNER_PG_CACHE"
+
+	downloadVersion = embeddedpostgres.V17
+)
+
+// binaries returns the folder of postgres and initdb.
+func binaries(ctx context.Context, download bool) (string, error) {
+	if !download {
+		if dir := installed(ctx); dir != "" {
+			return dir, nil
+		}
+	}
+	return downloaded(ctx)
+}
+
+// installed returns the folder of the binaries that this machine has, or "".
+func installed(ctx context.Context) string {
+	var dirs []string
+	if path, err := exec.LookPath("postgres"); err == nil {
+		// Often a link; the other programs are where it points to.
+		if target, err := filepath.EvalSymlinks(path); err == nil {
+			dirs = append(dirs, filepath.Dir(target))
+		}
+	}
+	for _, pattern := range []string{
+		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin",
+	} {
+		found, _ := filepath.Glob(pattern) // errors only on a bad pattern
+		slices.SortFunc(found, func(a, b string) int { return majorVersion(b) - majorVersion(a) })
+		dirs = append(dirs, found...)
+	}
+	if out, err := exec.CommandContext(ctx, "pg_config", "--bindir").Output(); err == nil {
+		dirs = append(dirs, strings.TrimSpace(string(out)))
+	}
+	for _, dir := range dirs {
+		if complete(dir) {
+			return dir
+		}
+	}
+	return ""
+}
+
+// majorVersion reads the number in the folder above bin.
+func majorVersion(bin string) int {
+	name := filepath.Base(filepath.Dir(bin))
+	n, _ := strconv.Atoi(name[strings.LastIndexAny(name, "@-")+1:]) // 0 sorts last
+	return n
+}
+
+func complete(bin string) bool {
+	for _, program := range []string{"postgres", "initdb"} {
+		if _, err := exec.LookPath(filepath.Join(bin, program)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// downloaded returns the folder of binaries in the cache, which it fills first
+// when it is empty.
+func downloaded(ctx context.Context) (string, error) {
+	cache, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	root := filepath.Join(cache, fmt.Sprintf("postgresql-%s-%s-%s", downloadVersion, runtime.GOOS, runtime.GOARCH))
+	bin := filepath.Join(root, "bin")
+	if complete(bin) {
+		return bin, nil
+	}
+	unlock, err := lockCache(cache)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if complete(bin) { // somebody else was faster
+		return bin, nil
+	}
+	tmp, err := os.MkdirTemp(cache, "extract-")
+	if err != nil {
+		return "", fmt.Errorf("making a folder in %s: %w", cache, err)
+	}
+	defer os.RemoveAll(tmp) // best effort: only a leftover of a failed download
+	extracted := filepath.Join(tmp, "postgresql")
+	if err := fetch(ctx, cache, tmp, extracted); err != nil {
+		return "", err
+	}
+	if err := os.Rename(extracted, root); err != nil {
+		return "", fmt.Errorf("moving the binaries into place: %w", err)
+	}
+	return bin, nil
+}
+
+// fetch downloads (archives are kept in cache) and extracts the binaries. The
+// library offers that only as the first half of a start. The second half fails
+// when running as root, which does not matter here.
+func fetch(ctx context.Context, cache, tmp, extracted string) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	db := embeddedpostgres.NewDatabase(embeddedpostgres.DefaultConfig().
+		Version(downloadVersion).
+		CachePath(cache).
+		RuntimePath(filepath.Join(tmp, "run")).
+		BinariesPath(extracted).
+		Port(uint32(port)). //nolint:gosec // a port fits
+		Logger(io.Discard))
+	done := make(chan error, 1)
+	go func() {
+		defer http.DefaultClient.CloseIdleConnections() // the library's
+		startErr := db.Start()
+		if startErr == nil {
+			startErr = db.Stop()
+		}
+		done <- startErr
+	}()
+	select {
+	case err = <-done:
+	case <-ctx.Done(): // the library's download cannot be cancelled; it ends by itself
+		return fmt.Errorf("downloading postgresql %s: %w", downloadVersion, ctx.Err())
+	}
+	if !complete(filepath.Join(extracted, "bin")) {
+		return fmt.Errorf("downloading postgresql %s: %w", downloadVersion, errors.Join(err, errors.New("no binaries in the archive")))
+	}
+	return nil
+}
+
+// cacheDir returns the folder for downloaded binaries. That of root is closed to
+// the user that the server runs as, so root gets another one.
+func cacheDir() (string, error) {
+	dir := os.Getenv(cacheVariable)
+	if dir == "" && os.Geteuid() == 0 {
+		dir = "/var/cache/caddy-jobrunner"
+	}
+	if dir == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			return "", fmt.Errorf("finding the cache folder: %w", err)
+		}
+		dir = filepath.Join(base, "caddy-jobrunner")
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the caller's own environment names it
+		return "", fmt.Errorf("making the cache folder: %w", err)
+	}
+	return dir, nil
+}
+
+// lockCache keeps the test binaries that run at the same time from downloading
+// the same archive.
+func lockCache(cache string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking the cache folder: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("locking the cache folder: %w", err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil // closing unlocks
+}
