@@ -35,7 +35,9 @@ type Driver interface {
 	OpenSession(ctx context.Context, pg *pgx.ConnConfig, database string) (Session, error)
 
 	// Check reports whether an upstream would accept a task now: nil when it
-	// does. It never runs one.
+	// does. It never runs one. An upstream that accepted the connection but did
+	// not answer before ctx ended gives an error for which [ErrNoAnswer] holds:
+	// its workers may all be busy.
 	Check(ctx context.Context, up Upstream) error
 
 	// Run starts a claimed task on an upstream and waits until the application
@@ -286,3 +288,7 @@ type Result struct {
 // ErrLost is matched, with errors.Is, by errors after which a session or
 // cluster connection cannot be used any more.
 var ErrLost = errors.New("connection lost")
+
+// ErrNoAnswer is matched, with errors.Is, by the error of [Driver.Check] when
+// the upstream accepted the connection and did not answer in time.
+var ErrNoAnswer = errors.New("no answer in time")

@@ -1,0 +1,300 @@
+package mock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// Generation is the generation that the mock reports.
+const Generation = "mock+lock"
+
+// Driver is one node's access to a [World].
+type Driver struct{ w *World }
+
+var _ driver.Driver = (*Driver)(nil)
+
+// Driver returns a driver. Each call stands for another node.
+func (w *World) Driver() *Driver { return &Driver{w: w} }
+
+// OpenCluster implements [driver.Driver]. The configuration is ignored.
+func (d *Driver) OpenCluster(ctx context.Context, _ *pgx.ConnConfig) (driver.Cluster, error) {
+	w := d.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.checkDeadline(ctx, "OpenCluster")
+	if err := w.reach(ctx); err != nil {
+		return nil, fmt.Errorf("open cluster: %w", err)
+	}
+	c := &cluster{w: w, pid: w.next()}
+	w.clusters[c] = struct{}{}
+	return c, nil
+}
+
+// OpenSession implements [driver.Driver]. The configuration is ignored.
+func (d *Driver) OpenSession(ctx context.Context, _ *pgx.ConnConfig, name string) (driver.Session, error) {
+	w := d.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.checkDeadline(ctx, "OpenSession")
+	err := w.reach(ctx)
+	db := w.databases[name]
+	switch {
+	case err != nil:
+	case db == nil:
+		err = fmt.Errorf("database %q does not exist: %w", name, driver.ErrLost)
+	default:
+		db.calls["OpenSession"]++
+		err = db.faults.OpenErr
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open session to %s: %w", name, err)
+	}
+	s := &session{w: w, db: db, pid: w.next(), wake: make(chan struct{}, 1), gone: make(chan struct{})}
+	db.sessions[s] = struct{}{}
+	return s, nil
+}
+
+// reach says why PostgreSQL cannot be reached, with the mutex held.
+func (w *World) reach(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: %w", driver.ErrLost, err)
+	}
+	if w.down != nil {
+		return fmt.Errorf("%w: %w", driver.ErrLost, w.down)
+	}
+	return nil
+}
+
+// Check implements [driver.Driver].
+func (d *Driver) Check(ctx context.Context, up driver.Upstream) error {
+	d.w.mu.Lock()
+	defer d.w.mu.Unlock()
+	d.w.checkDeadline(ctx, "Check")
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return d.w.upstream(up.Name).CheckErr
+}
+
+// Plan is what becomes of one request to run a task. The zero value runs the
+// job in no time and ends in state done, answered with status 200.
+type Plan struct {
+	// FailBeforeSend fails the request before anything is sent.
+	FailBeforeSend bool
+	// Refuse answers with this status without starting the job.
+	Refuse int
+	// StayEnqueued answers 200 and leaves the row alone.
+	StayEnqueued bool
+	// StartAfter is the time that the request waits in the worker's backlog.
+	StartAfter time.Duration
+	// RunFor is how long the job runs.
+	RunFor time.Duration
+	// Until, if not nil, lets the job run until the channel is closed, after RunFor.
+	Until <-chan struct{}
+	// DropConnAfter breaks the connection after that time, 0 means never. The
+	// job runs on.
+	DropConnAfter time.Duration
+	// Crash kills the worker when the job would end: the row stays started, the
+	// lock row is free and the connection breaks.
+	Crash bool
+	// Ends is the state in which the job ends. Default: done.
+	Ends channels.State
+	// Then changes more of the row in the transaction that ends the job.
+	Then func(*Job)
+	// Status is that of the answer. Default: 200.
+	Status int
+	// HoldAnswer is the time from the end of the job to the answer.
+	HoldAnswer time.Duration
+}
+
+// SetPlan sets the plan of all requests that have none of their own.
+func (w *World) SetPlan(p Plan) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.plan = p
+}
+
+// PlanFor sets the plans of the next requests for one job, one each.
+func (w *World) PlanFor(key channels.Key, plans ...Plan) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.plans[key] = append(w.plans[key], plans...)
+}
+
+// Run implements [driver.Driver].
+func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) driver.Result {
+	w := d.w
+	run, plan, refusal := w.admit(ctx, up, t)
+	var res driver.Result
+	if refusal != nil {
+		res = *refusal
+	} else {
+		res = w.exchange(ctx, run, plan, t)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.record.close(run, res)
+	return res
+}
+
+// admit opens the exchange and decides whether a worker gets to see it.
+func (w *World) admit(ctx context.Context, up driver.Upstream, t driver.Task) (*Run, Plan, *driver.Result) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	plan := w.plan
+	if queue := w.plans[t.Key]; len(queue) > 0 {
+		plan, w.plans[t.Key] = queue[0], queue[1:]
+	}
+	run := &Run{Task: t, Upstream: up.Name, Opened: time.Now()}
+	if db := w.databases[t.DB]; db != nil && db.jobs[t.UUID] != nil {
+		run.Job = db.jobs[t.UUID].Job
+	}
+	w.record.add(run)
+	faults := w.upstream(up.Name)
+	switch {
+	case ctx.Err() != nil:
+		return run, plan, &driver.Result{Outcome: driver.NotSent, Err: ctx.Err()}
+	case plan.FailBeforeSend || faults.FailBeforeSend != 0:
+		if !plan.FailBeforeSend && faults.FailBeforeSend > 0 {
+			faults.FailBeforeSend--
+		}
+		return run, plan, &driver.Result{Outcome: driver.NotSent, Err: errors.New("connection refused")}
+	case plan.Refuse != 0 || faults.RefuseN > 0:
+		status := plan.Refuse
+		if status == 0 {
+			faults.RefuseN--
+			status = http.StatusServiceUnavailable
+		}
+		return run, plan, &driver.Result{Outcome: driver.Refused, Status: status, Err: fmt.Errorf("status %d", status)}
+	case faults.CutN > 0:
+		faults.CutN--
+		res := broken(errors.New("connection reset by peer"))
+		return run, plan, &res
+	}
+	return run, plan, nil
+}
+
+// exchange sends the request to a worker and waits for the answer. The worker
+// does not care when nobody waits any more.
+func (w *World) exchange(ctx context.Context, run *Run, plan Plan, t driver.Task) driver.Result {
+	answer := make(chan driver.Result, 1)
+	w.workers.Go(func() { answer <- w.work(run, plan, t) })
+	var drop <-chan time.Time
+	if plan.DropConnAfter > 0 {
+		timer := time.NewTimer(plan.DropConnAfter)
+		defer timer.Stop()
+		drop = timer.C
+	}
+	select {
+	case res := <-answer:
+		return res
+	case <-drop:
+		return broken(errors.New("connection reset by peer"))
+	case <-ctx.Done():
+		return broken(ctx.Err())
+	case <-w.stop:
+		return broken(errWorldClosed)
+	}
+}
+
+var errWorldClosed = errors.New("the world was closed")
+
+func broken(err error) driver.Result { return driver.Result{Outcome: driver.Broken, Err: err} }
+
+// work is the worker: Odoo's part of the contract.
+func (w *World) work(run *Run, plan Plan, t driver.Task) driver.Result {
+	answered := driver.Result{Outcome: driver.Answered, Status: http.StatusOK}
+	if !w.sleep(plan.StartAfter, nil) {
+		return broken(errWorldClosed)
+	}
+	if plan.StayEnqueued || !w.start(run, t) {
+		return answered
+	}
+	if !w.sleep(plan.RunFor, plan.Until) {
+		w.end(run, t, func(*Job) {}, false)
+		return broken(errWorldClosed)
+	}
+	if plan.Crash {
+		w.end(run, t, func(*Job) {}, false)
+		return broken(errors.New("EOF"))
+	}
+	w.end(run, t, func(j *Job) {
+		j.State = channels.Done
+		if plan.Ends != channels.Unknown {
+			j.State = plan.Ends
+		}
+		if plan.Then != nil {
+			plan.Then(j)
+		}
+	}, true)
+	if !w.sleep(plan.HoldAnswer, nil) {
+		return broken(errWorldClosed)
+	}
+	if plan.Status != 0 {
+		answered.Status = plan.Status
+	}
+	return answered
+}
+
+// start is Odoo's own check: only an enqueued job is started.
+func (w *World) start(run *Run, t driver.Task) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	db := w.databases[t.DB]
+	if db == nil || db.jobs[t.UUID] == nil || db.jobs[t.UUID].State != channels.Enqueued {
+		return false
+	}
+	pid := w.next()
+	w.update(t.Key, pid, func(j *Job) {
+		j.State = channels.Started
+		if db.fingerprint().Locks {
+			j.LockRow, j.LockPID = true, pid
+		}
+	})
+	w.record.start(run)
+	return true
+}
+
+// end frees the lock row and, when the job commits, changes the row with it.
+func (w *World) end(run *Run, t driver.Task, change func(*Job), commit bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.record.end(run)
+	db := w.databases[t.DB]
+	if db == nil || db.jobs[t.UUID] == nil {
+		return
+	}
+	db.jobs[t.UUID].LockPID = 0
+	if commit {
+		w.update(t.Key, 0, change)
+	}
+}
+
+// sleep waits for d and then for until; false when the world was closed.
+func (w *World) sleep(d time.Duration, until <-chan struct{}) bool {
+	if d > 0 {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-w.stop:
+			return false
+		}
+	}
+	if until != nil {
+		select {
+		case <-until:
+		case <-w.stop:
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,161 @@
+package mock
+
+import (
+	"errors"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// Faults are what is wrong with one database. The zero value is a good day.
+type Faults struct {
+	// OpenErr is returned by OpenSession.
+	OpenErr error
+	// Fingerprint is reported instead of a healthy one.
+	Fingerprint *driver.Fingerprint
+	// FingerprintErr, LockErr, SnapshotErr, ReadErr, ClaimErr, InspectErr and
+	// RescueErr are returned by the method of that name, which then does nothing.
+	// The session survives unless the error is a [driver.ErrLost].
+	FingerprintErr, LockErr, SnapshotErr, ReadErr, ClaimErr, InspectErr, RescueErr error
+	// SnapshotErrAfter lets a failing snapshot yield that many rows first.
+	SnapshotErrAfter int
+	// ProbeErr is returned by Probe, as a lost connection.
+	ProbeErr error
+	// HangClaim blocks Claim until its context ends, and claims nothing.
+	HangClaim bool
+	// LoseAfterClaim commits the next claim but loses the connection before the
+	// result arrives. It resets itself.
+	LoseAfterClaim bool
+	// ClaimSkips holds uuids that Claim finds locked by somebody else.
+	ClaimSkips map[string]bool
+	// Frozen is a half-open connection: calls block until their context ends
+	// and lose the session, and Wait hears nothing.
+	Frozen bool
+	// Deaf is a lost registration: notifications stop, which Probe notices.
+	Deaf bool
+}
+
+// UpstreamFaults are what is wrong with one upstream, by name.
+type UpstreamFaults struct {
+	// CheckErr is returned by Check.
+	CheckErr error
+	// RefuseN refuses that many requests with status 503.
+	RefuseN int
+	// CutN breaks that many requests after they were read; the job is not
+	// started.
+	CutN int
+	// FailBeforeSend fails that many requests before anything is sent; a
+	// negative number fails all.
+	FailBeforeSend int
+}
+
+// Fault changes what is wrong with a database.
+func (w *World) Fault(db string, change func(*Faults)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := w.database(db)
+	change(&d.faults)
+	for s := range d.sessions {
+		s.signal()
+	}
+}
+
+// Undetected makes a database one without the application.
+func (w *World) Undetected(db string) {
+	w.Fault(db, func(f *Faults) {
+		f.Fingerprint = &driver.Fingerprint{Health: driver.Undetected, Description: "the add-on is not installed"}
+	})
+}
+
+// Unhealthy makes a database one that cannot be served.
+func (w *World) Unhealthy(db, why string) {
+	w.Fault(db, func(f *Faults) {
+		f.Fingerprint = &driver.Fingerprint{Health: driver.Unhealthy, Description: why, Generation: Generation}
+	})
+}
+
+// WithoutLocks makes a database one whose workers keep no lock rows.
+func (w *World) WithoutLocks(db string) {
+	w.Fault(db, func(f *Faults) {
+		f.Fingerprint = &driver.Fingerprint{Health: driver.Healthy, Description: "ready", Generation: "mock"}
+	})
+}
+
+// UpstreamFault changes what is wrong with the upstream of that name.
+func (w *World) UpstreamFault(name string, change func(*UpstreamFaults)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change(w.upstream(name))
+}
+
+func (w *World) upstream(name string) *UpstreamFaults {
+	if w.upstreams[name] == nil {
+		w.upstreams[name] = &UpstreamFaults{}
+	}
+	return w.upstreams[name]
+}
+
+// LoseSession terminates every session of a database; their locks are free.
+func (w *World) LoseSession(db string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.loseSessions(w.database(db))
+}
+
+func (w *World) loseSessions(db *database) {
+	for s := range db.sessions {
+		s.lose()
+	}
+}
+
+// LoseClusters terminates every maintenance connection; leader locks are free.
+func (w *World) LoseClusters() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c := range w.clusters {
+		c.lose()
+	}
+}
+
+// Down stops PostgreSQL: every connection is lost and no new one is made.
+func (w *World) Down() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.down = errors.New("connection refused")
+	for _, db := range w.databases {
+		w.loseSessions(db)
+	}
+	for c := range w.clusters {
+		c.lose()
+	}
+}
+
+// Up starts PostgreSQL again.
+func (w *World) Up() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.down = nil
+}
+
+// LockHeldBy lets a foreign runner hold the lock of a database; an empty holder
+// gives it back. A session that has the lock loses it without being told.
+func (w *World) LockHeldBy(db, holder string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := w.database(db)
+	d.foreign = holder
+	if holder != "" {
+		d.holder = nil
+	}
+}
+
+// LeadHeldBy lets a foreign node hold a leader lock; an empty holder gives it
+// back. A cluster connection that has the lock loses it without being told.
+func (w *World) LeadHeldBy(key int64, holder string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.foreign, key)
+	if holder != "" {
+		w.foreign[key] = holder
+		delete(w.leaders, key)
+	}
+}

@@ -1,0 +1,172 @@
+package mock
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// Run is one request to run a task, as the world saw it. A time that has not
+// come is zero.
+type Run struct {
+	Task     driver.Task
+	Upstream string
+	// Job is the job as it stood when the request arrived.
+	Job channels.Job
+	// Opened and Closed are when the exchange began and ended.
+	Opened, Closed time.Time
+	// Started and Ended are when the job ran. Started is zero when it never did.
+	Started, Ended time.Time
+	// Result is what the engine was told.
+	Result driver.Result
+
+	// The times are too coarse to order what happens at one instant.
+	openedAt, closedAt, startedAt, endedAt int
+}
+
+// record keeps what happened, guarded by the world's mutex.
+type record struct {
+	runs            []*Run
+	sequence        int
+	open, executing map[channels.Key]int
+	overlaps        []string
+	violations      []string
+}
+
+func (r *record) tick() int {
+	r.sequence++
+	return r.sequence
+}
+
+func (r *record) add(run *Run) {
+	r.runs = append(r.runs, run)
+	run.openedAt = r.tick()
+	if r.open[run.Task.Key]++; r.open[run.Task.Key] > 1 {
+		r.overlaps = append(r.overlaps, fmt.Sprintf("%s: sent while another request for it was open", run.Task.Key))
+	}
+	if r.executing[run.Task.Key] > 0 {
+		r.overlaps = append(r.overlaps, fmt.Sprintf("%s: sent while it was running", run.Task.Key))
+	}
+}
+
+func (r *record) close(run *Run, res driver.Result) {
+	run.Closed, run.closedAt, run.Result = time.Now(), r.tick(), res
+	r.open[run.Task.Key]--
+}
+
+func (r *record) start(run *Run) {
+	run.Started, run.startedAt = time.Now(), r.tick()
+	if r.executing[run.Task.Key]++; r.executing[run.Task.Key] > 1 {
+		r.overlaps = append(r.overlaps, fmt.Sprintf("%s: running twice", run.Task.Key))
+	}
+}
+
+func (r *record) end(run *Run) {
+	run.Ended, run.endedAt = time.Now(), r.tick()
+	r.executing[run.Task.Key]--
+}
+
+// Runs returns every request so far, in the order of their arrival.
+func (w *World) Runs() []Run {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	runs := make([]Run, len(w.record.runs))
+	for i, r := range w.record.runs {
+		runs[i] = *r
+	}
+	return runs
+}
+
+// RunsOf returns the requests for one job.
+func (w *World) RunsOf(key channels.Key) []Run {
+	return slices.DeleteFunc(w.Runs(), func(r Run) bool { return r.Task.Key != key })
+}
+
+// Order returns the uuids of the requests so far, in the order of their arrival.
+func (w *World) Order() []string {
+	var uuids []string
+	for _, r := range w.Runs() {
+		uuids = append(uuids, r.Task.UUID)
+	}
+	return uuids
+}
+
+// Overlaps describes every job that was sent or run a second time while an
+// earlier attempt was under way. Empty is as it must be.
+func (w *World) Overlaps() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.record.overlaps)
+}
+
+// Violations describes every misuse of the driver: calls without a deadline,
+// two calls on one session at once, a claim without the lock, and the like.
+// Empty is as it must be.
+func (w *World) Violations() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.record.violations)
+}
+
+// violation notes a misuse, with the mutex held.
+func (w *World) violation(format string, args ...any) {
+	w.record.violations = append(w.record.violations, fmt.Sprintf(format, args...))
+}
+
+// checkDeadline notes a call without a deadline, with the mutex held.
+func (w *World) checkDeadline(ctx context.Context, method string) {
+	if _, ok := ctx.Deadline(); !ok {
+		w.violation("%s without a deadline", method)
+	}
+}
+
+// Calls returns how often a method of [driver.Session], or OpenSession, was
+// called for a database.
+func (w *World) Calls(db, method string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.database(db).calls[method]
+}
+
+// MaxConcurrent returns the largest number of requests that were open at once
+// and that match; nil matches all.
+func (w *World) MaxConcurrent(match func(Run) bool) int {
+	type edge struct{ at, step int }
+	var edges []edge
+	for _, r := range w.Runs() {
+		if match != nil && !match(r) {
+			continue
+		}
+		edges = append(edges, edge{r.openedAt, 1})
+		if r.closedAt != 0 {
+			edges = append(edges, edge{r.closedAt, -1})
+		}
+	}
+	slices.SortFunc(edges, func(a, b edge) int { return cmp.Compare(a.at, b.at) })
+	most, now := 0, 0
+	for _, e := range edges {
+		now += e.step
+		most = max(most, now)
+	}
+	return most
+}
+
+// InChannel matches the runs of a channel and of those below it, by its full
+// name, for [World.MaxConcurrent].
+func InChannel(name string) func(Run) bool {
+	return func(r Run) bool {
+		channel := r.Job.Channel
+		if channel == "" {
+			channel = "root"
+		} else if channel != "root" && !strings.HasPrefix(channel, "root.") {
+			channel = "root." + channel
+		}
+		return channel == name || strings.HasPrefix(channel, name+".")
+	}
+}

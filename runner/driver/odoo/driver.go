@@ -1,0 +1,78 @@
+// Package odoo is the driver for Odoo's job queue add-ons. It speaks the job
+// contract of OCA's queue_job, in whichever generation it finds a database.
+//
+// Each file has one subject: generation.go what there is in a database, sql.go
+// the statements, session.go the session that runs them, listen.go the
+// notifications, rescue.go which tasks are dead and what becomes of them, and
+// run.go the request that runs a task.
+package odoo
+
+import (
+	"context"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
+)
+
+// UserAgentDefault is the default of [Options].
+const UserAgentDefault = "caddy-jobrunner"
+
+// Options are what cannot be detected.
+type Options struct {
+	// HostTemplate is the Host header of a request that runs a job, for servers
+	// that choose the database by it (dbfilter). "{database}" stands for the
+	// database's name. Default: the upstream's own Host header.
+	HostTemplate string
+
+	// BasicAuthUser and BasicAuthPassword are sent with each request when the
+	// user is not empty, for servers that ask for them in front of Odoo.
+	BasicAuthUser     string
+	BasicAuthPassword string
+
+	// UserAgent is the header of that name. Default: [UserAgentDefault].
+	UserAgent string
+}
+
+// Driver implements [driver.Driver]. It has no state.
+type Driver struct{ options Options }
+
+var _ driver.Driver = (*Driver)(nil)
+
+// New returns a driver.
+func New(options Options) *Driver {
+	if options.UserAgent == "" {
+		options.UserAgent = UserAgentDefault
+	}
+	return &Driver{options: options}
+}
+
+// OpenCluster implements [driver.Driver].
+func (d *Driver) OpenCluster(ctx context.Context, pg *pgx.ConnConfig) (driver.Cluster, error) {
+	return postgres.OpenCluster(ctx, pg)
+}
+
+// OpenSession implements [driver.Driver].
+func (d *Driver) OpenSession(ctx context.Context, pg *pgx.ConnConfig, database string) (driver.Session, error) {
+	s := &session{database: database}
+	pg = pg.Copy()
+	pg.OnNotification = s.inbox.put
+	conn, err := postgres.Connect(ctx, pg, database, "session")
+	if err != nil {
+		return nil, err
+	}
+	s.conn = conn
+	s.inbox.own = conn.PID
+	return s, nil
+}
+
+// host returns the Host header of a request for a database, empty for that of
+// the upstream's address.
+func (d *Driver) host(up driver.Upstream, database string) string {
+	if d.options.HostTemplate != "" && database != "" {
+		return strings.ReplaceAll(d.options.HostTemplate, "{database}", database)
+	}
+	return up.HostHeader
+}

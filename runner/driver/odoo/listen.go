@@ -1,0 +1,109 @@
+package odoo
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// inbox collects notifications, which pgx hands over whenever it reads from the
+// connection, also while another statement runs.
+type inbox struct {
+	// own is the backend of this session.
+	own             uint32
+	changed, echoes set
+	reload          bool
+}
+
+// set is a list without duplicates, in the order of arrival.
+type set struct {
+	list []string
+	seen map[string]struct{}
+}
+
+func (s *set) add(v string) {
+	if s.seen == nil {
+		s.seen = map[string]struct{}{}
+	}
+	if _, ok := s.seen[v]; !ok {
+		s.seen[v] = struct{}{}
+		s.list = append(s.list, v)
+	}
+}
+
+// put is the handler that pgx calls.
+func (b *inbox) put(_ *pgconn.PgConn, n *pgconn.Notification) {
+	if n.PID == b.own {
+		b.echoes.add(n.Payload)
+		return
+	}
+	b.changed.add(n.Payload)
+	b.reload = b.reload || isReload(n.Payload)
+}
+
+// isReload reports whether a payload announces a changed configuration: all that
+// is known of that payload is that it is no uuid (contract.md 6.2). As a job
+// might have an odd uuid too, such a payload is also looked up as one.
+func isReload(payload string) bool {
+	return len(payload) != 36 || uuid.Validate(payload) != nil
+}
+
+// take empties the inbox.
+func (b *inbox) take() driver.Notifications {
+	n := driver.Notifications{Changed: b.changed.list, Echoes: b.echoes.list, Reload: b.reload}
+	b.changed, b.echoes, b.reload = set{}, set{}, false
+	return n
+}
+
+func (b *inbox) empty() bool { return len(b.changed.list) == 0 && len(b.echoes.list) == 0 }
+
+// Listen implements [driver.Session].
+func (s *session) Listen(ctx context.Context) error {
+	if s.generation == nil {
+		return errNoFingerprint
+	}
+	_, err := s.conn.Exec(ctx, "LISTEN "+pgx.Identifier{s.generation.channel}.Sanitize())
+	s.listening = s.listening || err == nil
+	return s.conn.Failed(err, "listen")
+}
+
+// Wait implements [driver.Session]. pgx leaves the connection open when a
+// context ends while nothing but notifications are waited for.
+func (s *session) Wait(ctx context.Context) (driver.Notifications, error) {
+	for s.inbox.empty() {
+		err := s.conn.PgConn().WaitForNotification(ctx)
+		if err == nil {
+			continue
+		}
+		if ctx.Err() != nil && !s.conn.IsClosed() {
+			return s.inbox.take(), nil
+		}
+		return driver.Notifications{}, s.conn.Failed(err, "wait for notifications")
+	}
+	s.drain(ctx)
+	return s.inbox.take(), nil
+}
+
+// drainTimeout bounds the wait for the rest of a message whose beginning has
+// been read already.
+const drainTimeout = 100 * time.Millisecond
+
+// drain collects the notifications that have been read from the network. It
+// does not care about errors: the next statement meets them again.
+func (s *session) drain(ctx context.Context) {
+	if s.conn.PgConn().Frontend().ReadBufferLen() == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	for !s.conn.IsClosed() && s.conn.PgConn().Frontend().ReadBufferLen() > 0 {
+		if s.conn.PgConn().WaitForNotification(ctx) != nil {
+			return
+		}
+	}
+}

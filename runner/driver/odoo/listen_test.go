@@ -1,0 +1,106 @@
+package odoo
+
+import (
+	"math"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+func TestIsReload(t *testing.T) {
+	for payload, want := range map[string]bool{
+		uuid.NewString():                         false,
+		"6BA7B810-9DAD-11D1-80B4-00C04FD430C8":   false,
+		"6ba7b8109dad11d180b400c04fd430c8":       true,
+		"{6ba7b810-9dad-11d1-80b4-00c04fd430c8}": true,
+		"6ba7b810-9dad-11d1-80b4-00c04fd430cx":   true,
+		"reload":                                 true,
+		"":                                       true,
+	} {
+		require.Equal(t, want, isReload(payload), payload)
+	}
+}
+
+// Whatever arrives is told once, to the right side, in order.
+func TestInboxProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b := &inbox{own: 1}
+		payloads := []string{"", "reload", "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"}
+		var changed, echoes []string
+		reload := false
+		add := func(list []string, p string) []string {
+			for _, q := range list {
+				if p == q {
+					return list
+				}
+			}
+			return append(list, p)
+		}
+		for range rapid.IntRange(0, 50).Draw(t, "n") {
+			if rapid.IntRange(0, 9).Draw(t, "take") == 0 {
+				require.Equal(t, len(changed)+len(echoes) == 0, b.empty())
+				require.Equal(t, driver.Notifications{Changed: changed, Echoes: echoes, Reload: reload}, b.take())
+				changed, echoes, reload = nil, nil, false
+				continue
+			}
+			p := rapid.SampledFrom(payloads).Draw(t, "payload")
+			if rapid.Bool().Draw(t, "own") {
+				b.put(nil, &pgconn.Notification{PID: 1, Payload: p})
+				echoes = add(echoes, p)
+			} else {
+				b.put(nil, &pgconn.Notification{PID: 2, Payload: p})
+				changed = add(changed, p)
+				reload = reload || len(p) != 36
+			}
+		}
+	})
+}
+
+func FuzzClassify(f *testing.F) {
+	f.Add(200, []byte(""))
+	f.Add(404, []byte("<html>"))
+	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		outcome, err := classify(status, body)
+		require.Contains(t, []driver.Outcome{driver.Answered, driver.Refused}, outcome)
+		require.Equal(t, outcome == driver.Answered, err == nil)
+		if status >= 500 && !unavailable(status) || status == 200 && len(body) == 0 {
+			require.Equal(t, driver.Answered, outcome)
+		}
+	})
+}
+
+// better is a strict order, so that the choice among several rows of one uuid
+// does not depend on the order in which they are read.
+func TestBetterIsAnOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(name string) driver.Row {
+			r := driver.Row{State: channels.State(rapid.IntRange(0, int(channels.Failed)).Draw(t, name+" state"))}
+			r.ID = rapid.Int64Range(1, 3).Draw(t, name+" id")
+			return r
+		}
+		a, b, c := draw("a"), draw("b"), draw("c")
+		require.False(t, better(a, a))
+		if a.ID != b.ID {
+			require.NotEqual(t, better(a, b), better(b, a))
+		}
+		if better(a, b) && better(b, c) {
+			require.True(t, better(a, c))
+		}
+	})
+}
+
+func TestJudge(t *testing.T) {
+	for _, enqueued := range []int64{0, math.MaxInt64, math.MinInt64} {
+		e := evidence{row: driver.Row{State: channels.Started, Enqueued: enqueued}}
+		require.Equal(t, driver.Uncertain, judge(e, true).Verdict)
+		require.Zero(t, judge(e, true).Age)
+		e.held, e.pid = true, 7
+		require.Equal(t, driver.Alive, judge(e, true).Verdict, "a lock is a lock")
+	}
+}

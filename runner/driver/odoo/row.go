@@ -1,0 +1,85 @@
+package odoo
+
+import (
+	"math"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// scanner reads rows without allocating more than their strings.
+type scanner struct {
+	database               string
+	id, priority, retry    pgtype.Int4
+	uuid, channel, state   pgtype.Text
+	created, eta, enqueued pgtype.Timestamp
+}
+
+// scan reads the columns of rowColumns and then those of more.
+func (s *scanner) scan(rows pgx.Rows, more ...any) (driver.Row, error) {
+	targets := append([]any{
+		&s.id, &s.uuid, &s.channel, &s.state, &s.priority, &s.created, &s.eta, &s.enqueued, &s.retry,
+	}, more...)
+	if err := rows.Scan(targets...); err != nil {
+		return driver.Row{}, err
+	}
+	return driver.Row{
+		Job: channels.Job{
+			Key:      channels.Key{DB: s.database, UUID: s.uuid.String},
+			Channel:  s.channel.String,
+			ID:       int64(s.id.Int32),
+			Priority: s.priority.Int32,
+			Created:  micros(s.created),
+			ETA:      etaMicros(s.eta),
+		},
+		State:    channels.ParseState(s.state.String),
+		RawState: s.state.String,
+		Enqueued: micros(s.enqueued),
+		Retry:    s.retry.Int32,
+	}, nil
+}
+
+// micros returns a timestamp in microseconds since the Unix epoch. NULL is 0,
+// and infinity the farthest time.
+func micros(t pgtype.Timestamp) int64 {
+	switch {
+	case !t.Valid:
+		return 0
+	case t.InfinityModifier == pgtype.Infinity:
+		return math.MaxInt64
+	case t.InfinityModifier == pgtype.NegativeInfinity:
+		return math.MinInt64
+	}
+	return t.Time.UnixMicro()
+}
+
+// etaMicros is micros of an earliest start. One that has always been over is none.
+func etaMicros(t pgtype.Timestamp) int64 {
+	if t.InfinityModifier == pgtype.NegativeInfinity {
+		return 0
+	}
+	return micros(t)
+}
+
+// better reports whether a row matters more than another one of the same uuid,
+// which the database does not forbid: one that occupies a place goes before one
+// that waits for a place, and that before all others; then the lower id.
+func better(a, b driver.Row) bool {
+	if ra, rb := rank(a.State), rank(b.State); ra != rb {
+		return ra < rb
+	}
+	return a.ID < b.ID
+}
+
+func rank(s channels.State) int {
+	switch {
+	case s.Running():
+		return 0
+	case s == channels.Pending:
+		return 1
+	}
+	return 2
+}

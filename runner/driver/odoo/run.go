@@ -1,0 +1,215 @@
+package odoo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unicode"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+const (
+	// BodyTimeout bounds the arrival of an answer's body after its head. By
+	// then the job is over.
+	BodyTimeout = 10 * time.Second
+
+	// bodyLimit is how much of a body is read, in bytes. Odoo's is empty; of
+	// another one the beginning tells what it is.
+	bodyLimit = 4096
+
+	// healthPath is asked to see whether a server answers. Series that do not
+	// have it answer 404, which is as good.
+	healthPath = "/web/health"
+)
+
+// Check implements [driver.Driver]: any answer will do, but that of a proxy
+// whose server is down.
+func (d *Driver) Check(ctx context.Context, up driver.Upstream) error {
+	x := d.exchange(ctx, up, "", healthPath, nil)
+	switch {
+	case x.err != nil && ctx.Err() != nil && x.connected:
+		return fmt.Errorf("check %s: %w", up.Name, driver.ErrNoAnswer)
+	case x.err != nil:
+		return fmt.Errorf("check %s: %w", up.Name, x.err)
+	case unavailable(x.status):
+		return fmt.Errorf("check %s: status %d", up.Name, x.status)
+	}
+	return nil
+}
+
+// Run implements [driver.Driver]. The job runs while the request is open: the
+// answer comes when it has ended.
+func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) driver.Result {
+	query := url.Values{"db": {t.DB}, "job_uuid": {t.UUID}}
+	x := d.exchange(ctx, up, t.DB, queueJob.runPath, query)
+	result := driver.Result{Status: x.status}
+	switch {
+	case x.err != nil && x.unsent:
+		result.Outcome, result.Err = driver.NotSent, x.err
+	case x.err != nil:
+		result.Outcome, result.Err = driver.Broken, x.err
+	default:
+		result.Outcome, result.Err = classify(x.status, x.body)
+	}
+	return result
+}
+
+// classify tells Odoo's answers from those of others. An answer of the add-on
+// itself has an empty body; that of a job that failed is a page with nearly any
+// status from 400 on, so of pages only those count as refusals that failing jobs
+// hardly produce (contract.md 1.4). The row decides anyway.
+func classify(status int, body []byte) (driver.Outcome, error) {
+	page := strings.HasPrefix(http.DetectContentType(body), "text/html")
+	switch {
+	case unavailable(status), status == http.StatusTooManyRequests:
+		return driver.Refused, fmt.Errorf("status %d: the server cannot run jobs now", status)
+	case status >= 300 && status < 400:
+		return driver.Refused, fmt.Errorf("status %d: a redirect instead of an answer", status)
+	case status == http.StatusUnauthorized, status == http.StatusProxyAuthRequired:
+		return driver.Refused, fmt.Errorf("status %d: somebody in front of Odoo asks for a password", status)
+	case status == http.StatusNotFound && page:
+		return driver.Refused, fmt.Errorf("status %d: the route is unknown, "+
+			"is the add-on loaded and the database known to the server?", status)
+	case status < 300 && page:
+		return driver.Refused, fmt.Errorf("status %d with a page that is not the add-on's answer", status)
+	}
+	return driver.Answered, nil
+}
+
+// unavailable reports whether a status is that of a proxy without a server.
+func unavailable(status int) bool {
+	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable ||
+		status == http.StatusGatewayTimeout
+}
+
+// exchange is one request and its answer.
+type exchange struct {
+	// connected is set when there was a connection to the server.
+	connected bool
+	// unsent is set when certainly nothing was delivered.
+	unsent bool
+	status int
+	body   []byte
+	err    error
+}
+
+// unsent is an exchange that ended before it began.
+func unsent(err error) exchange { return exchange{unsent: true, err: err} }
+
+// exchange sends one GET request, once: straight to the transport, because a
+// client would follow redirects.
+func (d *Driver) exchange(ctx context.Context, up driver.Upstream, database, path string, query url.Values) exchange {
+	switch {
+	case ctx.Err() != nil:
+		return unsent(context.Cause(ctx))
+	case up.Transport == nil:
+		return unsent(errors.New("the upstream has no transport"))
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var trace connTrace
+	req, err := d.request(trace.in(ctx), up, database, path, query)
+	if err != nil {
+		return unsent(err)
+	}
+	res, err := roundTrip(up.Transport, req)
+	if err != nil {
+		return exchange{connected: trace.got.Load(), unsent: trace.unsent(err), err: err}
+	}
+	defer res.Body.Close()
+	// Only now there is a deadline; the job could take as long as it liked.
+	late := time.AfterFunc(BodyTimeout, cancel)
+	defer late.Stop()
+	x := exchange{connected: true, status: res.StatusCode}
+	if x.status < http.StatusOK {
+		x.err = fmt.Errorf("status %d is no answer to a request", x.status)
+		return x
+	}
+	x.body, x.err = readBody(res.Body)
+	return x
+}
+
+// request builds a request. What would be rejected or misread on its way is
+// rejected here, where it is certain that nothing was sent.
+func (d *Driver) request(ctx context.Context, up driver.Upstream, database, path string, query url.Values) (*http.Request, error) {
+	if strings.ContainsFunc(database, unicode.IsControl) {
+		return nil, fmt.Errorf("database %q cannot be named in an HTTP header", database)
+	}
+	u := url.URL{Scheme: up.Scheme, Host: up.Host, Path: path, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Host = d.host(up, database)
+	req.Close = true
+	req.Header.Set("User-Agent", d.options.UserAgent)
+	if database != "" {
+		req.Header.Set("X-Odoo-Database", database)
+	}
+	if d.options.BasicAuthUser != "" {
+		req.SetBasicAuth(d.options.BasicAuthUser, d.options.BasicAuthPassword)
+	}
+	return req, nil
+}
+
+// roundTrip turns a panic of the transport into an error: it may be foreign
+// code, and a panic would end the web server.
+func roundTrip(t http.RoundTripper, req *http.Request) (res *http.Response, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			res, err = nil, fmt.Errorf("the transport panicked: %v", p)
+		}
+	}()
+	return t.RoundTrip(req)
+}
+
+// readBody reads the beginning of a body, to its end if that is near.
+func readBody(r io.Reader) (body []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("reading the answer panicked: %v", p)
+		}
+	}()
+	var b bytes.Buffer
+	if _, err := b.ReadFrom(io.LimitReader(r, bodyLimit)); err != nil {
+		return nil, fmt.Errorf("read the answer: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+// connTrace watches how far a request gets. The transport's goroutines may call
+// it after the request is over.
+type connTrace struct {
+	// asked is set when the transport wants a connection, got when it has one.
+	// TLS is part of getting one.
+	asked, got atomic.Bool
+}
+
+func (t *connTrace) in(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn: func(string) { t.asked.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) { t.got.Store(true) },
+	})
+}
+
+// unsent reports whether certainly not a byte of the request was delivered:
+// either the transport said that it wants a connection and never that it has
+// one, or the error itself is one of connecting. A transport that does not
+// support tracing says nothing, which proves nothing.
+func (t *connTrace) unsent(err error) bool {
+	if t.got.Load() {
+		return false
+	}
+	var op *net.OpError
+	return t.asked.Load() || errors.As(err, &op) && op.Op == "dial"
+}

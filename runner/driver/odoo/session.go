@@ -1,0 +1,222 @@
+package odoo
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
+)
+
+// session implements [driver.Session] on one connection.
+type session struct {
+	database string
+	conn     *postgres.Conn
+	inbox    inbox
+
+	generation *generation
+	statements statements
+	pooling    *postgres.Pooling // nil until looked at
+	listening  bool
+	locked     bool
+}
+
+var _ driver.Session = (*session)(nil)
+
+// errNoFingerprint is a mistake of the caller.
+var errNoFingerprint = errors.New("the database has no fingerprint yet, or one without a generation")
+
+// Fingerprint implements [driver.Session]. Beyond the contract's conditions,
+// a database behind a pooler in transaction mode is unhealthy.
+func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
+	c, err := readCatalog(ctx, s.conn)
+	if err != nil {
+		return driver.Fingerprint{}, err
+	}
+	var m module
+	if c.Modules && c.ReadModules {
+		if m, err = readModule(ctx, s.conn, queueJob.module); err != nil {
+			return driver.Fingerprint{}, err
+		}
+	}
+	g, fp := detect(c, m)
+	if g == nil {
+		s.generation = nil
+		return fp, nil
+	}
+	s.generation, s.statements = g, g.statements()
+	if s.pooling == nil {
+		p, err := s.conn.Pooling(ctx)
+		if err != nil {
+			return driver.Fingerprint{}, err
+		}
+		s.pooling = &p
+	}
+	if c.PID != s.conn.PID {
+		*s.pooling = postgres.TransactionPooling
+	}
+	if fp.Health == driver.Healthy {
+		switch *s.pooling {
+		case postgres.TransactionPooling:
+			fp.Health, fp.Description = driver.Unhealthy, postgres.ErrTransactionPooling.Error()
+		case postgres.SessionPooling:
+			fp.Description = "ready, through a connection pooler in session mode; a direct connection would be safer"
+		case postgres.Direct:
+		}
+	}
+	return fp, nil
+}
+
+// Lock implements [driver.Session] with upstream's own lock, so that a Python
+// runner and this one exclude each other (contract.md 3.5).
+func (s *session) Lock(ctx context.Context) (driver.Lock, error) {
+	if s.generation == nil {
+		return driver.Lock{}, errNoFingerprint
+	}
+	lock, err := s.conn.TryLock(ctx, s.generation.lockKey)
+	s.locked = s.locked || lock.Held
+	return lock, err
+}
+
+// Snapshot implements [driver.Session]. Should there be several rows of one
+// uuid, the one that matters is yielded once more at the end.
+func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
+	if s.generation == nil {
+		return errNoFingerprint
+	}
+	seen, seed := map[uint64]struct{}{}, maphash.MakeSeed()
+	var again []string
+	err := s.query(ctx, s.statements.snapshot, nil, func(rows pgx.Rows, scan *scanner) error {
+		row, err := scan.scan(rows)
+		if err != nil {
+			return err
+		}
+		// Two uuids of one hash are read again for nothing, that is all.
+		h := maphash.String(seed, row.UUID)
+		if _, ok := seen[h]; ok {
+			again = append(again, row.UUID)
+		}
+		seen[h] = struct{}{}
+		yield(row)
+		return nil
+	})
+	if err != nil {
+		return s.conn.Failed(err, "read all jobs")
+	}
+	if len(again) == 0 {
+		return nil
+	}
+	chosen, err := s.Read(ctx, again)
+	for _, row := range chosen {
+		yield(row)
+	}
+	return err
+}
+
+// Read implements [driver.Session]. Of several rows of one uuid it returns the
+// one that matters.
+func (s *session) Read(ctx context.Context, uuids []string) ([]driver.Row, error) {
+	if s.generation == nil {
+		return nil, errNoFingerprint
+	}
+	return s.rows(ctx, "read jobs", s.statements.read, uuids)
+}
+
+// rows runs a statement that returns rows, and makes them one per uuid.
+func (s *session) rows(ctx context.Context, doing, sql string, args ...any) ([]driver.Row, error) {
+	var list []driver.Row
+	index := map[string]int{}
+	err := s.query(ctx, sql, args, func(rows pgx.Rows, scan *scanner) error {
+		row, err := scan.scan(rows)
+		if err != nil {
+			return err
+		}
+		if i, ok := index[row.UUID]; !ok {
+			index[row.UUID] = len(list)
+			list = append(list, row)
+		} else if better(row, list[i]) {
+			list[i] = row
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, s.conn.Failed(err, doing)
+	}
+	return list, nil
+}
+
+// query runs a statement and calls each for every row, as the rows arrive.
+func (s *session) query(ctx context.Context, sql string, args []any, each func(pgx.Rows, *scanner) error) error {
+	rows, err := s.conn.Query(ctx, sql, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	scan := &scanner{database: s.database}
+	for rows.Next() {
+		if err := each(rows, scan); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// Claim implements [driver.Session].
+func (s *session) Claim(ctx context.Context, uuids []string) ([]driver.Task, error) {
+	if s.generation == nil {
+		return nil, errNoFingerprint
+	}
+	var tasks []driver.Task
+	var uuid string
+	var enqueued time.Time
+	seen := map[string]bool{}
+	rows, err := s.conn.Query(ctx, s.statements.claim, uuids)
+	if err != nil {
+		return nil, s.conn.Failed(err, "claim jobs")
+	}
+	_, err = pgx.ForEachRow(rows, []any{&uuid, &enqueued}, func() error {
+		if !seen[uuid] { // two rows of one uuid are one task: Odoo runs by uuid
+			seen[uuid] = true
+			key := channels.Key{DB: s.database, UUID: uuid}
+			tasks = append(tasks, driver.Task{Key: key, Enqueued: enqueued.UnixMicro()})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, s.conn.Failed(err, "claim jobs")
+	}
+	return tasks, nil
+}
+
+// Unclaim implements [driver.Session]. A row that somebody else has locked is
+// left alone.
+func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) ([]driver.Row, error) {
+	if s.generation == nil {
+		return nil, errNoFingerprint
+	}
+	uuids, enqueued := attempts(len(tasks), func(i int) driver.Task { return tasks[i] })
+	return s.rows(ctx, "put jobs back", s.statements.unclaim, uuids, enqueued)
+}
+
+// Probe implements [driver.Session]. Every error matches [driver.ErrLost]: a
+// session that is not what it should be is of no use.
+func (s *session) Probe(ctx context.Context) error {
+	var want postgres.Expect
+	if s.generation != nil && s.listening {
+		want.Channel = s.generation.channel
+	}
+	if s.generation != nil && s.locked {
+		want.Lock = &s.generation.lockKey
+	}
+	return s.conn.Probe(ctx, want)
+}
+
+// Close implements [driver.Session].
+func (s *session) Close(ctx context.Context) error {
+	return postgres.Wrap(s.conn.Close(ctx), "close the session")
+}

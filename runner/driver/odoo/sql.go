@@ -1,0 +1,144 @@
+package odoo
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// Grace is how long after its claim a task without a holder of its lock row may
+// still be on its way (contract.md 3.4).
+const Grace = 10 * time.Second
+
+// statements are the SQL of one generation. All of them are single statements
+// in autocommit, with times on the database's clock in UTC.
+type statements struct {
+	snapshot, read, claim, unclaim, inspect, rescue string
+}
+
+// statements builds the SQL for the columns that exist.
+func (g *generation) statements() statements {
+	columns := g.rowColumns()
+	s := statements{
+		snapshot: "SELECT " + columns + " FROM queue_job j WHERE " + unfinished,
+		read:     "SELECT " + columns + " FROM queue_job j WHERE j.uuid = ANY($1)",
+		claim:    claimSQL,
+		unclaim:  unclaimSQL + columns,
+		inspect:  "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
+	}
+	if g.locks {
+		s.inspect = "SELECT " + columns + inspectSQL
+		s.rescue = rescueSQL + columns
+	}
+	return s
+}
+
+// rowColumns is the select list that scanRow reads. A column that does not
+// exist is NULL.
+func (g *generation) rowColumns() string {
+	list := make([]string, 0, len(rowColumns))
+	for _, c := range rowColumns {
+		if slices.Contains(g.columns, c.name) {
+			list = append(list, "j."+c.name)
+		} else {
+			list = append(list, "NULL::"+c.kind)
+		}
+	}
+	return strings.Join(list, ", ")
+}
+
+// rowColumns are the columns of a [driver.Row], in the order of scanRow.
+var rowColumns = []struct{ name, kind string }{
+	{"id", "int4"}, {"uuid", "varchar"}, {"channel", "varchar"}, {"state", "varchar"}, {"priority", "int4"},
+	{"date_created", "timestamp"}, {"eta", "timestamp"}, {"date_enqueued", "timestamp"}, {"retry", "int4"},
+}
+
+// unfinished matches every state but done, cancelled and wait_dependencies, and
+// not NULL: so also states that nobody has heard of yet. It is written as ranges
+// between those three, in their order, because an index serves ranges and does
+// not serve "is none of"; a table may hold millions of jobs that are done.
+const unfinished = `(j.state < 'cancelled'
+	OR j.state > 'cancelled' AND j.state < 'done'
+	OR j.state > 'done' AND j.state < 'wait_dependencies'
+	OR j.state > 'wait_dependencies') AND j.state <> ''`
+
+// claimSQL marks jobs enqueued. Other than upstream's it is guarded: a job that
+// is not pending any more, or whose row somebody has locked, is left out. Odoo
+// expects whole seconds in date_enqueued (contract.md 1.2).
+const claimSQL = `
+WITH c AS (
+	SELECT id FROM queue_job WHERE uuid = ANY($1) AND state = 'pending'
+	FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE queue_job j
+SET state = 'enqueued', date_enqueued = date_trunc('second', now() AT TIME ZONE 'UTC')
+FROM c WHERE j.id = c.id AND j.state = 'pending'
+RETURNING j.uuid, j.date_enqueued`
+
+// unclaimSQL puts back what is still as the claim left it. A row that somebody
+// has locked is left out; its job may be somebody else's by now.
+const unclaimSQL = `
+WITH c AS (
+	SELECT j.id FROM queue_job j
+	JOIN unnest($1::varchar[], $2::timestamp[]) AS t(uuid, enqueued)
+	ON j.uuid = t.uuid AND j.date_enqueued = t.enqueued
+	WHERE j.state = 'enqueued'
+	FOR NO KEY UPDATE OF j SKIP LOCKED
+)
+UPDATE queue_job j SET state = 'pending', date_enqueued = NULL
+FROM c WHERE j.id = c.id AND j.state = 'enqueued'
+RETURNING `
+
+// inspectSQL looks who holds a lock row without touching it: the transaction
+// that locked a row stands in its xmax, and a transaction that runs holds a lock
+// on its own number. A worker that takes its lock with SKIP LOCKED must never
+// find a prober in its way (peers.md, finding 6).
+const inspectSQL = `, now() AT TIME ZONE 'UTC', coalesce(h.pid, 0)::int8, h.transactionid IS NOT NULL
+FROM queue_job j
+LEFT JOIN queue_job_lock l ON l.queue_job_id = j.id
+LEFT JOIN pg_locks h ON h.locktype = 'transactionid' AND h.mode = 'ExclusiveLock' AND h.granted
+	AND h.transactionid = l.xmax
+WHERE j.uuid = ANY($1)`
+
+// rescueSQL has the predicates and effects of contract.md 3.4, restricted to the
+// attempts that were found dead. The row lock proves that nobody holds the lock
+// row. The state must be tested at the top level too: a worker that commits
+// between the statement's snapshot and the row lock would otherwise have its
+// finished job put back.
+const rescueSQL = `
+WITH c AS (
+	SELECT j.id FROM queue_job j
+	JOIN unnest($1::varchar[], $2::timestamp[], $3::varchar[]) AS d(uuid, enqueued, state)
+	ON j.uuid = d.uuid AND j.date_enqueued = d.enqueued AND j.state = d.state
+	WHERE j.state IN ('enqueued', 'started')
+	FOR NO KEY UPDATE OF j SKIP LOCKED
+)
+UPDATE queue_job j
+SET state = CASE WHEN ` + exhausted + ` THEN 'failed' ELSE 'pending' END,
+	retry = CASE WHEN j.state = 'started' THEN coalesce(j.retry, 0) + 1 ELSE j.retry END,
+	exc_name = CASE WHEN ` + exhausted + ` THEN 'JobFoundDead' ELSE j.exc_name END,
+	exc_info = CASE WHEN ` + exhausted + ` THEN 'Job found dead after too many retries' ELSE j.exc_info END
+FROM c
+WHERE j.id = c.id AND j.state IN ('enqueued', 'started')
+AND j.date_enqueued < now() AT TIME ZONE 'UTC' - interval '10 seconds'
+AND (
+	j.id IN (SELECT l.queue_job_id FROM queue_job_lock l WHERE l.queue_job_id = j.id FOR NO KEY UPDATE SKIP LOCKED)
+	OR NOT EXISTS (SELECT FROM queue_job_lock l WHERE l.queue_job_id = j.id)
+)
+RETURNING `
+
+// exhausted is true for a job that has died too often. It looks at the counter
+// before this death is counted; 0 and NULL mean that there is no limit.
+const exhausted = `(coalesce(j.max_retries, 0) <> 0 AND coalesce(j.retry > j.max_retries, false))`
+
+// attempts splits tasks into the columns of a statement's parameters.
+func attempts(n int, at func(int) driver.Task) (uuids []string, enqueued []time.Time) {
+	for i := range n {
+		t := at(i)
+		uuids = append(uuids, t.UUID)
+		enqueued = append(enqueued, time.UnixMicro(t.Enqueued).UTC())
+	}
+	return uuids, enqueued
+}

@@ -1,0 +1,251 @@
+package odoo_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/drivertest"
+)
+
+func (h *harness) snapshot(s driver.Session) map[string]driver.Row {
+	h.t.Helper()
+	rows := map[string]driver.Row{}
+	require.NoError(h.t, s.Snapshot(h.deadline(), func(r driver.Row) { rows[r.UUID] = r }))
+	return rows
+}
+
+func TestOddValues(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.exec(`INSERT INTO queue_job (uuid, state, channel, priority, date_created, eta, date_enqueued, retry) VALUES
+		('null', 'pending', NULL, NULL, NULL, NULL, NULL, NULL),
+		('empty', 'pending', '', 0, 'epoch', 'epoch', 'epoch', 0),
+		('far', 'started', 'root', -5, 'infinity', 'infinity', 'infinity', 1),
+		('past', 'started', 'a.b', 2147483647, '-infinity', '-infinity', '-infinity', 1),
+		('exact', 'enqueued', 'a', 1, '2038-01-19 03:14:08.123457', '1969-12-31 23:59:59.999999', '2026-03-29 02:30:00', 1),
+		('', 'failed', 'ä.日本', 1, NULL, NULL, NULL, 1),
+		('x''; DROP TABLE queue_job; --', 'pending', 'a', 1, NULL, NULL, NULL, 1),
+		('nothing', '', 'a', 1, NULL, NULL, NULL, 1),
+		('Done', 'Done', 'a', 1, NULL, NULL, NULL, 1),
+		('zzz', 'zzz', 'a', 1, NULL, NULL, NULL, 1),
+		('aaa', 'aaa', 'a', 1, NULL, NULL, NULL, 1),
+		('canceled', 'canceled', 'a', 1, NULL, NULL, NULL, 1),
+		('waiting', 'waiting', 'a', 1, NULL, NULL, NULL, 1)`)
+	h.exec("ALTER TABLE queue_job ALTER state DROP NOT NULL")
+	h.exec("INSERT INTO queue_job (uuid, state) VALUES ('nullstate', NULL)")
+	s := h.session()
+	rows := h.snapshot(s)
+	require.NotContains(t, rows, "nothing", "an empty state counts as done")
+	require.NotContains(t, rows, "nullstate")
+	for _, strange := range []string{"Done", "zzz", "aaa", "canceled", "waiting"} {
+		require.Equal(t, channels.Unknown, rows[strange].State)
+		require.Equal(t, strange, rows[strange].RawState)
+	}
+	want := func(uuid, channel string, priority int32, created, eta, enqueued int64) {
+		t.Helper()
+		r, ok := rows[uuid]
+		require.True(t, ok, uuid)
+		require.Equal(t, channel, r.Channel)
+		require.Equal(t, priority, r.Priority)
+		require.Equal(t, []int64{created, eta, enqueued}, []int64{r.Created, r.ETA, r.Enqueued}, uuid)
+		read, err := s.Read(h.deadline(), []string{uuid})
+		require.NoError(t, err)
+		require.Equal(t, []driver.Row{r}, read)
+	}
+	want("null", "", 0, 0, 0, 0)
+	want("empty", "", 0, 0, 0, 0)
+	want("far", "root", -5, math.MaxInt64, math.MaxInt64, math.MaxInt64)
+	want("past", "a.b", math.MaxInt32, math.MinInt64, 0, math.MinInt64)
+	want("exact", "a", 1,
+		time.Date(2038, 1, 19, 3, 14, 8, 123457000, time.UTC).UnixMicro(), -1,
+		time.Date(2026, 3, 29, 2, 30, 0, 0, time.UTC).UnixMicro())
+	want("", "ä.日本", 1, 0, 0, 0)
+	want("x'; DROP TABLE queue_job; --", "a", 1, 0, 0, 0)
+
+	found, err := s.Inspect(h.deadline(), []string{"far", "past", "null"})
+	require.NoError(t, err)
+	for _, l := range found {
+		require.Equal(t, driver.Uncertain, l.Verdict)
+		require.Zero(t, l.Age)
+	}
+	none, err := s.Read(h.deadline(), []string{"nullstate"})
+	require.NoError(t, err)
+	require.Equal(t, channels.Done, none[0].State)
+}
+
+// The database does not forbid two rows of one uuid.
+func TestDuplicateUUIDs(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	for _, state := range []string{"done", "pending", "started", "pending", "enqueued"} {
+		h.Insert(drivertest.Job{UUID: "a", State: state})
+	}
+	for _, state := range []string{"failed", "pending", "pending", "done"} {
+		h.Insert(drivertest.Job{UUID: "b", State: state})
+	}
+	s := h.session()
+	rows, err := s.Read(h.deadline(), []string{"a", "b"})
+	require.NoError(t, err)
+	got := map[string]string{}
+	for _, r := range rows {
+		got[r.UUID] = fmt.Sprintf("%d %s", r.ID, r.State)
+	}
+	require.Equal(t, map[string]string{"a": "3 started", "b": "7 pending"}, got)
+	last := map[string]string{}
+	require.NoError(t, s.Snapshot(h.deadline(), func(r driver.Row) { last[r.UUID] = fmt.Sprintf("%d %s", r.ID, r.State) }))
+	require.Equal(t, got, last)
+	tasks, err := s.Claim(h.deadline(), []string{"b"})
+	require.NoError(t, err)
+	require.Len(t, tasks, 1)
+	found, err := s.Inspect(h.deadline(), []string{"a"})
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	require.Equal(t, int64(3), found[0].Row.ID)
+}
+
+// A big table is read by index; done jobs cost nothing.
+func TestSnapshotUsesTheIndex(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.exec("ALTER TABLE queue_job DISABLE TRIGGER USER")
+	h.exec(`INSERT INTO queue_job (uuid, state) SELECT i::text, CASE WHEN i % 1000 = 0 THEN 'pending' ELSE 'done' END
+		FROM generate_series(1, 50000) i`)
+	h.exec("ANALYZE queue_job")
+	s := h.session()
+	require.Len(t, h.snapshot(s), 50)
+	// The statement is the session's own, so ask the server what it was.
+	var sql string
+	require.NoError(t, h.admin.QueryRow(t.Context(), `SELECT query FROM pg_stat_activity
+		WHERE datname = current_database() AND application_name = 'caddy-jobrunner/session'`).Scan(&sql))
+	require.Contains(t, sql, "FROM queue_job")
+	rows, err := h.admin.Query(t.Context(), "EXPLAIN "+sql)
+	require.NoError(t, err)
+	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	require.Contains(t, strings.Join(plan, "\n"), "Index Scan on queue_job_state_index")
+	require.NotContains(t, strings.Join(plan, "\n"), "Seq Scan")
+}
+
+// Rows that somebody has locked are left out at once.
+func TestLockedRowsAreSkipped(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	for _, uuid := range []string{"a", "b"} {
+		h.Insert(drivertest.Job{UUID: uuid, State: "pending"})
+	}
+	s := h.session()
+	lock := func(uuid string) (free func()) {
+		conn := h.connect()
+		_, err := conn.Exec(t.Context(), "BEGIN")
+		require.NoError(t, err)
+		_, err = conn.Exec(t.Context(), "SELECT FROM queue_job WHERE uuid = $1 FOR UPDATE", uuid)
+		require.NoError(t, err)
+		return func() {
+			_, err := conn.Exec(t.Context(), "ROLLBACK")
+			require.NoError(t, err)
+		}
+	}
+	free := lock("a")
+	tasks, err := s.Claim(h.deadline(), []string{"a", "b"})
+	require.NoError(t, err)
+	require.Len(t, tasks, 1)
+	require.Equal(t, "b", tasks[0].UUID)
+	free()
+	free = lock("b")
+	rows, err := s.Unclaim(h.deadline(), tasks)
+	require.NoError(t, err)
+	require.Empty(t, rows)
+	free()
+	rows, err = s.Unclaim(h.deadline(), tasks)
+	require.NoError(t, err)
+	require.Len(t, rows, 1)
+}
+
+// Several sessions may not claim one job, whatever their locks.
+func TestClaimsExcludeEachOther(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	const jobs = 200
+	uuids := make([]string, jobs)
+	for i := range uuids {
+		uuids[i] = fmt.Sprint(i)
+	}
+	h.exec("INSERT INTO queue_job (uuid, state) SELECT unnest($1::varchar[]), 'pending'", uuids)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	claimed := map[string]int{}
+	for range 4 {
+		s := h.session()
+		ctx := h.deadline()
+		wg.Go(func() {
+			for i := 0; i < jobs; i += 20 {
+				tasks, err := s.Claim(ctx, uuids[i:i+20])
+				mu.Lock()
+				if err != nil {
+					claimed["error: "+err.Error()]++
+				}
+				for _, task := range tasks {
+					claimed[task.UUID]++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	require.Len(t, claimed, jobs)
+	for uuid, n := range claimed {
+		require.Equal(t, 1, n, uuid)
+	}
+}
+
+// Notifications survive statements, bursts and interrupted waits.
+func TestBurstOfNotifications(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	s := h.session()
+	require.NoError(t, s.Listen(h.deadline()))
+	const n = 5000
+	h.exec("INSERT INTO queue_job (uuid, state) SELECT 'burst-' || i, 'pending' FROM generate_series(1, $1::int) i", n)
+	seen := map[string]bool{}
+	waits := 0
+	for len(seen) < n {
+		ctx, cancel := context.WithCancel(h.deadline())
+		if waits%3 == 0 {
+			go cancel()
+		}
+		got, err := s.Wait(ctx)
+		cancel()
+		require.NoError(t, err)
+		require.NoError(t, h.t.Context().Err())
+		for _, uuid := range got.Changed {
+			require.False(t, seen[uuid], "without duplicates")
+			seen[uuid] = true
+		}
+		waits++
+	}
+	require.Less(t, waits, n/2, "what has arrived comes at once")
+}
+
+func TestProbeNoticesALostRegistration(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	s := h.session()
+	require.NoError(t, s.Probe(h.deadline()))
+	_, err := s.Lock(h.deadline())
+	require.NoError(t, err)
+	require.NoError(t, s.Listen(h.deadline()))
+	require.NoError(t, s.Probe(h.deadline()))
+	// Odoo's upstream runner holds the same lock, so a second session is refused.
+	other := h.session()
+	lock, err := other.Lock(h.deadline())
+	require.NoError(t, err)
+	require.False(t, lock.Held)
+	require.Contains(t, lock.Holder, "application caddy-jobrunner/session")
+	var held bool
+	require.NoError(t, h.admin.QueryRow(t.Context(), "SELECT NOT pg_try_advisory_lock(2293787760715711918)").Scan(&held))
+	require.True(t, held, "a Python runner is excluded")
+}

@@ -1,0 +1,93 @@
+package postgres
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// Cluster is the maintenance connection to a PostgreSQL cluster. It implements
+// [driver.Cluster] and knows nothing about the application.
+type Cluster struct{ conn *Conn }
+
+var _ driver.Cluster = (*Cluster)(nil)
+
+// OpenCluster connects to the database that cfg names. A pooler in transaction
+// mode is refused: the leader lock would mean nothing.
+func OpenCluster(ctx context.Context, cfg *pgx.ConnConfig) (*Cluster, error) {
+	conn, err := Connect(ctx, cfg, "", "maintenance")
+	if err != nil {
+		return nil, err
+	}
+	pooling, err := conn.Pooling(ctx)
+	if err == nil && pooling == TransactionPooling {
+		err = ErrTransactionPooling
+	}
+	if err != nil {
+		conn.Abandon(ctx)
+		return nil, lost(err, "connect to "+conn.Config().Database)
+	}
+	return &Cluster{conn: conn}, nil
+}
+
+// Databases implements [driver.Cluster]. A name that matches patterns is listed
+// whoever owns the database.
+func (c *Cluster) Databases(ctx context.Context, patterns []string) ([]driver.Database, error) {
+	match, err := Patterns(patterns)
+	if err != nil {
+		return nil, err
+	}
+	own := !HasPositive(patterns)
+	rows, err := c.conn.Query(ctx, `
+		SELECT datname, oid FROM pg_database
+		WHERE datallowconn AND NOT datistemplate AND (NOT $1::bool OR (
+			pg_get_userbyid(datdba) = current_user AND datname NOT IN ('postgres', 'template0', 'template1')))
+		ORDER BY datname`, own)
+	if err != nil {
+		return nil, c.conn.Failed(err, "list the databases")
+	}
+	var list []driver.Database
+	var db driver.Database
+	_, err = pgx.ForEachRow(rows, []any{&db.Name, &db.OID}, func() error {
+		if match(db.Name) {
+			list = append(list, db)
+		}
+		return nil
+	})
+	return list, c.conn.Failed(err, "list the databases")
+}
+
+// Busy implements [driver.Cluster]. DROP DATABASE and ALTER DATABASE ... RENAME
+// take AccessExclusiveLock on the row of pg_database before they wait for other
+// connections to leave, CREATE DATABASE ... TEMPLATE takes ShareLock (observed
+// on PostgreSQL 15). A connection attempt takes RowExclusiveLock, so each mode
+// that conflicts with it counts, granted or not.
+func (c *Cluster) Busy(ctx context.Context) ([]string, error) {
+	rows, err := c.conn.Query(ctx, `
+		SELECT DISTINCT d.datname FROM pg_locks l JOIN pg_database d ON d.oid = l.objid
+		WHERE l.locktype = 'object' AND l.classid = 'pg_database'::regclass AND l.database = 0
+		AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+		ORDER BY d.datname`)
+	if err != nil {
+		return nil, c.conn.Failed(err, "look for databases being dropped, renamed or copied")
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return names, c.conn.Failed(err, "look for databases being dropped, renamed or copied")
+}
+
+// Lead implements [driver.Cluster].
+func (c *Cluster) Lead(ctx context.Context, key int64) (driver.Lock, error) {
+	return c.conn.TryLock(ctx, key)
+}
+
+// Unlead implements [driver.Cluster].
+func (c *Cluster) Unlead(ctx context.Context, key int64) error {
+	return c.conn.Unlock(ctx, key)
+}
+
+// Close implements [driver.Cluster].
+func (c *Cluster) Close(ctx context.Context) error {
+	return Wrap(c.conn.Close(ctx), "close the maintenance connection")
+}

@@ -1,0 +1,70 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// IsLost reports whether an error means that the connection, or the server as
+// one that can be written to, is gone: there is no point in another statement.
+// An interrupted statement counts, because pgx gives up the connection with it.
+func IsLost(err error) bool {
+	if err == nil {
+		return false
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return lostState(pgErr)
+	}
+	var netErr net.Error
+	return errors.Is(err, driver.ErrLost) ||
+		errors.Is(err, pgconn.ErrConnClosed) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, net.ErrClosed) || errors.As(err, &netErr)
+}
+
+// lostState classifies what the server itself reported.
+func lostState(err *pgconn.PgError) bool {
+	switch err.Code {
+	case "57P01", // admin_shutdown: also pg_terminate_backend
+		"57P02", // crash_shutdown
+		"57P03", // cannot_connect_now: starting up, shutting down
+		"57P05", // idle_session_timeout
+		"25P03", // idle_in_transaction_session_timeout
+		"25006", // read_only_sql_transaction: demoted to a standby
+		"53300", // too_many_connections
+		"3D000": // invalid_catalog_name: dropped or renamed
+		return true
+	}
+	return strings.HasPrefix(err.Code, "08") ||
+		err.SeverityUnlocalized == "FATAL" || err.SeverityUnlocalized == "PANIC"
+}
+
+// Wrap says what was being done when err happened, and makes it match
+// [driver.ErrLost] when [IsLost] holds. It returns nil for nil.
+func Wrap(err error, doing string) error {
+	switch {
+	case err == nil:
+		return nil
+	case IsLost(err):
+		return lost(err, doing)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// lost wraps an error that ended a connection.
+func lost(err error, doing string) error {
+	if errors.Is(err, driver.ErrLost) {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return fmt.Errorf("%s: %w: %w", doing, driver.ErrLost, err)
+}
