@@ -1,0 +1,113 @@
+# Needs Go, make and a C compiler (for the race detector), nothing else. PostgreSQL
+# is found on the machine, or its binaries are downloaded once. No root, no Docker.
+# `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+GO ?= go
+# The tags that xcaddy builds with: they leave storage back ends out of Caddy's
+# certificate authority that nobody here uses.
+TAGS := nobadger,nomysql,nopgx
+BUILD_FLAGS := -trimpath -ldflags '-s -w' -tags $(TAGS)
+
+GOLANGCI_LINT_VERSION := v2.15.0
+GOVULNCHECK_VERSION := v1.9.0
+# Each version has a directory of its own, so that a new pin is a new build and
+# an old branch finds its own.
+GOLANGCI_LINT_DIR := $(CURDIR)/bin/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
+GOLANGCI_LINT := $(GOLANGCI_LINT_DIR)/golangci-lint
+
+# How long one test binary may take. A whole cold `make test` is meant to stay
+# under ten minutes on two cores, half of which is the compiler.
+TEST_TIMEOUT ?= 8m
+TEST_FLAGS ?=
+PKG ?= ./...
+FUZZTIME ?= 20s
+BENCH ?= .
+KEEP ?=
+
+# What Caddy would put into the home directory stays in the build directory.
+CADDY_ENV := XDG_CONFIG_HOME=$(CURDIR)/bin/xdg XDG_DATA_HOME=$(CURDIR)/bin/xdg
+EXAMPLE := Caddyfile.example
+
+.PHONY: help
+help: ## Show this help
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) \
+		| awk -F ':.*## ' '{ printf "  %-11s %s\n", $$1, $$2 }'
+
+.PHONY: build
+build: ## Build bin/caddy: Caddy with this module, with the flags that xcaddy uses
+	CGO_ENABLED=0 $(GO) build $(BUILD_FLAGS) -o bin/caddy ./cmd/caddy
+
+.PHONY: demo
+demo: build ## Run 2,000 jobs through a real Caddy and PostgreSQL (KEEP=1 leaves it running)
+	@$(GO) build -trimpath -tags $(TAGS) -o bin/demo ./cmd/demo
+	@bin/demo -caddy bin/caddy $(if $(KEEP),-keep)
+
+.PHONY: test
+test: ## Run all tests with the race detector (PKG=./channels TEST_FLAGS='-run X' narrow it)
+	CGO_ENABLED=1 $(GO) test -race -timeout $(TEST_TIMEOUT) -tags $(TAGS) $(TEST_FLAGS) $(PKG)
+
+.PHONY: bench
+bench: ## Run the benchmarks (BENCH=Name narrows them)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 15m -tags $(TAGS) $(PKG)
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (default 20s) each
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -rn1 dirname | sort -u | while read -r dir; do \
+		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go | cut -d' ' -f2); do \
+			echo "== $$dir $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -tags $(TAGS) "$$dir"; \
+		done; \
+	done
+
+.PHONY: lint
+# With the flags of `build`, so that the two share what the compiler has cached.
+lint: $(GOLANGCI_LINT) ## Run the linters of .golangci.yaml
+	CGO_ENABLED=0 GOFLAGS="$${GOFLAGS:-} -trimpath" $(GOLANGCI_LINT) run ./...
+
+.PHONY: fmt
+fmt: $(GOLANGCI_LINT) ## Format the Go code and the example Caddyfile
+	$(GOLANGCI_LINT) fmt ./...
+	@if [ -x bin/caddy ]; then bin/caddy fmt --overwrite $(EXAMPLE); fi
+
+.PHONY: fmt-check
+fmt-check: $(GOLANGCI_LINT) ## Fail if the Go code is not formatted
+	$(GOLANGCI_LINT) fmt --diff ./...
+
+.PHONY: tidy-check
+tidy-check: ## Fail if go.mod or go.sum is not tidy
+	$(GO) mod tidy -diff
+
+.PHONY: example
+example: build ## Fail if the example Caddyfile is not formatted, adaptable and valid
+	bin/caddy fmt --diff $(EXAMPLE) >/dev/null
+	$(CADDY_ENV) bin/caddy adapt --config $(EXAMPLE) --adapter caddyfile >/dev/null
+	$(CADDY_ENV) bin/caddy validate --config $(EXAMPLE) --adapter caddyfile
+	bin/caddy list-modules | grep -x jobrunner
+	bin/caddy list-modules | grep -x jobrunner.drivers.odoo
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities (needs the network; not part of check)
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION) -tags $(TAGS) ./...
+
+.PHONY: check
+check: ## Everything that has to hold: tidy, format, lint, example, demo, tests
+	@$(MAKE) tidy-check
+	@$(MAKE) fmt-check
+	@$(MAKE) lint
+	@$(MAKE) example
+	@$(MAKE) demo
+	@$(MAKE) test
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin
+
+$(GOLANGCI_LINT):
+	GOBIN=$(GOLANGCI_LINT_DIR) $(GO) install \
+		github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)

@@ -1,0 +1,409 @@
+package jobrunner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption("jobrunner", parseGlobalOption)
+}
+
+// parseGlobalOption adds one jobrunner block to the app.
+func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	app := new(App)
+	if previous, ok := existing.(httpcaddyfile.App); ok {
+		if err := json.Unmarshal(previous.Value, app); err != nil {
+			return nil, d.WrapErr(err)
+		}
+	}
+	if err := app.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: "jobrunner", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// UnmarshalCaddyfile adds the runner of one block. Every option may stand once,
+// and all of them may be left out:
+//
+//	jobrunner [<name>] {
+//		postgres          <dsn>
+//		postgres_password <password>
+//		databases         [!]<glob>...
+//		site              <address>
+//		upstream          <address>...
+//		channels          <string>
+//		channel           <name> [<capacity>] {
+//			sequential
+//			throttle <duration>
+//			paused
+//			capacity_default <capacity>
+//			sequential_default
+//		}
+//		driver            <name> {
+//			<options of the driver>
+//		}
+//		discover_interval <duration>
+//		shutdown_timeout  <duration>
+//	}
+//
+// channel may stand any number of times, for different channels.
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	for d.Next() {
+		name := defaultName
+		if d.NextArg() {
+			name = d.Val()
+		}
+		if !runnerNames.MatchString(name) {
+			return d.Errf("invalid runner name %q: it consists of letters, digits, '_', '-' and '.'", name)
+		}
+		if a.Runners[name] != nil {
+			return d.Errf("a second jobrunner block for the runner %q", name)
+		}
+		if d.NextArg() {
+			return d.ArgErr()
+		}
+		r := new(Runner)
+		if err := r.unmarshal(d); err != nil {
+			return err
+		}
+		if a.Runners == nil {
+			a.Runners = make(map[string]*Runner)
+		}
+		a.Runners[name] = r
+	}
+	return nil
+}
+
+// runnerOptions are the options of a block. A parser starts at the option's name.
+var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
+	"postgres":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.Postgres) },
+	"postgres_password": func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.PostgresPassword) },
+	"databases":         (*Runner).parseDatabases,
+	"site":              (*Runner).parseSite,
+	"upstream":          (*Runner).parseUpstreams,
+	"channels":          (*Runner).parseChannels,
+	"channel":           (*Runner).parseChannel,
+	"driver":            (*Runner).parseDriver,
+	"discover_interval": (*Runner).parseDiscoverInterval,
+	"shutdown_timeout":  (*Runner).parseShutdownTimeout,
+}
+
+func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if option == "channel" {
+			delete(seen, option)
+		}
+		if err := checkOption(d, seen, "jobrunner"); err != nil {
+			return err
+		}
+		parse, ok := runnerOptions[option]
+		if !ok {
+			return d.Errf("unrecognized jobrunner option: %s", option)
+		}
+		if seen["site"] && seen["upstream"] {
+			return d.Err("site and upstream exclude each other")
+		}
+		if err := parse(r, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkOption refuses options that stand twice, and braces where there is no
+// block: the parser of the line before has left them over.
+func checkOption(d *caddyfile.Dispenser, seen map[string]bool, block string) error {
+	option := d.Val()
+	if option == "{" || option == "}" {
+		return d.Errf("unexpected %q: this option of %s has no block", option, block)
+	}
+	if seen[option] {
+		return d.Errf("duplicate option of %s: %s", block, option)
+	}
+	seen[option] = true
+	return nil
+}
+
+func parseString(d *caddyfile.Dispenser, to *string) error {
+	option := d.Val()
+	if !d.AllArgs(to) {
+		return d.ArgErr()
+	}
+	if *to == "" {
+		return d.Errf("%s is empty", option)
+	}
+	return nil
+}
+
+func (r *Runner) parseDatabases(d *caddyfile.Dispenser) error {
+	r.Databases = d.RemainingArgs()
+	if len(r.Databases) == 0 {
+		return d.ArgErr()
+	}
+	if _, err := postgres.Patterns(r.Databases); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+func (r *Runner) parseSite(d *caddyfile.Dispenser) error {
+	if err := parseString(d, &r.Site); err != nil {
+		return err
+	}
+	if hasPlaceholder(r.Site) {
+		return nil
+	}
+	if _, err := parseSite(r.Site); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+func (r *Runner) parseUpstreams(d *caddyfile.Dispenser) error {
+	r.Upstreams = d.RemainingArgs()
+	if len(r.Upstreams) == 0 {
+		return d.ArgErr()
+	}
+	for _, address := range r.Upstreams {
+		if hasPlaceholder(address) {
+			continue
+		}
+		if _, err := parseUpstream(address); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	return nil
+}
+
+// hasPlaceholder reports whether only the server knows the value.
+func hasPlaceholder(s string) bool { return strings.Contains(s, "{") }
+
+// parseChannels reads upstream's configuration string into channels. It keeps
+// upstream's meaning, except that a leading "root:0" is refused: there it switches
+// the runner off, while the scheduler takes it as "no limit" (contract.md 2.2, 4).
+func (r *Runner) parseChannels(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.ArgErr()
+	}
+	s := strings.Join(args, " ")
+	if strings.HasPrefix(strings.TrimSpace(s), "root:0") {
+		return d.Errf("channels %q: root:0 is how Odoo is told to start no runner; it would mean no limit here. Remove the jobrunner block to run no jobs, or pause root with: channel root { paused }", s)
+	}
+	cfgs, warnings, err := channels.ParseConfigs(s)
+	if err != nil {
+		return d.WrapErr(err)
+	}
+	for _, w := range warnings {
+		caddy.Log().Named("jobrunner").Warn(w, zap.String("file", d.File()), zap.Int("line", d.Line()))
+	}
+	for _, cfg := range cfgs {
+		if err := cfg.Validate(); err != nil {
+			return d.WrapErr(err)
+		}
+		capacity := cfg.Capacity
+		err := r.addChannel(cfg.Name, &Channel{
+			Capacity:          &capacity,
+			Sequential:        cfg.Sequential,
+			Throttle:          caddy.Duration(cfg.Throttle),
+			Paused:            cfg.Paused,
+			CapacityDefault:   cfg.CapacityDefault,
+			SequentialDefault: cfg.SequentialDefault,
+		})
+		if err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	return nil
+}
+
+// addChannel enters a channel under its full name.
+func (r *Runner) addChannel(name string, c *Channel) error {
+	name = channels.Normalize(name)
+	if r.Channels[name] != nil {
+		return fmt.Errorf("channel %s is configured twice", name)
+	}
+	if r.Channels == nil {
+		r.Channels = make(map[string]*Channel)
+	}
+	r.Channels[name] = c
+	return nil
+}
+
+// parseChannel reads: channel <name> [<capacity>] { <limits> }.
+func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	name := d.Val()
+	if strings.TrimSpace(name) == "" || strings.ContainsAny(name, ",:") {
+		return d.Errf("invalid channel name %q", name)
+	}
+	capacity := 1
+	c := &Channel{Capacity: &capacity}
+	if err := r.addChannel(name, c); err != nil {
+		return d.WrapErr(err)
+	}
+	if d.NextArg() {
+		n, err := parseCapacity(d.Val())
+		if err != nil {
+			return d.Errf("channel %s: %w", name, err)
+		}
+		capacity = n
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if err := checkOption(d, seen, "channel "+name); err != nil {
+			return err
+		}
+		if err := c.parseLimit(d, option); err != nil {
+			return err
+		}
+	}
+	if err := c.config(name).Validate(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// parseLimit reads one line of a channel's block.
+func (c *Channel) parseLimit(d *caddyfile.Dispenser, option string) error {
+	var value string
+	switch option {
+	case "sequential", "paused", "sequential_default":
+		if d.NextArg() {
+			return d.ArgErr()
+		}
+	case "throttle", "capacity_default":
+		if !d.AllArgs(&value) {
+			return d.ArgErr()
+		}
+	default:
+		return d.Errf("unrecognized option of a channel: %s", option)
+	}
+	var err error
+	switch option {
+	case "sequential":
+		c.Sequential = true
+	case "paused":
+		c.Paused = true
+	case "sequential_default":
+		c.SequentialDefault = true
+	case "capacity_default":
+		c.CapacityDefault, err = parseCapacity(value)
+	case "throttle":
+		c.Throttle, err = parseThrottle(value)
+	}
+	if err != nil {
+		return d.WrapErr(fmt.Errorf("%s: %w", option, err))
+	}
+	return nil
+}
+
+// parseCapacity reads the capacity of a typed option. What 0 and negative numbers
+// mean to upstream is in nobody's mind who writes them here, so they are refused.
+func parseCapacity(s string) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return 0, fmt.Errorf("invalid capacity %q: it must be a whole number", s)
+	}
+	if n < 1 {
+		return 0, fmt.Errorf("invalid capacity %d: it must be at least 1; leave the channel out for no limit, or use paused to stop it", n)
+	}
+	return n, nil
+}
+
+// parseThrottle reads a duration; a bare number counts seconds, as in upstream's
+// configuration string.
+func parseThrottle(s string) (caddy.Duration, error) {
+	d, err := caddy.ParseDuration(s)
+	if seconds, atoi := strconv.Atoi(s); atoi == nil {
+		d, err = time.Duration(seconds)*time.Second, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("invalid duration %q: expected seconds or a duration such as 1s", s)
+	}
+	if d <= 0 {
+		return 0, errors.New("the time must be positive")
+	}
+	return caddy.Duration(d), nil
+}
+
+// parseDriver reads: driver <name> { <options of that driver> }.
+func (r *Runner) parseDriver(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	name := d.Val()
+	id := driverNamespace + "." + name
+	if _, err := caddy.GetModule(id); err != nil {
+		return d.Errf("unknown driver %q: no module %s is compiled in", name, id)
+	}
+	unm, err := caddyfile.UnmarshalModule(d, id)
+	if err != nil {
+		return err
+	}
+	r.DriverRaw = caddyconfig.JSONModuleObject(unm, "driver", name, nil)
+	return nil
+}
+
+func (r *Runner) parseDiscoverInterval(d *caddyfile.Dispenser) error {
+	v, err := parseDuration(d)
+	if err != nil {
+		return err
+	}
+	if v <= 0 {
+		return d.Err("discover_interval must be positive")
+	}
+	r.DiscoverInterval = v
+	return nil
+}
+
+func (r *Runner) parseShutdownTimeout(d *caddyfile.Dispenser) error {
+	v, err := parseDuration(d)
+	if err != nil {
+		return err
+	}
+	if v < 0 {
+		return d.Err("shutdown_timeout must not be negative")
+	}
+	r.ShutdownTimeout = &v
+	return nil
+}
+
+// parseDuration reads the one argument of an option.
+func parseDuration(d *caddyfile.Dispenser) (caddy.Duration, error) {
+	var s string
+	option := d.Val()
+	if !d.AllArgs(&s) {
+		return 0, d.ArgErr()
+	}
+	v, err := caddy.ParseDuration(s)
+	if err != nil {
+		return 0, d.Errf("%s: invalid duration %q", option, s)
+	}
+	return caddy.Duration(v), nil
+}
+
+// Interface guard.
+var _ caddyfile.Unmarshaler = (*App)(nil)

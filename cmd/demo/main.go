@@ -1,0 +1,71 @@
+// Command demo shows the whole way of a job, on this machine and without any
+// preparation: it starts PostgreSQL with two databases, two servers that play
+// Odoo, and a real Caddy with this module in front of them; it enqueues jobs,
+// watches them, and ends with a table. The exit status says whether everything
+// held.
+//
+// Usage:
+//
+//	demo [-caddy bin/caddy] [-jobs 2000] [-keep]
+//
+// With -keep everything is left running until Ctrl-C.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	binary := flag.String("caddy", "bin/caddy", "the Caddy `binary` with this module")
+	jobs := flag.Int("jobs", 2000, "the `number` of jobs")
+	keep := flag.Bool("keep", false, "leave everything running until Ctrl-C")
+	flag.Parse()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	held, err := run(ctx, *binary, *jobs, *keep)
+	stop()
+	switch {
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(2)
+	case !held:
+		fmt.Fprintln(os.Stderr, "demo: not everything held, see WRONG above")
+		os.Exit(1)
+	}
+}
+
+// run is the demonstration. It reports whether everything held.
+func run(ctx context.Context, binary string, jobs int, keep bool) (held bool, err error) {
+	if jobs < len(databases)*minimumJobs {
+		return false, fmt.Errorf("at least %d jobs are needed for a bit of everything", len(databases)*minimumJobs)
+	}
+	s, err := open(ctx, binary)
+	defer func() {
+		if closeErr := s.close(); err == nil {
+			err = closeErr
+		}
+	}()
+	if err != nil {
+		return false, err
+	}
+	r, err := s.work(ctx, jobs)
+	if err != nil {
+		return false, err
+	}
+	if r.latencies, err = s.probe(ctx); err != nil {
+		return false, err
+	}
+	if r.public, err = s.caddy.publicStatus(ctx); err != nil {
+		return false, err
+	}
+	held = r.report(os.Stdout)
+	if keep {
+		s.stay(ctx)
+	}
+	return held, nil
+}

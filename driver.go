@@ -1,0 +1,113 @@
+package jobrunner
+
+import (
+	"fmt"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
+)
+
+func init() {
+	caddy.RegisterModule(OdooDriver{})
+}
+
+// OdooDriver runs the jobs of Odoo's `queue_job`, 10.0 to 19.0. Which variant of
+// it a database has is found out, not configured.
+type OdooDriver struct {
+	driver.Driver `json:"-"`
+
+	// The Host header of a job's request, for Odoo servers that choose the
+	// database by host name (`dbfilter`). `{database}` stands for the name of the
+	// job's database, other placeholders are resolved when the configuration is
+	// loaded. Default: the host of the site, or the address of the upstream.
+	Host string `json:"host,omitempty"`
+
+	// User and password for Odoo servers behind HTTP basic authentication.
+	// Default: none.
+	BasicAuth *BasicAuth `json:"basic_auth,omitempty"`
+}
+
+// BasicAuth is a user with a password.
+type BasicAuth struct {
+	// The user. Placeholders are resolved.
+	User string `json:"user"`
+
+	// The password, usually a placeholder such as `{env.RUNJOB_PASSWORD}`.
+	Password string `json:"password"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (OdooDriver) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "jobrunner.drivers.odoo",
+		New: func() caddy.Module { return new(OdooDriver) },
+	}
+}
+
+// Provision resolves the options.
+func (d *OdooDriver) Provision(caddy.Context) error {
+	repl := caddy.NewReplacer()
+	repl.Set("database", "{database}")
+	host, err := repl.ReplaceOrErr(d.Host, true, true)
+	if err != nil {
+		return fmt.Errorf("host: %w", err)
+	}
+	opts := odoo.Options{HostTemplate: host}
+	if d.BasicAuth != nil {
+		if opts.BasicAuthUser, err = resolve("basic_auth user", d.BasicAuth.User); err != nil {
+			return err
+		}
+		if opts.BasicAuthPassword, err = resolve("basic_auth password", d.BasicAuth.Password); err != nil {
+			return err
+		}
+		if opts.BasicAuthUser == "" {
+			return fmt.Errorf("basic_auth needs a user")
+		}
+	}
+	d.Driver = odoo.New(opts)
+	return nil
+}
+
+// UnmarshalCaddyfile reads the options of the driver:
+//
+//	odoo {
+//		host       <template>
+//		basic_auth <user> <password>
+//	}
+func (d *OdooDriver) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
+	disp.Next() // the driver's name
+	if disp.NextArg() {
+		return disp.ArgErr()
+	}
+	seen := make(map[string]bool)
+	for nesting := disp.Nesting(); disp.NextBlock(nesting); {
+		option := disp.Val()
+		if err := checkOption(disp, seen, "driver odoo"); err != nil {
+			return err
+		}
+		switch option {
+		case "host":
+			if !disp.AllArgs(&d.Host) {
+				return disp.ArgErr()
+			}
+		case "basic_auth":
+			d.BasicAuth = new(BasicAuth)
+			if !disp.AllArgs(&d.BasicAuth.User, &d.BasicAuth.Password) {
+				return disp.ArgErr()
+			}
+		default:
+			return disp.Errf("unrecognized option of driver odoo: %s", option)
+		}
+	}
+	return nil
+}
+
+// Interface guards.
+var (
+	_ driver.Driver         = (*OdooDriver)(nil)
+	_ caddy.Provisioner     = (*OdooDriver)(nil)
+	_ caddyfile.Unmarshaler = (*OdooDriver)(nil)
+)

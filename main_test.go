@@ -1,0 +1,202 @@
+package jobrunner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	"github.com/caddyserver/certmagic"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+// run keeps what Caddy writes out of the home directory, and PostgreSQL's
+// variables of the machine out of the tests.
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "jobrunner")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	caddy.ConfigAutosavePath = filepath.Join(dir, "autosave.json")
+	caddy.DefaultStorage = &certmagic.FileStorage{Path: dir}
+	for _, name := range locatingVariables {
+		os.Unsetenv(name)
+	}
+	return m.Run()
+}
+
+// recorder makes fake engines and writes down what happens to them.
+type recorder struct {
+	mu      sync.Mutex
+	events  []string
+	configs map[string]runner.Config // the last one seen, by runner
+	started int
+
+	failNew         error
+	failReconfigure error
+	panicIn         string        // the method that panics
+	hold            chan struct{} // Stop returns when it is closed
+	stops           chan struct{} // gets one element for each Stop that returned
+}
+
+// record puts fake engines into the place of the real ones.
+func record(t *testing.T) *recorder {
+	t.Helper()
+	r := &recorder{configs: make(map[string]runner.Config), stops: make(chan struct{}, 1000)}
+	original := newEngine
+	newEngine = r.new
+	t.Cleanup(func() { newEngine = original })
+	return r
+}
+
+func (r *recorder) new(cfg runner.Config) (engine, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.configs[cfg.Name] = cfg
+	if r.panicIn == "new" {
+		panic("new")
+	}
+	return &fakeEngine{rec: r, cfg: cfg}, r.failNew
+}
+
+// take returns the events since the last call.
+func (r *recorder) take() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	events := r.events
+	r.events = nil
+	return events
+}
+
+func (r *recorder) add(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, fmt.Sprintf(format, args...))
+}
+
+func (r *recorder) set(f func(*recorder)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f(r)
+}
+
+// config returns the last configuration of a runner.
+func (r *recorder) config(name string) runner.Config {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.configs[name]
+}
+
+// fakeEngine writes down what happens to it.
+type fakeEngine struct {
+	rec *recorder
+	cfg runner.Config
+	id  int
+}
+
+// describe shows what the tests change of a configuration.
+func describe(cfg runner.Config) string {
+	s := cfg.Name
+	for _, c := range cfg.Channels {
+		s += fmt.Sprintf(" %s:%d", c.Name, c.Capacity)
+	}
+	return s
+}
+
+func (e *fakeEngine) Start() {
+	e.rec.set(func(r *recorder) {
+		r.started++
+		e.id = r.started
+	})
+	e.rec.add("start %d: %s", e.id, describe(e.cfg))
+	if e.rec.panicIn == "start" {
+		panic("start")
+	}
+}
+
+func (e *fakeEngine) Reconfigure(cfg runner.Config) error {
+	if e.rec.panicIn == "reconfigure" {
+		panic("reconfigure")
+	}
+	if e.rec.failReconfigure != nil {
+		return e.rec.failReconfigure
+	}
+	e.rec.add("reconfigure %d: %s", e.id, describe(cfg))
+	e.rec.set(func(r *recorder) { r.configs[cfg.Name] = cfg })
+	return nil
+}
+
+func (e *fakeEngine) Stop(ctx context.Context) error {
+	how := "at once"
+	if ctx.Err() == nil {
+		how = "waiting"
+	}
+	e.rec.add("stop %d %s", e.id, how)
+	if e.rec.hold != nil {
+		<-e.rec.hold
+	}
+	e.rec.stops <- struct{}{}
+	if e.rec.panicIn == "stop" {
+		panic("stop")
+	}
+	return nil
+}
+
+// adapt turns a Caddyfile into JSON.
+func adapt(t *testing.T, caddyfile string) ([]byte, error) {
+	t.Helper()
+	out, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
+	return out, err
+}
+
+// validate adapts, provisions and validates a Caddyfile with fake engines, and
+// returns what the engines got.
+func validate(t *testing.T, caddyfile string) (map[string]runner.Config, error) {
+	t.Helper()
+	raw, err := adapt(t, caddyfile)
+	require.NoError(t, err)
+	return validateJSON(t, raw)
+}
+
+func validateJSON(t *testing.T, raw []byte) (map[string]runner.Config, error) {
+	t.Helper()
+	rec := record(t)
+	var cfg *caddy.Config
+	require.NoError(t, json.Unmarshal(raw, &cfg))
+	err := caddy.Validate(cfg)
+	_, left := supervisors.References(supervisorKey{})
+	require.False(t, left, "validating leaves nothing behind")
+	require.Empty(t, rec.take(), "validating starts nothing")
+	return rec.configs, err
+}
+
+// upstreamNames returns the names of a runner's upstreams, sorted.
+func upstreamNames(t *testing.T, cfg runner.Config) []string {
+	t.Helper()
+	ups, err := cfg.Targets.Upstreams(t.Context())
+	require.NoError(t, err)
+	var names []string
+	for _, up := range ups {
+		names = append(names, up.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+var errFake = errors.New("fake failure")

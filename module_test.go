@@ -1,0 +1,228 @@
+package jobrunner
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+)
+
+// block makes a Caddyfile of a jobrunner block that lacks nothing but its lines.
+func block(lines string) string {
+	return "{\n\tjobrunner {\n" + lines + "\n\t}\n}\n"
+}
+
+// TestProvision resolves a configuration that uses every option.
+func TestProvision(t *testing.T) {
+	t.Setenv("ODOO_DSN", "postgres://odoo@db.internal:5433/maintenance")
+	t.Setenv("TENANT", "prod")
+	secret := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(secret, []byte("p{a}ss@w/rd\n"), 0o600))
+	cfgs, err := validate(t, block(`
+		postgres {env.ODOO_DSN}
+		postgres_password {file.`+secret+`}
+		databases {env.TENANT}_* !prod_old
+		upstream http://10.0.0.5:8069 10.0.0.6:8069 https://odoo.internal unix//run/odoo.sock
+		channels root:8,mail:2:throttle=3
+		channel invoices {
+			sequential
+			throttle 1500ms
+		}
+		channel reports 4 {
+			paused
+			capacity_default 1
+			sequential_default
+		}
+		driver odoo {
+			host {database}.example.com
+			basic_auth jobrunner {env.TENANT}
+		}
+		discover_interval 1m
+		shutdown_timeout 10s`))
+	require.NoError(t, err)
+	cfg := cfgs["default"]
+	require.Equal(t, "db.internal", cfg.Postgres.Host)
+	require.EqualValues(t, 5433, cfg.Postgres.Port)
+	require.Equal(t, "maintenance", cfg.Postgres.Database)
+	require.Equal(t, "odoo", cfg.Postgres.User)
+	require.Equal(t, "p{a}ss@w/rd", cfg.Postgres.Password)
+	require.Equal(t, []string{"prod_*", "!prod_old"}, cfg.Databases)
+	require.Equal(t, []string{"http://10.0.0.5:8069", "http://10.0.0.6:8069", "https://odoo.internal:443", "unix//run/odoo.sock"}, upstreamNames(t, cfg))
+	require.Equal(t, []channels.Config{
+		{Name: "root", Capacity: 8},
+		{Name: "root.invoices", Capacity: 1, Sequential: true, Throttle: 1500 * time.Millisecond},
+		{Name: "root.mail", Capacity: 2, Throttle: 3 * time.Second},
+		{Name: "root.reports", Capacity: 4, Paused: true, CapacityDefault: 1, SequentialDefault: true},
+	}, cfg.Channels)
+	require.Equal(t, time.Minute, cfg.DiscoverInterval)
+	require.Equal(t, 10*time.Second, cfg.ShutdownTimeout)
+	require.NotNil(t, cfg.Driver)
+	require.NotNil(t, cfg.Exiting)
+}
+
+// TestDefaults: what is left out is filled in, from the environment too.
+func TestDefaults(t *testing.T) {
+	t.Setenv("PGHOST", "db.internal")
+	t.Setenv("PGUSER", "odoo")
+	t.Setenv("PGPASSWORD", "secret")
+	cfgs, err := validate(t, "{\n\tjobrunner\n}\nodoo.example.com {\n\treverse_proxy 10.0.0.5:8069\n}\n")
+	require.NoError(t, err)
+	cfg := cfgs["default"]
+	require.Equal(t, "db.internal", cfg.Postgres.Host)
+	require.Equal(t, "secret", cfg.Postgres.Password)
+	require.Equal(t, maintenanceDatabase, cfg.Postgres.Database)
+	require.Empty(t, cfg.Channels)
+	require.Equal(t, runner.ShutdownTimeoutDefault, cfg.ShutdownTimeout)
+	require.Equal(t, []string{"http://10.0.0.5:8069"}, upstreamNames(t, cfg))
+}
+
+// TestSeveralRunners: each has its own settings.
+func TestSeveralRunners(t *testing.T) {
+	cfgs, err := validate(t, `{
+	jobrunner {
+		postgres host=db1
+		upstream http://a:8069
+	}
+	jobrunner mail-1 {
+		postgres host=db2
+		upstream http://b:8069
+		shutdown_timeout 0
+	}
+}`)
+	require.NoError(t, err)
+	require.Len(t, cfgs, 2)
+	require.Equal(t, "db1", cfgs["default"].Postgres.Host)
+	require.Equal(t, "db2", cfgs["mail-1"].Postgres.Host)
+	require.Equal(t, time.Duration(-1), cfgs["mail-1"].ShutdownTimeout)
+}
+
+// TestProvisionErrors: what only the server can know is an error when it loads
+// the configuration, with the option's name and never with a secret.
+func TestProvisionErrors(t *testing.T) {
+	t.Setenv("BAD_DSN", "postgres://odoo:se/cret@db")
+	const upstream = "\nupstream http://127.0.0.1:1"
+	for name, c := range map[string]struct{ lines, want string }{
+		"no PostgreSQL":        {"upstream http://127.0.0.1:1", "no PostgreSQL configured: set postgres, or one of the variables PGHOST"},
+		"unreadable file":      {"postgres host=db\npostgres_password {file./nonexistent/secret}" + upstream, "postgres_password: evaluated placeholder {file./nonexistent/secret} is empty"},
+		"empty variable":       {"postgres {env.JOBRUNNER_UNSET}" + upstream, "postgres: evaluated placeholder {env.JOBRUNNER_UNSET} is empty"},
+		"unknown placeholder":  {"postgres host=db\ndatabases {nonsense}" + upstream, "databases: unrecognized placeholder {nonsense}"},
+		"bad port":             {"postgres \"host=db port=x\"" + upstream, "postgres: "},
+		"bad secret DSN":       {"postgres {env.BAD_DSN}" + upstream, "details are withheld"},
+		"bad literal password": {"postgres postgres://odoo:se/cret@db" + upstream, "details are withheld"},
+		"bad upstream":         {"postgres host=db\nupstream {env.BAD_DSN}", "unsupported scheme"},
+		"driver placeholder":   {"postgres host=db\ndriver odoo {\nbasic_auth x {env.JOBRUNNER_UNSET}\n}" + upstream, "basic_auth password: evaluated placeholder"},
+		"host placeholder":     {"postgres host=db\ndriver odoo {\nhost {tenant}.example.com\n}" + upstream, "unrecognized placeholder {tenant}"},
+		"no site":              {"postgres host=db", "there is no site whose reverse_proxy could be used"},
+		"same upstream twice":  {"postgres host=db\nupstream http://a a:80", "upstream http://a:80 is named twice"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := validate(t, block(c.lines))
+			require.ErrorContains(t, err, c.want)
+			require.ErrorContains(t, err, "runner default: ")
+			if c.want == "details are withheld" {
+				require.NotContains(t, err.Error(), "cret")
+			}
+		})
+	}
+}
+
+// TestJSONErrors: JSON can say more nonsense than the Caddyfile.
+func TestJSONErrors(t *testing.T) {
+	const good = `"postgres": "host=db", "upstreams": ["http://a"]`
+	for name, c := range map[string]struct{ runner, want string }{
+		"null":                  {`"default": null`, "runner default: it is null"},
+		"name":                  {`"a/b": {` + good + `}`, `runner "a/b": a name consists of`},
+		"site and upstreams":    {`"default": {` + good + `, "site": "x"}`, "site and upstreams exclude each other"},
+		"channel twice":         {`"default": {` + good + `, "channels": {"mail": {}, "root.mail": {}}}`, "channel root.mail is configured twice"},
+		"negative throttle":     {`"default": {` + good + `, "channels": {"mail": {"throttle": -1}}}`, "channel root.mail: throttle must not be negative"},
+		"sequential capacity 2": {`"default": {` + good + `, "channels": {"mail": {"capacity": 2, "sequential": true}}}`, "capacity of 1"},
+		"negative interval":     {`"default": {` + good + `, "discover_interval": -1}`, "discover_interval must not be negative"},
+		"unknown option":        {`"default": {` + good + `, "nope": 1}`, `unknown field "nope"`},
+		"unknown driver":        {`"default": {` + good + `, "driver": {"driver": "nope"}}`, "unknown module: jobrunner.drivers.nope"},
+		"glob":                  {`"default": {` + good + `, "databases": ["["]}`, "databases: database pattern"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := validateJSON(t, config(c.runner, ""))
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+}
+
+// TestUnlimitedAndNever: JSON keeps upstream's meaning of 0 and of negative
+// numbers, so that a configuration string survives being adapted.
+func TestUnlimitedAndNever(t *testing.T) {
+	cfgs, err := validate(t, block("postgres host=db\nupstream http://a\nchannels root:4,mail:0,off:-1,plain"))
+	require.NoError(t, err)
+	require.Equal(t, []channels.Config{
+		{Name: "root", Capacity: 4},
+		{Name: "root.mail", Capacity: 0},
+		{Name: "root.off", Capacity: -1},
+		{Name: "root.plain", Capacity: 1},
+	}, cfgs["default"].Channels)
+
+	cfgs, err = validateJSON(t, config(`"default": {"postgres": "host=db", "upstreams": ["http://a"], "channels": {"root": null, "mail": {}}}`, ""))
+	require.NoError(t, err)
+	require.Equal(t, []channels.Config{{Name: "root.mail", Capacity: 1}, {Name: "root", Capacity: 1}}, cfgs["default"].Channels)
+}
+
+func TestLiteralPassword(t *testing.T) {
+	for dsn, want := range map[string]bool{
+		"postgres://odoo:secret@db/postgres":                       true,
+		"postgresql://odoo:secret@db":                              true,
+		"postgres://odoo@db/postgres":                              false,
+		"postgres://odoo@db:5432/postgres":                         false,
+		"postgres://odoo:se/cret@db":                               true,
+		"postgres://odoo:{env.PW}@db/postgres":                     false,
+		"postgres://odoo:{file./run/secrets/pg}@db":                false,
+		"postgres://odoo@db/postgres?password=secret":              true,
+		"postgres://odoo@db/postgres?sslmode=require&password={x}": false,
+		"host=db user=odoo password=secret":                        true,
+		"host=db user=odoo password = 'se cret'":                   true,
+		"host=db user=odoo password='{env.PW}'":                    false,
+		"host=db user=odoo":                                        false,
+		"{env.DSN}":                                                false,
+		"":                                                         false,
+	} {
+		require.Equal(t, want, literalPassword(dsn), dsn)
+	}
+}
+
+func TestConnectionIdentity(t *testing.T) {
+	identity := func(dsn string) string {
+		r := Runner{Postgres: dsn}
+		pg, err := r.connection(caddy.Log())
+		require.NoError(t, err)
+		return connectionIdentity(pg)
+	}
+	base := identity("host=a,b user=odoo dbname=x")
+	require.Equal(t, base, identity("host=a,b user=odoo dbname=x password=other"))
+	require.Equal(t, base, identity("postgres://odoo@a,b/x"))
+	for _, other := range []string{
+		"host=a user=odoo dbname=x",
+		"host=b,a user=odoo dbname=x",
+		"host=a,b user=odoo dbname=y",
+		"host=a,b user=other dbname=x",
+		"host=a,b user=odoo dbname=x port=5433",
+		"host=a,b user=odoo dbname=x application_name=y",
+	} {
+		require.NotEqual(t, base, identity(other), other)
+	}
+}
+
+// TestCleanupAfterPartialProvision: Caddy cleans up what it could not provision.
+func TestCleanupAfterPartialProvision(t *testing.T) {
+	require.NoError(t, new(App).Cleanup())
+	a := &App{Runners: map[string]*Runner{"default": nil}}
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	defer cancel()
+	require.Error(t, a.Provision(ctx))
+	require.NoError(t, a.Cleanup())
+	require.NoError(t, a.Cleanup())
+	require.Zero(t, references())
+}

@@ -1,0 +1,299 @@
+package jobrunner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// How dynamic upstreams are kept.
+const (
+	// lookupTimeout limits one lookup.
+	lookupTimeout = 5 * time.Second
+	// lookupFresh is how long an answer is used without asking again. Caddy's
+	// sources have a cache of their own behind it, one minute by default.
+	lookupFresh = time.Second
+	// lookupStale is how long the last good answer outlives failing lookups.
+	lookupStale = time.Minute
+)
+
+// targetSet is the upstreams of one runner in one configuration.
+type targetSet interface {
+	runner.Targets
+	// release gives back what the set holds; requests under way go on.
+	release()
+}
+
+// staticTargets is a set that never changes.
+type staticTargets []driver.Upstream
+
+// Upstreams implements [runner.Targets].
+func (s staticTargets) Upstreams(context.Context) ([]driver.Upstream, error) { return s, nil }
+
+func (s staticTargets) release() { closeIdle(s) }
+
+// explicitTargets makes the set of the upstream option.
+func explicitTargets(addresses []string) (targetSet, error) {
+	var set staticTargets
+	seen := make(map[string]bool)
+	for _, address := range addresses {
+		e, err := parseUpstream(address)
+		if err != nil {
+			return nil, err
+		}
+		if seen[e.name()] {
+			return nil, fmt.Errorf("upstream %s is named twice", e.name())
+		}
+		seen[e.name()] = true
+		set = append(set, e.upstream(""))
+	}
+	return set, nil
+}
+
+// siteTargets makes the set of the reverse_proxy that serves a site; of the
+// only one there is when no site is named.
+func siteTargets(ctx caddy.Context, site string, logger *zap.Logger) (targetSet, error) {
+	mod, err := ctx.AppIfConfigured("http")
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return nil, errors.New("there is no site whose reverse_proxy could be used; name the Odoo servers with upstream")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for the site's reverse_proxy: %w", err)
+	}
+	app, ok := mod.(*caddyhttp.App)
+	if !ok {
+		return nil, fmt.Errorf("the http app is a %T", mod)
+	}
+	found, err := findProxy(app, site)
+	if err != nil {
+		return nil, err
+	}
+	if len(found.aliases) > 0 {
+		logger.Info("several hosts share the upstreams; jobs are sent with one of them as Host header, set site or the driver's host for another",
+			zap.String("host", found.hostHeader), zap.Strings("others", found.aliases))
+	}
+	set, err := found.targets(logger)
+	if err != nil {
+		return nil, fmt.Errorf("reverse_proxy %s of %s cannot be used: %w; name the Odoo servers with upstream", poolName(found.proxy), found.url, err)
+	}
+	return set, nil
+}
+
+// targets makes the set of a reverse_proxy.
+func (c *candidate) targets(logger *zap.Logger) (targetSet, error) {
+	d, err := newDialer(c.proxy.Transport)
+	if err != nil {
+		return nil, err
+	}
+	static, err := c.staticUpstreams(d)
+	if err != nil {
+		return nil, err
+	}
+	switch source := c.proxy.DynamicUpstreams.(type) {
+	case nil:
+		return static, nil
+	case *reverseproxy.AUpstreams, *reverseproxy.SRVUpstreams:
+		return &dynamicTargets{
+			source:  source,
+			prepare: c.prepare,
+			build: func(dial string) (driver.Upstream, error) {
+				e, err := d.endpoint(dial)
+				if err != nil {
+					return driver.Upstream{}, err
+				}
+				return e.upstream(c.hostHeader), nil
+			},
+			fallback: static,
+			logger:   logger,
+		}, nil
+	default:
+		return nil, fmt.Errorf("its dynamic upstreams (%T) are neither a nor srv", source)
+	}
+}
+
+// staticUpstreams makes upstreams of the addresses that the proxy dials.
+func (c *candidate) staticUpstreams(d *dialer) (staticTargets, error) {
+	repl := caddy.NewReplacer()
+	var set staticTargets
+	for _, u := range c.proxy.Upstreams {
+		dial, err := repl.ReplaceOrErr(u.Dial, true, true)
+		if err != nil {
+			return nil, fmt.Errorf("address %s: %w", u.Dial, err)
+		}
+		e, err := d.endpoint(dial)
+		if err != nil {
+			return nil, fmt.Errorf("address %s: %w", u.Dial, err)
+		}
+		if d.forwardProxy(e, c.prepare(context.Background())) {
+			return nil, errors.New("its transport goes through a forward proxy")
+		}
+		up := e.upstream(c.hostHeader)
+		up.Available = u.Available
+		up.Load = u.NumRequests
+		set = append(set, up)
+	}
+	return set, nil
+}
+
+// dynamicTargets asks one of Caddy's sources of upstreams. A lookup runs beside
+// the caller, who gets the last answer meanwhile; only the first one is waited for.
+type dynamicTargets struct {
+	source   reverseproxy.UpstreamSource
+	prepare  func(context.Context) *http.Request
+	build    func(dial string) (driver.Upstream, error)
+	fallback staticTargets
+	logger   *zap.Logger
+
+	mu      sync.Mutex
+	current []driver.Upstream
+	err     error
+	asked   time.Time     // when the last lookup ended
+	good    time.Time     // when the last good one did
+	pending chan struct{} // closed when the lookup under way ends; nil without one
+}
+
+// Upstreams implements [runner.Targets].
+func (t *dynamicTargets) Upstreams(ctx context.Context) ([]driver.Upstream, error) {
+	t.mu.Lock()
+	if t.pending == nil && (t.asked.IsZero() || time.Since(t.asked) >= lookupFresh) {
+		t.pending = make(chan struct{})
+		go t.refresh()
+	}
+	pending := t.pending
+	if !t.asked.IsZero() {
+		defer t.mu.Unlock()
+		return t.current, t.err
+	}
+	t.mu.Unlock()
+
+	select {
+	case <-pending:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("looking up the dynamic upstreams: %w", ctx.Err())
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.current, t.err
+}
+
+// refresh looks up once and keeps the outcome.
+func (t *dynamicTargets) refresh() {
+	dials, err := t.lookup()
+
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	t.asked = now
+	close(t.pending)
+	t.pending = nil
+	if err == nil {
+		t.good = now
+		t.replace(dials)
+		return
+	}
+	switch {
+	case len(t.fallback) > 0:
+		t.current, t.err = t.fallback, nil
+	case !t.good.IsZero() && now.Sub(t.good) < lookupStale:
+		t.logger.Warn("looking up the dynamic upstreams failed, using the last answer", zap.Error(err))
+	default:
+		t.current, t.err = nil, err
+	}
+}
+
+// lookup asks the source for addresses.
+func (t *dynamicTargets) lookup() (dials []string, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("looking up the dynamic upstreams: panic: %v", r)
+			t.logger.Error("panic", zap.Any("panic", r), zap.ByteString("stack", debug.Stack()))
+		}
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	ups, err := t.source.GetUpstreams(t.prepare(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("looking up the dynamic upstreams: %w", err)
+	}
+	for _, u := range ups {
+		dials = append(dials, u.Dial)
+	}
+	slices.Sort(dials)
+	return slices.Compact(dials), nil
+}
+
+// replace makes the current set that of the given addresses. Upstreams that
+// stay keep their transport. It is called with the lock held.
+func (t *dynamicTargets) replace(dials []string) {
+	var next []driver.Upstream
+	for _, dial := range dials {
+		up, err := t.build(dial)
+		if err != nil {
+			t.logger.Warn("ignoring a dynamic upstream", zap.String("address", dial), zap.Error(err))
+			continue
+		}
+		if i := slices.IndexFunc(t.current, func(old driver.Upstream) bool { return old.Name == up.Name }); i >= 0 {
+			up = t.current[i]
+		}
+		next = append(next, up)
+	}
+	t.current, t.err = next, nil
+}
+
+func (t *dynamicTargets) release() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	closeIdle(t.current)
+	closeIdle(t.fallback)
+}
+
+// poolKey identifies what a proxy proxies to: the same servers behind two host
+// names are one pool.
+func poolKey(h *reverseproxy.Handler) string {
+	scheme := "http"
+	if t, ok := h.Transport.(*reverseproxy.HTTPTransport); ok && t.TLSEnabled() {
+		scheme = "https"
+	}
+	return scheme + "://" + poolName(h)
+}
+
+// poolName describes the servers of a proxy to its user.
+func poolName(h *reverseproxy.Handler) string {
+	var names []string
+	for _, u := range h.Upstreams {
+		names = append(names, u.Dial)
+	}
+	slices.Sort(names)
+	if h.DynamicUpstreams != nil {
+		names = append(names, dynamicName(h.DynamicUpstreams))
+	}
+	return strings.Join(names, " ")
+}
+
+// dynamicName describes a source of dynamic upstreams.
+func dynamicName(source reverseproxy.UpstreamSource) string {
+	kind := fmt.Sprintf("%T", source)
+	if m, ok := source.(caddy.Module); ok {
+		kind = m.CaddyModule().ID.Name()
+	}
+	config, err := json.Marshal(source)
+	if err != nil {
+		return "dynamic " + kind
+	}
+	return fmt.Sprintf("dynamic %s %s", kind, config)
+}
