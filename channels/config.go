@@ -44,7 +44,12 @@ func (c Config) Validate() error {
 }
 
 func (c Config) limits() limits {
-	return limits{capacity: c.Capacity, throttle: c.Throttle.Microseconds(), sequential: c.Sequential, paused: c.Paused}
+	return limits{
+		capacity:   c.Capacity,
+		throttle:   c.Throttle.Microseconds(),
+		sequential: c.Sequential,
+		paused:     c.Paused,
+	}
 }
 
 func (c Config) defaults() limits {

@@ -291,7 +291,7 @@ func checkInvariants(t require.TestingT, m *Manager) {
 			require.Same(t, r, d.find(r.key().UUID))
 			own[c]++
 			checkPlace(t, r, running)
-			if r.place != inRunning {
+			if r.place != inRunning && r.place != suspended {
 				queued++
 			}
 			return true
@@ -317,7 +317,7 @@ func checkInvariants(t require.TestingT, m *Manager) {
 			dirty++
 		}
 	}
-	require.Zero(t, queued, "every job that does not run is in exactly one heap")
+	require.Zero(t, queued, "every job that waits or failed is in exactly one heap")
 	require.Equal(t, m.timers.len(), timers)
 	require.Equal(t, m.dirt, dirty)
 	require.Equal(t, m.Pending(), dirty > 0)
@@ -335,12 +335,17 @@ func checkPlace(t require.TestingT, r *record, running map[*channel]int) {
 	case r.place == inFailed:
 		require.Equal(t, Failed, r.state)
 		require.Same(t, r, c.failed.items[r.index])
+	case r.place == suspended:
+		require.Equal(t, Pending, r.state)
+		require.True(t, r.home.db.suspended)
 	case r.place == inETAQueue:
 		require.Equal(t, Pending, r.state)
+		require.False(t, r.home.db.suspended)
 		require.NotZero(t, r.eta)
 		require.Same(t, r, c.eta.items[r.index])
 	default:
 		require.Equal(t, Pending, r.state)
+		require.False(t, r.home.db.suspended)
 		for range r.place {
 			running[c]++
 			c = c.parent

@@ -6,13 +6,13 @@
 //
 // The dots in a channel's name are the tree; "root" is its top and may be left
 // out. The configuration sets limits on nodes. Every other channel a job names
-// exists as long as the job does, without limits of its own, so its nearest
-// configured ancestors decide. Changing the configuration therefore never moves a
-// job to another channel.
+// exists as long as the job does, without limits of its own, so its configured
+// ancestors decide. Changing the configuration therefore never moves a job to
+// another channel.
 //
 // Jobs flow from their own channel towards root. In a pass, every channel lets
-// its best jobs pass into the queue of its parent, as far as its own limits allow; what
-// root lets pass is started:
+// its best jobs pass into the queue of its parent, as far as its own limits
+// allow; what root lets pass is started:
 //
 //	      Next                 root      capacity 4
 //	       ^              ┌── queue ──┐
@@ -37,18 +37,20 @@
 // # Limits
 //
 // Capacity is the number of jobs a channel may have let pass and that are not
-// done. 0 is unlimited; a negative one never has room. Jobs found running, after a
-// restart for instance, count even above the capacity. Root has
-// capacity 1 unless it is configured.
+// done. 0 is unlimited; a negative one never has room. Jobs found running, after
+// a restart for instance, count even above the capacity. Root has capacity 1
+// unless it is configured.
 //
 // A throttled channel lets one job pass and then none until the throttle time
-// is over. In front of a full parent this spaces the moves into its queue, not the starts.
+// is over. In front of a full parent this spaces the moves into its queue, not
+// the starts.
 //
 // A sequential channel has capacity 1 and stops at a failed job of its own
 // until that is requeued, done, cancelled or deleted. It also waits for the job
 // with the earliest eta if that would come first without its eta.
 //
-// A paused channel lets nothing pass; jobs of the channels below gather in its queue.
+// A paused channel lets nothing pass; jobs of the channels below gather in its
+// queue.
 //
 // # Use
 //

@@ -80,9 +80,10 @@ type Explanation struct {
 // Explain tells why a job does, or does not, run at the given time, or reports
 // false for a job that is not known. It changes nothing.
 //
-// It describes what the next pass would find. Of jobs that this pass would first bring up from
-// other channels it knows nothing, so while Pending is true an explanation can be too
-// optimistic. Its cost grows with the length of the queues on the way to root.
+// It describes what the next pass would find. Of jobs that this pass would
+// first bring up from other channels it knows nothing, so while Pending is true
+// an explanation can be too optimistic. Its cost grows with the length of the
+// queues on the way to root.
 func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 	r := m.lookup(k)
 	if r == nil {
@@ -145,8 +146,8 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 }
 
 // competitors looks at the jobs in the queue of c whose time has come, r
-// included: how many of them go before r, and which is the best. The job with the
-// earliest eta still to come is next.
+// included: how many of them go before r, and which is the best. The job with
+// the earliest eta still to come is next.
 func (c *channel) competitors(r *record, now int64) (ahead int, best, next *record) {
 	best = r
 	compete := func(o *record) {
@@ -194,13 +195,15 @@ func (e Explanation) String() string {
 		if e.Capacity < 0 {
 			return fmt.Sprintf("%schannel %s has a negative capacity and never runs a job", waits, e.Channel)
 		}
-		return fmt.Sprintf("%schannel %s is full (%d running, capacity %d)%s", waits, e.Channel, e.Running, e.Capacity, behind)
+		return fmt.Sprintf("%schannel %s is full (%d running, capacity %d)%s",
+			waits, e.Channel, e.Running, e.Capacity, behind)
 	case ReasonThrottled:
 		return fmt.Sprintf("%schannel %s is throttled until %s%s", waits, e.Channel, until, behind)
 	case ReasonSequentialFailed:
 		return fmt.Sprintf("%schannel %s is sequential and job %s failed in it%s", waits, e.Channel, e.Blocker, behind)
 	case ReasonSequentialETA:
-		return fmt.Sprintf("%schannel %s is sequential and job %s comes first, whose eta is %s", waits, e.Channel, e.Blocker, until)
+		return fmt.Sprintf("%schannel %s is sequential and job %s comes first, whose eta is %s",
+			waits, e.Channel, e.Blocker, until)
 	case ReasonSuspended:
 		return fmt.Sprintf("%sdatabase %s is not being served", waits, e.Job.DB)
 	case ReasonBehind:

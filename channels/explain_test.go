@@ -81,6 +81,29 @@ func TestExplain(t *testing.T) {
 			want: "job db/job waits: channel root is full (1 running, capacity 1)",
 		},
 		{
+			desc: "eta has come together with another", config: "root:1", reason: ReasonBehind, now: 50,
+			do: func(f *fixture) {
+				f.Set(Job{Key: key("a"), ETA: 50e6}, Pending)
+				f.Set(Job{Key: key("job"), ETA: 50e6, ID: 9}, Pending)
+			},
+			want: "job db/job waits: 1 job goes before it in channel root",
+		},
+		{
+			desc: "sequential, but the next eta comes behind another", config: "root:5,S:1:sequential", now: 1,
+			reason: ReasonBehind,
+			do: func(f *fixture) {
+				f.add("S", "a")
+				f.Set(Job{Key: key("later"), Channel: "S", ETA: 50e6, ID: 50}, Pending)
+				f.Set(Job{Key: key("job"), Channel: "S", ID: 99}, Pending)
+			},
+			want: "job db/job waits: 1 job goes before it in channel root.S",
+		},
+		{
+			desc: "suspended", config: "root:5", reason: ReasonSuspended,
+			do:   func(f *fixture) { f.add("", "job"); f.Suspend("db") },
+			want: "job db/job waits: database db is not being served",
+		},
+		{
 			desc: "sequential, failed", config: "root:5,S:1:sequential", reason: ReasonSequentialFailed,
 			do:   func(f *fixture) { f.add("S", "a", "b", "job"); f.state(Failed, "a", "b"); f.run(1) },
 			want: "job db/job waits: channel root.S is sequential and job db/a failed in it",

@@ -65,6 +65,69 @@ func TestWaitDependencies(t *testing.T) {
 	f.run(2, "b")
 }
 
+// TestDueJobAgain: a job whose eta has come and that is set again waits for
+// its eta again, as upstream's does, until the next pass.
+func TestDueJobAgain(t *testing.T) {
+	t.Parallel()
+	m := NewManager()
+	require.NoError(t, m.Configure([]Config{{Name: "root", Capacity: 2}}))
+	a, b := Job{Key: key("a"), ETA: 5e6}, Job{Key: key("b"), ETA: 5e6, ID: 1}
+	m.Set(a, Pending)
+	m.Set(b, Pending)
+	require.Equal(t, []Key{a.Key}, m.Next(at(6), 1))
+	require.True(t, m.Wakeup().IsZero())
+	require.False(t, m.Sync(b, Pending))
+	require.True(t, m.Set(b, Pending))
+	require.Equal(t, at(5).UTC(), m.Wakeup())
+	require.Equal(t, []Key{b.Key}, m.Next(at(6), 1))
+}
+
+// TestFullChannelKeepsEtas: the end of a throttle pause does not promote jobs
+// of a full channel.
+func TestFullChannelKeepsEtas(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, "root:9,A:1:throttle=5")
+	f.add("A", "a")
+	f.run(1, "a")
+	f.Set(Job{Key: key("b"), Channel: "A", ETA: 3e6}, Pending)
+	f.run(7)
+	f.state(Done, "a")
+	require.Equal(t, at(3).UTC(), f.Wakeup())
+	f.run(7, "b")
+}
+
+func TestSuspend(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, "root:2,A:5")
+	f.Suspend("db")
+	f.add("A", "a", "b", "c", "d")
+	f.run(1)
+	f.dump("root(C:2,Q:0,R:0,F:0)\nroot.A(C:5,Q:0,R:0,F:0)")
+	d, state, _ := f.Lookup(key("d"))
+	require.False(t, f.Set(d, state))
+	f.Resume("db")
+	f.run(1, "a", "b")
+	f.Suspend("db")
+	f.dump("root(C:2,Q:0,R:2,F:0)\nroot.A(C:5,Q:0,R:2,F:0)")
+	f.state(Done, "a")
+	f.Set(Job{Key: Key{DB: "other", UUID: "z"}, ID: 9}, Pending)
+	require.Equal(t, []Key{{DB: "other", UUID: "z"}}, f.Next(at(2), 0))
+	f.Resume("db")
+	f.state(Failed, "b")
+	f.run(3, "c")
+}
+
+// TestBigMapsAreForgotten: an emptied database gives the memory of a burst back.
+func TestBigMapsAreForgotten(t *testing.T) {
+	t.Parallel()
+	m := loaded(t, forgetAbove+1, 1, "root:0")
+	require.Equal(t, forgetAbove+1, m.RemoveWaiting("db"))
+	require.Zero(t, m.dbs["db"].peak)
+	require.Zero(t, m.Len())
+	_, _, ok := m.Lookup(benchJob(0, 1).Key)
+	require.False(t, ok)
+}
+
 // TestSync: Set pulls a job back that waits further up, Sync does not.
 func TestSync(t *testing.T) {
 	t.Parallel()
@@ -115,6 +178,31 @@ func TestSameUUIDInTwoDatabases(t *testing.T) {
 		require.Equal(t, []Key{two}, m.Next(at(1), 0))
 		checkInvariants(t, m)
 	}
+}
+
+// TestOrder: each job precedes the next for one reason more subtle.
+func TestOrder(t *testing.T) {
+	t.Parallel()
+	const low, high = "00000000-0000-4000-8000-000000000001", "f0000000-0000-4000-8000-000000000001"
+	want := []Job{
+		{Key: Key{DB: "b", UUID: "z"}, Priority: -1, Created: 9, ID: 9},
+		{Key: Key{DB: "b", UUID: "y"}, Created: -5, ID: 9}, // NULL is priority 0
+		{Key: Key{DB: "b", UUID: "x"}, Created: 1, ID: 1},
+		{Key: Key{DB: "a", UUID: high}, Created: 1, ID: 2},
+		{Key: Key{DB: "b", UUID: low}, Created: 1, ID: 2},
+		{Key: Key{DB: "b", UUID: high}, Created: 1, ID: 2},
+		{Key: Key{DB: "b", UUID: "0 odd"}, Created: 1, ID: 2},
+		{Key: Key{DB: "b", UUID: "1 odd"}, Created: 1, ID: 2},
+		{Key: Key{DB: "a", UUID: "w"}, Priority: 10},
+	}
+	m := NewManager()
+	require.NoError(t, m.Configure([]Config{{Name: "root"}}))
+	keys := make([]Key, len(want))
+	for i := len(want) - 1; i >= 0; i-- {
+		m.Set(want[i], Pending)
+		keys[i] = want[i].Key
+	}
+	require.Equal(t, keys, m.Next(at(1), 0))
 }
 
 func TestJobs(t *testing.T) {

@@ -86,7 +86,8 @@ func (m *Manager) Remove(k Key) bool {
 	return true
 }
 
-// RemoveDB forgets all jobs of a database and returns their number.
+// RemoveDB forgets a database with all its jobs and returns their number. A
+// suspension ends with it.
 func (m *Manager) RemoveDB(db string) int {
 	n := m.removeIf(db, func(*record) bool { return true })
 	delete(m.dbs, db)

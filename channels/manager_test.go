@@ -27,6 +27,8 @@ func TestManagerIsTheReference(t *testing.T) {
 			"next":          s.next,
 			"remove":        s.remove,
 			"remove some":   s.removeSome,
+			"suspend":       s.suspend,
+			"resume":        s.resume,
 			"snapshot":      s.snapshot,
 		})
 	})
@@ -39,8 +41,10 @@ type comparison struct {
 }
 
 var (
-	drawDB      = rapid.SampledFrom([]string{"one", "two"})
-	drawState   = rapid.SampledFrom([]State{Pending, Pending, Pending, Enqueued, Started, Done, Cancelled, Failed, WaitDependencies, Unknown})
+	drawDB    = rapid.SampledFrom([]string{"one", "two"})
+	drawState = rapid.SampledFrom([]State{
+		Pending, Pending, Pending, Enqueued, Started, Done, Cancelled, Failed, WaitDependencies, Unknown,
+	})
 	drawChannel = rapid.SampledFrom([]string{
 		"", "root", "A", "root.A", "A.x", "A.x.z", "A.auto", "B", "S", "S.k", "auto.deep.er", "auto",
 	})
@@ -136,10 +140,23 @@ func (s *comparison) removeSome(t *rapid.T) {
 		}
 	}
 	if all {
+		delete(s.ref.suspended, db)
 		require.Equal(t, removed, s.m.RemoveDB(db))
 	} else {
 		require.Equal(t, removed, s.m.RemoveWaiting(db))
 	}
+}
+
+func (s *comparison) suspend(t *rapid.T) {
+	db := drawDB.Draw(t, "db")
+	s.m.Suspend(db)
+	s.ref.suspend(db, true)
+}
+
+func (s *comparison) resume(t *rapid.T) {
+	db := drawDB.Draw(t, "db")
+	s.m.Resume(db)
+	s.ref.suspend(db, false)
 }
 
 // snapshot syncs some of the jobs: the others are stale.
@@ -191,6 +208,7 @@ func (s *comparison) checkExplanation(t *rapid.T, k Key, state State) {
 	require.NotEmpty(t, e.String())
 	require.Equal(t, state.Running(), e.Reason == ReasonRunning)
 	require.Equal(t, state == Failed, e.Reason == ReasonFailed)
+	require.Equal(t, state == Pending && s.ref.suspended[k.DB], e.Reason == ReasonSuspended)
 	wake := s.m.Wakeup()
 	if !s.m.Pending() && (wake.IsZero() || wake.After(time.Unix(s.now, 0))) {
 		require.NotEqual(t, ReasonReady, e.Reason, e.String())

@@ -25,9 +25,10 @@ type record struct {
 	odd      bool  // its uuid is not canonical, see database.oddNames
 }
 
-// place says where a job is: nowhere because its database is suspended, running, among the failed jobs of its own
-// channel, among those of its own channel that wait for their eta, or in the
-// ready queue of the channel that many levels above its own.
+// place says where a job is: running, among the failed jobs of its own
+// channel, among those of its own channel that wait for their eta, nowhere
+// because its database is suspended, or in the ready queue of the channel that
+// many levels above its own.
 type place uint8
 
 const (
@@ -56,12 +57,11 @@ type database struct {
 	jobs  map[uuid]*record
 	homes map[string]*home
 	// Uuids that are not canonical are rare (hand-made rows), but they are jobs.
-	odd      map[string]*record
-	oddNames map[*record]string
-	sync     uint8 // the current synchronization, see BeginSync
-	// suspended is true between Suspend and Resume.
-	suspended bool
-	peak      int // most entries jobs has had
+	odd       map[string]*record
+	oddNames  map[*record]string
+	sync      uint8 // the current synchronization, see BeginSync
+	suspended bool  // between Suspend and Resume
+	peak      int   // most entries jobs has had
 }
 
 func newDatabase(name string) *database {

@@ -11,8 +11,9 @@ import (
 // reference is contract.md 2 written down as directly as possible, and slow:
 // recursion over the whole tree, sets and sorting. It is what Manager is compared with.
 type reference struct {
-	root *refChannel
-	jobs map[Key]*refJob
+	root      *refChannel
+	jobs      map[Key]*refJob
+	suspended map[string]bool
 }
 
 type refJob struct {
@@ -35,7 +36,7 @@ type refChannel struct {
 }
 
 func newReference() *reference {
-	return &reference{root: newRefChannel(nil, "root"), jobs: map[Key]*refJob{}}
+	return &reference{root: newRefChannel(nil, "root"), jobs: map[Key]*refJob{}, suspended: map[string]bool{}}
 }
 
 func newRefChannel(parent *refChannel, name string) *refChannel {
@@ -50,7 +51,7 @@ func newRefChannel(parent *refChannel, name string) *refChannel {
 func (c *refChannel) wanted(cfg *Config) limits {
 	switch {
 	case cfg != nil:
-		return limits{capacity: cfg.Capacity, throttle: cfg.Throttle.Microseconds(), sequential: cfg.Sequential, paused: cfg.Paused}
+		return limits{cfg.Capacity, cfg.Throttle.Microseconds(), cfg.Sequential, cfg.Paused}
 	case c.parent == nil:
 		return limits{capacity: 1}
 	default:
@@ -145,10 +146,24 @@ func (m *reference) set(j Job, s State) {
 		for ; c != nil; c = c.parent {
 			c.running[old] = true
 		}
+	case m.suspended[j.DB]:
+		m.removeEverywhere(old)
 	case !c.queue[old]:
 		m.removeEverywhere(old)
 		old.due = false
 		c.queue[old] = true
+	}
+}
+
+func (m *reference) suspend(db string, suspended bool) {
+	if m.suspended[db] == suspended {
+		return
+	}
+	m.suspended[db] = suspended
+	for k, j := range m.jobs {
+		if k.DB == db && j.state == Pending {
+			m.set(j.Job, Pending)
+		}
 	}
 }
 
@@ -169,7 +184,8 @@ func refOrder(a, b *refJob) int {
 			odd = -1
 		}
 	}
-	return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Created, b.Created), cmp.Compare(a.ID, b.ID),
+	return cmp.Or(
+		cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Created, b.Created), cmp.Compare(a.ID, b.ID),
 		cmp.Compare(a.DB, b.DB), odd, cmp.Compare(a.UUID, b.UUID))
 }
 
@@ -290,8 +306,8 @@ func (m *reference) configure(cfgs []Config) error {
 			c.pausedUntil += wanted.throttle - old.throttle
 		}
 		c.limits = wanted
-		if wanted.paused && !old.paused || wanted.sequential && !old.sequential || wanted.throttle > old.throttle ||
-			wanted.capacity != 0 && len(c.running) > wanted.capacity {
+		if wanted.paused && !old.paused || wanted.sequential && !old.sequential ||
+			wanted.throttle > old.throttle || wanted.capacity != 0 && len(c.running) > wanted.capacity {
 			strict = append(strict, c)
 		}
 	}

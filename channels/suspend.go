@@ -4,7 +4,8 @@ package channels
 // are remembered, but nothing starts them, and they are in nobody's way.
 // Running jobs keep their places and failed ones stay failed; what Set brings
 // meanwhile is remembered like the rest. It is for a database that is being
-// loaded or is out of reach. It costs O(n log n) for n jobs of the database.
+// loaded or is out of reach. No Status counts them. It costs O(n log n) for n
+// jobs of the database.
 func (m *Manager) Suspend(db string) {
 	d := m.database(db)
 	if d.suspended {
