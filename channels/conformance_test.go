@@ -296,7 +296,7 @@ func checkInvariants(t require.TestingT, m *Manager) {
 			}
 			return true
 		})
-		require.Equal(t, len(d.odd), len(d.oddNames))
+		require.Len(t, d.oddNames, len(d.odd))
 		for _, h := range d.homes {
 			require.Equal(t, h.jobs, homes[h])
 			require.Positive(t, h.jobs)

@@ -246,7 +246,7 @@ func TestEndlessName(t *testing.T) {
 	f.state(Done, "a")
 	f.run(2, "b")
 	// Root, the levels below it, and at the lowest one a second channel.
-	require.Equal(t, 1+maxDepth+1, len(f.Channels()))
+	require.Len(t, f.Channels(), 1+maxDepth+1)
 	f.RemoveDB("db")
 	f.dump("root(C:2,Q:0,R:0,F:0)\nroot.x(C:1,Q:0,R:0,F:0)")
 }

@@ -189,7 +189,7 @@ func (r *record) nameBefore(o *record) bool {
 type readyOrder struct{}
 
 func (readyOrder) before(a, b *record) bool   { return a.before(b) }
-func (readyOrder) moved(r *record, index int) { r.index = int32(index) }
+func (readyOrder) moved(r *record, index int) { r.index = int32(index) } //nolint:gosec // memory ends before int32 does
 
 // etaOrder is the order of jobs that wait for their eta.
 type etaOrder struct{}
@@ -200,7 +200,7 @@ func (etaOrder) before(a, b *record) bool {
 	}
 	return a.before(b)
 }
-func (etaOrder) moved(r *record, index int) { r.index = int32(index) }
+func (etaOrder) moved(r *record, index int) { r.index = int32(index) } //nolint:gosec // as above
 
 // uuid is a canonical uuid in a quarter of the space of its text.
 type uuid [16]byte

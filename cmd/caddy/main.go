@@ -3,9 +3,10 @@
 package main
 
 import (
+	_ "time/tzdata"
+
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
-	_ "time/tzdata"
 
 	_ "github.com/caddy-jobrunner/caddy-jobrunner"
 )

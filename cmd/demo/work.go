@@ -13,7 +13,7 @@ import (
 
 const (
 	// workTimeout bounds the time until all jobs have ended.
-	workTimeout = 45 * time.Second
+	workTimeout = 90 * time.Second
 	// settleTimeout bounds the time until the last ends are visible in the rows.
 	settleTimeout = 5 * time.Second
 	drawInterval  = 100 * time.Millisecond
