@@ -96,6 +96,15 @@ func (r *recorder) set(f func(*recorder)) {
 	f(r)
 }
 
+// panics panics if it has been told to in this method.
+func (r *recorder) panics(method string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.panicIn == method {
+		panic(method)
+	}
+}
+
 // config returns the last configuration of a runner.
 func (r *recorder) config(name string) runner.Config {
 	r.mu.Lock()
@@ -125,21 +134,21 @@ func (e *fakeEngine) Start() {
 		e.id = r.started
 	})
 	e.rec.add("start %d: %s", e.id, describe(e.cfg))
-	if e.rec.panicIn == "start" {
-		panic("start")
-	}
+	e.rec.panics("start")
 }
 
 func (e *fakeEngine) Reconfigure(cfg runner.Config) error {
-	if e.rec.panicIn == "reconfigure" {
-		panic("reconfigure")
+	e.rec.panics("reconfigure")
+	var err error
+	e.rec.set(func(r *recorder) {
+		if err = r.failReconfigure; err == nil {
+			r.configs[cfg.Name] = cfg
+		}
+	})
+	if err == nil {
+		e.rec.add("reconfigure %d: %s", e.id, describe(cfg))
 	}
-	if e.rec.failReconfigure != nil {
-		return e.rec.failReconfigure
-	}
-	e.rec.add("reconfigure %d: %s", e.id, describe(cfg))
-	e.rec.set(func(r *recorder) { r.configs[cfg.Name] = cfg })
-	return nil
+	return err
 }
 
 func (e *fakeEngine) Stop(ctx context.Context) error {
@@ -152,9 +161,7 @@ func (e *fakeEngine) Stop(ctx context.Context) error {
 		<-e.rec.hold
 	}
 	e.rec.stops <- struct{}{}
-	if e.rec.panicIn == "stop" {
-		panic("stop")
-	}
+	e.rec.panics("stop")
 	return nil
 }
 

@@ -188,26 +188,28 @@ func TestEngineFailures(t *testing.T) {
 	require.NoError(t, load(config(one("a", dsnA, 1)+","+one("b", dsnA, 1), "")))
 	require.Len(t, rec.take(), 2)
 
-	rec.failReconfigure = errFake
+	fail := func(err error, panicIn string) {
+		rec.set(func(r *recorder) { r.failReconfigure, r.panicIn = err, panicIn })
+	}
+	fail(errFake, "")
 	require.NoError(t, load(config(one("a", dsnA, 2)+","+one("b", dsnA, 2), "")))
-	rec.failReconfigure, rec.panicIn = nil, "reconfigure"
+	fail(nil, "reconfigure")
 	require.NoError(t, load(config(one("a", dsnA, 2)+","+one("b", dsnA, 2), "")))
-	rec.panicIn = ""
+	fail(nil, "")
 	require.Empty(t, rec.take(), "both go on as they were")
 
 	require.NoError(t, load(config(one("a", dsnA, 3)+","+one("b", dsnA, 3), "")))
 	require.Equal(t, []string{"reconfigure 1: a root:3", "reconfigure 2: b root:3"}, rec.take())
 
-	rec.panicIn = "start"
+	fail(nil, "start")
 	require.NoError(t, load(config(one("a", dsnB, 3)+","+one("b", dsnA, 4), "")))
-	rec.panicIn = "stop"
+	fail(nil, "stop")
 	rec.wait(1)
 	require.ElementsMatch(t, []string{"stop 1 at once", "start 3: a root:3", "reconfigure 2: b root:4"}, rec.take())
 
 	require.NoError(t, load(config("", "")))
 	rec.wait(2)
 	require.ElementsMatch(t, []string{"stop 3 at once", "stop 2 at once"}, rec.take())
-	rec.panicIn = ""
 }
 
 // TestNewEngineFailsOnActivation: the engine accepted its configuration when it
@@ -219,11 +221,11 @@ func TestNewEngineFailsOnActivation(t *testing.T) {
 	sup := value.(*supervisor)
 	first, second := fakeGeneration("one"), fakeGeneration("another")
 	sup.push(first)
-	rec.panicIn = "new"
+	rec.set(func(r *recorder) { r.panicIn = "new" })
 	sup.push(second)
 	sup.release(first)
 	require.Equal(t, []string{"start 1: default"}, rec.take(), "the old engine goes on")
-	rec.panicIn = ""
+	rec.set(func(r *recorder) { r.panicIn = "" })
 	sup.release(second)
 	rec.wait(1)
 	require.Equal(t, []string{"stop 1 at once"}, rec.take())

@@ -34,6 +34,7 @@ type channel struct {
 
 	limits
 	configured bool
+	stopped    bool   // held back by Pause
 	defaults   limits // of children that are not configured
 
 	ready       heap[*record, readyOrder]
@@ -86,7 +87,7 @@ func (c *channel) unconfigured() limits {
 
 // hasCapacity is contract.md 2.2 and 2.4.
 func (c *channel) hasCapacity() bool {
-	if c.paused || c.sequential && c.failed.len() > 0 {
+	if c.paused || c.stopped || c.sequential && c.failed.len() > 0 {
 		return false
 	}
 	return c.capacity == 0 || c.running < c.capacity
@@ -146,7 +147,9 @@ func (m *Manager) channel(name string) *channel {
 		if child := c.children[segment]; child != nil {
 			return child
 		}
-		return newChannel(c, segment)
+		child := newChannel(c, segment)
+		_, child.stopped = m.stopped[child.name]
+		return child
 	})
 }
 

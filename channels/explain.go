@@ -19,7 +19,7 @@ const (
 	ReasonReady
 	// ReasonETA: its eta has not come (Until).
 	ReasonETA
-	// ReasonPaused: the channel is paused by configuration.
+	// ReasonPaused: the channel is paused, by configuration or by Pause.
 	ReasonPaused
 	// ReasonChannelFull: the channel has no place (Capacity, Running).
 	ReasonChannelFull
@@ -71,8 +71,10 @@ type Explanation struct {
 	Until time.Time
 	// Blocker is the one other job that has to go first, if there is one.
 	Blocker Key
-	// Ahead is the number of jobs in Channel that go before this one.
-	Ahead int
+	// Ahead is the number of jobs in Channel that go before this one. AtLeast is
+	// set when there are so many that they have not all been counted.
+	Ahead   int
+	AtLeast bool
 	// Capacity and Running are those of Channel. See Status.
 	Capacity, Running int
 }
@@ -82,8 +84,8 @@ type Explanation struct {
 //
 // It describes what the next pass would find. Of jobs that this pass would
 // first bring up from other channels it knows nothing, so while Pending is true
-// an explanation can be too optimistic. Its cost grows with the length of the
-// queues on the way to root.
+// an explanation can be too optimistic. Its cost grows with the number of jobs
+// that go before this one, up to a limit.
 func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 	r := m.lookup(k)
 	if r == nil {
@@ -119,9 +121,9 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 	e.Channel, e.Capacity, e.Running = c.name, c.capacity, c.running
 	var best, next *record
-	e.Ahead, best, next = c.competitors(r, now)
+	e.Ahead, e.AtLeast, best, next = c.competitors(r, now)
 	switch {
-	case c.paused:
+	case c.paused, c.stopped:
 		e.Reason = ReasonPaused
 	case c.sequential && c.failed.len() > 0:
 		e.Reason = ReasonSequentialFailed
@@ -147,9 +149,11 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 
 // competitors looks at the jobs in the queue of c whose time has come, r
 // included: how many of them go before r, and which is the best. The job with
-// the earliest eta still to come is next.
-func (c *channel) competitors(r *record, now int64) (ahead int, best, next *record) {
+// the earliest eta still to come is next. What sorts after r need not be looked
+// at, and there is a limit for the rest (atLeast).
+func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, best, next *record) {
 	best = r
+	budget := explainLimit
 	compete := func(o *record) {
 		if o.before(r) {
 			ahead++
@@ -158,17 +162,43 @@ func (c *channel) competitors(r *record, now int64) (ahead int, best, next *reco
 			best = o
 		}
 	}
-	for _, o := range c.ready.items {
+	explore(c.ready.items, &budget, func(o *record) bool {
 		compete(o)
-	}
-	for _, o := range c.eta.items {
+		return o.before(r)
+	})
+	explore(c.eta.items, &budget, func(o *record) bool {
 		if o.eta <= now {
 			compete(o)
-		} else if next == nil || (etaOrder{}).before(o, next) {
+			return true
+		}
+		if next == nil || (etaOrder{}).before(o, next) {
 			next = o
 		}
+		return false
+	})
+	return ahead, budget == 0, best, next
+}
+
+// explainLimit bounds the jobs that one look at a queue visits, so that a queue
+// of a million does not keep its owner.
+const explainLimit = 10000
+
+// explore visits the items of a binary heap from the top, as many as the budget
+// allows, and goes below those for which visit returns true.
+func explore(items []*record, budget *int, visit func(*record) bool) {
+	if len(items) == 0 {
+		return
 	}
-	return ahead, best, next
+	for open := []int{0}; len(open) > 0 && *budget > 0; *budget-- {
+		i := open[0]
+		open = open[1:]
+		if !visit(items[i]) {
+			continue
+		}
+		for child := 2*i + 1; child <= 2*i+2 && child < len(items); child++ {
+			open = append(open, child)
+		}
+	}
 }
 
 // String returns the explanation in one sentence for a person.
@@ -177,7 +207,7 @@ func (e Explanation) String() string {
 	waits := job + " waits: "
 	behind := ""
 	if e.Ahead > 0 {
-		behind = fmt.Sprintf(", and %s before it", count(e.Ahead, "job goes", "jobs go"))
+		behind = fmt.Sprintf(", and %s before it", e.ahead())
 	}
 	until := e.Until.Format(time.RFC3339Nano)
 	switch e.Reason {
@@ -207,10 +237,18 @@ func (e Explanation) String() string {
 	case ReasonSuspended:
 		return fmt.Sprintf("%sdatabase %s is not being served", waits, e.Job.DB)
 	case ReasonBehind:
-		return fmt.Sprintf("%s%s before it in channel %s", waits, count(e.Ahead, "job goes", "jobs go"), e.Channel)
+		return fmt.Sprintf("%s%s before it in channel %s", waits, e.ahead(), e.Channel)
 	default:
 		return job + ": " + e.Reason.String()
 	}
+}
+
+func (e Explanation) ahead() string {
+	s := count(e.Ahead, "job goes", "jobs go")
+	if e.AtLeast {
+		return "at least " + s
+	}
+	return s
 }
 
 func count(n int, one, many string) string {

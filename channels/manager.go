@@ -13,8 +13,9 @@ type Manager struct {
 	jobs       int
 	configured map[*channel]struct{}
 	timers     heap[*channel, timerOrder]
-	dirty      [][]*channel // by depth: the channels that can yield
-	dirt       int          // how many these are
+	stopped    map[string]struct{} // the channels that Pause holds back, by full name
+	dirty      [][]*channel        // by depth: the channels that can yield
+	dirt       int                 // how many these are
 }
 
 // NewManager returns a Manager without jobs and with the one channel "root",
@@ -24,6 +25,7 @@ func NewManager() *Manager {
 		root:       newChannel(nil, rootName),
 		dbs:        make(map[string]*database),
 		configured: make(map[*channel]struct{}),
+		stopped:    make(map[string]struct{}),
 	}
 }
 
@@ -197,6 +199,8 @@ func (m *Manager) replace(r *record, j *Job, s State) {
 func (m *Manager) transition(r *record, s State) bool {
 	old := r.state
 	if s.Running() && r.place == inRunning {
+		r.home.count(r.state, -1)
+		r.home.count(s, 1)
 		r.state = s
 		return s != old
 	}
@@ -264,6 +268,7 @@ func (m *Manager) put(r *record, s State) {
 	own := r.home.channel
 	top := own
 	r.state = s
+	r.home.count(s, 1)
 	switch {
 	case s.Running():
 		r.place = inRunning
@@ -291,6 +296,7 @@ func (m *Manager) put(r *record, s State) {
 func (m *Manager) take(r *record) {
 	own := r.home.channel
 	top := own
+	r.home.count(r.state, -1)
 	switch {
 	case r.place == inRunning:
 		for c := own; c != nil; c = c.parent {

@@ -83,6 +83,8 @@ func (m *Manager) start(now int64, limit int) []Key {
 	for m.root.canYield() && (limit <= 0 || len(keys) < limit) {
 		r := m.root.yield(now)
 		r.place = inRunning
+		r.home.count(r.state, -1)
+		r.home.count(Enqueued, 1)
 		r.state = Enqueued
 		keys = append(keys, r.key())
 	}

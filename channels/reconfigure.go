@@ -92,12 +92,18 @@ func (m *Manager) relimit(c *channel, cfg Config, changed map[*channel]limits) {
 // wait further up.
 func (m *Manager) recall(changed map[*channel]limits) {
 	strict := make(map[*channel]struct{})
-	above := make(map[*channel]struct{})
 	for c, old := range changed {
-		if c.running == 0 || !c.stricter(old) {
-			continue
+		if c.running != 0 && c.stricter(old) {
+			strict[c] = struct{}{}
 		}
-		strict[c] = struct{}{}
+	}
+	m.callBack(strict)
+}
+
+// callBack does that for all jobs that one of the channels has let pass.
+func (m *Manager) callBack(strict map[*channel]struct{}) {
+	above := make(map[*channel]struct{})
+	for c := range strict {
 		for p := c.parent; p != nil; p = p.parent {
 			above[p] = struct{}{}
 		}

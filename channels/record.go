@@ -49,6 +49,7 @@ type home struct {
 	channel *channel
 	name    string // as in the rows
 	jobs    int
+	states  [len(stateNames)]int // how many of them are in which state
 }
 
 // database holds the jobs of one database.

@@ -19,7 +19,8 @@ type Status struct {
 	Capacity   int
 	Sequential bool
 	Throttle   time.Duration
-	Paused     bool
+	// Paused is set by configuration, Stopped by [Manager.Pause].
+	Paused, Stopped bool
 	// Queued is the number of jobs that wait here, for a place or for their
 	// eta. Jobs of channels below that have come up to this one are among them.
 	Queued int
@@ -62,6 +63,7 @@ func (c *channel) status() Status {
 		Sequential: c.sequential,
 		Throttle:   time.Duration(c.throttle) * time.Microsecond,
 		Paused:     c.paused,
+		Stopped:    c.stopped,
 		Queued:     c.ready.len() + c.eta.len(),
 		Running:    c.running,
 		Failed:     c.failed.len(),

@@ -58,6 +58,10 @@ type Config struct {
 	// process. Default: one of its own.
 	Exchanges *Exchanges
 
+	// Events is told everything that happens. It is called from the engine's loop
+	// and must not block. Default: nobody is told.
+	Events func(Event)
+
 	// Exiting reports that the process is about to end, so that nothing new is
 	// started although nobody has called Stop yet (caddy.md 1.2). Default: never.
 	Exiting func() bool

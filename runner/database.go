@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// strikesLimit is how many requests in a row may end without their jobs
-	// having been run before the whole database is held back.
+	// strikesLimit is how many different jobs in a row may not have been run by
+	// their requests before the whole database is held back.
 	strikesLimit = 3
 	// holdFirst and holdLimit bound the time a database is held back.
 	holdFirst = time.Second
@@ -36,32 +36,45 @@ type database struct {
 	// connection lives.
 	known bool
 
-	// strikes counts requests that ended without running their job, in a row.
-	strikes   int
-	heldUntil time.Time
+	// struck are the last different jobs whose requests ended without running
+	// them, with no other request in between, and holds counts how often the
+	// database was held back for that.
+	struck []string
+	holds  int
+	// claimsLost counts connections in a row that were lost while claiming.
+	claimsLost int
+	heldUntil  time.Time
+	heldWhy    string
+	// complaint is what was logged last about the connection.
+	complaint string
 	yielding  bool
+	// pause is set while somebody has paused the database.
+	pause *Pause
 	// repairs collects the jobs that the present snapshot changed.
 	repairs []string
 }
 
 // serving reports whether jobs of the database may be claimed.
 func (db *database) serving() bool {
-	return db.known && db.heldUntil.IsZero()
+	return db.known && db.heldUntil.IsZero() && db.pause == nil
 }
 
 // leading implements overseer.
 func (e *engine) leading(yes bool, holder string) {
 	e.mail.post(func() {
 		was, before := e.leader, e.leaderDetail
-		e.leader, e.leaderDetail = yes, holder
+		e.leader, e.leaderDetail, e.leaderKnown = yes, holder, yes || holder != ""
 		switch {
 		case yes && !was:
 			e.log().Info("leading this runner", zap.String("runner", e.config().Name))
+			e.emit(Event{Kind: EventLeaderChanged, Detail: leadingDetail})
 		case !yes && holder != "" && (was || before != holder):
 			e.log().Info("master election lost: could not acquire master runner lock, standing by",
 				zap.String("runner", e.config().Name), zap.String("holder", holder))
+			e.emit(Event{Kind: EventLeaderChanged, Detail: holder})
 		}
 		if !yes && holder != "" {
+			e.settledIn, e.settleBy = false, time.Time{}
 			e.dropDatabases(func(*database) bool { return true })
 		}
 	})
@@ -77,7 +90,10 @@ func (e *engine) unreachable(err error) {
 			e.log().Error("maintenance connection lost, starting no jobs until it is back",
 				zap.String("runner", e.config().Name), zap.Error(err))
 		}
-		e.leader, e.leaderDetail = false, detail
+		if e.leader {
+			e.emit(Event{Kind: EventLeaderChanged, Detail: detail})
+		}
+		e.leader, e.leaderDetail, e.leaderKnown = false, detail, false
 	})
 }
 
@@ -92,6 +108,9 @@ func (e *engine) discovered(dbs []driver.Database) {
 			if e.databases[d.Name] == nil {
 				e.addDatabase(d)
 			}
+		}
+		if e.settleBy.IsZero() {
+			e.settleBy = time.Now().Add(settleWait)
 		}
 	})
 }
@@ -118,7 +137,7 @@ func (e *engine) busy(names []string) {
 }
 
 func (e *engine) addDatabase(d driver.Database) {
-	db := &database{Database: d}
+	db := &database{Database: d, pause: e.controls.pause(d.Name, "")}
 	e.databases[d.Name] = db
 	e.tree.Suspend(d.Name)
 	e.startSession(db)
@@ -134,7 +153,9 @@ func (e *engine) dropDatabases(which func(*database) bool) {
 		e.stopSession(db)
 		delete(e.databases, name)
 		delete(e.held, db)
-		e.forget(name)
+		if e.forget(name); !e.anyJob(name) {
+			e.tree.RemoveDB(name)
+		}
 		e.log().Info("database is not served any more", zap.String("database", name))
 	}
 }
@@ -153,6 +174,13 @@ func (e *engine) forget(name string) {
 		delete(e.delays, key)
 		e.tree.Remove(key)
 	}
+}
+
+func (e *engine) anyJob(name string) bool {
+	for range e.tree.Jobs(name) {
+		return true
+	}
+	return false
 }
 
 func (e *engine) startSession(db *database) {
@@ -179,8 +207,10 @@ func (e *engine) stopSession(db *database) {
 }
 
 // lose takes the jobs of a database out of the queues. Running ones keep their
-// places; what was being claimed is found by the next snapshot.
-func (e *engine) lose(db *database) {
+// places. What was being claimed has not been sent, so its places are free for
+// other databases; how the claim ended is found by the next snapshot. It returns
+// how many these were.
+func (e *engine) lose(db *database) (claiming int) {
 	db.known = false
 	e.tree.Suspend(db.Name)
 	for key, t := range e.tasks {
@@ -188,12 +218,17 @@ func (e *engine) lose(db *database) {
 			continue
 		}
 		switch t.phase {
-		case phaseClaiming, phaseUnclaiming, phaseAsked:
+		case phaseClaiming:
+			claiming++
+			delete(e.tasks, key)
+			e.requeue(key)
+		case phaseUnclaiming, phaseAsked:
 			t.phase = phaseWatched
 			t.since = time.Now()
 		case phaseOpen, phaseWatched:
 		}
 	}
+	return claiming
 }
 
 // setState logs transitions only.
@@ -205,15 +240,20 @@ func (e *engine) setState(db *database, state DatabaseState, detail string) {
 		return // a further attempt is no news
 	}
 	db.state, db.detail = state, detail
+	e.noteState(db)
 	fields := []zap.Field{zap.String("database", db.Name), zap.String("detail", detail)}
 	switch state {
 	case DatabaseUnreachable:
-		e.log().Warn("database cannot be reached", fields...)
+		if db.complaint != detail {
+			e.log().Warn("database cannot be reached", fields...)
+		}
+		db.complaint = detail
 	case DatabaseUnhealthy:
 		e.log().Error("database cannot be served: "+detail, fields[0])
 	case DatabaseStandby:
 		e.log().Info("master election lost: could not acquire master runner lock on "+db.Name, fields...)
 	case DatabaseReady:
+		db.complaint = ""
 		e.log().Info("queue job runner ready for db "+db.Name, fields[0])
 	case DatabaseConnecting, DatabaseUndetected, DatabaseLoading, DatabaseHeld, DatabaseYielding:
 		e.log().Debug("database is "+state.String(), fields...)
@@ -252,7 +292,11 @@ func (e *engine) fingerprinted(s *session, fp driver.Fingerprint) {
 // sessionLost implements listener.
 func (e *engine) sessionLost(s *session, err error) {
 	e.postFor(s, func(db *database) {
-		e.lose(db)
+		if e.lose(db) > 0 && db.heldUntil.IsZero() {
+			// Its turn would come again and again at the expense of others.
+			e.hold(db, db.claimsLost, "the last jobs could not be claimed")
+			db.claimsLost++
+		}
 		detail := "stopped"
 		if err != nil {
 			detail = err.Error()
@@ -272,8 +316,8 @@ func (e *engine) syncBegin(s *session) {
 	})
 }
 
-// syncRows implements listener. It returns when the engine has taken the rows
-// but one chunk, so that a large snapshot does not fill the mailbox.
+// syncRows implements listener. It returns when the engine has taken the rows,
+// so that a large snapshot does not fill the mailbox.
 func (e *engine) syncRows(ctx context.Context, s *session, rows []driver.Row) {
 	taken := make(chan struct{})
 	if !e.mail.post(func() {
@@ -297,10 +341,11 @@ func (e *engine) syncRows(ctx context.Context, s *session, rows []driver.Row) {
 func (e *engine) syncEnd(s *session, told map[string]struct{}) {
 	e.postFor(s, func(db *database) {
 		for _, key := range e.tree.Stale(db.Name) {
-			if e.applyGone(key, 0) {
+			if e.applyGone(key) {
 				db.repairs = append(db.repairs, key.UUID)
 			}
 		}
+		e.emit(Event{Kind: EventResynced, Database: db.Name, Count: len(db.repairs)})
 		if db.known {
 			e.reportRepairs(db, told)
 			return
@@ -318,6 +363,7 @@ func (e *engine) reportRepairs(db *database, told map[string]struct{}) {
 	})
 	db.repairs = nil
 	if len(missed) > 0 {
+		e.emit(Event{Kind: EventResyncRepaired, Database: db.Name, Count: len(missed)})
 		e.log().Warn("a full read repaired what no notification had told", zap.String("database", db.Name),
 			zap.Int("jobs", len(missed)), zap.String("first", missed[0]))
 	}
@@ -327,10 +373,10 @@ func (e *engine) reportRepairs(db *database, told map[string]struct{}) {
 func (e *engine) makeReady(db *database) {
 	db.known, db.repairs = true, nil
 	if db.heldUntil.IsZero() {
-		e.tree.Resume(db.Name)
+		e.resume(db)
 		e.setState(db, DatabaseReady, "")
 	} else {
-		e.setState(db, DatabaseHeld, db.detail)
+		e.setState(db, DatabaseHeld, db.heldWhy)
 	}
 	if e.allReady() {
 		e.log().Info("database connections ready", zap.Int("databases", e.countReady()))
@@ -347,6 +393,16 @@ func (e *engine) allReady() bool {
 	return true
 }
 
+// settling reports whether some database may still tell of jobs that run.
+func (e *engine) settling() bool {
+	for _, db := range e.databases {
+		if db.state == DatabaseConnecting || db.state == DatabaseLoading || db.state == DatabaseStandby {
+			return true
+		}
+	}
+	return false
+}
+
 func (e *engine) countReady() (n int) {
 	for _, db := range e.databases {
 		if db.state == DatabaseReady {
@@ -357,21 +413,31 @@ func (e *engine) countReady() (n int) {
 }
 
 // strike counts a request that ended without its job having been run. When that
-// happens to one job after the other, the reason is not the jobs: the database
-// is held back for a while.
-func (e *engine) strike(db *database) {
-	db.strikes++
-	if db.strikes < strikesLimit || !db.heldUntil.IsZero() {
+// happens to different jobs one after the other, the reason is not the jobs: the
+// database is held back for a while.
+func (e *engine) strike(db *database, uuid string) {
+	db.struck = append(slices.DeleteFunc(db.struck, func(s string) bool { return s == uuid }), uuid)
+	if len(db.struck) > strikesLimit {
+		db.struck = slices.Delete(db.struck, 0, 1)
+	}
+	if len(db.struck) < strikesLimit || !db.heldUntil.IsZero() {
 		return
 	}
-	hold := backoff{first: holdFirst, limit: holdLimit, attempts: db.strikes - strikesLimit}
-	d := hold.next()
-	db.heldUntil = time.Now().Add(d)
+	e.hold(db, db.holds, "Odoo answered without running the last jobs")
+	db.holds++
+}
+
+// hold keeps the jobs of a database back for a while that grows with the number
+// of times that this has been necessary.
+func (e *engine) hold(db *database, times int, why string) {
+	pause := backoff{first: holdFirst, limit: holdLimit, attempts: times}
+	d := pause.next()
+	db.heldUntil, db.heldWhy = time.Now().Add(d), why
 	e.held[db] = struct{}{}
 	e.tree.Suspend(db.Name)
-	e.setState(db, DatabaseHeld, "Odoo answered without running the last jobs")
-	e.log().Warn("Odoo answers but does not run the jobs of a database, holding them back",
-		zap.String("database", db.Name), zap.Duration("for", d))
+	e.setState(db, DatabaseHeld, why)
+	e.log().Warn("holding back the jobs of a database", zap.String("database", db.Name),
+		zap.String("reason", why), zap.Duration("for", d))
 }
 
 // unhold lets the jobs of a held database run again.
@@ -379,7 +445,7 @@ func (e *engine) unhold(db *database) {
 	db.heldUntil = time.Time{}
 	delete(e.held, db)
 	if db.known {
-		e.tree.Resume(db.Name)
+		e.resume(db)
 		e.setState(db, DatabaseReady, "")
 	}
 }

@@ -25,6 +25,9 @@ func clusterName(cfg Config) string {
 // claimed implements listener.
 func (e *engine) claimed(s *session, got []driver.Task, rows []driver.Row, gone []string) {
 	e.postFor(s, func(db *database) {
+		if len(got) > 0 {
+			e.emit(Event{Kind: EventClaimed, Database: db.Name, Count: len(got)})
+		}
 		for _, attempt := range got {
 			e.claimGot(db, attempt)
 		}
@@ -54,11 +57,12 @@ func (e *engine) claimGot(db *database, attempt driver.Task) {
 		}
 	}
 	t.attempt = attempt
+	db.claimsLost = 0
 	if !scheduled || e.stopping || e.config().Exiting() {
 		e.unclaim(attempt.Key, t)
 		return
 	}
-	e.dispatch(db, attempt.Key, t)
+	e.dispatch(attempt.Key, t)
 }
 
 // claimMissed gives back the place of a job that was not claimed. A row that is
@@ -78,7 +82,7 @@ func (e *engine) claimMissed(row *driver.Row) {
 		row.State = channels.Done // nothing will run it; a change of state will notify
 	}
 	if row.State == channels.Pending {
-		row.ETA = max(row.ETA, e.delay(row.Key, skipFirst, skipLimit).UnixMicro())
+		e.delay(row.Key, skipFirst, skipLimit)
 	}
 	t.row = row
 	e.settle(row.Key, t)
@@ -86,7 +90,7 @@ func (e *engine) claimMissed(row *driver.Row) {
 
 // dispatch sends a claimed task to the best upstream that has not refused it.
 // When there is none, the job goes back, for it certainly was not delivered.
-func (e *engine) dispatch(db *database, key channels.Key, t *task) {
+func (e *engine) dispatch(key channels.Key, t *task) {
 	up, ok := e.pool.pick(t.tried)
 	if !ok {
 		e.unclaim(key, t)
@@ -96,6 +100,10 @@ func (e *engine) dispatch(db *database, key channels.Key, t *task) {
 	cfg.Logger.Info("asking Odoo to run job "+key.UUID+" on db "+key.DB, zap.String("upstream", up.Name))
 	t.phase = phaseOpen
 	t.row, t.gone, t.settledAt = nil, false, time.Time{}
+	if t.attempt.ID == "" {
+		t.attempt.ID = newTaskID()
+	}
+	e.noteDispatch(key, t, up.Name)
 	id := exchangeID{cluster: clusterName(cfg), key: key}
 	t.exchange = cfg.Exchanges.start(cfg.Driver, id, up, t.attempt, e.log, e.exchangeEnded)
 }
@@ -111,25 +119,28 @@ func (e *engine) answered(x *exchange, result driver.Result) {
 	key := x.id.key
 	t := e.tasks[key]
 	if t == nil || t.exchange != x {
-		e.checkDrained()
 		return
 	}
 	t.exchange = nil
 	t.result = &result
+	e.noteAnswer(key, t, result)
 	e.logResult(x, result)
 	db := e.databases[key.DB]
 	switch {
+	case db == nil:
+		// Not served any more; should it come back, its rows are read anew.
+		t.gone = true
+		e.settle(key, t)
 	case t.settled():
 		e.settle(key, t)
-	case result.Outcome == driver.NotSent && t.attempt.Enqueued != 0 && db != nil && !e.stopping:
+	case result.Outcome == driver.NotSent && t.attempt.Enqueued != 0 && !e.stopping:
 		t.tried = append(t.tried, x.upstream.Name)
-		e.dispatch(db, key, t)
+		e.dispatch(key, t)
 	case result.Outcome == driver.NotSent && t.attempt.Enqueued != 0:
 		e.unclaim(key, t)
 	default:
 		e.ask(db, key, t)
 	}
-	e.checkDrained()
 }
 
 // logResult reports an exchange that did not end with an answer of Odoo.

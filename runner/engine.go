@@ -3,8 +3,6 @@ package runner
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +25,10 @@ const (
 	// passLimit bounds the jobs that one scheduling pass starts, so that a
 	// large pass does not keep the loop from its other work.
 	passLimit = 1000
+	// settleWait bounds how long a new leader starts nothing because some of its
+	// databases have not told yet what runs there: those jobs occupy places.
+	// Databases that the former leader lets go take that long (lockInterval).
+	settleWait = 5 * time.Second
 )
 
 // engine is the loop that owns the channel tree and the tasks. All its methods
@@ -45,14 +47,24 @@ type engine struct {
 	tasks     map[channels.Key]*task
 	// held are the databases that are held back, all of which are in databases.
 	held map[*database]struct{}
-	// delays counts, by job, attempts in a row that came to nothing.
-	delays map[channels.Key]int
+	// delays holds jobs whose last attempts came to nothing.
+	delays map[channels.Key]delay
 
 	leader       bool
 	leaderDetail string
-	stopping     bool
-	scanAt       time.Time
-	targetsAt    time.Time
+	// leaderKnown is true when it is known who leads, be it another process.
+	leaderKnown bool
+	// controls are what operators have ordered; pausedAll is the one that
+	// concerns everything.
+	controls  Controls
+	pausedAll *Pause
+	// settledIn is true once the leader knows what runs in its databases, or has
+	// waited for that until settleBy, which is zero before it knows its databases.
+	settledIn bool
+	settleBy  time.Time
+	stopping  bool
+	scanAt    time.Time
+	targetsAt time.Time
 	// asking is true while the upstreams are being looked up.
 	asking bool
 	// quiet is closed when the engine is stopping and no statement is under
@@ -74,6 +86,9 @@ func (e *engine) loop() {
 		if e.ctx.Err() != nil {
 			return
 		}
+		if e.stopping {
+			e.checkDrained()
+		}
 		now := time.Now()
 		e.tick(now)
 		e.pass(now)
@@ -92,10 +107,14 @@ func (e *engine) tick(now time.Time) {
 		e.targetsAt = now.Add(targetsInterval)
 		e.refreshTargets(now)
 	}
+	e.expirePauses(now)
 	for db := range e.held {
 		if !now.Before(db.heldUntil) {
 			e.unhold(db)
 		}
+	}
+	if !e.settledIn && !e.settleBy.IsZero() {
+		e.settledIn = !now.Before(e.settleBy) || !e.settling()
 	}
 	if !now.Before(e.scanAt) {
 		e.scanAt = now.Add(jitter(scanInterval))
@@ -109,8 +128,14 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	if len(e.tasks) > 0 {
 		next = earliest(next, e.scanAt)
 	}
+	if until := e.controls.expiry(); !until.IsZero() {
+		next = earliest(next, until)
+	}
 	for db := range e.held {
 		next = earliest(next, db.heldUntil)
+	}
+	if !e.settledIn && !e.settleBy.IsZero() {
+		next = earliest(next, e.settleBy)
 	}
 	if !e.dispatchable() {
 		return next
@@ -126,7 +151,7 @@ func (e *engine) nextTick(now time.Time) time.Time {
 
 // dispatchable reports whether jobs may be started at all.
 func (e *engine) dispatchable() bool {
-	return e.leader && !e.stopping && !e.config().Exiting() && e.pool.usable()
+	return e.leader && e.settledIn && !e.stopping && e.pausedAll == nil && !e.config().Exiting() && e.pool.usable()
 }
 
 // pass asks the scheduler what to start now and sends it off to be claimed.
@@ -203,29 +228,4 @@ func (e *engine) configure(cfg Config) error {
 	e.targetsAt = time.Time{}
 	e.maint.rediscover()
 	return nil
-}
-
-// status describes what the engine is doing.
-func (e *engine) status() Status {
-	st := Status{
-		Leader: e.leader, LeaderDetail: e.leaderDetail,
-		Upstreams: e.pool.status(), Channels: e.tree.Channels(),
-	}
-	for _, name := range slices.Sorted(maps.Keys(e.databases)) {
-		db := e.databases[name]
-		st.Databases = append(st.Databases, DatabaseStatus{
-			Name: name, State: db.state, Detail: db.detail, Fingerprint: db.fingerprint,
-		})
-	}
-	for _, t := range e.tasks {
-		switch t.phase {
-		case phaseClaiming:
-			st.Claiming++
-		case phaseOpen:
-			st.Open++
-		case phaseUnclaiming, phaseAsked, phaseWatched:
-			st.Watched++
-		}
-	}
-	return st
 }

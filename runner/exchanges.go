@@ -3,7 +3,6 @@ package runner
 import (
 	"context"
 	"sync"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -30,13 +29,15 @@ type exchangeID struct {
 // exchange is one open request.
 type exchange struct {
 	id       exchangeID
+	attempt  driver.Task
 	upstream driver.Upstream
-	since    time.Time
 	cancel   context.CancelFunc
 
 	mu     sync.Mutex // guards the following
 	result *driver.Result
-	ended  func(*exchange, driver.Result)
+	// ended are told the result: whoever started it and whoever attached later.
+	// Some of them may have ended themselves meanwhile.
+	ended []func(*exchange, driver.Result)
 }
 
 // NewExchanges returns an empty register.
@@ -59,12 +60,13 @@ func (r *Exchanges) lookup(id exchangeID) *exchange {
 }
 
 // start runs a task on an upstream in a goroutine of its own. When the exchange
-// is over, ended is called from there, or whoever attached last.
+// is over, ended is called from there, and so is whoever has attached.
 func (r *Exchanges) start(d driver.Driver, id exchangeID, up driver.Upstream, t driver.Task, log func() *zap.Logger, ended func(*exchange, driver.Result)) *exchange {
 	// No deadline: the request lasts as long as the job. It does not end with
 	// the runner either, because a job cannot be called back.
 	ctx, cancel := context.WithCancel(context.Background())
-	x := &exchange{id: id, upstream: up, since: time.Now(), cancel: cancel, ended: ended}
+	x := &exchange{id: id, attempt: t, upstream: up, cancel: cancel}
+	x.ended = append(x.ended, ended)
 	r.mu.Lock()
 	r.open[id] = x
 	r.mu.Unlock()
@@ -82,20 +84,22 @@ func (r *Exchanges) start(d driver.Driver, id exchangeID, up driver.Upstream, t 
 	return x
 }
 
-// finish records the result and tells the present owner.
+// finish records the result and tells everybody.
 func (x *exchange) finish(result driver.Result) {
 	x.mu.Lock()
 	x.result = &result
 	ended := x.ended
 	x.mu.Unlock()
-	ended(x, result)
+	for _, tell := range ended {
+		tell(x, result)
+	}
 }
 
-// attach makes ended the one to be told. An exchange that is over already tells
-// at once.
+// attach adds ended to those who are told. An exchange that is over already
+// tells at once.
 func (x *exchange) attach(ended func(*exchange, driver.Result)) {
 	x.mu.Lock()
-	x.ended = ended
+	x.ended = append(x.ended, ended)
 	result := x.result
 	x.mu.Unlock()
 	if result != nil {

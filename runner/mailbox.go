@@ -7,6 +7,8 @@ import "sync"
 type mailbox struct {
 	// signal holds one token while letters wait.
 	signal chan struct{}
+	// gone is closed by close.
+	gone chan struct{}
 
 	mu      sync.Mutex // guards the following
 	letters []func()
@@ -14,7 +16,7 @@ type mailbox struct {
 }
 
 func newMailbox() *mailbox {
-	return &mailbox{signal: make(chan struct{}, 1)}
+	return &mailbox{signal: make(chan struct{}, 1), gone: make(chan struct{})}
 }
 
 // post leaves a closure to be run by the consumer. It reports false, and drops
@@ -42,12 +44,12 @@ func (m *mailbox) take() []func() {
 	return letters
 }
 
-// close makes every later post fail and returns what was left.
-func (m *mailbox) close() []func() {
+// close drops what was left and makes every later post fail.
+func (m *mailbox) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.closed = true
-	letters := m.letters
-	m.letters = nil
-	return letters
+	if !m.closed {
+		m.closed, m.letters = true, nil
+		close(m.gone)
+	}
 }

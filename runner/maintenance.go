@@ -47,6 +47,9 @@ type maintenance struct {
 	cluster driver.Cluster
 	lead    bool
 	busyNow []string
+	// looked is set once busyNow has been reported on this connection and in
+	// this term of leadership.
+	looked bool
 }
 
 func newMaintenance(config func() Config, out overseer) *maintenance {
@@ -99,7 +102,7 @@ func (m *maintenance) serve(ctx context.Context, pause *backoff) error {
 	defer func() {
 		_ = within(context.WithoutCancel(ctx), closeTimeout, m.cluster.Close)
 	}()
-	m.lead, m.busyNow = false, nil
+	m.lead, m.looked = false, false
 	key := leaderKey(cfg)
 	var leadAt, discoverAt, busyAt time.Time
 	for {
@@ -111,10 +114,13 @@ func (m *maintenance) serve(ctx context.Context, pause *backoff) error {
 			key, leadAt = k, time.Time{}
 		}
 		if !now.Before(leadAt) {
+			led := m.lead
 			if err := m.tryLead(ctx, key); err != nil {
 				return err
 			}
-			pause.reset()
+			if m.lead && !led {
+				discoverAt, busyAt, m.looked = time.Time{}, time.Time{}, false
+			}
 			leadAt = now.Add(jitter(leadInterval))
 		}
 		if m.lead && !now.Before(discoverAt) {
@@ -129,6 +135,7 @@ func (m *maintenance) serve(ctx context.Context, pause *backoff) error {
 			}
 			busyAt = now.Add(busyInterval)
 		}
+		pause.reset()
 		next := leadAt
 		if m.lead {
 			next = earliest(leadAt, discoverAt, busyAt)
@@ -175,6 +182,9 @@ func (m *maintenance) tryLead(ctx context.Context, key int64) error {
 		return fmt.Errorf("take the leader lock: %w", err)
 	}
 	m.lead = l.Held
+	if !l.Held && l.Holder == "" {
+		l.Holder = "somebody unknown"
+	}
 	m.out.leading(l.Held, l.Holder)
 	return nil
 }
@@ -216,12 +226,14 @@ func (m *maintenance) lookOut(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look for databases in use: %w", err)
 	}
-	if slices.Equal(names, m.busyNow) {
+	if m.looked && slices.Equal(names, m.busyNow) {
 		return nil
 	}
-	m.busyNow = names
+	if m.looked {
+		m.rediscover()
+	}
+	m.busyNow, m.looked = names, true
 	m.out.busy(names)
-	m.rediscover()
 	return nil
 }
 

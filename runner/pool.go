@@ -33,11 +33,15 @@ type pool struct {
 	config func() Config
 	// changed is called after an upstream came up or went down.
 	changed func()
+	// report, if not nil, is told of it. It must not block.
+	report func(Event)
 
 	mu     sync.Mutex // guards the following
 	states map[string]*upstreamState
 	order  []string
 	turn   int
+	// drained are the upstreams that get no new tasks.
+	drained map[string]Drain
 }
 
 // upstreamState is what is known of one upstream.
@@ -92,7 +96,7 @@ func (p *pool) usable() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, name := range p.order {
-		if p.states[name].up {
+		if p.states[name].up && !p.isDrained(name) {
 			return true
 		}
 	}
@@ -111,7 +115,7 @@ func (p *pool) pick(tried []string) (driver.Upstream, bool) {
 	n := len(p.order)
 	for i := range n {
 		s := p.states[p.order[(p.turn+i)%n]]
-		if !s.up || slices.Contains(tried, s.Name) {
+		if !s.up || p.isDrained(s.Name) || slices.Contains(tried, s.Name) {
 			continue
 		}
 		rank := s.rank()
@@ -195,6 +199,7 @@ func (p *pool) markDown(s *upstreamState, err error) bool {
 	}
 	if was {
 		p.config().Logger.Warn("upstream is down", zap.String("upstream", s.Name), zap.String("reason", s.reason))
+		p.tell(Event{Kind: EventUpstreamUnhealthy, Upstream: s.Name, Detail: s.reason})
 	}
 	return was
 }
@@ -279,32 +284,17 @@ func (p *pool) checked(name string, err error) bool {
 	if changed {
 		if err == nil {
 			p.config().Logger.Info("upstream is up", zap.String("upstream", name))
+			p.tell(Event{Kind: EventUpstreamUp, Upstream: name})
 		}
 		p.changed()
 	}
 	return err == nil
 }
 
-// UpstreamStatus is what [Runner.Status] says about an upstream.
-type UpstreamStatus struct {
-	Name string
-	Up   bool
-	// Reason says why it is not up.
-	Reason string
-	// InFlight is the number of our own requests there.
-	InFlight int
-}
-
-// status lists the upstreams in configuration order.
-func (p *pool) status() []UpstreamStatus {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := make([]UpstreamStatus, 0, len(p.order))
-	for _, name := range p.order {
-		s := p.states[name]
-		out = append(out, UpstreamStatus{Name: name, Up: s.up, Reason: s.reason, InFlight: s.inFlight})
+func (p *pool) tell(ev Event) {
+	if p.report != nil {
+		p.report(ev)
 	}
-	return out
 }
 
 // sleep waits for d or the end of ctx; it reports whether d passed.

@@ -9,13 +9,13 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// deadLooks is how many inspections in a row must find nobody running a task
-// before it is rescued: one may fall between a worker's two transactions.
-const deadLooks = 2
+// deadApart is how far two inspections in a row must lie apart that find nobody
+// running a task before it is rescued: one may fall between a worker's two
+// transactions. It is less than the least time between two scans.
+const deadApart = 3 * time.Second
 
 // scan looks after tasks that run without a request of ours: where lock rows
-// exist, the database tells who is dead; elsewhere only what this process has
-// seen itself counts.
+// exist, the database tells who is dead; elsewhere only that nobody starts them.
 func (e *engine) scan(now time.Time) {
 	inspects := make(map[*database][]string)
 	for key, t := range e.tasks {
@@ -38,19 +38,23 @@ func (e *engine) scan(now time.Time) {
 		e.judgeAlone(key, t, now)
 	}
 	for db, uuids := range inspects {
-		db.session.order(func(o *orders) { o.inspects = append(o.inspects, uuids...) })
+		// Instead of, not in addition to, what a slow session has not looked at.
+		db.session.order(func(o *orders) { o.inspects = uuids })
 	}
 }
 
-// judgeAlone decides without lock rows: a job of ours that is still enqueued
-// some time after its request broke was not started by that request. A started
-// one is never touched (contract.md 3.4).
+// judgeAlone decides without lock rows: a job that nobody has started some time
+// after its request broke, or after it was found, goes back (peers.md 3.5);
+// should a request for it be left in a backlog, Odoo's own check of the state
+// decides. A started job is never touched (contract.md 3.4).
 func (e *engine) judgeAlone(key channels.Key, t *task, now time.Time) {
-	ours := t.row != nil && t.row.State == channels.Enqueued &&
-		t.attempt.Enqueued != 0 && t.row.Enqueued == t.attempt.Enqueued
-	if ours && t.result != nil && now.Sub(t.since) >= lostGrace {
-		e.unclaim(key, t)
+	if t.row == nil || t.row.State != channels.Enqueued || t.row.Enqueued == 0 || now.Sub(t.since) < lostGrace {
+		return
 	}
+	if t.attempt.Enqueued != t.row.Enqueued {
+		t.attempt = driver.Task{Key: key, Enqueued: t.row.Enqueued}
+	}
+	e.unclaim(key, t)
 }
 
 // inspected implements listener.
@@ -64,15 +68,17 @@ func (e *engine) inspected(s *session, found []driver.Liveness) {
 				continue
 			}
 			if l.Gone {
-				e.applyGone(l.Row.Key, 0)
+				e.applyGone(l.Row.Key)
 				continue
 			}
 			if l.Verdict != driver.Dead {
-				t.dead = 0
+				t.deadSince = time.Time{}
 				e.applyRow(&l.Row, 0, e.tree.Set)
 				continue
 			}
-			if t.dead++; t.dead >= deadLooks {
+			if t.deadSince.IsZero() {
+				t.deadSince = time.Now()
+			} else if time.Since(t.deadSince) >= deadApart {
 				dead = append(dead, *l)
 			}
 		}
@@ -88,6 +94,16 @@ func (e *engine) rescued(s *session, rows []driver.Row) {
 		for i := range rows {
 			e.log().Warn("Re-queued dead job with uuid: "+rows[i].UUID, zap.String("database", db.Name),
 				zap.Stringer("state", rows[i].State), zap.Int32("retry", rows[i].Retry))
+			t := e.tasks[rows[i].Key]
+			if t != nil {
+				t.trail.rescued = true
+			}
+			if t != nil && t.phase == phaseWatched && t.result != nil && t.row != nil &&
+				t.row.State == channels.Enqueued && rows[i].State == channels.Pending {
+				// Delivered, and not even started.
+				e.putBack(db, &rows[i], t)
+				continue
+			}
 			e.applyRow(&rows[i], 0, e.tree.Set)
 		}
 	})

@@ -30,6 +30,11 @@ type Runner struct {
 	wg     sync.WaitGroup
 	start  sync.Once
 	engine atomic.Pointer[engine]
+
+	// controls are what operators have ordered last.
+	controls atomic.Pointer[Controls]
+	// desks bounds the connections that operators cause, each a token.
+	desks chan struct{}
 }
 
 // New checks a configuration. It opens nothing and starts nothing.
@@ -38,8 +43,9 @@ func New(cfg Config) (*Runner, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	r := &Runner{}
+	r := &Runner{desks: make(chan struct{}, desksLimit)}
 	r.cfg.Store(&cfg)
+	r.controls.Store(&Controls{})
 	r.ctx, r.quit = context.WithCancel(context.Background())
 	return r, nil
 }
@@ -90,12 +96,13 @@ func (r *Runner) newEngine() *engine {
 		databases: make(map[string]*database),
 		tasks:     make(map[channels.Key]*task),
 		held:      make(map[*database]struct{}),
-		delays:    make(map[channels.Key]int),
+		delays:    make(map[channels.Key]delay),
 		quiet:     make(chan struct{}),
 		drained:   make(chan struct{}),
 	}
 	wake := func() { e.mail.post(func() {}) }
 	e.pool = newPool(e.config, wake)
+	e.pool.report = e.emitLater
 	e.maint = newMaintenance(r.config, e)
 	return e
 }
@@ -122,9 +129,12 @@ func (r *Runner) runEngine(e *engine) {
 		// It has been checked before, so this cannot be.
 		r.log().Error("cannot apply the channels", zap.Error(err))
 	}
+	e.control(*r.controls.Load())
 	r.log().Info("initializing database connections", zap.String("runner", r.config().Name))
 	maint.Go(func() {
 		for maintCtx.Err() == nil && !safely(r.log, "maintenance", func() { e.maint.run(maintCtx) }) {
+			// The connection is gone, and the leader lock with it.
+			e.unreachable(errors.New("panic"))
 			sleep(maintCtx, restartPause)
 		}
 	})
@@ -135,24 +145,38 @@ func (r *Runner) spawn(name string, f func()) {
 	r.wg.Go(func() { safely(r.log, name, f) })
 }
 
-// do runs f in the engine's loop and waits for it.
-func (r *Runner) do(ctx context.Context, f func(*engine)) error {
+// do runs f in the engine's loop and waits for it. After an error f has not run
+// and never will.
+func (r *Runner) do(ctx context.Context, f func(*engine)) (err error) {
 	e := r.engine.Load()
 	if e == nil {
 		return ErrStopped
 	}
+	var taken atomic.Bool
 	done := make(chan struct{})
-	if !e.mail.post(func() { defer close(done); f(e) }) {
+	if !e.mail.post(func() {
+		if taken.CompareAndSwap(false, true) {
+			defer close(done)
+			f(e)
+		}
+	}) {
 		return ErrStopped
 	}
 	select {
 	case <-done:
 		return nil
+	case <-e.mail.gone:
+		err = ErrStopped
 	case <-r.ctx.Done():
-		return ErrStopped
+		err = ErrStopped
 	case <-ctx.Done():
-		return fmt.Errorf("wait for the engine: %w", context.Cause(ctx))
+		err = fmt.Errorf("wait for the engine: %w", context.Cause(ctx))
 	}
+	if taken.CompareAndSwap(false, true) {
+		return err
+	}
+	<-done
+	return nil
 }
 
 // reconfigureTimeout bounds the wait for the engine to take a configuration.
@@ -163,6 +187,9 @@ const reconfigureTimeout = 10 * time.Second
 // logger. The address of PostgreSQL must be the same; another password is used
 // by the next connection. On error the old configuration stays in force.
 func (r *Runner) Reconfigure(cfg Config) error {
+	if cfg.Exchanges == nil {
+		cfg.Exchanges = r.config().Exchanges
+	}
 	cfg = cfg.withDefaults()
 	if err := cfg.check(); err != nil {
 		return err
@@ -180,19 +207,12 @@ func (r *Runner) Reconfigure(cfg Config) error {
 			r.cfg.Store(old)
 		}
 	})
+	if errors.Is(err, ErrStopped) && r.ctx.Err() == nil {
+		// Before the first engine, or between two: the next begins with it.
+		r.cfg.Store(&cfg)
+		return nil
+	}
 	return errors.Join(err, failed)
-}
-
-// Status describes what the runner is doing.
-func (r *Runner) Status(ctx context.Context) (st Status, err error) {
-	err = r.do(ctx, func(e *engine) { st = e.status() })
-	return st, err
-}
-
-// Explain says why a job does not run, or since when it does.
-func (r *Runner) Explain(ctx context.Context, key channels.Key) (x channels.Explanation, known bool, err error) {
-	err = r.do(ctx, func(e *engine) { x, known = e.tree.Explain(key, time.Now()) })
-	return x, known, err
 }
 
 // Stop claims nothing from now on, waits for open requests as long as ctx
@@ -213,7 +233,11 @@ func (r *Runner) Stop(ctx context.Context) error {
 	quiet, cancel := context.WithTimeout(r.ctx, quietTimeout)
 	defer cancel()
 	if await(quiet, asked) && await(quiet, e.quiet) {
-		await(ctx, e.drained)
+		select {
+		case <-e.drained:
+		case <-ctx.Done():
+		case <-r.ctx.Done(): // another Stop did not want to wait
+		}
 	}
 	r.quit()
 	r.wg.Wait()
@@ -248,15 +272,11 @@ func (e *engine) drain() {
 			e.requeue(key)
 		}
 	}
-	e.checkDrained()
 }
 
 // checkDrained tells Stop when no statement is under way any more, and when no
-// request is.
+// request is. The loop asks for it while the engine is stopping.
 func (e *engine) checkDrained() {
-	if !e.stopping {
-		return
-	}
 	quiet, drained := true, true
 	for _, t := range e.tasks {
 		switch t.phase {

@@ -19,9 +19,12 @@ const (
 	listenTimeout      = 5 * time.Second
 	snapshotTimeout    = 10 * time.Minute
 	readTimeout        = 30 * time.Second
-	claimTimeout       = 30 * time.Second
-	rescueTimeout      = 30 * time.Second
-	closeTimeout       = 2 * time.Second
+	// claimTimeout is short because jobs that are being claimed hold places that
+	// the jobs of other databases may be waiting for.
+	claimTimeout   = 5 * time.Second
+	unclaimTimeout = 30 * time.Second
+	rescueTimeout  = 30 * time.Second
+	closeTimeout   = 2 * time.Second
 
 	// probeInterval is how long a session may stay silent, and probeTimeout how
 	// long the server may take to show that it is there (peers.md 3.4).
@@ -38,6 +41,9 @@ const (
 
 	reconnectFirst = 500 * time.Millisecond
 	reconnectLimit = 5 * time.Second
+	// stableAfter is how long a connection must have served before the next one
+	// is made without a growing pause.
+	stableAfter = 10 * time.Second
 
 	// snapshotChunk is the number of rows that travel together from a snapshot
 	// to the engine loop.
@@ -54,7 +60,8 @@ type orders struct {
 	unclaims []driver.Task
 	inspects []string
 	rescues  []driver.Liveness
-	resync   bool
+	// resync asks for a full read now.
+	resync bool
 	// asked is the number of the last order to read; see [session.read].
 	asked uint64
 }
@@ -85,6 +92,8 @@ type listener interface {
 	unclaimed(s *session, tasks []driver.Task, changed []driver.Row)
 	inspected(s *session, found []driver.Liveness)
 	rescued(s *session, rows []driver.Row)
+	// notified reports that so many notifications of others' changes arrived.
+	notified(s *session, n int)
 	// sessionLost reports the end of a connection that had been established.
 	sessionLost(s *session, err error)
 }
@@ -109,6 +118,9 @@ type session struct {
 	heard     time.Time // when the server was last heard
 	echoSince time.Time // when the oldest claim without an echo was made; zero if none
 	resyncAt  time.Time
+
+	// pulse may be read by everybody.
+	pulse pulse
 }
 
 func newSession(db driver.Database, config func() Config, out listener) *session {
@@ -194,6 +206,7 @@ func (s *session) serve(ctx context.Context, pause *backoff) (found driver.Finge
 		}
 		return found, err
 	}
+	s.pulse.begin()
 	// From here on the engine knows the session: orders of an earlier
 	// connection mean nothing to this one.
 	s.take()
@@ -201,21 +214,20 @@ func (s *session) serve(ctx context.Context, pause *backoff) (found driver.Finge
 	s.echoSince = time.Time{}
 	err = s.sync(ctx)
 	if err == nil {
-		pause.reset()
-		err = s.loop(ctx)
+		began := time.Now()
+		if err = s.loop(ctx); time.Since(began) >= stableAfter {
+			pause.reset()
+		}
 	}
+	s.pulse.end()
 	s.out.sessionLost(s, err)
 	return found, err
 }
 
 // prepare goes the way from a connection to one that holds the lock and listens.
 func (s *session) prepare(ctx context.Context) (found driver.Fingerprint, err error) {
-	err = within(ctx, fingerprintTimeout, func(ctx context.Context) (err error) {
-		found, err = s.conn.Fingerprint(ctx)
-		return err
-	})
-	if err != nil {
-		return found, fmt.Errorf("fingerprint: %w", err)
+	if found, err = s.fingerprint(ctx); err != nil {
+		return found, err
 	}
 	s.out.fingerprinted(s, found)
 	if found.Health != driver.Healthy {
@@ -228,6 +240,28 @@ func (s *session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 		return found, fmt.Errorf("listen: %w", err)
 	}
 	return found, nil
+}
+
+func (s *session) fingerprint(ctx context.Context) (found driver.Fingerprint, err error) {
+	err = s.call(ctx, "fingerprint", fingerprintTimeout, func(ctx context.Context) (err error) {
+		found, err = s.conn.Fingerprint(ctx)
+		return err
+	})
+	return found, err
+}
+
+// recheck looks whether the database is what it was when the connection was
+// made: an add-on can be removed, or brought up to another generation.
+func (s *session) recheck(ctx context.Context) error {
+	found, err := s.fingerprint(ctx)
+	if err != nil {
+		return err
+	}
+	if found.Health != driver.Healthy {
+		return fmt.Errorf("%s: %s", found.Health, found.Description)
+	}
+	s.out.fingerprinted(s, found)
+	return nil
 }
 
 // lock waits until no other runner serves the database.
@@ -280,6 +314,8 @@ func (s *session) sync(ctx context.Context) error {
 	s.out.syncEnd(s, maps.Clone(s.dirty))
 	now := time.Now()
 	s.heard, s.resyncAt = now, now.Add(jitter(resyncInterval))
+	s.pulse.beat(now)
+	s.pulse.synced.Store(now.UnixMicro())
 	return nil
 }
 
@@ -300,10 +336,13 @@ func (s *session) loop(ctx context.Context) error {
 		for _, uuid := range o.reads {
 			s.dirty[uuid] = struct{}{}
 		}
+		if o.resync {
+			s.resyncAt = time.Time{}
+		}
 		if err := s.execute(ctx, &o); err != nil {
 			return err
 		}
-		if err := s.attend(ctx, o.resync); err != nil {
+		if err := s.attend(ctx); err != nil {
 			return err
 		}
 	}
@@ -349,6 +388,11 @@ func (s *session) listen(ctx context.Context) error {
 	for _, uuid := range n.Changed {
 		s.dirty[uuid] = struct{}{}
 	}
+	s.pulse.beat(s.heard)
+	if len(n.Changed) > 0 {
+		s.pulse.notified.Add(uint64(len(n.Changed)))
+		s.out.notified(s, len(n.Changed))
+	}
 	return nil
 }
 
@@ -373,7 +417,7 @@ func (s *session) execute(ctx context.Context, o *orders) error {
 	}
 	if len(o.unclaims) > 0 {
 		var rows []driver.Row
-		err := s.call(ctx, "put jobs back", claimTimeout, func(ctx context.Context) (err error) {
+		err := s.call(ctx, "put jobs back", unclaimTimeout, func(ctx context.Context) (err error) {
 			rows, err = s.conn.Unclaim(ctx, o.unclaims)
 			return err
 		})
@@ -447,8 +491,9 @@ func (s *session) claim(ctx context.Context, uuids []string) error {
 	if len(got) > 0 && s.echoSince.IsZero() {
 		s.echoSince = time.Now()
 	}
+	// At once: should the read below fail, these have been claimed all the same.
+	s.out.claimed(s, got, nil, nil)
 	if len(got) == len(uuids) {
-		s.out.claimed(s, got, nil, nil)
 		return nil
 	}
 	taken := make(map[string]struct{}, len(got))
@@ -462,12 +507,10 @@ func (s *session) claim(ctx context.Context, uuids []string) error {
 		}
 	}
 	rows, gone, err := s.readRows(ctx, missed)
-	if err != nil {
-		// What was claimed has not been sent; the next connection finds it.
-		return err
+	if err == nil {
+		s.out.claimed(s, nil, rows, gone)
 	}
-	s.out.claimed(s, got, rows, gone)
-	return nil
+	return err
 }
 
 // look inspects and rescues.
@@ -498,9 +541,12 @@ func (s *session) look(ctx context.Context, o *orders) error {
 }
 
 // attend does what is due by the clock: resync, echo watch, probe.
-func (s *session) attend(ctx context.Context, resync bool) error {
+func (s *session) attend(ctx context.Context) error {
 	now := time.Now()
-	if resync || !now.Before(s.resyncAt) {
+	if !now.Before(s.resyncAt) {
+		if err := s.recheck(ctx); err != nil {
+			return err
+		}
 		return s.sync(ctx)
 	}
 	if !s.echoSince.IsZero() && now.Sub(s.echoSince) >= echoTimeout {
@@ -520,6 +566,7 @@ func (s *session) call(ctx context.Context, doing string, timeout time.Duration,
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	s.heard = time.Now()
+	s.pulse.beat(s.heard)
 	return nil
 }
 

@@ -1,6 +1,11 @@
 package runner
 
 import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -53,11 +58,20 @@ func (s DatabaseState) String() string {
 type Status struct {
 	// Leader is true when this process leads the runner, and may claim jobs.
 	Leader bool
+	// LeaderKnown is false as long as nobody is known to lead.
+	LeaderKnown bool
 	// LeaderDetail says who leads instead, or why it is not known.
 	LeaderDetail string
-	Databases    []DatabaseStatus
-	Upstreams    []UpstreamStatus
-	Channels     []channels.Status
+	// TakingOver is true while a new leader starts nothing because it does not
+	// know yet what runs; Stopping after Stop was called.
+	TakingOver, Stopping bool
+	Databases            []DatabaseStatus
+	Upstreams            []UpstreamStatus
+	Channels             []ChannelStatus
+	// Counts are the jobs by database, channel and state.
+	Counts []channels.Count
+	// Controls are what operators have ordered.
+	Controls Controls
 	// Claiming, Open and Watched count the tasks being claimed, those whose
 	// request is open, and those that run without a request of ours.
 	Claiming, Open, Watched int
@@ -70,4 +84,194 @@ type DatabaseStatus struct {
 	Detail string
 	// Fingerprint is what the driver found last.
 	Fingerprint driver.Fingerprint
+	// HeldUntil is when a held database is tried again.
+	HeldUntil time.Time
+	// Pause is set while somebody has paused the database.
+	Pause *Pause
+	// Connected is since when there has been a session; zero without one. Heard
+	// is when the server was last heard on it, Synced when the last full read
+	// ended, and Notifications how many notifications have arrived since the
+	// database was found.
+	Connected, Heard, Synced time.Time
+	Notifications            uint64
+	// The jobs in memory by state.
+	Pending, Enqueued, Started, Failed int
+}
+
+// freshWithin is how long a live session may have been silent: probes are sent
+// in between.
+const freshWithin = probeInterval + probeTimeout + 5*time.Second
+
+// Fresh reports whether the database has a session that was heard lately.
+func (d *DatabaseStatus) Fresh(now time.Time) bool {
+	return !d.Connected.IsZero() && now.Sub(d.Heard) < freshWithin
+}
+
+// Served reports whether the database should have a session of this runner.
+func (d *DatabaseStatus) Served() bool {
+	switch d.State {
+	case DatabaseUndetected, DatabaseStandby, DatabaseYielding:
+		return false
+	}
+	return true
+}
+
+// ChannelStatus is what is known of one channel.
+type ChannelStatus struct {
+	channels.Status
+	// Oldest is since when the longest waiting job that the channel holds has
+	// been ready to start; zero if none waits. See [channels.Manager.Oldest].
+	Oldest time.Time
+	// Pause is set while somebody has paused the channel.
+	Pause *Pause
+}
+
+// UpstreamStatus is what is known of one upstream.
+type UpstreamStatus struct {
+	Name string
+	Up   bool
+	// Reason says why it is not up.
+	Reason string
+	// InFlight is the number of our own requests there.
+	InFlight int
+	// Drain is set while somebody drains it: it gets no new jobs, and may be
+	// stopped when InFlight is 0.
+	Drain *Drain
+}
+
+// TaskStatus is a job that occupies a place.
+type TaskStatus struct {
+	channels.Key
+	// Phase is where it is on its way: claiming, open, unclaiming, asked, watched.
+	Phase string
+	// Channel is the full name.
+	Channel       string
+	Model, Method string
+	Retry         int32
+	// ID is the request's id.
+	ID       string
+	Upstream string
+	// Since is when it was sent, or, for one found running, when it was claimed.
+	Since time.Time
+}
+
+// Status describes what the runner is doing.
+func (r *Runner) Status(ctx context.Context) (st Status, err error) {
+	err = r.do(ctx, func(e *engine) { st = e.status(time.Now()) })
+	return st, err
+}
+
+// Tasks lists the jobs that occupy places, in no particular order.
+func (r *Runner) Tasks(ctx context.Context) (tasks []TaskStatus, err error) {
+	err = r.do(ctx, func(e *engine) { tasks = e.taskList() })
+	return tasks, err
+}
+
+// status describes what the engine is doing.
+func (e *engine) status(now time.Time) Status {
+	st := Status{
+		Leader: e.leader, LeaderKnown: e.leaderKnown, LeaderDetail: e.leaderDetail,
+		TakingOver: e.leader && !e.settledIn, Stopping: e.stopping,
+		Upstreams: e.pool.status(), Counts: e.tree.Counts(), Controls: e.controls.clone(),
+	}
+	oldest := e.tree.Oldest(now)
+	for _, c := range e.tree.Channels() {
+		st.Channels = append(st.Channels, ChannelStatus{
+			Status: c, Oldest: oldest[c.FullName], Pause: e.controls.pause("", c.FullName),
+		})
+	}
+	st.Databases = e.databaseList(st.Counts)
+	for _, t := range e.tasks {
+		switch t.phase {
+		case phaseClaiming:
+			st.Claiming++
+		case phaseOpen:
+			st.Open++
+		case phaseUnclaiming, phaseAsked, phaseWatched:
+			st.Watched++
+		}
+	}
+	return st
+}
+
+func (e *engine) databaseList(counts []channels.Count) []DatabaseStatus {
+	list := make([]DatabaseStatus, 0, len(e.databases))
+	at := make(map[string]int, len(e.databases))
+	for _, name := range slices.Sorted(maps.Keys(e.databases)) {
+		db := e.databases[name]
+		st := DatabaseStatus{
+			Name: name, State: db.state, Detail: db.detail, Fingerprint: db.fingerprint,
+			HeldUntil: db.heldUntil, Pause: db.pause,
+		}
+		if s := db.session; s != nil {
+			st.Connected, st.Heard, st.Synced = moment(&s.pulse.since), moment(&s.pulse.heard), moment(&s.pulse.synced)
+			st.Notifications = s.pulse.notified.Load()
+		}
+		at[name] = len(list)
+		list = append(list, st)
+	}
+	for _, c := range counts {
+		if i, ok := at[c.DB]; ok {
+			list[i].Pending += c.Pending
+			list[i].Enqueued += c.Enqueued
+			list[i].Started += c.Started
+			list[i].Failed += c.Failed
+		}
+	}
+	return list
+}
+
+var phaseNames = [...]string{
+	phaseClaiming: "claiming", phaseOpen: "open", phaseUnclaiming: "unclaiming", phaseAsked: "asked", phaseWatched: "watched",
+}
+
+func (e *engine) taskList() []TaskStatus {
+	list := make([]TaskStatus, 0, len(e.tasks))
+	for key, t := range e.tasks {
+		list = append(list, TaskStatus{
+			Key: key, Phase: phaseNames[t.phase], Channel: e.channelOf(key),
+			Model: t.attempt.Model, Method: t.attempt.Method, Retry: t.attempt.Retry, ID: t.attempt.ID,
+			Upstream: t.trail.upstream, Since: t.began(),
+		})
+	}
+	return list
+}
+
+// began is when the attempt was sent, or claimed if that was not seen.
+func (t *task) began() time.Time {
+	switch {
+	case !t.trail.sent.IsZero():
+		return t.trail.sent
+	case t.attempt.Enqueued != 0:
+		return time.UnixMicro(t.attempt.Enqueued)
+	case t.row != nil && t.row.Enqueued != 0:
+		return time.UnixMicro(t.row.Enqueued)
+	}
+	return t.since
+}
+
+// status lists the upstreams in configuration order, and then those that are
+// drained and unlisted but still have requests of ours.
+func (p *pool) status() []UpstreamStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	names := slices.Clone(p.order)
+	for _, name := range slices.Sorted(maps.Keys(p.states)) {
+		if !slices.Contains(names, name) && p.states[name].inFlight > 0 {
+			names = append(names, name)
+		}
+	}
+	out := make([]UpstreamStatus, 0, len(names))
+	for _, name := range names {
+		s := p.states[name]
+		st := UpstreamStatus{Name: name, Up: s.up, Reason: s.reason, InFlight: s.inFlight}
+		if !s.listed {
+			st.Up, st.Reason = false, "not among the upstreams any more"
+		}
+		if d, ok := p.drained[name]; ok {
+			st.Drain = &d
+		}
+		out = append(out, st)
+	}
+	return out
 }

@@ -46,8 +46,13 @@ type task struct {
 	asked uint64
 	// since is when phaseWatched began.
 	since time.Time
-	// dead counts inspections in a row that found nobody running it.
-	dead int
+	// deadSince is the first of the inspections in a row that found nobody
+	// running it.
+	deadSince time.Time
+	// stuck is set when its row could not be put back.
+	stuck bool
+	// trail is what its events will say.
+	trail trail
 }
 
 // settled reports whether the newest row says that the job does not run.
@@ -71,7 +76,7 @@ func (e *engine) rowsRead(s *session, rows []driver.Row, gone []string, asked ui
 			e.applyRow(&rows[i], asked, e.tree.Set)
 		}
 		for _, uuid := range gone {
-			e.applyGone(channels.Key{DB: db.Name, UUID: uuid}, asked)
+			e.applyGone(channels.Key{DB: db.Name, UUID: uuid})
 		}
 	})
 }
@@ -82,6 +87,7 @@ func (e *engine) rowsRead(s *session, rows []driver.Row, gone []string, asked ui
 func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, channels.State) bool) bool {
 	if row.State == channels.Unknown {
 		e.log().Error("unexpected state "+row.RawState+" for job "+row.UUID, zap.String("database", row.DB))
+		e.seen(row)
 		return false
 	}
 	t := e.tasks[row.Key]
@@ -92,8 +98,10 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 		if row.State.Finished() {
 			delete(e.delays, row.Key)
 		}
+		e.postpone(row)
 		return set(row.Job, row.State)
 	}
+	e.seen(row)
 	switch t.phase {
 	case phaseClaiming, phaseUnclaiming:
 		// The row may have been read before the statement under way; its own
@@ -108,6 +116,9 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 			return false // read before the exchange ended
 		}
 	case phaseWatched:
+		if t.row == nil || t.row.Enqueued != row.Enqueued {
+			t.since = time.Now()
+		}
 	}
 	t.row = row
 	if row.State.Running() {
@@ -116,8 +127,12 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 	return e.settle(row.Key, t)
 }
 
+// seen notes that a snapshot has brought the row of a job whose place in the
+// tree is not the row's to decide now, or the job would count as gone.
+func (e *engine) seen(row *driver.Row) { e.tree.Set(row.Job, channels.Unknown) }
+
 // applyGone does the same for a job that has no row any more.
-func (e *engine) applyGone(key channels.Key, asked uint64) bool {
+func (e *engine) applyGone(key channels.Key) bool {
 	t := e.tasks[key]
 	if t == nil {
 		delete(e.delays, key)
@@ -157,7 +172,8 @@ func (e *engine) adopt(row *driver.Row) {
 	if x == nil {
 		return
 	}
-	t.phase, t.exchange = phaseOpen, x
+	t.phase, t.exchange, t.attempt = phaseOpen, x, x.attempt
+	t.trail.upstream = x.upstream.Name
 	e.pool.adopt(x.upstream)
 	x.attach(e.exchangeEnded)
 }
@@ -166,7 +182,7 @@ func (e *engine) adopt(row *driver.Row) {
 // open. This is the one place where a place is freed.
 func (e *engine) settle(key channels.Key, t *task) bool {
 	delete(e.tasks, key)
-	defer e.checkDrained()
+	e.noteEnd(key, t)
 	if t.gone {
 		delete(e.delays, key)
 		return e.tree.Remove(key)
@@ -174,9 +190,10 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 	if t.row.State != channels.Pending || t.result != nil {
 		delete(e.delays, key)
 	}
-	if db := e.databases[key.DB]; db != nil && t.result != nil {
-		db.strikes = 0
+	if db := e.databases[key.DB]; db != nil && t.result != nil && t.result.Outcome == driver.Answered {
+		db.struck, db.holds = nil, 0
 	}
+	e.postpone(t.row)
 	return e.tree.Set(t.row.Job, t.row.State)
 }
 
@@ -189,13 +206,14 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 	// proves nothing.
 	answered := t.result != nil && (t.result.Outcome == driver.Answered ||
 		t.result.Outcome == driver.Refused && !unavailable(*t.result))
-	if t.phase == phaseAsked && row.State == channels.Enqueued && ours && answered {
+	if t.phase == phaseAsked && row.State == channels.Enqueued && ours && answered && !t.stuck {
 		// Odoo is done with the request and has not run the job.
 		e.unclaim(row.Key, t)
 		return false
 	}
 	if t.phase == phaseAsked {
 		t.phase, t.since = phaseWatched, time.Now()
+		e.noteLost(row.Key, t)
 		if row.State == channels.Started && t.result != nil {
 			e.log().Warn("job goes on although its request ended, watching it", zap.String("database", row.DB),
 				zap.String("uuid", row.UUID), zap.Stringer("outcome", t.result.Outcome))
@@ -211,6 +229,7 @@ func (e *engine) unclaim(key channels.Key, t *task) {
 		t.phase, t.since = phaseWatched, time.Now()
 		return
 	}
+	e.noteUnclaim(key, t)
 	t.phase = phaseUnclaiming
 	attempt := t.attempt
 	db.session.order(func(o *orders) { o.unclaims = append(o.unclaims, attempt) })
@@ -228,11 +247,16 @@ func (e *engine) unclaimed(s *session, tasks []driver.Task, changed []driver.Row
 			if t == nil || t.phase != phaseUnclaiming || t.attempt != attempt {
 				continue
 			}
-			if row := rows[attempt.UUID]; row != nil {
-				e.putBack(db, row, t)
-			} else {
+			row := rows[attempt.UUID]
+			if row == nil {
+				// Changed or locked by somebody. Asking again at once would go
+				// on for as long as the row is locked.
+				t.stuck = true
 				e.ask(db, attempt.Key, t)
+				continue
 			}
+			e.log().Warn("state of job "+row.UUID+" was reset from enqueued to pending", zap.String("database", row.DB))
+			e.putBack(db, row, t)
 		}
 	})
 }
@@ -241,26 +265,19 @@ func (e *engine) unclaimed(s *session, tasks []driver.Task, changed []driver.Row
 // after a pause when Odoo had answered without running it, or it would be asked
 // for again and again.
 func (e *engine) putBack(db *database, row *driver.Row, t *task) {
-	e.log().Warn("state of job "+row.UUID+" was reset from enqueued to pending", zap.String("database", row.DB))
 	delivered := t.result != nil && t.result.Outcome != driver.NotSent
 	t.row, t.gone, t.result = row, false, nil
 	if delivered {
-		row.ETA = max(row.ETA, e.delay(row.Key, retryFirst, retryLimit).UnixMicro())
+		e.delay(row.Key, retryFirst, retryLimit)
 	}
 	e.settle(row.Key, t)
 	if delivered {
-		e.strike(db)
+		e.strike(db, row.UUID)
 	}
 }
 
 // ask has the row of a task read whose exchange is over.
 func (e *engine) ask(db *database, key channels.Key, t *task) {
-	if db == nil {
-		// Not served any more; should it come back, its rows are read anew.
-		t.gone = true
-		e.settle(key, t)
-		return
-	}
 	if db.session == nil || !db.known {
 		t.phase, t.since = phaseWatched, time.Now()
 		return
@@ -280,11 +297,24 @@ const (
 	skipLimit = 5 * time.Second
 )
 
-// delay counts an attempt that came to nothing and says when the job may be
-// tried again.
-func (e *engine) delay(key channels.Key, first, limit time.Duration) time.Time {
-	b := backoff{first: first, limit: limit, attempts: e.delays[key]}
-	d := b.next()
-	e.delays[key] = b.attempts
-	return time.Now().Add(d)
+// delay is the pause of a job before its next attempt.
+type delay struct {
+	// attempts counts those in a row that came to nothing.
+	attempts int
+	// until is the end of the pause, in microseconds since the Unix epoch.
+	until int64
+}
+
+// delay counts an attempt that came to nothing and keeps the job back for a while.
+func (e *engine) delay(key channels.Key, first, limit time.Duration) {
+	b := backoff{first: first, limit: limit, attempts: e.delays[key].attempts}
+	until := time.Now().Add(b.next())
+	e.delays[key] = delay{attempts: b.attempts, until: until.UnixMicro()}
+}
+
+// postpone makes a delayed job wait, whatever brings its row.
+func (e *engine) postpone(row *driver.Row) {
+	if d, ok := e.delays[row.Key]; ok && row.State == channels.Pending {
+		row.ETA = max(row.ETA, d.until)
+	}
 }

@@ -206,6 +206,15 @@ type Task struct {
 	// Enqueued is the date_enqueued that the claim wrote, in microseconds since
 	// the Unix epoch, UTC. With the key it identifies the attempt.
 	Enqueued int64
+
+	// ID names the attempt in logs on both sides: 32 lower-case hexadecimal
+	// digits, which are a trace id of W3C Trace Context too. The engine chooses
+	// it when it sends the task; empty before.
+	ID string
+	// Model, Method and Retry, the number of attempts before this one, are what
+	// the claim found in the row, for those who look. Zero when it does not tell.
+	Model, Method string
+	Retry         int32
 }
 
 // Verdict is what is known about a task.

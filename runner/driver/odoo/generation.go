@@ -39,8 +39,9 @@ var queueJob = contract{
 type generation struct {
 	contract
 	name string
-	// columns are those of queue_job.
-	columns []string
+	// columns are those of queue_job, readable and writable those of them that
+	// the role may read and write.
+	columns, readable, writable []string
 	// locks is true when there is the lock table.
 	locks bool
 }
@@ -147,7 +148,10 @@ func detect(c catalog, m module) (*generation, driver.Fingerprint) {
 	if !c.Jobs {
 		return nil, unhealthy("the add-on %s counts as installed, but there is no table queue_job", queueJob.module)
 	}
-	g := &generation{contract: queueJob, name: "queue_job", columns: c.Columns, locks: c.Locks}
+	g := &generation{
+		contract: queueJob, name: "queue_job", locks: c.Locks,
+		columns: c.Columns, readable: c.Readable, writable: c.Writable,
+	}
 	if g.locks {
 		g.name = "queue_job+lock"
 	}

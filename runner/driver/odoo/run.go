@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -35,7 +36,7 @@ const (
 // Check implements [driver.Driver]: any answer will do, but that of a proxy
 // whose server is down.
 func (d *Driver) Check(ctx context.Context, up driver.Upstream) error {
-	x := d.exchange(ctx, up, "", healthPath, nil)
+	x := d.exchange(ctx, up, driver.Task{}, healthPath, nil)
 	switch {
 	case x.err != nil && ctx.Err() != nil && x.connected:
 		return fmt.Errorf("check %s: %w", up.Name, driver.ErrNoAnswer)
@@ -51,7 +52,7 @@ func (d *Driver) Check(ctx context.Context, up driver.Upstream) error {
 // answer comes when it has ended.
 func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) driver.Result {
 	query := url.Values{"db": {t.DB}, "job_uuid": {t.UUID}}
-	x := d.exchange(ctx, up, t.DB, queueJob.runPath, query)
+	x := d.exchange(ctx, up, t, queueJob.runPath, query)
 	result := driver.Result{Status: x.status}
 	switch {
 	case x.err != nil && x.unsent:
@@ -108,7 +109,7 @@ func unsent(err error) exchange { return exchange{unsent: true, err: err} }
 
 // exchange sends one GET request, once: straight to the transport, because a
 // client would follow redirects.
-func (d *Driver) exchange(ctx context.Context, up driver.Upstream, database, path string, query url.Values) exchange {
+func (d *Driver) exchange(ctx context.Context, up driver.Upstream, t driver.Task, path string, query url.Values) exchange {
 	switch {
 	case ctx.Err() != nil:
 		return unsent(context.Cause(ctx))
@@ -118,10 +119,11 @@ func (d *Driver) exchange(ctx context.Context, up driver.Upstream, database, pat
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var trace connTrace
-	req, err := d.request(trace.in(ctx), up, database, path, query)
+	req, err := d.request(trace.in(ctx), up, t.DB, path, query)
 	if err != nil {
 		return unsent(err)
 	}
+	setIDs(req.Header, t.ID)
 	res, err := roundTrip(up.Transport, req)
 	if err != nil {
 		return exchange{connected: trace.got.Load(), unsent: trace.unsent(err), err: err}
@@ -160,6 +162,20 @@ func (d *Driver) request(ctx context.Context, up driver.Upstream, database, path
 		req.SetBasicAuth(d.options.BasicAuthUser, d.options.BasicAuthPassword)
 	}
 	return req, nil
+}
+
+// traceID is what W3C Trace Context allows as one.
+var traceID = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// setIDs lets Odoo's log, and what traces it, find the attempt again: the
+// task's ID is the request's, and that of a trace. It counts as sampled, or Odoo would
+// trace no job.
+func setIDs(h http.Header, id string) {
+	if !traceID.MatchString(id) {
+		return
+	}
+	h.Set("X-Request-Id", id)
+	h.Set("Traceparent", "00-"+id+"-"+id[16:]+"-01")
 }
 
 // roundTrip turns a panic of the transport into an error: it may be foreign

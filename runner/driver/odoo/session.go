@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -174,16 +175,21 @@ func (s *session) Claim(ctx context.Context, uuids []string) ([]driver.Task, err
 	var tasks []driver.Task
 	var uuid string
 	var enqueued time.Time
+	var retry pgtype.Int4
+	var model, method pgtype.Text
 	seen := map[string]bool{}
 	rows, err := s.conn.Query(ctx, s.statements.claim, uuids)
 	if err != nil {
 		return nil, s.conn.Failed(err, "claim jobs")
 	}
-	_, err = pgx.ForEachRow(rows, []any{&uuid, &enqueued}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&uuid, &enqueued, &retry, &model, &method}, func() error {
 		if !seen[uuid] { // two rows of one uuid are one task: Odoo runs by uuid
 			seen[uuid] = true
 			key := channels.Key{DB: s.database, UUID: uuid}
-			tasks = append(tasks, driver.Task{Key: key, Enqueued: enqueued.UnixMicro()})
+			tasks = append(tasks, driver.Task{
+				Key: key, Enqueued: enqueued.UnixMicro(),
+				Retry: retry.Int32, Model: model.String, Method: method.String,
+			})
 		}
 		return nil
 	})

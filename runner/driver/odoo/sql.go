@@ -24,7 +24,7 @@ func (g *generation) statements() statements {
 	s := statements{
 		snapshot: "SELECT " + columns + " FROM queue_job j WHERE " + unfinished,
 		read:     "SELECT " + columns + " FROM queue_job j WHERE j.uuid = ANY($1)",
-		claim:    claimSQL,
+		claim:    claimSQL + g.optional(claimColumns),
 		unclaim:  unclaimSQL + columns,
 		inspect:  "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
 	}
@@ -37,10 +37,19 @@ func (g *generation) statements() statements {
 
 // rowColumns is the select list that scanRow reads. A column that does not
 // exist is NULL.
-func (g *generation) rowColumns() string {
-	list := make([]string, 0, len(rowColumns))
-	for _, c := range rowColumns {
-		if slices.Contains(g.columns, c.name) {
+func (g *generation) rowColumns() string { return selectList(rowColumns, g.columns) }
+
+// optional is a select list of columns that nothing depends on. One that does
+// not exist, or that the role may not read, is NULL.
+func (g *generation) optional(columns []column) string { return selectList(columns, g.readable) }
+
+// column is one of queue_job, with its type.
+type column struct{ name, kind string }
+
+func selectList(columns []column, present []string) string {
+	list := make([]string, 0, len(columns))
+	for _, c := range columns {
+		if slices.Contains(present, c.name) {
 			list = append(list, "j."+c.name)
 		} else {
 			list = append(list, "NULL::"+c.kind)
@@ -49,8 +58,11 @@ func (g *generation) rowColumns() string {
 	return strings.Join(list, ", ")
 }
 
+// claimColumns are what a claim reads for those who look.
+var claimColumns = []column{{"retry", "int4"}, {"model_name", "varchar"}, {"method_name", "varchar"}}
+
 // rowColumns are the columns of a [driver.Row], in the order of scanRow.
-var rowColumns = []struct{ name, kind string }{
+var rowColumns = []column{
 	{"id", "int4"}, {"uuid", "varchar"}, {"channel", "varchar"}, {"state", "varchar"}, {"priority", "int4"},
 	{"date_created", "timestamp"}, {"eta", "timestamp"}, {"date_enqueued", "timestamp"}, {"retry", "int4"},
 }
@@ -75,7 +87,7 @@ WITH c AS (
 UPDATE queue_job j
 SET state = 'enqueued', date_enqueued = date_trunc('second', now() AT TIME ZONE 'UTC')
 FROM c WHERE j.id = c.id AND j.state = 'pending'
-RETURNING j.uuid, j.date_enqueued`
+RETURNING j.uuid, j.date_enqueued, `
 
 // unclaimSQL puts back what is still as the claim left it. A row that somebody
 // has locked is left out; its job may be somebody else's by now.

@@ -1,0 +1,105 @@
+package channels
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Count is how many jobs of one database and one channel are in which state.
+type Count struct {
+	DB string
+	// Channel is the full name of the jobs' own channel.
+	Channel string
+	// Pending counts the jobs that wait, also those of a suspended database.
+	Pending, Enqueued, Started, Failed int
+}
+
+// Counts returns the counts of all databases and channels that have jobs, by
+// database and channel. Its cost grows with their number, not with that of jobs.
+func (m *Manager) Counts() []Count {
+	var counts []Count
+	for name, d := range m.dbs {
+		for _, h := range d.homes {
+			counts = append(counts, Count{
+				DB: name, Channel: h.channel.name,
+				Pending: h.states[Pending], Enqueued: h.states[Enqueued], Started: h.states[Started], Failed: h.states[Failed],
+			})
+		}
+	}
+	slices.SortFunc(counts, func(a, b Count) int {
+		return cmp.Or(cmp.Compare(a.DB, b.DB), cmp.Compare(a.Channel, b.Channel))
+	})
+	return merged(counts)
+}
+
+// merged adds up neighbours of one channel: rows may name it with and without root.
+func merged(counts []Count) []Count {
+	out := counts[:0]
+	for _, c := range counts {
+		if n := len(out); n > 0 && out[n-1].DB == c.DB && out[n-1].Channel == c.Channel {
+			last := &out[n-1]
+			last.Pending += c.Pending
+			last.Enqueued += c.Enqueued
+			last.Started += c.Started
+			last.Failed += c.Failed
+			continue
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+func (h *home) count(s State, by int) { h.states[s] += by }
+
+// Channel returns one channel, or reports false for one that does not exist.
+func (m *Manager) Channel(name string) (Status, bool) {
+	c := m.find(name)
+	if c == nil {
+		return Status{}, false
+	}
+	return c.status(), true
+}
+
+// oldestLimit bounds the jobs that Oldest visits in all.
+const oldestLimit = 20000
+
+// Oldest returns since when the longest waiting job has been ready to start, by
+// the full name of the channel that holds it: since its creation, or its eta.
+// Channels in which nothing waits are left out. In queues of many thousands not
+// every job is looked at, and the answer can be too late a time; it is right if
+// the oldest job is among the next to start.
+func (m *Manager) Oldest(now time.Time) map[string]time.Time {
+	oldest := make(map[string]time.Time)
+	all := m.root.tree(nil)
+	slices.SortFunc(all, func(a, b *channel) int { return cmp.Compare(a.waiting(), b.waiting()) })
+	budget := oldestLimit
+	for i, c := range all {
+		// Small queues first; what they leave of their share is for the others.
+		share := max(budget/(len(all)-i), 1)
+		budget -= share
+		if since := c.oldest(now.UnixMicro(), &share); since != never {
+			oldest[c.name] = time.UnixMicro(since).UTC()
+		}
+		budget += share
+	}
+	return oldest
+}
+
+func (c *channel) waiting() int { return c.ready.len() + c.eta.len() }
+
+func (c *channel) oldest(now int64, budget *int) int64 {
+	since := int64(never)
+	explore(c.ready.items, budget, func(o *record) bool {
+		since = min(since, max(o.created, o.eta))
+		return true
+	})
+	explore(c.eta.items, budget, func(o *record) bool {
+		if o.eta > now {
+			return false
+		}
+		since = min(since, max(o.created, o.eta))
+		return true
+	})
+	return since
+}

@@ -1,0 +1,95 @@
+package mock
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// operations implements [driver.Operations].
+type operations struct {
+	w  *World
+	db *database
+}
+
+var _ driver.Operator = (*Driver)(nil)
+
+// OpenOperations implements [driver.Operator].
+func (d *Driver) OpenOperations(ctx context.Context, _ *pgx.ConnConfig, name string) (driver.Operations, error) {
+	w := d.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.checkDeadline(ctx, "OpenOperations")
+	if err := w.reach(ctx); err != nil {
+		return nil, fmt.Errorf("open operations on %s: %w", name, err)
+	}
+	db := w.databases[name]
+	if db == nil {
+		return nil, fmt.Errorf("database %q does not exist: %w", name, driver.ErrLost)
+	}
+	return &operations{w: w, db: db}, nil
+}
+
+// matches is the filter of contract and interface.
+func matches(f driver.Filter, j *Job) bool {
+	channel, wanted := channels.Normalize(j.Channel), channels.Normalize(f.Channel)
+	return (len(f.UUIDs) == 0 || slices.Contains(f.UUIDs, j.UUID)) &&
+		(len(f.States) == 0 || slices.Contains(f.States, j.State)) &&
+		(channel == wanted || strings.HasPrefix(channel, wanted+".")) &&
+		f.Exception == "" &&
+		(f.OlderThan == 0 || time.Since(time.UnixMicro(j.Created)) > f.OlderThan)
+}
+
+// List implements [driver.Operations].
+func (o *operations) List(ctx context.Context, f driver.Filter, before int64, limit int) ([]driver.Detail, error) {
+	o.w.mu.Lock()
+	defer o.w.mu.Unlock()
+	o.w.checkDeadline(ctx, "List")
+	jobs := o.db.sorted(func(j *Job) bool { return matches(f, j) && (before == 0 || j.ID < before) })
+	slices.SortFunc(jobs, func(a, b Job) int { return cmp.Compare(b.ID, a.ID) })
+	var list []driver.Detail
+	for _, j := range jobs[:min(limit, len(jobs))] {
+		list = append(list, driver.Detail{Row: j.Row})
+	}
+	return list, nil
+}
+
+// Change implements [driver.Operations]. Nothing depends on a job here.
+func (o *operations) Change(ctx context.Context, a driver.Change, f driver.Filter, after int64, limit int, dryRun bool) (driver.Changed, error) {
+	o.w.mu.Lock()
+	defer o.w.mu.Unlock()
+	o.w.checkDeadline(ctx, "Change")
+	jobs := o.db.sorted(func(j *Job) bool { return matches(f, j) && j.ID > after && a.Action.Permits(j.State) })
+	out := driver.Changed{More: len(jobs) >= limit}
+	for _, j := range jobs[:min(limit, len(jobs))] {
+		out.UUIDs, out.Last = append(out.UUIDs, j.UUID), j.ID
+		if !dryRun {
+			o.w.update(j.Key, 0, func(j *Job) { change(a, j) })
+		}
+	}
+	return out, nil
+}
+
+func change(a driver.Change, j *Job) {
+	switch a.Action {
+	case driver.Requeue:
+		j.State, j.Retry, j.Enqueued = channels.Pending, 0, 0
+	case driver.Cancel:
+		j.State = channels.Cancelled
+	case driver.SetDone:
+		j.State = channels.Done
+	case driver.Postpone:
+		j.ETA = a.Until.UnixMicro()
+	}
+}
+
+// Close implements [driver.Operations].
+func (o *operations) Close(context.Context) error { return nil }

@@ -1,0 +1,356 @@
+package odoo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
+)
+
+// operations implements [driver.Operations] on a connection of its own.
+type operations struct {
+	database string
+	conn     *postgres.Conn
+	g        *generation
+}
+
+var (
+	_ driver.Operator   = (*Driver)(nil)
+	_ driver.Operations = (*operations)(nil)
+)
+
+// OpenOperations implements [driver.Operator]. A database without the add-on is
+// an error.
+func (d *Driver) OpenOperations(ctx context.Context, pg *pgx.ConnConfig, database string) (driver.Operations, error) {
+	conn, err := postgres.Connect(ctx, pg, database, "operations")
+	if err != nil {
+		return nil, err
+	}
+	o := &operations{database: database, conn: conn}
+	if err := o.detect(ctx); err != nil {
+		conn.Abandon(ctx)
+		return nil, err
+	}
+	return o, nil
+}
+
+func (o *operations) detect(ctx context.Context) error {
+	c, err := readCatalog(ctx, o.conn)
+	if err != nil {
+		return err
+	}
+	var m module
+	if c.Modules && c.ReadModules {
+		if m, err = readModule(ctx, o.conn, queueJob.module); err != nil {
+			return err
+		}
+	}
+	g, fp := detect(c, m)
+	if g == nil {
+		return fmt.Errorf("database %s: %s: %w", o.database, fp.Description, driver.ErrUndetected)
+	}
+	o.g = g
+	return nil
+}
+
+// Close implements [driver.Operations].
+func (o *operations) Close(ctx context.Context) error {
+	return postgres.Wrap(o.conn.Close(ctx), "close the connection for operations")
+}
+
+// detailColumns are what a [driver.Detail] has beyond a row.
+var detailColumns = []column{
+	{"model_name", "varchar"}, {"method_name", "varchar"}, {"max_retries", "int4"}, {"exc_name", "varchar"},
+	{"date_started", "timestamp"}, {"date_done", "timestamp"},
+}
+
+// List implements [driver.Operations].
+func (o *operations) List(ctx context.Context, f driver.Filter, before int64, limit int) ([]driver.Detail, error) {
+	if before == 0 {
+		before = math.MaxInt64
+	}
+	where, args := o.g.where(f)
+	args = append(args, before, limit)
+	sql := fmt.Sprintf("SELECT %s, %s FROM queue_job j WHERE %s AND j.id < $%d ORDER BY j.id DESC LIMIT $%d",
+		o.g.rowColumns(), o.g.optional(detailColumns), where, len(args)-1, len(args))
+	rows, err := o.conn.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, o.conn.Failed(err, "list jobs")
+	}
+	scan := &scanner{database: o.database}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (driver.Detail, error) {
+		return scan.detail(rows)
+	})
+	if err != nil {
+		return nil, o.conn.Failed(err, "list jobs")
+	}
+	if len(f.UUIDs) == 0 {
+		return list, nil
+	}
+	for i := range list {
+		if list[i].State == channels.WaitDependencies {
+			if err := o.parents(ctx, &list[i]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return list, nil
+}
+
+// detail reads what List selects.
+func (s *scanner) detail(rows pgx.Rows) (d driver.Detail, err error) {
+	var model, method, exception pgtype.Text
+	var limit pgtype.Int4
+	var started, done pgtype.Timestamp
+	if d.Row, err = s.scan(rows, &model, &method, &limit, &exception, &started, &done); err != nil {
+		return d, err
+	}
+	d.Model, d.Method, d.Exception, d.MaxRetries = model.String, method.String, exception.String, limit.Int32
+	if started.Valid {
+		d.Started = started.Time
+	}
+	if done.Valid {
+		d.Done = done.Time
+	}
+	return d, nil
+}
+
+// parents counts the jobs that a job waits for.
+func (o *operations) parents(ctx context.Context, d *driver.Detail) error {
+	if !o.g.graphs() {
+		return nil
+	}
+	var first *string
+	err := o.conn.QueryRow(ctx, `SELECT count(*), min(d.uuid) FROM queue_job j, `+dependsOn+`
+		LEFT JOIN queue_job p ON p.uuid = d.uuid
+		WHERE j.id = $1 AND p.state IS DISTINCT FROM 'done'`, d.ID).Scan(&d.WaitsFor, &first)
+	if err != nil {
+		return o.conn.Failed(err, "look for the jobs that a job waits for")
+	}
+	if first != nil {
+		d.FirstParent = *first
+	}
+	return nil
+}
+
+// dependsOn are the jobs on which job j depends (contract.md 1.2).
+const dependsOn = `jsonb_array_elements_text(coalesce(j.dependencies::jsonb -> 'depends_on', '[]')) AS d(uuid)`
+
+// graphs reports whether jobs can depend on each other, and we may see it.
+func (g *generation) graphs() bool {
+	return slices.Contains(g.readable, "graph_uuid") && slices.Contains(g.readable, "dependencies")
+}
+
+// where turns a filter into a condition on job j, with its arguments.
+func (g *generation) where(f driver.Filter) (string, []any) {
+	conditions := []string{"true"}
+	var args []any
+	add := func(condition string, arg any) {
+		args = append(args, arg)
+		conditions = append(conditions, strings.ReplaceAll(condition, "$", fmt.Sprintf("$%d", len(args))))
+	}
+	if len(f.UUIDs) > 0 {
+		add("j.uuid = ANY($)", f.UUIDs)
+	}
+	if len(f.States) > 0 {
+		names := make([]string, len(f.States))
+		for i, s := range f.States {
+			names[i] = s.String()
+		}
+		add("j.state = ANY($)", names)
+	}
+	// Rows name channels with and without root; all are below root.
+	if name := channels.Normalize(f.Channel); name != "root" {
+		short := strings.TrimPrefix(name, "root.")
+		add("j.channel = ANY($)", []string{name, short})
+		last := len(conditions) - 1
+		exact := conditions[last]
+		add("j.channel LIKE ANY($)", []string{likePrefix(name + "."), likePrefix(short + ".")})
+		conditions[last] = "(" + exact + " OR " + conditions[last+1] + ")"
+		conditions = conditions[:last+1]
+	}
+	if f.Exception != "" {
+		if slices.Contains(g.columns, "exc_name") {
+			add("j.exc_name = $", f.Exception)
+		} else {
+			conditions = append(conditions, "false")
+		}
+	}
+	if f.OlderThan > 0 {
+		add("j.date_created < now() AT TIME ZONE 'UTC' - $::interval", f.OlderThan)
+	}
+	return strings.Join(conditions, " AND "), args
+}
+
+// likePrefix is a pattern for what begins with s.
+func likePrefix(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(s) + "%"
+}
+
+// Change implements [driver.Operations]. A batch is one transaction, with what
+// follows from it.
+func (o *operations) Change(ctx context.Context, a driver.Change, f driver.Filter, after int64, limit int, dryRun bool) (driver.Changed, error) {
+	states := permitted(a.Action, f.States)
+	if len(states) == 0 {
+		return driver.Changed{}, nil
+	}
+	f.States = states
+	var out driver.Changed
+	err := pgx.BeginFunc(ctx, o.conn, func(tx pgx.Tx) error {
+		ids, last, err := o.choose(ctx, tx, f, after, limit, dryRun, &out)
+		if err != nil {
+			return err
+		}
+		out.Last, out.More = last, len(ids) == limit
+		if dryRun || len(ids) == 0 {
+			return nil
+		}
+		return o.apply(ctx, tx, a, ids, &out)
+	})
+	return out, o.conn.Failed(err, a.Action.String()+" jobs")
+}
+
+// permitted are the states that an action may find, restricted to the wanted ones.
+func permitted(a driver.Action, wanted []channels.State) []channels.State {
+	var states []channels.State
+	for s := channels.WaitDependencies; s <= channels.Failed; s++ {
+		if a.Permits(s) && (len(wanted) == 0 || slices.Contains(wanted, s)) {
+			states = append(states, s)
+		}
+	}
+	return states
+}
+
+// choose finds the next jobs and, unless nothing shall change, locks them.
+func (o *operations) choose(ctx context.Context, tx pgx.Tx, f driver.Filter, after int64, limit int, dryRun bool, out *driver.Changed) (ids []int64, last int64, err error) {
+	where, args := o.g.where(f)
+	args = append(args, after, limit)
+	sql := fmt.Sprintf("SELECT j.id, j.uuid FROM queue_job j WHERE %s AND j.id > $%d ORDER BY j.id LIMIT $%d",
+		where, len(args)-1, len(args))
+	if !dryRun {
+		sql += " FOR NO KEY UPDATE OF j SKIP LOCKED"
+	}
+	rows, err := tx.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, 0, err
+	}
+	var id int64
+	var uuid string
+	_, err = pgx.ForEachRow(rows, []any{&id, &uuid}, func() error {
+		ids, last = append(ids, id), max(last, id)
+		out.UUIDs = append(out.UUIDs, uuid)
+		return nil
+	})
+	return ids, last, err
+}
+
+// apply changes locked jobs and then those that depend on them.
+func (o *operations) apply(ctx context.Context, tx pgx.Tx, a driver.Change, ids []int64, out *driver.Changed) error {
+	set, args, err := o.g.assignments(a)
+	if err != nil {
+		return err
+	}
+	sql := "UPDATE queue_job j SET " + set + " WHERE j.id = ANY($1)"
+	if _, err := tx.Exec(ctx, sql, append([]any{ids}, args...)...); err != nil {
+		return err
+	}
+	if !o.g.graphs() || a.Action != driver.Cancel && a.Action != driver.SetDone {
+		return nil
+	}
+	out.Followed, err = o.follow(ctx, tx, a, ids)
+	return err
+}
+
+// assignments are the SET clause of an action; its arguments begin with $2.
+// Columns that do not exist, or that the role may not write, are left alone.
+func (g *generation) assignments(a driver.Change) (string, []any, error) {
+	var set []string
+	var args []any
+	put := func(column, value string, arg ...any) {
+		if slices.Contains(g.writable, column) {
+			for range arg {
+				value = strings.ReplaceAll(value, "$", fmt.Sprintf("$%d", len(args)+2))
+			}
+			args = append(args, arg...)
+			set = append(set, column+" = "+value)
+		}
+	}
+	const now = "date_trunc('second', now() AT TIME ZONE 'UTC')"
+	switch a.Action {
+	case driver.Requeue:
+		state := "'pending'"
+		if g.graphs() {
+			state = `CASE WHEN EXISTS (SELECT FROM ` + dependsOn + ` LEFT JOIN queue_job p ON p.uuid = d.uuid
+				WHERE p.state IS DISTINCT FROM 'done') THEN 'wait_dependencies' ELSE 'pending' END`
+		}
+		put("state", state)
+		put("retry", "0")
+		for _, column := range []string{"date_enqueued", "date_started", "date_done", "date_cancelled", "worker_pid", "exec_time"} {
+			put(column, "NULL")
+		}
+	case driver.Cancel:
+		put("state", "'cancelled'")
+		put("date_cancelled", now)
+		put("result", "$", "Cancelled by "+a.By)
+	case driver.SetDone:
+		put("state", "'done'")
+		put("date_done", now)
+		put("exc_name", "NULL")
+		put("exc_info", "NULL")
+		put("result", "$", "Manually set to done by "+a.By)
+	case driver.Postpone:
+		put("eta", "$", a.Until.UTC().Truncate(time.Second))
+	}
+	if len(set) == 0 || a.Action != driver.Postpone && !strings.HasPrefix(set[0], "state") {
+		return "", nil, errors.New("the role may not write the columns of queue_job that this needs")
+	}
+	return strings.Join(set, ", "), args, nil
+}
+
+// followRounds bounds how deep a graph of jobs is cancelled in one batch.
+const followRounds = 1000
+
+// follow does to the jobs that waited for changed ones what Odoo does
+// (contract.md 1.5): those whose parents are all done become pending, those
+// whose parents are all cancelled are cancelled, and so on down the graph.
+func (o *operations) follow(ctx context.Context, tx pgx.Tx, a driver.Change, ids []int64) (n int, err error) {
+	to, needed := "pending", "done"
+	set := "state = $3"
+	if a.Action == driver.Cancel {
+		to, needed = "cancelled", "cancelled"
+		if slices.Contains(o.g.writable, "date_cancelled") {
+			set += ", date_cancelled = date_trunc('second', now() AT TIME ZONE 'UTC')"
+		}
+	}
+	sql := `
+WITH c AS (
+	SELECT j.id FROM queue_job j
+	WHERE j.state = 'wait_dependencies'
+	AND j.graph_uuid IN (SELECT graph_uuid FROM queue_job WHERE id = ANY($1))
+	AND EXISTS (SELECT FROM ` + dependsOn + `)
+	AND NOT EXISTS (SELECT FROM ` + dependsOn + ` LEFT JOIN queue_job p ON p.uuid = d.uuid WHERE p.state IS DISTINCT FROM $2)
+	FOR NO KEY UPDATE OF j SKIP LOCKED
+)
+UPDATE queue_job j SET ` + set + ` FROM c WHERE j.id = c.id AND j.state = 'wait_dependencies'`
+	for range followRounds {
+		tag, err := tx.Exec(ctx, sql, ids, needed, to)
+		if err != nil {
+			return n, err
+		}
+		n += int(tag.RowsAffected())
+		if tag.RowsAffected() == 0 || a.Action == driver.SetDone {
+			break
+		}
+	}
+	return n, nil
+}

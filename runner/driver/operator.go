@@ -1,0 +1,136 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+)
+
+// Operator is implemented by drivers that can list jobs and change them by
+// hand. A driver need not: then there is nothing to list and nothing to change.
+type Operator interface {
+	// OpenOperations opens a short-lived connection to one database. It takes
+	// no lock, does not listen and never claims. In a database without jobs it
+	// gives an error for which [ErrUndetected] holds.
+	OpenOperations(ctx context.Context, pg *pgx.ConnConfig, database string) (Operations, error)
+}
+
+// ErrUndetected is matched, with errors.Is, by the error of OpenOperations in a
+// database that the driver has nothing to do with.
+var ErrUndetected = errors.New("there are no jobs in this database")
+
+// Operations is that connection. It is owned by one goroutine.
+type Operations interface {
+	// List returns up to limit jobs, the newest first, with ids below before;
+	// 0 begins with the newest.
+	List(ctx context.Context, f Filter, before int64, limit int) ([]Detail, error)
+
+	// Change does one batch of an action: the first of at most limit matching
+	// jobs in the order of their ids, with ids above after. With dryRun it
+	// changes nothing and only tells what it would do. Jobs whose state does not
+	// permit the action, and rows that somebody has locked, are left out.
+	Change(ctx context.Context, a Change, f Filter, after int64, limit int, dryRun bool) (Changed, error)
+
+	// Close closes the connection.
+	Close(ctx context.Context) error
+}
+
+// Filter selects jobs. All conditions must hold; the zero value selects all.
+type Filter struct {
+	UUIDs  []string
+	States []channels.State
+	// Channel selects those of a channel and of those below it.
+	Channel string
+	// Exception is the exact name of the exception with which a job failed.
+	Exception string
+	// OlderThan selects jobs that were created longer ago than this.
+	OlderThan time.Duration
+}
+
+// Detail is a job as people want to see it. It holds neither arguments nor
+// results nor messages of exceptions, for these can be confidential. Times are
+// zero where the row has none.
+type Detail struct {
+	Row
+	Model, Method string
+	MaxRetries    int32
+	Exception     string
+	Started, Done time.Time
+	// WaitsFor counts the jobs that this one depends on and that are not done,
+	// for a job that waits for dependencies; FirstParent is one of them.
+	WaitsFor    int
+	FirstParent string
+}
+
+// Action is something that people do to jobs.
+type Action uint8
+
+const (
+	// Requeue makes failed, cancelled and done jobs pending again, as Odoo's own
+	// button does: counters and dates are reset (contract.md 1.5).
+	Requeue Action = iota + 1
+	// Cancel cancels jobs that wait or failed, and those that wait for nothing
+	// but them.
+	Cancel
+	// SetDone marks jobs done that wait or failed, and releases those that
+	// waited for nothing but them.
+	SetDone
+	// Postpone gives pending jobs another eta.
+	Postpone
+)
+
+// String returns the action in lower case with underscores.
+func (a Action) String() string {
+	switch a {
+	case Requeue:
+		return "requeue"
+	case Cancel:
+		return "cancel"
+	case SetDone:
+		return "set_done"
+	case Postpone:
+		return "postpone"
+	}
+	return "invalid"
+}
+
+// Permits reports whether the action may be done to a job in a state. A job that
+// is enqueued or started is somebody else's, and never touched.
+func (a Action) Permits(s channels.State) bool {
+	switch s {
+	case channels.Pending:
+		return a == Cancel || a == SetDone || a == Postpone
+	case channels.WaitDependencies:
+		return a == Cancel || a == SetDone
+	case channels.Failed:
+		return a == Cancel || a == SetDone || a == Requeue
+	case channels.Cancelled, channels.Done:
+		return a == Requeue
+	}
+	return false
+}
+
+// Change is an action with what it needs.
+type Change struct {
+	Action Action
+	// Until is the new eta of Postpone.
+	Until time.Time
+	// By names who wants it. It stands in the result of jobs set done or cancelled.
+	By string
+}
+
+// Changed is the outcome of a batch.
+type Changed struct {
+	// UUIDs are the jobs that were, or would be, changed.
+	UUIDs []string
+	// Followed is the number of jobs that changed because they depended on those.
+	Followed int
+	// Last is the greatest id that was looked at; More is set when there may be
+	// jobs with greater ones.
+	Last int64
+	More bool
+}

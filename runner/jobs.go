@@ -1,0 +1,290 @@
+package runner
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+const (
+	// desksLimit bounds the connections that operators cause at the same time,
+	// and operateTimeout one page or batch on one of them.
+	desksLimit     = 4
+	operateTimeout = 30 * time.Second
+	// pageLimit bounds the jobs of one page, and pageDatabases the databases
+	// that are asked for it.
+	pageLimit     = 1000
+	pageDatabases = 20
+	// changeBatch is the number of jobs that one transaction changes, and
+	// changeNamed how many of them a [ChangeResult] names.
+	changeBatch = 500
+	changeNamed = 100
+)
+
+// Errors of [Runner.Jobs] and [Runner.Change].
+var (
+	ErrNoOperator      = errors.New("the driver cannot list or change jobs")
+	ErrUnknownDatabase = errors.New("no such database")
+	ErrBadCursor       = errors.New("the cursor is not one of ours")
+)
+
+// JobQuery asks for a page of jobs.
+type JobQuery struct {
+	driver.Filter
+	// Database restricts it to one database. Default: all that are served.
+	Database string
+	// Cursor is the Next of the page before. Default: the first page.
+	Cursor string
+	// Limit is the length of the page, at most 1000. Default: 100.
+	Limit int
+}
+
+// JobPage is a page of jobs: database after database, the newest first.
+type JobPage struct {
+	Jobs []driver.Detail
+	// Next gives the next page, which can be empty; empty after the last one.
+	Next string
+	// Problems names databases that could not be read, with the reason.
+	Problems []string
+}
+
+// Jobs reads a page of jobs from the databases. It neither asks the engine's
+// loop for jobs nor uses the connections that claim.
+func (r *Runner) Jobs(ctx context.Context, q JobQuery) (JobPage, error) {
+	var page JobPage
+	if q.Limit <= 0 {
+		q.Limit = 100
+	}
+	q.Limit = min(q.Limit, pageLimit)
+	names, err := r.databaseNames(ctx, q.Database)
+	if err != nil {
+		return page, err
+	}
+	from, before, err := parseCursor(q.Cursor)
+	if err != nil {
+		return page, err
+	}
+	asked := 0
+	for _, name := range names {
+		if name < from {
+			continue
+		}
+		if name > from {
+			before = 0
+		}
+		if asked++; asked > pageDatabases || len(page.Jobs) == q.Limit {
+			page.Next = cursor(name, before)
+			return page, nil
+		}
+		var list []driver.Detail
+		err := r.operate(ctx, name, func(ops driver.Operations) error {
+			return within(ctx, operateTimeout, func(ctx context.Context) (err error) {
+				list, err = ops.List(ctx, q.Filter, before, q.Limit-len(page.Jobs))
+				return err
+			})
+		})
+		switch {
+		case errors.Is(err, ErrNoOperator):
+			return page, err
+		case err != nil && !errors.Is(err, driver.ErrUndetected):
+			page.Problems = append(page.Problems, name+": "+err.Error())
+		}
+		page.Jobs = append(page.Jobs, list...)
+		if len(page.Jobs) == q.Limit && len(list) > 0 {
+			page.Next = cursor(name, list[len(list)-1].ID)
+			return page, nil
+		}
+	}
+	return page, nil
+}
+
+// cursor and parseCursor say where the next page begins.
+func cursor(database string, before int64) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(before, 10) + " " + database))
+}
+
+func parseCursor(s string) (database string, before int64, err error) {
+	if s == "" {
+		return "", 0, nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil {
+		return "", 0, ErrBadCursor
+	}
+	number, database, _ := strings.Cut(string(raw), " ")
+	if before, err = strconv.ParseInt(number, 10, 64); err != nil || before < 0 {
+		return "", 0, ErrBadCursor
+	}
+	return database, before, nil
+}
+
+// JobChange asks to change jobs by hand.
+type JobChange struct {
+	driver.Change
+	driver.Filter
+	// Database restricts it to one database. Default: all that are served.
+	Database string
+	// Limit bounds the number of jobs. Default: all that match.
+	Limit int
+	// DryRun changes nothing and only counts.
+	DryRun bool
+}
+
+// ChangeResult is what became of it.
+type ChangeResult struct {
+	// Changed is the number of jobs that were, or would be, changed, Followed
+	// that of jobs that depended on them and changed with them.
+	Changed, Followed int
+	// Jobs names the first of them.
+	Jobs []channels.Key
+	// More is set when the limit was reached before the end.
+	More bool
+	// Problems names databases in which it failed, with the reason. What had
+	// been done there before stays done.
+	Problems []string
+}
+
+// Change changes jobs by hand, in batches. Jobs that are enqueued or started are
+// never touched. On an error the result says what had been done before.
+func (r *Runner) Change(ctx context.Context, c JobChange) (ChangeResult, error) {
+	var result ChangeResult
+	names, err := r.databaseNames(ctx, c.Database)
+	if err != nil {
+		return result, err
+	}
+	for _, name := range names {
+		err := r.operate(ctx, name, func(ops driver.Operations) error { return r.changeIn(ctx, ops, name, c, &result) })
+		switch {
+		case errors.Is(err, ErrNoOperator) || ctx.Err() != nil:
+			return result, err
+		case err != nil && !errors.Is(err, driver.ErrUndetected):
+			result.Problems = append(result.Problems, name+": "+err.Error())
+		}
+		if result.More {
+			break
+		}
+	}
+	r.log().Info("jobs changed by hand", zap.Stringer("action", c.Action), zap.String("by", c.By), zap.Bool("dry_run", c.DryRun),
+		zap.String("database", c.Database), zap.String("channel", c.Channel), zap.Int("changed", result.Changed),
+		zap.Int("followed", result.Followed), zap.Strings("problems", result.Problems))
+	return result, nil
+}
+
+// changeIn does it in one database.
+func (r *Runner) changeIn(ctx context.Context, ops driver.Operations, database string, c JobChange, result *ChangeResult) error {
+	var after int64
+	for more := true; more; {
+		n := changeBatch
+		if c.Limit > 0 {
+			if n = min(n, c.Limit-result.Changed); n <= 0 {
+				result.More = true
+				return nil
+			}
+		}
+		var out driver.Changed
+		err := within(ctx, operateTimeout, func(ctx context.Context) (err error) {
+			out, err = ops.Change(ctx, c.Change, c.Filter, after, n, c.DryRun)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		after, more = out.Last, out.More
+		result.Changed += len(out.UUIDs)
+		result.Followed += out.Followed
+		for _, uuid := range out.UUIDs[:min(len(out.UUIDs), changeNamed-len(result.Jobs))] {
+			result.Jobs = append(result.Jobs, channels.Key{DB: database, UUID: uuid})
+		}
+	}
+	return nil
+}
+
+// operate runs f with a connection to a database that is opened for it.
+func (r *Runner) operate(ctx context.Context, database string, f func(driver.Operations) error) error {
+	cfg := r.config()
+	operator, ok := cfg.Driver.(driver.Operator)
+	if !ok {
+		return ErrNoOperator
+	}
+	select {
+	case r.desks <- struct{}{}:
+		defer func() { <-r.desks }()
+	case <-ctx.Done():
+		return fmt.Errorf("wait for other operators: %w", context.Cause(ctx))
+	}
+	var ops driver.Operations
+	err := within(ctx, connectTimeout, func(ctx context.Context) (err error) {
+		ops, err = operator.OpenOperations(ctx, cfg.Postgres, database)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = within(context.WithoutCancel(ctx), closeTimeout, ops.Close) }()
+	return f(ops)
+}
+
+// databaseNames lists the databases that may be read and changed, sorted; one of
+// a given name only, if it is among them.
+func (r *Runner) databaseNames(ctx context.Context, name string) ([]string, error) {
+	names, leading, err := r.servedNames(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !leading {
+		// A standby does not look at the databases; ask, as a leader would.
+		if names, err = r.discoveredNames(ctx); err != nil {
+			return nil, err
+		}
+	}
+	slices.Sort(names)
+	if name == "" {
+		return names, nil
+	}
+	if !slices.Contains(names, name) {
+		return nil, fmt.Errorf("%s: %w", name, ErrUnknownDatabase)
+	}
+	return []string{name}, nil
+}
+
+func (r *Runner) servedNames(ctx context.Context) (names []string, leading bool, err error) {
+	err = r.do(ctx, func(e *engine) {
+		leading = e.leader || len(e.databases) > 0
+		for name, db := range e.databases {
+			if db.state != DatabaseUndetected {
+				names = append(names, name)
+			}
+		}
+	})
+	return names, leading, err
+}
+
+func (r *Runner) discoveredNames(ctx context.Context) (names []string, err error) {
+	cfg := r.config()
+	err = within(ctx, discoverTimeout, func(ctx context.Context) error {
+		cluster, err := cfg.Driver.OpenCluster(ctx, cfg.Postgres)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = within(context.WithoutCancel(ctx), closeTimeout, cluster.Close) }()
+		dbs, err := cluster.Databases(ctx, cfg.Databases)
+		for _, db := range dbs {
+			names = append(names, db.Name)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the databases: %w", err)
+	}
+	return names, nil
+}

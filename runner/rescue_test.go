@@ -1,0 +1,249 @@
+package runner_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+)
+
+func TestWorkerCrash(t *testing.T) {
+	for _, ran := range []time.Duration{0, time.Second, time.Minute} {
+		t.Run(ran.String(), func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.PlanFor(key("prod", "a"), mock.Plan{RunFor: ran, Crash: true})
+				looks := make(chan driver.Verdict, 1000)
+				cfg := b.config("root:1")
+				cfg.Driver = &fakeDriver{Driver: b.Driver(), session: func(s driver.Session) driver.Session {
+					return &fakeSession{Session: s, inspect: func(found []driver.Liveness) {
+						for _, l := range found {
+							looks <- l.Verdict
+						}
+					}}
+				}}
+				k := b.one("prod", "a")
+				r := b.start(cfg)
+				b.settle(ran + 30*time.Second)
+				b.requireDone(k)
+				row, _ := b.Row(k)
+				require.EqualValues(b, 1, row.Retry)
+				runs := b.RunsOf(k)
+				require.Len(b, runs, 2)
+				b.within(runs[0].Closed, runs[1].Opened, 3*time.Second, 25*time.Second)
+				dead := 0
+				for len(looks) > 0 {
+					if <-looks == driver.Dead {
+						dead++
+					}
+				}
+				require.Equal(b, 2, dead, "two looks must agree")
+				require.Equal(b, 1, b.logged("Re-queued dead job with uuid: a"))
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+// A job that kills its worker each time fails in the end (contract.md 3.4).
+func TestWorkerCrashesEachTime(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{Crash: true})
+		k := b.one("prod", "a")
+		r := b.start(b.config("root:1"))
+		b.settle(10 * time.Minute)
+		row, _ := b.Row(k)
+		require.Equal(b, channels.Failed, row.State)
+		require.Len(b, b.RunsOf(k), 7)
+		b.requireIdle(r)
+	})
+}
+
+// Without lock rows nothing tells a job that died from one that is slow.
+func TestWorkerCrashWithoutLockRows(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.WithoutLocks("prod")
+		b.PlanFor(key("prod", "a"), mock.Plan{RunFor: time.Second, Crash: true})
+		k := b.one("prod", "a")
+		r := b.start(b.config("root:2"))
+		b.settle(6 * time.Hour)
+		b.LoseSession("prod")
+		b.settle(6 * time.Hour)
+		require.Len(b, b.RunsOf(k), 1)
+		require.Equal(b, 1, b.status(r).Watched)
+		require.Equal(b, 1, b.logged("job goes on although its request ended, watching it"))
+		b.SetState(k, channels.Pending) // somebody knows better
+		b.settle(time.Second)
+		require.Len(b, b.RunsOf(k), 2)
+		b.requireDone(k)
+		b.requireIdle(r)
+	})
+}
+
+func TestConnectionDroppedWhileTheJobLives(t *testing.T) {
+	for _, locks := range []bool{true, false} {
+		t.Run(fmt.Sprintf("locks=%t", locks), func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				if !locks {
+					b.WithoutLocks("prod")
+				}
+				b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 10 * time.Minute, DropConnAfter: time.Second})
+				a := b.one("prod", "a")
+				r := b.start(b.config("root:1"))
+				next := b.one("prod", "b")
+				b.settle(9 * time.Minute)
+				require.Equal(b, 1, b.status(r).Watched)
+				require.Empty(b, b.RunsOf(next))
+				b.settle(time.Minute)
+				b.requireRanOnce(a, next)
+				ended := b.RunsOf(a)[0].Ended
+				b.within(ended, b.RunsOf(next)[0].Opened, 0, 100*time.Millisecond)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+// A connection that breaks before the job is started leaves a request in the
+// backlog, which the grace lets come to its turn.
+func TestConnectionDroppedInTheBacklog(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.PlanFor(key("prod", "a"), mock.Plan{StartAfter: 8 * time.Second, RunFor: time.Minute, DropConnAfter: time.Second})
+		k := b.one("prod", "a")
+		r := b.start(b.config("root:1"))
+		b.settle(5 * time.Minute)
+		b.requireRanOnce(k)
+		b.requireIdle(r)
+	})
+}
+
+func TestTakeOver(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		now := time.Now().UnixMicro()
+		for i := range 2 {
+			b.one("prod", fmt.Sprintf("running%d", i), func(j *mock.Job) {
+				j.State, j.Enqueued, j.LockRow, j.LockPID = channels.Started, now, true, 7
+			})
+		}
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		keys := b.jobs("prod", "", "a", 10)
+		r := b.start(b.config("root:3"))
+		b.settle(4 * time.Second)
+		require.Equal(b, 2, b.status(r).Watched)
+		require.Equal(b, 1, b.MaxConcurrent(nil), "two places are taken")
+		b.settle(10 * time.Minute)
+		b.requireRanOnce(keys...)
+		require.Equal(b, 1, b.MaxConcurrent(nil))
+		for i := range 2 {
+			k := key("prod", fmt.Sprintf("running%d", i))
+			require.Empty(b, b.RunsOf(k))
+			b.FreeLock(k)
+			b.SetState(k, channels.Done)
+		}
+		b.settle(time.Second)
+		b.requireIdle(r)
+	})
+}
+
+// What runs in one database counts for the capacity that all share, so a new
+// leader has to look at all of them first, but does not wait for ever.
+func TestTakeOverOfSeveralDatabases(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("slow", "fast", "foreign")
+		b.LockHeldBy("slow", "the former leader")
+		b.LockHeldBy("foreign", "somebody else")
+		now := time.Now().UnixMicro()
+		for i := range 4 {
+			b.one("slow", fmt.Sprintf("running%d", i), func(j *mock.Job) {
+				j.State, j.Enqueued, j.LockRow, j.LockPID = channels.Started, now, true, 7
+			})
+		}
+		keys := b.jobs("fast", "", "a", 10)
+		r := b.start(b.config("root:4"))
+		b.LockHeldBy("slow", "")
+		b.settle(time.Minute)
+		require.Equal(b, 4, b.status(r).Watched)
+		require.Empty(b, b.Runs(), "all places are taken")
+		for i := range 4 {
+			b.SetState(key("slow", fmt.Sprintf("running%d", i)), channels.Done)
+		}
+		b.settle(time.Second)
+		b.requireRanOnce(keys...)
+	})
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("foreign", "fast")
+		b.LockHeldBy("foreign", "somebody else")
+		keys := b.jobs("fast", "", "a", 10)
+		b.start(b.config("root:4"))
+		b.settle(5 * time.Second)
+		b.requireRanOnce(keys...)
+	})
+}
+
+func TestEnqueuedAndNeverArrived(t *testing.T) {
+	for _, locks := range []bool{true, false} {
+		t.Run(fmt.Sprintf("locks=%t", locks), func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				if !locks {
+					b.WithoutLocks("prod")
+				}
+				began := time.Now()
+				k := b.one("prod", "a", func(j *mock.Job) { j.State, j.Enqueued = channels.Enqueued, began.UnixMicro() })
+				odd := b.one("prod", "odd", func(j *mock.Job) { j.State = channels.Enqueued })
+				r := b.start(b.config("root:4"))
+				b.settle(time.Minute)
+				b.requireRanOnce(k)
+				b.within(began, b.RunsOf(k)[0].Opened, 10*time.Second, 25*time.Second)
+				row, _ := b.Row(k)
+				require.Zero(b, row.Retry)
+				require.Empty(b, b.RunsOf(odd), "without date_enqueued nobody knows")
+				require.Equal(b, 1, b.status(r).Watched)
+			})
+		})
+	}
+}
+
+// Two looks must lie apart, also when a slow session takes them one right after
+// the other.
+func TestLooksLieApart(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		var slow sync.Once
+		looks := make(chan time.Time, 1000)
+		cfg := b.config("root:1")
+		cfg.Driver = &fakeDriver{Driver: b.Driver(), session: func(s driver.Session) driver.Session {
+			return &fakeSession{
+				Session:   s,
+				toInspect: func() { slow.Do(func() { <-time.After(20 * time.Second) }) },
+				inspect: func(found []driver.Liveness) {
+					for _, l := range found {
+						if l.Verdict == driver.Dead {
+							looks <- time.Now()
+						}
+					}
+				},
+			}
+		}}
+		b.PlanFor(key("prod", "a"), mock.Plan{Crash: true})
+		k := b.one("prod", "a")
+		b.start(cfg)
+		b.settle(time.Minute)
+		runs := b.RunsOf(k)
+		require.Len(b, runs, 2)
+		first, second := <-looks, <-looks
+		require.Less(b, second.Sub(first), 3*time.Second, "or this test does not test it")
+		require.GreaterOrEqual(b, runs[1].Opened.Sub(first), 3*time.Second)
+	})
+}

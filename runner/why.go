@@ -1,0 +1,260 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// Why says why a job does, or does not, run.
+type Why struct {
+	Key channels.Key
+	// Found is true when there is such a job.
+	Found bool
+	// Code is the reason in lower case with underscores: one of
+	// [channels.Reason], "database_" with a [DatabaseState], or one of the
+	// Why constants.
+	Code string
+	// Text is the reason in one sentence.
+	Text string
+	// Until is when the reason goes away by itself; zero if that is not known.
+	Until time.Time
+	// Channel is the one that holds the job, with its Capacity and how many are
+	// Running in it. Ahead jobs go before this one, or more if AtLeast is set.
+	Channel           string
+	Capacity, Running int
+	Ahead             int
+	AtLeast           bool
+	// Blocker is the one other job that has to go first, if there is one.
+	Blocker channels.Key
+	// Upstream runs the job, since Since.
+	Upstream string
+	Since    time.Time
+	// Pause is the one that holds the job.
+	Pause *Pause
+	// Detail is the row as it stands in the database; nil if it could not be
+	// read, for the reason that Problem gives.
+	Detail  *driver.Detail
+	Problem string
+}
+
+// Reasons that the scheduler does not know.
+const (
+	WhyUnknownJob       = "unknown_job"
+	WhyNotServed        = "database_not_served"
+	WhyStandby          = "standby"
+	WhyNoLeader         = "no_leader"
+	WhyTakingOver       = "taking_over"
+	WhyStopping         = "stopping"
+	WhyNoUpstream       = "no_upstream"
+	WhyDrained          = "upstreams_drained"
+	WhyPaused           = "paused_all"
+	WhyPausedDatabase   = "paused_database"
+	WhyPausedChannel    = "paused_channel"
+	WhyPausedConfig     = "paused_by_configuration"
+	WhyRetryDelay       = "retry_delay"
+	WhyClaiming         = "claiming"
+	WhyUnclaiming       = "unclaiming"
+	WhyWatched          = "watched"
+	WhyWaitDependencies = "wait_dependencies"
+	WhyDone             = "done"
+	WhyCancelled        = "cancelled"
+	WhyUnread           = "not_read_yet"
+)
+
+// Explain says what the scheduler alone knows of a job; see [Runner.Why].
+func (r *Runner) Explain(ctx context.Context, key channels.Key) (x channels.Explanation, known bool, err error) {
+	err = r.do(ctx, func(e *engine) { x, known = e.tree.Explain(key, time.Now()) })
+	return x, known, err
+}
+
+// Why says why a job does, or does not, run: what the engine knows of it, and
+// what the row says.
+func (r *Runner) Why(ctx context.Context, key channels.Key) (Why, error) {
+	w := Why{Key: key}
+	known := false
+	err := r.do(ctx, func(e *engine) { known = e.why(&w, time.Now()) })
+	if err != nil {
+		return w, err
+	}
+	w.Found = known
+	if !known && w.Code == WhyNotServed {
+		return w, nil
+	}
+	page, err := r.Jobs(ctx, JobQuery{Database: key.DB, Filter: driver.Filter{UUIDs: []string{key.UUID}}, Limit: 1})
+	switch {
+	case err != nil:
+		w.Problem = err.Error()
+	case len(page.Problems) > 0:
+		w.Problem = page.Problems[0]
+	case len(page.Jobs) == 0:
+		w.Found = false
+		w.say(WhyUnknownJob, "there is no job %s in database %s", key.UUID, key.DB)
+	default:
+		w.Found, w.Detail = true, &page.Jobs[0]
+		w.row(known)
+	}
+	return w, nil
+}
+
+func (w *Why) say(code, format string, args ...any) {
+	w.Code, w.Text = code, fmt.Sprintf(format, args...)
+}
+
+// row lets the row have its say: states in which nothing schedules the job, and
+// what is known of a job that the engine does not know.
+func (w *Why) row(known bool) {
+	d := w.Detail
+	switch d.State {
+	case channels.Done:
+		w.say(WhyDone, "the job is done")
+	case channels.Cancelled:
+		w.say(WhyCancelled, "the job was cancelled")
+	case channels.Failed:
+		w.say(channels.ReasonFailed.String(), "the job failed%s and runs again only if somebody requeues it", with(" with ", d.Exception))
+	case channels.WaitDependencies:
+		w.say(WhyWaitDependencies, "the job waits for %d other jobs that are not done", d.WaitsFor)
+		if d.FirstParent != "" {
+			w.Blocker = channels.Key{DB: w.Key.DB, UUID: d.FirstParent}
+			w.Text += ", " + d.FirstParent + " among them"
+		}
+	case channels.Enqueued, channels.Started:
+		if !known {
+			w.say(channels.ReasonRunning.String(), "the job is %s, and not watched by this process", d.State)
+		}
+	case channels.Pending:
+		if w.Code == "" {
+			w.say(WhyUnread, "the job is pending, and its notification has not been read yet")
+		}
+	default:
+		w.say("unknown_state", "nobody knows what the state %q means", d.RawState)
+	}
+}
+
+// with puts a prefix before what is not empty.
+func with(prefix, s string) string {
+	if s == "" {
+		return ""
+	}
+	return prefix + s
+}
+
+// why fills in what the engine knows and reports whether it knows the job.
+func (e *engine) why(w *Why, now time.Time) (known bool) {
+	x, known := e.tree.Explain(w.Key, now)
+	if known {
+		w.Channel, w.Capacity, w.Running, w.Ahead, w.AtLeast = x.Channel, x.Capacity, x.Running, x.Ahead, x.AtLeast
+		w.Blocker, w.Until = x.Blocker, x.Until
+	}
+	db := e.databases[w.Key.DB]
+	t := e.tasks[w.Key]
+	switch {
+	case t != nil:
+		e.whyTask(w, t)
+	case known && x.Reason == channels.ReasonFailed:
+		w.say(x.Reason.String(), "the job failed and runs again only if somebody requeues it")
+	case e.stopping || e.config().Exiting():
+		w.say(WhyStopping, "this runner is stopping")
+	case !e.leader && e.leaderKnown:
+		w.say(WhyStandby, "this process does not lead the runner, %s does: ask there", e.leaderDetail)
+	case !e.leader:
+		w.say(WhyNoLeader, "no process leads the runner%s", with(": ", e.leaderDetail))
+	case db == nil:
+		w.say(WhyNotServed, "database %s is not among those that this runner serves", w.Key.DB)
+	case !db.known || !db.heldUntil.IsZero():
+		w.say("database_"+db.state.String(), "database %s is %s%s", db.Name, db.state, with(": ", db.detail))
+		w.Until = db.heldUntil
+	case e.pausedAll != nil:
+		e.whyPaused(w, WhyPaused, "everything", e.pausedAll)
+	case db.pause != nil:
+		e.whyPaused(w, WhyPausedDatabase, "database "+db.Name, db.pause)
+	case known:
+		e.whyQueued(w, x, now)
+	}
+	return known || t != nil
+}
+
+func (e *engine) whyPaused(w *Why, code, what string, p *Pause) {
+	w.say(code, "%s is %s", what, p)
+	w.Pause, w.Until = p, p.Until
+}
+
+// whyTask explains a job that occupies a place.
+func (e *engine) whyTask(w *Why, t *task) {
+	w.Upstream, w.Since = t.trail.upstream, t.began()
+	switch t.phase {
+	case phaseClaiming:
+		w.say(WhyClaiming, "the job is being claimed")
+	case phaseOpen, phaseAsked:
+		w.say(channels.ReasonRunning.String(), "the job has been running on %s since %s", w.Upstream, w.Since.UTC().Format(time.RFC3339))
+	case phaseUnclaiming:
+		w.say(WhyUnclaiming, "the job is being put back: %s", t.trail.why)
+	case phaseWatched:
+		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: should it be dead, it is put back", e.stateOf(w.Key))
+	}
+}
+
+func (e *engine) stateOf(key channels.Key) channels.State {
+	_, state, _ := e.tree.Lookup(key)
+	return state
+}
+
+// whyQueued explains a job of a served database that waits.
+func (e *engine) whyQueued(w *Why, x channels.Explanation, now time.Time) {
+	d := e.delays[w.Key]
+	switch x.Reason {
+	case channels.ReasonETA:
+		if d.until > now.UnixMicro() {
+			w.say(WhyRetryDelay, "the last attempt came to nothing, the next one follows at %s", x.Until.Format(time.RFC3339))
+			return
+		}
+		w.say(x.Reason.String(), "%s", x)
+		return
+	case channels.ReasonPaused:
+		if p := e.controls.pause("", x.Channel); p != nil {
+			e.whyPaused(w, WhyPausedChannel, "channel "+x.Channel, p)
+		} else {
+			w.say(WhyPausedConfig, "channel %s is paused by its configuration", x.Channel)
+		}
+		return
+	case channels.ReasonSequentialFailed, channels.ReasonSequentialETA:
+		w.say(x.Reason.String(), "%s", x)
+		return
+	}
+	switch {
+	case !e.settledIn:
+		w.say(WhyTakingOver, "this process has just become the leader and is finding out what runs")
+	case !e.pool.usable():
+		code, text := e.whyNoUpstream()
+		w.say(code, "%s", text)
+	default:
+		w.say(x.Reason.String(), "%s", x)
+	}
+}
+
+// whyNoUpstream says why no Odoo gets jobs.
+func (e *engine) whyNoUpstream() (code, text string) {
+	ups := e.pool.status()
+	var reasons []string
+	drained := 0
+	for _, u := range ups {
+		switch {
+		case u.Drain != nil:
+			drained++
+			reasons = append(reasons, u.Name+" is being drained"+with(" by ", u.Drain.By))
+		case !u.Up:
+			reasons = append(reasons, u.Name+": "+u.Reason)
+		}
+	}
+	switch {
+	case len(ups) == 0:
+		return WhyNoUpstream, "no Odoo server is known"
+	case drained == len(ups):
+		return WhyDrained, "every Odoo server is drained: " + strings.Join(reasons, "; ")
+	}
+	return WhyNoUpstream, "no Odoo server is healthy: " + strings.Join(reasons, "; ")
+}
