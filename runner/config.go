@@ -51,7 +51,8 @@ type Config struct {
 	// A negative value means not to wait.
 	ShutdownTimeout time.Duration
 
-	// Logger gets what the runner has to say. Default: nothing is logged.
+	// Logger gets what the runner has to say; it should carry the name where there
+	// are several. Default: nothing is logged.
 	Logger *zap.Logger
 
 	// Exchanges is the register of open requests, shared by all runners of the

@@ -66,11 +66,11 @@ func (e *engine) leading(yes bool, holder string) {
 		e.leader, e.leaderDetail, e.leaderKnown = yes, holder, yes || holder != ""
 		switch {
 		case yes && !was:
-			e.log().Info("leading this runner", zap.String("runner", e.config().Name))
+			e.log().Info("leading this runner")
 			e.emit(Event{Kind: EventLeaderChanged, Detail: leadingDetail})
 		case !yes && holder != "" && (was || before != holder):
 			e.log().Info("master election lost: could not acquire master runner lock, standing by",
-				zap.String("runner", e.config().Name), zap.String("holder", holder))
+				zap.String("holder", holder))
 			e.emit(Event{Kind: EventLeaderChanged, Detail: holder})
 		}
 		if !yes && holder != "" {
@@ -88,7 +88,7 @@ func (e *engine) unreachable(err error) {
 		detail := err.Error()
 		if e.leader || e.leaderDetail != detail {
 			e.log().Error("maintenance connection lost, starting no jobs until it is back",
-				zap.String("runner", e.config().Name), zap.Error(err))
+				zap.Error(err))
 		}
 		if e.leader {
 			e.emit(Event{Kind: EventLeaderChanged, Detail: detail})

@@ -69,7 +69,7 @@ func (r *Runner) log() *zap.Logger { return r.config().Logger }
 // there yet. Only the first call has an effect.
 func (r *Runner) Start() {
 	r.start.Do(func() {
-		r.log().Info("starting", zap.String("runner", r.config().Name))
+		r.log().Info("starting")
 		r.engine.Store(r.newEngine())
 		r.spawn("runner", r.supervise)
 	})
@@ -130,7 +130,7 @@ func (r *Runner) runEngine(e *engine) {
 		r.log().Error("cannot apply the channels", zap.Error(err))
 	}
 	e.control(*r.controls.Load())
-	r.log().Info("initializing database connections", zap.String("runner", r.config().Name))
+	r.log().Info("initializing database connections")
 	maint.Go(func() {
 		for maintCtx.Err() == nil && !safely(r.log, "maintenance", func() { e.maint.run(maintCtx) }) {
 			// The connection is gone, and the leader lock with it.
@@ -229,7 +229,7 @@ func (r *Runner) Stop(ctx context.Context) error {
 	if engine == nil || !engine.mail.post(func() { e = engine; e.drain(); close(asked) }) {
 		return nil
 	}
-	r.log().Info("graceful stop requested", zap.String("runner", r.config().Name))
+	r.log().Info("graceful stop requested")
 	quiet, cancel := context.WithTimeout(r.ctx, quietTimeout)
 	defer cancel()
 	if await(quiet, asked) && await(quiet, e.quiet) {
@@ -241,13 +241,13 @@ func (r *Runner) Stop(ctx context.Context) error {
 	}
 	r.quit()
 	r.wg.Wait()
-	r.log().Info("stopped", zap.String("runner", r.config().Name))
+	r.log().Info("stopped")
 	return nil
 }
 
 // quietTimeout bounds how long Stop waits, whatever its context says, for
 // statements under way: a job claimed and not sent would stay behind.
-const quietTimeout = 2 * time.Second
+const quietTimeout = time.Second
 
 // await waits for done or the end of ctx; it reports whether done came.
 func await(ctx context.Context, done <-chan struct{}) bool {
