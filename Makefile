@@ -111,3 +111,8 @@ clean: ## Remove what was built
 $(GOLANGCI_LINT):
 	GOBIN=$(GOLANGCI_LINT_DIR) $(GO) install \
 		github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+
+## test-odoo
+.PHONY: test-odoo
+test-odoo: build ## Run the suite with a real Odoo 14 and 19 (root, network, 4 GB of cache)
+	$(GO) test -count=1 -v -timeout 90m -tags $(TAGS),odoo $(TEST_FLAGS) ./odootest

@@ -57,6 +57,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			<options of the driver>
 //		}
 //		discover_interval <duration>
+//		rescue_started_after <duration>
 //		shutdown_timeout  <duration>
 //	}
 //
@@ -90,16 +91,17 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // runnerOptions are the options of a block. A parser starts at the option's name.
 var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
-	"postgres":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.Postgres) },
-	"postgres_password": func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.PostgresPassword) },
-	"databases":         (*Runner).parseDatabases,
-	"site":              (*Runner).parseSite,
-	"upstream":          (*Runner).parseUpstreams,
-	"channels":          (*Runner).parseChannels,
-	"channel":           (*Runner).parseChannel,
-	"driver":            (*Runner).parseDriver,
-	"discover_interval": (*Runner).parseDiscoverInterval,
-	"shutdown_timeout":  (*Runner).parseShutdownTimeout,
+	"postgres":             func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.Postgres) },
+	"postgres_password":    func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.PostgresPassword) },
+	"databases":            (*Runner).parseDatabases,
+	"site":                 (*Runner).parseSite,
+	"upstream":             (*Runner).parseUpstreams,
+	"channels":             (*Runner).parseChannels,
+	"channel":              (*Runner).parseChannel,
+	"driver":               (*Runner).parseDriver,
+	"discover_interval":    (*Runner).parseDiscoverInterval,
+	"rescue_started_after": (*Runner).parseRescueStartedAfter,
+	"shutdown_timeout":     (*Runner).parseShutdownTimeout,
 }
 
 func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
@@ -376,6 +378,18 @@ func (r *Runner) parseDiscoverInterval(d *caddyfile.Dispenser) error {
 		return d.Err("discover_interval must be positive")
 	}
 	r.DiscoverInterval = v
+	return nil
+}
+
+func (r *Runner) parseRescueStartedAfter(d *caddyfile.Dispenser) error {
+	v, err := parseDuration(d)
+	if err != nil {
+		return err
+	}
+	if v <= 0 {
+		return d.Err("rescue_started_after must be positive")
+	}
+	r.RescueStartedAfter = v
 	return nil
 }
 

@@ -1,11 +1,15 @@
 package jobrunner
 
 import (
+	"context"
+	"errors"
 	"fmt"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/jackc/pgx/v5"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
 )
@@ -48,7 +52,7 @@ func (OdooDriver) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision resolves the options.
-func (d *OdooDriver) Provision(caddy.Context) error {
+func (d *OdooDriver) Provision(ctx caddy.Context) error {
 	repl := caddy.NewReplacer()
 	repl.Set("database", "{database}")
 	host, err := repl.ReplaceOrErr(d.Host, true, true)
@@ -64,11 +68,23 @@ func (d *OdooDriver) Provision(caddy.Context) error {
 			return err
 		}
 		if opts.BasicAuthUser == "" {
-			return fmt.Errorf("basic_auth needs a user")
+			return errors.New("basic_auth needs a user")
+		}
+		if literal(d.BasicAuth.Password) {
+			ctx.Logger().Warn("the password of basic_auth is written out, so everybody can read it who reaches the admin API; use {file.*} or {env.*}")
 		}
 	}
 	d.Driver = odoo.New(opts)
 	return nil
+}
+
+// OpenOperations implements [driver.Operator].
+func (d *OdooDriver) OpenOperations(ctx context.Context, pg *pgx.ConnConfig, database string) (driver.Operations, error) {
+	operator, ok := d.Driver.(driver.Operator)
+	if !ok {
+		return nil, runner.ErrNoOperator
+	}
+	return operator.OpenOperations(ctx, pg, database)
 }
 
 // UnmarshalCaddyfile reads the options of the driver:
@@ -108,6 +124,7 @@ func (d *OdooDriver) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
 // Interface guards.
 var (
 	_ driver.Driver         = (*OdooDriver)(nil)
+	_ driver.Operator       = (*OdooDriver)(nil)
 	_ caddy.Provisioner     = (*OdooDriver)(nil)
 	_ caddyfile.Unmarshaler = (*OdooDriver)(nil)
 )

@@ -112,6 +112,14 @@ type Runner struct {
 	// How often to look for new and dropped databases. Default: `30s`.
 	DiscoverInterval caddy.Duration `json:"discover_interval,omitempty"`
 
+	// For databases without the lock table of `queue_job` (Odoo up to 15.0, mostly):
+	// how long a started job may go on without a request of the runner before it
+	// counts as dead and is put back. There nothing else proves a job dead, and one
+	// that still runs then is run a second time. It counts from when the request
+	// broke or, after a restart of Caddy, from when the job was found. `2h` is a
+	// value well above any job's time limit. Default: `0`, never.
+	RescueStartedAfter caddy.Duration `json:"rescue_started_after,omitempty"`
+
 	// How long Caddy waits for running jobs when it exits; `0` means not at all.
 	// Odoo finishes a job in any case, and the next runner finds it. Keep it below
 	// the `TimeoutStopSec` of Caddy's systemd unit, 5 s by default. Reloads never
@@ -160,7 +168,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 // nothing, for it runs in `caddy validate` too (caddy.md 3).
 func (a *App) Provision(ctx caddy.Context) error {
 	log := ctx.Logger()
-	gen := &generation{logger: log, runners: make(map[string]*member)}
+	gen := &generation{logger: log, runners: make(map[string]*member), emit: emitter(ctx)}
 	a.generation = gen
 	for _, name := range slices.Sorted(maps.Keys(a.Runners)) {
 		if !runnerNames.MatchString(name) {
@@ -171,6 +179,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("runner %s: %w", name, err)
 		}
 		gen.runners[name] = m
+	}
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return err
 	}
 	value, _, err := supervisors.LoadOrNew(supervisorKey{}, newSupervisor)
 	if err != nil {
@@ -249,6 +260,9 @@ func (r *Runner) provision(ctx caddy.Context, name string, log *zap.Logger) (*me
 	if r.DiscoverInterval < 0 {
 		return nil, errors.New("discover_interval must not be negative")
 	}
+	if r.RescueStartedAfter < 0 {
+		return nil, errors.New("rescue_started_after must not be negative")
+	}
 	drv, err := r.driver(ctx)
 	if err != nil {
 		return nil, err
@@ -259,19 +273,22 @@ func (r *Runner) provision(ctx caddy.Context, name string, log *zap.Logger) (*me
 	}
 	return &member{
 		identity: connectionIdentity(pg),
+		storage:  ctx.Storage(),
 		targets:  targets,
 		config: runner.Config{
-			Name:             name,
-			Postgres:         pg,
-			Databases:        databases,
-			Driver:           drv,
-			Targets:          targets,
-			Channels:         tree,
-			DiscoverInterval: time.Duration(r.DiscoverInterval),
-			ShutdownTimeout:  r.shutdownTimeout(),
-			Logger:           log,
-			Exchanges:        exchanges,
-			Exiting:          caddy.Exiting,
+			Name:               name,
+			Postgres:           pg,
+			Databases:          databases,
+			Driver:             drv,
+			Targets:            targets,
+			Channels:           tree,
+			DiscoverInterval:   time.Duration(r.DiscoverInterval),
+			ShutdownTimeout:    r.shutdownTimeout(),
+			RescueStartedAfter: time.Duration(r.RescueStartedAfter),
+			Logger:             log,
+			Exchanges:          exchanges,
+			Exiting:            caddy.Exiting,
+			Events:             publish,
 		},
 	}, nil
 }

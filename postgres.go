@@ -46,6 +46,9 @@ func (r *Runner) connection(log *zap.Logger) (*pgx.ConnConfig, error) {
 	if literalPassword(r.Postgres) {
 		log.Warn("postgres contains a password, which everybody can read who reaches the admin API; use postgres_password with {file.*} or {env.*}")
 	}
+	if literal(r.PostgresPassword) {
+		log.Warn("postgres_password is written out, so everybody can read it who reaches the admin API; use {file.*} or {env.*}")
+	}
 	return pg, nil
 }
 
@@ -64,6 +67,9 @@ var (
 	urlPassword   = regexp.MustCompile(`^postgres(ql)?://[^:/@?]*:[^@]+@`)
 	paramPassword = regexp.MustCompile(`(^|[\s?&])password\s*=\s*('[^']|[^'\s&])`)
 )
+
+// literal reports whether a secret stands in the configuration itself.
+func literal(secret string) bool { return placeholders.ReplaceAllString(secret, "") != "" }
 
 // literalPassword reports whether a connection string contains a password that
 // is no placeholder.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
@@ -61,6 +62,8 @@ type live struct {
 	identity string
 	// wait is how long to wait for open requests when the process exits.
 	wait time.Duration
+	// keeper is nil for an engine that cannot be operated.
+	keeper *keeper
 }
 
 // generation is the runners of one configuration.
@@ -68,6 +71,8 @@ type generation struct {
 	runners  map[string]*member
 	logger   *zap.Logger
 	released sync.Once
+	// emit hands something on to Caddy's events; nil if nobody can be told.
+	emit func(name string, data map[string]any)
 }
 
 // member is one runner of a generation.
@@ -76,6 +81,8 @@ type member struct {
 	// identity is the PostgreSQL connection, which a live engine cannot change.
 	identity string
 	targets  targetSet
+	// storage is where the orders of operators are kept.
+	storage certmagic.Storage
 }
 
 func newSupervisor() (caddy.Destructor, error) {
@@ -130,9 +137,35 @@ func (s *supervisor) remove(g *generation) []func() {
 	}
 	if len(s.gens) > 0 {
 		s.activate(s.gens[0])
+		// The admin endpoint of the old configuration is waiting for them.
+		streams.end()
 		return nil
 	}
+	streams.end()
 	return s.stopAll(g.logger)
+}
+
+// snapshot returns the engines that can be operated, by name.
+func (s *supervisor) snapshot() map[string]*keeper {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make(map[string]*keeper, len(s.engines))
+	for name, l := range s.engines {
+		if l.keeper != nil {
+			all[name] = l.keeper
+		}
+	}
+	return all
+}
+
+// current returns the generation in force, nil without one.
+func (s *supervisor) current() *generation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.gens) == 0 {
+		return nil
+	}
+	return s.gens[0]
 }
 
 // Destruct implements [caddy.Destructor]: the last configuration is gone.
@@ -173,6 +206,9 @@ func (s *supervisor) apply(name string, m *member, log *zap.Logger) error {
 			return err
 		}
 		old.wait = m.config.ShutdownTimeout
+		if old.keeper != nil {
+			old.keeper.use(m.storage, m.config.Logger)
+		}
 		return nil
 	}
 	var next engine
@@ -188,7 +224,11 @@ func (s *supervisor) apply(name string, m *member, log *zap.Logger) error {
 		// new one wait until the old one has let go.
 		s.stop(name, log, false)
 	}
-	s.engines[name] = &live{engine: next, identity: m.identity, wait: m.config.ShutdownTimeout}
+	l := &live{engine: next, identity: m.identity, wait: m.config.ShutdownTimeout}
+	if o, ok := next.(operated); ok {
+		l.keeper = newKeeper(name, o, m.storage, m.config.Logger)
+	}
+	s.engines[name] = l
 	return guard(func() error {
 		next.Start()
 		return nil
@@ -214,6 +254,9 @@ func (s *supervisor) stopAll(log *zap.Logger) []func() {
 func (s *supervisor) stop(name string, log *zap.Logger, leaving bool) (wait func()) {
 	l := s.engines[name]
 	delete(s.engines, name)
+	if l.keeper != nil {
+		l.keeper.stop()
+	}
 	var timeout time.Duration
 	if leaving {
 		timeout = max(l.wait, 0)

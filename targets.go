@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -112,7 +111,7 @@ func (c *candidate) targets(logger *zap.Logger) (targetSet, error) {
 			source:  source,
 			prepare: c.prepare,
 			build: func(dial string) (driver.Upstream, error) {
-				e, err := d.endpoint(dial)
+				e, err := c.endpoint(d, dial)
 				if err != nil {
 					return driver.Upstream{}, err
 				}
@@ -135,12 +134,9 @@ func (c *candidate) staticUpstreams(d *dialer) (staticTargets, error) {
 		if err != nil {
 			return nil, fmt.Errorf("address %s: %w", u.Dial, err)
 		}
-		e, err := d.endpoint(dial)
+		e, err := c.endpoint(d, dial)
 		if err != nil {
 			return nil, fmt.Errorf("address %s: %w", u.Dial, err)
-		}
-		if d.forwardProxy(e, c.prepare(context.Background())) {
-			return nil, errors.New("its transport goes through a forward proxy")
 		}
 		up := e.upstream(c.hostHeader)
 		up.Available = u.Available
@@ -148,6 +144,19 @@ func (c *candidate) staticUpstreams(d *dialer) (staticTargets, error) {
 		set = append(set, up)
 	}
 	return set, nil
+}
+
+// endpoint reads one address that the proxy dials. One that the proxy reaches
+// through another proxy is an error.
+func (c *candidate) endpoint(d *dialer, dial string) (endpoint, error) {
+	e, err := d.endpoint(dial)
+	if err != nil {
+		return endpoint{}, err
+	}
+	if d.forwardProxy(e, c.prepare(context.Background())) {
+		return endpoint{}, errors.New("the transport goes through a forward proxy")
+	}
+	return e, nil
 }
 
 // dynamicTargets asks one of Caddy's sources of upstreams. A lookup runs beside
@@ -193,7 +202,11 @@ func (t *dynamicTargets) Upstreams(ctx context.Context) ([]driver.Upstream, erro
 
 // refresh looks up once and keeps the outcome.
 func (t *dynamicTargets) refresh() {
-	dials, err := t.lookup()
+	var next []driver.Upstream
+	err := guard(func() (err error) {
+		next, err = t.lookup()
+		return err
+	})
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -203,7 +216,7 @@ func (t *dynamicTargets) refresh() {
 	t.pending = nil
 	if err == nil {
 		t.good = now
-		t.replace(dials)
+		t.current, t.err = t.keep(next), nil
 		return
 	}
 	switch {
@@ -216,43 +229,40 @@ func (t *dynamicTargets) refresh() {
 	}
 }
 
-// lookup asks the source for addresses.
-func (t *dynamicTargets) lookup() (dials []string, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("looking up the dynamic upstreams: panic: %v", r)
-			t.logger.Error("panic", zap.Any("panic", r), zap.ByteString("stack", debug.Stack()))
-		}
-	}()
+// lookup asks the source for addresses and makes upstreams of them.
+func (t *dynamicTargets) lookup() ([]driver.Upstream, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 	defer cancel()
 	ups, err := t.source.GetUpstreams(t.prepare(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("looking up the dynamic upstreams: %w", err)
 	}
+	var dials []string
 	for _, u := range ups {
 		dials = append(dials, u.Dial)
 	}
 	slices.Sort(dials)
-	return slices.Compact(dials), nil
-}
-
-// replace makes the current set that of the given addresses. Upstreams that
-// stay keep their transport. It is called with the lock held.
-func (t *dynamicTargets) replace(dials []string) {
 	var next []driver.Upstream
-	for _, dial := range dials {
+	for _, dial := range slices.Compact(dials) {
 		up, err := t.build(dial)
 		if err != nil {
 			t.logger.Warn("ignoring a dynamic upstream", zap.String("address", dial), zap.Error(err))
 			continue
 		}
-		if i := slices.IndexFunc(t.current, func(old driver.Upstream) bool { return old.Name == up.Name }); i >= 0 {
-			up = t.current[i]
-		}
 		next = append(next, up)
 	}
-	t.current, t.err = next, nil
+	return next, nil
+}
+
+// keep replaces upstreams that were there before by what they were, so that they
+// keep their transports. It is called with the lock held.
+func (t *dynamicTargets) keep(next []driver.Upstream) []driver.Upstream {
+	for i, up := range next {
+		if j := slices.IndexFunc(t.current, func(old driver.Upstream) bool { return old.Name == up.Name }); j >= 0 {
+			next[i] = t.current[j]
+		}
+	}
+	return next
 }
 
 func (t *dynamicTargets) release() {

@@ -391,9 +391,11 @@ func TestParseUpstream(t *testing.T) {
 		_, err := parseUpstream(address)
 		require.Error(t, err, address)
 	}
-	_, err := parseUpstream("http://user:secret@odoo")
-	require.ErrorContains(t, err, "must not contain a user or password")
-	require.NotContains(t, err.Error(), "secret")
+	for _, address := range []string{"http://user:secret@odoo", "http://user:/secret@odoo", "postgres://user:secret@db", "user:secret@odoo:8069"} {
+		_, err := parseUpstream(address)
+		require.ErrorContains(t, err, "must not contain a user or password")
+		require.NotContains(t, err.Error(), "secret")
+	}
 }
 
 func FuzzParseUpstream(f *testing.F) {
@@ -659,6 +661,26 @@ func TestDynamicTargetsFailures(t *testing.T) {
 		pass(lookupTimeout)
 		synctest.Wait()
 	})
+}
+
+// TestDynamicForwardProxy: a forward proxy is left out for addresses that are
+// looked up, too, instead of being passed by.
+func TestDynamicForwardProxy(t *testing.T) {
+	cfgs, err := validate(t, site("", `
+odoo.example.com {
+	reverse_proxy {
+		dynamic a {
+			name localhost
+			port 8069
+			versions ipv4
+		}
+		transport http {
+			network_proxy url http://proxy.example.com:3128
+		}
+	}
+}`))
+	require.NoError(t, err)
+	require.Empty(t, upstreamNames(t, cfgs["default"]))
 }
 
 // TestDynamicSources looks up real names through Caddy's own sources.

@@ -132,6 +132,10 @@ func parseUpstream(address string) (endpoint, error) {
 		}
 		return endpoint{network: "unix", address: path}, nil
 	}
+	if strings.Contains(address, "@") {
+		// What stands before it may be a password, so the address is not repeated.
+		return endpoint{}, errors.New("upstream: the address must not contain a user or password; use basic_auth of the driver")
+	}
 	scheme, rest, found := strings.Cut(address, "://")
 	if !found {
 		host, port, err := net.SplitHostPort(address)
@@ -152,10 +156,6 @@ func parseUpstream(address string) (endpoint, error) {
 	u, err := url.Parse(scheme + "://" + rest)
 	if err != nil {
 		return fail("not a URL")
-	}
-	if u.User != nil {
-		// The address may hold a password, so it is not repeated.
-		return endpoint{}, errors.New("upstream: the address must not contain a user or password; use basic_auth of the driver")
 	}
 	if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
 		return fail("it must not have a path or query")

@@ -118,6 +118,7 @@ func (m *Manager) callBack(strict map[*channel]struct{}) {
 	}
 	for _, r := range back {
 		m.take(r)
+		r.home.count(r.state, 1)
 		r.place = inOwnQueue
 		r.home.channel.ready.push(r)
 		m.settle(r.home.channel, r.home.channel)

@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -10,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddytest"
 	"github.com/stretchr/testify/require"
+
+	jobrunner "github.com/caddy-jobrunner/caddy-jobrunner"
 )
 
 // TestAdapt adapts the Caddyfiles of caddyfile_adapt. The format is Caddy's own:
@@ -35,6 +39,33 @@ func TestAdapt(t *testing.T) {
 			require.ErrorContains(t, err, expected)
 		})
 	}
+}
+
+// TestReadme: the Caddyfiles of the README are formatted and adapt, and its JSON
+// is a configuration.
+func TestReadme(t *testing.T) {
+	content, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	seen := map[string]int{}
+	for _, block := range regexp.MustCompile("(?ms)^ *```(caddyfile|json)\n(.*?)^ *```$").FindAllStringSubmatch(string(content), -1) {
+		kind, text := block[1], regexp.MustCompile("(?m)^ +").ReplaceAllString(block[2], "")
+		seen[kind]++
+		if kind == "caddyfile" {
+			require.Equal(t, string(caddyfile.Format([]byte(text))), text)
+			_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "README"})
+			require.NoError(t, err)
+			continue
+		}
+		var cfg struct {
+			Apps struct {
+				Jobrunner jobrunner.App `json:"jobrunner"`
+			} `json:"apps"`
+		}
+		d := json.NewDecoder(strings.NewReader(text))
+		d.DisallowUnknownFields()
+		require.NoError(t, d.Decode(&cfg))
+	}
+	require.Equal(t, map[string]int{"caddyfile": 3, "json": 1}, seen)
 }
 
 // TestExample: the example that comes with the project is formatted and adapts.

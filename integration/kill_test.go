@@ -19,11 +19,13 @@ type process struct {
 }
 
 // startProcess starts a Caddy with the present configuration.
-func (p *plant) startProcess() *process {
+func (p *plant) startProcess() *process { return p.startProcessAt(p.TempDir()) }
+
+// startProcessAt does so with a home directory, where Caddy's storage is.
+func (p *plant) startProcessAt(home string) *process {
 	self, err := os.Executable()
 	require.NoError(p, err)
 	cmd := exec.Command(self, "run", "--config", p.writeConfig(), "--adapter", "caddyfile")
-	home := p.TempDir()
 	cmd.Env = append(os.Environ(), beCaddy+"=1", "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_DATA_HOME="+home)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -51,6 +51,8 @@ type plant struct {
 	// tree is the channel string, more is put into the jobrunner block, and
 	// routes is what the site does.
 	tree, more, routes string
+	// snippets stand before the site, for it to import or invoke.
+	snippets string
 	// patterns are the databases to serve. Default: all of dbs.
 	patterns string
 	// without leaves the jobrunner block out.
@@ -110,7 +112,7 @@ func (p *plant) caddyfile() string {
 		{{.more}}
 	}{{end}}
 }
-
+` + p.snippets + `
 http://{{.site}} {
 	` + p.routes + `
 }

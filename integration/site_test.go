@@ -10,11 +10,35 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
 )
 
+// odooSnippet is what a snippet or a named route of the site contains.
+const odooSnippet = `{
+	handle /websocket* {
+		reverse_proxy {{(index .odoo 0).Addr}}
+	}
+	handle {
+		reverse_proxy {{(index .odoo 1).Addr}}
+	}
+}`
+
 // TestSites runs jobs behind sites as people write them: the first server is
 // Odoo's websocket process, which must never get a job.
 func TestSites(t *testing.T) {
 	const websocket, odoo = "{{(index .odoo 0).Addr}}", "{{(index .odoo 1).Addr}}"
+	snippets := map[string]string{
+		"imported snippet": "(odoo) " + odooSnippet,
+		"named route":      "&(odoo) " + odooSnippet,
+	}
 	sites := map[string]string{
+		"imported snippet": "import odoo",
+		"named route":      "invoke odoo",
+		"dynamic upstreams": `reverse_proxy /websocket ` + websocket + `
+			reverse_proxy {
+				dynamic a {
+					name localhost
+					port {{slice (index .odoo 1).Addr 10}}
+					versions ipv4
+				}
+			}`,
 		"two proxies": `reverse_proxy /websocket ` + websocket + `
 			reverse_proxy ` + odoo,
 		"handle blocks": `handle /websocket* {
@@ -49,7 +73,7 @@ func TestSites(t *testing.T) {
 	for name, routes := range sites {
 		t.Run(name, func(t *testing.T) {
 			p := newPlant(t, odoostub.QueueJobLock, 1, 2)
-			p.routes = routes
+			p.routes, p.snippets = routes, snippets[name]
 			p.run()
 			p.enqueue(p.dbs[0], repeat(5, odoostub.JobSpec{Behaviour: odoostub.Behaviour{SleepMS: 200}})...)
 			p.untilStates(map[string]int{"done": 5})
@@ -57,6 +81,27 @@ func TestSites(t *testing.T) {
 			require.Zero(t, countServer(p, "odoo1"))
 		})
 	}
+}
+
+// TestChangedUpstreams: jobs go to the servers of the new configuration, and open
+// requests to servers of the old one go on.
+func TestChangedUpstreams(t *testing.T) {
+	p := newPlant(t, odoostub.QueueJobLock, 1, 2)
+	p.routes = "reverse_proxy {{(index .odoo 0).Addr}}"
+	p.run()
+	p.enqueue(p.dbs[0], repeat(4, odoostub.JobSpec{Behaviour: odoostub.Behaviour{Gate: "end"}})...)
+	p.untilRunning(4)
+	p.routes = "reverse_proxy {{(index .odoo 1).Addr}}"
+	p.tree = "root:8"
+	p.load()
+	p.enqueue(p.dbs[0], repeat(20, odoostub.JobSpec{})...)
+	p.untilStates(map[string]int{"done": 20, "started": 4})
+	p.load() // the generation that sent them is long gone
+	p.gates.Open("end")
+	p.untilStates(map[string]int{"done": 24})
+	p.exactlyOnce(map[string]int{"root": 8})
+	require.GreaterOrEqual(t, countServer(p, "odoo1"), 4)
+	require.NotZero(t, countServer(p, "odoo2"))
 }
 
 func TestUnixUpstream(t *testing.T) {

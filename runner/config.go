@@ -51,6 +51,12 @@ type Config struct {
 	// A negative value means not to wait.
 	ShutdownTimeout time.Duration
 
+	// RescueStartedAfter is how long a started task may go on without a request of
+	// ours before it counts as dead where nothing can prove that: in databases
+	// without lock rows. It counts from when this process began to watch it. A task
+	// that still runs then is run a second time. Default: 0, never.
+	RescueStartedAfter time.Duration
+
 	// Logger gets what the runner has to say; it should carry the name where there
 	// are several. Default: nothing is logged.
 	Logger *zap.Logger
@@ -107,6 +113,8 @@ func (c Config) validate() error {
 		return fmt.Errorf("runner %s: no upstreams", c.Name)
 	case c.DiscoverInterval < 0:
 		return fmt.Errorf("runner %s: discover_interval is negative", c.Name)
+	case c.RescueStartedAfter < 0:
+		return fmt.Errorf("runner %s: rescue_started_after is negative", c.Name)
 	}
 	return nil
 }

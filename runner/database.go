@@ -277,6 +277,11 @@ func (e *engine) sessionState(s *session, state DatabaseState, detail string) {
 // fingerprinted implements listener.
 func (e *engine) fingerprinted(s *session, fp driver.Fingerprint) {
 	e.postFor(s, func(db *database) {
+		for _, warning := range fp.Warnings {
+			if !slices.Contains(db.fingerprint.Warnings, warning) {
+				e.log().Warn(warning, zap.String("database", db.Name))
+			}
+		}
 		db.fingerprint = fp
 		switch fp.Health {
 		case driver.Undetected:

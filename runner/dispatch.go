@@ -104,8 +104,7 @@ func (e *engine) dispatch(key channels.Key, t *task) {
 		t.attempt.ID = newTaskID()
 	}
 	e.noteDispatch(key, t, up.Name)
-	id := exchangeID{cluster: clusterName(cfg), key: key}
-	t.exchange = cfg.Exchanges.start(cfg.Driver, id, up, t.attempt, e.log, e.exchangeEnded)
+	t.exchange = cfg.Exchanges.start(cfg.Driver, up, t.attempt, e.log, e.exchangeEnded)
 }
 
 // exchangeEnded is called from the exchange's goroutine.
@@ -116,7 +115,7 @@ func (e *engine) exchangeEnded(x *exchange, result driver.Result) {
 // answered handles the end of an exchange. The answer is a hint, the row decides.
 func (e *engine) answered(x *exchange, result driver.Result) {
 	e.pool.release(x.upstream.Name, result)
-	key := x.id.key
+	key := x.key
 	t := e.tasks[key]
 	if t == nil || t.exchange != x {
 		return
@@ -148,8 +147,8 @@ func (e *engine) logResult(x *exchange, result driver.Result) {
 	if result.Outcome == driver.Answered {
 		return
 	}
-	e.log().Error("exception in GET "+x.upstream.Name, zap.String("database", x.id.key.DB),
-		zap.String("uuid", x.id.key.UUID), zap.Stringer("outcome", result.Outcome),
+	e.log().Error("exception in GET "+x.upstream.Name, zap.String("database", x.key.DB),
+		zap.String("uuid", x.key.UUID), zap.Stringer("outcome", result.Outcome),
 		zap.Int("status", result.Status), zap.Error(result.Err))
 }
 

@@ -67,6 +67,8 @@ type engine struct {
 	targetsAt time.Time
 	// asking is true while the upstreams are being looked up.
 	asking bool
+	// configured counts the configurations that have been put into force.
+	configured int
 	// quiet is closed when the engine is stopping and no statement is under
 	// way, drained when no request is open either.
 	quiet, drained         chan struct{}
@@ -170,7 +172,7 @@ func (e *engine) pass(now time.Time) {
 			e.requeue(key)
 			continue
 		}
-		e.tasks[key] = &task{phase: phaseClaiming}
+		e.tasks[key] = &task{phase: phaseClaiming, chosen: now}
 		claims[db] = append(claims[db], key.UUID)
 	}
 	for db, uuids := range claims {
@@ -193,11 +195,17 @@ func (e *engine) refreshTargets(now time.Time) {
 	}
 	e.asking = true
 	idle := now.UnixNano()/int64(targetsInterval)%5 == 0
-	targets := e.config().Targets
+	targets, round := e.config().Targets, e.configured
 	e.spawn("upstreams", func() {
 		var ups []driver.Upstream
 		err := errors.New("look-up of the upstreams panicked")
-		defer func() { e.mail.post(func() { e.targetsFound(ups, err, idle) }) }()
+		defer func() {
+			e.mail.post(func() {
+				if round == e.configured { // otherwise the upstreams are those of the past
+					e.targetsFound(ups, err, idle)
+				}
+			})
+		}()
 		err = within(e.ctx, targetsTimeout, func(ctx context.Context) (err error) {
 			ups, err = targets.Upstreams(ctx)
 			return err
@@ -225,7 +233,8 @@ func (e *engine) configure(cfg Config) error {
 			e.log().Info("Configured channel: " + st.String())
 		}
 	}
-	e.targetsAt = time.Time{}
+	e.configured++
+	e.asking, e.targetsAt = false, time.Time{}
 	e.maint.rediscover()
 	return nil
 }

@@ -21,7 +21,7 @@ type EventKind string
 const (
 	// EventClaimed: jobs of Database were marked enqueued (Count).
 	EventClaimed EventKind = "claimed"
-	// EventDispatched: a job was sent to Upstream, after Wait.
+	// EventDispatched: a job was sent to Upstream, after Wait (Dispatch).
 	EventDispatched EventKind = "dispatched"
 	// EventAnswered: the request for a job ended (Upstream, Outcome, Status, Run;
 	// Detail is the error). How the job ended is told by one of those that follow.
@@ -124,6 +124,8 @@ type Event struct {
 	Status int
 	// Wait is the time from a job's creation, or its eta, to its dispatch.
 	Wait time.Duration
+	// Dispatch is the time from the scheduler's choice to the dispatch.
+	Dispatch time.Duration
 	// Run is the time from its dispatch to its end. For a job that was found
 	// running it is not known, and zero.
 	Run time.Duration
@@ -200,7 +202,11 @@ func (e *engine) noteDispatch(key channels.Key, t *task, up string) {
 		channel = channels.Normalize(job.Channel)
 		t.trail.wait = max(0, now.Sub(time.UnixMicro(max(job.Created, job.ETA))))
 	}
-	e.emit(t.of(EventDispatched, key, channel))
+	ev := t.of(EventDispatched, key, channel)
+	if !t.chosen.IsZero() {
+		ev.Dispatch = now.Sub(t.chosen)
+	}
+	e.emit(ev)
 }
 
 // noteAnswer reports that the request for a task ended.

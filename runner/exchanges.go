@@ -14,21 +14,19 @@ import (
 // runner that sent them: when a runner is removed from the configuration and
 // comes back, or its connection settings change, the next one must know that a
 // job it finds enqueued or started is still being waited for.
+//
+// Jobs are found by database and uuid alone, for one cluster may be reached under
+// several addresses. Should two clusters hold the same job, as copies do, a runner
+// that comes back may wait for the request of the other one before it looks at
+// its own row again.
 type Exchanges struct {
 	mu   sync.Mutex // guards the following
-	open map[exchangeID]*exchange
-}
-
-// exchangeID names a job over all clusters: the same database and uuid may
-// exist in two of them.
-type exchangeID struct {
-	cluster string
-	key     channels.Key
+	open map[channels.Key]*exchange
 }
 
 // exchange is one open request.
 type exchange struct {
-	id       exchangeID
+	key      channels.Key
 	attempt  driver.Task
 	upstream driver.Upstream
 	cancel   context.CancelFunc
@@ -42,7 +40,7 @@ type exchange struct {
 
 // NewExchanges returns an empty register.
 func NewExchanges() *Exchanges {
-	return &Exchanges{open: make(map[exchangeID]*exchange)}
+	return &Exchanges{open: make(map[channels.Key]*exchange)}
 }
 
 // Len returns the number of open requests.
@@ -53,30 +51,30 @@ func (r *Exchanges) Len() int {
 }
 
 // lookup returns the open request of a job.
-func (r *Exchanges) lookup(id exchangeID) *exchange {
+func (r *Exchanges) lookup(key channels.Key) *exchange {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.open[id]
+	return r.open[key]
 }
 
 // start runs a task on an upstream in a goroutine of its own. When the exchange
 // is over, ended is called from there, and so is whoever has attached.
-func (r *Exchanges) start(d driver.Driver, id exchangeID, up driver.Upstream, t driver.Task, log func() *zap.Logger, ended func(*exchange, driver.Result)) *exchange {
+func (r *Exchanges) start(d driver.Driver, up driver.Upstream, t driver.Task, log func() *zap.Logger, ended func(*exchange, driver.Result)) *exchange {
 	// No deadline: the request lasts as long as the job. It does not end with
 	// the runner either, because a job cannot be called back.
 	ctx, cancel := context.WithCancel(context.Background())
-	x := &exchange{id: id, attempt: t, upstream: up, cancel: cancel}
+	x := &exchange{key: t.Key, attempt: t, upstream: up, cancel: cancel}
 	x.ended = append(x.ended, ended)
 	r.mu.Lock()
-	r.open[id] = x
+	r.open[x.key] = x
 	r.mu.Unlock()
 	go func() {
 		defer cancel()
 		result := driver.Result{Outcome: driver.Broken}
 		safely(log, "dispatch", func() { result = d.Run(ctx, up, t) })
 		r.mu.Lock()
-		if r.open[id] == x {
-			delete(r.open, id)
+		if r.open[x.key] == x {
+			delete(r.open, x.key)
 		}
 		r.mu.Unlock()
 		safely(log, "dispatch", func() { x.finish(result) })

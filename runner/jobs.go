@@ -158,6 +158,7 @@ type ChangeResult struct {
 // never touched. On an error the result says what had been done before.
 func (r *Runner) Change(ctx context.Context, c JobChange) (ChangeResult, error) {
 	var result ChangeResult
+	c.Until = c.Until.UTC().Truncate(time.Second)
 	names, err := r.databaseNames(ctx, c.Database)
 	if err != nil {
 		return result, err
@@ -199,6 +200,9 @@ func (r *Runner) changeIn(ctx context.Context, ops driver.Operations, database s
 		if err != nil {
 			return err
 		}
+		if c.Action == driver.Postpone && !c.DryRun {
+			r.postponed(ctx, database, out.UUIDs, c.Until)
+		}
 		after, more = out.Last, out.More
 		result.Changed += len(out.UUIDs)
 		result.Followed += out.Followed
@@ -207,6 +211,23 @@ func (r *Runner) changeIn(ctx context.Context, ops driver.Operations, database s
 		}
 	}
 	return nil
+}
+
+// postponed lets the engine know at once: the notifications may come after an end
+// of a pause that was meant to come after this.
+func (r *Runner) postponed(ctx context.Context, database string, uuids []string, until time.Time) {
+	err := r.do(ctx, func(e *engine) {
+		for _, uuid := range uuids {
+			key := channels.Key{DB: database, UUID: uuid}
+			if job, state, ok := e.tree.Lookup(key); ok && state == channels.Pending {
+				job.ETA = until.UnixMicro()
+				e.tree.Set(job, state)
+			}
+		}
+	})
+	if err != nil {
+		r.log().Debug("the engine hears of postponed jobs by notification", zap.Error(err))
+	}
 }
 
 // operate runs f with a connection to a database that is opened for it.

@@ -264,6 +264,47 @@ func TestReconfigureDriver(t *testing.T) {
 	})
 }
 
+// slowTargets takes its time from the second look-up on.
+type slowTargets struct {
+	upstreams
+	asked atomic.Int32
+}
+
+func (s *slowTargets) Upstreams(ctx context.Context) ([]driver.Upstream, error) {
+	if s.asked.Add(1) > 1 {
+		select {
+		case <-time.After(4 * time.Second):
+		case <-ctx.Done():
+		}
+	}
+	return s.upstreams.Upstreams(ctx)
+}
+
+// New upstreams are used at once, and a look-up of the old ones that ends later
+// changes nothing.
+func TestReconfigureUpstreamsDuringALookUp(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		old := &slowTargets{upstreams: upstreams{"odoo1"}}
+		cfg := b.config("root:4")
+		cfg.Targets = old
+		r := b.start(cfg)
+		b.settle(2 * time.Second)
+		require.EqualValues(b, 2, old.asked.Load(), "a look-up is under way")
+		cfg.Targets = upstreams{"odoo2"}
+		require.NoError(b, r.Reconfigure(cfg))
+		for i := range 10 {
+			b.settle(500 * time.Millisecond)
+			b.one("prod", fmt.Sprint("a", i))
+		}
+		b.settle(time.Second)
+		require.Len(b, b.Runs(), 10)
+		for _, run := range b.Runs() {
+			require.Equal(b, "odoo2", run.Upstream)
+		}
+	})
+}
+
 func TestReconfigureBeforeStart(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.AddDatabase("prod")

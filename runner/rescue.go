@@ -35,7 +35,7 @@ func (e *engine) scan(now time.Time) {
 			inspects[db] = append(inspects[db], key.UUID)
 			continue
 		}
-		e.judgeAlone(key, t, now)
+		e.judgeAlone(db, key, t, now)
 	}
 	for db, uuids := range inspects {
 		// Instead of, not in addition to, what a slow session has not looked at.
@@ -46,15 +46,43 @@ func (e *engine) scan(now time.Time) {
 // judgeAlone decides without lock rows: a job that nobody has started some time
 // after its request broke, or after it was found, goes back (peers.md 3.5);
 // should a request for it be left in a backlog, Odoo's own check of the state
-// decides. A started job is never touched (contract.md 3.4).
-func (e *engine) judgeAlone(key channels.Key, t *task, now time.Time) {
-	if t.row == nil || t.row.State != channels.Enqueued || t.row.Enqueued == 0 || now.Sub(t.since) < lostGrace {
+// decides. Where Odoo has no such check that two requests could not pass together,
+// the job keeps its place until its row changes: a second request might run it a
+// second time (contract.md 7, item 5). A started job is not touched (contract.md
+// 3.4), unless somebody has set a limit for those.
+func (e *engine) judgeAlone(db *database, key channels.Key, t *task, now time.Time) {
+	if t.row == nil || t.row.Enqueued == 0 {
+		return
+	}
+	if t.row.State == channels.Started {
+		e.judgeStarted(db, t, now)
+		return
+	}
+	if t.row.State != channels.Enqueued || now.Sub(t.since) < lostGrace {
+		return
+	}
+	if db.fingerprint.Unguarded {
+		if !t.warned {
+			t.warned = true
+			e.log().Warn("job stays enqueued: a request for it may still wait in Odoo, which in this series would not notice a second one; "+
+				"if it is not started once the workers are free, set it to pending in Odoo",
+				zap.String("database", key.DB), zap.String("uuid", key.UUID))
+		}
 		return
 	}
 	if t.attempt.Enqueued != t.row.Enqueued {
 		t.attempt = driver.Task{Key: key, Enqueued: t.row.Enqueued}
 	}
 	e.unclaim(key, t)
+}
+
+// judgeStarted has a started job put back when the limit has passed that somebody
+// has set for jobs that nothing proves dead. By default there is none.
+func (e *engine) judgeStarted(db *database, t *task, now time.Time) {
+	if limit := e.config().RescueStartedAfter; limit > 0 && now.Sub(t.since) >= limit {
+		expired := driver.Liveness{Row: *t.row, Expired: true}
+		db.session.order(func(o *orders) { o.rescues = append(o.rescues, expired) })
+	}
 }
 
 // inspected implements listener.

@@ -247,3 +247,33 @@ func TestLooksLieApart(t *testing.T) {
 		require.GreaterOrEqual(b, runs[1].Opened.Sub(first), 3*time.Second)
 	})
 }
+
+// Without lock rows a started job is never put back, unless somebody says when.
+func TestRescueStartedAfter(t *testing.T) {
+	for _, limit := range []time.Duration{0, 2 * time.Hour} {
+		t.Run(limit.String(), func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.WithoutLocks("prod")
+				b.PlanFor(key("prod", "a"), mock.Plan{RunFor: time.Minute, Crash: true})
+				cfg := b.config("root:1")
+				cfg.RescueStartedAfter = limit
+				k := b.one("prod", "a")
+				r := b.start(cfg)
+				b.settle(2*time.Hour + 50*time.Second)
+				require.Len(b, b.RunsOf(k), 1, "not before the limit")
+				require.Equal(b, 1, b.status(r).Watched)
+				b.settle(time.Minute)
+				if limit == 0 {
+					b.settle(24 * time.Hour)
+					require.Len(b, b.RunsOf(k), 1)
+					return
+				}
+				row, _ := b.Row(k)
+				require.EqualValues(b, 1, row.Retry)
+				require.Len(b, b.RunsOf(k), 2)
+				b.requireIdle(r)
+			})
+		})
+	}
+}

@@ -251,13 +251,13 @@ func (t *task) began() time.Time {
 }
 
 // status lists the upstreams in configuration order, and then those that are
-// drained and unlisted but still have requests of ours.
+// drained and no target any more but still have requests of ours.
 func (p *pool) status() []UpstreamStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	names := slices.Clone(p.order)
 	for _, name := range slices.Sorted(maps.Keys(p.states)) {
-		if !slices.Contains(names, name) && p.states[name].inFlight > 0 {
+		if !p.states[name].listed && p.isDrained(name) {
 			names = append(names, name)
 		}
 	}

@@ -28,6 +28,8 @@ const (
 // task is one job that occupies a place, or is about to.
 type task struct {
 	phase phase
+	// chosen is when the scheduler gave it its place; zero if it did not.
+	chosen time.Time
 	// attempt identifies the claim; its Enqueued is 0 when it was not ours.
 	attempt driver.Task
 	// row is the newest row that was read while the exchange was open.
@@ -51,6 +53,8 @@ type task struct {
 	deadSince time.Time
 	// stuck is set when its row could not be put back.
 	stuck bool
+	// warned is set when it was reported that the job keeps its place.
+	warned bool
 	// trail is what its events will say.
 	trail trail
 }
@@ -167,8 +171,7 @@ func (e *engine) noteSettled(t *task) {
 func (e *engine) adopt(row *driver.Row) {
 	t := &task{phase: phaseWatched, row: row, since: time.Now()}
 	e.tasks[row.Key] = t
-	cfg := e.config()
-	x := cfg.Exchanges.lookup(exchangeID{cluster: clusterName(cfg), key: row.Key})
+	x := e.config().Exchanges.lookup(row.Key)
 	if x == nil {
 		return
 	}

@@ -74,10 +74,10 @@ func (r *Runner) Explain(ctx context.Context, key channels.Key) (x channels.Expl
 
 // Why says why a job does, or does not, run: what the engine knows of it, and
 // what the row says.
-func (r *Runner) Why(ctx context.Context, key channels.Key) (Why, error) {
-	w := Why{Key: key}
+func (r *Runner) Why(ctx context.Context, key channels.Key) (w Why, err error) {
+	w.Key = key
 	known := false
-	err := r.do(ctx, func(e *engine) { known = e.why(&w, time.Now()) })
+	err = r.do(ctx, func(e *engine) { known = e.why(&w, time.Now()) })
 	if err != nil {
 		return w, err
 	}
@@ -85,6 +85,11 @@ func (r *Runner) Why(ctx context.Context, key channels.Key) (Why, error) {
 	if !known && w.Code == WhyNotServed {
 		return w, nil
 	}
+	defer func() {
+		if w.Code == "" {
+			w.say(WhyUnknownJob, "this process knows of no job %s in database %s", key.UUID, key.DB)
+		}
+	}()
 	page, err := r.Jobs(ctx, JobQuery{Database: key.DB, Filter: driver.Filter{UUIDs: []string{key.UUID}}, Limit: 1})
 	switch {
 	case err != nil:

@@ -32,6 +32,10 @@ type database struct {
 	pool    *pgxpool.Pool
 	locks   bool // there is a lock table
 	columns bool // there are the columns of 12.0
+	// connector is set when it is one of connector, bound when its requests need
+	// a session that is bound to the database.
+	connector, bound bool
+	channel          bool // there is the column of that name
 }
 
 // database returns the view of a database; it is made at the first request.
@@ -83,11 +87,20 @@ func (d *database) detect(ctx context.Context) error {
 	defer cancel()
 	var installed bool
 	err := d.pool.QueryRow(ctx, `SELECT to_regclass('queue_job') IS NOT NULL, to_regclass('queue_job_lock') IS NOT NULL,
-		EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('queue_job') AND attname = 'exc_name' AND NOT attisdropped)`,
-	).Scan(&installed, &d.locks, &d.columns)
+		EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('queue_job') AND attname = 'exc_name' AND NOT attisdropped),
+		EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('queue_job') AND attname = 'func' AND NOT attisdropped),
+		EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('queue_job') AND attname = 'channel' AND NOT attisdropped)`,
+	).Scan(&installed, &d.locks, &d.columns, &d.connector, &d.channel)
 	if hasCode(err, invalidCatalogName) || err == nil && !installed {
 		return errNoAddon
 	}
+	if err != nil {
+		return fmt.Errorf("detecting the generation: %w", err)
+	}
+	if !d.connector {
+		return nil
+	}
+	err = d.pool.QueryRow(ctx, "SELECT latest_version NOT LIKE '7.%' FROM ir_module_module WHERE name = 'connector'").Scan(&d.bound)
 	if err != nil {
 		return fmt.Errorf("detecting the generation: %w", err)
 	}

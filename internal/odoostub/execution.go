@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,7 +23,7 @@ const (
 )
 
 // execution is one run of one job by one worker, in the transactions of
-// contract.md 1.5: B without the columns of 12.0, C without the lock table, E
+// contract.md 1.5: A and B without the columns of 12.0, C without the lock table, E
 // with it.
 type execution struct {
 	server *Server
@@ -83,6 +84,12 @@ func (x *execution) start(ctx context.Context) (mine bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	load := `SELECT id, coalesce(channel, ''), coalesce(kwargs, ''), coalesce(retry, 0) + 1, coalesce(max_retries, 0)`
+	if x.db.connector {
+		load = strings.Replace(load, `coalesce(kwargs, '')`, `coalesce(convert_from(func, 'UTF8'), '')`, 1)
+		if !x.db.channel {
+			load = strings.Replace(load, `coalesce(channel, '')`, `''`, 1)
+		}
+	}
 	mark := `UPDATE queue_job SET state = 'started', date_started = @now`
 	isolation := snapshot
 	switch where := ` FROM queue_job WHERE uuid = $1 AND state = 'enqueued'`; {

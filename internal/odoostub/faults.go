@@ -102,7 +102,7 @@ func (f *faults) onConnect() Fault {
 
 // onRequest returns the fault of a request.
 func (f *faults) onRequest(path string) Fault {
-	return f.take(func(fault Fault) bool { return fault.AllPaths || path == runjobPath })
+	return f.take(func(fault Fault) bool { return fault.AllPaths || isRunjob(path) })
 }
 
 // awaitChange returns when the standing fault has been replaced.

@@ -14,6 +14,7 @@ import (
 
 const (
 	runjobPath     = "/queue_job/runjob"
+	connectorPath  = "/connector/runjob"
 	databaseHeader = "X-Odoo-Database"
 
 	// requestTimeout bounds the arrival of a request; prefork Odoo waits 2 s.
@@ -95,7 +96,7 @@ func (s *Server) record(q *http.Request, c net.Conn) {
 	r := Request{
 		Time: time.Now(), Server: s.opts.Name, Path: q.URL.Path, Remote: c.RemoteAddr().String(), Host: q.Host, Header: q.Header,
 	}
-	if q.URL.Path == runjobPath {
+	if isRunjob(q.URL.Path) {
 		r.DB, r.UUID = query.Get("db"), query.Get("job_uuid")
 	}
 	s.opts.Recorder.AddRequest(r)
@@ -119,17 +120,23 @@ func (s *Server) respond(ctx context.Context, pid int, q *http.Request, f Fault)
 	}
 	const cookie = "Set-Cookie: session_id=stub; HttpOnly; Path=/\r\n"
 	switch q.URL.Path {
-	case runjobPath:
+	case runjobPath, connectorPath:
 		return s.runjob(ctx, pid, q, f)
 	case "/web/health":
 		return answer{status: http.StatusOK, kind: "application/json", body: `{"status": "pass"}`}, nil
 	case "/web/login":
+		if name := q.URL.Query().Get("db"); name != "" {
+			return s.login(ctx, q, name), nil
+		}
 		return answer{status: http.StatusOK, header: cookie, body: loginPage}, nil
 	case "/queue_job/session":
 		return answer{status: http.StatusOK, header: cookie}, nil
 	}
 	return errorPage(http.StatusNotFound, "The requested URL was not found on the server."), nil
 }
+
+// isRunjob reports whether a path is that of a request that runs a job.
+func isRunjob(path string) bool { return path == runjobPath || path == connectorPath }
 
 // runjob finds the database and executes the job.
 func (s *Server) runjob(ctx context.Context, pid int, q *http.Request, f Fault) (answer, error) {
@@ -151,6 +158,9 @@ func (s *Server) runjob(ctx context.Context, pid int, q *http.Request, f Fault) 
 	case err != nil:
 		return errorPage(http.StatusInternalServerError, err.Error()), nil
 	}
+	if d.connector != (q.URL.Path == connectorPath) || d.bound && s.sessionDatabase(q) != name {
+		return errorPage(http.StatusNotFound, "The requested URL was not found on the server."), nil
+	}
 	x := &execution{server: s, db: d, pid: pid, uuid: uuid, fault: f}
 	status, err := x.run(ctx)
 	switch {
@@ -162,4 +172,44 @@ func (s *Server) runjob(ctx context.Context, pid int, q *http.Request, f Fault) 
 		return errorPage(status, "the job failed"), nil
 	}
 	return answer{status: http.StatusOK}, nil
+}
+
+const sessionCookie = "session_id"
+
+// login binds the session to a database, as Odoo 8.0 and 9.0 do: the answer is a
+// redirect to the same page with the session. There is no such page in 7.0.
+func (s *Server) login(ctx context.Context, q *http.Request, name string) answer {
+	d, err := s.database(ctx, name)
+	switch {
+	case err != nil:
+		return answer{status: http.StatusSeeOther, header: "Location: /web/database/selector\r\n"}
+	case d.connector && !d.bound:
+		return errorPage(http.StatusNotFound, "The requested URL was not found on the server.")
+	case s.sessionDatabase(q) == name:
+		return answer{status: http.StatusOK, body: loginPage}
+	}
+	id := NewUUID()
+	s.mu.Lock()
+	s.bound[id] = name
+	s.mu.Unlock()
+	return answer{status: http.StatusFound, header: fmt.Sprintf(
+		"Set-Cookie: %s=%s; HttpOnly; Path=/\r\nLocation: http://%s%s\r\n", sessionCookie, id, q.Host, q.URL.RequestURI())}
+}
+
+// sessionDatabase is the database that the request's session is bound to.
+func (s *Server) sessionDatabase(q *http.Request) string {
+	cookie, err := q.Cookie(sessionCookie)
+	if err != nil {
+		return ""
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bound[cookie.Value]
+}
+
+// ForgetSessions ends all sessions, as the loss of their directory does.
+func (s *Server) ForgetSessions() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.bound)
 }

@@ -42,7 +42,7 @@ type JobSpec struct {
 	// Enqueued and Started are for jobs found in the middle of something.
 	// Default: NULL.
 	Enqueued, Started time.Time
-	// DependsOn names jobs of the same batch that must be done first. It needs
+	// DependsOn names jobs of the same batch that must be done first. That needs
 	// QueueJob12 or later.
 	DependsOn []string
 	// Behaviour is what the job does.
@@ -50,7 +50,8 @@ type JobSpec struct {
 }
 
 // Behaviour is what a job does when it is executed, in this order. It is stored
-// in the column kwargs, where a real job has its arguments.
+// in the column kwargs, where a real job has its arguments, and in func, where one
+// of connector is pickled.
 type Behaviour struct {
 	// Gate lets the job wait until [Gates.Open] is called with this name.
 	Gate string `json:"gate,omitempty"`
@@ -115,6 +116,10 @@ func Enqueue(ctx context.Context, db DB, jobs []JobSpec) ([]string, error) {
 		rows[i] = row
 	}
 	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		if err := fit(ctx, tx, columns, rows); err != nil {
+			return err
+		}
+		columns := slices.DeleteFunc(columns, func(c string) bool { return c == "" })
 		_, err := tx.CopyFrom(ctx, pgx.Identifier{"queue_job"}, columns, pgx.CopyFromRows(rows))
 		return err
 	})
@@ -122,6 +127,41 @@ func Enqueue(ctx context.Context, db DB, jobs []JobSpec) ([]string, error) {
 		return nil, fmt.Errorf("enqueueing %d jobs: %w", len(jobs), err)
 	}
 	return uuids, nil
+}
+
+// fit changes columns and rows to those that the table of connector has. Columns
+// that are left out become empty.
+func fit(ctx context.Context, tx pgx.Tx, columns []string, rows [][]any) error {
+	found, err := tx.Query(ctx, `SELECT attname::text FROM pg_attribute
+		WHERE attrelid = 'queue_job'::regclass AND attnum > 0 AND NOT attisdropped`)
+	if err != nil {
+		return err
+	}
+	present, err := pgx.CollectRows(found, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for i, c := range columns {
+		if c != "kwargs" || slices.Contains(present, c) {
+			continue
+		}
+		columns[i] = "func"
+		for _, row := range rows {
+			if kwargs, ok := row[i].(string); ok {
+				row[i] = []byte(kwargs)
+			}
+		}
+	}
+	for i := len(columns) - 1; i >= 0; i-- {
+		if slices.Contains(present, columns[i]) {
+			continue
+		}
+		columns[i] = ""
+		for j, row := range rows {
+			rows[j] = slices.Delete(row, i, i+1)
+		}
+	}
+	return nil
 }
 
 // row returns the values of the columns that every generation has.
@@ -184,7 +224,7 @@ type Leftover struct {
 // Leftovers returns the jobs that are neither finished nor postponed into the
 // future by their eta, oldest first.
 func Leftovers(ctx context.Context, db DB) ([]Leftover, error) {
-	const sql = `SELECT uuid, state, channel, retry, eta, date_enqueued FROM queue_job
+	const sql = `SELECT uuid, state, to_jsonb(queue_job) ->> 'channel', retry, eta, date_enqueued FROM queue_job
 		WHERE state NOT IN ('done', 'failed', 'cancelled', '')
 		AND NOT (state = 'pending' AND coalesce(eta > now() AT TIME ZONE 'UTC', false))
 		ORDER BY id`

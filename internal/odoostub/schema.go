@@ -4,6 +4,7 @@ import (
 	"context"
 	"embed"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -24,22 +25,39 @@ const (
 	QueueJobLock
 	// Channels has channels that are configured in the database, too.
 	Channels
+	// Connector7, Connector8 and Connector9 are the ancestor of queue_job. The
+	// runner has to create the trigger.
+	Connector7
+	Connector8
+	Connector9
 )
 
 // generations holds, by generation, its version and the scripts that it adds to
 // those of the one before.
 var generations = [...]struct {
-	name, version string
-	scripts       []string
+	name, module, version string
+	before                Generation
+	scripts               []string
 }{
-	QueueJob10:   {"QueueJob10", "10.0.1.1.0", []string{"queue_job_10"}},
-	QueueJob12:   {"QueueJob12", "12.0.3.7.0", []string{"queue_job_12", "trigger"}},
-	QueueJobLock: {"QueueJobLock", "18.0.2.0.0", []string{"lock"}},
-	Channels:     {"Channels", "18.0.3.0.0", []string{"channels"}},
+	QueueJob10:   {"QueueJob10", "queue_job", "10.0.1.1.0", 0, []string{"queue_job_10"}},
+	QueueJob12:   {"QueueJob12", "queue_job", "12.0.3.7.0", QueueJob10, []string{"queue_job_12", "trigger"}},
+	QueueJobLock: {"QueueJobLock", "queue_job", "18.0.2.0.0", QueueJob12, []string{"lock"}},
+	Channels:     {"Channels", "queue_job", "18.0.3.0.0", QueueJobLock, []string{"channels"}},
+	Connector7:   {"Connector7", "connector", "7.0.2.2.0", 0, []string{"connector_7"}},
+	Connector8:   {"Connector8", "connector", "8.0.3.3.0", Connector7, []string{"connector_8"}},
+	Connector9:   {"Connector9", "connector", "9.0.1.0.2", Connector8, []string{"connector_9"}},
 }
 
 // Generations returns all of them, oldest first.
-func Generations() []Generation { return []Generation{QueueJob10, QueueJob12, QueueJobLock, Channels} }
+func Generations() []Generation {
+	return []Generation{Connector7, Connector8, Connector9, QueueJob10, QueueJob12, QueueJobLock, Channels}
+}
+
+// Connector reports whether it is one of connector, not of queue_job.
+func (g Generation) Connector() bool { return generations[g].module == "connector" }
+
+// Locks reports whether jobs have lock rows.
+func (g Generation) Locks() bool { return g == QueueJobLock || g == Channels }
 
 // String returns the constant's name.
 func (g Generation) String() string {
@@ -71,14 +89,14 @@ func InstallBase(ctx context.Context, db DB) error { return apply(ctx, db, "base
 // generation; jobs stay.
 func InstallAddon(ctx context.Context, db DB, gen Generation) error {
 	var names []string
-	for g := QueueJob10; g <= gen; g++ {
-		names = append(names, generations[g].scripts...)
+	for g := gen; g != 0; g = generations[g].before {
+		names = slices.Concat(generations[g].scripts, names)
 	}
 	if err := apply(ctx, db, names...); err != nil {
 		return err
 	}
-	const sql = "UPDATE ir_module_module SET state = 'installed', latest_version = $1 WHERE name = 'queue_job'"
-	if _, err := db.Exec(ctx, sql, generations[gen].version); err != nil {
+	const sql = "UPDATE ir_module_module SET state = 'installed', latest_version = $1 WHERE name = $2"
+	if _, err := db.Exec(ctx, sql, generations[gen].version, generations[gen].module); err != nil {
 		return fmt.Errorf("marking the add-on installed: %w", err)
 	}
 	return nil
@@ -98,6 +116,11 @@ func SetAddonState(ctx context.Context, db DB, state string) error {
 // InstallTrigger creates the trigger, which the add-on of [QueueJob10] leaves to
 // the runner.
 func InstallTrigger(ctx context.Context, db DB) error { return apply(ctx, db, "trigger") }
+
+// InstallConnectorTrigger creates that of connector.
+func InstallConnectorTrigger(ctx context.Context, db DB) error {
+	return apply(ctx, db, "trigger_connector")
+}
 
 // DropTrigger removes the trigger but not its function.
 func DropTrigger(ctx context.Context, db DB) error {

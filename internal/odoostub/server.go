@@ -65,6 +65,7 @@ type Server struct {
 	listener  net.Listener // nil while refusing
 	runs      map[*context.CancelFunc]struct{}
 	databases map[string]*database
+	bound     map[string]string // databases by the session that is bound to them
 }
 
 // New starts a server.
@@ -87,6 +88,7 @@ func New(opts Options) (*Server, error) {
 		queue:     make(chan net.Conn, opts.Backlog),
 		runs:      map[*context.CancelFunc]struct{}{},
 		databases: map[string]*database{},
+		bound:     map[string]string{},
 	}
 	if s.opts.Listen == nil {
 		s.opts.Listen = s.listenTCP

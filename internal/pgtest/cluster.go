@@ -44,6 +44,8 @@ type Options struct {
 	Durable bool
 	// Settings are further settings of postgresql.conf, and override those made here.
 	Settings map[string]string
+	// Environment holds further variables for the server's programs ("NAME=value").
+	Environment []string
 	// Download ignores the binaries of this machine. The environment variable
 	// JOBRUNNER_PG_DOWNLOAD=1 does the same.
 	Download bool
@@ -158,7 +160,7 @@ func (c *Cluster) command(ctx context.Context, program string, args ...string) *
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "PG") || strings.HasPrefix(v, "LC_") || strings.HasPrefix(v, "LANG")
 	})
-	cmd.Env = append(cmd.Env, "LC_ALL=C")
+	cmd.Env = append(append(cmd.Env, "LC_ALL=C"), c.opts.Environment...)
 	cmd.SysProcAttr = c.owner.sysProcAttr()
 	return cmd
 }

@@ -122,6 +122,13 @@ type Fingerprint struct {
 	Version string
 	// Locks is true when a lock row proves that a started task is alive.
 	Locks bool
+	// Unguarded is true when the application itself does not keep two requests
+	// for one task from running it twice at the same time. A task that a request
+	// may still be waiting for must then not be put back.
+	Unguarded bool
+	// Warnings are sentences for an operator about what does not hinder the
+	// service but should be put right.
+	Warnings []string
 }
 
 // Session is the one connection to a database that holds the lock, listens,
@@ -137,7 +144,10 @@ type Session interface {
 	// programs that speak the same contract.
 	Lock(ctx context.Context) (Lock, error)
 
-	// Listen starts collecting notifications. It is committed on return.
+	// Listen starts collecting notifications. It is committed on return. Where
+	// the application leaves it to its runner to install what notifies, Listen
+	// installs what the fingerprint found missing; that is the only change to a
+	// database beyond its jobs. It is called with the lock held.
 	Listen(ctx context.Context) error
 
 	// Snapshot reads every job that is not finished, and the failed ones.
@@ -160,6 +170,8 @@ type Session interface {
 
 	// Rescue puts those of the given dead tasks back that are still dead when
 	// it looks again, in the same statement. It returns the rows it changed.
+	// Where no lock row can prove anything, it puts those back that are expired
+	// and whose rows are unchanged.
 	Rescue(ctx context.Context, dead []Liveness) ([]Row, error)
 
 	// Wait blocks until at least one notification has arrived, and returns all
@@ -215,6 +227,10 @@ type Task struct {
 	// the claim found in the row, for those who look. Zero when it does not tell.
 	Model, Method string
 	Retry         int32
+
+	// Hint is what a driver's Claim wants to tell its own Run. Others only carry
+	// it. Default: nothing.
+	Hint string
 }
 
 // Verdict is what is known about a task.
@@ -248,6 +264,9 @@ type Liveness struct {
 	// Gone is set when the job has no row any more.
 	Gone    bool
 	Verdict Verdict
+	// Expired is set by the engine for a started task that nothing proves alive or
+	// dead when the operator's limit for such tasks has passed.
+	Expired bool
 	// PID is the backend that runs the task, 0 if not known.
 	PID uint32
 	// Age is the time since the task was claimed, by the database's clock;

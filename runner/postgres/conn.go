@@ -37,6 +37,12 @@ const (
 	KeepaliveCount    = 3
 	UserTimeout       = 25 * time.Second
 
+	// IdleTimeout is how long the server keeps a session whose client says
+	// nothing, although its host answers: a process that is stopped or hangs must
+	// not hold its locks for ever. A session that lives says something at least
+	// every 15 s. It needs PostgreSQL 14.
+	IdleTimeout = 25 * time.Second
+
 	// CloseTimeout bounds the goodbye on a connection that turned out to be of
 	// no use.
 	CloseTimeout = 2 * time.Second
@@ -107,8 +113,8 @@ func settings() (names, values []string) {
 		{"statement_timeout", ms(StatementTimeout)},
 		{"lock_timeout", ms(LockTimeout)},
 		{"idle_in_transaction_session_timeout", "0"},
-		{"idle_session_timeout", "0"}, // since PostgreSQL 14
-		{"jit", "off"},                // since PostgreSQL 11; compiling would take longer than our statements
+		{"idle_session_timeout", ms(IdleTimeout)}, // since PostgreSQL 14
+		{"jit", "off"},                            // since PostgreSQL 11; compiling would take longer than our statements
 		{"tcp_keepalives_idle", s(KeepaliveIdle)},
 		{"tcp_keepalives_interval", s(KeepaliveInterval)},
 		{"tcp_keepalives_count", strconv.Itoa(KeepaliveCount)},

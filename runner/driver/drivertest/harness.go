@@ -45,7 +45,8 @@ const (
 )
 
 // Harness is an application with one database, made for one test. Its methods
-// fail the test when something goes wrong. Jobs have lock rows.
+// fail the test when something goes wrong. Jobs have lock rows, unless only
+// [RunWithoutLocks] is run.
 type Harness interface {
 	// Driver returns the driver under test.
 	Driver() driver.Driver
@@ -81,6 +82,8 @@ type bench struct {
 	Harness
 	t   *testing.T
 	ctx context.Context
+	// locks is set when jobs have lock rows.
+	locks bool
 }
 
 func newBench(t *testing.T, fresh func(*testing.T) Harness) *bench {

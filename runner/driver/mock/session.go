@@ -282,12 +282,13 @@ func (s *session) Rescue(ctx context.Context, dead []driver.Liveness) (rows []dr
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	err = s.do(ctx, "Rescue", s.db.faults.RescueErr, false, func() error {
-		if !s.db.fingerprint().Locks {
-			return s.failed("Rescue", errors.New("without lock rows nothing proves a job dead"))
-		}
+		locks := s.db.fingerprint().Locks
 		for _, l := range dead {
+			if !locks && !l.Expired {
+				return s.failed("Rescue", errors.New("without lock rows nothing proves a job dead"))
+			}
 			j := s.db.jobs[l.Row.UUID]
-			if j == nil || !s.dead(j) || j.State != l.Row.State || j.Enqueued != l.Row.Enqueued {
+			if j == nil || locks && !s.dead(j) || j.State != l.Row.State || j.Enqueued != l.Row.Enqueued {
 				continue
 			}
 			s.w.update(j.Key, s.pid, requeue)

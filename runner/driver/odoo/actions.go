@@ -49,13 +49,11 @@ func (o *operations) detect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var m module
-	if c.Modules && c.ReadModules {
-		if m, err = readModule(ctx, o.conn, queueJob.module); err != nil {
-			return err
-		}
+	found, err := readModules(ctx, o.conn, c)
+	if err != nil {
+		return err
 	}
-	g, fp := detect(c, m)
+	g, fp := detect(c, found)
 	if g == nil {
 		return fmt.Errorf("database %s: %s: %w", o.database, fp.Description, driver.ErrUndetected)
 	}
@@ -81,7 +79,7 @@ func (o *operations) List(ctx context.Context, f driver.Filter, before int64, li
 	}
 	where, args := o.g.where(f)
 	args = append(args, before, limit)
-	sql := fmt.Sprintf("SELECT %s, %s FROM queue_job j WHERE %s AND j.id < $%d ORDER BY j.id DESC LIMIT $%d",
+	sql := fmt.Sprintf("SELECT %s, %s FROM queue_job j WHERE %s AND j.id < $%d::int8 ORDER BY j.id DESC LIMIT $%d",
 		o.g.rowColumns(), o.g.optional(detailColumns), where, len(args)-1, len(args))
 	rows, err := o.conn.Query(ctx, sql, args...)
 	if err != nil {
@@ -235,7 +233,7 @@ func permitted(a driver.Action, wanted []channels.State) []channels.State {
 func (o *operations) choose(ctx context.Context, tx pgx.Tx, f driver.Filter, after int64, limit int, dryRun bool, out *driver.Changed) (ids []int64, last int64, err error) {
 	where, args := o.g.where(f)
 	args = append(args, after, limit)
-	sql := fmt.Sprintf("SELECT j.id, j.uuid FROM queue_job j WHERE %s AND j.id > $%d ORDER BY j.id LIMIT $%d",
+	sql := fmt.Sprintf("SELECT j.id, j.uuid FROM queue_job j WHERE %s AND j.id > $%d::int8 ORDER BY j.id LIMIT $%d",
 		where, len(args)-1, len(args))
 	if !dryRun {
 		sql += " FOR NO KEY UPDATE OF j SKIP LOCKED"

@@ -1,10 +1,12 @@
 // Package odoo is the driver for Odoo's job queue add-ons. It speaks the job
-// contract of OCA's queue_job, in whichever generation it finds a database.
+// contract of OCA's connector and queue_job, in whichever generation it finds a database.
 //
 // Each file has one subject: generation.go what there is in a database, sql.go
 // the statements, session.go the session that runs them, listen.go the
-// notifications, rescue.go which tasks are dead and what becomes of them, and
-// run.go the request that runs a task.
+// notifications, trigger.go what sends them where that is the runner's affair,
+// rescue.go which tasks are dead and what becomes of them, run.go the request that
+// runs a task, bootstrap.go the one that some series want before it, and
+// warnings.go who else starts jobs.
 package odoo
 
 import (
@@ -36,8 +38,12 @@ type Options struct {
 	UserAgent string
 }
 
-// Driver implements [driver.Driver]. It has no state.
-type Driver struct{ options Options }
+// Driver implements [driver.Driver]. Its only state are the cookies of anonymous
+// sessions, which it can get again at any time.
+type Driver struct {
+	options  Options
+	sessions sessions
+}
 
 var _ driver.Driver = (*Driver)(nil)
 

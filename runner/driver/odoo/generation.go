@@ -2,7 +2,6 @@ package odoo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,6 +23,9 @@ type contract struct {
 	// lockKey is the advisory lock by which runners exclude each other
 	// (contract.md 3.5).
 	lockKey int64
+	// olderLock names the lock of an earlier runner, which is taken too; its key
+	// is PostgreSQL's hashtext of the name. Empty for none.
+	olderLock string
 }
 
 // queueJob is OCA's queue_job, Odoo 10.0 and later.
@@ -32,6 +34,17 @@ var queueJob = contract{
 	channel: "queue_job",
 	runPath: "/queue_job/runjob",
 	lockKey: 2293787760715711918,
+}
+
+// connector is its ancestor, Odoo 7.0 to 9.0. An add-on of that name exists later
+// too, on top of queue_job. Only 8.0 has a lock; our own goes with it, so that
+// two of us exclude each other in one way everywhere.
+var connector = contract{
+	module:    "connector",
+	channel:   "connector",
+	runPath:   "/connector/runjob",
+	lockKey:   queueJob.lockKey,
+	olderLock: "jobrunner",
 }
 
 // generation is the variant of the contract that one database speaks. It is
@@ -44,6 +57,8 @@ type generation struct {
 	columns, readable, writable []string
 	// locks is true when there is the lock table.
 	locks bool
+	// trigger is what Listen has to create first.
+	trigger trigger
 }
 
 // catalog is what the system catalogs say about a database.
@@ -60,6 +75,12 @@ type catalog struct {
 	Events int16
 	// Disabled is set when there is a trigger that is switched off.
 	Disabled bool
+	// Function is the source of the trigger's function.
+	Function string
+	// Schema and Owner are those of queue_job. Owning tells whether we may act
+	// as the owner, Creating whether the owner may create in the schema.
+	Schema, Owner    string
+	Owning, Creating bool
 }
 
 // Bits of pg_trigger.tgtype.
@@ -85,9 +106,15 @@ WITH t AS (
 	WHERE attnum > 0 AND NOT attisdropped
 ), g AS (
 	SELECT bit_or(tgtype) FILTER (WHERE tgenabled IN ('O', 'A')) AS events,
-		coalesce(bool_or(tgenabled NOT IN ('O', 'A')), false) AS disabled
-	FROM t JOIN pg_trigger ON tgrelid = t.jobs
+		coalesce(bool_or(tgenabled NOT IN ('O', 'A')), false) AS disabled,
+		coalesce(string_agg(prosrc, ' '), '') AS source
+	FROM t JOIN pg_trigger ON tgrelid = t.jobs JOIN pg_proc ON pg_proc.oid = tgfoid
 	WHERE tgname = 'queue_job_notify' AND NOT tgisinternal
+), o AS (
+	SELECT max(nspname::text) AS schema, max(pg_get_userbyid(relowner)::text) AS owner,
+		bool_or(pg_has_role(relowner, 'USAGE')) AS owning,
+		bool_or(has_schema_privilege(relowner, relnamespace, 'CREATE')) AS creating
+	FROM t JOIN pg_class ON pg_class.oid = t.jobs JOIN pg_namespace ON pg_namespace.oid = relnamespace
 )
 SELECT pg_backend_pid(), pg_is_in_recovery(),
 	t.modules IS NOT NULL, t.jobs IS NOT NULL, t.locks IS NOT NULL,
@@ -95,8 +122,9 @@ SELECT pg_backend_pid(), pg_is_in_recovery(),
 	coalesce(has_table_privilege(t.modules, 'SELECT'), false),
 	coalesce(has_table_privilege(t.locks, 'SELECT'), false),
 	coalesce(has_any_column_privilege(t.locks, 'UPDATE'), false),
-	coalesce(g.events, 0)::int2, g.disabled
-FROM t, c, g`
+	coalesce(g.events, 0)::int2, g.disabled, g.source,
+	coalesce(o.schema, ''), coalesce(o.owner, ''), coalesce(o.owning, false), coalesce(o.creating, false)
+FROM t, c, g, o`
 
 // readCatalog asks the server. Nothing is prepared: a statement prepared before
 // an upgrade of the add-on may not fit afterwards.
@@ -109,60 +137,100 @@ func readCatalog(ctx context.Context, conn *postgres.Conn) (catalog, error) {
 	return c, conn.Failed(err, "read the catalog")
 }
 
-// module is the add-on's row in ir_module_module.
+// module is an add-on's row in ir_module_module.
 type module struct{ state, version string }
 
-func readModule(ctx context.Context, conn *postgres.Conn, name string) (m module, err error) {
-	var state, version *string
-	err = conn.QueryRow(ctx, "SELECT state, latest_version FROM ir_module_module WHERE name = $1",
-		pgx.QueryExecModeExec, name).Scan(&state, &version)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return m, nil
+// present reports whether the add-on is there, if only for the moment.
+func (m module) present() bool {
+	return m.state == "installed" || m.state == "to upgrade" || m.state == "to remove"
+}
+
+// modules are the rows of the add-ons that have a contract, by name.
+type modules map[string]module
+
+// readModules reads them, if the catalog says that it can be done.
+func readModules(ctx context.Context, conn *postgres.Conn, c catalog) (modules, error) {
+	found := modules{}
+	if !c.Modules || !c.ReadModules {
+		return found, nil
 	}
-	if state != nil {
-		m.state = *state
+	rows, err := conn.Query(ctx, `SELECT name, coalesce(state, ''), coalesce(latest_version, '')
+		FROM ir_module_module WHERE name IN ($1, $2)`, pgx.QueryExecModeExec, queueJob.module, connector.module)
+	if err != nil {
+		return nil, conn.Failed(err, "look for the add-on")
 	}
-	if version != nil {
-		m.version = *version
-	}
-	return m, conn.Failed(err, "look for the add-on "+name)
+	var name string
+	var m module
+	_, err = pgx.ForEachRow(rows, []any{&name, &m.state, &m.version}, func() error {
+		found[name] = m
+		return nil
+	})
+	return found, conn.Failed(err, "look for the add-on")
 }
 
 // detect finds the generation of a database. Without one, the fingerprint says
 // why; with one, the fingerprint may still be unhealthy.
-func detect(c catalog, m module) (*generation, driver.Fingerprint) {
-	absent := func(format string, args ...any) (*generation, driver.Fingerprint) {
-		return nil, driver.Fingerprint{Health: driver.Undetected, Description: fmt.Sprintf(format, args...)}
-	}
+func detect(c catalog, found modules) (*generation, driver.Fingerprint) {
 	if !c.Modules {
-		return absent("not an Odoo database")
+		return nil, undetected("not an Odoo database")
 	}
 	if !c.ReadModules {
 		return nil, unhealthy("the role may not read ir_module_module: GRANT SELECT on it")
 	}
-	switch m.state {
-	case "installed", "to upgrade", "to remove":
-	default:
-		return absent("the add-on %s is not installed", queueJob.module)
+	g := &generation{contract: queueJob, columns: c.Columns, readable: c.Readable, writable: c.Writable}
+	m := found[queueJob.module]
+	if !m.present() {
+		g.contract, m = connector, found[connector.module]
 	}
-	if !c.Jobs {
-		return nil, unhealthy("the add-on %s counts as installed, but there is no table queue_job", queueJob.module)
+	switch {
+	case !m.present():
+		return nil, undetected("the add-on %s is not installed", queueJob.module)
+	case !c.Jobs && g.module == connector.module:
+		return nil, undetected("the add-on %s has no jobs of its own here, and %s is not installed", connector.module, queueJob.module)
+	case !c.Jobs:
+		return nil, unhealthy("the add-on %s counts as installed, but there is no table queue_job", g.module)
 	}
-	g := &generation{
-		contract: queueJob, name: "queue_job", locks: c.Locks,
-		columns: c.Columns, readable: c.Readable, writable: c.Writable,
-	}
+	g.locks = c.Locks && g.module == queueJob.module
+	g.name = g.module
 	if g.locks {
-		g.name = "queue_job+lock"
+		g.name += "+lock"
 	}
 	fp := driver.Fingerprint{
 		Health: driver.Healthy, Description: "ready",
-		Generation: g.name, Version: m.version, Locks: g.locks,
+		Generation: g.name, Version: m.version, Locks: g.locks, Unguarded: !g.guarded(),
 	}
 	if why := g.obstacle(c, m); why != "" {
 		fp.Health, fp.Description = driver.Unhealthy, why
+	} else if g.trigger != (trigger{}) {
+		fp.Description = "ready; the trigger queue_job_notify will be created, as this series expects of its runner"
 	}
 	return g, fp
+}
+
+// modern reports whether the add-on is that of 12.0 or later, which brought the
+// column exc_name. From then on the add-on creates the trigger when it is
+// installed; before that it is left to the runner (contract.md 1.1).
+func (g *generation) modern() bool { return slices.Contains(g.columns, "exc_name") }
+
+// guarded reports whether Odoo locks the row when it starts a job. That came with
+// 12.0, as did the column in which it then writes down the worker (contract.md 1.5).
+func (g *generation) guarded() bool {
+	return g.locks || g.modern() && slices.Contains(g.columns, "worker_pid")
+}
+
+// hint tells [Driver.Run] how a job of this generation is started.
+func (g *generation) hint() string {
+	switch {
+	case g.module == connector.module:
+		return hintConnector
+	case !g.guarded():
+		return hintSession
+	}
+	return ""
+}
+
+func undetected(format string, args ...any) driver.Fingerprint {
+	return driver.Fingerprint{Health: driver.Undetected, Description: fmt.Sprintf(format, args...)}
 }
 
 func unhealthy(format string, args ...any) driver.Fingerprint {
@@ -192,21 +260,30 @@ func (g *generation) obstacle(c catalog, m module) string {
 	return g.triggerObstacle(c)
 }
 
-// triggerObstacle says what is wrong with the trigger. From 12.0 on the add-on
-// creates it when it is installed, before that nobody does (contract.md 1.1);
-// the column exc_name came with 12.0 too.
+// triggerObstacle says what is wrong with the trigger, unless Listen can put it
+// right.
 func (g *generation) triggerObstacle(c catalog) string {
+	complete := c.Events&triggerAll == triggerAll
 	switch {
-	case c.Events&triggerAll == triggerAll:
+	case complete && (g.modern() || strings.Contains(c.Function, "'"+g.channel+"'")):
 		return ""
-	case c.Events&triggerAll != 0:
+	case !complete && c.Events&triggerAll != 0:
 		return "the trigger queue_job_notify does not cover INSERT, UPDATE and DELETE: create it again"
-	case c.Disabled:
+	case !complete && c.Disabled:
 		return "the trigger queue_job_notify is switched off: ALTER TABLE queue_job ENABLE TRIGGER queue_job_notify"
-	case slices.Contains(c.Columns, "exc_name"):
+	case g.modern():
 		return "queue_job_notify trigger is missing: install the add-on queue_job again, or create the trigger by hand"
+	case !c.Owning:
+		return fmt.Sprintf("queue_job_notify trigger is missing, and in this series the runner creates it, "+
+			"which takes the owner of the table: connect as %s", c.Owner)
+	case !c.Creating:
+		return fmt.Sprintf("queue_job_notify trigger is missing, and %s may not create its function: "+
+			"GRANT CREATE ON SCHEMA %s TO it", c.Owner, c.Schema)
 	}
-	return "queue_job_notify trigger is missing: in this series the add-on leaves it to the runner to create it"
+	// A trigger that is there may call a function of another generation: the
+	// database was migrated from connector to queue_job.
+	g.trigger = trigger{needed: true, exists: complete, schema: c.Schema, owner: c.Owner}
+	return ""
 }
 
 // required are the columns without which nothing works.

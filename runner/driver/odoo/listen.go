@@ -62,10 +62,14 @@ func (b *inbox) take() driver.Notifications {
 
 func (b *inbox) empty() bool { return len(b.changed.list) == 0 && len(b.echoes.list) == 0 }
 
-// Listen implements [driver.Session].
+// Listen implements [driver.Session]. In series that expect it of their runner,
+// it creates the trigger first.
 func (s *session) Listen(ctx context.Context) error {
 	if s.generation == nil {
 		return errNoFingerprint
+	}
+	if err := s.createTrigger(ctx); err != nil {
+		return err
 	}
 	_, err := s.conn.Exec(ctx, "LISTEN "+pgx.Identifier{s.generation.channel}.Sanitize())
 	s.listening = s.listening || err == nil

@@ -24,12 +24,30 @@ func TestConformance(t *testing.T) {
 	drivertest.Run(t, func(t *testing.T) drivertest.Harness { return newHarness(t, odoostub.QueueJobLock) })
 }
 
+func TestConformanceWithoutLocks(t *testing.T) {
+	for _, gen := range odoostub.Generations() {
+		if gen.Locks() {
+			continue
+		}
+		t.Run(gen.String(), func(t *testing.T) {
+			drivertest.RunWithoutLocks(t, func(t *testing.T) drivertest.Harness {
+				h := newHarness(t, gen)
+				if gen == odoostub.Connector7 {
+					h.exec("ALTER TABLE queue_job ADD COLUMN channel varchar") // as in its later releases
+				}
+				return h
+			})
+		})
+	}
+}
+
 // harness implements [drivertest.Harness] on a real PostgreSQL with Odoo's
 // tables in it.
 type harness struct {
 	t       *testing.T
 	pg      *pgtest.Cluster
 	db      string
+	gen     odoostub.Generation
 	admin   *pgx.Conn
 	workers map[string]*pgx.Conn
 }
@@ -37,7 +55,7 @@ type harness struct {
 func newHarness(t *testing.T, gen odoostub.Generation) *harness {
 	t.Helper()
 	pg := pgtest.Shared(t)
-	h := &harness{t: t, pg: pg, db: pg.NewDatabase(t), workers: map[string]*pgx.Conn{}}
+	h := &harness{t: t, pg: pg, db: pg.NewDatabase(t), gen: gen, workers: map[string]*pgx.Conn{}}
 	h.admin = h.connect()
 	require.NoError(t, odoostub.Install(t.Context(), h.admin, gen))
 	return h
@@ -73,7 +91,11 @@ func (h *harness) Insert(j drivertest.Job) {
 		}
 		return new(t.UTC())
 	}
-	h.exec(`INSERT INTO queue_job (uuid, state, channel, priority, date_created, eta, date_enqueued, retry, max_retries)
+	channel := "channel"
+	if j.Channel == "" {
+		channel = "result" // the first releases of connector have no channels
+	}
+	h.exec(`INSERT INTO queue_job (uuid, state, `+channel+`, priority, date_created, eta, date_enqueued, retry, max_retries)
 		VALUES ($1, $2, nullif($3, ''), $4, $5, $6, $7, $8, $9)`,
 		j.UUID, j.State, j.Channel, j.Priority, null(j.Created), null(j.ETA), null(j.Enqueued), j.Retry, j.MaxRetries)
 	if j.LockRow {
@@ -93,7 +115,11 @@ func (h *harness) Delete(uuid string) {
 
 func (h *harness) Notify(payload string) {
 	h.t.Helper()
-	h.exec("SELECT pg_notify('queue_job', $1)", payload)
+	channel := "queue_job"
+	if h.gen.Connector() {
+		channel = "connector"
+	}
+	h.exec("SELECT pg_notify($1, $2)", channel, payload)
 }
 
 // HoldLock does what a worker does in the transaction that runs the job.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -88,12 +89,13 @@ func judge(e evidence, locks bool) driver.Liveness {
 var errNoLocks = errors.New("without a lock table nothing proves a job dead")
 
 // Rescue implements [driver.Session]. A job counts up its retries only if it had
-// been started, and fails when they are used up (contract.md 3.4).
+// been started, and fails when they are used up (contract.md 3.4); so does one
+// that is expired, where there is no lock table.
 func (s *session) Rescue(ctx context.Context, dead []driver.Liveness) ([]driver.Row, error) {
 	switch {
 	case s.generation == nil:
 		return nil, errNoFingerprint
-	case !s.generation.locks:
+	case !s.generation.locks && slices.ContainsFunc(dead, func(l driver.Liveness) bool { return !l.Expired }):
 		return nil, errNoLocks
 	}
 	states := make([]string, len(dead))

@@ -176,3 +176,53 @@ func TestRescueSeesALockTakenInASavepoint(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, rows)
 }
+
+// Without a lock table, only what is expired is put back, if it is unchanged.
+func TestRescueOfExpiredJobs(t *testing.T) {
+	for _, gen := range []odoostub.Generation{odoostub.QueueJob10, odoostub.QueueJob12} {
+		t.Run(gen.String(), func(t *testing.T) {
+			h := newHarness(t, gen)
+			s := h.session()
+			for i, v := range []struct {
+				state      string
+				retry, max any
+				want       string // empty for untouched
+				wantRetry  int32
+			}{
+				{"started", 0, 5, "pending", 1},
+				{"started", nil, nil, "pending", 1},
+				{"started", 6, 5, "failed", 7},
+				{"started", 99, 0, "pending", 100},
+				{"enqueued", 0, 5, "", 0},
+				{"done", 0, 5, "", 0},
+			} {
+				uuid := fmt.Sprint(i)
+				h.exec(`INSERT INTO queue_job (uuid, state, retry, max_retries, date_enqueued, exc_info)
+					VALUES ($1, $2, $3, $4, now() AT TIME ZONE 'UTC' - interval '3 hours', 'old')`, uuid, v.state, v.retry, v.max)
+				row := func() (state, info string) {
+					require.NoError(t, h.admin.QueryRow(t.Context(), "SELECT state, exc_info FROM queue_job WHERE uuid = $1", uuid).Scan(&state, &info))
+					return state, info
+				}
+				found, err := s.Inspect(h.deadline(), []string{uuid})
+				require.NoError(t, err)
+				found[0].Expired = true
+				rows, err := s.Rescue(h.deadline(), found)
+				require.NoError(t, err)
+				state, info := row()
+				require.Equal(t, v.want == "failed", info != "old")
+				if v.want == "" {
+					require.Empty(t, rows)
+					require.Equal(t, v.state, state)
+					continue
+				}
+				require.Len(t, rows, 1)
+				require.Equal(t, channels.ParseState(v.want), rows[0].State)
+				require.Equal(t, v.wantRetry, rows[0].Retry)
+				require.Equal(t, v.want, state)
+				rows, err = s.Rescue(h.deadline(), found)
+				require.NoError(t, err)
+				require.Empty(t, rows, "the row has changed")
+			}
+		})
+	}
+}

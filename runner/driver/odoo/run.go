@@ -36,7 +36,7 @@ const (
 // Check implements [driver.Driver]: any answer will do, but that of a proxy
 // whose server is down.
 func (d *Driver) Check(ctx context.Context, up driver.Upstream) error {
-	x := d.exchange(ctx, up, driver.Task{}, healthPath, nil)
+	x := d.exchange(ctx, up, call{path: healthPath})
 	switch {
 	case x.err != nil && ctx.Err() != nil && x.connected:
 		return fmt.Errorf("check %s: %w", up.Name, driver.ErrNoAnswer)
@@ -51,8 +51,14 @@ func (d *Driver) Check(ctx context.Context, up driver.Upstream) error {
 // Run implements [driver.Driver]. The job runs while the request is open: the
 // answer comes when it has ended.
 func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) driver.Result {
-	query := url.Values{"db": {t.DB}, "job_uuid": {t.UUID}}
-	x := d.exchange(ctx, up, t, queueJob.runPath, query)
+	cookies, failed := d.bootstrap(ctx, up, t)
+	if failed != nil {
+		return *failed
+	}
+	x := d.exchange(ctx, up, call{
+		task: t, path: runPath(t), cookies: cookies,
+		query: url.Values{"db": {t.DB}, "job_uuid": {t.UUID}},
+	})
 	result := driver.Result{Status: x.status}
 	switch {
 	case x.err != nil && x.unsent:
@@ -62,7 +68,18 @@ func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) dri
 	default:
 		result.Outcome, result.Err = classify(x.status, x.body)
 	}
+	if t.Hint != "" && (x.err != nil || x.status >= http.StatusBadRequest) {
+		d.sessions.drop(up.Name, t.DB)
+	}
 	return result
+}
+
+// runPath is the path of the request that runs a task.
+func runPath(t driver.Task) string {
+	if t.Hint == hintConnector {
+		return connector.runPath
+	}
+	return queueJob.runPath
 }
 
 // classify tells Odoo's answers from those of others. An answer of the add-on
@@ -100,8 +117,17 @@ type exchange struct {
 	// unsent is set when certainly nothing was delivered.
 	unsent bool
 	status int
+	header http.Header
 	body   []byte
 	err    error
+}
+
+// call is what is asked for.
+type call struct {
+	task    driver.Task // zero when it is about the server
+	path    string
+	query   url.Values
+	cookies []*http.Cookie
 }
 
 // unsent is an exchange that ended before it began.
@@ -109,7 +135,7 @@ func unsent(err error) exchange { return exchange{unsent: true, err: err} }
 
 // exchange sends one GET request, once: straight to the transport, because a
 // client would follow redirects.
-func (d *Driver) exchange(ctx context.Context, up driver.Upstream, t driver.Task, path string, query url.Values) exchange {
+func (d *Driver) exchange(ctx context.Context, up driver.Upstream, c call) exchange {
 	switch {
 	case ctx.Err() != nil:
 		return unsent(context.Cause(ctx))
@@ -119,11 +145,11 @@ func (d *Driver) exchange(ctx context.Context, up driver.Upstream, t driver.Task
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var trace connTrace
-	req, err := d.request(trace.in(ctx), up, t.DB, path, query)
+	req, err := d.request(trace.in(ctx), up, c)
 	if err != nil {
 		return unsent(err)
 	}
-	setIDs(req.Header, t.ID)
+	setIDs(req.Header, c.task.ID)
 	res, err := roundTrip(up.Transport, req)
 	if err != nil {
 		return exchange{connected: trace.got.Load(), unsent: trace.unsent(err), err: err}
@@ -132,7 +158,7 @@ func (d *Driver) exchange(ctx context.Context, up driver.Upstream, t driver.Task
 	// Only now there is a deadline; the job could take as long as it liked.
 	late := time.AfterFunc(BodyTimeout, cancel)
 	defer late.Stop()
-	x := exchange{connected: true, status: res.StatusCode}
+	x := exchange{connected: true, status: res.StatusCode, header: res.Header}
 	if x.status < http.StatusOK {
 		x.err = fmt.Errorf("status %d is no answer to a request", x.status)
 		return x
@@ -143,11 +169,12 @@ func (d *Driver) exchange(ctx context.Context, up driver.Upstream, t driver.Task
 
 // request builds a request. What would be rejected or misread on its way is
 // rejected here, where it is certain that nothing was sent.
-func (d *Driver) request(ctx context.Context, up driver.Upstream, database, path string, query url.Values) (*http.Request, error) {
+func (d *Driver) request(ctx context.Context, up driver.Upstream, c call) (*http.Request, error) {
+	database := c.task.DB
 	if strings.ContainsFunc(database, unicode.IsControl) {
 		return nil, fmt.Errorf("database %q cannot be named in an HTTP header", database)
 	}
-	u := url.URL{Scheme: up.Scheme, Host: up.Host, Path: path, RawQuery: query.Encode()}
+	u := url.URL{Scheme: up.Scheme, Host: up.Host, Path: c.path, RawQuery: c.query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
@@ -157,6 +184,9 @@ func (d *Driver) request(ctx context.Context, up driver.Upstream, database, path
 	req.Header.Set("User-Agent", d.options.UserAgent)
 	if database != "" {
 		req.Header.Set("X-Odoo-Database", database)
+	}
+	for _, cookie := range c.cookies {
+		req.AddCookie(cookie)
 	}
 	if d.options.BasicAuthUser != "" {
 		req.SetBasicAuth(d.options.BasicAuthUser, d.options.BasicAuthPassword)

@@ -24,7 +24,7 @@ type session struct {
 	statements statements
 	pooling    *postgres.Pooling // nil until looked at
 	listening  bool
-	locked     bool
+	lockKeys   []int64 // of the locks that it holds
 }
 
 var _ driver.Session = (*session)(nil)
@@ -39,13 +39,11 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 	if err != nil {
 		return driver.Fingerprint{}, err
 	}
-	var m module
-	if c.Modules && c.ReadModules {
-		if m, err = readModule(ctx, s.conn, queueJob.module); err != nil {
-			return driver.Fingerprint{}, err
-		}
+	found, err := readModules(ctx, s.conn, c)
+	if err != nil {
+		return driver.Fingerprint{}, err
 	}
-	g, fp := detect(c, m)
+	g, fp := detect(c, found)
 	if g == nil {
 		s.generation = nil
 		return fp, nil
@@ -61,7 +59,13 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 	if c.PID != s.conn.PID {
 		*s.pooling = postgres.TransactionPooling
 	}
+	if g.trigger.needed && s.listening {
+		fp.Health, fp.Description = driver.Unhealthy, "the trigger queue_job_notify has vanished; it is created again"
+	}
 	if fp.Health == driver.Healthy {
+		if fp.Warnings, err = g.warnings(ctx, s.conn); err != nil {
+			return driver.Fingerprint{}, err
+		}
 		switch *s.pooling {
 		case postgres.TransactionPooling:
 			fp.Health, fp.Description = driver.Unhealthy, postgres.ErrTransactionPooling.Error()
@@ -80,8 +84,24 @@ func (s *session) Lock(ctx context.Context) (driver.Lock, error) {
 		return driver.Lock{}, errNoFingerprint
 	}
 	lock, err := s.conn.TryLock(ctx, s.generation.lockKey)
-	s.locked = s.locked || lock.Held
-	return lock, err
+	if err != nil || !lock.Held {
+		return lock, err
+	}
+	s.lockKeys = []int64{s.generation.lockKey}
+	if s.generation.olderLock == "" {
+		return lock, nil
+	}
+	var older int64
+	if err := s.conn.QueryRow(ctx, "SELECT hashtext($1)", s.generation.olderLock).Scan(&older); err != nil {
+		return driver.Lock{}, s.conn.Failed(err, "find the key of the lock "+s.generation.olderLock)
+	}
+	if lock, err = s.conn.TryLock(ctx, older); err != nil || !lock.Held {
+		// Not both, then neither: whoever looks for the holder finds the right one.
+		s.lockKeys = nil
+		return lock, errors.Join(err, s.conn.Unlock(ctx, s.generation.lockKey))
+	}
+	s.lockKeys = append(s.lockKeys, older)
+	return lock, nil
 }
 
 // Snapshot implements [driver.Session]. Should there be several rows of one
@@ -189,6 +209,7 @@ func (s *session) Claim(ctx context.Context, uuids []string) ([]driver.Task, err
 			tasks = append(tasks, driver.Task{
 				Key: key, Enqueued: enqueued.UnixMicro(),
 				Retry: retry.Int32, Model: model.String, Method: method.String,
+				Hint: s.generation.hint(),
 			})
 		}
 		return nil
@@ -216,8 +237,13 @@ func (s *session) Probe(ctx context.Context) error {
 	if s.generation != nil && s.listening {
 		want.Channel = s.generation.channel
 	}
-	if s.generation != nil && s.locked {
-		want.Lock = &s.generation.lockKey
+	for i := range s.lockKeys {
+		if i > 0 { // only connector has two
+			if err := s.conn.Probe(ctx, want); err != nil {
+				return err
+			}
+		}
+		want.Lock = &s.lockKeys[i]
 	}
 	return s.conn.Probe(ctx, want)
 }

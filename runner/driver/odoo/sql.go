@@ -27,6 +27,7 @@ func (g *generation) statements() statements {
 		claim:    claimSQL + g.optional(claimColumns),
 		unclaim:  unclaimSQL + columns,
 		inspect:  "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
+		rescue:   g.rescueExpiredSQL() + columns,
 	}
 	if g.locks {
 		s.inspect = "SELECT " + columns + inspectSQL
@@ -114,19 +115,23 @@ LEFT JOIN pg_locks h ON h.locktype = 'transactionid' AND h.mode = 'ExclusiveLock
 	AND h.transactionid = l.xmax
 WHERE j.uuid = ANY($1)`
 
-// rescueSQL has the predicates and effects of contract.md 3.4, restricted to the
-// attempts that were found dead. The row lock proves that nobody holds the lock
-// row. The state must be tested at the top level too: a worker that commits
-// between the statement's snapshot and the row lock would otherwise have its
-// finished job put back.
-const rescueSQL = `
+// foundSQL are the attempts that an inspection found, as far as their rows have
+// not changed since.
+const foundSQL = `
 WITH c AS (
 	SELECT j.id FROM queue_job j
 	JOIN unnest($1::varchar[], $2::timestamp[], $3::varchar[]) AS d(uuid, enqueued, state)
 	ON j.uuid = d.uuid AND j.date_enqueued = d.enqueued AND j.state = d.state
 	WHERE j.state IN ('enqueued', 'started')
 	FOR NO KEY UPDATE OF j SKIP LOCKED
-)
+)`
+
+// rescueSQL has the predicates and effects of contract.md 3.4, restricted to the
+// attempts that were found dead. The row lock proves that nobody holds the lock
+// row. The state must be tested at the top level too: a worker that commits
+// between the statement's snapshot and the row lock would otherwise have its
+// finished job put back.
+const rescueSQL = foundSQL + `
 UPDATE queue_job j
 SET state = CASE WHEN ` + exhausted + ` THEN 'failed' ELSE 'pending' END,
 	retry = CASE WHEN j.state = 'started' THEN coalesce(j.retry, 0) + 1 ELSE j.retry END,
@@ -144,6 +149,24 @@ RETURNING `
 // exhausted is true for a job that has died too often. It looks at the counter
 // before this death is counted; 0 and NULL mean that there is no limit.
 const exhausted = `(coalesce(j.max_retries, 0) <> 0 AND coalesce(j.retry > j.max_retries, false))`
+
+// rescueExpiredSQL puts started attempts back without a lock row to prove
+// anything. The effects are the same as far as the columns exist.
+func (g *generation) rescueExpiredSQL() string {
+	exhausted := exhausted
+	if !slices.Contains(g.columns, "max_retries") {
+		exhausted = "false"
+	}
+	set := "SET state = CASE WHEN " + exhausted + " THEN 'failed' ELSE 'pending' END, retry = coalesce(j.retry, 0) + 1"
+	for _, c := range []struct{ name, value string }{
+		{"exc_name", "'JobFoundDead'"}, {"exc_info", "'Job found dead after too many retries'"},
+	} {
+		if slices.Contains(g.columns, c.name) {
+			set += ", " + c.name + " = CASE WHEN " + exhausted + " THEN " + c.value + " ELSE j." + c.name + " END"
+		}
+	}
+	return foundSQL + " UPDATE queue_job j " + set + " FROM c WHERE j.id = c.id AND j.state = 'started' RETURNING "
+}
 
 // attempts splits tasks into the columns of a statement's parameters.
 func attempts(n int, at func(int) driver.Task) (uuids []string, enqueued []time.Time) {

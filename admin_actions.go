@@ -1,0 +1,395 @@
+package jobrunner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// actor is the part of an action's body that every action has.
+type actor struct {
+	// Runner may be left out if there is only one.
+	Runner string `json:"runner"`
+	// By is who the client says he is.
+	By   string `json:"by"`
+	Note string `json:"note"`
+}
+
+func (a *actor) common() *actor { return a }
+
+// body reads an action's body, strictly.
+func body(w http.ResponseWriter, r *http.Request, into interface{ common() *actor }) error {
+	if r.URL.RawQuery != "" {
+		return apiError(http.StatusBadRequest, "an action takes no query, put the parameters into the body")
+	}
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" {
+		return apiError(http.StatusUnsupportedMediaType, "the body must be JSON, with Content-Type: application/json")
+	}
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, bodyLimit))
+	dec.DisallowUnknownFields()
+	err = dec.Decode(into)
+	if err == nil && dec.More() {
+		err = errors.New("more than one value")
+	}
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return apiError(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", bodyLimit)
+	case errors.Is(err, io.EOF):
+		return apiError(http.StatusBadRequest, "the body is empty")
+	case err != nil:
+		return apiError(http.StatusBadRequest, "the body cannot be read: %w", err)
+	}
+	a := into.common()
+	for _, s := range []*string{&a.By, &a.Note} {
+		*s = strings.TrimSpace(*s)
+		if len(*s) > nameLimit || strings.ContainsFunc(*s, unicode.IsControl) {
+			return apiError(http.StatusBadRequest, "by and note must be texts of up to %d bytes in one line", nameLimit)
+		}
+	}
+	a.By = identity(r, a.By)
+	return nil
+}
+
+// identity says who sent a request: the client's certificate or address, and the
+// name that he gave himself.
+func identity(r *http.Request, by string) string {
+	who := r.RemoteAddr
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		who = r.TLS.PeerCertificates[0].Subject.String()
+	}
+	if who == "" || who == "@" {
+		who = "the admin socket"
+	}
+	if by == "" {
+		return who
+	}
+	return by + " (" + who + ")"
+}
+
+// pauseRequest is the body of POST /jobrunner/pause and /jobrunner/resume.
+type pauseRequest struct {
+	actor
+	// Database, Channel or All say what.
+	Database string `json:"database"`
+	Channel  string `json:"channel"`
+	All      bool   `json:"all"`
+	// For or Until end the pause by itself.
+	For   string    `json:"for"`
+	Until time.Time `json:"until"`
+}
+
+// subject checks that exactly one thing is named.
+func (p *pauseRequest) subject() (runner.Pause, error) {
+	named := 0
+	for _, yes := range []bool{p.Database != "", p.Channel != "", p.All} {
+		if yes {
+			named++
+		}
+	}
+	if named != 1 {
+		return runner.Pause{}, apiError(http.StatusBadRequest, "name exactly one of database, channel and all")
+	}
+	return runner.Pause{Database: p.Database, Channel: p.Channel, By: p.By, Note: p.Note}, nil
+}
+
+func postPause(w http.ResponseWriter, r *http.Request) error {
+	var req pauseRequest
+	if err := body(w, r, &req); err != nil {
+		return err
+	}
+	p, err := req.subject()
+	if err != nil {
+		return err
+	}
+	p.Since = time.Now().UTC().Truncate(time.Second)
+	if p.Until, err = req.end(p.Since); err != nil {
+		return err
+	}
+	return order(w, r, "pause", &req.actor, func(_ *runner.Status, c runner.Controls) (runner.Controls, int, error) {
+		return c.WithPause(p), 1, nil
+	})
+}
+
+// end is when the pause ends by itself, zero for never.
+func (p *pauseRequest) end(now time.Time) (time.Time, error) {
+	switch {
+	case p.For != "" && !p.Until.IsZero():
+		return time.Time{}, apiError(http.StatusBadRequest, "for and until exclude each other")
+	case p.For != "":
+		d, err := duration("for", p.For)
+		return now.Add(d), err
+	case !p.Until.IsZero() && !p.Until.After(now):
+		return time.Time{}, apiError(http.StatusBadRequest, "until is in the past")
+	}
+	return p.Until, nil
+}
+
+func postResume(w http.ResponseWriter, r *http.Request) error {
+	var req pauseRequest
+	if err := body(w, r, &req); err != nil {
+		return err
+	}
+	p, err := req.subject()
+	if err != nil {
+		return err
+	}
+	if req.For != "" || !req.Until.IsZero() {
+		return apiError(http.StatusBadRequest, "resume takes neither for nor until")
+	}
+	return order(w, r, "resume", &req.actor, func(_ *runner.Status, c runner.Controls) (runner.Controls, int, error) {
+		c, was := c.WithoutPause(p)
+		if !was {
+			return c, 0, nil
+		}
+		return c, 1, nil
+	})
+}
+
+// drainRequest is the body of POST /jobrunner/drain and /jobrunner/undrain.
+type drainRequest struct {
+	actor
+	Upstream string `json:"upstream"`
+}
+
+func postDrain(w http.ResponseWriter, r *http.Request) error {
+	var req drainRequest
+	if err := body(w, r, &req); err != nil {
+		return err
+	}
+	return order(w, r, "drain", &req.actor, func(st *runner.Status, c runner.Controls) (runner.Controls, int, error) {
+		if !slices.ContainsFunc(st.Upstreams, func(u runner.UpstreamStatus) bool { return u.Name == req.Upstream }) {
+			return c, 0, apiError(http.StatusNotFound, "there is no upstream %q, GET /jobrunner/upstreams lists them", req.Upstream)
+		}
+		d := runner.Drain{Upstream: req.Upstream, Since: time.Now().UTC().Truncate(time.Second), By: req.By, Note: req.Note}
+		return c.WithDrain(d), 1, nil
+	})
+}
+
+func postUndrain(w http.ResponseWriter, r *http.Request) error {
+	var req drainRequest
+	if err := body(w, r, &req); err != nil {
+		return err
+	}
+	return order(w, r, "undrain", &req.actor, func(st *runner.Status, c runner.Controls) (runner.Controls, int, error) {
+		c, was := c.WithoutDrain(req.Upstream)
+		if was {
+			return c, 1, nil
+		}
+		if !slices.ContainsFunc(st.Upstreams, func(u runner.UpstreamStatus) bool { return u.Name == req.Upstream }) {
+			return c, 0, apiError(http.StatusNotFound, "there is no upstream %q, GET /jobrunner/upstreams lists them", req.Upstream)
+		}
+		return c, 0, nil
+	})
+}
+
+// order changes what operators have ordered of a runner, and answers with that.
+func order(w http.ResponseWriter, r *http.Request, action string, a *actor, f func(*runner.Status, runner.Controls) (runner.Controls, int, error)) error {
+	name, k, err := oneRunner(a.Runner)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), readTimeout)
+	defer cancel()
+	st, err := k.engine.Status(ctx)
+	if err != nil {
+		return failure(err)
+	}
+	changed := 0
+	var refused error
+	unsaved, err := k.change(ctx, func(c runner.Controls) runner.Controls {
+		next, n, err := f(&st, c)
+		if err != nil {
+			refused = err
+			return c
+		}
+		changed = n
+		return next
+	})
+	switch {
+	case refused != nil:
+		return refused
+	case err != nil:
+		return failure(err)
+	}
+	logAction(action, name, a, zap.Int("changed", changed), zap.NamedError("not_stored", unsaved))
+	if st, err = k.engine.Status(ctx); err != nil {
+		return failure(err)
+	}
+	out := map[string]any{
+		"runner": name, "changed": changed, "stored": unsaved == nil, "pauses": viewPauses(st.Controls.Pauses),
+		"drains": viewDrains(st.Controls.Drains), "upstreams": viewUpstreams("", &st),
+	}
+	if unsaved != nil {
+		out["warning"] = "in force, but not stored yet: it would not survive a restart (see the log)"
+	}
+	return answer(w, http.StatusOK, out)
+}
+
+// logAction writes who did what to what.
+func logAction(action, name string, a *actor, fields ...zap.Field) {
+	log := caddy.Log().Named("jobrunner.admin")
+	if gen := activeGeneration(); gen != nil {
+		log = gen.logger.Named("admin")
+	}
+	log.Info("action", append([]zap.Field{
+		zap.String("action", action), zap.String("runner", name), zap.String("by", a.By), zap.String("note", a.Note),
+	}, fields...)...)
+}
+
+// changeRequest is the body of the actions on jobs.
+type changeRequest struct {
+	actor
+	jobFilter
+	// All is required to select jobs by nothing at all.
+	All bool `json:"all"`
+	// Limit bounds the number of jobs; 0 means all that match.
+	Limit  int  `json:"limit"`
+	DryRun bool `json:"dry_run"`
+	// Until or For are the new eta of postponed jobs.
+	Until time.Time `json:"until"`
+	For   string    `json:"for"`
+}
+
+// change checks the request.
+func (c *changeRequest) change(action driver.Action) (runner.JobChange, error) {
+	filter, err := c.filter()
+	if err != nil {
+		return runner.JobChange{}, err
+	}
+	out := runner.JobChange{
+		Change: driver.Change{Action: action, By: c.By, Until: c.Until}, Filter: filter,
+		Database: c.Database, Limit: c.Limit, DryRun: c.DryRun,
+	}
+	narrow := len(filter.UUIDs) > 0 || len(filter.States) > 0 || filter.Channel != "" || filter.Exception != "" || filter.OlderThan > 0
+	switch {
+	case !narrow && !c.All:
+		return out, apiError(http.StatusBadRequest, "select jobs by uuids, states, channel, exception or older_than, or say all")
+	case len(filter.UUIDs) > 0 && c.Database == "":
+		return out, apiError(http.StatusBadRequest, "uuids need a database: a copy of a database has the same ones")
+	case c.Limit < 0:
+		return out, apiError(http.StatusBadRequest, "limit must not be negative")
+	case action != driver.Postpone && (!c.Until.IsZero() || c.For != ""):
+		return out, apiError(http.StatusBadRequest, "only postpone takes until or for")
+	case action == driver.Postpone && c.Until.IsZero() == (c.For == ""):
+		return out, apiError(http.StatusBadRequest, "postpone needs either until or for")
+	}
+	for _, s := range filter.States {
+		if !action.Permits(s) {
+			return out, apiError(http.StatusBadRequest, "%s is not possible for jobs in state %s", action, s)
+		}
+	}
+	if c.For != "" {
+		d, err := duration("for", c.For)
+		if err != nil {
+			return out, err
+		}
+		out.Until = time.Now().Add(d)
+	}
+	return out, nil
+}
+
+// changeJobs returns the handler of an action on jobs.
+func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		var req changeRequest
+		if err := body(w, r, &req); err != nil {
+			return err
+		}
+		change, err := req.change(action)
+		if err != nil {
+			return err
+		}
+		name, k, err := oneRunner(req.Runner)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), actTimeout)
+		defer cancel()
+		result, err := k.engine.Change(ctx, change)
+		logAction(action.String(), name, &req.actor, zap.String("database", change.Database), zap.Bool("dry_run", change.DryRun),
+			zap.Int("changed", result.Changed), zap.Int("followed", result.Followed), zap.Error(err))
+		if err != nil {
+			return failure(err)
+		}
+		if change.Database != "" && len(change.UUIDs) > 0 && result.Changed == 0 && len(result.Problems) == 0 {
+			return notChanged(ctx, k, change)
+		}
+		return answer(w, http.StatusOK, viewChange(name, change.DryRun, &result))
+	}
+}
+
+// notChanged says why jobs that were named could not be changed.
+func notChanged(ctx context.Context, k *keeper, change runner.JobChange) error {
+	page, err := k.engine.Jobs(ctx, runner.JobQuery{Database: change.Database, Filter: driver.Filter{UUIDs: change.UUIDs}, Limit: 1})
+	switch {
+	case err != nil:
+		return failure(err)
+	case len(page.Jobs) == 0:
+		return apiError(http.StatusNotFound, "there is no such job in database %s", change.Database)
+	}
+	return apiError(http.StatusConflict, "nothing was changed: %s is not possible, job %s is in state %s or does not match the filter",
+		change.Action, page.Jobs[0].UUID, page.Jobs[0].RawState)
+}
+
+func viewChange(name string, dry bool, result *runner.ChangeResult) map[string]any {
+	type job struct {
+		Database string `json:"database"`
+		UUID     string `json:"uuid"`
+	}
+	jobs := []job{}
+	for _, key := range result.Jobs {
+		jobs = append(jobs, job{key.DB, key.UUID})
+	}
+	out := map[string]any{
+		"runner": name, "dry_run": dry, "changed": result.Changed, "followed": result.Followed,
+		"jobs": jobs, "more": result.More,
+	}
+	if len(result.Problems) > 0 {
+		out["problems"] = result.Problems
+	}
+	return out
+}
+
+// resyncRequest is the body of POST /jobrunner/resync.
+type resyncRequest struct {
+	actor
+	// Database is one, empty for all.
+	Database string `json:"database"`
+}
+
+func postResync(w http.ResponseWriter, r *http.Request) error {
+	var req resyncRequest
+	if err := body(w, r, &req); err != nil {
+		return err
+	}
+	name, k, err := oneRunner(req.Runner)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), readTimeout)
+	defer cancel()
+	n, err := k.engine.Resync(ctx, req.Database)
+	if err != nil {
+		return failure(err)
+	}
+	logAction("resync", name, &req.actor, zap.String("database", req.Database), zap.Int("databases", n))
+	if n == 0 {
+		return apiError(http.StatusConflict, "no database with a session was selected")
+	}
+	return answer(w, http.StatusOK, map[string]any{"runner": name, "databases": n})
+}

@@ -1,0 +1,88 @@
+//go:build fault
+
+package fault
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"github.com/stretchr/testify/require"
+)
+
+// bouncer is a PgBouncer.
+type bouncer struct {
+	p      *plant
+	config string
+	addr   string
+	cmd    *exec.Cmd
+}
+
+// startBouncer starts a PgBouncer in front of the plant's PostgreSQL, for all
+// nodes to connect through.
+func startBouncer(p *plant, mode string) {
+	dir := p.TempDir()
+	b := &bouncer{p: p, config: filepath.Join(dir, "pgbouncer.ini"), addr: freeAddress(p)}
+	_, port, err := net.SplitHostPort(b.addr)
+	require.NoError(p, err)
+	require.NoError(p, os.WriteFile(b.config, fmt.Appendf(nil, `[databases]
+* = host=127.0.0.1 port=%d user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %s
+unix_socket_dir =
+auth_type = any
+pool_mode = %s
+ignore_startup_parameters = extra_float_digits
+`, p.pg.Port(), port, mode), 0o600))
+	b.start()
+	p.pooler, p.dsn = b, p.pg.ProxyDSN(b.addr, "postgres")
+}
+
+func (b *bouncer) start() {
+	path, err := exec.LookPath("pgbouncer")
+	if err != nil {
+		path = "/usr/sbin/pgbouncer"
+	}
+	b.cmd = exec.Command(path, "-q", b.config)
+	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if os.Geteuid() == 0 { // it refuses to be root
+		b.become("nobody")
+	}
+	require.NoError(b.p, b.cmd.Start(), "the Debian package pgbouncer is needed")
+	b.p.Cleanup(b.kill)
+	b.p.until("PgBouncer listens", func() bool {
+		conn, err := net.Dial("tcp", b.addr)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
+
+// become lets the process run as another user, who may read its configuration.
+func (b *bouncer) become(name string) {
+	u, err := user.Lookup(name)
+	require.NoError(b.p, err)
+	uid, err := strconv.Atoi(u.Uid)
+	require.NoError(b.p, err)
+	gid, err := strconv.Atoi(u.Gid)
+	require.NoError(b.p, err)
+	for dir := filepath.Dir(b.config); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		require.NoError(b.p, os.Chmod(dir, 0o755))
+	}
+	require.NoError(b.p, os.Chown(b.config, uid, gid))
+	b.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+}
+
+func (b *bouncer) kill() {
+	if b.cmd.ProcessState == nil {
+		require.NoError(b.p, b.cmd.Process.Kill())
+		_ = b.cmd.Wait() // killed, as it says
+	}
+}

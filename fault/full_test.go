@@ -1,0 +1,13 @@
+//go:build fault
+
+package fault
+
+import (
+	"slices"
+	"testing"
+)
+
+// TestFaults is the whole suite.
+func TestFaults(t *testing.T) {
+	testFaults(t, slices.Concat(quickFaults, postgresFaults, sessionFaults, caddyFaults, upstreamFaults, dataFaults))
+}

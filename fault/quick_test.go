@@ -1,0 +1,102 @@
+package fault
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/pgtest"
+)
+
+// quickFaults are those that take little time and find most mistakes.
+var quickFaults = []fault{
+	{
+		name: "PostgreSQL restarted, fast", bound: 40 * time.Second, cluster: &pgtest.Options{},
+		strike: func(p *plant) { require.NoError(p, p.pg.Restart(p.Context(), pgtest.Fast)) },
+	},
+	{
+		name: "sessions terminated while idle", bound: 15 * time.Second,
+		strike: terminateIdle,
+	},
+	{
+		name: "Caddy killed during HTTP requests", bound: 40 * time.Second,
+		strike: killDuringRequests,
+	},
+	{
+		name: "two nodes, leader killed", bound: 30 * time.Second, nodes: 2,
+		strike: func(p *plant) {
+			leader := p.leader()
+			leader.kill()
+			p.over()
+		},
+	},
+	{
+		name: "Odoo answers 503", bound: 30 * time.Second,
+		strike: func(p *plant) {
+			misbehave(p, odoostub.Fault{Kind: odoostub.Answer, Status: http.StatusServiceUnavailable})
+		},
+	},
+	{
+		name: "lock of one database held by somebody else", bound: 10 * time.Second, databases: 4,
+		strike: holdForeignLock,
+	},
+}
+
+// misbehave has all Odoo servers suffer a fault for a while.
+func misbehave(p *plant, f odoostub.Fault) {
+	p.faultAll(f)
+	p.wait(5 * time.Second)
+	p.faultAll(odoostub.Fault{})
+}
+
+// terminateIdle ends the sessions of the leader when there is nothing to do.
+func terminateIdle(p *plant) {
+	p.load.stop()
+	p.until("all jobs are done", func() bool { return p.unfinished() == 0 })
+	require.NotZero(p, p.terminate(p.nodes[0], "true"))
+	p.over()
+	p.load.start()
+}
+
+// killDuringRequests kills Caddy while jobs run, and starts it again.
+func killDuringRequests(p *plant) {
+	p.nodes[0].kill()
+	p.over()
+	p.nodes[0].start()
+}
+
+// holdForeignLock lets another program take upstream's lock of one database: the
+// others are served all the same.
+func holdForeignLock(p *plant) {
+	dbs := p.databases()
+	foreign := p.connect(dbs[0])
+	p.until("somebody else has the lock", func() (got bool) {
+		p.terminate(p.nodes[0], "datname = '"+dbs[0]+"'")
+		err := foreign.QueryRow(p.Context(), "SELECT pg_try_advisory_lock(2293787760715711918)").Scan(&got)
+		require.NoError(p, err)
+		return got
+	})
+
+	// From here on nothing may be claimed in the first one.
+	n, err := p.count(dbs[0], "SELECT count(*) FROM queue_job WHERE state = 'enqueued'")
+	require.NoError(p, err)
+	done := make(map[string]int)
+	for _, db := range dbs {
+		done[db], err = p.count(db, "SELECT count(*) FROM queue_job WHERE state = 'done'")
+		require.NoError(p, err)
+	}
+	p.wait(3 * time.Second)
+	for i, db := range dbs {
+		now, err := p.count(db, "SELECT count(*) FROM queue_job WHERE state = 'done'")
+		require.NoError(p, err)
+		if i > 0 {
+			require.Greater(p, now, done[db]+20, "%s is served while somebody holds %s", db, dbs[0])
+		} else {
+			require.LessOrEqual(p, now, done[db]+n+2, "%s is not served", db)
+		}
+	}
+	require.NotZero(p, p.nodes[0].logged("master election lost: could not acquire master runner lock on "+dbs[0]))
+	require.NoError(p, foreign.Close(p.Context()))
+}

@@ -1,0 +1,176 @@
+package jobrunner
+
+import (
+	"math"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+)
+
+func init() {
+	sinks = append(sinks, past.note)
+}
+
+const (
+	// historySlot is the time that one point of a plot stands for, and
+	// historySlots how many are kept: an hour.
+	historySlot  = 30 * time.Second
+	historySlots = 120
+	// historyRunners bounds the runners with a past; each takes less than 50 kB.
+	historyRunners = 32
+	// A time falls into one of latencyBuckets, each latencyRatio times as long as
+	// the one before, from latencyLeast on: up to more than a day.
+	latencyBuckets = 40
+	latencyRatio   = 1.6
+	latencyLeast   = time.Millisecond
+)
+
+// past is the last hour of all runners of this process.
+var past = history{started: time.Now(), runners: make(map[string]*[historySlots]slot)}
+
+// history remembers how many jobs ended, and how long they took. It lives in
+// memory, of fixed size, and begins anew with the process.
+type history struct {
+	started time.Time
+	mu      sync.Mutex // guards the following
+	runners map[string]*[historySlots]slot
+}
+
+// slot is a point in time.
+type slot struct {
+	// number counts slots since the Unix epoch.
+	number             int64
+	done, failed, back uint32
+	wait, run          latencies
+}
+
+// latencies counts times by bucket.
+type latencies [latencyBuckets]uint32
+
+func (l *latencies) add(d time.Duration) {
+	i := 0
+	if d > latencyLeast {
+		i = int(math.Ceil(math.Log(float64(d)/float64(latencyLeast)) / math.Log(latencyRatio)))
+	}
+	l[min(i, latencyBuckets-1)]++
+}
+
+// quantile returns, in seconds, the time that a share of them does not exceed;
+// nil if there are none. It is right up to latencyRatio.
+func (l *latencies) quantile(share float64) *float64 {
+	total := uint32(0)
+	for _, n := range l {
+		total += n
+	}
+	if total == 0 {
+		return nil
+	}
+	rank, seen := uint32(math.Ceil(share*float64(total))), uint32(0)
+	i := 0
+	for ; i < latencyBuckets-1; i++ {
+		if seen += l[i]; seen >= rank {
+			break
+		}
+	}
+	// In the middle of the bucket, by ratio.
+	return new(latencyLeast.Seconds() * math.Pow(latencyRatio, float64(i)-0.5))
+}
+
+func slotNumber(t time.Time) int64 { return t.UnixNano() / int64(historySlot) }
+
+// note is a sink of events.
+func (h *history) note(ev runner.Event) {
+	if !ev.Kind.Final() && ev.Kind != runner.EventDispatched {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	slots := h.runners[ev.Runner]
+	if slots == nil {
+		if len(h.runners) >= historyRunners {
+			return
+		}
+		slots = new([historySlots]slot)
+		h.runners[ev.Runner] = slots
+	}
+	n := slotNumber(ev.Time)
+	s := &slots[n%historySlots]
+	switch {
+	case n < s.number:
+		return
+	case n > s.number:
+		*s = slot{number: n}
+	}
+	switch ev.Kind {
+	case runner.EventDispatched:
+		s.wait.add(ev.Wait)
+	case runner.EventJobDone:
+		s.done++
+	case runner.EventJobFailed:
+		s.failed++
+	case runner.EventJobRetried, runner.EventJobNotRun, runner.EventJobRescued:
+		s.back++
+	}
+	if ev.Run > 0 && (ev.Kind == runner.EventJobDone || ev.Kind == runner.EventJobFailed) {
+		s.run.add(ev.Run)
+	}
+}
+
+// plots is the last hour of a runner, oldest first. The present slot, which is
+// not over, is the last one.
+type plots struct {
+	Runner string    `json:"runner"`
+	End    time.Time `json:"end"`
+	// Known is since when there is a past.
+	Known   time.Time  `json:"known"`
+	Step    float64    `json:"step_seconds"`
+	Done    []uint32   `json:"done"`
+	Failed  []uint32   `json:"failed"`
+	Back    []uint32   `json:"put_back"`
+	Wait50  []*float64 `json:"wait_p50_seconds"`
+	Wait95  []*float64 `json:"wait_p95_seconds"`
+	Run50   []*float64 `json:"run_p50_seconds"`
+	Run95   []*float64 `json:"run_p95_seconds"`
+	Elapsed float64    `json:"last_step_seconds"`
+}
+
+// plots returns the last hour of a runner as of a time.
+func (h *history) plots(name string, now time.Time) plots {
+	last := slotNumber(now)
+	begin := time.Unix(0, last*int64(historySlot))
+	p := plots{
+		Runner: name, End: begin.Add(historySlot).UTC(), Known: h.started.UTC(),
+		Step: historySlot.Seconds(), Elapsed: now.Sub(begin).Seconds(),
+	}
+	var slots [historySlots]slot
+	h.mu.Lock()
+	if kept := h.runners[name]; kept != nil {
+		slots = *kept
+	}
+	h.mu.Unlock()
+	for n := last - historySlots + 1; n <= last; n++ {
+		s := slots[n%historySlots]
+		if s.number != n {
+			s = slot{}
+		}
+		p.Done, p.Failed, p.Back = append(p.Done, s.done), append(p.Failed, s.failed), append(p.Back, s.back)
+		p.Wait50, p.Wait95 = append(p.Wait50, s.wait.quantile(.5)), append(p.Wait95, s.wait.quantile(.95))
+		p.Run50, p.Run95 = append(p.Run50, s.run.quantile(.5)), append(p.Run95, s.run.quantile(.95))
+	}
+	return p
+}
+
+// history answers with the last hour of one runner.
+func (*Dashboard) history(w http.ResponseWriter, r *http.Request) error {
+	q, err := query(r, "runner")
+	if err != nil {
+		return err
+	}
+	name, _, err := oneRunner(q.Get("runner"))
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, past.plots(name, time.Now()))
+}

@@ -1,0 +1,117 @@
+//go:build odoo
+
+package odootest
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// testHostPerDatabase has two databases, of which Odoo serves the one that the
+// first label of the host names.
+func testHostPerDatabase(t *testing.T, s *site) {
+	one := s.newDatabase(t, fmt.Sprintf("hostone%d", s.series), s.ready)
+	two := s.newDatabase(t, fmt.Sprintf("hosttwo%d", s.series), s.ready)
+	odoo := s.startServer(t, "dbfilter", serverOptions{options: map[string]any{"dbfilter": "^%d$", "workers": 2}})
+	c := startCaddy(t, odoo, caddyOptions{Databases: "hostone* hosttwo*", Channels: "root:2", Host: "{database}.odoo.test"})
+	c.waitReady(t, one.name, two.name)
+	// The service of /jsonrpc takes the database from the request, whatever the host.
+	assertServed(t, odoo.url(""), one, "first")
+	assertServed(t, odoo.url(""), two, "second")
+	require.Empty(t, one.executions(t, "second"))
+	require.Empty(t, two.executions(t, "first"))
+
+	// What the host template is for: Odoo 19 refuses a database that the filter
+	// hides from the host, older series let the parameter of the request win.
+	status, _ := odoo.ask(t, two.name, "x", http.Header{"Host": {one.name + ".odoo.test"}})
+	t.Logf("FACT odoo %d: dbfilter hides the database from the host: %d", s.series, status)
+	require.Equal(t, s.series < 16, status == http.StatusOK)
+	status, _ = odoo.ask(t, two.name, "x", http.Header{"Host": {two.name + ".odoo.test"}})
+	require.Equal(t, http.StatusOK, status)
+}
+
+// testDatabaseOption looks what db_name changes: it names the databases of a
+// server, of which there is one here.
+func testDatabaseOption(t *testing.T, s *site) {
+	odoo := s.startServer(t, "db_name", serverOptions{options: map[string]any{"db_name": s.db.name, "workers": 2}})
+	status, _ := odoo.ask(t, "nosuchdatabase", "x", nil)
+	t.Logf("FACT odoo %d: db_name is set, unknown database: %d", s.series, status)
+	status, _ = odoo.ask(t, s.ready, "x", nil)
+	t.Logf("FACT odoo %d: db_name is set, a database that it does not name: %d", s.series, status)
+	status, _ = odoo.ask(t, s.db.name, "x", nil)
+	require.Equal(t, http.StatusOK, status)
+	c := startCaddy(t, odoo, caddyOptions{Databases: s.db.name, Channels: "root:2"})
+	c.waitReady(t, s.db.name)
+	assertServed(t, c.url(), s.db, "with db_name")
+}
+
+func testDatabaseCreatedWhileRunning(t *testing.T, s *site) {
+	first := s.newDatabase(t, fmt.Sprintf("created%da", s.series), s.ready)
+	c := startCaddy(t, s.server, caddyOptions{Databases: fmt.Sprintf("created%d*", s.series), Channels: "root:2"})
+	c.waitReady(t, first.name)
+	second := s.newDatabase(t, fmt.Sprintf("created%db", s.series), s.ready)
+	c.waitReady(t, second.name)
+	assertServed(t, c.url(), second, "in the new database")
+	require.NoError(t, cluster.DropDatabase(t.Context(), second.name))
+	assertServed(t, c.url(), first, "after the other was dropped")
+}
+
+func testAddOnInstalledLater(t *testing.T, s *site) {
+	db := s.newDatabase(t, fmt.Sprintf("later%d", s.series), s.plain)
+	c := startCaddy(t, s.server, caddyOptions{Databases: db.name, Channels: "root:2"})
+	var ids []int
+	call(t, s.url(""), db.name, "ir.module.module", "search", &ids, []any{[]any{"name", "=", "jobrunner_test"}})
+	require.Len(t, ids, 1)
+	call(t, s.url(""), db.name, "ir.module.module", "button_immediate_install", nil, ids)
+	c.waitReady(t, db.name)
+	assertServed(t, c.url(), db, "after the installation")
+}
+
+// testNeutralisedCopy copies a database with a pending job.
+func testNeutralisedCopy(t *testing.T, s *site) {
+	original := s.newDatabase(t, fmt.Sprintf("original%d", s.series), s.ready)
+	uuids := enqueue(t, s.url(""), original.name, "run", nil, []any{"in both"})
+	require.NoError(t, cluster.TerminateBackends(t.Context(), original.name))
+	original.pool.Reset()
+	duplicate := s.newDatabase(t, fmt.Sprintf("copy%d", s.series), original.name)
+	if s.series >= 16 { // before, Odoo had no such command
+		s.odoo(t, "neutralize", "--config", s.config(t, "neutralize", nil), "--database", duplicate.name)
+	}
+	t.Logf("the job of the copy is %s", duplicate.job(t, uuids[0]).State)
+	c := startCaddy(t, s.server, caddyOptions{Databases: original.name + " " + duplicate.name, Channels: "root:2"})
+	c.waitReady(t, original.name, duplicate.name)
+	original.waitState(t, "done", uuids...)
+	duplicate.waitState(t, "done", uuids...)
+}
+
+// testOtherRunner has upstream's runner at work in the same database. Newer
+// add-ons have a lock for the one that works; older ones have none, and only
+// Odoo's check of the state keeps a job from running twice.
+func testOtherRunner(t *testing.T, s *site) {
+	const jobs = 60
+	db := s.newDatabase(t, fmt.Sprintf("shared%d", s.series), s.ready)
+	other := s.startServer(t, "other", serverOptions{ownRunner: "root:2", options: map[string]any{"db_name": db.name}})
+	if !poll(jobsTimeout, func() bool { return strings.Contains(other.log(), "database connections ready") }) {
+		require.Fail(t, "upstream's runner does not start", lastLines(other.log()))
+	}
+	c := startCaddy(t, s.server, caddyOptions{Databases: db.name, Channels: "root:2"})
+	var arguments [][]any
+	for i := range jobs {
+		arguments = append(arguments, []any{fmt.Sprintf("shared %d", i)})
+	}
+	uuids := enqueue(t, c.url(), db.name, "run", nil, arguments...)
+	db.waitState(t, "done", uuids...)
+	require.Len(t, db.executions(t, "shared %"), jobs, "every job exactly once")
+	ours := strings.Count(c.log(), "asking Odoo to run job")
+	t.Logf("FACT odoo %d: of %d jobs beside upstream's runner, this one dispatched %d", s.series, jobs, ours)
+	if s.locks(t) {
+		require.Zero(t, ours, "upstream's runner has the lock")
+		other.stop(t)
+		c.waitReady(t, db.name)
+		assertServed(t, c.url(), db, "after upstream's runner has gone")
+	}
+}

@@ -1,0 +1,191 @@
+package odoo_test
+
+import (
+	"context"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/drivertest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
+)
+
+// paths are those that a server was asked for, in order.
+func paths(s *odoostub.Server) (list []string) {
+	for _, r := range s.Recorder().AllRequests() {
+		list = append(list, r.Path)
+	}
+	return list
+}
+
+// claimed returns a task of a new job.
+func (h *harness) claimed(s driver.Session, uuid string) driver.Task {
+	h.t.Helper()
+	h.Insert(drivertest.Job{UUID: uuid, State: "pending"})
+	tasks, err := s.Claim(h.deadline(), []string{uuid})
+	require.NoError(h.t, err)
+	require.Len(h.t, tasks, 1)
+	return tasks[0]
+}
+
+func TestBootstrap(t *testing.T) {
+	for gen, want := range map[odoostub.Generation]struct {
+		begin []string
+		run   string
+	}{
+		odoostub.Connector7:   {[]string{"/web/login"}, "/connector/runjob"},
+		odoostub.Connector8:   {[]string{"/web/login", "/web/login"}, "/connector/runjob"},
+		odoostub.Connector9:   {[]string{"/web/login", "/web/login"}, "/connector/runjob"},
+		odoostub.QueueJob10:   {[]string{"/queue_job/session"}, "/queue_job/runjob"},
+		odoostub.QueueJob12:   {nil, "/queue_job/runjob"},
+		odoostub.QueueJobLock: {nil, "/queue_job/runjob"},
+	} {
+		t.Run(gen.String(), func(t *testing.T) {
+			h := newHarness(t, gen)
+			session := h.session()
+			server, up := h.server()
+			d := odoo.New(odoo.Options{})
+			for _, uuid := range []string{"a", "b"} {
+				res := d.Run(h.deadline(), up, h.claimed(session, uuid))
+				require.Equal(t, driver.Answered, res.Outcome, res.Err)
+			}
+			require.Equal(t, append(append([]string(nil), want.begin...), want.run, want.run), paths(server), "once per server and database")
+
+			// An error makes it begin anew.
+			server.SetFault(odoostub.Fault{Kind: odoostub.Answer, Status: http.StatusInternalServerError})
+			d.Run(h.deadline(), up, h.claimed(session, "c"))
+			server.SetFault(odoostub.Fault{})
+			before := len(paths(server))
+			d.Run(h.deadline(), up, h.claimed(session, "d"))
+			require.Equal(t, append(append([]string(nil), want.begin...), want.run), paths(server)[before:])
+		})
+	}
+}
+
+// A server that has lost its sessions refuses once; the next job gets a new one.
+func TestSessionsLost(t *testing.T) {
+	h := newHarness(t, odoostub.Connector9)
+	session := h.session()
+	server, up := h.server()
+	d := odoo.New(odoo.Options{})
+	require.Equal(t, driver.Answered, d.Run(h.deadline(), up, h.claimed(session, "a")).Outcome)
+	server.ForgetSessions()
+	task := h.claimed(session, "b")
+	res := d.Run(h.deadline(), up, task)
+	require.Equal(t, driver.Refused, res.Outcome)
+	require.Equal(t, http.StatusNotFound, res.Status)
+	require.Equal(t, driver.Answered, d.Run(h.deadline(), up, task).Outcome)
+}
+
+func TestBootstrapFails(t *testing.T) {
+	task := func(hint string) driver.Task {
+		return driver.Task{Key: channels.Key{DB: "prod", UUID: "a"}, Hint: hint}
+	}
+	answer := func(status int, location string) roundTripper {
+		return func(q *http.Request) (*http.Response, error) {
+			header := http.Header{}
+			if location != "" {
+				header.Set("Location", location)
+			}
+			require.NotContains(t, q.URL.Path, "runjob", "not sent")
+			return &http.Response{StatusCode: status, Header: header, Body: http.NoBody}, nil
+		}
+	}
+	for name, test := range map[string]struct {
+		transport roundTripper
+		want      driver.Outcome
+	}{
+		"server error": {answer(http.StatusInternalServerError, ""), driver.Refused},
+		"unavailable":  {answer(http.StatusBadGateway, ""), driver.NotSent},
+		"dbfilter":     {answer(http.StatusSeeOther, "/web/database/selector"), driver.Refused},
+		"no location":  {answer(http.StatusFound, ""), driver.Refused},
+		"loop":         {answer(http.StatusFound, "/web/login?db=prod"), driver.NotSent},
+	} {
+		t.Run(name, func(t *testing.T) {
+			up := driver.Upstream{Name: "x", Scheme: "http", Host: "x", Transport: test.transport}
+			res := odoo.New(odoo.Options{}).Run(t.Context(), up, task("connector"))
+			require.Equal(t, test.want, res.Outcome)
+			require.ErrorContains(t, res.Err, "begin a session")
+		})
+	}
+	t.Run("silence", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			up := driver.Upstream{Name: "x", Scheme: "http", Host: "x", Transport: roundTripper(func(q *http.Request) (*http.Response, error) {
+				<-q.Context().Done()
+				return nil, context.Cause(q.Context())
+			})}
+			begin := time.Now()
+			res := odoo.New(odoo.Options{}).Run(t.Context(), up, task("session"))
+			require.Equal(t, driver.NotSent, res.Outcome)
+			require.Equal(t, odoo.BootstrapTimeout, time.Since(begin))
+		})
+	})
+}
+
+// A runner of connector 8.0 and this one exclude each other by its own lock.
+func TestOlderLock(t *testing.T) {
+	h := newHarness(t, odoostub.Connector8)
+	s := h.session()
+	python := h.connect()
+	_, err := python.Exec(t.Context(), "SELECT pg_advisory_lock(hashtext('jobrunner'))")
+	require.NoError(t, err)
+	lock, err := s.Lock(h.deadline())
+	require.NoError(t, err)
+	require.False(t, lock.Held)
+	require.Contains(t, lock.Holder, "application odoo")
+	other := h.session()
+	lock, err = other.Lock(h.deadline())
+	require.NoError(t, err)
+	require.Contains(t, lock.Holder, "application odoo", "the first one has kept nothing")
+	_, err = python.Exec(t.Context(), "SELECT pg_advisory_unlock_all()")
+	require.NoError(t, err)
+	for range 2 {
+		lock, err = s.Lock(h.deadline())
+		require.NoError(t, err)
+		require.True(t, lock.Held)
+	}
+	require.NoError(t, s.Probe(h.deadline()))
+	var got bool
+	require.NoError(t, python.QueryRow(t.Context(), "SELECT pg_try_advisory_lock(hashtext('jobrunner'))").Scan(&got))
+	require.False(t, got)
+}
+
+// An add-on connector on top of queue_job is not the old one.
+func TestConnectorOfLaterSeries(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.exec("INSERT INTO ir_module_module (name, state) VALUES ('connector', 'installed')")
+	require.Equal(t, "queue_job+lock", h.fingerprint().Generation)
+	require.NoError(t, odoostub.UninstallAddon(t.Context(), h.admin))
+	fp := h.fingerprint()
+	require.Equal(t, driver.Undetected, fp.Health)
+	require.Contains(t, fp.Description, "no jobs of its own")
+}
+
+func TestWarnings(t *testing.T) {
+	h := newHarness(t, odoostub.Connector8)
+	require.Empty(t, h.fingerprint().Warnings)
+	h.exec(`INSERT INTO ir_cron (name, active, model, function) VALUES ('Enqueue Jobs', true, 'queue.worker', 'x')`)
+	h.exec(`INSERT INTO queue_worker (uuid, date_alive) VALUES ('x', now() AT TIME ZONE 'UTC')`)
+	w := h.fingerprint().Warnings
+	require.Len(t, w, 2)
+	require.Contains(t, w[0], "Enqueue Jobs")
+	require.Contains(t, w[1], "worker of the old queue")
+	h.exec(`UPDATE ir_cron SET active = false`)
+	h.exec(`UPDATE queue_worker SET date_alive = date_alive - interval '6 minutes'`)
+	require.Empty(t, h.fingerprint().Warnings)
+
+	h = newHarness(t, odoostub.QueueJobLock)
+	h.exec(`CREATE TABLE ir_cron (id int, cron_name varchar, active boolean);
+		CREATE TABLE ir_model_data (module varchar, model varchar, res_id int);
+		INSERT INTO ir_cron VALUES (1, 'Queue Job Runner', true);
+		INSERT INTO ir_model_data VALUES ('queue_job_cron_jobrunner', 'ir.cron', 1)`)
+	w = h.fingerprint().Warnings
+	require.Len(t, w, 1)
+	require.Contains(t, w[0], "queue_job_cron_jobrunner")
+}

@@ -1,0 +1,60 @@
+package odoo
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
+)
+
+// rivalsSQL tells which tables we may read that know of others who start jobs.
+const rivalsSQL = `SELECT
+	coalesce(has_table_privilege(to_regclass('ir_cron'), 'SELECT'), false),
+	coalesce(has_table_privilege(to_regclass('queue_worker'), 'SELECT'), false),
+	coalesce(has_table_privilege(to_regclass('ir_model_data'), 'SELECT'), false)`
+
+// The rivals, each as a query for whether there is one. Tables are read through
+// JSON where their columns differ between series.
+const (
+	// enqueueCronSQL finds the cron of 7.0 and 8.0 that hands jobs to workers.
+	enqueueCronSQL = `SELECT EXISTS (SELECT FROM ir_cron c WHERE c.active
+		AND (to_jsonb(c) ->> 'name' = 'Enqueue Jobs' OR to_jsonb(c) ->> 'model' = 'queue.worker'))`
+	// workerSQL finds a worker of 7.0 or 8.0, which gives a sign of life every
+	// few seconds and counts as dead after five minutes.
+	workerSQL = `SELECT EXISTS (SELECT FROM queue_worker w
+		WHERE (to_jsonb(w) ->> 'date_alive')::timestamp > now() AT TIME ZONE 'UTC' - interval '5 minutes')`
+	// cronRunnerSQL finds the add-on that runs jobs by cron (contract.md 3.4).
+	cronRunnerSQL = `SELECT EXISTS (SELECT FROM ir_cron c JOIN ir_model_data d ON d.model = 'ir.cron' AND d.res_id = c.id
+		WHERE c.active AND d.module = 'queue_job_cron_jobrunner')`
+)
+
+// warnings looks for others who start the same jobs and do not take the lock that
+// would keep them and us apart.
+func (g *generation) warnings(ctx context.Context, conn *postgres.Conn) (list []string, err error) {
+	var cron, worker, data bool
+	if err := conn.QueryRow(ctx, rivalsSQL, pgx.QueryExecModeExec).Scan(&cron, &worker, &data); err != nil {
+		return nil, conn.Failed(err, "look for other runners")
+	}
+	old := g.module == connector.module
+	for _, r := range []struct {
+		look      bool
+		sql, warn string
+	}{
+		{old && cron, enqueueCronSQL, `the scheduled action "Enqueue Jobs" is active and would run jobs a second time: deactivate it`},
+		{old && worker, workerSQL, "a worker of the old queue (openerp-connector-worker) is alive and would run jobs a second time: stop it"},
+		{!old && cron && data, cronRunnerSQL, "the scheduled action of queue_job_cron_jobrunner is active and runs jobs too: deactivate it"},
+	} {
+		var found bool
+		if !r.look {
+			continue
+		}
+		if err := conn.QueryRow(ctx, r.sql, pgx.QueryExecModeExec).Scan(&found); err != nil {
+			return nil, conn.Failed(err, "look for other runners")
+		}
+		if found {
+			list = append(list, r.warn)
+		}
+	}
+	return list, nil
+}
