@@ -116,3 +116,19 @@ $(GOLANGCI_LINT):
 .PHONY: test-odoo
 test-odoo: build ## Run the suite with a real Odoo 14 and 19 (root, network, 4 GB of cache)
 	$(GO) test -count=1 -v -timeout 90m -tags $(TAGS),odoo $(TEST_FLAGS) ./odootest
+
+## fault
+
+FAULT ?=
+SOAK ?= 30m
+SEED ?=
+
+.PHONY: fault
+fault: ## Run the fault suite, ten minutes (FAULT=Odoo-answers narrows it)
+	@$(GO) test -c -tags $(TAGS),fault -o bin/fault.test ./fault
+	@bin/fault.test -test.timeout 25m -test.run '^(TestFaults|TestGuards)$$/$(FAULT)'
+
+.PHONY: soak
+soak: ## Let faults happen at random for SOAK (default 30m); SEED repeats a run
+	@$(GO) test -c -tags $(TAGS),fault,soak -o bin/soak.test ./fault
+	@bin/soak.test -test.timeout 3h -test.run '^TestSoak$$' -soak $(SOAK) $(if $(SEED),-seed $(SEED))

@@ -32,7 +32,7 @@ var alertKinds = map[runner.EventKind]bool{
 }
 
 // alerts hands events on to Caddy's events app.
-var alerts = alerter{groups: make(map[alertKey]*alertGroup)}
+var alerts = alerter{groups: make(map[alertKey]*alertGroup), emit: emitAlerts}
 
 // alertKey is what events have in common that are gathered.
 type alertKey struct {
@@ -50,6 +50,8 @@ type alertGroup struct {
 // window as one, and does all that in a goroutine of its own that lives as long
 // as there is something to do: handlers may block.
 type alerter struct {
+	emit func(groups []alertGroup, lost int)
+
 	mu     sync.Mutex // guards the following
 	groups map[alertKey]*alertGroup
 	queue  []alertGroup
@@ -131,23 +133,28 @@ func (a *alerter) work() {
 			return
 		}
 		a.mu.Unlock()
-		gen := activeGeneration()
-		if gen == nil || gen.emit == nil {
-			continue
+		a.emit(queue, lost)
+	}
+}
+
+// emitAlerts hands groups on to the events app of the configuration in force.
+func emitAlerts(groups []alertGroup, lost int) {
+	gen := activeGeneration()
+	if gen == nil || gen.emit == nil {
+		return
+	}
+	for i := range groups {
+		g := &groups[i]
+		err := guard(func() error {
+			gen.emit("jobrunner."+string(g.last.Kind), g.data())
+			return nil
+		})
+		if err != nil {
+			gen.logger.Error("emitting an event", zap.Error(err))
 		}
-		for i := range queue {
-			g := &queue[i]
-			err := guard(func() error {
-				gen.emit("jobrunner."+string(g.last.Kind), g.data())
-				return nil
-			})
-			if err != nil {
-				gen.logger.Error("emitting an event", zap.Error(err))
-			}
-		}
-		if lost > 0 {
-			gen.logger.Warn("handlers of events are too slow, some events were dropped", zap.Int("dropped", lost))
-		}
+	}
+	if lost > 0 {
+		gen.logger.Warn("handlers of events are too slow, some events were dropped", zap.Int("dropped", lost))
 	}
 }
 

@@ -53,6 +53,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			capacity_default <capacity>
 //			sequential_default
 //		}
+//		odoo_config          <file>
 //		driver            <name> {
 //			<options of the driver>
 //		}
@@ -98,6 +99,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"upstream":             (*Runner).parseUpstreams,
 	"channels":             (*Runner).parseChannels,
 	"channel":              (*Runner).parseChannel,
+	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,
 	"discover_interval":    (*Runner).parseDiscoverInterval,
 	"rescue_started_after": (*Runner).parseRescueStartedAfter,
@@ -208,16 +210,25 @@ func (r *Runner) parseChannels(d *caddyfile.Dispenser) error {
 	if strings.HasPrefix(strings.TrimSpace(s), "root:0") {
 		return d.Errf("channels %q: root:0 is how Odoo is told to start no runner; it would mean no limit here. Remove the jobrunner block to run no jobs, or pause root with: channel root { paused }", s)
 	}
-	cfgs, warnings, err := channels.ParseConfigs(s)
-	if err != nil {
-		return d.WrapErr(err)
-	}
+	warnings, err := r.addChannelString(s)
 	for _, w := range warnings {
 		caddy.Log().Named("jobrunner").Warn(w, zap.String("file", d.File()), zap.Int("line", d.Line()))
 	}
+	if err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// addChannelString enters the channels of a configuration string.
+func (r *Runner) addChannelString(s string) (warnings []string, err error) {
+	cfgs, warnings, err := channels.ParseConfigs(s)
+	if err != nil {
+		return nil, err
+	}
 	for _, cfg := range cfgs {
 		if err := cfg.Validate(); err != nil {
-			return d.WrapErr(err)
+			return warnings, err
 		}
 		capacity := cfg.Capacity
 		err := r.addChannel(cfg.Name, &Channel{
@@ -229,10 +240,10 @@ func (r *Runner) parseChannels(d *caddyfile.Dispenser) error {
 			SequentialDefault: cfg.SequentialDefault,
 		})
 		if err != nil {
-			return d.WrapErr(err)
+			return warnings, err
 		}
 	}
-	return nil
+	return warnings, nil
 }
 
 // addChannel enters a channel under its full name.

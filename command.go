@@ -52,6 +52,7 @@ func jobrunnerCommand(cmd *cobra.Command) {
 	cmd.AddCommand(whyCommand(), jobsCommand(), eventsCommand())
 	cmd.AddCommand(controlCommands()...)
 	cmd.AddCommand(changeCommands()...)
+	cmd.AddCommand(doctorCommand())
 }
 
 // sub makes a sub-command. What f returns is the exit status.

@@ -8,18 +8,15 @@ import (
 	"math"
 	"math/rand/v2"
 	"net"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/chromedp/cdproto/emulation"
-	"github.com/chromedp/cdproto/page"
-	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/browsertest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -50,8 +47,11 @@ func (*busySite) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage, err
 	add := func(n int, exception, model, method, channel string, ago time.Duration) {
 		for i := range n {
 			p.Jobs = append(p.Jobs, driver.Detail{
-				Job:      channels.Job{Key: channels.Key{DB: q.Database, UUID: fmt.Sprintf("%s-%d", model, i)}, Channel: channel, Created: time.Now().Add(-ago).UnixMicro()},
-				RawState: "failed", State: channels.Failed, Model: model, Method: method, Exception: exception,
+				Row: driver.Row{
+					Job:      channels.Job{Key: channels.Key{DB: q.Database, UUID: fmt.Sprintf("%s-%d", model, i)}, Channel: channel, Created: time.Now().Add(-ago).UnixMicro()},
+					RawState: "failed", State: channels.Failed,
+				},
+				Model: model, Method: method, Exception: exception,
 			})
 		}
 	}
@@ -69,7 +69,7 @@ func (*busySite) Why(_ context.Context, key channels.Key) (runner.Why, error) {
 		Key: key, Found: true, Code: "sequential_failed", Channel: "root.invoices", Capacity: 1, Ahead: 3,
 		Text:    "channel root.invoices runs its jobs one after the other, and job 7c0e51f2 in it has failed",
 		Blocker: channels.Key{DB: "prod_eu", UUID: "7c0e51f2-5a1e-4c1b-9d53-6f2f1c0a7e11"},
-		Detail:  &driver.Detail{Job: channels.Job{Key: key, Priority: 10}, RawState: "pending", Model: "account.move", Method: "action_post"},
+		Detail:  &driver.Detail{Row: driver.Row{Job: channels.Job{Key: key, Priority: 10}, RawState: "pending"}, Model: "account.move", Method: "action_post"},
 	}, nil
 }
 
@@ -131,9 +131,9 @@ func anHour(name string) {
 			past.note(runner.Event{Time: at, Kind: runner.EventDispatched, Runner: name, Wait: time.Duration(rng.ExpFloat64() * slow * slow * float64(700*time.Millisecond))})
 			kind := runner.EventJobDone
 			switch x := rng.Float64() * 100; {
-			case x < .6*slow*slow:
+			case x < .02*slow*slow:
 				kind = runner.EventJobFailed
-			case x < .6*slow*slow+1:
+			case x < .02*slow*slow+1:
 				kind = runner.EventJobRetried
 			}
 			past.note(runner.Event{Time: at, Kind: kind, Runner: name, Run: run})
@@ -172,35 +172,22 @@ func TestScreenshots(t *testing.T) {
 	require.NoError(t, caddy.Load(raw, true))
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
 
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.Flag("lang", "en-GB"))
-	alloc, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
-	defer cancel()
-	ctx, cancel := chromedp.NewContext(alloc)
-	defer cancel()
-	ctx, cancel = context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	shoot := func(name string, width, height int64, mobile bool, scheme string, before ...chromedp.Action) {
-		var png []byte
-		actions := []chromedp.Action{
-			emulation.SetDeviceMetricsOverride(width, height, 1, mobile),
-			emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{
-				{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"},
-			}),
-			chromedp.Navigate("http://" + address + "/jobrunner/"),
-			chromedp.WaitVisible("#channels tbody tr"), chromedp.WaitVisible("#failures tbody tr"), chromedp.WaitVisible("#latency path"),
+	p := browsertest.New(t)
+	shoot := func(name string, d browsertest.Device) {
+		p.Use(d)
+		p.Open("http://" + address + "/jobrunner/")
+		p.Until("document.querySelectorAll('#channels tbody tr, #failures tbody tr').length > 5 && document.querySelector('#latency path') && !document.querySelector('#tiles').innerText.includes('–')")
+		if !d.Phone {
+			p.Type("#why-database", "prod_eu")
+			p.Type("#why-uuid", "c2b2ae35-5a1e-4c1b-9d53-6f2f1c0a7e11\r")
+			p.Until("document.querySelector('#answer dl')")
+			browsertest.Eval[any](p, "document.activeElement.blur(), scrollTo(0, 0), null")
 		}
-		actions = append(append(actions, before...), chromedp.ActionFunc(func(ctx context.Context) (err error) {
-			png, err = page.CaptureScreenshot().WithFormat(page.CaptureScreenshotFormatPng).WithOptimizeForSpeed(false).WithCaptureBeyondViewport(false).Do(ctx)
-			return err
-		}))
-		require.NoError(t, chromedp.Run(ctx, actions...))
-		require.NoError(t, os.WriteFile(filepath.Join("docs", name+".png"), png, 0o644))
+		p.Screenshot(filepath.Join("docs", name+".png"))
 	}
-	why := []chromedp.Action{
-		chromedp.SetValue("#why-database", "prod_eu"), chromedp.SetValue("#why-uuid", "c2b2ae35-5a1e-4c1b-9d53-6f2f1c0a7e11"),
-		chromedp.Click("#why button"), chromedp.WaitVisible("#answer dl"), chromedp.Evaluate("document.activeElement.blur(); scrollTo(0, 0)", nil),
-	}
-	shoot("dashboard", 1440, 1180, false, "light", why...)
-	shoot("dashboard-dark", 1440, 1180, false, "dark", why...)
-	shoot("dashboard-phone", 390, 1500, true, "light")
+	shoot("dashboard", browsertest.Device{Width: 1440, Height: 1180})
+	shoot("dashboard-dark", browsertest.Device{Width: 1440, Height: 1720, Dark: true})
+	shoot("dashboard-phone", browsertest.Device{Width: 390, Height: 1500, Phone: true})
+	require.Empty(t, p.Problems())
+	require.Equal(t, []string{address}, p.Hosts())
 }

@@ -202,7 +202,7 @@ func groupFailures(ctx context.Context, name string, engine operated) (groups []
 	if err != nil {
 		return nil, []string{err.Error()}
 	}
-	dbs := slices.DeleteFunc(st.Databases, func(db runner.DatabaseStatus) bool { return db.Failed == 0 })
+	dbs := slices.DeleteFunc(slices.Clone(st.Databases), func(db runner.DatabaseStatus) bool { return db.Failed == 0 })
 	slices.SortFunc(dbs, func(a, b runner.DatabaseStatus) int {
 		return cmp.Or(cmp.Compare(b.Failed, a.Failed), cmp.Compare(a.Name, b.Name))
 	})

@@ -18,10 +18,12 @@ func init() {
 	caddy.RegisterModule(OdooDriver{})
 }
 
-// OdooDriver runs the jobs of Odoo's `queue_job`, 10.0 to 19.0. Which variant of
-// it a database has is found out, not configured.
+// OdooDriver runs the jobs of Odoo's `queue_job`, 10.0 to 19.0, and of its ancestor
+// `connector`, 7.0 to 9.0. Which variant a database has is found out, not
+// configured.
 type OdooDriver struct {
 	driver.Driver `json:"-"`
+	options       odoo.Options
 
 	// The Host header of a job's request, for Odoo servers that choose the
 	// database by host name (`dbfilter`). `{database}` stands for the name of the
@@ -59,7 +61,8 @@ func (d *OdooDriver) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("host: %w", err)
 	}
-	opts := odoo.Options{HostTemplate: host}
+	d.options.HostTemplate = host
+	opts := &d.options
 	if d.BasicAuth != nil {
 		if opts.BasicAuthUser, err = resolve("basic_auth user", d.BasicAuth.User); err != nil {
 			return err
@@ -74,9 +77,12 @@ func (d *OdooDriver) Provision(ctx caddy.Context) error {
 			ctx.Logger().Warn("the password of basic_auth is written out, so everybody can read it who reaches the admin API; use {file.*} or {env.*}")
 		}
 	}
-	d.Driver = odoo.New(opts)
+	d.build()
 	return nil
 }
+
+// build makes the driver of the resolved options.
+func (d *OdooDriver) build() { d.Driver = odoo.New(d.options) }
 
 // OpenOperations implements [driver.Operator].
 func (d *OdooDriver) OpenOperations(ctx context.Context, pg *pgx.ConnConfig, database string) (driver.Operations, error) {

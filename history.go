@@ -67,15 +67,14 @@ func (l *latencies) quantile(share float64) *float64 {
 	if total == 0 {
 		return nil
 	}
-	rank, seen := uint32(math.Ceil(share*float64(total))), uint32(0)
+	rank, seen := share*float64(total), 0.0
 	i := 0
-	for ; i < latencyBuckets-1; i++ {
-		if seen += l[i]; seen >= rank {
-			break
-		}
+	for ; i < latencyBuckets-1 && seen+float64(l[i]) < rank; i++ {
+		seen += float64(l[i])
 	}
-	// In the middle of the bucket, by ratio.
-	return new(latencyLeast.Seconds() * math.Pow(latencyRatio, float64(i)-0.5))
+	// Between the bounds of its bucket, by ratio, as if it were filled evenly.
+	part := min((rank-seen)/float64(max(l[i], 1)), 1)
+	return new(latencyLeast.Seconds() * math.Pow(latencyRatio, float64(i)-1+part))
 }
 
 func slotNumber(t time.Time) int64 { return t.UnixNano() / int64(historySlot) }

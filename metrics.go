@@ -140,6 +140,7 @@ func observe(ev runner.Event) {
 func observeEnd(ev *runner.Event) {
 	database, channel := places.admit(ev.Runner, ev.Database, ev.Channel)
 	attemptsTotal.WithLabelValues(ev.Runner, database, channel, strings.TrimPrefix(string(ev.Kind), "job_")).Inc()
+	attemptsTotal.WithLabelValues(ev.Runner, database, channel, "failed") // begins at 0, too
 	switch ev.Kind {
 	case runner.EventJobDone, runner.EventJobFailed, runner.EventJobRetried:
 		if ev.Run > 0 {
@@ -181,6 +182,9 @@ func observeDatabase(ev *runner.Event) {
 		notificationsTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
 	case runner.EventResynced:
 		resyncsTotal.WithLabelValues(ev.Runner, database).Inc()
+		// They begin at 0, or the first increase would not be seen as one.
+		resyncRepairsTotal.WithLabelValues(ev.Runner, database)
+		requeuesTotal.WithLabelValues(ev.Runner, database, "dead")
 	case runner.EventResyncRepaired:
 		resyncRepairsTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
 	}

@@ -84,6 +84,13 @@ type Runner struct {
 	// would list, that is those of the connecting role that are no templates.
 	Databases []string `json:"databases,omitempty"`
 
+	// Odoo's configuration file, usually `/etc/odoo/odoo.conf`. What it and the
+	// variables `ODOO_QUEUE_JOB_*` or `ODOO_CONNECTOR_*` of Caddy's environment say
+	// about PostgreSQL, databases, Odoo's address, channels and basic
+	// authentication is taken wherever this configuration has nothing. The file is
+	// read when the configuration is loaded. Default: none.
+	OdooConfig string `json:"odoo_config,omitempty"`
+
 	// The address of the site that proxies to Odoo: `odoo.example.com`, with
 	// scheme or port where several sites share the name. Jobs go to the upstreams
 	// of the `reverse_proxy` that would handle `/queue_job/runjob` there, with the
@@ -242,9 +249,16 @@ func (r *Runner) provision(ctx caddy.Context, name string, log *zap.Logger) (*me
 		return nil, errors.New("it is null")
 	}
 	log = log.With(zap.String("runner", name))
+	r, conf, err := r.withOdooConfig(log)
+	if err != nil {
+		return nil, err
+	}
 	pg, err := r.connection(log)
 	if err != nil {
 		return nil, err
+	}
+	if conf != nil && conf.DBPassword != "" && r.PostgresPassword == "" {
+		pg.Password = conf.DBPassword
 	}
 	databases, err := resolveAll("databases", r.Databases)
 	if err != nil {
@@ -267,11 +281,15 @@ func (r *Runner) provision(ctx caddy.Context, name string, log *zap.Logger) (*me
 	if err != nil {
 		return nil, err
 	}
+	if conf != nil {
+		useBasicAuth(drv, conf)
+	}
 	targets, err := r.targets(ctx, log)
 	if err != nil {
 		return nil, err
 	}
 	return &member{
+		odoo:     conf,
 		identity: connectionIdentity(pg),
 		storage:  ctx.Storage(),
 		targets:  targets,

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -77,6 +78,8 @@ type generation struct {
 
 // member is one runner of a generation.
 type member struct {
+	// odoo is what Odoo's own configuration says, nil without odoo_config.
+	odoo   *odooconf.Config
 	config runner.Config
 	// identity is the PostgreSQL connection, which a live engine cannot change.
 	identity string

@@ -29,14 +29,19 @@
     if (s == null) return '–';
     if (s < 0.0995) return Math.max(1, Math.round(s * 1000)) + ' ms';
     if (s < 9.95) return (Math.round(s * 10) / 10) + ' s';
-    if (s < 120) return Math.round(s) + ' s';
+    if (s < 59.5) return Math.round(s) + ' s';
+    if (s < 117) return Math.round(s / 6) / 10 + ' min';
     if (s < 7200) return Math.round(s / 60) + ' min';
     if (s < 172800) return Math.round(s / 3600) + ' h';
     return Math.round(s / 86400) + ' d';
   }
   const clock = t => t.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
   const since = time => time ? span((Date.now() - new Date(time)) / 1000) + ' ago' : '–';
-  const when = time => time ? new Date(time).toLocaleString() : '';
+  function when(time) {
+    if (!time) return '';
+    const t = new Date(time);
+    return t.toDateString() === new Date().toDateString() ? clock(t) : t.toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' });
+  }
 
   // rows keeps the children of a parent in step with items: those that stay are
   // changed in place, so that what has the focus keeps it.
@@ -142,6 +147,8 @@
     if (!now.runner) return;
     now.history = (await ask('history', { runner: now.runner })).body;
     showPlots();
+    const r = current();
+    if (r && !r.problem) showTiles(r);
   }, EVERY_HISTORY);
   const refreshFailures = repeat(async () => {
     now.failures = (await ask('failures')).body;
@@ -218,8 +225,8 @@
       { name: 'Running', value: number(st.jobs.enqueued + st.jobs.started), more: root?.capacity ? 'of ' + number(root.capacity) : '' },
       { name: 'Waiting', value: number(st.jobs.pending) },
       { name: 'Oldest waiting', value: st.oldest_pending_seconds == null ? '–' : span(st.oldest_pending_seconds) },
-      { name: 'Done in the last minute', value: h ? number(sum(h.done, perMinute)) : '–' },
-      { name: 'Failed in the last hour', value: h ? number(sum(h.failed, last) + h.failed[last]) : '–', more: number(st.jobs.failed) + ' in all' },
+      { name: 'Done, last minute', value: h ? number(sum(h.done, perMinute)) : '–' },
+      { name: 'Failed, last hour', value: h ? number(sum(h.failed, last) + h.failed[last]) : '–', more: number(st.jobs.failed) + ' in all' },
       { name: 'Odoo servers up', value: number(up), more: 'of ' + number(st.upstreams.length), alarm: !up },
     ], t => t.name, t => make('div', {}, make('dt', {}, t.name), make('dd', {}, make('span'), ' ', make('small'))), (el, t) => {
       set(el.querySelector('span'), t.value);
@@ -389,7 +396,7 @@
     let lo = 0, hi = 1, ticks;
     if (scale === 'linear') {
       const peak = Math.max(1, ...seen), unit = 10 ** Math.floor(Math.log10(peak));
-      hi = [1, 2, 2.5, 5, 10].map(m => m * unit).find(m => m >= peak);
+      hi = [1, 2, 3, 4, 6, 8, 10].map(m => m * unit).find(m => m >= peak);
       ticks = [0, hi / 2, hi];
     } else {
       const all = [.001, .01, .1, 1, 10, 60, 600, 3600, 36000, 360000];

@@ -1,3 +1,5 @@
+//go:build fault
+
 package fault
 
 import (
@@ -70,14 +72,5 @@ func burstOfSlowJobs(p *plant) {
 	}
 	for _, db := range p.databases() {
 		require.True(p, p.load.enqueue(db, jobs...))
-	}
-}
-
-// killWorkers kills workers at work until so many have died.
-func killWorkers(p *plant, count int) {
-	for killed := 0; killed < count; p.wait(100 * time.Millisecond) {
-		for _, s := range p.odoo {
-			killed += s.KillBusy()
-		}
 	}
 }

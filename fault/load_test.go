@@ -120,31 +120,6 @@ func (l *load) enqueue(db string, jobs ...odoostub.JobSpec) bool {
 	return err == nil
 }
 
-// adopt puts into the books what a database holds that is a copy.
-func (l *load) adopt(db string, uuids []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.ledger[db] = make(map[string]bool)
-	for _, uuid := range uuids {
-		l.ledger[db][uuid] = true
-	}
-}
-
-// rename moves the books of a database.
-func (l *load) rename(from, to string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.ledger[to] = l.ledger[from]
-	delete(l.ledger, from)
-}
-
-// forget drops the books of a database that has been dropped with its jobs.
-func (l *load) forget(db string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.ledger, db)
-}
-
 // mixed returns jobs of all kinds, in turn.
 func (l *load) mixed(db string, count int) []odoostub.JobSpec {
 	l.mu.Lock()

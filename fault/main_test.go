@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"flag"
 	"io"
 	"os"
 	"strings"
@@ -21,6 +22,11 @@ func TestMain(m *testing.M) {
 		go endWithParent()
 		caddycmd.Main()
 		return
+	}
+	// Faults wait more than they work, so more of them fit on the machine than it
+	// has processors. The command line may say something else.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
 	}
 	// The machine's settings for PostgreSQL are not meant for the tests.
 	for _, v := range os.Environ() {

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -160,35 +159,8 @@ func (n *node) kill() {
 	}
 }
 
-// interrupt asks the process to end and waits until it has.
-func (n *node) interrupt() {
-	n.signal(syscall.SIGTERM)
-	<-n.ended
-	require.True(n.p, n.cmd.ProcessState.Success(), "the clean stop of Caddy: %s", n.tail())
-}
-
 func (n *node) signal(s syscall.Signal) {
 	require.NoError(n.p, n.cmd.Process.Signal(s))
-}
-
-// reload gives the node the configuration as it stands now. Caddy's admin
-// endpoint is made anew by it, so that the answer may get lost.
-func (n *node) reload() {
-	n.p.Helper()
-	n.p.until("the configuration is loaded", func() bool {
-		req, err := http.NewRequestWithContext(n.p.Context(), http.MethodPost, "http://"+n.admin+"/load", bytes.NewReader(n.caddyfile()))
-		require.NoError(n.p, err)
-		req.Header.Set("Content-Type", "text/caddyfile")
-		req.Close = true
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return false
-		}
-		defer res.Body.Close()
-		body, err := io.ReadAll(res.Body)
-		require.True(n.p, err != nil || res.StatusCode == http.StatusOK, string(body))
-		return err == nil
-	})
 }
 
 // logged counts the lines of the node's log that contain a text.

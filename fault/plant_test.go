@@ -153,20 +153,6 @@ func (p *plant) adoptDatabase(name string) *pgxpool.Pool {
 	return pool
 }
 
-// leaveDatabase closes all connections of the test and of Odoo to a database,
-// and does not count it any more.
-func (p *plant) leaveDatabase(name string) {
-	p.mu.Lock()
-	pool := p.pools[name]
-	delete(p.pools, name)
-	p.dbs = slices.DeleteFunc(p.dbs, func(s string) bool { return s == name })
-	p.mu.Unlock()
-	pool.Close()
-	for _, s := range p.odoo {
-		s.Forget(name)
-	}
-}
-
 func (p *plant) pool(db string) *pgxpool.Pool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -265,15 +251,6 @@ func (p *plant) total(sql string, args ...any) (sum int, err error) {
 	return sum, nil
 }
 
-// exec runs a statement in one database.
-func (p *plant) exec(db, sql string, args ...any) {
-	p.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), queryTimeout)
-	defer cancel()
-	_, err := p.pool(db).Exec(ctx, sql, args...)
-	require.NoError(p, err, sql)
-}
-
 // ask runs a statement in the maintenance database that returns one text.
 func (p *plant) ask(sql string, args ...any) (text string) {
 	p.Helper()
@@ -303,17 +280,6 @@ func (p *plant) leader() *node {
 	return found
 }
 
-// other returns a node that is not n.
-func (p *plant) other(n *node) *node {
-	for _, m := range p.nodes {
-		if m != n {
-			return m
-		}
-	}
-	p.Fatal("there is only one node")
-	return nil
-}
-
 // terminate ends sessions of a node as an administrator does, and returns how
 // many these were.
 func (p *plant) terminate(n *node, condition string) int {
@@ -331,26 +297,6 @@ func (p *plant) connect(db string) *pgx.Conn {
 	require.NoError(p, err)
 	p.Cleanup(func() { _ = conn.Close(context.Background()) }) // it may be gone
 	return conn
-}
-
-// hold begins a transaction in a database, runs a statement in it, and returns
-// what commits it.
-func (p *plant) hold(db, sql string) (commit func()) {
-	p.Helper()
-	conn := p.connect(db)
-	run := func(sql string) {
-		p.Helper()
-		ctx, cancel := context.WithTimeout(p.Context(), patience)
-		defer cancel()
-		_, err := conn.Exec(ctx, sql)
-		require.NoError(p, err, sql)
-	}
-	run("BEGIN")
-	run(sql)
-	return func() {
-		run("COMMIT")
-		require.NoError(p, conn.Close(p.Context()))
-	}
 }
 
 // faultAll lets all Odoo servers misbehave.

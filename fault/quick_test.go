@@ -1,7 +1,6 @@
 package fault
 
 import (
-	"net/http"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -33,10 +32,8 @@ var quickFaults = []fault{
 		},
 	},
 	{
-		name: "Odoo answers 503", bound: 30 * time.Second,
-		strike: func(p *plant) {
-			misbehave(p, odoostub.Fault{Kind: odoostub.Answer, Status: http.StatusServiceUnavailable})
-		},
+		name: "Odoo answers with a redirect", bound: 40 * time.Second,
+		strike: func(p *plant) { misbehave(p, odoostub.Fault{Kind: odoostub.Redirect}) },
 	},
 	{
 		name: "lock of one database held by somebody else", bound: 10 * time.Second, databases: 4,

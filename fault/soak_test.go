@@ -6,9 +6,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -62,17 +64,15 @@ func pause(p *plant, n *node, d time.Duration) {
 // TestSoak lets faults happen at random for a long time, and then requires that
 // nothing is left of them.
 func TestSoak(t *testing.T) {
-	fmt.Fprintf(os.Stdout, "soak for %s with -seed %d\n%s\n", *soakTime, *soakSeed, header)
+	fmt.Fprintf(os.Stdout, "soak for %s with -seed %d\n", *soakTime, *soakSeed)
 	random := rand.New(rand.NewPCG(*soakSeed, 0))
 	p := newPlant(t, fault{name: "soak", nodes: 2, proxied: true, fronted: true, cluster: &pgtest.Options{}})
 	p.begin()
-	names := make([]string, 0, len(soakFaults))
-	for name := range soakFaults {
-		names = append(names, name)
-	}
+	names := slices.Sorted(maps.Keys(soakFaults)) // the seed decides, not the map
 	goroutines, heap := p.nodes[0].usage()
 	var worst report
-	for deadline := time.Now().Add(*soakTime); time.Now().Before(deadline); {
+	began := time.Now()
+	for time.Since(began) < *soakTime {
 		name := names[random.IntN(len(names))]
 		p.since = time.Time{}
 		soakFaults[name](p)
@@ -81,7 +81,8 @@ func TestSoak(t *testing.T) {
 		}
 		r := report{name: name, bound: 60 * time.Second}
 		p.measure(&r)
-		fmt.Fprintln(os.Stdout, r)
+		fmt.Fprintf(os.Stdout, "%6.0fs  %-24s served %5.1fs, repaired %5.1fs\n",
+			time.Since(began).Seconds(), name, r.served.Seconds(), r.repaired.Seconds())
 		require.Empty(t, r.broken(), "%s\n%s", name, p.details())
 		worst.served, worst.repaired = max(worst.served, r.served), max(worst.repaired, r.repaired)
 		p.untilBusy()
@@ -90,10 +91,11 @@ func TestSoak(t *testing.T) {
 	p.until("all jobs are done", func() bool { return p.unfinished() == 0 })
 	worst.name, worst.bound = "all of them", 60*time.Second
 	p.judge(&worst)
-	fmt.Fprintln(os.Stdout, worst)
+	fmt.Fprintf(os.Stdout, "%s\n%s\n", header, worst)
 	require.Empty(t, worst.broken(), p.details())
 	p.until("goroutines and memory are as before", func() bool {
 		g, h := p.nodes[0].usage()
+		fmt.Fprintf(os.Stdout, "goroutines %d, were %d; memory %d KiB, was %d KiB\n", g, goroutines, h>>10, heap>>10)
 		return g <= goroutines+10 && h <= heap+heap/2+20<<20
 	})
 }

@@ -43,10 +43,10 @@ var upstreamFaults = []fault{
 	misbehaviour("Odoo resets after it has read", odoostub.Fault{Kind: odoostub.ResetAfterRead}),
 	misbehaviour("Odoo hangs", odoostub.Fault{Kind: odoostub.Hang}),
 	misbehaviour("Odoo answers 502", odoostub.Fault{Kind: odoostub.Answer, Status: http.StatusBadGateway}),
+	misbehaviour("Odoo answers 503", odoostub.Fault{Kind: odoostub.Answer, Status: http.StatusServiceUnavailable}),
 	misbehaviour("Odoo answers 504", odoostub.Fault{Kind: odoostub.Answer, Status: http.StatusGatewayTimeout}),
 	misbehaviour("Odoo answers 404", odoostub.Fault{Kind: odoostub.Answer, Status: http.StatusNotFound}),
 	misbehaviour("Odoo answers 200 with a login page", odoostub.Fault{Kind: odoostub.LoginPage}),
-	misbehaviour("Odoo answers with a redirect", odoostub.Fault{Kind: odoostub.Redirect}),
 	misbehaviour("Odoo answers 200 and does nothing", odoostub.Fault{Kind: odoostub.Ignore}),
 	misbehaviour("Odoo answers byte by byte", odoostub.Fault{Kind: odoostub.SlowAnswer, Pace: 20 * time.Millisecond}),
 	{
@@ -72,7 +72,7 @@ var upstreamFaults = []fault{
 	{
 		name: "workers killed, no lock table, a limit of 5 s", bound: 20 * time.Second, gen: odoostub.QueueJob12,
 		prepare: func(p *plant) { p.more = "rescue_started_after 5s" },
-		strike:  func(p *plant) { killWorkers(p, 10) },
+		strike:  func(p *plant) { killWorkers(p, 5) },
 	},
 }
 

@@ -88,6 +88,53 @@ func TestWorkerCrashWithoutLockRows(t *testing.T) {
 	})
 }
 
+// Where Odoo would not notice a second request, a job whose request may still wait
+// in a backlog keeps its place, however long that takes.
+func TestUnguardedJobsAreNotSentTwice(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.Unguarded("prod")
+		b.PlanFor(key("prod", "a"), mock.Plan{StartAfter: time.Hour, RunFor: time.Minute, DropConnAfter: time.Second})
+		a := b.one("prod", "a")
+		r := b.start(b.config("root:2"))
+		b.settle(30 * time.Minute)
+		b.LoseSession("prod")
+		b.settle(29 * time.Minute)
+		row, _ := b.Row(a)
+		require.Equal(b, channels.Enqueued, row.State)
+		require.Equal(b, 1, b.status(r).Watched)
+		require.Equal(b, 1, b.logs.FilterMessageSnippet("job stays enqueued").Len())
+		b.settle(2 * time.Minute)
+		b.requireRanOnce(a)
+		b.requireIdle(r)
+
+		// One that somebody else enqueued, and never sent, waits for somebody too.
+		lost := b.one("prod", "lost", func(j *mock.Job) {
+			j.State, j.RawState, j.Enqueued = channels.Enqueued, "enqueued", time.Now().Add(-time.Hour).UnixMicro()
+		})
+		b.settle(time.Hour)
+		require.Empty(b, b.RunsOf(lost))
+		b.SetState(lost, channels.Pending)
+		b.settle(time.Minute)
+		b.requireRanOnce(lost)
+		b.requireIdle(r)
+	})
+}
+
+func TestWarningsAreLoggedOnce(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.Fault("prod", func(f *mock.Faults) {
+			f.Fingerprint = &driver.Fingerprint{Health: driver.Healthy, Generation: "mock", Warnings: []string{"stop the other one"}}
+		})
+		b.start(b.config("root:2"))
+		b.settle(time.Hour)
+		b.LoseSession("prod")
+		b.settle(time.Hour)
+		require.Equal(b, 1, b.logged("stop the other one"))
+	})
+}
+
 func TestConnectionDroppedWhileTheJobLives(t *testing.T) {
 	for _, locks := range []bool{true, false} {
 		t.Run(fmt.Sprintf("locks=%t", locks), func(t *testing.T) {

@@ -83,3 +83,10 @@ func (c *Conn) Unlock(ctx context.Context, key int64) error {
 		classid, objid, key)
 	return c.Failed(err, "give the advisory lock back")
 }
+
+// LockHolder describes the session of this database that holds a session advisory
+// lock, empty if nobody does. It does not try to take it.
+func (c *Conn) LockHolder(ctx context.Context, key int64) (string, error) {
+	classid, objid := lockHalves(key)
+	return c.lockHolder(ctx, classid, objid)
+}

@@ -80,6 +80,14 @@ func (w *World) WithoutLocks(db string) {
 	})
 }
 
+// Unguarded makes a database one whose workers keep no lock rows, and do not
+// notice two requests for one job.
+func (w *World) Unguarded(db string) {
+	w.Fault(db, func(f *Faults) {
+		f.Fingerprint = &driver.Fingerprint{Health: driver.Healthy, Description: "ready", Generation: "mock", Unguarded: true}
+	})
+}
+
 // UpstreamFault changes what is wrong with the upstream of that name.
 func (w *World) UpstreamFault(name string, change func(*UpstreamFaults)) {
 	w.mu.Lock()

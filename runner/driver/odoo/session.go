@@ -91,9 +91,9 @@ func (s *session) Lock(ctx context.Context) (driver.Lock, error) {
 	if s.generation.olderLock == "" {
 		return lock, nil
 	}
-	var older int64
-	if err := s.conn.QueryRow(ctx, "SELECT hashtext($1)", s.generation.olderLock).Scan(&older); err != nil {
-		return driver.Lock{}, s.conn.Failed(err, "find the key of the lock "+s.generation.olderLock)
+	older, err := s.olderKey(ctx)
+	if err != nil {
+		return driver.Lock{}, err
 	}
 	if lock, err = s.conn.TryLock(ctx, older); err != nil || !lock.Held {
 		// Not both, then neither: whoever looks for the holder finds the right one.
@@ -102,6 +102,12 @@ func (s *session) Lock(ctx context.Context) (driver.Lock, error) {
 	}
 	s.lockKeys = append(s.lockKeys, older)
 	return lock, nil
+}
+
+// olderKey is the key of the lock of an earlier runner.
+func (s *session) olderKey(ctx context.Context) (key int64, err error) {
+	err = s.conn.QueryRow(ctx, "SELECT hashtext($1)", s.generation.olderLock).Scan(&key)
+	return key, s.conn.Failed(err, "find the key of the lock "+s.generation.olderLock)
 }
 
 // Snapshot implements [driver.Session]. Should there be several rows of one

@@ -1,0 +1,55 @@
+package jobrunner
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+)
+
+// TestAlertsAreGathered: the first of many is told at once, the rest as one.
+func TestAlertsAreGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []alertGroup
+		a := alerter{groups: make(map[alertKey]*alertGroup), emit: func(groups []alertGroup, _ int) { told = append(told, groups...) }}
+		failed := func(uuid string) runner.Event {
+			return runner.Event{Kind: runner.EventJobFailed, Database: "prod", Channel: "root.mail", UUID: uuid}
+		}
+		for i := range 100 {
+			a.publish(failed(fmt.Sprint(i)))
+		}
+		a.publish(runner.Event{Kind: runner.EventJobDone})
+		synctest.Wait()
+		require.Len(t, told, 1)
+		require.Equal(t, 1, told[0].data()["count"])
+		<-time.After(alertWindow + time.Second) // the bubble's time
+		synctest.Wait()
+		require.Len(t, told, 2)
+		require.Equal(t, 99, told[1].data()["count"])
+		require.Equal(t, "99", told[1].data()["uuid"])
+		<-time.After(2 * alertWindow)
+		synctest.Wait()
+		require.Len(t, told, 2)
+		require.Empty(t, a.groups)
+	})
+}
+
+// TestSlowReadersMissEvents: nobody waits for them.
+func TestSlowReadersMissEvents(t *testing.T) {
+	h := hub{readers: make(map[*reader]struct{})}
+	slow := h.subscribe(func(ev *runner.Event) bool { return ev.Kind == runner.EventJobDone })
+	for range streamBuffer + 7 {
+		h.publish(runner.Event{Kind: runner.EventJobDone})
+		h.publish(runner.Event{Kind: runner.EventJobFailed})
+	}
+	require.Len(t, slow.events, streamBuffer)
+	require.EqualValues(t, 7, slow.dropped.Load())
+	h.end()
+	<-slow.ended
+	h.unsubscribe(slow)
+	require.Zero(t, h.len())
+}

@@ -1,0 +1,250 @@
+package odooconf
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "write the expected files anew")
+
+func none(string) (string, bool) { return "", false }
+
+func environment(vars map[string]string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		v, ok := vars[name]
+		return v, ok
+	}
+}
+
+// TestSeries reads a file of each series of Odoo.
+func TestSeries(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.conf")
+	require.NoError(t, err)
+	require.Len(t, files, 13, "7.0 to 19.0")
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			c, err := Load(file, none)
+			require.NoError(t, err)
+			got, err := json.MarshalIndent(c, "", "  ")
+			require.NoError(t, err)
+			golden := strings.TrimSuffix(file, ".conf") + ".json"
+			if *update {
+				require.NoError(t, os.WriteFile(golden, append(got, '\n'), 0o600))
+			}
+			want, err := os.ReadFile(golden)
+			require.NoError(t, err)
+			require.Equal(t, string(want), string(got)+"\n")
+			for _, secret := range []string{c.DBPassword, c.AuthPassword} {
+				if secret != "" {
+					require.NotContains(t, string(got), secret)
+				}
+			}
+		})
+	}
+}
+
+// load reads a file of that content.
+func load(t *testing.T, content string, vars map[string]string) (*Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "odoo.conf")
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+	return Load(path, environment(vars))
+}
+
+// TestPrecedence goes through the places where a value can stand, the first one
+// that counts first: variable, the add-on's section, Odoo's own options.
+func TestPrecedence(t *testing.T) {
+	for _, f := range []struct {
+		env, section string
+	}{{"ODOO_QUEUE_JOB_", "queue_job"}, {"ODOO_CONNECTOR_", "options-connector"}} {
+		for _, test := range []struct {
+			key     string
+			options []string
+			values  []string // of variable, section, options
+			get     func(*Config) string
+			last    string // the default
+		}{
+			{"channels", nil, []string{"root:7", "root:8"}, func(c *Config) string { return c.Channels }, ""},
+			{"scheme", nil, []string{"https", "http"}, func(c *Config) string { return strings.SplitN(c.URL, ":", 2)[0] }, "http"},
+			{
+				"host", []string{"http_interface", "xmlrpc_interface"}, []string{"e", "s", "h", "x"},
+				func(c *Config) string { return strings.Split(c.URL[len("http://"):], ":")[0] }, "localhost",
+			},
+			{
+				"port", []string{"http_port", "xmlrpc_port"}, []string{"1", "2", "3", "4"},
+				func(c *Config) string { return c.URL[strings.LastIndex(c.URL, ":")+1:] }, "8069",
+			},
+			{"http_auth_user", nil, []string{"e", "s"}, func(c *Config) string { return c.AuthUser }, ""},
+			{"http_auth_password", nil, []string{"e", "s"}, func(c *Config) string { return c.AuthPassword }, ""},
+			{"jobrunner_db_host", []string{"db_host"}, []string{"e", "s", "o"}, func(c *Config) string { return c.DBHost }, ""},
+			{
+				"jobrunner_db_port", []string{"db_port"}, []string{"1", "2", "3"},
+				func(c *Config) string { b, _ := json.Marshal(c.DBPort); return string(b) }, "0",
+			},
+			{"jobrunner_db_user", []string{"db_user"}, []string{"e", "s", "o"}, func(c *Config) string { return c.DBUser }, ""},
+			{"jobrunner_db_password", []string{"db_password"}, []string{"e", "s", "o"}, func(c *Config) string { return c.DBPassword }, ""},
+			{
+				"max_capacity", nil, []string{"5", "6"},
+				func(c *Config) string { b, _ := json.Marshal(c.MaxCapacity); return string(b) }, "null",
+			},
+			{"db_max_capacity", nil, []string{"a:5", "6"}, func(c *Config) string { return c.DBMaxCapacity }, ""},
+		} {
+			t.Run(f.section+" "+test.key, func(t *testing.T) {
+				variable := f.env + strings.ToUpper(test.key)
+				for present := len(test.values); present >= 0; present-- {
+					// The last so many places have a value.
+					from := len(test.values) - present
+					vars := map[string]string{}
+					content := ""
+					section, options := "["+f.section+"]\n", "[options]\n"
+					for i := from; i < len(test.values); i++ {
+						switch i {
+						case 0:
+							vars[variable] = test.values[i]
+						case 1:
+							section += test.key + " = " + test.values[i] + "\n"
+						default:
+							options += test.options[i-2] + " = " + test.values[i] + "\n"
+						}
+					}
+					content = options + section
+					if from > 0 && f.section == "queue_job" {
+						vars[variable] = "" // an empty variable is not set
+					}
+					c, err := load(t, content, vars)
+					require.NoError(t, err)
+					want := test.last
+					if present > 0 {
+						want = test.values[from]
+					}
+					require.Equal(t, want, test.get(c), "%s %v", content, vars)
+				}
+			})
+		}
+	}
+}
+
+func TestFamilies(t *testing.T) {
+	both := "[options]\n[queue_job]\nchannels=root:1\n[options-connector]\nchannels=root:2\n"
+	c, err := load(t, both, map[string]string{"ODOO_CONNECTOR_CHANNELS": "root:3"})
+	require.NoError(t, err)
+	require.Equal(t, "root:1", c.Channels)
+	c, err = load(t, "[options]\n", map[string]string{"ODOO_CONNECTOR_CHANNELS": "root:3"})
+	require.NoError(t, err)
+	require.Equal(t, "root:3", c.Channels)
+	c, err = load(t, "[options-connector]\nchannels=root:2\n", map[string]string{"ODOO_QUEUE_JOB_CHANNELS": "root:4"})
+	require.NoError(t, err)
+	require.Equal(t, "root:4", c.Channels)
+}
+
+func TestRunnerOff(t *testing.T) {
+	for name, test := range map[string]struct {
+		content  string
+		vars     map[string]string
+		off      bool
+		channels string
+	}{
+		"root:0":           {"[queue_job]\nchannels = root:0\n", nil, true, ""},
+		"prefix":           {"[queue_job]\nchannels =  root:0,sub:2\n", nil, true, ""},
+		"variable":         {"[queue_job]\nchannels = root:5\n", map[string]string{"ODOO_QUEUE_JOB_CHANNELS": "root:0"}, true, ""},
+		"not the prefix":   {"[queue_job]\nchannels = sub:2,root:0\n", nil, false, "sub:2,root:0"},
+		"spaces":           {"[queue_job]\nchannels = root : 0\n", nil, false, "root : 0"},
+		"nothing set":      {"[options]\n", nil, false, ""},
+		"no capacity":      {"[queue_job]\nmax_capacity = 0\n", nil, true, ""},
+		"negative":         {"[queue_job]\nmax_capacity = -1\n", nil, true, ""},
+		"channels win":     {"[queue_job]\nmax_capacity = 0\nchannels = root:2\n", nil, false, "root:2"},
+		"8.0 by variable":  {"[options-connector]\nchannels = root:2\n", map[string]string{"ODOO_CONNECTOR_CHANNELS": ""}, true, "root:2"},
+		"10.0 by variable": {"[queue_job]\nchannels = root:2\n", map[string]string{"ODOO_QUEUE_JOB_CHANNELS": ""}, false, "root:2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := load(t, test.content, test.vars)
+			require.NoError(t, err)
+			require.Equal(t, test.off, c.RunnerOff)
+			require.Equal(t, test.channels, c.Channels)
+		})
+	}
+}
+
+// Errors name file, section and key.
+func TestErrors(t *testing.T) {
+	for content, want := range map[string]string{
+		"[options]\nhttp_port = eighty\n":              `[options] http_port: "eighty" is no port`,
+		"[options]\nxmlrpc_port = 0\n":                 `[options] xmlrpc_port: "0" is no port`,
+		"[options]\ndb_port = 99999\n":                 `[options] db_port: "99999" is no port`,
+		"[options]\ndb_sslmode = maybe\n":              `[options] db_sslmode: "maybe" is no sslmode`,
+		"[options]\nworkers = many\n":                  `[options] workers: "many" is no whole number`,
+		"[queue_job]\nscheme = ftp\n":                  `[queue_job] scheme: "ftp" is neither http nor https`,
+		"[queue_job]\njobrunner_db_port = x\n":         `[queue_job] jobrunner_db_port: "x" is no port`,
+		"[queue_job]\nmax_capacity = 1.5\n":            `[queue_job] max_capacity: "1.5" is no whole number`,
+		"[queue_job]\ndb_max_capacity = a:1,b:x\n":     `[queue_job] db_max_capacity: "x" is no whole number`,
+		"[options-connector]\nport = x\n":              `[options-connector] port: "x" is no port`,
+		"db_host = x\n":                                "line 1: there is no section before the first key",
+		"[options]\nnonsense\n":                        `line 2: expected a key, "=" and a value`,
+		"[options]\n= x\n":                             `line 2: expected a key, "=" and a value`,
+		"[]\n":                                         `line 1: "[]" is no section`,
+		"[options]\nx = " + strings.Repeat("x", 2<<20): "token too long",
+	} {
+		_, err := load(t, content, nil)
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, "odoo.conf: ")
+	}
+	_, err := load(t, "[queue_job]\n", map[string]string{"ODOO_QUEUE_JOB_PORT": "x"})
+	require.ErrorContains(t, err, `ODOO_QUEUE_JOB_PORT: "x" is no port`)
+	_, err = Load(filepath.Join(t.TempDir(), "none.conf"), none)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.ErrorContains(t, err, "none.conf")
+}
+
+func TestFilterGlob(t *testing.T) {
+	for filter, want := range map[string]string{
+		"": "", ".*": "", "prod": "prod*", "^prod": "prod*", "^prod$": "prod", "prod$": "prod",
+		"^prod.*": "prod*", "^prod_.*$": "prod_*",
+	} {
+		got, err := (&Config{DBFilter: filter}).FilterGlob()
+		require.NoError(t, err, filter)
+		require.Equal(t, want, got, filter)
+	}
+	for filter, want := range map[string]error{
+		"^%d$": ErrHostFilter, "%h": ErrHostFilter, "^(a|b)$": ErrRegexp, "a.b": ErrRegexp, "a+": ErrRegexp,
+	} {
+		_, err := (&Config{DBFilter: filter}).FilterGlob()
+		require.ErrorIs(t, err, want, filter)
+	}
+}
+
+func TestINI(t *testing.T) {
+	f, err := parseINI(strings.NewReader("\ufeff[a]\r\nKey = one\r\n  two\r\n\r\n  three\r\n\r\nother:x = y\n# comment\n ; comment\nempty =\n[DEFAULT]\nd = 1\n[a]\nkey = again\n[b]\n"))
+	require.NoError(t, err)
+	require.Equal(t, ini{
+		"a":       {"key": "again", "other": "x = y", "empty": ""},
+		"DEFAULT": {"d": "1"},
+		"b":       {},
+	}, f)
+	f, err = parseINI(strings.NewReader("[a]\nk = one\n\n  # no\n  two\nz = 1 # not a comment ; nor this\n"))
+	require.NoError(t, err)
+	require.Equal(t, "one\n\ntwo", f["a"]["k"])
+	require.Equal(t, "1 # not a comment ; nor this", f["a"]["z"])
+}
+
+func FuzzINI(f *testing.F) {
+	f.Add("[options]\na = b\n c\n\n[x]\n")
+	f.Add("[]\n=\n  x")
+	f.Fuzz(func(t *testing.T, content string) {
+		file, err := parseINI(strings.NewReader(content))
+		if err != nil {
+			return
+		}
+		for _, section := range file {
+			for key := range section {
+				require.Equal(t, strings.ToLower(key), key)
+				require.NotEmpty(t, key)
+			}
+		}
+	})
+}

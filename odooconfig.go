@@ -1,0 +1,126 @@
+package jobrunner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/odooconf"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// withOdooConfig returns the runner with what its odoo_config says in all the
+// places that it leaves open itself, and what the file says. Nothing of that gets
+// into the configuration that Caddy shows. Without odoo_config it is the runner
+// itself, and nil.
+func (r *Runner) withOdooConfig(log *zap.Logger) (*Runner, *odooconf.Config, error) {
+	if r.OdooConfig == "" {
+		return r, nil, nil
+	}
+	path, err := resolve("odoo_config", r.OdooConfig)
+	if err != nil {
+		return nil, nil, err
+	}
+	conf, err := odooconf.Load(path, os.LookupEnv)
+	if err != nil {
+		return nil, nil, fmt.Errorf("odoo_config: %w", err)
+	}
+	log.Info("taking settings from Odoo's configuration, where the jobrunner block has none", zap.String("file", path), zap.Any("taken", conf.Taken))
+	out := *r
+	if out.Postgres == "" {
+		out.Postgres = connectionString(conf)
+	} else {
+		conf.DBPassword = "" // it belongs to another server
+	}
+	if len(out.Databases) == 0 {
+		if out.Databases, err = odooDatabases(conf, log); err != nil {
+			return nil, nil, fmt.Errorf("odoo_config: %s: %w", path, err)
+		}
+	}
+	if out.Site == "" && len(out.Upstreams) == 0 {
+		out.Upstreams = []string{conf.URL}
+	}
+	if len(out.Channels) == 0 {
+		if err := out.takeChannels(conf, log); err != nil {
+			return nil, nil, fmt.Errorf("odoo_config: %s: %s: %w", path, conf.Source("channels"), err)
+		}
+	}
+	return &out, conf, nil
+}
+
+// connectionString is how to reach PostgreSQL, without the password.
+func connectionString(conf *odooconf.Config) string {
+	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace
+	s := "dbname=" + maintenanceDatabase
+	for _, p := range []struct{ name, value string }{
+		{"host", conf.DBHost}, {"user", conf.DBUser}, {"sslmode", conf.SSLMode},
+	} {
+		if p.value != "" {
+			s += fmt.Sprintf(" %s='%s'", p.name, quote(p.value))
+		}
+	}
+	if conf.DBPort != 0 {
+		s += fmt.Sprintf(" port=%d", conf.DBPort)
+	}
+	return s
+}
+
+// odooDatabases are the databases to serve. A dbfilter that is more than a name
+// cannot choose them: those are then all that Odoo would list.
+func odooDatabases(conf *odooconf.Config, log *zap.Logger) ([]string, error) {
+	for _, name := range conf.Databases {
+		if strings.ContainsAny(name, `*?[]\!{}`) {
+			return nil, fmt.Errorf("%s: %q cannot be taken for the name of a database; set databases", conf.Source("db_name"), name)
+		}
+	}
+	if len(conf.Databases) > 0 {
+		return conf.Databases, nil
+	}
+	glob, err := conf.FilterGlob()
+	switch {
+	case errors.Is(err, odooconf.ErrHostFilter):
+		log.Warn("dbfilter goes by the host name: all databases are served, and Odoo only finds theirs if a job's request has the right Host header; set it with driver odoo { host {database}.example.com }",
+			zap.String("dbfilter", conf.DBFilter))
+	case err != nil:
+		log.Warn("dbfilter is not taken for the choice of databases; set databases if not all of them are to be served",
+			zap.String("dbfilter", conf.DBFilter), zap.Error(err))
+	case glob != "":
+		return []string{glob}, nil
+	}
+	return nil, nil
+}
+
+// takeChannels takes the channels. Odoo's own runner being switched off is no
+// capacity of ours.
+func (r *Runner) takeChannels(conf *odooconf.Config, log *zap.Logger) error {
+	if conf.DBMaxCapacity != "" {
+		log.Warn("db_max_capacity is not supported and has no effect", zap.String("source", conf.Source("db_max_capacity")))
+	}
+	r.Channels = nil
+	if conf.Channels != "" {
+		warnings, err := r.addChannelString(conf.Channels)
+		for _, w := range warnings {
+			log.Warn(w, zap.String("source", conf.Source("channels")))
+		}
+		return err
+	}
+	switch {
+	case conf.MaxCapacity != nil && *conf.MaxCapacity > 0:
+		return r.addChannel("root", &Channel{Capacity: conf.MaxCapacity})
+	case conf.RunnerOff:
+		log.Warn("Odoo's own runner is switched off, as it should be, and there are no channels in the jobrunner block: one job runs at a time; set channels")
+	}
+	return nil
+}
+
+// useBasicAuth lets the driver authenticate as Odoo's configuration says, unless
+// it has been told otherwise.
+func useBasicAuth(drv driver.Driver, conf *odooconf.Config) {
+	if d, ok := drv.(*OdooDriver); ok && conf.AuthUser != "" && d.BasicAuth == nil {
+		d.options.BasicAuthUser, d.options.BasicAuthPassword = conf.AuthUser, conf.AuthPassword
+		d.build()
+	}
+}

@@ -1,0 +1,161 @@
+package jobrunner
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+)
+
+// odooConf writes a configuration file of Odoo.
+func odooConf(t *testing.T, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "odoo.conf")
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+	return path
+}
+
+const wholeConf = `[options]
+db_host = db.internal
+db_port = 5433
+db_user = o'do\o
+db_password = {env.p}'a ss\w
+db_name = erp,erp_test
+http_interface = 10.1.1.1
+http_port = 8070
+
+[queue_job]
+channels = root:4,root.mail:2:throttle=1
+http_auth_user = jobrunner
+http_auth_password = hush
+`
+
+// TestOdooConfig: the file suffices.
+func TestOdooConfig(t *testing.T) {
+	cfgs, err := validate(t, block("odoo_config "+odooConf(t, wholeConf)))
+	require.NoError(t, err)
+	cfg := cfgs["default"]
+	require.Equal(t, "db.internal", cfg.Postgres.Host)
+	require.EqualValues(t, 5433, cfg.Postgres.Port)
+	require.Equal(t, `o'do\o`, cfg.Postgres.User)
+	require.Equal(t, `{env.p}'a ss\w`, cfg.Postgres.Password)
+	require.Equal(t, "postgres", cfg.Postgres.Database)
+	require.Equal(t, []string{"erp", "erp_test"}, cfg.Databases)
+	require.Equal(t, []string{"http://10.1.1.1:8070"}, upstreamNames(t, cfg))
+	require.Equal(t, []channels.Config{
+		{Name: "root", Capacity: 4}, {Name: "root.mail", Capacity: 2, Throttle: 1e9},
+	}, cfg.Channels)
+	driver, ok := cfg.Driver.(*OdooDriver)
+	require.True(t, ok)
+	require.Equal(t, "jobrunner", driver.options.BasicAuthUser)
+	require.Equal(t, "hush", driver.options.BasicAuthPassword)
+}
+
+// TestOdooConfigLoses: what the block says itself goes before the file.
+func TestOdooConfigLoses(t *testing.T) {
+	cfgs, err := validate(t, block(`
+		odoo_config `+odooConf(t, wholeConf)+`
+		postgres host=other
+		databases shop
+		upstream 10.0.0.5:8069
+		channels root:9
+		driver odoo {
+			basic_auth me {env.PATH}
+		}`))
+	require.NoError(t, err)
+	cfg := cfgs["default"]
+	require.Equal(t, "other", cfg.Postgres.Host)
+	require.NotContains(t, cfg.Postgres.Password, "ss", "the file's password is for another server")
+	require.Equal(t, []string{"shop"}, cfg.Databases)
+	require.Equal(t, []string{"http://10.0.0.5:8069"}, upstreamNames(t, cfg))
+	require.Equal(t, []channels.Config{{Name: "root", Capacity: 9}}, cfg.Channels)
+	require.Equal(t, "me", cfg.Driver.(*OdooDriver).options.BasicAuthUser)
+
+	cfgs, err = validate(t, block("odoo_config "+odooConf(t, wholeConf)+"\npostgres_password mine"))
+	require.NoError(t, err)
+	require.Equal(t, "mine", cfgs["default"].Postgres.Password)
+	require.Equal(t, "db.internal", cfgs["default"].Postgres.Host)
+
+	cfgs, err = validate(t, block("odoo_config "+odooConf(t, wholeConf)+"\nsite odoo.example.com")+
+		"odoo.example.com {\n\treverse_proxy 10.0.0.7:8069\n}\n")
+	require.NoError(t, err)
+	require.Equal(t, []string{"http://10.0.0.7:8069"}, upstreamNames(t, cfgs["default"]))
+}
+
+// TestOdooConfigCapacity: what switches Odoo's own runner off is no capacity.
+func TestOdooConfigCapacity(t *testing.T) {
+	for content, want := range map[string][]channels.Config{
+		"[queue_job]\nchannels = root:0\n":       nil,
+		"[queue_job]\nchannels = root:0,sub:3\n": nil,
+		"[queue_job]\nmax_capacity = 12\n":       {{Name: "root", Capacity: 12}},
+		"[queue_job]\nmax_capacity = 0\n":        nil,
+		"[options]\n":                            nil,
+	} {
+		cfgs, err := validate(t, block("odoo_config "+odooConf(t, content)))
+		require.NoError(t, err)
+		require.Equal(t, want, cfgs["default"].Channels, content)
+	}
+	t.Setenv("ODOO_QUEUE_JOB_CHANNELS", "root:6")
+	cfgs, err := validate(t, block("odoo_config "+odooConf(t, "[queue_job]\nchannels = root:0\n")))
+	require.NoError(t, err)
+	require.Equal(t, []channels.Config{{Name: "root", Capacity: 6}}, cfgs["default"].Channels)
+}
+
+func TestOdooConfigDatabases(t *testing.T) {
+	for filter, want := range map[string][]string{
+		"^prod$": {"prod"}, "prod": {"prod*"}, "^%d$": nil, "(a|b)": nil, ".*": nil, "": nil,
+	} {
+		cfgs, err := validate(t, block("odoo_config "+odooConf(t, "[options]\ndbfilter = "+filter+"\n")))
+		require.NoError(t, err)
+		require.Equal(t, want, cfgs["default"].Databases, filter)
+	}
+}
+
+func TestOdooConfigErrors(t *testing.T) {
+	for content, want := range map[string]string{
+		"[options]\nhttp_port = x\n":                    `[options] http_port: "x" is no port`,
+		"[options]\ndb_name = a*\n":                     `[options] db_name: "a*" cannot be taken`,
+		"[queue_job]\nchannels = root:x\n":              `[queue_job] channels: `,
+		"[queue_job]\nchannels = root:4,s:2:sequential": `[queue_job] channels: `,
+	} {
+		_, err := validate(t, block("odoo_config "+odooConf(t, content)))
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, "runner default: odoo_config: ")
+		require.ErrorContains(t, err, "odoo.conf: ")
+	}
+	_, err := validate(t, block("odoo_config /no/such/odoo.conf"))
+	require.ErrorContains(t, err, "/no/such/odoo.conf")
+}
+
+// TestOdooConfigKeepsSecrets: what Caddy shows and logs has no password in it.
+func TestOdooConfigKeepsSecrets(t *testing.T) {
+	raw, err := adapt(t, block("odoo_config "+odooConf(t, wholeConf)))
+	require.NoError(t, err)
+	var cfg *caddy.Config
+	require.NoError(t, json.Unmarshal(raw, &cfg))
+	require.NoError(t, caddy.Validate(cfg))
+	shown, err := json.Marshal(cfg)
+	require.NoError(t, err)
+	require.False(t, strings.Contains(string(shown), `ss\\w`) || strings.Contains(string(shown), "hush"))
+	require.NotContains(t, string(shown), "db.internal")
+}
+
+// TestOdooConfigOfEachSeries provisions a runner from a file of each series.
+func TestOdooConfigOfEachSeries(t *testing.T) {
+	files, err := filepath.Glob("odooconf/testdata/*.conf")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			cfgs, err := validate(t, block("odoo_config "+file))
+			require.NoError(t, err)
+			require.Len(t, upstreamNames(t, cfgs["default"]), 1)
+		})
+	}
+}
