@@ -2,6 +2,8 @@ package jobrunner
 
 import (
 	"fmt"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,8 +16,19 @@ import (
 // TestAlertsAreGathered: the first of many is told at once, the rest as one.
 func TestAlertsAreGathered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var told []alertGroup
-		a := alerter{groups: make(map[alertKey]*alertGroup), emit: func(groups []alertGroup, _ int) { told = append(told, groups...) }}
+		var mu sync.Mutex
+		var all []alertGroup
+		a := alerter{groups: make(map[alertKey]*alertGroup), emit: func(groups []alertGroup, _ int) {
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, groups...)
+		}}
+		told := func() []alertGroup {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(all)
+		}
 		failed := func(uuid string) runner.Event {
 			return runner.Event{Kind: runner.EventJobFailed, Database: "prod", Channel: "root.mail", UUID: uuid}
 		}
@@ -23,17 +36,16 @@ func TestAlertsAreGathered(t *testing.T) {
 			a.publish(failed(fmt.Sprint(i)))
 		}
 		a.publish(runner.Event{Kind: runner.EventJobDone})
-		synctest.Wait()
-		require.Len(t, told, 1)
-		require.Equal(t, 1, told[0].data()["count"])
+		require.Len(t, told(), 1)
+		require.Equal(t, 1, told()[0].data()["count"])
 		<-time.After(alertWindow + time.Second) // the bubble's time
-		synctest.Wait()
-		require.Len(t, told, 2)
-		require.Equal(t, 99, told[1].data()["count"])
-		require.Equal(t, "99", told[1].data()["uuid"])
+		require.Len(t, told(), 2)
+		require.Equal(t, 99, told()[1].data()["count"])
+		require.Equal(t, "99", told()[1].data()["uuid"])
 		<-time.After(2 * alertWindow)
-		synctest.Wait()
-		require.Len(t, told, 2)
+		require.Len(t, told(), 2)
+		a.mu.Lock()
+		defer a.mu.Unlock()
 		require.Empty(t, a.groups)
 	})
 }

@@ -3,6 +3,7 @@ package jobrunner
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"time"
 
@@ -43,9 +44,7 @@ func signFlags(cmd *cobra.Command) {
 // send sends an action.
 func (c *client) send(path string, body map[string]any, into any) (printed bool, err error) {
 	all := c.action()
-	for k, v := range body {
-		all[k] = v
-	}
+	maps.Copy(all, body)
 	return c.call(http.MethodPost, path, nil, all, into)
 }
 

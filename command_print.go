@@ -148,7 +148,7 @@ func (t *table) paint(cell string, header bool) string {
 	if !t.p.colour {
 		return cell
 	}
-	code := ""
+	var code string
 	switch {
 	case header:
 		code = "1"

@@ -260,7 +260,7 @@ func dashboardError(w http.ResponseWriter, err error) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(shown.HTTPStatus)
-	_ = json.NewEncoder(w).Encode(map[string]string{"error": shown.Message})
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": shown.Message}) //nolint:errchkjson // at most the client has gone
 	return nil
 }
 

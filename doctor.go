@@ -185,7 +185,7 @@ func (e *examination) cluster() {
 		e.add(severityError, "postgres", "PostgreSQL cannot be reached, check postgres, postgres_password and pg_hba.conf: %s", err)
 		return
 	}
-	defer c.Close(ctx) //nolint:errcheck // nothing depends on it
+	defer c.Close(ctx)
 	list, err := c.Databases(ctx, cfg.Databases)
 	if err != nil {
 		e.add(severityError, "databases", "the databases cannot be listed: %s", err)
@@ -251,7 +251,7 @@ func (e *examination) examine(ctx context.Context, name string) (x odoo.Examinat
 	if err != nil {
 		return x, err
 	}
-	defer s.Close(ctx) //nolint:errcheck // nothing depends on it
+	defer s.Close(ctx)
 	x.Fingerprint, err = s.Fingerprint(ctx)
 	return x, err
 }

@@ -111,6 +111,7 @@ func (h *history) note(ev runner.Event) {
 		s.failed++
 	case runner.EventJobRetried, runner.EventJobNotRun, runner.EventJobRescued:
 		s.back++
+	default: // the rest is not plotted
 	}
 	if ev.Run > 0 && (ev.Kind == runner.EventJobDone || ev.Kind == runner.EventJobFailed) {
 		s.run.add(ev.Run)

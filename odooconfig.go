@@ -59,7 +59,7 @@ func connectionString(conf *odooconf.Config) string {
 		{"host", conf.DBHost}, {"user", conf.DBUser}, {"sslmode", conf.SSLMode},
 	} {
 		if p.value != "" {
-			s += fmt.Sprintf(" %s='%s'", p.name, quote(p.value))
+			s += fmt.Sprintf(" %s='%s'", p.name, quote(p.value)) //nolint:modernize // three short ones
 		}
 	}
 	if conf.DBPort != 0 {

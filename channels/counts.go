@@ -62,7 +62,7 @@ func (m *Manager) Channel(name string) (Status, bool) {
 }
 
 // oldestLimit bounds the jobs that Oldest visits in all.
-const oldestLimit = 20000
+const oldestLimit = 5000
 
 // Oldest returns since when the longest waiting job has been ready to start, by
 // the full name of the channel that holds it: since its creation, or its eta.

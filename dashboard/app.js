@@ -511,11 +511,6 @@
     return new Promise(resolve => dialog.addEventListener('close', () => resolve(
       dialog.returnValue === 'ok' ? { note: $('ask-note').value, duration: $('ask-duration').value } : null), { once: true }));
   }
-  // The first button of a form is the one that Enter presses, so it must be OK.
-  $('ask').addEventListener('keydown', ev => {
-    if (ev.key === 'Enter' && ev.target.tagName === 'INPUT') { ev.preventDefault(); $('ask').close('ok'); }
-  });
-
   async function pause(what) {
     const name = what.channel ? `channel ${what.channel}` : what.database ? `database ${what.database}` : 'everything';
     const text = 'Running jobs go on, no new one is started' + (what.channel ? ' in it and below it.' : '.');

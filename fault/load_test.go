@@ -11,10 +11,13 @@ import (
 )
 
 const (
-	// beat is the time between two transactions of a database's users, and
-	// perBeat how many jobs each of them commits.
+	// beat is the time between two transactions of a database's users, where there
+	// are few databases, and perBeat how many jobs each of them commits.
 	beat    = 100 * time.Millisecond
 	perBeat = 2
+	// manyDatabases is the number from which on the users are slower, so that the
+	// whole load stays the same.
+	manyDatabases = 4
 	// userTimeout is how long a user waits for the database.
 	userTimeout = 5 * time.Second
 )
@@ -65,7 +68,7 @@ func (l *load) startOne(db string) {
 	}
 	go func() {
 		defer close(gone)
-		tick := time.NewTicker(beat)
+		tick := time.NewTicker(beat * time.Duration(max(l.p.fault.databases, manyDatabases)) / manyDatabases)
 		defer tick.Stop()
 		for ctx.Err() == nil {
 			l.enqueue(db, l.mixed(db, perBeat)...)
@@ -164,10 +167,7 @@ func (l *load) books() map[string]map[string]bool {
 	defer l.mu.Unlock()
 	copied := make(map[string]map[string]bool, len(l.ledger))
 	for db, jobs := range l.ledger {
-		copied[db] = make(map[string]bool, len(jobs))
-		for uuid, sure := range jobs {
-			copied[db][uuid] = sure
-		}
+		copied[db] = maps.Clone(jobs)
 	}
 	return copied
 }

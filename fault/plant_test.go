@@ -239,6 +239,14 @@ func (p *plant) count(db, sql string, args ...any) (n int, err error) {
 	return n, pool.QueryRow(ctx, sql, args...).Scan(&n)
 }
 
+// done counts the jobs of a database that are done.
+func (p *plant) done(db string) int {
+	p.Helper()
+	n, err := p.count(db, "SELECT count(*) FROM queue_job WHERE state = 'done'")
+	require.NoError(p, err)
+	return n
+}
+
 // total is count over all databases.
 func (p *plant) total(sql string, args ...any) (sum int, err error) {
 	for _, db := range p.databases() {

@@ -156,8 +156,8 @@ func TestQuestions(t *testing.T) {
 	require.Equal(t, "done", code)
 	for _, r := range p.recorder.AllRequests() {
 		if strings.HasSuffix(r.Path, "/runjob") {
-			require.Regexp(t, `^[0-9a-f]{32}$`, r.Header.Get("X-Request-Id"))
-			require.Contains(t, r.Header.Get("Traceparent"), r.Header.Get("X-Request-Id"))
+			require.Regexp(t, `^[0-9a-f]{32}$`, r.Header.Get("X-Request-ID"))
+			require.Contains(t, r.Header.Get("Traceparent"), r.Header.Get("X-Request-ID"))
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -177,7 +178,9 @@ func TestDoctorOfOdooConfig(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "odoo.conf")
 	write := func(content string) { require.NoError(t, os.WriteFile(path, []byte(content), 0o600)) }
 	p.more = "odoo_config " + path
-	write("[options]\nworkers = 4\nserver_wide_modules = base,web\n[queue_job]\nchannels = root:4\n")
+	_, port, err := net.SplitHostPort(p.odoo[0].Addr())
+	require.NoError(t, err)
+	write("[options]\nhttp_port = " + port + "\nworkers = 4\nserver_wide_modules = base,web\n[queue_job]\nchannels = root:4\n")
 	p.finds(0, "warning", "odoo_config", "would start it")
 	p.finds(0, "warning", "odoo_config", "server_wide_modules has no queue_job")
 	p.finds(0, "warning", "capacity", "has 4 workers")

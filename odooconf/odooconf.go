@@ -79,7 +79,7 @@ func (c *Config) Source(name string) string {
 // Load reads a file, and the environment through lookup, for example
 // [os.LookupEnv]. Errors name the file and, where it is about one, the key.
 func Load(path string, lookup func(string) (string, bool)) (*Config, error) {
-	f, err := os.Open(path)
+	f, err := os.Open(path) //nolint:gosec // reading this file is what the option asks for
 	if err != nil {
 		return nil, err // it names the file
 	}
@@ -317,7 +317,7 @@ func invalid(f found, what string) error {
 // list splits at commas and drops what is empty.
 func list(s string) []string {
 	var out []string
-	for _, v := range strings.Split(s, ",") {
+	for v := range strings.SplitSeq(s, ",") {
 		if v = strings.TrimSpace(v); v != "" {
 			out = append(out, v)
 		}

@@ -3,6 +3,7 @@ package odooconf
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,13 +86,18 @@ func TestPrecedence(t *testing.T) {
 			{"jobrunner_db_host", []string{"db_host"}, []string{"e", "s", "o"}, func(c *Config) string { return c.DBHost }, ""},
 			{
 				"jobrunner_db_port", []string{"db_port"}, []string{"1", "2", "3"},
-				func(c *Config) string { b, _ := json.Marshal(c.DBPort); return string(b) }, "0",
+				func(c *Config) string { return fmt.Sprint(c.DBPort) }, "0",
 			},
 			{"jobrunner_db_user", []string{"db_user"}, []string{"e", "s", "o"}, func(c *Config) string { return c.DBUser }, ""},
 			{"jobrunner_db_password", []string{"db_password"}, []string{"e", "s", "o"}, func(c *Config) string { return c.DBPassword }, ""},
 			{
 				"max_capacity", nil, []string{"5", "6"},
-				func(c *Config) string { b, _ := json.Marshal(c.MaxCapacity); return string(b) }, "null",
+				func(c *Config) string {
+					if c.MaxCapacity == nil {
+						return "null"
+					}
+					return fmt.Sprint(*c.MaxCapacity)
+				}, "null",
 			},
 			{"db_max_capacity", nil, []string{"a:5", "6"}, func(c *Config) string { return c.DBMaxCapacity }, ""},
 		} {
@@ -101,7 +107,7 @@ func TestPrecedence(t *testing.T) {
 					// The last so many places have a value.
 					from := len(test.values) - present
 					vars := map[string]string{}
-					content := ""
+					var content string
 					section, options := "["+f.section+"]\n", "[options]\n"
 					for i := from; i < len(test.values); i++ {
 						switch i {

@@ -47,6 +47,8 @@ func testDatabaseOption(t *testing.T, s *site) {
 	c := startCaddy(t, odoo, caddyOptions{Databases: s.db.name, Channels: "root:2"})
 	c.waitReady(t, s.db.name)
 	assertServed(t, c.url(), s.db, "with db_name")
+	e := s.db.executions(t, "with db_name")[0]
+	t.Logf("FACT odoo %d: db_name is set, the job ran in process %d on a backend called %q", s.series, e.WorkerPID, e.ApplicationName)
 }
 
 func testDatabaseCreatedWhileRunning(t *testing.T, s *site) {

@@ -102,8 +102,9 @@ func (k EventKind) Final() bool {
 	switch k {
 	case EventJobDone, EventJobFailed, EventJobRetried, EventJobNotRun, EventJobRescued, EventJobGone:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // Event is something that happened. Fields that do not apply are zero. It holds

@@ -71,7 +71,7 @@ func leaderKey(cfg Config) int64 {
 	sum := sha256.Sum256([]byte(strings.Join([]string{
 		"caddy-jobrunner", cfg.Name, cfg.Postgres.User, strings.Join(patterns, " "),
 	}, "\x00")))
-	return int64(binary.BigEndian.Uint64(sum[:8]) >> 1) //nolint:gosec // one bit less always fits
+	return int64(binary.BigEndian.Uint64(sum[:8]) >> 1)
 }
 
 // run keeps a maintenance connection until ctx ends.

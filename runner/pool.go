@@ -273,7 +273,7 @@ func (p *pool) checked(name string, err error) bool {
 		return true
 	}
 	was := s.up
-	changed := false
+	var changed bool
 	if err != nil {
 		changed = p.markDown(s, err)
 	} else {

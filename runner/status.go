@@ -112,8 +112,9 @@ func (d *DatabaseStatus) Served() bool {
 	switch d.State {
 	case DatabaseUndetected, DatabaseStandby, DatabaseYielding:
 		return false
+	default:
+		return true
 	}
-	return true
 }
 
 // ChannelStatus is what is known of one channel.

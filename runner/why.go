@@ -229,6 +229,7 @@ func (e *engine) whyQueued(w *Why, x channels.Explanation, now time.Time) {
 	case channels.ReasonSequentialFailed, channels.ReasonSequentialETA:
 		w.say(x.Reason.String(), "%s", x)
 		return
+	default: // what follows may be the true cause
 	}
 	switch {
 	case !e.settledIn:

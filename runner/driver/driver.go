@@ -9,8 +9,9 @@
 // of its own.
 //
 // The engine owns all timers and all decisions: a driver never sleeps, retries
-// or logs, and holds no state beyond its connections. Every call takes a
-// context with a deadline, except [Driver.Run], which lasts as long as the job.
+// or logs, and holds no state but its connections and what it can ask for again.
+// Every call takes a context with a deadline, except [Driver.Run], which lasts as
+// long as the job.
 package driver
 
 import (

@@ -110,8 +110,9 @@ func (a Action) Permits(s channels.State) bool {
 		return a == Cancel || a == SetDone || a == Requeue
 	case channels.Cancelled, channels.Done:
 		return a == Requeue
+	default:
+		return false
 	}
-	return false
 }
 
 // Change is an action with what it needs.

@@ -20,8 +20,7 @@ func IsLost(err error) bool {
 	if err == nil {
 		return false
 	}
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return lostState(pgErr)
 	}
 	var netErr net.Error

@@ -189,3 +189,43 @@ func TestWarnings(t *testing.T) {
 	require.Len(t, w, 1)
 	require.Contains(t, w[0], "queue_job_cron_jobrunner")
 }
+
+// A state that Odoo does not know must not get into its table.
+func TestNoCancelInOldSeries(t *testing.T) {
+	for _, gen := range []odoostub.Generation{odoostub.Connector9, odoostub.QueueJob10, odoostub.QueueJob12} {
+		h := newHarness(t, gen)
+		h.Insert(drivertest.Job{UUID: "a", State: "pending"})
+		ops, err := odoo.New(odoo.Options{}).OpenOperations(h.deadline(), h.Postgres(), h.db)
+		require.NoError(t, err)
+		list, err := ops.List(h.deadline(), driver.Filter{}, 0, 10)
+		require.NoError(t, err)
+		require.Len(t, list, 1)
+		_, err = ops.Change(h.deadline(), driver.Change{Action: driver.Cancel, By: "me"}, driver.Filter{}, 0, 10, false)
+		if gen == odoostub.QueueJob12 {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, "no cancelled jobs")
+			_, err = ops.Change(h.deadline(), driver.Change{Action: driver.SetDone, By: "me"}, driver.Filter{}, 0, 10, false)
+			require.NoError(t, err)
+		}
+		require.NoError(t, ops.Close(h.deadline()))
+	}
+}
+
+func TestExamine(t *testing.T) {
+	h := newHarness(t, odoostub.Connector8)
+	d := odoo.New(odoo.Options{})
+	x, err := d.Examine(h.deadline(), h.Postgres(), h.db)
+	require.NoError(t, err)
+	require.Equal(t, "connector", x.Module)
+	require.Equal(t, "connector", x.Hint)
+	require.Empty(t, x.Holder)
+	_, err = h.connect().Exec(t.Context(), "SELECT pg_advisory_lock(hashtext('jobrunner'))")
+	require.NoError(t, err)
+	x, err = d.Examine(h.deadline(), h.Postgres(), h.db)
+	require.NoError(t, err)
+	require.Contains(t, x.Holder, "application odoo")
+	x, err = d.Examine(h.deadline(), h.Postgres(), h.Foreign())
+	require.NoError(t, err)
+	require.Equal(t, driver.Undetected, x.Health)
+}

@@ -2,6 +2,7 @@ package odoo
 
 import (
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/google/uuid"
@@ -35,10 +36,8 @@ func TestInboxProperties(t *testing.T) {
 		var changed, echoes []string
 		reload := false
 		add := func(list []string, p string) []string {
-			for _, q := range list {
-				if p == q {
-					return list
-				}
+			if slices.Contains(list, p) {
+				return list
 			}
 			return append(list, p)
 		}

@@ -204,7 +204,7 @@ func setIDs(h http.Header, id string) {
 	if !traceID.MatchString(id) {
 		return
 	}
-	h.Set("X-Request-Id", id)
+	h.Set("X-Request-ID", id)
 	h.Set("Traceparent", "00-"+id+"-"+id[16:]+"-01")
 }
 

@@ -162,7 +162,7 @@ func (g *generation) rescueExpiredSQL() string {
 		{"exc_name", "'JobFoundDead'"}, {"exc_info", "'Job found dead after too many retries'"},
 	} {
 		if slices.Contains(g.columns, c.name) {
-			set += ", " + c.name + " = CASE WHEN " + exhausted + " THEN " + c.value + " ELSE j." + c.name + " END"
+			set += ", " + c.name + " = CASE WHEN " + exhausted + " THEN " + c.value + " ELSE j." + c.name + " END" //nolint:modernize // two at most
 		}
 	}
 	return foundSQL + " UPDATE queue_job j " + set + " FROM c WHERE j.id = c.id AND j.state = 'started' RETURNING "
