@@ -181,14 +181,14 @@ func duplicate(p *plant) {
 	p.Cleanup(func() { require.NoError(p, p.pg.DropDatabase(context.Background(), copied)) })
 	p.adoptDatabase(copied)
 	p.adoptDatabase(db)
-	p.load.adopt(copied, toDo(p, copied))
+	p.load.adopt(copied, openJobs(p, copied))
 	p.over()
 	p.load.startOne(db)
 	p.load.startOne(copied)
 }
 
-// toDo are the jobs of a database that are still to be done.
-func toDo(p *plant, db string) (uuids []string) {
+// openJobs are the jobs of a database that are still to be done.
+func openJobs(p *plant, db string) (uuids []string) {
 	for uuid, state := range p.jobStates(db) {
 		if state != "done" && state != "failed" {
 			uuids = append(uuids, uuid)
@@ -226,7 +226,7 @@ func restore(p *plant) {
 	p.Cleanup(func() { require.NoError(p, p.pg.DropDatabase(context.Background(), restored)) })
 	run("pg_restore", "--dbname="+p.pg.DSN(restored), dump)
 	p.adoptDatabase(restored)
-	p.load.adopt(restored, toDo(p, restored))
+	p.load.adopt(restored, openJobs(p, restored))
 	p.over()
 	p.load.startOne(restored)
 }

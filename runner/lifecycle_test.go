@@ -76,7 +76,7 @@ func TestMaintenanceConnectionLost(t *testing.T) {
 		}
 		b.settle(5 * time.Minute)
 		b.requireRanOnce(keys...)
-		require.LessOrEqual(b, b.MaxConcurrent(nil), 3)
+		require.LessOrEqual(b, b.MaxExecuting(nil), 3)
 		require.NotEqual(b, b.status(first).Leader, b.status(second).Leader)
 		b.requireIdle(first)
 		b.requireIdle(second)

@@ -137,15 +137,28 @@ func (w *World) Calls(db, method string) int {
 // MaxConcurrent returns the largest number of requests that were open at once
 // and that match; nil matches all.
 func (w *World) MaxConcurrent(match func(Run) bool) int {
+	return w.most(match, func(r *Run) (from, to int) { return r.openedAt, r.closedAt })
+}
+
+// MaxExecuting is MaxConcurrent for jobs that executed. An engine that takes over
+// cannot see the requests of the one before, which end a moment after their jobs.
+func (w *World) MaxExecuting(match func(Run) bool) int {
+	return w.most(match, func(r *Run) (from, to int) { return r.startedAt, r.endedAt })
+}
+
+// most returns the largest number of spans that overlap; one that has no
+// beginning does not count, and one without an end lasts.
+func (w *World) most(match func(Run) bool, span func(*Run) (from, to int)) int {
 	type edge struct{ at, step int }
 	var edges []edge
 	for _, r := range w.Runs() {
-		if match != nil && !match(r) {
+		from, to := span(&r)
+		if from == 0 || match != nil && !match(r) {
 			continue
 		}
-		edges = append(edges, edge{r.openedAt, 1})
-		if r.closedAt != 0 {
-			edges = append(edges, edge{r.closedAt, -1})
+		edges = append(edges, edge{from, 1})
+		if to != 0 {
+			edges = append(edges, edge{to, -1})
 		}
 	}
 	slices.SortFunc(edges, func(a, b edge) int { return cmp.Compare(a.at, b.at) })
