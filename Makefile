@@ -132,3 +132,12 @@ fault: ## Run the fault suite, ten minutes (FAULT=Odoo-answers narrows it)
 soak: ## Let faults happen at random for SOAK (default 30m); SEED repeats a run
 	@$(GO) test -c -tags $(TAGS),fault,soak -o bin/soak.test ./fault
 	@bin/soak.test -test.timeout 3h -test.run '^TestSoak$$' -soak $(SOAK) $(if $(SEED),-seed $(SEED))
+
+## watch
+.PHONY: test-browser
+test-browser: ## Drive the dashboard in a headless Chromium, and take the pictures in docs (needs chromium)
+	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) -tags $(TAGS),browser -run 'Screenshots|Browser' . ./integration
+
+.PHONY: test-deploy
+test-deploy: ## Check deploy/ with the real tools (needs promtool and systemd-analyze)
+	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) -tags $(TAGS),deploy -run 'Promtool|Systemd|Deployed|Alerts|Grafana|Kubernetes' .

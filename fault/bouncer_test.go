@@ -25,7 +25,7 @@ type bouncer struct {
 
 // startBouncer starts a PgBouncer in front of the plant's PostgreSQL, for all
 // nodes to connect through.
-func startBouncer(p *plant, mode string) {
+func startBouncer(p *plant, mode string) *bouncer {
 	dir := p.TempDir()
 	b := &bouncer{p: p, config: filepath.Join(dir, "pgbouncer.ini"), addr: freeAddress(p)}
 	_, port, err := net.SplitHostPort(b.addr)
@@ -41,7 +41,8 @@ pool_mode = %s
 ignore_startup_parameters = extra_float_digits
 `, p.pg.Port(), port, mode), 0o600))
 	b.start()
-	p.pooler, p.dsn = b, p.pg.ProxyDSN(b.addr, "postgres")
+	p.dsn = p.pg.ProxyDSN(b.addr, "postgres")
+	return b
 }
 
 func (b *bouncer) start() {

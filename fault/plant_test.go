@@ -59,11 +59,6 @@ type plant struct {
 	clock string
 	// dsn, if set, is how the nodes reach PostgreSQL.
 	dsn string
-	// pooler is what dsn leads to.
-	pooler interface {
-		start()
-		kill()
-	}
 
 	mu    sync.Mutex // guards the following
 	dbs   []string

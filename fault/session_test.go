@@ -50,15 +50,7 @@ var sessionFaults = []fault{
 			require.NoError(p, os.Remove(deafFlag(p)))
 		},
 	},
-	{
-		name: "PgBouncer in session mode, killed", bound: 30 * time.Second,
-		prepare: func(p *plant) { startBouncer(p, "session") },
-		strike: func(p *plant) {
-			p.pooler.kill()
-			p.wait(2 * time.Second)
-			p.pooler.start()
-		},
-	},
+	bouncerKilled(),
 	{
 		name: "PgBouncer in transaction mode, refused", bound: 30 * time.Second, unserved: true,
 		prepare: func(p *plant) { startBouncer(p, "transaction") },
@@ -85,6 +77,20 @@ func claimBlocked(p *plant) (commit func()) {
 			AND application_name = $2 AND query LIKE '%enqueued%'`, db, p.nodes[0].name) != "0"
 	})
 	return commit
+}
+
+// bouncerKilled has the pooler die through which the node is connected.
+func bouncerKilled() fault {
+	var b *bouncer
+	return fault{
+		name: "PgBouncer in session mode, killed", bound: 30 * time.Second,
+		prepare: func(p *plant) { b = startBouncer(p, "session") },
+		strike: func(p *plant) {
+			b.kill()
+			p.wait(2 * time.Second)
+			b.start()
+		},
+	}
 }
 
 // refusedBouncer checks that nothing is done through a pooler that does not keep

@@ -56,16 +56,19 @@ func testSideBySide(t *testing.T, s *site) {
 	s.stop(t)
 	defer s.start(t)
 
+	// The same options for both. Without db_name, Odoo 14 looks at each request
+	// which databases there are, on a new connection.
+	options := map[string]any{"db_name": db.name}
 	var ours, theirs figures
 	for range compareRounds {
 		t.Run("Ours", func(t *testing.T) {
-			odoo := s.startServer(t, "ours", serverOptions{})
+			odoo := s.startServer(t, "ours", serverOptions{options: options})
 			c := startCaddy(t, odoo, caddyOptions{Databases: db.name, Channels: "root:4"})
 			c.waitReady(t, db.name)
 			db.measure(t, &ours, samples, c.cmd.Process.Pid)
 		})
 		t.Run("Upstream", func(t *testing.T) {
-			odoo := s.startServer(t, "upstream", serverOptions{ownRunner: "root:4", options: map[string]any{"db_name": db.name}})
+			odoo := s.startServer(t, "upstream", serverOptions{ownRunner: "root:4", options: options})
 			// What an idle runner of upstream's has asked last.
 			idle := "pg_stat_activity WHERE datname = current_database() AND usename = '" + odooRole + "' AND query = 'SELECT 1'"
 			if !poll(jobsTimeout, func() bool { return db.count(t, idle) == 1 }) {
