@@ -59,7 +59,8 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 	}
 	return []caddy.AdminRoute{
 		get("status", getStatus), get("live", getLive), get("ready", getReady),
-		get("databases", getDatabases), get("channels", getChannels), get("upstreams", getUpstreams),
+		get("databases", listed("databases", viewDatabases)), get("channels", listed("channels", viewChannels)),
+		get("upstreams", listed("upstreams", viewUpstreams)),
 		get("tasks", getTasks), get("jobs", getJobs), get("jobs/{database}/{uuid}", getJob), get("events", getEvents),
 		post("pause", postPause), post("resume", postResume), post("drain", postDrain), post("undrain", postUndrain),
 		post("requeue", changeJobs(driver.Requeue)), post("cancel", changeJobs(driver.Cancel)),
@@ -227,35 +228,18 @@ func getReady(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, http.StatusOK, map[string]any{"ready": true})
 }
 
-func getDatabases(w http.ResponseWriter, r *http.Request) error {
-	views := []databaseView{}
-	err := each(r, func(name string, st *runner.Status, now time.Time) {
-		views = append(views, viewDatabases(name, st, now)...)
-	})
-	if err != nil {
-		return err
+// listed answers with what a view shows of every runner that was asked for.
+func listed[V any](key string, view func(name string, st *runner.Status, now time.Time) []V) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		views := []V{}
+		err := each(r, func(name string, st *runner.Status, now time.Time) {
+			views = append(views, view(name, st, now)...)
+		})
+		if err != nil {
+			return err
+		}
+		return answer(w, http.StatusOK, map[string]any{key: views})
 	}
-	return answer(w, http.StatusOK, map[string]any{"databases": views})
-}
-
-func getChannels(w http.ResponseWriter, r *http.Request) error {
-	views := []channelView{}
-	err := each(r, func(name string, st *runner.Status, now time.Time) {
-		views = append(views, viewChannels(name, st, now)...)
-	})
-	if err != nil {
-		return err
-	}
-	return answer(w, http.StatusOK, map[string]any{"channels": views})
-}
-
-func getUpstreams(w http.ResponseWriter, r *http.Request) error {
-	views := []upstreamView{}
-	err := each(r, func(name string, st *runner.Status, _ time.Time) { views = append(views, viewUpstreams(name, st)...) })
-	if err != nil {
-		return err
-	}
-	return answer(w, http.StatusOK, map[string]any{"upstreams": views})
 }
 
 func getTasks(w http.ResponseWriter, r *http.Request) error {

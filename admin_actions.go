@@ -232,7 +232,7 @@ func order(w http.ResponseWriter, r *http.Request, action string, a *actor, f fu
 	}
 	out := map[string]any{
 		"runner": name, "changed": changed, "stored": unsaved == nil, "pauses": viewPauses(st.Controls.Pauses),
-		"drains": viewDrains(st.Controls.Drains), "upstreams": viewUpstreams("", &st),
+		"drains": viewDrains(st.Controls.Drains), "upstreams": viewUpstreams("", &st, time.Now()),
 	}
 	if unsaved != nil {
 		out["warning"] = "in force, but not stored yet: it would not survive a restart (see the log)"

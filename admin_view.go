@@ -250,7 +250,7 @@ func viewStatus(name string, st *runner.Status, now time.Time) statusView {
 	v := statusView{
 		Runner: name, Leader: st.Leader, LeaderKnown: st.LeaderKnown, LeaderDetail: st.LeaderDetail,
 		TakingOver: st.TakingOver, Stopping: st.Stopping, Problems: unready(st, now),
-		Databases: make(map[string]int), Upstreams: viewUpstreams("", st),
+		Databases: make(map[string]int), Upstreams: viewUpstreams("", st, now),
 		Pauses: viewPauses(st.Controls.Pauses), Drains: viewDrains(st.Controls.Drains),
 	}
 	v.Ready = len(v.Problems) == 0
@@ -340,7 +340,7 @@ func viewChannels(name string, st *runner.Status, now time.Time) []channelView {
 	return views
 }
 
-func viewUpstreams(name string, st *runner.Status) []upstreamView {
+func viewUpstreams(name string, st *runner.Status, _ time.Time) []upstreamView {
 	views := make([]upstreamView, 0, len(st.Upstreams))
 	for _, u := range st.Upstreams {
 		v := upstreamView{Runner: name, Upstream: u.Name, Up: u.Up, Reason: u.Reason, InFlight: u.InFlight}

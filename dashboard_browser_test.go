@@ -145,7 +145,7 @@ func anHour(name string) {
 func TestScreenshots(t *testing.T) {
 	record(t)
 	fake := newEngine
-	newEngine = func(cfg runner.Config) (engine, error) {
+	newEngine = func(runner.Config) (engine, error) {
 		return &busySite{shownEngine{status: busyStatus(time.Now())}}, nil
 	}
 	t.Cleanup(func() { newEngine = fake })

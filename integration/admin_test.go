@@ -363,8 +363,16 @@ func TestActionsOnJobs(t *testing.T) {
 			require.Equal(t, 1.0, p.post("requeue", one, http.StatusOK)["changed"])
 			p.untilStates(map[string]int{"failed": 4, "done": 1})
 			require.Equal(t, 1.0, p.post("set-done", `{"states":["failed"],"channel":"mail","limit":1}`, http.StatusOK)["changed"])
-			require.Equal(t, 1.0, p.post("cancel", `{"channel":"root.mail"}`, http.StatusOK)["changed"])
-			p.untilStates(map[string]int{"failed": 2, "done": 2, "cancelled": 1})
+			cancelled := p.post("cancel", `{"channel":"root.mail"}`, http.StatusOK)
+			if gen == odoostub.QueueJob10 {
+				// The series has no cancelled jobs, and Odoo would not know what that is.
+				require.Equal(t, 0.0, cancelled["changed"])
+				require.Contains(t, fmt.Sprint(cancelled["problems"]), "knows no cancelled jobs")
+				p.untilStates(map[string]int{"failed": 3, "done": 2})
+			} else {
+				require.Equal(t, 1.0, cancelled["changed"])
+				p.untilStates(map[string]int{"failed": 2, "done": 2, "cancelled": 1})
+			}
 			require.Equal(t, 0.0, p.post("requeue", `{"all":true,"older_than":"1h"}`, http.StatusOK)["changed"])
 
 			p.post("pause", `{"all":true}`, http.StatusOK)

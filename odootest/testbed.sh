@@ -60,7 +60,7 @@ mirror() {
 inside() {
 	local root=$1
 	shift
-	env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
+	env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/ LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
 		unshare --mount --pid --fork --kill-child --root="$root" --wd=/ --mount-proc "$@"
 }
 

@@ -65,11 +65,11 @@ func (p *Page) hear(ev any) {
 	defer p.mu.Unlock()
 	switch ev := ev.(type) {
 	case *runtime.EventExceptionThrown:
-		text, _ := json.Marshal(ev.ExceptionDetails)
-		p.problems = append(p.problems, "exception: "+string(text))
+		p.problems = append(p.problems, fmt.Sprintf("exception: %+v", ev.ExceptionDetails))
 	case *runtime.EventConsoleAPICalled:
-		args, _ := json.Marshal(ev.Args)
-		p.problems = append(p.problems, fmt.Sprintf("console.%s: %s", ev.Type, args))
+		for _, arg := range ev.Args {
+			p.problems = append(p.problems, fmt.Sprintf("console.%s: %s%s", ev.Type, arg.Value, arg.Description))
+		}
 	case *log.EventEntryAdded:
 		p.problems = append(p.problems, fmt.Sprintf("%s: %s %s", ev.Entry.Level, ev.Entry.Text, ev.Entry.URL))
 	case *network.EventRequestWillBeSent:
@@ -200,5 +200,5 @@ func (p *Page) Screenshot(path string) {
 		return r.Data, nil
 	})
 	require.NoError(p.t, err)
-	require.NoError(p.t, os.WriteFile(path, png, 0o644))
+	require.NoError(p.t, os.WriteFile(path, png, 0o600))
 }
