@@ -428,7 +428,7 @@ func (e *engine) strike(db *database, uuid string) {
 	if len(db.struck) < strikesLimit || !db.heldUntil.IsZero() {
 		return
 	}
-	e.hold(db, db.holds, "Odoo answered without running the last jobs")
+	e.hold(db, db.holds, "the last requests ended without their jobs having been run")
 	db.holds++
 }
 
