@@ -90,7 +90,7 @@ func TestControlsAreKept(t *testing.T) {
 		first, second := &obedient{}, &obedient{}
 		k := newKeeper("default", first, store, zap.New(core))
 		defer k.stop()
-		pause := runner.Pause{Channel: "root.mail", Until: time.Now().Add(time.Hour).UTC(), By: "ann", Note: "x"}
+		pause := runner.Pause{Channel: "root.mail", Until: time.Now().Add(time.Hour).UTC(), By: "operator", Note: "x"}
 		set := func(c runner.Controls) runner.Controls {
 			return c.WithPause(pause).WithDrain(runner.Drain{Upstream: "http://a"})
 		}

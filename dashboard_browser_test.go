@@ -90,7 +90,7 @@ func busyStatus(now time.Time) runner.Status {
 		},
 		Upstreams: []runner.UpstreamStatus{
 			{Name: "http://10.0.0.5:8069", Up: true, InFlight: 3}, {Name: "http://10.0.0.6:8069", Up: true, InFlight: 3},
-			{Name: "http://10.0.0.7:8069", Up: true, Drain: &runner.Drain{By: "ana (10.1.2.3)", Note: "kernel update"}},
+			{Name: "http://10.0.0.7:8069", Up: true, Drain: &runner.Drain{By: "operator (10.1.2.3)", Note: "kernel update"}},
 			{Name: "http://10.0.0.8:8069", Reason: "connection refused"},
 		},
 		Counts: []channels.Count{
@@ -100,7 +100,7 @@ func busyStatus(now time.Time) runner.Status {
 	}
 	st.Channels[3].Sequential = true
 	st.Channels[4].Throttle = time.Second
-	pause := runner.Pause{Channel: "root.reports", By: "ana (10.1.2.3)", Since: now.Add(-9 * time.Minute), Until: now.Add(51 * time.Minute), Note: "the printer is being moved"}
+	pause := runner.Pause{Channel: "root.reports", By: "operator (10.1.2.3)", Since: now.Add(-9 * time.Minute), Until: now.Add(51 * time.Minute), Note: "the printer is being moved"}
 	st.Channels[5].Stopped, st.Channels[5].Pause = true, &pause
 	st.Controls = runner.Controls{Pauses: []runner.Pause{pause}, Drains: []runner.Drain{*st.Upstreams[2].Drain}}
 	for _, c := range st.Counts {

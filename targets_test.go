@@ -100,7 +100,7 @@ odoo.example.com {
 		"basic_auth": {"", `
 odoo.example.com {
 	basic_auth {
-		bob $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG
+		user $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG
 	}
 	reverse_proxy 10.0.0.5:8069
 }`, []string{"http://10.0.0.5:8069"}, "odoo.example.com"},

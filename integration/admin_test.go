@@ -266,11 +266,11 @@ func TestPausesAndResumes(t *testing.T) {
 		{fmt.Sprintf(`"database":%q`, p.dbs[0]), "paused_database", "mail", true},
 		{`"channel":"mail"`, "paused_channel", "mail.de", true},
 	} {
-		p.post("pause", `{`+tc.subject+`,"note":"lunch","by":"ann"}`, http.StatusOK)
+		p.post("pause", `{`+tc.subject+`,"note":"lunch","by":"operator"}`, http.StatusOK)
 		held := p.enqueue(p.dbs[0], in(tc.channel, odoostub.JobSpec{}))
 		p.untilWhy(p.dbs[0], held[0], tc.why)
 		_, text := p.why(p.dbs[0], held[0])
-		require.Contains(t, text, "ann (127.0.0.1")
+		require.Contains(t, text, "operator (127.0.0.1")
 		require.Contains(t, text, "(lunch)")
 		if tc.free {
 			other := p.enqueue(p.dbs[1], odoostub.JobSpec{})
@@ -293,7 +293,7 @@ func TestPausesSurvive(t *testing.T) {
 	home := p.TempDir()
 	c := p.startProcessAt(home)
 	p.untilReady()
-	p.post("pause", `{"channel":"mail","note":"audit","by":"ann"}`, http.StatusOK)
+	p.post("pause", `{"channel":"mail","note":"audit","by":"operator"}`, http.StatusOK)
 	p.post("drain", fmt.Sprintf(`{"upstream":"http://%s"}`, p.odoo[0].Addr()), http.StatusOK)
 	held := p.enqueue(p.dbs[0], in("mail", odoostub.JobSpec{}))
 	c.kill()
@@ -359,7 +359,7 @@ func TestActionsOnJobs(t *testing.T) {
 			require.Equal(t, 3.0, dry["changed"])
 			require.Len(t, list(dry, "jobs"), 3)
 			require.Equal(t, map[string]int{"failed": 5}, p.states())
-			one := fmt.Sprintf(`{"database":%q,"uuids":[%q],"by":"ann"}`, db, failed[0])
+			one := fmt.Sprintf(`{"database":%q,"uuids":[%q],"by":"operator"}`, db, failed[0])
 			require.Equal(t, 1.0, p.post("requeue", one, http.StatusOK)["changed"])
 			p.untilStates(map[string]int{"failed": 4, "done": 1})
 			require.Equal(t, 1.0, p.post("set-done", `{"states":["failed"],"channel":"mail","limit":1}`, http.StatusOK)["changed"])

@@ -82,7 +82,7 @@ func TestCommands(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(out), new(map[string]any)), out)
 	}
 
-	p.commands(0, "channel root.mail is paused by ann (127.0.0.1", "pause", "--channel", "mail", "--for", "2h", "--by", "ann", "--note", "lunch")
+	p.commands(0, "channel root.mail is paused by operator (127.0.0.1", "pause", "--channel", "mail", "--for", "2h", "--by", "operator", "--note", "lunch")
 	p.commands(0, "lunch", "status")
 	p.commands(0, "done", "resume", "--channel", "mail")
 	p.commands(4, "nothing was changed", "resume", "--channel", "mail")

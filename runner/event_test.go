@@ -231,7 +231,7 @@ func TestWhy(t *testing.T) {
 		parent.State = channels.WaitDependencies
 		b.Insert(late, done, parent)
 		b.settle(5 * time.Second)
-		require.NoError(b, r.Control(b.Context(), runner.Controls{Pauses: []runner.Pause{{Channel: "root.mail", By: "ann"}}}))
+		require.NoError(b, r.Control(b.Context(), runner.Controls{Pauses: []runner.Pause{{Channel: "root.mail", By: "operator"}}}))
 		b.jobs("prod", "mail.de", "m", 1)
 		b.settle(time.Second)
 		for uuid, want := range map[string]string{
