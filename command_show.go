@@ -319,8 +319,12 @@ func whyCommand() *cobra.Command {
 		}
 		c.out.line("%s", v.Text)
 		if v.Job != nil {
-			c.out.line("state %s, channel %s, priority %d, attempt %d of %d, %s", v.Job.State, v.Job.Channel, v.Job.Priority,
-				v.Job.Retry, v.Job.MaxRetries, methodName(v.Job.Model, v.Job.Method))
+			line := fmt.Sprintf("state %s, channel %s, priority %d, attempt %d of %d", v.Job.State, v.Job.Channel, v.Job.Priority,
+				v.Job.Retry, v.Job.MaxRetries)
+			if name := methodName(v.Job.Model, v.Job.Method); name != "" {
+				line += ", " + name
+			}
+			c.out.line("%s", line)
 		}
 		if v.Problem != "" {
 			c.out.line("the row could not be read: %s", v.Problem)

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"time"
@@ -414,9 +415,24 @@ func (r *Runner) shutdownTimeout() time.Duration {
 func resolve(option, value string) (string, error) {
 	out, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", option, err)
+		return "", fmt.Errorf("%s: %w%s", option, err, unreadable(value))
 	}
 	return out, nil
+}
+
+var filePlaceholder = regexp.MustCompile(`\{file\.([^{}]+)\}`)
+
+// unreadable says which file of a placeholder cannot be read, for Caddy itself
+// only says that the placeholder is empty.
+func unreadable(value string) string {
+	for _, match := range filePlaceholder.FindAllStringSubmatch(value, -1) {
+		f, err := os.Open(match[1])
+		if err != nil {
+			return fmt.Sprintf(" (%v)", err)
+		}
+		_ = f.Close()
+	}
+	return ""
 }
 
 func resolveAll(option string, values []string) ([]string, error) {

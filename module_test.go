@@ -112,7 +112,7 @@ func TestProvisionErrors(t *testing.T) {
 	const upstream = "\nupstream http://127.0.0.1:1"
 	for name, c := range map[string]struct{ lines, want string }{
 		"no PostgreSQL":        {"upstream http://127.0.0.1:1", "no PostgreSQL configured: set postgres, or one of the variables PGHOST"},
-		"unreadable file":      {"postgres host=db\npostgres_password {file./nonexistent/secret}" + upstream, "postgres_password: evaluated placeholder {file./nonexistent/secret} is empty"},
+		"unreadable file":      {"postgres host=db\npostgres_password {file./nonexistent/secret}" + upstream, "postgres_password: evaluated placeholder {file./nonexistent/secret} is empty (open /nonexistent/secret: no such file or directory)"},
 		"empty variable":       {"postgres {env.JOBRUNNER_UNSET}" + upstream, "postgres: evaluated placeholder {env.JOBRUNNER_UNSET} is empty"},
 		"unknown placeholder":  {"postgres host=db\ndatabases {nonsense}" + upstream, "databases: unrecognized placeholder {nonsense}"},
 		"bad port":             {"postgres \"host=db port=x\"" + upstream, "postgres: "},
