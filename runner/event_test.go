@@ -1,6 +1,7 @@
 package runner_test
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -271,8 +272,10 @@ func TestJobsAndChanges(t *testing.T) {
 		b.AddDatabase("one", "two")
 		r := b.start(b.config("root:1"))
 		for _, db := range []string{"one", "two"} {
-			for _, k := range b.jobs(db, "mail", "f", 1200) {
-				b.SetState(k, channels.Failed)
+			for i := range 1200 {
+				j := mock.NewJob(db, fmt.Sprintf("f%d", i+1))
+				j.State, j.Channel = channels.Failed, "mail"
+				b.Insert(j)
 			}
 		}
 		b.settle(time.Second)
