@@ -29,19 +29,19 @@ const (
 	LockTimeout = 5 * time.Second
 
 	// KeepaliveIdle, KeepaliveInterval and KeepaliveCount make the server notice
-	// within 25 s that the client's host has vanished, so that the locks of its
+	// within 20 s that the client's host has vanished, so that the locks of its
 	// sessions become free (contract.md 3.1, issue #984). UserTimeout does the
 	// same while data is on its way.
-	KeepaliveIdle     = 10 * time.Second
-	KeepaliveInterval = 5 * time.Second
+	KeepaliveIdle     = 8 * time.Second
+	KeepaliveInterval = 4 * time.Second
 	KeepaliveCount    = 3
-	UserTimeout       = 25 * time.Second
+	UserTimeout       = 20 * time.Second
 
 	// IdleTimeout is how long the server keeps a session whose client says
 	// nothing, although its host answers: a process that is stopped or hangs must
 	// not hold its locks for ever. A session that lives says something at least
 	// every 15 s. It needs PostgreSQL 14.
-	IdleTimeout = 25 * time.Second
+	IdleTimeout = 20 * time.Second
 
 	// CloseTimeout bounds the goodbye on a connection that turned out to be of
 	// no use.

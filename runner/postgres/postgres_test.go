@@ -55,10 +55,10 @@ func TestConnectSetsTheSessionUp(t *testing.T) {
 		"statement_timeout":                   "15min",
 		"lock_timeout":                        "5s",
 		"idle_in_transaction_session_timeout": "0",
-		"tcp_keepalives_idle":                 "10",
-		"tcp_keepalives_interval":             "5",
+		"tcp_keepalives_idle":                 "8",
+		"tcp_keepalives_interval":             "4",
 		"tcp_keepalives_count":                "3",
-		"tcp_user_timeout":                    "25000",
+		"tcp_user_timeout":                    "20000",
 	} {
 		var got string
 		require.NoError(t, c.QueryRow(deadline(t), "SELECT current_setting($1)", name).Scan(&got))
