@@ -249,3 +249,33 @@ func TestProbeNoticesALostRegistration(t *testing.T) {
 	require.NoError(t, h.admin.QueryRow(t.Context(), "SELECT NOT pg_try_advisory_lock(2293787760715711918)").Scan(&held))
 	require.True(t, held, "a Python runner is excluded")
 }
+
+// What a claim leaves to the disk is decided when it commits, and for it alone.
+func TestClaimDurability(t *testing.T) {
+	for gen, want := range map[odoostub.Generation]string{odoostub.QueueJobLock: "off", odoostub.QueueJob10: "on", odoostub.Connector9: "on"} {
+		t.Run(gen.String(), func(t *testing.T) {
+			h := newHarness(t, gen)
+			h.exec("ALTER DATABASE " + pgx.Identifier{h.db}.Sanitize() + " SET synchronous_commit = on")
+			h.exec(`CREATE TABLE seen (state text, setting text);
+				CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+					INSERT INTO seen VALUES (NEW.state, current_setting('synchronous_commit'));
+					RETURN NULL;
+				END $$;
+				CREATE CONSTRAINT TRIGGER see AFTER UPDATE ON queue_job DEFERRABLE INITIALLY DEFERRED
+					FOR EACH ROW EXECUTE PROCEDURE see()`)
+			h.exec("INSERT INTO queue_job (uuid, state) VALUES ('a', 'pending')")
+			s := h.session()
+			got, err := s.Claim(h.deadline(), []string{"a"})
+			require.NoError(t, err)
+			require.Len(t, got, 1)
+			_, err = s.Unclaim(h.deadline(), got)
+			require.NoError(t, err)
+			var enqueued, pending string
+			require.NoError(t, h.admin.QueryRow(h.deadline(), `SELECT
+				(SELECT setting FROM seen WHERE state = 'enqueued'),
+				(SELECT setting FROM seen WHERE state = 'pending')`).Scan(&enqueued, &pending))
+			require.Equal(t, want, enqueued)
+			require.Equal(t, "on", pending)
+		})
+	}
+}
