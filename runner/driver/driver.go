@@ -151,7 +151,8 @@ type Session interface {
 	// database beyond its jobs. It is called with the lock held.
 	Listen(ctx context.Context) error
 
-	// Snapshot reads every job that is not finished, and the failed ones.
+	// Snapshot reads every job that is not finished, and the failed ones. A row
+	// without a uuid is yielded with an empty one.
 	Snapshot(ctx context.Context, yield func(Row)) error
 
 	// Read returns the rows of the given jobs; a job without a row is gone.

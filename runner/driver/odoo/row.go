@@ -42,8 +42,12 @@ func (s *scanner) scan(rows pgx.Rows, more ...any) (driver.Row, error) {
 	}, nil
 }
 
+// lastSecond is the last one since the Unix epoch whose microseconds can be
+// counted. PostgreSQL's years go on to 294276, thirty more than that.
+const lastSecond = math.MaxInt64/1_000_000 - 1
+
 // micros returns a timestamp in microseconds since the Unix epoch. NULL is 0,
-// and infinity the farthest time.
+// and infinity, like what cannot be told from it, the farthest time.
 func micros(t pgtype.Timestamp) int64 {
 	switch {
 	case !t.Valid:
@@ -52,6 +56,8 @@ func micros(t pgtype.Timestamp) int64 {
 		return math.MaxInt64
 	case t.InfinityModifier == pgtype.NegativeInfinity:
 		return math.MinInt64
+	case t.Time.Unix() > lastSecond:
+		return math.MaxInt64
 	}
 	return t.Time.UnixMicro()
 }

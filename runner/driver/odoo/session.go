@@ -123,6 +123,10 @@ func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 		if err != nil {
 			return err
 		}
+		if row.UUID == "" { // none, so not the same one
+			yield(row)
+			return nil
+		}
 		// Two uuids of one hash are read again for nothing, that is all.
 		h := maphash.String(seed, row.UUID)
 		if _, ok := seen[h]; ok {
