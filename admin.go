@@ -1,6 +1,7 @@
 package jobrunner
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -106,11 +107,15 @@ func failure(err error) error {
 }
 
 func answer(w http.ResponseWriter, status int, v any) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return apiError(http.StatusInternalServerError, "the answer cannot be written: %w", err)
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(v) //nolint:errchkjson // at most the client has gone
+	_, _ = w.Write(b.Bytes()) // the client has gone
 	return nil
 }
 

@@ -41,9 +41,11 @@ func body(w http.ResponseWriter, r *http.Request, into interface{ common() *acto
 	}
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, bodyLimit))
 	dec.DisallowUnknownFields()
-	err = dec.Decode(into)
-	if err == nil && dec.More() {
-		err = errors.New("more than one value")
+	if err = dec.Decode(into); err == nil {
+		// Not More, which overlooks a closing bracket.
+		if _, end := dec.Token(); !errors.Is(end, io.EOF) {
+			err = errors.New("something follows the value")
+		}
 	}
 	var large *http.MaxBytesError
 	switch {

@@ -243,7 +243,20 @@ func at(micros int64) time.Time {
 	if micros == 0 {
 		return time.Time{}
 	}
-	return time.UnixMicro(micros).UTC()
+	return shown(time.UnixMicro(micros))
+}
+
+// shown returns a time in UTC as far as RFC 3339, and with it JSON, can write it:
+// in the years 0 to 9999. Those of PostgreSQL, and infinity, lie beyond.
+func shown(t time.Time) time.Time {
+	t = t.UTC()
+	switch year := t.Year(); {
+	case year < 0:
+		return time.Date(0, time.January, 1, 0, 0, 0, 0, time.UTC)
+	case year > 9999:
+		return time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC)
+	}
+	return t
 }
 
 func viewStatus(name string, st *runner.Status, now time.Time) statusView {
@@ -358,15 +371,15 @@ func viewJob(name string, d *driver.Detail) jobView {
 		Runner: name, Database: d.DB, UUID: d.UUID, ID: d.ID, Channel: channels.Normalize(d.Channel), State: d.RawState,
 		Priority: d.Priority, Model: d.Model, Method: d.Method, Retry: d.Retry, MaxRetries: d.MaxRetries,
 		Exception: d.Exception, Created: at(d.Created), ETA: at(d.ETA), Enqueued: at(d.Enqueued),
-		Started: d.Started, Done: d.Done,
+		Started: shown(d.Started), Done: shown(d.Done),
 	}
 }
 
 func viewWhy(name string, w *runner.Why) whyView {
 	v := whyView{
-		Runner: name, Database: w.Key.DB, UUID: w.Key.UUID, Why: w.Code, Text: w.Text, Until: w.Until,
+		Runner: name, Database: w.Key.DB, UUID: w.Key.UUID, Why: w.Code, Text: w.Text, Until: shown(w.Until),
 		Channel: w.Channel, Capacity: w.Capacity, Running: w.Running, Ahead: w.Ahead, AtLeast: w.AtLeast,
-		Blocker: w.Blocker.UUID, Upstream: w.Upstream, Since: w.Since, Pause: viewPause(w.Pause), Problem: w.Problem,
+		Blocker: w.Blocker.UUID, Upstream: w.Upstream, Since: shown(w.Since), Pause: viewPause(w.Pause), Problem: w.Problem,
 	}
 	if w.Detail != nil {
 		v.Job = new(viewJob(name, w.Detail))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -25,7 +26,10 @@ const (
 	// together under otherLabel.
 	placesLimit = 5000
 	nodesLimit  = 500
-	otherLabel  = "other"
+	// labelLimit bounds the length of such a name, in bytes. What is longer, or
+	// no UTF-8 (Prometheus would panic), is counted under otherLabel, too.
+	labelLimit = 300
+	otherLabel = "other"
 )
 
 // The buckets, in seconds, that tell a job's wait from an eternal one, a short
@@ -213,6 +217,9 @@ func newAdmission(limit int) *admission {
 
 // admit returns the labels for a database and a name: themselves, or otherLabel.
 func (a *admission) admit(runner, database, name string) (databaseLabel, nameLabel string) {
+	if len(name) > labelLimit || !utf8.ValidString(name) || !utf8.ValidString(database) {
+		return otherLabel, otherLabel
+	}
 	key := admitted{runner, database, name}
 	a.mu.RLock()
 	_, ok := a.seen[key]

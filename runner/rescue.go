@@ -120,7 +120,7 @@ func (e *engine) inspected(s *session, found []driver.Liveness) {
 func (e *engine) rescued(s *session, rows []driver.Row) {
 	e.postFor(s, func(db *database) {
 		for i := range rows {
-			e.log().Warn("Re-queued dead job with uuid: "+rows[i].UUID, zap.String("database", db.Name),
+			e.log().Warn("Re-queued dead job with uuid: "+printable(rows[i].UUID), zap.String("database", db.Name),
 				zap.Stringer("state", rows[i].State), zap.Int32("retry", rows[i].Retry))
 			t := e.tasks[rows[i].Key]
 			if t != nil {

@@ -3,6 +3,7 @@ package runner
 import (
 	"math/rand/v2"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
@@ -42,4 +43,13 @@ func (b *backoff) reset() { b.attempts = 0 }
 // jitter spreads d by up to 20 % in both directions.
 func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}
+
+// printable returns text of a row for a log message, quoted if it could break the
+// line: encoders of log messages for terminals write it as it is.
+func printable(s string) string {
+	if q := strconv.Quote(s); q != `"`+s+`"` {
+		return q
+	}
+	return s
 }

@@ -89,8 +89,12 @@ func (e *engine) rowsRead(s *session, rows []driver.Row, gone []string, asked ui
 // that changed anything in the tree. set is the tree's Set, or its Sync for rows
 // of a full read.
 func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, channels.State) bool) bool {
+	if row.UUID == "" {
+		e.log().Error("a job without a uuid can never run", zap.String("database", row.DB), zap.Int64("id", row.ID))
+		return false
+	}
 	if row.State == channels.Unknown {
-		e.log().Error("unexpected state "+row.RawState+" for job "+row.UUID, zap.String("database", row.DB))
+		e.log().Error("unexpected state "+printable(row.RawState)+" for job "+printable(row.UUID), zap.String("database", row.DB))
 		e.seen(row)
 		return false
 	}
@@ -258,7 +262,7 @@ func (e *engine) unclaimed(s *session, tasks []driver.Task, changed []driver.Row
 				e.ask(db, attempt.Key, t)
 				continue
 			}
-			e.log().Warn("state of job "+row.UUID+" was reset from enqueued to pending", zap.String("database", row.DB))
+			e.log().Warn("state of job "+printable(row.UUID)+" was reset from enqueued to pending", zap.String("database", row.DB))
 			e.putBack(db, row, t)
 		}
 	})
