@@ -155,8 +155,9 @@ type Channel struct {
 	// Holds back the jobs of the channel and of those below it. Default: false.
 	Paused bool `json:"paused,omitempty"`
 
-	// The capacity of direct sub-channels that are not configured themselves.
-	// Default: 0, without limit.
+	// The capacity of direct sub-channels that are not configured themselves; a
+	// negative number means never. Each of them has this capacity for itself and
+	// what is below it. Default: 0, without limit.
 	CapacityDefault int `json:"capacity_default,omitempty"`
 
 	// Makes such sub-channels sequential. Requires `capacity_default` 1.
@@ -376,6 +377,9 @@ func (r *Runner) channels(log *zap.Logger) ([]channels.Config, error) {
 			log.Warn("a channel with capacity 0 has no limit, as in Odoo's own runner", zap.String("channel", name))
 		case cfg.Capacity < 0:
 			log.Warn("a channel with a negative capacity never runs a job, as in Odoo's own runner; paused says so more clearly", zap.String("channel", name))
+		}
+		if cfg.CapacityDefault < 0 {
+			log.Warn("below a channel with a negative capacity_default, channels that are not configured never run a job, as in Odoo's own runner", zap.String("channel", name))
 		}
 		tree = append(tree, cfg)
 	}

@@ -21,8 +21,9 @@ type Config struct {
 	// Paused channels yield nothing, and neither does what is below them.
 	Paused bool
 	// CapacityDefault is the capacity of the channel's direct children that are
-	// not configured themselves. Default: 0, unlimited. What is further down
-	// is unlimited and shares the child's capacity (contract.md 6.3).
+	// not configured themselves. Default: 0, unlimited; a negative one never has
+	// room. What is further down is unlimited and shares the child's capacity
+	// (contract.md 6.3).
 	CapacityDefault int
 	// SequentialDefault makes those children sequential. It requires
 	// CapacityDefault 1.
@@ -35,8 +36,6 @@ func (c Config) Validate() error {
 	switch {
 	case c.Sequential && c.Capacity != 1:
 		return fail("a sequential channel must have a capacity of 1")
-	case c.CapacityDefault < 0:
-		return fail("capacity_default must not be negative")
 	case c.SequentialDefault && c.CapacityDefault != 1:
 		return fail("sequential_default requires a capacity_default of 1")
 	}

@@ -63,7 +63,7 @@ var (
 			Paused:   rapid.IntRange(0, 9).Draw(t, "paused") == 0,
 		}
 		cfg.Sequential = cfg.Capacity == 1 && rapid.Bool().Draw(t, "sequential")
-		cfg.CapacityDefault = rapid.SampledFrom([]int{0, 0, 0, 1, 2}).Draw(t, "capacity_default")
+		cfg.CapacityDefault = rapid.SampledFrom([]int{0, 0, 0, 1, 2, -1}).Draw(t, "capacity_default")
 		cfg.SequentialDefault = cfg.CapacityDefault == 1 && rapid.Bool().Draw(t, "sequential_default")
 		return cfg
 	})

@@ -11,7 +11,10 @@ import (
 type Entry struct {
 	Name     string
 	Capacity int
-	Options  []Option
+	// Unlimited is set when options stand where the capacity is expected, as in
+	// "sub:paused". Capacity is then 0.
+	Unlimited bool
+	Options   []Option
 }
 
 // Option is one "key" or "key=value" of an Entry.
@@ -37,7 +40,10 @@ func (o Option) String() string {
 // String returns the entry as ParseConfig reads it.
 func (e Entry) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s:%d", e.Name, e.Capacity)
+	b.WriteString(e.Name)
+	if !e.Unlimited {
+		fmt.Fprintf(&b, ":%d", e.Capacity)
+	}
 	for _, o := range e.Options {
 		b.WriteString(":" + o.String())
 	}
@@ -46,10 +52,13 @@ func (e Entry) String() string {
 
 // ParseConfig reads upstream's channel string (contract.md 2.7):
 //
-//	name[:capacity[:key[=value]]...]
+//	name[:capacity][:key[=value]]...
 //
-// separated by commas or newlines. Without a capacity it is 1. Keys are not
-// interpreted; see Entry.Config. There is no comment syntax.
+// separated by commas or newlines. A name alone has capacity 1. A channel other
+// than root may go on with an option of that name that is known, and has then no
+// limit of its own; what is not known there is taken for a capacity with a typing
+// error. Keys are not interpreted otherwise; see Entry.Config. There is no comment
+// syntax.
 func ParseConfig(s string) ([]Entry, error) {
 	var entries []Entry
 	for text := range strings.SplitSeq(strings.ReplaceAll(s, "\n", ","), ",") {
@@ -75,27 +84,48 @@ func parseEntry(text string) (Entry, error) {
 	if len(parts) == 1 {
 		return e, nil
 	}
+	items := parts[2:]
 	var err error
 	if e.Capacity, err = parseInt(parts[1]); err != nil {
-		return Entry{}, fmt.Errorf("invalid capacity %s", parts[1])
+		first, _ := parseOption(parts[1])
+		switch {
+		case !knownOptions[first.Key]:
+			return Entry{}, fmt.Errorf("invalid capacity %s", parts[1])
+		case Normalize(e.Name) == rootName:
+			return Entry{}, fmt.Errorf("invalid capacity %s: root needs one before its options", parts[1])
+		}
+		e.Capacity, e.Unlimited, items = 0, true, parts[1:]
 	}
 	seen := map[string]bool{"name": true, "capacity": true}
-	for _, item := range parts[2:] {
-		o := Option{Key: item, Bare: true}
-		switch pair := splitTrim(item, "="); len(pair) {
-		case 1:
-		case 2:
-			o = Option{Key: pair[0], Value: pair[1]}
-		default:
-			return Entry{}, fmt.Errorf("incorrect config item %s", item)
-		}
-		if seen[o.Key] {
+	for _, item := range items {
+		o, err := parseOption(item)
+		switch {
+		case err != nil:
+			return Entry{}, err
+		case e.Unlimited && o.Key == "capacity":
+			return Entry{}, fmt.Errorf("incorrect config item %s: the capacity is the number behind the name", item)
+		case seen[o.Key]:
 			return Entry{}, fmt.Errorf("duplicate key %s", o.Key)
 		}
 		seen[o.Key] = true
 		e.Options = append(e.Options, o)
 	}
 	return e, nil
+}
+
+// knownOptions are the keys that [Entry.Config] understands.
+var knownOptions = map[string]bool{
+	"sequential": true, "throttle": true, "paused": true, "capacity_default": true, "sequential_default": true,
+}
+
+func parseOption(item string) (Option, error) {
+	switch pair := splitTrim(item, "="); len(pair) {
+	case 1:
+		return Option{Key: item, Bare: true}, nil
+	case 2:
+		return Option{Key: pair[0], Value: pair[1]}, nil
+	}
+	return Option{}, fmt.Errorf("incorrect config item %s", item)
 }
 
 func splitTrim(s, sep string) []string {
@@ -126,6 +156,8 @@ func (e Entry) Config() (cfg Config, warnings []string, err error) {
 		warnings = append(warnings, "channel "+name+": "+fmt.Sprintf(format, args...))
 	}
 	switch {
+	case e.Unlimited:
+		warn("without a capacity before its options it has no limit of its own")
 	case e.Capacity == 0:
 		warn("capacity 0 means unlimited")
 	case e.Capacity < 0:
@@ -166,6 +198,15 @@ func (e Entry) Config() (cfg Config, warnings []string, err error) {
 	}
 	if err != nil {
 		return Config{}, warnings, err
+	}
+	switch {
+	case cfg.CapacityDefault < 0:
+		warn("capacity_default %d means that no job of a channel below it without an entry of its own ever runs", cfg.CapacityDefault)
+	case cfg.SequentialDefault && cfg.CapacityDefault == 0:
+		// Upstream leaves such channels sequential and without a limit at once,
+		// which it refuses where it is written down for a channel.
+		cfg.CapacityDefault = 1
+		warn("sequential_default means a capacity_default of 1")
 	}
 	return cfg, warnings, nil
 }

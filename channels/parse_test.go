@@ -47,6 +47,29 @@ func TestEntryConfig(t *testing.T) {
 			},
 		},
 		{
+			desc: "an option instead of a capacity", input: "A:paused:throttle=2", want: Config{Name: "A", Paused: true, Throttle: 2 * time.Second},
+			warnings: []string{"channel root.A: without a capacity before its options it has no limit of its own"},
+		},
+		{
+			desc: "an option with a value instead of a capacity", input: "A: capacity_default = 2", want: Config{Name: "A", CapacityDefault: 2},
+			warnings: []string{"channel root.A: without a capacity before its options it has no limit of its own"},
+		},
+		{
+			desc: "sequential children", input: "A:sequential_default", want: Config{Name: "A", CapacityDefault: 1, SequentialDefault: true},
+			warnings: []string{
+				"channel root.A: without a capacity before its options it has no limit of its own",
+				"channel root.A: sequential_default means a capacity_default of 1",
+			},
+		},
+		{
+			desc: "sequential children of root", input: "root:4:sequential_default=:sequential_default2", want: Config{Name: "root", Capacity: 4},
+			warnings: []string{`channel root: unknown option "sequential_default2" is ignored`},
+		},
+		{
+			desc: "negative default", input: "root:4:capacity_default=-1", want: Config{Name: "root", Capacity: 4, CapacityDefault: -1},
+			warnings: []string{"channel root: capacity_default -1 means that no job of a channel below it without an entry of its own ever runs"},
+		},
+		{
 			desc: "unknown options", input: "A:1:sequental:", want: Config{Name: "A", Capacity: 1},
 			warnings: []string{`channel root.A: unknown option "sequental" is ignored`, `channel root.A: unknown option "" is ignored`},
 		},
@@ -83,18 +106,35 @@ func TestParseConfigs(t *testing.T) {
 	require.Equal(t, []Config{{Name: "root", Capacity: 4}, {Name: "root.sub", Capacity: 1}}, cfgs)
 	require.Equal(t, []string{"channel root.sub: listed again, the last entry counts"}, warnings)
 
+	// The spellings that came with 18.0.4 (compatibility.md, "Defaults of channels").
+	cfgs, warnings, err = ParseConfigs("root:4:sequential_default,sub:paused,mail:capacity_default=2")
+	require.NoError(t, err)
+	require.Equal(t, []Config{
+		{Name: "root", Capacity: 4, CapacityDefault: 1, SequentialDefault: true},
+		{Name: "sub", Paused: true},
+		{Name: "mail", CapacityDefault: 2},
+	}, cfgs)
+	require.Len(t, warnings, 3)
+
 	for input, want := range map[string]string{
-		"root:x":                        "invalid channel config root:x: invalid capacity x",
-		"S:2:sequential":                "channel root.S: a sequential channel must have a capacity of 1",
-		"S:2:throttle=x":                `channel root.S: throttle "x" is not a whole number of a sensible size`,
-		"S:2:capacity_default=-1":       "channel root.S: capacity_default must not be negative",
-		"S:2:sequential_default":        "channel root.S: sequential_default requires a capacity_default of 1",
-		"root:99999999999999999999":     "invalid channel config root:99999999999999999999: invalid capacity 99999999999999999999",
-		"root:_1":                       "invalid channel config root:_1: invalid capacity _1",
-		"root:1__0":                     "invalid channel config root:1__0: invalid capacity 1__0",
-		"root:0x10":                     "invalid channel config root:0x10: invalid capacity 0x10",
-		"root:+-1":                      "invalid channel config root:+-1: invalid capacity +-1",
-		"root:2,sub:1:throttle=1:name=": "invalid channel config root:2,sub:1:throttle=1:name=: duplicate key name",
+		"root:paused":           "invalid channel config root:paused: invalid capacity paused: root needs one before its options",
+		"sub:pause":             "invalid channel config sub:pause: invalid capacity pause",
+		"sub:":                  "invalid channel config sub:: invalid capacity ",
+		"sub:2x:paused":         "invalid channel config sub:2x:paused: invalid capacity 2x",
+		"sub:paused=1=2":        "invalid channel config sub:paused=1=2: invalid capacity paused=1=2",
+		"sub:paused:paused":     "invalid channel config sub:paused:paused: duplicate key paused",
+		"sub:paused:capacity=3": "invalid channel config sub:paused:capacity=3: incorrect config item capacity=3: the capacity is the number behind the name",
+		"sub:sequential":        "channel root.sub: a sequential channel must have a capacity of 1",
+		"root:x":                "invalid channel config root:x: invalid capacity x",
+		"S:2:sequential":        "channel root.S: a sequential channel must have a capacity of 1",
+		"S:2:throttle=x":        `channel root.S: throttle "x" is not a whole number of a sensible size`,
+		"S:2:capacity_default=2:sequential_default": "channel root.S: sequential_default requires a capacity_default of 1",
+		"root:99999999999999999999":                 "invalid channel config root:99999999999999999999: invalid capacity 99999999999999999999",
+		"root:_1":                                   "invalid channel config root:_1: invalid capacity _1",
+		"root:1__0":                                 "invalid channel config root:1__0: invalid capacity 1__0",
+		"root:0x10":                                 "invalid channel config root:0x10: invalid capacity 0x10",
+		"root:+-1":                                  "invalid channel config root:+-1: invalid capacity +-1",
+		"root:2,sub:1:throttle=1:name=":             "invalid channel config root:2,sub:1:throttle=1:name=: duplicate key name",
 	} {
 		_, _, err := ParseConfigs(input)
 		require.EqualError(t, err, want)
@@ -117,6 +157,7 @@ func FuzzParseConfig(f *testing.F) {
 	for _, s := range []string{
 		"", "root:4", "root:4,root.sub:2:sequential:k=v", "\n root : 4,\n ,\n foo bar:1: k=va lue,\n", "root:4:", "root:4:=v",
 		"root: +1_0 :throttle= 3 ", "a..b:2:capacity_default=1:sequential_default", "root:-1:paused=0", "root:4:a=b=c", ":4",
+		"sub:paused", "sub:capacity_default=2:throttle", "root:4:sequential_default", "sub:capacity_default=-1", "sub:paused:2",
 	} {
 		f.Add(s)
 	}
