@@ -65,6 +65,9 @@ cannot be loaded; 3 something is wrong.`,
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
+				if err := silence(); err != nil {
+					return 1, err
+				}
 				raw, _, _, err := caddycmd.LoadConfig(fl.String("config"), fl.String("adapter"))
 				if err != nil {
 					return 1, fmt.Errorf("loading the configuration: %w", err)
@@ -113,6 +116,7 @@ func diagnose(ctx context.Context, raw []byte, name string) ([]finding, error) {
 	if err := json.Unmarshal(raw, &cfg); err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
+	cfg.Logging = silent()
 	provisioned, err := caddy.ProvisionContext(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("loading the configuration: %w", err)
@@ -140,6 +144,24 @@ func diagnose(ctx context.Context, raw []byte, name string) ([]finding, error) {
 	return found, nil
 }
 
+// silent is a configuration of logs that writes nothing anywhere. The one of the
+// file names log files of the Caddy that runs, and the doctor tells what it finds
+// in its own words.
+func silent() *caddy.Logging {
+	return &caddy.Logging{Logs: map[string]*caddy.CustomLog{
+		caddy.DefaultLoggerName: {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "discard"}`)}},
+	}}
+}
+
+// silence keeps Caddy's log lines about the loading of a configuration off the
+// terminal. It holds for the rest of the process.
+func silence() error {
+	if _, err := caddy.ProvisionContext(&caddy.Config{Logging: silent()}); err != nil {
+		return fmt.Errorf("switching the log off: %w", err)
+	}
+	return nil
+}
+
 // examination is that of one runner.
 type examination struct {
 	ctx    context.Context
@@ -148,6 +170,8 @@ type examination struct {
 	found  []finding
 	// served are the databases with jobs.
 	served map[string]odoo.Examination
+	// neutralized is set when there is a copy whose jobs are left alone.
+	neutralized bool
 }
 
 func (e *examination) add(s severity, check, format string, args ...any) *finding {
@@ -200,7 +224,7 @@ func (e *examination) cluster() {
 	for _, db := range list {
 		e.database(db.Name)
 	}
-	if len(e.served) == 0 {
+	if len(e.served) == 0 && !e.neutralized {
 		e.add(severityError, "databases", "none of the databases has jobs that can be run: install queue_job in one of them, or choose others with databases")
 	}
 }
@@ -219,6 +243,10 @@ func (e *examination) database(name string) {
 		return
 	case x.Health == driver.Undetected:
 		add(severityOK, "database", "nothing to do here: %s", x.Description)
+		return
+	case x.Health == driver.Neutralized:
+		e.neutralized = true
+		add(severityWarning, "database", "%s %s: %s", x.Generation, x.Version, x.Description)
 		return
 	case x.Health == driver.Unhealthy:
 		add(severityError, "database", "%s %s: %s", x.Generation, x.Version, x.Description)

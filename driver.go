@@ -34,6 +34,12 @@ type OdooDriver struct {
 	// User and password for Odoo servers behind HTTP basic authentication.
 	// Default: none.
 	BasicAuth *BasicAuth `json:"basic_auth,omitempty"`
+
+	// Runs the jobs of neutralized databases too. Odoo 16.0 and later neutralize
+	// copies for trials: no mail, no scheduled actions, no payments leave them. The
+	// jobs that came with such a copy would do all that, so they are left alone.
+	// Default: false.
+	RunNeutralized bool `json:"run_neutralized,omitempty"`
 }
 
 // BasicAuth is a user with a password.
@@ -63,6 +69,7 @@ func (d *OdooDriver) Provision(ctx caddy.Context) error {
 	}
 	d.options.HostTemplate = host
 	opts := &d.options
+	opts.RunNeutralized = d.RunNeutralized
 	if d.BasicAuth != nil {
 		if opts.BasicAuthUser, err = resolve("basic_auth user", d.BasicAuth.User); err != nil {
 			return err
@@ -98,6 +105,7 @@ func (d *OdooDriver) OpenOperations(ctx context.Context, pg *pgx.ConnConfig, dat
 //	odoo {
 //		host       <template>
 //		basic_auth <user> <password>
+//		run_neutralized
 //	}
 func (d *OdooDriver) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
 	disp.Next() // the driver's name
@@ -120,6 +128,11 @@ func (d *OdooDriver) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
 			if !disp.AllArgs(&d.BasicAuth.User, &d.BasicAuth.Password) {
 				return disp.ArgErr()
 			}
+		case "run_neutralized":
+			if disp.NextArg() {
+				return disp.ArgErr()
+			}
+			d.RunNeutralized = true
 		default:
 			return disp.Errf("unrecognized option of driver odoo: %s", option)
 		}

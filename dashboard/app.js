@@ -346,11 +346,11 @@
     });
   }
 
-  const databaseKinds = { ready: 'good', undetected: '', standby: 'info', connecting: 'warn', loading: 'warn', held: 'warn', yielding: 'warn' };
+  const databaseKinds = { ready: 'good', undetected: '', standby: 'info', connecting: 'warn', loading: 'warn', held: 'warn', yielding: 'warn', neutralized: 'info' };
   function showDatabases(r) {
     const dbs = r.databases, word = $('database-filter').value.trim().toLowerCase();
     hide($('filter'), dbs.length <= SHOWN);
-    const trouble = d => (d.state === 'ready' ? (d.pause ? 1 : 0) : d.state === 'undetected' ? -1 : 2);
+    const trouble = d => (d.state === 'ready' ? (d.pause ? 1 : 0) : d.state === 'undetected' || d.state === 'neutralized' ? -1 : 2);
     const busy = d => d.jobs.started + d.jobs.enqueued + d.jobs.pending;
     const found = dbs.filter(d => !word || d.database.toLowerCase().includes(word) || d.state.includes(word))
       .sort((a, b) => trouble(b) - trouble(a) || busy(b) - busy(a) || a.database.localeCompare(b.database));

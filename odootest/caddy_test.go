@@ -42,11 +42,14 @@ var caddyfile = template.Must(template.New("Caddyfile").Parse(`{
 		databases {{.Databases}}
 		channels {{.Channels}}
 		discover_interval 1s
-{{- if .Host}}
 		driver odoo {
+{{- if .Host}}
 			host {{.Host}}
-		}
 {{- end}}
+{{- if .Neutralized}}
+			run_neutralized
+{{- end}}
+		}
 	}
 }
 
@@ -68,6 +71,8 @@ type caddyOptions struct {
 	Channels string
 	// Host is the template of the Host header; optional.
 	Host string
+	// Neutralized lets the jobs of neutralized copies run.
+	Neutralized bool
 }
 
 // caddy is the real binary, run as a child process.

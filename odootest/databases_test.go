@@ -73,19 +73,32 @@ func testAddOnInstalledLater(t *testing.T, s *site) {
 	assertServed(t, c.url(), db, "after the installation")
 }
 
-// testNeutralisedCopy copies a database with a pending job.
+// testNeutralisedCopy copies a database with a pending job. In the copy it only
+// runs when that is wanted; before 16.0, Odoo has no such copies.
 func testNeutralisedCopy(t *testing.T, s *site) {
 	original := s.newDatabase(t, fmt.Sprintf("original%d", s.series), s.ready)
 	uuids := enqueue(t, s.url(""), original.name, "run", nil, []any{"in both"})
 	require.NoError(t, cluster.TerminateBackends(t.Context(), original.name))
 	original.pool.Reset()
 	duplicate := s.newDatabase(t, fmt.Sprintf("copy%d", s.series), original.name)
-	if s.series >= 16 { // before, Odoo had no such command
+	neutralised := s.series >= 16
+	if neutralised {
 		s.odoo(t, "neutralize", "--config", s.config(t, "neutralize", nil), "--database", duplicate.name)
 	}
 	t.Logf("the job of the copy is %s", duplicate.job(t, uuids[0]).State)
 	c := startCaddy(t, s.server, caddyOptions{Databases: original.name + " " + duplicate.name, Channels: "root:2"})
-	c.waitReady(t, original.name, duplicate.name)
+	if neutralised {
+		c.waitReady(t, original.name)
+		original.waitState(t, "done", uuids...)
+		if !poll(jobsTimeout, func() bool { return strings.Contains(c.log(), "run_neutralized in driver odoo lets them run") }) {
+			require.Fail(t, "the copy is not recognized", lastLines(c.log()))
+		}
+		require.Equal(t, "pending", duplicate.job(t, uuids[0]).State)
+		require.Empty(t, duplicate.executions(t, "in both"))
+		c.stop(t)
+		c = startCaddy(t, s.server, caddyOptions{Databases: duplicate.name, Channels: "root:2", Neutralized: true})
+	}
+	c.waitReady(t, duplicate.name)
 	original.waitState(t, "done", uuids...)
 	duplicate.waitState(t, "done", uuids...)
 }

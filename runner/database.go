@@ -255,6 +255,8 @@ func (e *engine) setState(db *database, state DatabaseState, detail string) {
 	case DatabaseReady:
 		db.complaint = ""
 		e.log().Info("queue job runner ready for db "+db.Name, fields[0])
+	case DatabaseNeutralized:
+		e.log().Info(detail, fields[0])
 	case DatabaseConnecting, DatabaseUndetected, DatabaseLoading, DatabaseHeld, DatabaseYielding:
 		e.log().Debug("database is "+state.String(), fields...)
 	}
@@ -289,6 +291,9 @@ func (e *engine) fingerprinted(s *session, fp driver.Fingerprint) {
 			e.forget(db.Name)
 		case driver.Unhealthy:
 			e.setState(db, DatabaseUnhealthy, fp.Description)
+		case driver.Neutralized:
+			e.setState(db, DatabaseNeutralized, fp.Description)
+			e.forget(db.Name)
 		case driver.Healthy:
 		}
 	})

@@ -87,6 +87,37 @@ func TestAddonInstalledAndRemoved(t *testing.T) {
 	})
 }
 
+// A copy for trials is left alone for as long as it is marked as one.
+func TestNeutralizedDatabase(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("copy")
+		b.Neutralized("copy")
+		k := b.one("copy", "a")
+		r := b.start(b.config("root:4"))
+		b.settle(5 * time.Minute)
+		b.requireState(r, "copy", runner.DatabaseNeutralized)
+		require.Zero(b, b.connections("copy"), "no connection is kept")
+		require.Equal(b, 1, b.logged("a copy for trials"), "only transitions are logged")
+		require.Empty(b, b.Runs())
+		w, err := r.Why(b.Context(), k)
+		require.NoError(b, err)
+		require.Equal(b, "database_neutralized", w.Code)
+		require.Contains(b, w.Text, "a copy for trials")
+
+		b.Fault("copy", func(f *mock.Faults) { f.Fingerprint = nil })
+		b.settle(40 * time.Second)
+		b.requireRanOnce(k)
+
+		b.Neutralized("copy")
+		b.settle(7 * time.Minute)
+		b.requireState(r, "copy", runner.DatabaseNeutralized)
+		later := b.one("copy", "b")
+		b.settle(time.Minute)
+		require.Empty(b, b.RunsOf(later))
+		b.requireIdle(r)
+	})
+}
+
 func TestUnhealthyDatabaseIsLoggedOnce(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.AddDatabase("prod")

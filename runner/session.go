@@ -175,8 +175,9 @@ func (s *session) run(ctx context.Context) {
 			return
 		}
 		d := pause.next()
-		if err == nil && found.Health == driver.Undetected {
-			// No connection is kept; the add-on may be installed some day.
+		if err == nil && (found.Health == driver.Undetected || found.Health == driver.Neutralized) {
+			// No connection is kept; the add-on may be installed some day, or the
+			// mark removed.
 			d = jitter(s.config().DiscoverInterval)
 			pause.reset()
 		}

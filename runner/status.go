@@ -32,6 +32,9 @@ const (
 	DatabaseHeld
 	// DatabaseYielding: somebody drops, renames or copies it.
 	DatabaseYielding
+	// DatabaseNeutralized: it is a copy whose jobs must not run, and no connection
+	// is kept.
+	DatabaseNeutralized
 )
 
 var databaseStateNames = [...]string{
@@ -44,6 +47,7 @@ var databaseStateNames = [...]string{
 	DatabaseReady:       "ready",
 	DatabaseHeld:        "held",
 	DatabaseYielding:    "yielding",
+	DatabaseNeutralized: "neutralized",
 }
 
 // String returns the word.
@@ -110,7 +114,7 @@ func (d *DatabaseStatus) Fresh(now time.Time) bool {
 // Served reports whether the database should have a session of this runner.
 func (d *DatabaseStatus) Served() bool {
 	switch d.State {
-	case DatabaseUndetected, DatabaseStandby, DatabaseYielding:
+	case DatabaseUndetected, DatabaseStandby, DatabaseYielding, DatabaseNeutralized:
 		return false
 	default:
 		return true

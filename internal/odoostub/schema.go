@@ -146,3 +146,13 @@ func apply(ctx context.Context, db DB, names ...string) error {
 		return nil
 	})
 }
+
+// Neutralize leaves the mark that the neutralization of Odoo 16.0 and later leaves.
+func Neutralize(ctx context.Context, db DB) error {
+	const sql = `INSERT INTO ir_config_parameter (key, value) VALUES ('database.is_neutralized', true)
+		ON CONFLICT (key) DO UPDATE SET value = true`
+	if _, err := db.Exec(ctx, sql); err != nil {
+		return fmt.Errorf("neutralizing: %w", err)
+	}
+	return nil
+}

@@ -96,6 +96,9 @@ const (
 	Unhealthy
 	// Healthy: tasks can be claimed and run.
 	Healthy
+	// Neutralized: the application marks the database as a copy for trials, whose
+	// tasks must not run, and that is normal. They can be listed and changed.
+	Neutralized
 )
 
 // String returns the word.
@@ -107,6 +110,8 @@ func (h Health) String() string {
 		return "unhealthy"
 	case Healthy:
 		return "healthy"
+	case Neutralized:
+		return "neutralized"
 	}
 	return "invalid"
 }

@@ -66,6 +66,13 @@ func (w *World) Undetected(db string) {
 	})
 }
 
+// Neutralized makes a database a copy for trials.
+func (w *World) Neutralized(db string) {
+	w.Fault(db, func(f *Faults) {
+		f.Fingerprint = &driver.Fingerprint{Health: driver.Neutralized, Description: "a copy for trials", Generation: Generation}
+	})
+}
+
 // Unhealthy makes a database one that cannot be served.
 func (w *World) Unhealthy(db, why string) {
 	w.Fault(db, func(f *Faults) {

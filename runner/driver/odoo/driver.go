@@ -5,8 +5,9 @@
 // the statements, session.go the session that runs them, listen.go the
 // notifications, trigger.go what sends them where that is the runner's affair,
 // rescue.go which tasks are dead and what becomes of them, run.go the request that
-// runs a task, bootstrap.go the one that some series want before it, and
-// warnings.go who else starts jobs.
+// runs a task, bootstrap.go the one that some series want before it,
+// warnings.go who else starts jobs, and neutralized.go which databases are copies
+// for trials.
 package odoo
 
 import (
@@ -33,6 +34,10 @@ type Options struct {
 	// user is not empty, for servers that ask for them in front of Odoo.
 	BasicAuthUser     string
 	BasicAuthPassword string
+
+	// RunNeutralized lets the jobs of neutralized databases run. Default: they are
+	// left alone.
+	RunNeutralized bool
 
 	// UserAgent is the header of that name. Default: [UserAgentDefault].
 	UserAgent string
@@ -62,7 +67,7 @@ func (d *Driver) OpenCluster(ctx context.Context, pg *pgx.ConnConfig) (driver.Cl
 
 // OpenSession implements [driver.Driver].
 func (d *Driver) OpenSession(ctx context.Context, pg *pgx.ConnConfig, database string) (driver.Session, error) {
-	s := &session{database: database}
+	s := &session{database: database, options: d.options}
 	pg = pg.Copy()
 	pg.OnNotification = s.inbox.put
 	conn, err := postgres.Connect(ctx, pg, database, "session")

@@ -69,8 +69,10 @@ type catalog struct {
 	Modules, Jobs, Locks bool
 	// Columns of queue_job, and those that we may read and write.
 	Columns, Readable, Writable []string
-	// ReadModules, ReadLocks and LockLocks are privileges.
-	ReadModules, ReadLocks, LockLocks bool
+	// ReadModules, ReadLocks, LockLocks and ReadParameters are privileges. Parameters
+	// tells whether there is the table of the last one.
+	ReadModules, ReadLocks, LockLocks, ReadParameters bool
+	Parameters                                        bool
 	// Events has a bit for each event on which the trigger notifies.
 	Events int16
 	// Disabled is set when there is a trigger that is switched off.
@@ -97,7 +99,8 @@ const catalogSQL = `
 WITH t AS (
 	SELECT to_regclass('ir_module_module')::oid AS modules,
 		to_regclass('queue_job')::oid AS jobs,
-		to_regclass('queue_job_lock')::oid AS locks
+		to_regclass('queue_job_lock')::oid AS locks,
+		to_regclass('ir_config_parameter')::oid AS parameters
 ), c AS (
 	SELECT array_agg(attname::text ORDER BY attnum) AS columns,
 		array_agg(attname::text) FILTER (WHERE has_column_privilege(attrelid, attnum, 'SELECT')) AS readable,
@@ -122,6 +125,9 @@ SELECT pg_backend_pid(), pg_is_in_recovery(),
 	coalesce(has_table_privilege(t.modules, 'SELECT'), false),
 	coalesce(has_table_privilege(t.locks, 'SELECT'), false),
 	coalesce(has_any_column_privilege(t.locks, 'UPDATE'), false),
+	coalesce((SELECT count(*) = 2 FROM pg_attribute WHERE attrelid = t.parameters AND attname IN ('key', 'value')
+		AND has_column_privilege(attrelid, attnum, 'SELECT')), false),
+	t.parameters IS NOT NULL,
 	coalesce(g.events, 0)::int2, g.disabled, g.source,
 	coalesce(o.schema, ''), coalesce(o.owner, ''), coalesce(o.owning, false), coalesce(o.creating, false)
 FROM t, c, g, o`

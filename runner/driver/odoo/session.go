@@ -17,6 +17,7 @@ import (
 // session implements [driver.Session] on one connection.
 type session struct {
 	database string
+	options  Options
 	conn     *postgres.Conn
 	inbox    inbox
 
@@ -59,6 +60,14 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 	if c.PID != s.conn.PID {
 		*s.pooling = postgres.TransactionPooling
 	}
+	copied, err := neutralized(ctx, s.conn, c)
+	if err != nil {
+		return driver.Fingerprint{}, err
+	}
+	if copied && !s.options.RunNeutralized {
+		withhold(&fp)
+		return fp, nil
+	}
 	if g.trigger.needed && s.listening {
 		fp.Health, fp.Description = driver.Unhealthy, "the trigger queue_job_notify has vanished; it is created again"
 	}
@@ -66,12 +75,18 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 		if fp.Warnings, err = g.warnings(ctx, s.conn); err != nil {
 			return driver.Fingerprint{}, err
 		}
+		if c.Parameters && !c.ReadParameters && !s.options.RunNeutralized {
+			fp.Warnings = append(fp.Warnings, neutralizedUnreadable)
+		}
 		switch *s.pooling {
 		case postgres.TransactionPooling:
 			fp.Health, fp.Description = driver.Unhealthy, postgres.ErrTransactionPooling.Error()
 		case postgres.SessionPooling:
 			fp.Description = "ready, through a connection pooler in session mode; a direct connection would be safer"
 		case postgres.Direct:
+		}
+		if copied {
+			fp.Description += neutralizedServedText
 		}
 	}
 	return fp, nil

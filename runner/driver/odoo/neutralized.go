@@ -1,0 +1,41 @@
+package odoo
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
+)
+
+// What operators read of a neutralized database.
+const (
+	neutralizedText = "the database is neutralized (a copy for trials), so its jobs do not run; " +
+		"run_neutralized in driver odoo lets them run"
+	neutralizedServedText = "; the database is neutralized, and served because run_neutralized is set"
+	// neutralizedUnreadable is a warning.
+	neutralizedUnreadable = "the role may not read ir_config_parameter, so a neutralized copy is not recognized and its jobs run: " +
+		"GRANT SELECT (key, value) on it"
+)
+
+// neutralizedSQL looks for the mark that Odoo 16.0 and later leave. Odoo itself
+// takes every value that is not empty for a yes.
+const neutralizedSQL = `SELECT EXISTS (SELECT FROM ir_config_parameter
+	WHERE key = 'database.is_neutralized' AND value <> '')`
+
+// neutralized finds out whether the database was neutralized, which switches off
+// in a copy what must not reach the world: outgoing mail, scheduled actions,
+// payments. Published add-ons leave the jobs alone, which would do just that.
+func neutralized(ctx context.Context, conn *postgres.Conn, c catalog) (yes bool, err error) {
+	if !c.ReadParameters {
+		return false, nil
+	}
+	err = conn.QueryRow(ctx, neutralizedSQL, pgx.QueryExecModeExec).Scan(&yes)
+	return yes, conn.Failed(err, "look whether the database is neutralized")
+}
+
+// withhold makes the fingerprint that of a neutralized database.
+func withhold(fp *driver.Fingerprint) {
+	fp.Health, fp.Description = driver.Neutralized, neutralizedText
+}
