@@ -89,7 +89,7 @@ func (e *engine) rowsRead(s *session, rows []driver.Row, gone []string, asked ui
 // that changed anything in the tree. set is the tree's Set, or its Sync for rows
 // of a full read.
 func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, channels.State) bool) bool {
-	if row.UUID == "" {
+	if row.Nameless {
 		e.log().Error("a job without a uuid can never run", zap.String("database", row.DB), zap.Int64("id", row.ID))
 		return false
 	}

@@ -156,8 +156,7 @@ type Session interface {
 	// database beyond its jobs. It is called with the lock held.
 	Listen(ctx context.Context) error
 
-	// Snapshot reads every job that is not finished, and the failed ones. A row
-	// without a uuid is yielded with an empty one.
+	// Snapshot reads every job that is not finished, and the failed ones.
 	Snapshot(ctx context.Context, yield func(Row)) error
 
 	// Read returns the rows of the given jobs; a job without a row is gone.
@@ -217,6 +216,9 @@ type Row struct {
 	Enqueued int64
 	// Retry is the number of attempts so far.
 	Retry int32
+	// Nameless is set for a row whose uuid is NULL. No request can name it, so it
+	// never runs; only [Session.Snapshot] finds it.
+	Nameless bool
 }
 
 // Task is one attempt at one job.

@@ -39,6 +39,7 @@ func (s *scanner) scan(rows pgx.Rows, more ...any) (driver.Row, error) {
 		RawState: s.state.String,
 		Enqueued: micros(s.enqueued),
 		Retry:    s.retry.Int32,
+		Nameless: !s.uuid.Valid,
 	}, nil
 }
 

@@ -210,6 +210,7 @@ func checkRow(t *testing.T, wire []byte, r *driver.Row) {
 	var d pgproto3.DataRow
 	require.NoError(t, d.Decode(wire))
 	require.Equal(t, string(d.Values[1]), r.UUID)
+	require.Equal(t, d.Values[1] == nil, r.Nameless)
 	require.Equal(t, string(d.Values[2]), r.Channel)
 	require.Equal(t, string(d.Values[3]), r.RawState)
 	eta := func(b []byte) int64 {
@@ -242,7 +243,7 @@ func schedule(t *testing.T, rows []driver.Row, now time.Time) {
 	}))
 	state := map[channels.Key]driver.Row{}
 	for _, r := range rows {
-		if r.UUID == "" {
+		if r.Nameless {
 			continue // reported by the engine
 		}
 		m.Sync(r.Job, r.State)
@@ -262,7 +263,6 @@ func schedule(t *testing.T, rows []driver.Row, now time.Time) {
 	m.Wakeup()
 	started := m.Next(now, 0)
 	for _, key := range started {
-		require.NotEmpty(t, key.UUID)
 		require.Equal(t, channels.Pending, state[key].State)
 		require.LessOrEqual(t, state[key].ETA, now.UnixMicro())
 	}

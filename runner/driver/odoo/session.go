@@ -138,7 +138,7 @@ func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 		if err != nil {
 			return err
 		}
-		if row.UUID == "" { // none, so not the same one
+		if row.Nameless { // so it is no other one
 			yield(row)
 			return nil
 		}
