@@ -312,6 +312,10 @@ func TestDrain(t *testing.T) {
 	p := newPlant(t, odoostub.QueueJobLock, 1, 2)
 	p.run()
 	p.untilReady()
+	p.until("both servers are known to work", func() bool {
+		_, text := p.request(http.MethodGet, "/jobrunner/upstreams", "")
+		return strings.Count(text, `"up":true`) == 2
+	})
 	p.enqueue(p.dbs[0], repeat(4, gated("end"))...)
 	p.untilRunning(4)
 	name := "http://" + p.odoo[0].Addr()

@@ -84,7 +84,7 @@ func TestKilledCaddy(t *testing.T) {
 func TestStoppedCaddy(t *testing.T) {
 	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
 	c := p.startProcess()
-	p.enqueue(p.dbs[0], repeat(30, odoostub.JobSpec{Behaviour: odoostub.Behaviour{SleepMS: 100}})...)
+	p.enqueue(p.dbs[0], repeat(100, odoostub.JobSpec{Behaviour: odoostub.Behaviour{SleepMS: 100}})...)
 	p.untilRunning(4)
 	c.interrupt()
 	// Open requests were waited for, and nothing was claimed meanwhile.
@@ -92,6 +92,6 @@ func TestStoppedCaddy(t *testing.T) {
 	require.Zero(t, states["started"]+states["enqueued"], states)
 	require.NotZero(t, states["pending"])
 	p.startProcess()
-	p.untilStates(map[string]int{"done": 30})
+	p.untilStates(map[string]int{"done": 100})
 	p.exactlyOnce(map[string]int{"root": 4})
 }

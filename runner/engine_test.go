@@ -99,14 +99,16 @@ func (b *bench) settle(d time.Duration) {
 	synctest.Wait()
 }
 
-// jobs inserts pending jobs of a database and channel, named prefix1, prefix2...
+// jobs inserts pending jobs of a database and channel, named prefix1, prefix2...,
+// in one transaction: how they arrive must not depend on the machine.
 func (b *bench) jobs(db, channel, prefix string, n int) (keys []channels.Key) {
+	var list []mock.Job
 	for i := range n {
 		j := mock.NewJob(db, fmt.Sprintf("%s%d", prefix, i+1))
 		j.Channel = channel
-		b.Insert(j)
-		keys = append(keys, j.Key)
+		list, keys = append(list, j), append(keys, j.Key)
 	}
+	b.Insert(list...)
 	return keys
 }
 
