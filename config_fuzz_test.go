@@ -51,7 +51,9 @@ func FuzzConfig(f *testing.F) {
 		}
 		if err := tryConfig(t, app); err != nil {
 			require.NotEmpty(t, err.Error())
-			require.NotContains(t, err.Error(), "Hunter2")
+			if bytes.Contains(app, []byte(":Hunter2@")) || bytes.Contains(app, []byte("password=Hunter2")) {
+				require.NotContains(t, err.Error(), "Hunter2")
+			}
 		}
 	})
 }

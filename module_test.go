@@ -117,6 +117,8 @@ func TestProvisionErrors(t *testing.T) {
 		"unknown placeholder":  {"postgres host=db\ndatabases {nonsense}" + upstream, "databases: unrecognized placeholder {nonsense}"},
 		"bad port":             {"postgres \"host=db port=x\"" + upstream, "postgres: "},
 		"bad secret DSN":       {"postgres {env.BAD_DSN}" + upstream, "details are withheld"},
+		"no connection string": {"postgres se/cret@db" + upstream, "details are withheld"},
+		"wrong scheme":         {"postgres postgre://odoo:se/cret@db" + upstream, "details are withheld"},
 		"bad literal password": {"postgres postgres://odoo:se/cret@db" + upstream, "details are withheld"},
 		"bad upstream":         {"postgres host=db\nupstream {env.BAD_UPSTREAM}", "unsupported scheme"},
 		"secret in upstream":   {"postgres host=db\nupstream {env.BAD_DSN}", "must not contain a user or password"},

@@ -33,7 +33,7 @@ func (r *Runner) connection(log *zap.Logger) (*pgx.ConnConfig, error) {
 	}
 	pg, err := pgx.ParseConfig(dsn)
 	if err != nil {
-		return nil, connectionError(err, r.Postgres != dsn || literalPassword(dsn))
+		return nil, connectionError(err, r.Postgres != dsn || literalPassword(dsn) || !connectionShape.MatchString(dsn))
 	}
 	pg.Database = cmp.Or(pg.Database, maintenanceDatabase)
 	password, err := resolve("postgres_password", r.PostgresPassword)
@@ -66,6 +66,9 @@ var (
 	placeholders  = regexp.MustCompile(`\{[^{}]*\}`)
 	urlPassword   = regexp.MustCompile(`^postgres(ql)?://[^:/@?]*:[^@]+@`)
 	paramPassword = regexp.MustCompile(`(^|[\s?&])password\s*=\s*('[^']|[^'\s&])`)
+	// connectionShape is what a connection string looks like. In anything else a
+	// password may stand anywhere, or be all there is.
+	connectionShape = regexp.MustCompile(`^(postgres(ql)?://([^:@/?]*@)?[^@]*|(\s*\w+\s*=\s*('[^']*'|[^\s']*))*\s*)$`)
 )
 
 // literal reports whether a secret stands in the configuration itself.
