@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -29,27 +28,6 @@ const (
 	doctorServerTimeout   = 10 * time.Second
 )
 
-// severity says how bad a finding is.
-type severity string
-
-const (
-	severityOK      severity = "ok"
-	severityWarning severity = "warning"
-	severityError   severity = "error"
-)
-
-// finding is one thing that the doctor found, in one sentence with the remedy.
-type finding struct {
-	Severity severity `json:"severity"`
-	// Check is what was looked at: postgres, pooler, databases, database, rival,
-	// lock, upstreams, upstream, route, capacity or odoo_config.
-	Check    string `json:"check"`
-	Runner   string `json:"runner"`
-	Database string `json:"database,omitempty"`
-	Upstream string `json:"upstream,omitempty"`
-	Message  string `json:"message"`
-}
-
 // doctorCommand is the sub-command doctor.
 func doctorCommand() *cobra.Command {
 	return &cobra.Command{
@@ -65,9 +43,7 @@ cannot be loaded; 3 something is wrong.`,
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
-				if err := silence(); err != nil {
-					return 1, err
-				}
+				caddy.BufferedLog() // keeps the loading of the configuration off the terminal
 				raw, _, _, err := caddycmd.LoadConfig(fl.String("config"), fl.String("adapter"))
 				if err != nil {
 					return 1, fmt.Errorf("loading the configuration: %w", err)
@@ -80,31 +56,6 @@ cannot be loaded; 3 something is wrong.`,
 			})(cmd, args)
 		},
 	}
-}
-
-// report prints findings and returns the exit status.
-func report(w io.Writer, found []finding, asJSON bool) (int, error) {
-	status := 0
-	if slices.ContainsFunc(found, func(f finding) bool { return f.Severity == severityError }) {
-		status = exitNotReady
-	}
-	if asJSON {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return status, enc.Encode(map[string]any{"findings": found})
-	}
-	for _, f := range found {
-		where := []string{f.Runner}
-		for _, s := range []string{f.Database, f.Upstream} {
-			if s != "" {
-				where = append(where, s)
-			}
-		}
-		if _, err := fmt.Fprintf(w, "%-8s%s: %s\n", f.Severity, strings.Join(where, ", "), f.Message); err != nil {
-			return 1, err
-		}
-	}
-	return status, nil
 }
 
 // diagnose examines the runners of a configuration; all of them if name is empty.
@@ -153,15 +104,6 @@ func silent() *caddy.Logging {
 	}}
 }
 
-// silence keeps Caddy's log lines about the loading of a configuration off the
-// terminal. It holds for the rest of the process.
-func silence() error {
-	if _, err := caddy.ProvisionContext(&caddy.Config{Logging: silent()}); err != nil {
-		return fmt.Errorf("switching the log off: %w", err)
-	}
-	return nil
-}
-
 // examination is that of one runner.
 type examination struct {
 	ctx    context.Context
@@ -174,8 +116,8 @@ type examination struct {
 	neutralized bool
 }
 
-func (e *examination) add(s severity, check, format string, args ...any) *finding {
-	e.found = append(e.found, finding{Severity: s, Check: check, Runner: e.runner, Message: fmt.Sprintf(format, args...)})
+func (e *examination) add(k kind, format string, args ...any) *finding {
+	e.found = append(e.found, finding{Severity: k.severity, Code: k.code, Check: k.check, Runner: e.runner, Message: fmt.Sprintf(format, args...)})
 	return &e.found[len(e.found)-1]
 }
 
@@ -190,7 +132,7 @@ func (e *examination) run() {
 func (e *examination) odooConfig() {
 	conf := e.member.odoo
 	if conf != nil && !conf.RunnerOff {
-		e.add(severityWarning, "odoo_config", "Odoo's configuration does not switch its own runner off, so Odoo would start it: "+
+		e.add(foundRunnerOn, "Odoo's configuration does not switch its own runner off, so Odoo would start it: "+
 			"set ODOO_QUEUE_JOB_CHANNELS=root:0 in Odoo's environment, or channels = root:0 in its file and channels in the jobrunner block")
 	}
 }
@@ -203,21 +145,21 @@ func (e *examination) cluster() {
 	c, err := cfg.Driver.OpenCluster(ctx, cfg.Postgres)
 	switch {
 	case errors.Is(err, postgres.ErrTransactionPooling):
-		e.add(severityError, "pooler", "%s", postgres.ErrTransactionPooling)
+		e.add(foundPooler, "%s", postgres.ErrTransactionPooling)
 		return
 	case err != nil:
-		e.add(severityError, "postgres", "PostgreSQL cannot be reached, check postgres, postgres_password and pg_hba.conf: %s", err)
+		e.add(foundUnreachable, "PostgreSQL cannot be reached, check postgres, postgres_password and pg_hba.conf: %s", err)
 		return
 	}
 	defer c.Close(ctx)
 	list, err := c.Databases(ctx, cfg.Databases)
 	if err != nil {
-		e.add(severityError, "databases", "the databases cannot be listed: %s", err)
+		e.add(foundNoList, "the databases cannot be listed: %s", err)
 		return
 	}
-	e.add(severityOK, "postgres", "PostgreSQL answers and lists %d databases", len(list))
+	e.add(foundPostgres, "PostgreSQL answers and lists %d databases", len(list))
 	if len(list) == 0 {
-		e.add(severityError, "databases", "no database is found for the role %s: name databases that belong to another role with databases, or check its patterns", cfg.Postgres.User)
+		e.add(foundNoDatabase, "no database is found for the role %s: name databases that belong to another role with databases, or check its patterns", cfg.Postgres.User)
 		return
 	}
 	e.served = make(map[string]odoo.Examination)
@@ -225,7 +167,7 @@ func (e *examination) cluster() {
 		e.database(db.Name)
 	}
 	if len(e.served) == 0 && !e.neutralized {
-		e.add(severityError, "databases", "none of the databases has jobs that can be run: install queue_job in one of them, or choose others with databases")
+		e.add(foundNothing, "none of the databases has jobs that can be run: install queue_job in one of them, or choose others with databases")
 	}
 }
 
@@ -234,36 +176,36 @@ func (e *examination) database(name string) {
 	ctx, cancel := context.WithTimeout(e.ctx, doctorDatabaseTimeout)
 	defer cancel()
 	x, err := e.examine(ctx, name)
-	add := func(s severity, check, format string, args ...any) {
-		e.add(s, check, format, args...).Database = name
+	add := func(k kind, format string, args ...any) {
+		e.add(k, format, args...).Database = name
 	}
 	switch {
 	case err != nil:
-		add(severityError, "database", "it cannot be examined, GRANT CONNECT on it or exclude it with databases !%s: %s", name, err)
+		add(foundNoExamination, "it cannot be examined, GRANT CONNECT on it or exclude it with databases !%s: %s", name, err)
 		return
 	case x.Health == driver.Undetected:
-		add(severityOK, "database", "nothing to do here: %s", x.Description)
+		add(foundUndetected, "nothing to do here: %s", x.Description)
 		return
 	case x.Health == driver.Neutralized:
 		e.neutralized = true
-		add(severityWarning, "database", "%s %s: %s", x.Generation, x.Version, x.Description)
+		add(foundNeutralized, "%s %s: %s", x.Generation, x.Version, x.Description)
 		return
 	case x.Health == driver.Unhealthy:
-		add(severityError, "database", "%s %s: %s", x.Generation, x.Version, x.Description)
+		add(foundUnhealthy, "%s %s: %s", x.Generation, x.Version, x.Description)
 		return
 	}
 	e.served[name] = x
-	add(severityOK, "database", "%s %s: %s", x.Generation, x.Version, x.Description)
+	add(foundHealthy, "%s %s: %s", x.Generation, x.Version, x.Description)
 	for _, w := range x.Warnings {
-		add(severityWarning, "rival", "%s", w)
+		add(foundRival, "%s", w)
 	}
 	switch {
 	case x.Holder == "":
-		add(severityOK, "lock", "no runner serves it at the moment")
+		add(foundLockFree, "no runner serves it at the moment")
 	case strings.Contains(x.Holder, "application "+postgres.ApplicationPrefix):
-		add(severityOK, "lock", "it is served by a Caddy (%s)", x.Holder)
+		add(foundLockOurs, "it is served by a Caddy (%s)", x.Holder)
 	default:
-		add(severityError, "lock", "another runner serves it (%s): switch Odoo's own runner off with channels = root:0 and restart Odoo, or stop that program", x.Holder)
+		add(foundLockForeign, "another runner serves it (%s): switch Odoo's own runner off with channels = root:0 and restart Odoo, or stop that program", x.Holder)
 	}
 }
 
@@ -290,7 +232,7 @@ func (e *examination) upstreams() {
 	defer cancel()
 	ups, err := e.member.config.Targets.Upstreams(ctx)
 	if err != nil || len(ups) == 0 {
-		e.add(severityError, "upstreams", "no Odoo server is known, check the upstreams of the reverse_proxy or name them with upstream: %v", err)
+		e.add(foundNoUpstream, "no Odoo server is known, check the upstreams of the reverse_proxy or name them with upstream: %v", err)
 		return
 	}
 	for _, up := range ups {
@@ -302,21 +244,21 @@ func (e *examination) upstreams() {
 // each database as the add-on does for a job that does not exist.
 func (e *examination) upstream(up driver.Upstream) {
 	drv := e.member.config.Driver
-	add := func(s severity, check, format string, args ...any) *finding {
-		f := e.add(s, check, format, args...)
+	add := func(k kind, format string, args ...any) *finding {
+		f := e.add(k, format, args...)
 		f.Upstream = up.Name
 		return f
 	}
 	err := e.within(func(ctx context.Context) error { return drv.Check(ctx, up) })
 	switch {
 	case errors.Is(err, driver.ErrNoAnswer):
-		add(severityWarning, "upstream", "it accepts connections and does not answer within %s: all workers may be busy, add some", doctorServerTimeout)
+		add(foundBusy, "it accepts connections and does not answer within %s: all workers may be busy, add some", doctorServerTimeout)
 		return
 	case err != nil:
-		add(severityError, "upstream", "it does not answer, start Odoo or correct the address: %s", err)
+		add(foundDown, "it does not answer, start Odoo or correct the address: %s", err)
 		return
 	}
-	add(severityOK, "upstream", "it answers")
+	add(foundUp, "it answers")
 	for _, name := range slices.Sorted(maps.Keys(e.served)) {
 		x := e.served[name]
 		var res driver.Result
@@ -326,12 +268,12 @@ func (e *examination) upstream(up driver.Upstream) {
 		})
 		switch {
 		case res.Outcome == driver.Answered && res.Status < 300:
-			add(severityOK, "route", "it would run jobs of this database").Database = name
+			add(foundRoute, "it would run jobs of this database").Database = name
 		case res.Outcome == driver.Answered || res.Outcome == driver.Refused:
-			add(severityError, "route", "it would not run jobs of this database (%s): load %s with server_wide_modules, and let the Host header pass dbfilter (driver odoo { host ... })",
+			add(foundRouteRefused, "it would not run jobs of this database (%s): load %s with server_wide_modules, and let the Host header pass dbfilter (driver odoo { host ... })",
 				said(res), x.Module).Database = name
 		default:
-			add(severityError, "route", "it did not answer for a job of this database: %v", res.Err).Database = name
+			add(foundRouteBroken, "it did not answer for a job of this database: %v", res.Err).Database = name
 		}
 	}
 }
@@ -360,15 +302,15 @@ func (e *examination) capacity() {
 	}
 	switch {
 	case root == 0:
-		e.add(severityWarning, "capacity", "the root channel has no limit, so jobs can take all workers away from the users: give it a capacity below the number of workers")
+		e.add(foundUnlimited, "the root channel has no limit, so jobs can take all workers away from the users: give it a capacity below the number of workers")
 	case conf != nil && conf.Workers > 0 && root >= conf.Workers:
-		e.add(severityWarning, "capacity", "the root channel runs up to %d jobs and a server has %d workers, so jobs can take all of them away from the users: lower the capacity, or raise workers",
+		e.add(foundCapacity, "the root channel runs up to %d jobs and a server has %d workers, so jobs can take all of them away from the users: lower the capacity, or raise workers",
 			root, conf.Workers)
 	}
 	if conf != nil && len(conf.ServerWide) > 0 && len(e.served) > 1 {
 		for name, x := range e.served {
 			if x.Module != "" && !slices.Contains(conf.ServerWide, x.Module) {
-				e.add(severityWarning, "odoo_config", "server_wide_modules has no %s, which servers of several databases need: add it", x.Module).Database = name
+				e.add(foundServerWide, "server_wide_modules has no %s, which servers of several databases need: add it", x.Module).Database = name
 				return
 			}
 		}

@@ -60,6 +60,8 @@ type plant struct {
 	snippets string
 	// patterns are the databases to serve. Default: all of dbs.
 	patterns string
+	// global stands among the global options.
+	global string
 	// without leaves the jobrunner block out.
 	without bool
 }
@@ -116,6 +118,7 @@ func (p *plant) caddyfile() string {
 	persist_config off
 	auto_https off
 	grace_period 1s
+	{{.global}}
 	{{if not .without}}jobrunner {
 		postgres {{.dsn}}
 		databases {{or .patterns .dbs}}
@@ -132,7 +135,7 @@ http://{{.site}} {
 	var b bytes.Buffer
 	require.NoError(p, tmpl.Execute(&b, map[string]any{
 		"admin": p.admin, "site": p.site, "dsn": strconv.Quote(p.dsn), "dbs": strings.Join(p.dbs, " "), "patterns": p.patterns, "tree": strconv.Quote(p.tree),
-		"more": p.more, "odoo": p.odoo, "without": p.without,
+		"more": p.more, "global": p.global, "odoo": p.odoo, "without": p.without,
 	}))
 	return b.String()
 }
