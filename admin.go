@@ -264,14 +264,7 @@ func getTasks(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return failure(fmt.Errorf("runner %s: %w", name, err))
 		}
-		slices.SortFunc(tasks, func(a, b runner.TaskStatus) int { return a.Since.Compare(b.Since) })
-		for i := range tasks {
-			t := &tasks[i]
-			views = append(views, taskView{
-				Runner: name, Database: t.DB, UUID: t.UUID, Phase: t.Phase, Channel: t.Channel, Model: t.Model,
-				Method: t.Method, Retry: t.Retry, ID: t.ID, Upstream: t.Upstream, Age: age(time.Now(), t.Since),
-			})
-		}
+		views = append(views, viewTasks(name, tasks, time.Now())...)
 	}
 	return answer(w, http.StatusOK, map[string]any{"tasks": views})
 }

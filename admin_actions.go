@@ -174,8 +174,8 @@ func postDrain(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return order(w, r, "drain", &req.actor, func(st *runner.Status, c runner.Controls) (runner.Controls, int, error) {
-		if !slices.ContainsFunc(st.Upstreams, func(u runner.UpstreamStatus) bool { return u.Name == req.Upstream }) {
-			return c, 0, apiError(http.StatusNotFound, "there is no upstream %q, GET /jobrunner/upstreams lists them", req.Upstream)
+		if err := knownUpstream(st, req.Upstream); err != nil {
+			return c, 0, err
 		}
 		d := runner.Drain{Upstream: req.Upstream, Since: time.Now().UTC().Truncate(time.Second), By: req.By, Note: req.Note}
 		return c.WithDrain(d), 1, nil
@@ -192,11 +192,16 @@ func postUndrain(w http.ResponseWriter, r *http.Request) error {
 		if was {
 			return c, 1, nil
 		}
-		if !slices.ContainsFunc(st.Upstreams, func(u runner.UpstreamStatus) bool { return u.Name == req.Upstream }) {
-			return c, 0, apiError(http.StatusNotFound, "there is no upstream %q, GET /jobrunner/upstreams lists them", req.Upstream)
-		}
-		return c, 0, nil
+		return c, 0, knownUpstream(st, req.Upstream)
 	})
+}
+
+// knownUpstream returns the answer to whoever names an upstream that is none.
+func knownUpstream(st *runner.Status, name string) error {
+	if slices.ContainsFunc(st.Upstreams, func(u runner.UpstreamStatus) bool { return u.Name == name }) {
+		return nil
+	}
+	return apiError(http.StatusNotFound, "there is no upstream %q, GET /jobrunner/upstreams lists them", name)
 }
 
 // order changes what operators have ordered of a runner, and answers with that.

@@ -1,7 +1,9 @@
 package jobrunner
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
@@ -385,4 +387,20 @@ func viewWhy(name string, w *runner.Why) whyView {
 		v.Job = new(viewJob(name, w.Detail))
 	}
 	return v
+}
+
+// viewTasks lists the tasks, the longest running ones first.
+func viewTasks(name string, tasks []runner.TaskStatus, now time.Time) []taskView {
+	slices.SortFunc(tasks, func(a, b runner.TaskStatus) int {
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.UUID, b.UUID))
+	})
+	views := make([]taskView, 0, len(tasks))
+	for i := range tasks {
+		t := &tasks[i]
+		views = append(views, taskView{
+			Runner: name, Database: t.DB, UUID: t.UUID, Phase: t.Phase, Channel: t.Channel, Model: t.Model,
+			Method: t.Method, Retry: t.Retry, ID: t.ID, Upstream: t.Upstream, Age: age(now, t.Since),
+		})
+	}
+	return views
 }

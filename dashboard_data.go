@@ -147,22 +147,6 @@ func head[T any](list []T) (first []T, more int) {
 	return append([]T{}, list[:n]...), len(list) - n
 }
 
-// viewTasks lists the tasks, the longest running ones first.
-func viewTasks(name string, tasks []runner.TaskStatus, now time.Time) []taskView {
-	slices.SortFunc(tasks, func(a, b runner.TaskStatus) int {
-		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.UUID, b.UUID))
-	})
-	views := make([]taskView, 0, len(tasks))
-	for i := range tasks {
-		t := &tasks[i]
-		views = append(views, taskView{
-			Runner: name, Database: t.DB, UUID: t.UUID, Phase: t.Phase, Channel: t.Channel, Model: t.Model,
-			Method: t.Method, Retry: t.Retry, ID: t.ID, Upstream: t.Upstream, Age: age(now, t.Since),
-		})
-	}
-	return views
-}
-
 // failureGroup is failed jobs that have database, model, method and exception in
 // common.
 type failureGroup struct {

@@ -232,9 +232,6 @@ func (a *App) Stop() error {
 // after a failed start (caddy.md 1.1).
 func (a *App) Cleanup() error {
 	if a.supervisor == nil {
-		if a.generation != nil {
-			a.generation.close()
-		}
 		return nil
 	}
 	a.supervisor.release(a.generation)
@@ -294,7 +291,6 @@ func (r *Runner) provision(ctx caddy.Context, name string, log *zap.Logger) (*me
 		odoo:     conf,
 		identity: connectionIdentity(pg),
 		storage:  ctx.Storage(),
-		targets:  targets,
 		config: runner.Config{
 			Name:               name,
 			Postgres:           pg,
@@ -314,7 +310,7 @@ func (r *Runner) provision(ctx caddy.Context, name string, log *zap.Logger) (*me
 }
 
 // targets finds the Odoo servers.
-func (r *Runner) targets(ctx caddy.Context, log *zap.Logger) (targetSet, error) {
+func (r *Runner) targets(ctx caddy.Context, log *zap.Logger) (runner.Targets, error) {
 	if r.Site != "" && len(r.Upstreams) > 0 {
 		return nil, errors.New("site and upstreams exclude each other")
 	}

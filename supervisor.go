@@ -83,7 +83,6 @@ type member struct {
 	config runner.Config
 	// identity is the PostgreSQL connection, which a live engine cannot change.
 	identity string
-	targets  targetSet
 	// storage is where the orders of operators are kept.
 	storage certmagic.Storage
 }
@@ -122,7 +121,6 @@ func (s *supervisor) release(g *generation) {
 		for _, wait := range s.remove(g) {
 			wait()
 		}
-		g.close()
 	})
 }
 
@@ -177,13 +175,6 @@ func (s *supervisor) Destruct() error {
 	defer s.mu.Unlock()
 	s.stopAll(caddy.Log())
 	return nil
-}
-
-// close gives back what the generation holds.
-func (g *generation) close() {
-	for _, m := range g.runners {
-		m.targets.release()
-	}
 }
 
 // activate makes the engines what the generation says. An engine that cannot be

@@ -237,7 +237,6 @@ func fakeGeneration(identity string) *generation {
 		runners: map[string]*member{"default": {
 			config:   runner.Config{Name: "default", Logger: zap.NewNop(), ShutdownTimeout: 3 * time.Second},
 			identity: identity,
-			targets:  staticTargets{},
 		}},
 	}
 }
@@ -283,8 +282,7 @@ func TestExit(t *testing.T) {
 				require.NoError(t, err)
 				g := fakeGeneration("x")
 				g.runners["second"] = &member{
-					config:  runner.Config{Name: "second", Logger: zap.NewNop(), ShutdownTimeout: -1},
-					targets: staticTargets{},
+					config: runner.Config{Name: "second", Logger: zap.NewNop(), ShutdownTimeout: -1},
 				}
 				if hang {
 					rec.hold = make(chan struct{})

@@ -31,23 +31,14 @@ const (
 	lookupStale = time.Minute
 )
 
-// targetSet is the upstreams of one runner in one configuration.
-type targetSet interface {
-	runner.Targets
-	// release gives back what the set holds; requests under way go on.
-	release()
-}
-
 // staticTargets is a set that never changes.
 type staticTargets []driver.Upstream
 
 // Upstreams implements [runner.Targets].
 func (s staticTargets) Upstreams(context.Context) ([]driver.Upstream, error) { return s, nil }
 
-func (s staticTargets) release() { closeIdle(s) }
-
 // explicitTargets makes the set of the upstream option.
-func explicitTargets(addresses []string) (targetSet, error) {
+func explicitTargets(addresses []string) (runner.Targets, error) {
 	var set staticTargets
 	seen := make(map[string]bool)
 	for _, address := range addresses {
@@ -66,7 +57,7 @@ func explicitTargets(addresses []string) (targetSet, error) {
 
 // siteTargets makes the set of the reverse_proxy that serves a site; of the
 // only one there is when no site is named.
-func siteTargets(ctx caddy.Context, site string, logger *zap.Logger) (targetSet, error) {
+func siteTargets(ctx caddy.Context, site string, logger *zap.Logger) (runner.Targets, error) {
 	mod, err := ctx.AppIfConfigured("http")
 	if errors.Is(err, caddy.ErrNotConfigured) {
 		return nil, errors.New("there is no site whose reverse_proxy could be used; name the Odoo servers with upstream")
@@ -94,7 +85,7 @@ func siteTargets(ctx caddy.Context, site string, logger *zap.Logger) (targetSet,
 }
 
 // targets makes the set of a reverse_proxy.
-func (c *candidate) targets(logger *zap.Logger) (targetSet, error) {
+func (c *candidate) targets(logger *zap.Logger) (runner.Targets, error) {
 	d, err := newDialer(c.proxy.Transport)
 	if err != nil {
 		return nil, err
@@ -263,13 +254,6 @@ func (t *dynamicTargets) keep(next []driver.Upstream) []driver.Upstream {
 		}
 	}
 	return next
-}
-
-func (t *dynamicTargets) release() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	closeIdle(t.current)
-	closeIdle(t.fallback)
 }
 
 // poolKey identifies what a proxy proxies to: the same servers behind two host

@@ -482,7 +482,6 @@ func TestTransport(t *testing.T) {
 			require.Equal(t, "odoo.example.com", r.Host)
 			require.Equal(t, "HTTP/1.1", r.Proto)
 			require.True(t, r.Close, "the connection is not used again")
-			closeIdle([]driver.Upstream{up})
 		})
 	}
 }
@@ -630,7 +629,6 @@ func TestDynamicTargets(t *testing.T) {
 		pass(200 * time.Millisecond)
 		_, err = d.Upstreams(t.Context())
 		require.ErrorIs(t, err, errFake)
-		d.release()
 		synctest.Wait()
 	})
 }

@@ -110,15 +110,6 @@ func newTransport(e endpoint) *http.Transport {
 	return t
 }
 
-// closeIdle gives back what a transport may still hold.
-func closeIdle(ups []driver.Upstream) {
-	for _, up := range ups {
-		if t, ok := up.Transport.(*http.Transport); ok {
-			t.CloseIdleConnections()
-		}
-	}
-}
-
 // parseUpstream reads the address of an explicit upstream: http://host[:port],
 // https://host[:port], host:port or unix//path/to/socket. The ports of the URL
 // schemes are what they always mean, 80 and 443; Odoo's own 8069 has to be named.
