@@ -128,7 +128,7 @@ func anHour(name string) {
 		}
 		for range int(70 * max(wave, .1)) {
 			run := time.Duration(rng.ExpFloat64() * slow * float64(900*time.Millisecond))
-			past.note(runner.Event{Time: at, Kind: runner.EventDispatched, Runner: name, Wait: time.Duration(rng.ExpFloat64() * slow * slow * float64(700*time.Millisecond))})
+			wait := time.Duration(rng.ExpFloat64() * slow * slow * float64(700*time.Millisecond))
 			kind := runner.EventJobDone
 			switch x := rng.Float64() * 100; {
 			case x < .02*slow*slow:
@@ -136,7 +136,7 @@ func anHour(name string) {
 			case x < .02*slow*slow+1:
 				kind = runner.EventJobRetried
 			}
-			past.note(runner.Event{Time: at, Kind: kind, Runner: name, Run: run})
+			past.note(runner.Event{Time: at, Kind: kind, Runner: name, Wait: wait, Run: run})
 		}
 	}
 }

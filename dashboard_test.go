@@ -264,18 +264,20 @@ func TestHistory(t *testing.T) {
 	}
 	at(30*time.Minute, runner.EventJobFailed, time.Hour)
 	at(30*time.Minute, runner.EventJobRetried, time.Second)
-	at(0, runner.EventDispatched, 0)
+	at(0, runner.EventJobRetried, time.Second)
+	at(time.Minute, runner.EventJobNotRun, time.Second)
 	p := h.plots("r", now)
 	require.Len(t, p.Done, historySlots)
 	var done, failed, back uint32
 	for i := range p.Done {
 		done, failed, back = done+p.Done[i], failed+p.Failed[i], back+p.Back[i]
 	}
-	require.Equal(t, [3]uint32{99, 1, 1}, [3]uint32{done, failed, back}, "what is older than an hour is forgotten")
+	require.Equal(t, [3]uint32{99, 1, 3}, [3]uint32{done, failed, back}, "what is older than an hour is forgotten")
 	i := historySlots - 1 - int(30*time.Minute/historySlot)
 	require.InDelta(t, 1, *p.Run50[i], .6)
 	require.Nil(t, p.Run50[0])
 	require.NotNil(t, p.Wait50[historySlots-1])
+	require.Nil(t, p.Wait50[historySlots-3], "what was not started has not been waited for")
 	var all latencies
 	for range 2 {
 		all.add(48 * time.Hour)

@@ -81,7 +81,7 @@ func slotNumber(t time.Time) int64 { return t.UnixNano() / int64(historySlot) }
 
 // note is a sink of events.
 func (h *history) note(ev runner.Event) {
-	if !ev.Kind.Final() && ev.Kind != runner.EventDispatched {
+	if !ev.Kind.Final() {
 		return
 	}
 	h.mu.Lock()
@@ -103,8 +103,6 @@ func (h *history) note(ev runner.Event) {
 		*s = slot{number: n}
 	}
 	switch ev.Kind {
-	case runner.EventDispatched:
-		s.wait.add(ev.Wait)
 	case runner.EventJobDone:
 		s.done++
 	case runner.EventJobFailed:
@@ -112,6 +110,9 @@ func (h *history) note(ev runner.Event) {
 	case runner.EventJobRetried, runner.EventJobNotRun, runner.EventJobRescued:
 		s.back++
 	default: // the rest is not plotted
+	}
+	if ev.Waited() {
+		s.wait.add(ev.Wait)
 	}
 	if ev.Run > 0 && (ev.Kind == runner.EventJobDone || ev.Kind == runner.EventJobFailed) {
 		s.run.add(ev.Run)

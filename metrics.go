@@ -73,7 +73,7 @@ var (
 		"Jobs of which a full read found what no notification had told. It stays 0 unless something is wrong.",
 		"runner", "database")
 	waitSeconds = histogram("job_wait_seconds",
-		"Time from a job's creation, or its eta, to the moment when its request is sent.",
+		"Time from a job's creation, or its eta, to the request that started it. It is counted once for each attempt, when that has ended.",
 		waitBuckets, "runner", "channel")
 	runSeconds = histogram("job_run_seconds",
 		"Time from sending a job's request to the end of the attempt, for jobs that ended done, failed or retried.",
@@ -145,10 +145,13 @@ func observeEnd(ev *runner.Event) {
 	database, channel := places.admit(ev.Runner, ev.Database, ev.Channel)
 	attemptsTotal.WithLabelValues(ev.Runner, database, channel, strings.TrimPrefix(string(ev.Kind), "job_")).Inc()
 	attemptsTotal.WithLabelValues(ev.Runner, database, channel, "failed") // begins at 0, too
+	_, channel = places.admit(ev.Runner, "", ev.Channel)
+	if ev.Waited() {
+		waitSeconds.WithLabelValues(ev.Runner, channel).Observe(ev.Wait.Seconds())
+	}
 	switch ev.Kind {
 	case runner.EventJobDone, runner.EventJobFailed, runner.EventJobRetried:
 		if ev.Run > 0 {
-			_, channel = places.admit(ev.Runner, "", ev.Channel)
 			runSeconds.WithLabelValues(ev.Runner, channel).Observe(ev.Run.Seconds())
 		}
 	case runner.EventJobRescued:
@@ -170,8 +173,6 @@ func observeDatabase(ev *runner.Event) {
 	case runner.EventClaimed:
 		claimSize.WithLabelValues(ev.Runner).Observe(float64(ev.Count))
 	case runner.EventDispatched:
-		_, channel := places.admit(ev.Runner, "", ev.Channel)
-		waitSeconds.WithLabelValues(ev.Runner, channel).Observe(ev.Wait.Seconds())
 		if ev.Dispatch > 0 {
 			dispatchSeconds.WithLabelValues(ev.Runner).Observe(ev.Dispatch.Seconds())
 		}

@@ -229,7 +229,7 @@ func TestEventsAreCounted(t *testing.T) {
 		"caddy_jobrunner_dispatch_seconds{runner=count}":                                      1,
 		"caddy_jobrunner_dispatches_total{outcome=answered,runner=count,upstream=http://a:1}": 1,
 		"caddy_jobrunner_job_run_seconds{channel=root.one,runner=count}":                      3,
-		"caddy_jobrunner_job_wait_seconds{channel=root.one,runner=count}":                     1,
+		"caddy_jobrunner_job_wait_seconds{channel=root.one,runner=count}":                     5,
 		"caddy_jobrunner_leader_changes_total{runner=count}":                                  1,
 		"caddy_jobrunner_lost_requests_total{database=prod,runner=count}":                     1,
 		"caddy_jobrunner_notifications_total{database=prod,runner=count}":                     5,

@@ -173,6 +173,8 @@ func TestNotSentGoesToTheNextUpstream(t *testing.T) {
 		b.AddDatabase("prod")
 		cfg := b.config("root:4")
 		cfg.Targets = upstreams{"odoo1", "odoo2", "odoo3"}
+		var j journal
+		cfg.Events = j.add
 		b.PlanFor(key("prod", "a"), mock.Plan{FailBeforeSend: true}, mock.Plan{FailBeforeSend: true})
 		r := b.start(cfg)
 		k := b.one("prod", "a")
@@ -183,6 +185,13 @@ func TestNotSentGoesToTheNextUpstream(t *testing.T) {
 		require.Equal(b, runs[0].Task.Enqueued, runs[2].Task.Enqueued, "the same claim")
 		require.Len(b, map[string]bool{runs[0].Upstream: true, runs[1].Upstream: true, runs[2].Upstream: true}, 3)
 		require.Equal(b, 1, b.Calls("prod", "Claim"))
+		waited := 0
+		for _, ev := range j.of("a", runner.EventKinds()...) {
+			if ev.Waited() {
+				waited++
+			}
+		}
+		require.Equal(b, 1, waited, "one attempt, whatever the number of requests")
 		b.requireDone(k)
 		b.requireIdle(r)
 	})

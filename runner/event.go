@@ -30,13 +30,14 @@ const (
 	// EventJobDone and the next five end an attempt, each attempt once (Upstream,
 	// Outcome and Status as far as a request of this process was involved, Wait, Run).
 	EventJobDone EventKind = "job_done"
-	// EventJobFailed: Odoo, or a rescue, marked the job failed.
+	// EventJobFailed: Odoo marked the job failed; or a rescue did, because it was
+	// found dead and had no attempt left (Outcome "dead").
 	EventJobFailed EventKind = "job_failed"
 	// EventJobRetried: the job is pending again, because Odoo or somebody put it back.
 	EventJobRetried EventKind = "job_retried"
 	// EventJobNotRun: the job was put back because its request did not run it (Detail).
 	EventJobNotRun EventKind = "job_not_run"
-	// EventJobRescued: the job was found dead and put back.
+	// EventJobRescued: the job was found dead and put back (Outcome "dead").
 	EventJobRescued EventKind = "job_rescued"
 	// EventJobGone: the job was cancelled or deleted, or its database is not
 	// served any more (Detail).
@@ -107,6 +108,12 @@ func (k EventKind) Final() bool {
 	}
 }
 
+// Waited reports whether the event ends an attempt that was really started, and
+// tells how long that was waited for.
+func (ev *Event) Waited() bool {
+	return ev.Kind.Final() && ev.Kind != EventJobNotRun && ev.Outcome != driver.NotSent.String() && ev.Wait > 0
+}
+
 // Event is something that happened. Fields that do not apply are zero. It holds
 // neither arguments of jobs nor secrets.
 type Event struct {
@@ -119,11 +126,13 @@ type Event struct {
 	Channel       string
 	Model, Method string
 	Upstream      string
-	// Outcome is how the request ended, in the words of [driver.Outcome].
+	// Outcome is how the request ended, in the words of [driver.Outcome], or "dead"
+	// if a rescue ended the attempt.
 	Outcome string
 	// Status is the HTTP status of the answer.
 	Status int
-	// Wait is the time from a job's creation, or its eta, to its dispatch.
+	// Wait is the time from a job's creation, or its eta, to its dispatch. It is
+	// above 0 whenever it is known.
 	Wait time.Duration
 	// Dispatch is the time from the scheduler's choice to the dispatch.
 	Dispatch time.Duration
@@ -135,6 +144,13 @@ type Event struct {
 	Count  int
 	Detail string
 }
+
+// outcomeDead and deadDetail are the outcome and the detail of attempts that a
+// rescue ended.
+const (
+	outcomeDead = "dead"
+	deadDetail  = "the job was found dead"
+)
 
 // leadingDetail is the detail of [EventLeaderChanged] when this process leads.
 const leadingDetail = "leading"
@@ -201,10 +217,11 @@ func (e *engine) noteDispatch(key channels.Key, t *task, up string) {
 	t.trail = trail{upstream: up, sent: now}
 	if job, _, ok := e.tree.Lookup(key); ok {
 		channel = channels.Normalize(job.Channel)
-		t.trail.wait = max(0, now.Sub(time.UnixMicro(max(job.Created, job.ETA))))
+		// The clock of the database may be ahead of ours.
+		t.trail.wait = max(1, now.Sub(time.UnixMicro(max(job.Created, job.ETA))))
 	}
 	ev := t.of(EventDispatched, key, channel)
-	if !t.chosen.IsZero() {
+	if !t.chosen.IsZero() && len(t.tried) == 0 {
 		ev.Dispatch = now.Sub(t.chosen)
 	}
 	e.emit(ev)
@@ -265,6 +282,9 @@ func (e *engine) noteEnd(key channels.Key, t *task) {
 	kind, detail := e.ending(key, t)
 	ev := t.of(kind, key, channel)
 	ev.Detail = detail
+	if detail == deadDetail {
+		ev.Outcome = outcomeDead
+	}
 	e.logEnd(&ev)
 	e.emit(ev)
 	if st, ok := e.tree.Channel(channel); kind == EventJobFailed && ok && st.Sequential {
@@ -281,12 +301,14 @@ func (e *engine) ending(key channels.Key, t *task) (kind EventKind, detail strin
 		return EventJobGone, "the job was deleted"
 	case t.row.State == channels.Done:
 		return EventJobDone, ""
+	case t.row.State == channels.Failed && t.trail.rescued:
+		return EventJobFailed, deadDetail
 	case t.row.State == channels.Failed:
 		return EventJobFailed, ""
 	case t.row.State == channels.Cancelled:
 		return EventJobGone, "the job was cancelled"
 	case t.trail.rescued:
-		return EventJobRescued, "the job was found dead"
+		return EventJobRescued, deadDetail
 	case t.trail.why != "" && t.phase == phaseUnclaiming:
 		return EventJobNotRun, t.trail.why
 	}

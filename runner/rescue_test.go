@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
 )
@@ -57,10 +58,23 @@ func TestWorkerCrashesEachTime(t *testing.T) {
 		b.AddDatabase("prod")
 		b.SetPlan(mock.Plan{Crash: true})
 		k := b.one("prod", "a")
-		r := b.start(b.config("root:1"))
+		var j journal
+		cfg := b.config("root:1")
+		cfg.Events = j.add
+		r := b.start(cfg)
 		b.settle(10 * time.Minute)
 		row, _ := b.Row(k)
 		require.Equal(b, channels.Failed, row.State)
+		rescued, failed := j.of("a", runner.EventJobRescued), j.of("a", runner.EventJobFailed)
+		require.Len(b, rescued, 6)
+		require.Len(b, failed, 1, "marked failed by the rescue")
+		for _, ev := range append(rescued, failed...) {
+			require.Equal(b, "dead", ev.Outcome)
+			require.Equal(b, "the job was found dead", ev.Detail)
+		}
+		lines := b.logs.FilterMessage("job failed").All()
+		require.Len(b, lines, 1)
+		require.Equal(b, "dead", lines[0].ContextMap()["outcome"])
 		require.Len(b, b.RunsOf(k), 7)
 		b.requireIdle(r)
 	})
