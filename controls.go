@@ -124,6 +124,15 @@ func (k *keeper) sync(ctx context.Context) {
 	}
 }
 
+// elected brings what is stored into force when this process becomes the leader of
+// a runner, before it starts anything: an order given to the leader before it died
+// may be younger than the last look.
+func elected(ctx context.Context, name string) {
+	if k := snapshot(ctx)[name]; k != nil {
+		_ = guard(func() error { k.sync(ctx); return nil })
+	}
+}
+
 // complain logs a problem with the storage once.
 func (k *keeper) complain(err error) {
 	text := ""

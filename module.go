@@ -7,6 +7,7 @@
 package jobrunner
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -305,6 +306,7 @@ func (r *Runner) provision(ctx caddy.Context, name string, log *zap.Logger) (*me
 			Exchanges:          exchanges,
 			Exiting:            caddy.Exiting,
 			Events:             publish,
+			Elected:            func(ctx context.Context) { elected(ctx, name) },
 		},
 	}, nil
 }

@@ -69,6 +69,11 @@ type Config struct {
 	// and must not block. Default: nobody is told.
 	Events func(Event)
 
+	// Elected is called when this process has become the leader, before it starts
+	// anything: what operators have ordered elsewhere meanwhile can be put into
+	// force there ([Runner.Control]). Default: nothing is done.
+	Elected func(ctx context.Context)
+
 	// Exiting reports that the process is about to end, so that nothing new is
 	// started although nobody has called Stop yet (caddy.md 1.2). Default: never.
 	Exiting func() bool

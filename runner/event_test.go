@@ -1,6 +1,7 @@
 package runner_test
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -177,6 +178,36 @@ func TestPauseOutlivesTheSession(t *testing.T) {
 		w, err := r.Why(b.Context(), key("one", "a1"))
 		require.NoError(b, err)
 		require.Equal(b, runner.WhyPausedDatabase, w.Code)
+	})
+}
+
+// TestElected: what was ordered elsewhere is in force before a new leader starts
+// anything.
+func TestElected(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.jobs("prod", "", "a", 3)
+		cfg := b.config("root:4")
+		first := b.start(cfg)
+		require.Len(b, b.Runs(), 3)
+		var standby *runner.Runner
+		calls := 0
+		cfg.Elected = func(ctx context.Context) {
+			calls++
+			require.NoError(b, standby.Control(ctx, runner.Controls{Pauses: []runner.Pause{{By: "operator"}}}))
+		}
+		standby, err := runner.New(cfg)
+		require.NoError(b, err)
+		standby.Start()
+		b.Cleanup(func() { b.stop(standby) })
+		b.settle(time.Minute)
+		require.Zero(b, calls)
+		b.stop(first)
+		b.jobs("prod", "", "b", 3)
+		b.settle(time.Minute)
+		require.Equal(b, 1, calls)
+		require.True(b, b.status(standby).Leader)
+		require.Len(b, b.Runs(), 3, "nothing was started")
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 // Timing of the maintenance connection.
 const (
 	leadTimeout     = 5 * time.Second
+	electedTimeout  = 5 * time.Second
 	discoverTimeout = 10 * time.Second
 	// leadInterval is the time between two checks of the leader lock, held or not.
 	leadInterval = 2 * time.Second
@@ -180,6 +181,9 @@ func (m *maintenance) tryLead(ctx context.Context, key int64) error {
 	})
 	if err != nil {
 		return fmt.Errorf("take the leader lock: %w", err)
+	}
+	if elected := m.config().Elected; l.Held && !m.lead && elected != nil {
+		_ = within(ctx, electedTimeout, func(ctx context.Context) error { elected(ctx); return nil })
 	}
 	m.lead = l.Held
 	if !l.Held && l.Holder == "" {
