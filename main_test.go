@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -24,8 +25,8 @@ func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
-// run keeps what Caddy writes out of the home directory, and PostgreSQL's
-// variables of the machine out of the tests.
+// run keeps what Caddy writes out of the home directory, and the machine's variables
+// for PostgreSQL and OpenTelemetry out of the tests.
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "jobrunner")
 	if err != nil {
@@ -35,8 +36,10 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	caddy.ConfigAutosavePath = filepath.Join(dir, "autosave.json")
 	caddy.DefaultStorage = &certmagic.FileStorage{Path: dir}
-	for _, name := range locatingVariables {
-		os.Unsetenv(name)
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); slices.Contains(locatingVariables, name) || strings.HasPrefix(name, "OTEL_") {
+			os.Unsetenv(name)
+		}
 	}
 	return m.Run()
 }

@@ -56,6 +56,8 @@ type App struct {
 
 	supervisor *supervisor
 	generation *generation
+	// traced is set while this configuration holds the tracer.
+	traced bool
 }
 
 // Runner configures one job runner: one PostgreSQL cluster, one set of Odoo
@@ -190,6 +192,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 		gen.runners[name] = m
 	}
+	if err := a.trace(ctx); err != nil {
+		return err
+	}
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return err
 	}
@@ -232,15 +237,22 @@ func (a *App) Stop() error {
 // Cleanup withdraws the configuration if Stop has not: Caddy does not call Stop
 // after a failed start (caddy.md 1.1).
 func (a *App) Cleanup() error {
-	if a.supervisor == nil {
-		return nil
+	var errs []error
+	if a.supervisor != nil {
+		a.supervisor.release(a.generation)
+		a.supervisor = nil
+		if _, err := supervisors.Delete(supervisorKey{}); err != nil {
+			errs = append(errs, fmt.Errorf("releasing the supervisor: %w", err))
+		}
 	}
-	a.supervisor.release(a.generation)
-	a.supervisor = nil
-	if _, err := supervisors.Delete(supervisorKey{}); err != nil {
-		return fmt.Errorf("releasing the supervisor: %w", err)
+	// After the supervisor: what it stops may end spans.
+	if a.traced {
+		a.traced = false
+		if _, err := tracers.Delete(tracerKey{}); err != nil {
+			errs = append(errs, fmt.Errorf("releasing the tracer: %w", err))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // provision resolves the configuration of one runner.

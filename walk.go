@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"iter"
 	"maps"
 	"net"
 	"net/http"
@@ -338,34 +339,48 @@ func match(sets caddyhttp.MatcherSets, r *http.Request) (m matched) {
 func serverHosts(srv *caddyhttp.Server) []string {
 	repl := caddy.NewReplacer()
 	var hosts []string
-	var visit func(list caddyhttp.RouteList, depth int)
-	visit = func(list caddyhttp.RouteList, depth int) {
-		if depth > maxDepth {
-			return
-		}
-		for _, route := range list {
-			for _, set := range route.MatcherSets {
-				for _, matcher := range set {
-					for _, host := range matcherHosts(matcher) {
-						host = strings.ToLower(repl.ReplaceAll(host, ""))
-						if host != "" && !slices.Contains(hosts, host) {
-							hosts = append(hosts, host)
-						}
+	for route := range serverRoutes(srv) {
+		for _, set := range route.MatcherSets {
+			for _, matcher := range set {
+				for _, host := range matcherHosts(matcher) {
+					host = strings.ToLower(repl.ReplaceAll(host, ""))
+					if host != "" && !slices.Contains(hosts, host) {
+						hosts = append(hosts, host)
 					}
 				}
 			}
-			for _, handler := range route.Handlers {
-				if sub, ok := handler.(*caddyhttp.Subroute); ok {
-					visit(sub.Routes, depth+1)
+		}
+	}
+	return hosts
+}
+
+// serverRoutes goes through all routes of a server, those within subroutes and the
+// named ones included.
+func serverRoutes(srv *caddyhttp.Server) iter.Seq[*caddyhttp.Route] {
+	return func(yield func(*caddyhttp.Route) bool) {
+		var visit func(list caddyhttp.RouteList, depth int) bool
+		visit = func(list caddyhttp.RouteList, depth int) bool {
+			for i := range list {
+				if !yield(&list[i]) {
+					return false
 				}
+				for _, handler := range list[i].Handlers {
+					if sub, ok := handler.(*caddyhttp.Subroute); ok && depth < maxDepth && !visit(sub.Routes, depth+1) {
+						return false
+					}
+				}
+			}
+			return true
+		}
+		if !visit(srv.Routes, 0) {
+			return
+		}
+		for _, name := range slices.Sorted(maps.Keys(srv.NamedRoutes)) {
+			if !visit(caddyhttp.RouteList{*srv.NamedRoutes[name]}, 0) {
+				return
 			}
 		}
 	}
-	visit(srv.Routes, 0)
-	for _, name := range slices.Sorted(maps.Keys(srv.NamedRoutes)) {
-		visit(caddyhttp.RouteList{*srv.NamedRoutes[name]}, 0)
-	}
-	return hosts
 }
 
 // matcherHosts returns the hosts of a host matcher, nothing for any other.

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 }
 
 // run keeps what Caddy writes out of the home directory, and the machine's
-// settings for PostgreSQL out of the tests.
+// settings for PostgreSQL and OpenTelemetry out of the tests.
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "jobrunner")
 	if err != nil {
@@ -40,7 +40,7 @@ func run(m *testing.M) int {
 	caddy.ConfigAutosavePath = filepath.Join(dir, "autosave.json")
 	caddy.DefaultStorage = &certmagic.FileStorage{Path: dir}
 	for _, v := range os.Environ() {
-		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "PG") {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "PG") || strings.HasPrefix(name, "OTEL_") {
 			os.Unsetenv(name)
 		}
 	}

@@ -69,6 +69,9 @@ type Config struct {
 	// and must not block. Default: nobody is told.
 	Events func(Event)
 
+	// Tracing makes a span of each attempt. Default: none are made.
+	Tracing *Tracing
+
 	// Elected is called when this process has become the leader, before it starts
 	// anything: what operators have ordered elsewhere meanwhile can be put into
 	// force there ([Runner.Control]). Default: nothing is done.

@@ -170,7 +170,10 @@ func (e *engine) forget(name string) {
 		}
 	}
 	for _, key := range gone {
-		delete(e.tasks, key)
+		if t := e.tasks[key]; t != nil {
+			t.span.leave()
+			delete(e.tasks, key)
+		}
 		delete(e.delays, key)
 		e.tree.Remove(key)
 	}

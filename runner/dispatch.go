@@ -100,11 +100,12 @@ func (e *engine) dispatch(key channels.Key, t *task) {
 	cfg.Logger.Info("asking Odoo to run job "+key.UUID+" on db "+key.DB, zap.String("upstream", up.Name))
 	t.phase = phaseOpen
 	t.row, t.gone, t.settledAt = nil, false, time.Time{}
+	e.beginSpan(key, t)
 	if t.attempt.ID == "" {
 		t.attempt.ID = newTaskID()
 	}
 	e.noteDispatch(key, t, up.Name)
-	t.exchange = cfg.Exchanges.start(cfg.Driver, up, t.attempt, e.log, e.exchangeEnded)
+	t.exchange = cfg.Exchanges.start(cfg.Driver, up, t, e.log, e.exchangeEnded)
 }
 
 // exchangeEnded is called from the exchange's goroutine.

@@ -234,6 +234,7 @@ func (e *engine) noteAnswer(key channels.Key, t *task, result driver.Result) {
 	if result.Err != nil {
 		ev.Detail = result.Err.Error()
 	}
+	t.span.answered(&ev)
 	e.emit(ev)
 }
 
@@ -286,6 +287,7 @@ func (e *engine) noteEnd(key channels.Key, t *task) {
 		ev.Outcome = outcomeDead
 	}
 	e.logEnd(&ev)
+	t.span.end(&ev)
 	e.emit(ev)
 	if st, ok := e.tree.Channel(channel); kind == EventJobFailed && ok && st.Sequential {
 		e.emit(t.of(EventChannelBlocked, key, channel))

@@ -59,11 +59,15 @@ func (r *Exchanges) lookup(key channels.Key) *exchange {
 
 // start runs a task on an upstream in a goroutine of its own. When the exchange
 // is over, ended is called from there, and so is whoever has attached.
-func (r *Exchanges) start(d driver.Driver, up driver.Upstream, t driver.Task, log func() *zap.Logger, ended func(*exchange, driver.Result)) *exchange {
+func (r *Exchanges) start(d driver.Driver, up driver.Upstream, t *task, log func() *zap.Logger, ended func(*exchange, driver.Result)) *exchange {
 	// No deadline: the request lasts as long as the job. It does not end with
 	// the runner either, because a job cannot be called back.
 	ctx, cancel := context.WithCancel(context.Background())
-	x := &exchange{key: t.Key, attempt: t, upstream: up, cancel: cancel}
+	if t.span != nil {
+		ctx = driver.WithHeader(ctx, t.span.header)
+	}
+	attempt := t.attempt
+	x := &exchange{key: attempt.Key, attempt: attempt, upstream: up, cancel: cancel}
 	x.ended = append(x.ended, ended)
 	r.mu.Lock()
 	r.open[x.key] = x
@@ -71,7 +75,7 @@ func (r *Exchanges) start(d driver.Driver, up driver.Upstream, t driver.Task, lo
 	go func() {
 		defer cancel()
 		result := driver.Result{Outcome: driver.Broken}
-		safely(log, "dispatch", func() { result = d.Run(ctx, up, t) })
+		safely(log, "dispatch", func() { result = d.Run(ctx, up, attempt) })
 		r.mu.Lock()
 		if r.open[x.key] == x {
 			delete(r.open, x.key)

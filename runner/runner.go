@@ -139,6 +139,9 @@ func (r *Runner) runEngine(e *engine) {
 		}
 	})
 	e.loop()
+	for _, t := range e.tasks {
+		t.span.leave()
+	}
 }
 
 func (r *Runner) spawn(name string, f func()) {

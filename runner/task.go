@@ -57,6 +57,8 @@ type task struct {
 	warned bool
 	// trail is what its events will say.
 	trail trail
+	// span is what is traced of it, nil without tracing.
+	span *span
 }
 
 // settled reports whether the newest row says that the job does not run.

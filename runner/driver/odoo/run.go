@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -149,7 +150,7 @@ func (d *Driver) exchange(ctx context.Context, up driver.Upstream, c call) excha
 	if err != nil {
 		return unsent(err)
 	}
-	setIDs(req.Header, c.task.ID)
+	setIDs(req.Header, c.task.ID, driver.Header(ctx))
 	res, err := roundTrip(up.Transport, req)
 	if err != nil {
 		return exchange{connected: trace.got.Load(), unsent: trace.unsent(err), err: err}
@@ -198,14 +199,18 @@ func (d *Driver) request(ctx context.Context, up driver.Upstream, c call) (*http
 var traceID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 // setIDs lets Odoo's log, and what traces it, find the attempt again: the
-// task's ID is the request's, and that of a trace. It counts as sampled, or Odoo would
-// trace no job.
-func setIDs(h http.Header, id string) {
+// task's ID is the request's. If the attempt is traced, its context is sent;
+// otherwise the ID is that of a trace that counts as sampled, or Odoo would trace
+// no job.
+func setIDs(h http.Header, id string, traced http.Header) {
 	if !traceID.MatchString(id) {
 		return
 	}
 	h.Set("X-Request-ID", id)
-	h.Set("Traceparent", "00-"+id+"-"+id[16:]+"-01")
+	if traced == nil {
+		h.Set("Traceparent", "00-"+id+"-"+id[16:]+"-01")
+	}
+	maps.Copy(h, traced)
 }
 
 // roundTrip turns a panic of the transport into an error: it may be foreign

@@ -1,0 +1,96 @@
+package runner
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+)
+
+// Tracing makes an OpenTelemetry span of each attempt at a job. Neither of its
+// parts may block.
+type Tracing struct {
+	// Tracer begins the spans. Each is the first one of a trace.
+	Tracer trace.Tracer
+	// Propagator writes a span's context into the headers of the job's request.
+	Propagator propagation.TextMapPropagator
+}
+
+// span is that of one attempt. A nil one does nothing: without tracing there is
+// none.
+type span struct {
+	trace.Span
+	// header carries its context to the application.
+	header http.Header
+}
+
+// beginSpan begins the span of an attempt with its first request, if there is
+// tracing. The trace's id becomes the name of the attempt.
+func (e *engine) beginSpan(key channels.Key, t *task) {
+	tracing := e.config().Tracing
+	if tracing == nil || t.span != nil {
+		return
+	}
+	name := strings.Trim(t.attempt.Model+"."+t.attempt.Method, ".")
+	if name == "" {
+		name = "job"
+	}
+	ctx, s := tracing.Tracer.Start(context.Background(), name, trace.WithNewRoot(), trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(
+			attribute.String("db.system.name", "postgresql"), attribute.String("db.namespace", key.DB),
+			attribute.String("job.runner", e.config().Name), attribute.String("job.uuid", key.UUID),
+			attribute.String("job.channel", e.channelOf(key)), attribute.String("job.model", t.attempt.Model),
+			attribute.String("job.method", t.attempt.Method), attribute.Int("job.attempt", int(t.attempt.Retry)+1),
+		))
+	t.span = &span{Span: s, header: make(http.Header)}
+	tracing.Propagator.Inject(ctx, propagation.HeaderCarrier(t.span.header))
+	if id := s.SpanContext().TraceID(); id.IsValid() {
+		t.attempt.ID = id.String()
+	}
+}
+
+// answered notes how one request of the attempt ended.
+func (s *span) answered(ev *Event) {
+	if s == nil {
+		return
+	}
+	s.AddEvent("request ended", trace.WithAttributes(
+		attribute.String("job.upstream", ev.Upstream), attribute.String("job.request_outcome", ev.Outcome),
+		attribute.Int("http.response.status_code", ev.Status)))
+}
+
+// end ends the span with how the attempt ended.
+func (s *span) end(ev *Event) {
+	if s == nil {
+		return
+	}
+	outcome := strings.TrimPrefix(string(ev.Kind), "job_")
+	s.SetAttributes(
+		attribute.String("job.outcome", outcome), attribute.String("job.request_outcome", ev.Outcome),
+		attribute.String("job.upstream", ev.Upstream), attribute.Float64("job.wait_seconds", ev.Wait.Seconds()))
+	if ev.Status != 0 {
+		s.SetAttributes(attribute.Int("http.response.status_code", ev.Status))
+	}
+	switch ev.Kind {
+	case EventJobFailed, EventJobRescued, EventJobNotRun:
+		s.SetAttributes(attribute.String("error.type", outcome))
+		s.SetStatus(codes.Error, ev.Detail)
+	default: // the others are as good as it gets
+	}
+	s.End()
+}
+
+// leave ends the span of an attempt whose end the runner will not see.
+func (s *span) leave() {
+	if s == nil {
+		return
+	}
+	s.SetAttributes(attribute.String("job.outcome", "left"))
+	s.End()
+}
