@@ -42,8 +42,12 @@ func (e *shownEngine) Status(ctx context.Context) (runner.Status, error) {
 	return e.status, nil
 }
 
-// show puts an engine with a status under a supervisor of its own.
-func show(t *testing.T, name string, e *shownEngine) {
+// show puts an engine under a supervisor of its own.
+func show(t testing.TB, name string, e interface {
+	engine
+	operated
+},
+) {
 	t.Helper()
 	value, _, err := supervisors.LoadOrNew(supervisorKey{}, newSupervisor)
 	require.NoError(t, err)
