@@ -60,6 +60,9 @@ Everything is still running. In another terminal, try:
 SQL
   psql '%[2]s' -c "SELECT state, count(*) FROM queue_job GROUP BY state"
 
+  # what it says itself; jobs, channels, tasks, why, pause, requeue... are others
+  %[10]s jobrunner status --address 127.0.0.1:%[6]d
+
   # let more of them run at once: in force for the next job, running ones go on
   curl -X PATCH -H 'Content-Type: application/json' -d 12 \
     %[4]s
