@@ -87,7 +87,11 @@ func blackhole(p *plant, d faultproxy.Direction) {
 // freezeBackends stops the server processes of the node's sessions. They hold
 // their locks meanwhile, and carry out afterwards what they had been asked for.
 func freezeBackends(p *plant, d time.Duration) {
-	list := p.ask("SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE application_name = $1", p.nodes[0].name)
+	var list string
+	p.until("the node has sessions", func() bool { // after another fault it may be connecting
+		list = p.ask("SELECT coalesce(string_agg(pid::text, ' '), '') FROM pg_stat_activity WHERE application_name = $1", p.nodes[0].name)
+		return list != ""
+	})
 	for _, s := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT} {
 		for field := range strings.FieldsSeq(list) {
 			pid, err := strconv.Atoi(field)
