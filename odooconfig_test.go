@@ -2,6 +2,7 @@ package jobrunner
 
 import (
 	"encoding/json"
+	goflag "flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -123,6 +124,8 @@ func TestOdooConfigErrors(t *testing.T) {
 		"[options]\ndb_name = a*\n":                     `[options] db_name: "a*" cannot be taken`,
 		"[queue_job]\nchannels = root:x\n":              `[queue_job] channels: `,
 		"[queue_job]\nchannels = root:4,s:2:sequential": `[queue_job] channels: `,
+		"[options-connector]\nchannels = root:x\n":      `[options-connector] channels: `,
+		"[queue_job]\nmax_capacity = 2.5\n":             `[queue_job] max_capacity: "2.5" is no whole number`,
 	} {
 		_, err := validate(t, block("odoo_config "+odooConf(t, content)))
 		require.ErrorContains(t, err, want)
@@ -146,16 +149,63 @@ func TestOdooConfigKeepsSecrets(t *testing.T) {
 	require.NotContains(t, string(shown), "db.internal")
 }
 
-// TestOdooConfigOfEachSeries provisions a runner from a file of each series.
+var update = goflag.Bool("update", false, "write the expected files anew")
+
+// resolvedRunner is what became of a file: the adapted configuration, and what the
+// runner got.
+type resolvedRunner struct {
+	Adapted  json.RawMessage `json:"adapted"`
+	Postgres struct {
+		Host     string `json:"host"`
+		Port     uint16 `json:"port"`
+		User     string `json:"user"`
+		Database string `json:"database"`
+		Password bool   `json:"password"`
+		TLS      bool   `json:"tls"`
+	} `json:"postgres"`
+	Databases []string            `json:"databases"`
+	Upstreams []string            `json:"upstreams"`
+	Channels  map[string]*Channel `json:"channels"`
+	BasicAuth string              `json:"basic_auth_user,omitempty"`
+}
+
+// TestOdooConfigOfEachSeries adapts and provisions a runner from a file of each
+// series, and compares with the expected JSON.
 func TestOdooConfigOfEachSeries(t *testing.T) {
+	t.Setenv("PGHOST", "pg.default")
+	t.Setenv("PGUSER", "caddy")
 	files, err := filepath.Glob("odooconf/testdata/*.conf")
 	require.NoError(t, err)
-	require.NotEmpty(t, files)
+	require.Len(t, files, 13+1, "7.0 to 19.0, and one by hand")
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
-			cfgs, err := validate(t, block("odoo_config "+file))
+			caddyfile := block("odoo_config " + file)
+			var got resolvedRunner
+			got.Adapted, err = adapt(t, caddyfile)
 			require.NoError(t, err)
-			require.Len(t, upstreamNames(t, cfgs["default"]), 1)
+			cfgs, err := validate(t, caddyfile)
+			require.NoError(t, err)
+			cfg := cfgs["default"]
+			pg := &got.Postgres
+			pg.Host, pg.Port, pg.User, pg.Database = cfg.Postgres.Host, cfg.Postgres.Port, cfg.Postgres.User, cfg.Postgres.Database
+			pg.Password, pg.TLS = cfg.Postgres.Password != "", cfg.Postgres.TLSConfig != nil
+			got.Databases, got.Upstreams, got.Channels = cfg.Databases, upstreamNames(t, cfg), map[string]*Channel{}
+			for _, c := range cfg.Channels {
+				got.Channels[c.Name] = &Channel{
+					Capacity: &c.Capacity, Sequential: c.Sequential, Throttle: caddy.Duration(c.Throttle), Paused: c.Paused,
+					CapacityDefault: c.CapacityDefault, SequentialDefault: c.SequentialDefault,
+				}
+			}
+			got.BasicAuth = cfg.Driver.(*OdooDriver).options.BasicAuthUser
+			text, err := json.MarshalIndent(got, "", "  ")
+			require.NoError(t, err)
+			golden := "testdata/odoo_config/" + strings.TrimSuffix(filepath.Base(file), ".conf") + ".json"
+			if *update {
+				require.NoError(t, os.WriteFile(golden, append(text, '\n'), 0o600))
+			}
+			want, err := os.ReadFile(golden)
+			require.NoError(t, err)
+			require.Equal(t, string(want), string(text)+"\n")
 		})
 	}
 }

@@ -225,7 +225,11 @@ func (r *reader) readServer() error {
 	if scheme.value != "http" && scheme.value != "https" {
 		return invalid(scheme, "is neither http nor https")
 	}
-	host := r.take("host", either(r.addon("host"), r.option("http_interface", "xmlrpc_interface")), false)
+	named := either(r.addon("host"), r.option("http_interface", "xmlrpc_interface"))
+	host := r.take("host", named, false)
+	if net.ParseIP(host) == nil && strings.ContainsAny(host, ":/?#@ \t\n") {
+		return invalid(named, "is no host")
+	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "localhost" // it listens everywhere
 	}
