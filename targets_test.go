@@ -43,6 +43,20 @@ func TestFindProxy(t *testing.T) {
 odoo.example.com {
 	reverse_proxy 10.0.0.5:8069 10.0.0.6:8069
 }`, []string{"http://10.0.0.5:8069", "http://10.0.0.6:8069"}, "odoo.example.com"},
+		"beyond ASCII": {"site Bücher.example.com", `
+bücher.example.com {
+	reverse_proxy 10.0.0.5:8069
+}
+other.example.com {
+	reverse_proxy 10.0.0.6:8069
+}`, []string{"http://10.0.0.5:8069"}, "xn--bcher-kva.example.com"},
+		"in punycode": {"site xn--bcher-kva.example.com", `
+bücher.example.com {
+	reverse_proxy 10.0.0.5:8069
+}
+*.example.com {
+	reverse_proxy 10.0.0.6:8069
+}`, []string{"http://10.0.0.5:8069"}, "xn--bcher-kva.example.com"},
 		"path matchers": {"", `
 odoo.example.com {
 	reverse_proxy /websocket 10.0.0.5:8072
@@ -414,7 +428,7 @@ func FuzzParseUpstream(f *testing.F) {
 }
 
 func FuzzParseSite(f *testing.F) {
-	for _, seed := range []string{"odoo.example.com", "https://odoo.example.com:8443", ":8080", "[::1]", "*.example.com", ""} {
+	for _, seed := range []string{"odoo.example.com", "https://odoo.example.com:8443", ":8080", "[::1]", "*.example.com", "bücher.example.com", "Ａ.example", ""} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

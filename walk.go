@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy/fastcgi"
+	"golang.org/x/net/idna"
 )
 
 // runjobPath is where Odoo runs a job (contract.md 1.4). Matchers are asked
@@ -73,7 +74,13 @@ func parseSite(s string) (siteAddress, error) {
 		}
 		a.host, a.port = host, port
 	}
-	a.host = strings.ToLower(strings.Trim(a.host, "[]"))
+	a.host = strings.Trim(a.host, "[]")
+	// As Caddy does with the hosts of a site.
+	ascii, err := idna.ToASCII(a.host)
+	if err != nil {
+		return fail(err.Error())
+	}
+	a.host = strings.ToLower(ascii)
 	if a.host == "" && a.port == "" {
 		return fail("no host")
 	}
