@@ -2,8 +2,10 @@ package integration
 
 import (
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -94,4 +96,38 @@ func TestStoppedCaddy(t *testing.T) {
 	p.startProcess()
 	p.untilStates(map[string]int{"done": 100})
 	p.exactlyOnce(map[string]int{"root": 4})
+}
+
+// TestTwoNodes: two Caddys run the same configuration, one of them leads. It is
+// killed, and the other one goes on with what runs and what waits.
+func TestTwoNodes(t *testing.T) {
+	for _, gen := range odoostub.Generations() {
+		t.Run(gen.String(), func(t *testing.T) {
+			p := newPlant(t, gen, 1, 1)
+			p.tree = "root:2"
+			first := p.startProcess()
+			p.untilReady()
+			running := p.enqueue(p.dbs[0], gated("end"), gated("end"))
+			p.enqueue(p.dbs[0], repeat(5, odoostub.JobSpec{})...)
+			p.untilRunning(2)
+
+			other := *p
+			other.site, other.admin = freeAddress(t), freeAddress(t)
+			other.startProcess()
+			other.until("the second one stands by", func() bool {
+				_, text := other.request(http.MethodGet, "/jobrunner/status", "")
+				return strings.Contains(text, `"leader":false`) && strings.Contains(text, "caddy-jobrunner")
+			})
+			first.kill()
+			other.untilReady()
+			p.gates.Open("end")
+			p.untilStates(map[string]int{"done": 7})
+			require.Empty(t, p.recorder.Overlaps())
+			require.Empty(t, p.recorder.Duplicates())
+			require.Empty(t, p.recorder.Violations(map[string]int{"root": 2}))
+			for _, uuid := range running {
+				require.Equal(t, 1, p.recorder.Executions(p.dbs[0], uuid))
+			}
+		})
+	}
 }

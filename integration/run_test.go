@@ -51,18 +51,26 @@ func countServer(p *plant, name string) (n int) {
 }
 
 func TestRetriesAndDependencies(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
-	db := p.dbs[0]
-	p.run()
-	retried := p.enqueue(db, odoostub.JobSpec{Behaviour: odoostub.Behaviour{RetryTimes: 2, RetrySeconds: 0.2}})[0]
-	parent, child := odoostub.NewUUID(), odoostub.NewUUID()
-	p.enqueue(db,
-		odoostub.JobSpec{UUID: parent, Behaviour: odoostub.Behaviour{SleepMS: 50}},
-		odoostub.JobSpec{UUID: child, DependsOn: []string{parent}})
-	p.untilStates(map[string]int{"done": 3})
-	require.Equal(t, 3, p.recorder.Executions(db, retried))
-	require.Equal(t, 1, p.recorder.Executions(db, child))
-	require.Empty(t, p.recorder.Overlaps())
+	for _, gen := range odoostub.Generations() {
+		t.Run(gen.String(), func(t *testing.T) {
+			p := newPlant(t, gen, 1, 1)
+			db := p.dbs[0]
+			p.run()
+			retried := p.enqueue(db, odoostub.JobSpec{Behaviour: odoostub.Behaviour{RetryTimes: 2, RetrySeconds: 0.2}})[0]
+			if gen.Connector() || gen == odoostub.QueueJob10 { // no dependencies in them
+				p.untilStates(map[string]int{"done": 1})
+			} else {
+				parent, child := odoostub.NewUUID(), odoostub.NewUUID()
+				p.enqueue(db,
+					odoostub.JobSpec{UUID: parent, Behaviour: odoostub.Behaviour{SleepMS: 50}},
+					odoostub.JobSpec{UUID: child, DependsOn: []string{parent}})
+				p.untilStates(map[string]int{"done": 3})
+				require.Equal(t, 1, p.recorder.Executions(db, child))
+			}
+			require.Equal(t, 3, p.recorder.Executions(db, retried))
+			require.Empty(t, p.recorder.Overlaps())
+		})
+	}
 }
 
 func TestEtaIsKept(t *testing.T) {
