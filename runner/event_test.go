@@ -242,62 +242,6 @@ func TestDrains(t *testing.T) {
 	})
 }
 
-func TestWhy(t *testing.T) {
-	inBubble(t, func(b *bench) {
-		b.AddDatabase("prod", "sick")
-		b.Unhealthy("sick", "it has a cold")
-		b.SetPlan(mock.Plan{RunFor: time.Hour})
-		cfg := b.config("root:2,seq:1:sequential")
-		r := b.start(cfg)
-		b.jobs("prod", "", "a", 3)
-		failed := mock.NewJob("prod", "failed")
-		failed.State, failed.Channel = channels.Failed, "seq"
-		b.Insert(failed)
-		b.jobs("prod", "seq", "s", 1)
-		b.jobs("sick", "", "c", 1)
-		late := mock.NewJob("prod", "late")
-		late.ETA = time.Now().Add(time.Hour).UnixMicro()
-		done := mock.NewJob("prod", "done")
-		done.State = channels.Done
-		parent := mock.NewJob("prod", "parent")
-		parent.State = channels.WaitDependencies
-		b.Insert(late, done, parent)
-		b.settle(5 * time.Second)
-		require.NoError(b, r.Control(b.Context(), runner.Controls{Pauses: []runner.Pause{{Channel: "root.mail", By: "operator"}}}))
-		b.jobs("prod", "mail.de", "m", 1)
-		b.settle(time.Second)
-		for uuid, want := range map[string]string{
-			"a1": "running", "a3": "channel_full", "failed": "failed", "s1": "sequential_failed", "late": "eta",
-			"done": "done", "parent": "wait_dependencies", "m1": "paused_channel", "nobody": "unknown_job",
-		} {
-			w, err := r.Why(b.Context(), key("prod", uuid))
-			require.NoError(b, err)
-			require.Equal(b, want, w.Code, uuid)
-			require.NotEmpty(b, w.Text)
-			require.Equal(b, want != "unknown_job", w.Found, uuid)
-		}
-		w, err := r.Why(b.Context(), key("sick", "c1"))
-		require.NoError(b, err)
-		require.Equal(b, "database_unhealthy", w.Code)
-		require.Contains(b, w.Text, "a cold")
-		w, err = r.Why(b.Context(), key("other", "a1"))
-		require.NoError(b, err)
-		require.Equal(b, runner.WhyNotServed, w.Code)
-
-		// A second node stands by.
-		standby := b.start(cfg)
-		w, err = standby.Why(b.Context(), key("prod", "a3"))
-		require.NoError(b, err)
-		require.Equal(b, runner.WhyStandby, w.Code)
-		b.Down()
-		b.settle(time.Minute)
-		w, err = r.Why(b.Context(), key("prod", "a3"))
-		require.NoError(b, err)
-		require.Equal(b, runner.WhyNoLeader, w.Code)
-		require.NotEmpty(b, w.Problem)
-	})
-}
-
 func TestJobsAndChanges(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.AddDatabase("one", "two")
