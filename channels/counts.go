@@ -70,10 +70,15 @@ const oldestLimit = 5000
 // every job is looked at, and the answer can be too late a time; it is right if
 // the oldest job is among the next to start.
 func (m *Manager) Oldest(now time.Time) map[string]time.Time {
-	oldest := make(map[string]time.Time)
+	oldest, _ := m.oldest(now, oldestLimit)
+	return oldest
+}
+
+// oldest visits as many jobs as the budget allows and returns what is left of it.
+func (m *Manager) oldest(now time.Time, budget int) (oldest map[string]time.Time, left int) {
+	oldest = make(map[string]time.Time)
 	all := m.root.tree(nil)
 	slices.SortFunc(all, func(a, b *channel) int { return cmp.Compare(a.waiting(), b.waiting()) })
-	budget := oldestLimit
 	for i, c := range all {
 		// Small queues first; what they leave of their share is for the others.
 		share := max(budget/(len(all)-i), 1)
@@ -83,7 +88,7 @@ func (m *Manager) Oldest(now time.Time) map[string]time.Time {
 		}
 		budget += share
 	}
-	return oldest
+	return oldest, max(budget, 0)
 }
 
 func (c *channel) waiting() int { return c.ready.len() + c.eta.len() }

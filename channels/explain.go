@@ -35,6 +35,12 @@ const (
 	ReasonBehind
 	// ReasonSuspended: the database is being loaded or cannot be served.
 	ReasonSuspended
+	// ReasonWithheld: the database has a tree of its own, and its configuration is
+	// not known or cannot be used.
+	ReasonWithheld
+	// ReasonMaxCapacity: as many jobs run as may in all databases together, which
+	// have trees of their own (Capacity, Running).
+	ReasonMaxCapacity
 )
 
 var reasonNames = [...]string{
@@ -49,6 +55,8 @@ var reasonNames = [...]string{
 	ReasonSequentialETA:    "sequential_eta",
 	ReasonBehind:           "behind",
 	ReasonSuspended:        "suspended",
+	ReasonWithheld:         "channels_withheld",
+	ReasonMaxCapacity:      "max_capacity",
 }
 
 // String returns the reason in lower case with underscores.
@@ -236,6 +244,13 @@ func (e Explanation) String() string {
 			waits, e.Channel, e.Blocker, until)
 	case ReasonSuspended:
 		return fmt.Sprintf("%sdatabase %s is not being served", waits, e.Job.DB)
+	case ReasonWithheld:
+		return fmt.Sprintf("%sthe channels of database %s are not known, or cannot be used", waits, e.Job.DB)
+	case ReasonMaxCapacity:
+		if e.Capacity <= 0 {
+			return waits + "max_capacity is 0, so nothing runs in any database"
+		}
+		return fmt.Sprintf("%smax_capacity is reached (%d running in all databases, %d may)%s", waits, e.Running, e.Capacity, behind)
 	case ReasonBehind:
 		return fmt.Sprintf("%s%s before it in channel %s", waits, e.ahead(), e.Channel)
 	default:

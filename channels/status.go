@@ -10,6 +10,9 @@ import (
 
 // Status describes one channel.
 type Status struct {
+	// DB is the database whose own tree the channel belongs to; empty if the tree
+	// is that of all databases.
+	DB string
 	// FullName begins with "root".
 	FullName string
 	// Configured is false for a channel that exists only because of a job or of

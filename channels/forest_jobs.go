@@ -1,0 +1,284 @@
+package channels
+
+import (
+	"cmp"
+	"iter"
+	"maps"
+	"slices"
+	"time"
+)
+
+// enter returns the tree for a job of a database, for a change; settle follows.
+func (f *Forest) enter(db string) (*Manager, *tree) {
+	if f.shared != nil {
+		return f.shared, nil
+	}
+	t := f.plant(db)
+	return t.Manager, t
+}
+
+// find returns it to look at, nil if there is none.
+func (f *Forest) find(db string) *Manager {
+	if f.shared != nil {
+		return f.shared
+	}
+	if t := f.trees[db]; t != nil {
+		return t.Manager
+	}
+	return nil
+}
+
+// Set is [Manager.Set].
+func (f *Forest) Set(j Job, s State) (changed bool) {
+	m, t := f.enter(j.DB)
+	changed = m.Set(j, s)
+	f.settle(t)
+	return changed
+}
+
+// Sync is [Manager.Sync].
+func (f *Forest) Sync(j Job, s State) (repaired bool) {
+	m, t := f.enter(j.DB)
+	repaired = m.Sync(j, s)
+	f.settle(t)
+	return repaired
+}
+
+// Remove is [Manager.Remove].
+func (f *Forest) Remove(k Key) (known bool) {
+	m, t := f.find(k.DB), f.trees[k.DB]
+	if m == nil {
+		return false
+	}
+	known = m.Remove(k)
+	f.settle(t)
+	return known
+}
+
+// RemoveDB is [Manager.RemoveDB]. The database's own tree goes, too.
+func (f *Forest) RemoveDB(db string) (n int) {
+	m, t := f.enter(db)
+	n = m.RemoveDB(db)
+	if t != nil {
+		t.withheld = true
+		f.settle(t)
+		delete(f.trees, db)
+	}
+	return n
+}
+
+// Suspend is [Manager.Suspend].
+func (f *Forest) Suspend(db string) {
+	m, t := f.enter(db)
+	m.Suspend(db)
+	f.settle(t)
+}
+
+// Resume is [Manager.Resume].
+func (f *Forest) Resume(db string) {
+	m, t := f.enter(db)
+	m.Resume(db)
+	f.settle(t)
+}
+
+// Pause is [Manager.Pause], of the channel of that name in every tree.
+func (f *Forest) Pause(name string, yes bool) {
+	name = Normalize(name)
+	if yes {
+		f.stopped[name] = struct{}{}
+	} else {
+		delete(f.stopped, name)
+	}
+	if f.shared != nil {
+		f.shared.Pause(name, yes)
+		return
+	}
+	for _, t := range f.trees {
+		t.Pause(name, yes)
+		f.settle(t)
+	}
+}
+
+// Lookup is [Manager.Lookup].
+func (f *Forest) Lookup(k Key) (Job, State, bool) {
+	if m := f.find(k.DB); m != nil {
+		return m.Lookup(k)
+	}
+	return Job{}, Unknown, false
+}
+
+// Jobs returns all known jobs of a database, in no particular order. The loop
+// must not change any.
+func (f *Forest) Jobs(db string) iter.Seq2[Job, State] {
+	m := f.find(db)
+	if m == nil {
+		m = NewManager()
+	}
+	return m.Jobs(db)
+}
+
+// BeginSync is [Manager.BeginSync].
+func (f *Forest) BeginSync(db string) {
+	if m := f.find(db); m != nil {
+		m.BeginSync(db)
+	}
+}
+
+// Stale is [Manager.Stale].
+func (f *Forest) Stale(db string) []Key {
+	if m := f.find(db); m != nil {
+		return m.Stale(db)
+	}
+	return nil
+}
+
+// Next is [Manager.Next]. With trees of their own, each database that has
+// something to start gives one job, in turn, as long as there is room; the one
+// that has waited longest for its turn begins.
+func (f *Forest) Next(now time.Time, limit int) []Key {
+	if f.shared != nil {
+		return f.shared.Next(now, limit)
+	}
+	f.now = now.UnixMicro()
+	for f.wakes.len() > 0 && f.wakes.first().dawn <= f.now {
+		f.settle(f.wakes.first())
+	}
+	var keys []Key
+	for f.ready.len() > 0 && f.hasRoom() && (limit <= 0 || len(keys) < limit) {
+		t := f.ready.first()
+		if started := t.Next(now, 1); len(started) > 0 {
+			keys = append(keys, started...)
+			f.turns++
+			t.turn = f.turns
+		}
+		f.settle(t)
+	}
+	return keys
+}
+
+// Pending is [Manager.Pending].
+func (f *Forest) Pending() bool {
+	if f.shared != nil {
+		return f.shared.Pending()
+	}
+	return f.ready.len() > 0 && f.hasRoom()
+}
+
+// Wakeup is [Manager.Wakeup], the first of all trees. Without room there is none:
+// the end of a job makes room.
+func (f *Forest) Wakeup() time.Time {
+	switch {
+	case f.shared != nil:
+		return f.shared.Wakeup()
+	case !f.hasRoom() || f.wakes.len() == 0:
+		return time.Time{}
+	}
+	return time.UnixMicro(f.wakes.first().dawn).UTC()
+}
+
+// Explain is [Manager.Explain].
+func (f *Forest) Explain(k Key, now time.Time) (Explanation, bool) {
+	m := f.find(k.DB)
+	if m == nil {
+		return Explanation{}, false
+	}
+	e, ok := m.Explain(k, now)
+	if f.shared != nil || !ok {
+		return e, ok
+	}
+	switch e.Reason {
+	case ReasonRunning, ReasonFailed, ReasonETA, ReasonSuspended:
+		return e, true
+	default: // the job is for the tree to decide about
+	}
+	switch {
+	case f.trees[k.DB].withheld:
+		e.Reason = ReasonWithheld
+	case !f.hasRoom() && (e.Reason == ReasonReady || e.Reason == ReasonBehind):
+		e.Reason, e.Capacity, e.Running = ReasonMaxCapacity, f.capacities.Max, f.running
+	}
+	return e, true
+}
+
+// Counts is [Manager.Counts].
+func (f *Forest) Counts() []Count {
+	if f.shared != nil {
+		return f.shared.Counts()
+	}
+	var counts []Count
+	for _, db := range slices.Sorted(maps.Keys(f.trees)) {
+		counts = append(counts, f.trees[db].Counts()...)
+	}
+	return counts
+}
+
+// Channel returns one channel, as jobs of a database have it, or reports false
+// for one that does not exist.
+func (f *Forest) Channel(db, name string) (Status, bool) {
+	m := f.find(db)
+	if m == nil {
+		return Status{}, false
+	}
+	st, ok := m.Channel(name)
+	if f.shared == nil {
+		st.DB = db
+	}
+	return st, ok
+}
+
+// Channels returns every channel, sorted by database and full name.
+func (f *Forest) Channels() []Status {
+	if f.shared != nil {
+		return f.shared.Channels()
+	}
+	var list []Status
+	for _, db := range slices.Sorted(maps.Keys(f.trees)) {
+		list = append(list, f.DatabaseChannels(db)...)
+	}
+	return list
+}
+
+// DatabaseChannels returns the channels of a database's own tree, sorted by full
+// name; none if it has no tree of its own.
+func (f *Forest) DatabaseChannels(db string) []Status {
+	t := f.trees[db]
+	if t == nil {
+		return nil
+	}
+	list := t.Channels()
+	for i := range list {
+		list[i].DB = db
+	}
+	return list
+}
+
+// Running returns how many jobs run in all databases that have trees of their
+// own, and how many may.
+func (f *Forest) Running() (running, limit int) { return f.running, f.capacities.Max }
+
+// Place names a channel: DB is empty if the tree is that of all databases.
+type Place struct{ DB, Channel string }
+
+// Oldest is [Manager.Oldest], of all trees. Its bound is for all of them together.
+func (f *Forest) Oldest(now time.Time) map[Place]time.Time {
+	oldest := make(map[Place]time.Time)
+	add := func(db string, of map[string]time.Time) {
+		for channel, since := range of {
+			oldest[Place{db, channel}] = since
+		}
+	}
+	if f.shared != nil {
+		add("", f.shared.Oldest(now))
+		return oldest
+	}
+	trees := slices.SortedFunc(maps.Values(f.trees), func(a, b *tree) int { return cmp.Compare(a.jobs, b.jobs) })
+	budget := oldestLimit
+	for i, t := range trees {
+		share := max(budget/(len(trees)-i), 1)
+		budget -= share
+		of, left := t.oldest(now, share)
+		add(t.name, of)
+		budget += left
+	}
+	return oldest
+}
