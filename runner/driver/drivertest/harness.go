@@ -60,6 +60,9 @@ type Harness interface {
 	Insert(j Job)
 	// SetState commits a change of a job's state from outside.
 	SetState(uuid, state string)
+	// SetChannels commits the channels that are configured in the database, and
+	// announces it. The list has root in it.
+	SetChannels(cfgs []channels.Config)
 	// Delete deletes a job.
 	Delete(uuid string)
 	// Notify sends a notification from outside.

@@ -48,6 +48,7 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"WaitMissesNothing", testNothingMissed, false},
 		{"Echoes", testEchoes, true},
 		{"Reload", testReload, false},
+		{"Channels", testChannels, true},
 		{"Probe", testProbe, false},
 		{"Lost", testLost, false},
 		{"Run", testRun, false},
@@ -375,6 +376,31 @@ func testReload(b *bench) {
 	b.Notify(jobA)
 	n = b.wait(s, func(n driver.Notifications) bool { return slices.Contains(n.Changed, jobA) })
 	require.False(b.t, n.Reload)
+}
+
+// testChannels is for drivers whose sessions are a [driver.ChannelReader].
+func testChannels(b *bench) {
+	s := b.ready()
+	reader, ok := s.(driver.ChannelReader)
+	require.True(b.t, ok)
+	for _, want := range [][]channels.Config{
+		{{Name: "root", Capacity: 4}, {Name: "root.mail", Capacity: 2, Throttle: 3 * time.Second}},
+		{
+			{Name: "root"},
+			{Name: "root.mail", Capacity: 1, Sequential: true, Paused: true},
+			{Name: "root.many", CapacityDefault: 1, SequentialDefault: true},
+		},
+	} {
+		b.SetChannels(want)
+		b.wait(s, func(n driver.Notifications) bool { return n.Reload })
+		got, err := reader.Channels(b.ctx)
+		require.NoError(b.t, err)
+		require.ElementsMatch(b.t, want, got)
+	}
+	b.Terminate()
+	_, err := reader.Channels(b.ctx)
+	require.ErrorIs(b.t, err, driver.ErrLost)
+	require.NotErrorIs(b.t, err, driver.ErrChannels)
 }
 
 func testProbe(b *bench) {

@@ -59,6 +59,8 @@ func (h *harness) Insert(j drivertest.Job) {
 	h.w.Insert(job)
 }
 
+func (h *harness) SetChannels(cfgs []channels.Config) { h.w.SetChannels("prod", cfgs...) }
+
 func (h *harness) SetState(uuid, state string) {
 	require.True(h.t, h.w.SetState(h.key(uuid), channels.ParseState(state)))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -141,6 +142,17 @@ func (s *session) Listen(ctx context.Context) error {
 		s.listening = true
 		return nil
 	})
+}
+
+// Channels implements [driver.ChannelReader].
+func (s *session) Channels(ctx context.Context) (cfgs []channels.Config, err error) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	err = s.do(ctx, "Channels", s.db.faults.ChannelsErr, false, func() error {
+		cfgs = slices.Clone(s.db.channels)
+		return nil
+	})
+	return cfgs, err
 }
 
 func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {

@@ -112,6 +112,7 @@ type database struct {
 	foreign  string
 	faults   Faults
 	calls    map[string]int
+	channels []channels.Config
 }
 
 // next returns a number never used before.
@@ -284,6 +285,15 @@ func (w *World) FreeLock(key channels.Key) {
 	if j := w.database(key.DB).jobs[key.UUID]; j != nil {
 		j.LockPID = 0
 	}
+}
+
+// SetChannels replaces the channels that are configured in a database, and
+// announces it. A new database has none.
+func (w *World) SetChannels(db string, cfgs ...channels.Config) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.database(db).channels = slices.Clone(cfgs)
+	w.notify(db, ReloadPayload, 0)
 }
 
 // Notify sends a notification with any payload to the sessions of a database.

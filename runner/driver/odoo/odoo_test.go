@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/pgtest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -106,6 +107,29 @@ func (h *harness) Insert(j drivertest.Job) {
 func (h *harness) SetState(uuid, state string) {
 	h.t.Helper()
 	h.exec("UPDATE queue_job SET state = $2 WHERE uuid = $1", uuid, state)
+}
+
+// SetChannels upgrades the add-on if need be.
+func (h *harness) SetChannels(cfgs []channels.Config) {
+	h.t.Helper()
+	require.NoError(h.t, odoostub.InstallAddon(h.t.Context(), h.admin, odoostub.Channels))
+	h.exec("DELETE FROM queue_job_channel")
+	var list []odoostub.Channel
+	for _, c := range cfgs {
+		list = append(list, odoostub.Channel{
+			Name: c.Name, Capacity: orNull(c.Capacity), Sequential: c.Sequential, Throttle: orNull(int(c.Throttle / time.Second)),
+			Paused: c.Paused, CapacityDefault: orNull(c.CapacityDefault), SequentialDefault: c.SequentialDefault,
+		})
+	}
+	require.NoError(h.t, odoostub.SetChannels(h.t.Context(), h.admin, list...))
+}
+
+// orNull returns nil for 0.
+func orNull(n int) *int {
+	if n == 0 {
+		return nil
+	}
+	return &n
 }
 
 func (h *harness) Delete(uuid string) {
