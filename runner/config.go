@@ -43,6 +43,12 @@ type Config struct {
 	// Channels is the channel tree. Default: root with capacity 1.
 	Channels []channels.Config
 
+	// DatabaseChannels gives each database a channel tree of its own, configured
+	// in the database (contract.md 6.2), and bounds them; Channels must then be
+	// empty. The driver's sessions have to be a [driver.ChannelReader]. Default:
+	// nil, one tree for all databases.
+	DatabaseChannels *channels.Capacities
+
 	// DiscoverInterval is the time between two looks at the list of databases.
 	// Default: 30 s.
 	DiscoverInterval time.Duration
@@ -119,6 +125,8 @@ func (c Config) validate() error {
 		return fmt.Errorf("runner %s: no driver", c.Name)
 	case c.Targets == nil:
 		return fmt.Errorf("runner %s: no upstreams", c.Name)
+	case c.DatabaseChannels != nil && len(c.Channels) > 0:
+		return fmt.Errorf("runner %s: channels of its own, and channels of the databases", c.Name)
 	case c.DiscoverInterval < 0:
 		return fmt.Errorf("runner %s: discover_interval is negative", c.Name)
 	case c.RescueStartedAfter < 0:

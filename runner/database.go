@@ -50,6 +50,10 @@ type database struct {
 	yielding  bool
 	// pause is set while somebody has paused the database.
 	pause *Pause
+	// misconfigured says why the database's own channel tree lets nothing run.
+	misconfigured string
+	// unreadable is set when that is because its configuration cannot be read.
+	unreadable bool
 	// repairs collects the jobs that the present snapshot changed.
 	repairs []string
 }
@@ -252,7 +256,7 @@ func (e *engine) setState(db *database, state DatabaseState, detail string) {
 		}
 		db.complaint = detail
 	case DatabaseUnhealthy:
-		e.log().Error("database cannot be served: "+detail, fields[0])
+		e.log().Log(db.severity(), "database cannot be served: "+detail, fields[0])
 	case DatabaseStandby:
 		e.log().Info("master election lost: could not acquire master runner lock on "+db.Name, fields...)
 	case DatabaseReady:
@@ -385,14 +389,23 @@ func (e *engine) reportRepairs(db *database, told map[string]struct{}) {
 // makeReady lets the jobs of a database run.
 func (e *engine) makeReady(db *database) {
 	db.known, db.repairs = true, nil
-	if db.heldUntil.IsZero() {
-		e.resume(db)
-		e.setState(db, DatabaseReady, "")
-	} else {
-		e.setState(db, DatabaseHeld, db.heldWhy)
-	}
+	e.open(db)
 	if e.allReady() {
 		e.log().Info("database connections ready", zap.Int("databases", e.countReady()))
+	}
+}
+
+// open lets the jobs of a database into the queues whose rows are known, unless
+// something speaks against it, and says so.
+func (e *engine) open(db *database) {
+	e.resume(db)
+	switch {
+	case !db.heldUntil.IsZero():
+		e.setState(db, DatabaseHeld, db.heldWhy)
+	case db.misconfigured != "":
+		e.setState(db, DatabaseUnhealthy, db.misconfigured)
+	default:
+		e.setState(db, DatabaseReady, "")
 	}
 }
 
@@ -458,7 +471,6 @@ func (e *engine) unhold(db *database) {
 	db.heldUntil = time.Time{}
 	delete(e.held, db)
 	if db.known {
-		e.resume(db)
-		e.setState(db, DatabaseReady, "")
+		e.open(db)
 	}
 }

@@ -42,7 +42,7 @@ type engine struct {
 	spawn  func(name string, f func())
 	ctx    context.Context //nolint:containedctx // the life of the engine
 
-	tree      *channels.Manager
+	tree      *channels.Forest
 	databases map[string]*database
 	tasks     map[channels.Key]*task
 	// held are the databases that are held back, all of which are in databases.
@@ -225,13 +225,10 @@ func (e *engine) targetsFound(ups []driver.Upstream, err error, idle bool) {
 
 // configure puts a new configuration into force.
 func (e *engine) configure(cfg Config) error {
-	if err := e.tree.Configure(cfg.Channels); err != nil {
+	if cfg.DatabaseChannels != nil {
+		e.useDatabaseChannels(*cfg.DatabaseChannels)
+	} else if err := e.useChannels(cfg.Channels); err != nil {
 		return err
-	}
-	for _, st := range e.tree.Channels() {
-		if st.Configured {
-			e.log().Info("Configured channel: " + st.String())
-		}
 	}
 	e.configured++
 	e.asking, e.targetsAt = false, time.Time{}

@@ -289,7 +289,7 @@ func (e *engine) noteEnd(key channels.Key, t *task) {
 	e.logEnd(&ev)
 	t.span.end(&ev)
 	e.emit(ev)
-	if st, ok := e.tree.Channel(channel); kind == EventJobFailed && ok && st.Sequential {
+	if st, ok := e.tree.Channel(key.DB, channel); kind == EventJobFailed && ok && st.Sequential {
 		e.emit(t.of(EventChannelBlocked, key, channel))
 	}
 }

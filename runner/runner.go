@@ -92,7 +92,7 @@ func (r *Runner) newEngine() *engine {
 	e := &engine{
 		config:    r.config,
 		mail:      newMailbox(),
-		tree:      channels.NewManager(),
+		tree:      channels.NewForest(),
 		databases: make(map[string]*database),
 		tasks:     make(map[channels.Key]*task),
 		held:      make(map[*database]struct{}),

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
@@ -18,6 +19,7 @@ const (
 	lockTimeout        = 5 * time.Second
 	listenTimeout      = 5 * time.Second
 	snapshotTimeout    = 10 * time.Minute
+	channelsTimeout    = 10 * time.Second
 	readTimeout        = 30 * time.Second
 	// claimTimeout is short because jobs that are being claimed hold places that
 	// the jobs of other databases may be waiting for.
@@ -60,15 +62,15 @@ type orders struct {
 	unclaims []driver.Task
 	inspects []string
 	rescues  []driver.Liveness
-	// resync asks for a full read now.
-	resync bool
+	// resync asks for a full read now, channels for the database's channels.
+	resync, channels bool
 	// asked is the number of the last order to read; see [session.read].
 	asked uint64
 }
 
 func (o *orders) empty() bool {
 	return len(o.claims) == 0 && len(o.reads) == 0 && len(o.unclaims) == 0 &&
-		len(o.inspects) == 0 && len(o.rescues) == 0 && !o.resync
+		len(o.inspects) == 0 && len(o.rescues) == 0 && !o.resync && !o.channels
 }
 
 // listener is told what a session finds out. Its methods are called from the
@@ -77,6 +79,9 @@ type listener interface {
 	// sessionState reports a step towards readiness or a reason why not.
 	sessionState(s *session, state DatabaseState, detail string)
 	fingerprinted(s *session, fp driver.Fingerprint)
+	// channelsRead brings the channels that are configured in the database; err
+	// says why there are none that could be used.
+	channelsRead(s *session, cfgs []channels.Config, err error)
 	// syncBegin, syncRows and syncEnd bring a snapshot. syncRows may block until
 	// the engine has caught up.
 	syncBegin(s *session)
@@ -116,6 +121,7 @@ type session struct {
 	dirty     map[string]struct{}
 	asked     uint64    // the last order to read that dirty contains
 	heard     time.Time // when the server was last heard
+	reload    bool      // the database's channels have changed
 	echoSince time.Time // when the oldest claim without an echo was made; zero if none
 	resyncAt  time.Time
 
@@ -294,6 +300,9 @@ func (s *session) close(ctx context.Context) {
 // sync reads every job. It is the only way a lost notification is repaired, so
 // it follows every LISTEN and comes back every few minutes.
 func (s *session) sync(ctx context.Context) error {
+	if err := s.readChannels(ctx); err != nil {
+		return err
+	}
 	s.out.syncBegin(s)
 	var chunk []driver.Row
 	err := within(ctx, snapshotTimeout, func(ctx context.Context) error {
@@ -320,6 +329,33 @@ func (s *session) sync(ctx context.Context) error {
 	return nil
 }
 
+// readChannels reads the channels that are configured in the database, where
+// these count.
+func (s *session) readChannels(ctx context.Context) error {
+	s.reload = false
+	if s.config().DatabaseChannels == nil {
+		return nil
+	}
+	reader, ok := s.conn.(driver.ChannelReader)
+	if !ok {
+		s.out.channelsRead(s, nil, errNoChannels)
+		return nil
+	}
+	var cfgs []channels.Config
+	err := s.call(ctx, "read the channels", channelsTimeout, func(ctx context.Context) (err error) {
+		cfgs, err = reader.Channels(ctx)
+		return err
+	})
+	if err != nil && !errors.Is(err, driver.ErrChannels) {
+		return err
+	}
+	s.out.channelsRead(s, cfgs, err)
+	return nil
+}
+
+// errNoChannels is what a driver without such channels has to say.
+var errNoChannels = fmt.Errorf("%w: the driver knows of none", driver.ErrChannels)
+
 // loop serves until the connection is lost. Batches form by themselves: what
 // arrives during a round trip goes with the next one.
 func (s *session) loop(ctx context.Context) error {
@@ -340,6 +376,11 @@ func (s *session) loop(ctx context.Context) error {
 		if o.resync {
 			s.resyncAt = time.Time{}
 		}
+		if o.channels || s.reload {
+			if err := s.readChannels(ctx); err != nil {
+				return err
+			}
+		}
 		if err := s.execute(ctx, &o); err != nil {
 			return err
 		}
@@ -354,7 +395,7 @@ func (s *session) wait(ctx context.Context) error {
 	wctx, cancel := context.WithDeadline(ctx, s.deadline())
 	defer cancel()
 	s.mu.Lock()
-	if !s.todo.empty() {
+	if !s.todo.empty() || len(s.dirty) > 0 || s.reload {
 		cancel() // only what has arrived already
 	}
 	s.interrupt = cancel
@@ -386,6 +427,7 @@ func (s *session) listen(ctx context.Context) error {
 	if len(n.Echoes) > 0 {
 		s.echoSince = time.Time{}
 	}
+	s.reload = s.reload || n.Reload
 	for _, uuid := range n.Changed {
 		s.dirty[uuid] = struct{}{}
 	}

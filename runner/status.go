@@ -72,6 +72,11 @@ type Status struct {
 	Databases            []DatabaseStatus
 	Upstreams            []UpstreamStatus
 	Channels             []ChannelStatus
+	// DatabaseChannels is set when each database has a channel tree of its own.
+	// MaxCapacity is then how many jobs may run in all of them together, and
+	// Running how many do.
+	DatabaseChannels     bool
+	MaxCapacity, Running int
 	// Counts are the jobs by database, channel and state.
 	Counts []channels.Count
 	// Controls are what operators have ordered.
@@ -180,9 +185,13 @@ func (e *engine) status(now time.Time) Status {
 		Upstreams: e.pool.status(), Counts: e.tree.Counts(), Controls: e.controls.clone(),
 	}
 	oldest := e.tree.Oldest(now)
+	if e.config().DatabaseChannels != nil {
+		st.Running, st.MaxCapacity = e.tree.Running()
+		st.DatabaseChannels = true
+	}
 	for _, c := range e.tree.Channels() {
 		st.Channels = append(st.Channels, ChannelStatus{
-			Status: c, Oldest: oldest[c.FullName], Pause: e.controls.pause("", c.FullName),
+			Status: c, Oldest: oldest[channels.Place{DB: c.DB, Channel: c.FullName}], Pause: e.controls.pause("", c.FullName),
 		})
 	}
 	st.Databases = e.databaseList(st.Counts)

@@ -194,7 +194,11 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 	e.noteEnd(key, t)
 	if t.gone {
 		delete(e.delays, key)
-		return e.tree.Remove(key)
+		removed := e.tree.Remove(key)
+		if e.databases[key.DB] == nil && !e.anyJob(key.DB) {
+			e.tree.RemoveDB(key.DB) // that was the last one that kept it
+		}
+		return removed
 	}
 	if t.row.State != channels.Pending || t.result != nil {
 		delete(e.delays, key)

@@ -170,7 +170,7 @@ func (e *engine) why(w *Why, now time.Time) (known bool) {
 		w.say(WhyNoLeader, "no process leads the runner%s", with(": ", e.leaderDetail))
 	case db == nil:
 		w.say(WhyNotServed, "database %s is not among those that this runner serves", w.Key.DB)
-	case !db.known || !db.heldUntil.IsZero():
+	case !db.known || !db.heldUntil.IsZero() || db.misconfigured != "":
 		w.say("database_"+db.state.String(), "database %s is %s%s", db.Name, db.state, with(": ", db.detail))
 		w.Until = db.heldUntil
 	case e.pausedAll != nil:
@@ -222,6 +222,8 @@ func (e *engine) whyQueued(w *Why, x channels.Explanation, now time.Time) {
 	case channels.ReasonPaused:
 		if p := e.controls.pause("", x.Channel); p != nil {
 			e.whyPaused(w, WhyPausedChannel, "channel "+x.Channel, p)
+		} else if c := e.config().DatabaseChannels; c != nil && c.Of(w.Key.DB) <= 0 && x.Channel == "root" {
+			w.say(WhyPausedConfig, "nothing runs in database %s: its db_max_capacity, or without one max_capacity, is 0", w.Key.DB)
 		} else {
 			w.say(WhyPausedConfig, "channel %s is paused by its configuration", x.Channel)
 		}
