@@ -77,12 +77,16 @@ type statusView struct {
 	// Ready is what GET /jobrunner/ready says, Problems why not.
 	Ready    bool     `json:"ready"`
 	Problems []string `json:"problems,omitempty"`
+	// Warnings are about databases whose jobs wait although all is well otherwise.
+	Warnings []string `json:"warnings,omitempty"`
 	Tasks    struct {
 		Claiming int `json:"claiming"`
 		Open     int `json:"open"`
 		Watched  int `json:"watched"`
 	} `json:"tasks"`
 	Jobs jobCounts `json:"jobs"`
+	// DatabaseChannels is there if each database has a channel tree of its own.
+	DatabaseChannels *capacityView `json:"database_channels,omitempty"`
 	// OldestPending is the age of the longest waiting job.
 	OldestPending *float64 `json:"oldest_pending_seconds,omitempty"`
 	// Databases counts them by state, Upstreams lists the servers.
@@ -90,6 +94,12 @@ type statusView struct {
 	Upstreams []upstreamView `json:"upstreams"`
 	Pauses    []pauseView    `json:"pauses"`
 	Drains    []drainView    `json:"drains"`
+}
+
+// capacityView is how many jobs run in all databases together, and how many may.
+type capacityView struct {
+	MaxCapacity int `json:"max_capacity"`
+	Running     int `json:"running"`
 }
 
 type jobCounts struct {
@@ -121,7 +131,9 @@ type databaseView struct {
 }
 
 type channelView struct {
-	Runner     string `json:"runner"`
+	Runner string `json:"runner"`
+	// Database is left out in a tree of all databases.
+	Database   string `json:"database,omitempty"`
 	Channel    string `json:"channel"`
 	Configured bool   `json:"configured"`
 	// Capacity 0 means no limit.
@@ -276,6 +288,10 @@ func viewStatus(name string, st *runner.Status, now time.Time) statusView {
 		v.Jobs.Started += c.Started
 		v.Jobs.Failed += c.Failed
 	}
+	v.Warnings = warnings(st, now)
+	if st.DatabaseChannels {
+		v.DatabaseChannels = &capacityView{MaxCapacity: st.MaxCapacity, Running: st.Running}
+	}
 	for i := range st.Databases {
 		v.Databases[st.Databases[i].State.String()]++
 	}
@@ -324,6 +340,17 @@ func unready(st *runner.Status, now time.Time) []string {
 	return problems
 }
 
+// warnings names the databases that are served and still run nothing, for what is
+// wrong stands in them: their channels cannot be used.
+func warnings(st *runner.Status, now time.Time) (list []string) {
+	for i := range st.Databases {
+		if db := &st.Databases[i]; db.State == runner.DatabaseUnhealthy && db.Fresh(now) {
+			list = append(list, fmt.Sprintf("database %s runs no jobs: %s", db.Name, db.Detail))
+		}
+	}
+	return list
+}
+
 func viewDatabases(name string, st *runner.Status, now time.Time) []databaseView {
 	var views []databaseView
 	for i := range st.Databases {
@@ -346,7 +373,7 @@ func viewChannels(name string, st *runner.Status, now time.Time) []channelView {
 	for i := range st.Channels {
 		c := &st.Channels[i]
 		views = append(views, channelView{
-			Runner: name, Channel: c.FullName, Configured: c.Configured, Capacity: c.Capacity, Sequential: c.Sequential,
+			Runner: name, Database: c.DB, Channel: c.FullName, Configured: c.Configured, Capacity: c.Capacity, Sequential: c.Sequential,
 			Throttle: c.Throttle.Seconds(), Paused: c.Paused || c.Stopped, PausedByConfig: c.Paused,
 			Queued: c.Queued, Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
 			OldestPending: age(now, c.Oldest), Pause: viewPause(c.Pause),

@@ -46,6 +46,10 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		site              <address>
 //		upstream          <address>...
 //		channels          <string>
+//		channels          database {
+//			max_capacity    <number>
+//			db_max_capacity <rules>
+//		}
 //		channel           <name> [<capacity>] {
 //			sequential
 //			throttle <duration>
@@ -207,6 +211,9 @@ func (r *Runner) parseChannels(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	s := strings.Join(args, " ")
+	if s == databaseChannels {
+		return r.parseDatabaseChannels(d)
+	}
 	if strings.HasPrefix(strings.TrimSpace(s), "root:0") {
 		return d.Errf("channels %q: root:0 is how Odoo is told to start no runner; it would mean no limit here. Remove the jobrunner block to run no jobs, or pause root with: channel root { paused }", s)
 	}
@@ -219,6 +226,50 @@ func (r *Runner) parseChannels(d *caddyfile.Dispenser) error {
 	}
 	return nil
 }
+
+// databaseChannels is what stands in the place of a configuration string when
+// channels are configured in the databases.
+const databaseChannels = "database"
+
+// parseDatabaseChannels reads: channels database { <limits> }.
+func (r *Runner) parseDatabaseChannels(d *caddyfile.Dispenser) error {
+	if len(r.Channels) > 0 {
+		return d.Err(exclusiveChannels)
+	}
+	c := new(DatabaseChannels)
+	r.DatabaseChannels = c
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if err := checkOption(d, seen, "channels database"); err != nil {
+			return err
+		}
+		var value string
+		switch option {
+		case "max_capacity":
+			if !d.AllArgs(&value) {
+				return d.ArgErr()
+			}
+			n, err := strconv.Atoi(value)
+			if err != nil {
+				return d.Errf("max_capacity: %q is not a whole number", value)
+			}
+			c.MaxCapacity = &n
+		case "db_max_capacity":
+			if c.DBMaxCapacity = strings.Join(d.RemainingArgs(), " "); c.DBMaxCapacity == "" {
+				return d.ArgErr()
+			}
+		default:
+			return d.Errf("unrecognized option of channels database: %s", option)
+		}
+		if _, err := c.config(); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	return nil
+}
+
+const exclusiveChannels = "channels database excludes other channels: they are configured in Odoo then"
 
 // addChannelString enters the channels of a configuration string.
 func (r *Runner) addChannelString(s string) (warnings []string, err error) {
@@ -263,6 +314,9 @@ func (r *Runner) addChannel(name string, c *Channel) error {
 func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
 		return d.ArgErr()
+	}
+	if r.DatabaseChannels != nil {
+		return d.Err(exclusiveChannels)
 	}
 	name := d.Val()
 	if strings.TrimSpace(name) == "" || strings.ContainsAny(name, ",:") {

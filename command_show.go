@@ -72,8 +72,12 @@ func (c *client) status() (int, error) {
 				up++
 			}
 		}
+		running := strconv.Itoa(v.Jobs.Enqueued + v.Jobs.Started)
+		if v.DatabaseChannels != nil {
+			running += fmt.Sprintf(" of %d", v.DatabaseChannels.MaxCapacity)
+		}
 		t.row(v.Runner, yes(v.Ready), leaderWord(v), countWords(v.Databases), fmt.Sprintf("%d of %d", up, len(v.Upstreams)),
-			strconv.Itoa(v.Jobs.Pending), strconv.Itoa(v.Jobs.Enqueued+v.Jobs.Started), strconv.Itoa(v.Jobs.Failed),
+			strconv.Itoa(v.Jobs.Pending), running, strconv.Itoa(v.Jobs.Failed),
 			seconds(v.OldestPending), strconv.Itoa(len(v.Pauses)))
 	}
 	if printed {
@@ -82,7 +86,7 @@ func (c *client) status() (int, error) {
 	t.print()
 	for i := range doc.Runners {
 		v := &doc.Runners[i]
-		for _, p := range v.Problems {
+		for _, p := range slices.Concat(v.Problems, v.Warnings) {
 			c.out.line("%s: %s", v.Runner, p)
 		}
 		for _, p := range v.Pauses {
@@ -185,7 +189,15 @@ func (c *client) channels() (int, error) {
 	if err != nil || printed {
 		return exit(errOr(err, c.out.flush))
 	}
-	t := c.out.table("CHANNEL", "CAPACITY", "RUNNING", "QUEUED", "FAILED", "OLDEST", "PAUSED", "OPTIONS")
+	// The column of databases is there if one has a tree of its own.
+	own := slices.ContainsFunc(doc.Channels, func(v channelView) bool { return v.Database != "" })
+	cells := func(database string, others ...string) []string {
+		if own {
+			return append([]string{database}, others...)
+		}
+		return others
+	}
+	t := c.out.table(cells("DATABASE", "CHANNEL", "CAPACITY", "RUNNING", "QUEUED", "FAILED", "OLDEST", "PAUSED", "OPTIONS")...)
 	for i := range doc.Channels {
 		v := &doc.Channels[i]
 		capacity := strconv.Itoa(v.Capacity)
@@ -199,8 +211,8 @@ func (c *client) channels() (int, error) {
 		if v.Throttle > 0 {
 			options = append(options, "throttle "+seconds(&v.Throttle))
 		}
-		t.row(v.Channel, capacity, strconv.Itoa(v.Running), strconv.Itoa(v.Queued), strconv.Itoa(v.Failed),
-			seconds(v.OldestPending), yes(v.Paused), strings.Join(options, ", "))
+		t.row(cells(v.Database, v.Channel, capacity, strconv.Itoa(v.Running), strconv.Itoa(v.Queued), strconv.Itoa(v.Failed),
+			seconds(v.OldestPending), yes(v.Paused), strings.Join(options, ", "))...)
 	}
 	t.print()
 	return exit(c.out.flush())

@@ -300,11 +300,17 @@ func (e *examination) capacity() {
 			root = c.Capacity
 		}
 	}
+	if d := cfg.DatabaseChannels; d != nil {
+		if root = d.Max; root == 0 {
+			e.add(foundNoCapacity, "max_capacity is 0, so no job runs: raise it")
+			return
+		}
+	}
 	switch {
 	case root == 0:
 		e.add(foundUnlimited, "the root channel has no limit, so jobs can take all workers away from the users: give it a capacity below the number of workers")
 	case conf != nil && conf.Workers > 0 && root >= conf.Workers:
-		e.add(foundCapacity, "the root channel runs up to %d jobs and a server has %d workers, so jobs can take all of them away from the users: lower the capacity, or raise workers",
+		e.add(foundCapacity, "up to %d jobs run at once and a server has %d workers, so jobs can take all of them away from the users: lower the capacity, or raise workers",
 			root, conf.Workers)
 	}
 	if conf != nil && len(conf.ServerWide) > 0 && len(e.served) > 1 {

@@ -23,7 +23,7 @@ type finding struct {
 	// Code names the finding for scripts; it is one of [DoctorCodes].
 	Code string `json:"code"`
 	// Check is what was looked at: postgres, pooler, databases, database, rival,
-	// lock, upstreams, upstream, route, capacity or odoo_config.
+	// lock, channels, upstreams, upstream, route, capacity or odoo_config.
 	Check    string `json:"check"`
 	Runner   string `json:"runner"`
 	Database string `json:"database,omitempty"`
@@ -65,6 +65,10 @@ var (
 	foundRouteBroken   = kind{severityError, "route", "route_broken"}
 	foundUnlimited     = kind{severityWarning, "capacity", "capacity_unlimited"}
 	foundCapacity      = kind{severityWarning, "capacity", "capacity_above_workers"}
+	foundNoCapacity    = kind{severityWarning, "capacity", "capacity_zero"}
+	foundChannels      = kind{severityOK, "channels", "channels"}
+	foundBadChannels   = kind{severityError, "channels", "channels_unusable"}
+	foundStopped       = kind{severityWarning, "channels", "channels_stopped"}
 )
 
 // doctorKinds are all of them.
@@ -72,7 +76,8 @@ var doctorKinds = []kind{
 	foundRunnerOn, foundServerWide, foundPooler, foundUnreachable, foundPostgres, foundNoList, foundNoDatabase,
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
-	foundRouteRefused, foundRouteBroken, foundUnlimited, foundCapacity,
+	foundRouteRefused, foundRouteBroken, foundUnlimited, foundCapacity, foundNoCapacity,
+	foundChannels, foundBadChannels, foundStopped,
 }
 
 // DoctorCodes returns the codes of everything that the doctor can find.

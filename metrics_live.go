@@ -29,13 +29,13 @@ var (
 	leaderKnownDesc      = gauge("leader_known", "Whether some process is known to lead the runner.", "runner")
 	readyDesc            = gauge("ready", "What GET /jobrunner/ready says of the runner.", "runner")
 	jobsDesc             = gauge("jobs", "Unfinished and failed jobs by the channel that they name.", "runner", "database", "channel", "state")
-	oldestDesc           = gauge("oldest_pending_seconds", "How long the oldest job that waits in the channel could have been running already; 0 if none waits.", "runner", "channel")
-	capacityDesc         = gauge("channel_capacity", "Jobs that may run at once; absent for channels without a limit.", "runner", "channel")
-	runningDesc          = gauge("channel_running", "Jobs of the channel and those below that hold a place.", "runner", "channel")
-	queuedDesc           = gauge("channel_queued", "Jobs that wait in the channel, for a place or for their eta.", "runner", "channel")
-	failedDesc           = gauge("channel_failed", "Failed jobs of the channel.", "runner", "channel")
-	pausedDesc           = gauge("channel_paused", "Whether the channel is paused, by the configuration or by somebody.", "runner", "channel")
-	blockedDesc          = gauge("channel_blocked", "Whether the channel is sequential and waits for somebody to deal with a failed job.", "runner", "channel")
+	oldestDesc           = gauge("oldest_pending_seconds", "How long the oldest job that waits in the channel could have been running already; 0 if none waits.", "runner", "database", "channel")
+	capacityDesc         = gauge("channel_capacity", "Jobs that may run at once; absent for channels without a limit.", "runner", "database", "channel")
+	runningDesc          = gauge("channel_running", "Jobs of the channel and those below that hold a place.", "runner", "database", "channel")
+	queuedDesc           = gauge("channel_queued", "Jobs that wait in the channel, for a place or for their eta.", "runner", "database", "channel")
+	failedDesc           = gauge("channel_failed", "Failed jobs of the channel.", "runner", "database", "channel")
+	pausedDesc           = gauge("channel_paused", "Whether the channel is paused, by the configuration or by somebody.", "runner", "database", "channel")
+	blockedDesc          = gauge("channel_blocked", "Whether the channel is sequential and waits for somebody to deal with a failed job.", "runner", "database", "channel")
 	databasesDesc        = gauge("databases", "Databases by state.", "runner", "state")
 	connectedDesc        = gauge("session_connected", "Whether there is a connection that listens to the database, for databases that should have one.", "runner", "database")
 	silenceDesc          = gauge("session_silence_seconds", "Time since PostgreSQL was last heard on that connection.", "runner", "database")
@@ -43,6 +43,7 @@ var (
 	upstreamUpDesc       = gauge("upstream_up", "Whether the Odoo server is believed to answer.", "runner", "upstream")
 	upstreamInFlightDesc = gauge("upstream_in_flight", "Open requests at the Odoo server.", "runner", "upstream")
 	upstreamDrainedDesc  = gauge("upstream_drained", "Whether somebody drains the Odoo server.", "runner", "upstream")
+	maxCapacityDesc      = gauge("max_capacity", "Jobs that may run at once in all databases together, where each has a channel tree of its own.", "runner")
 	tasksDesc            = gauge("tasks", "Jobs that hold a place, by phase: claiming, open (their request is), watched (they run without one of ours).", "runner", "phase")
 	pausesDesc           = gauge("pauses", "Pauses that somebody has ordered, by what they concern: all, database, channel.", "runner", "scope")
 	exchangesDesc        = gauge("open_exchanges", "Open requests of the process, also those of runners that were removed from the configuration.")
@@ -51,7 +52,7 @@ var (
 var liveDescs = []*prometheus.Desc{
 	upDesc, leaderDesc, leaderKnownDesc, readyDesc, jobsDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, failedDesc, pausedDesc,
 	blockedDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
-	upstreamDrainedDesc, tasksDesc, pausesDesc, exchangesDesc,
+	upstreamDrainedDesc, maxCapacityDesc, tasksDesc, pausesDesc, exchangesDesc,
 }
 
 func gauge(name, help string, labels ...string) *prometheus.Desc {
@@ -138,6 +139,9 @@ func (set setter) runner(name string, st *runner.Status, now time.Time) {
 	for phase, n := range map[string]int{"claiming": st.Claiming, "open": st.Open, "watched": st.Watched} {
 		set.to(tasksDesc, float64(n), name, phase)
 	}
+	if st.DatabaseChannels {
+		set.to(maxCapacityDesc, float64(st.MaxCapacity), name)
+	}
 	pauses := map[string]int{"all": 0, "database": 0, "channel": 0}
 	for _, p := range viewPauses(st.Controls.Pauses) {
 		pauses[p.Scope]++
@@ -200,18 +204,24 @@ func (set setter) jobs(name string, st *runner.Status) {
 	}
 }
 
-// channels sends what is known of the channels, those unadmitted added up.
+// channels sends what is known of the channels, those unadmitted added up. The
+// database is empty in a tree of all databases; to Prometheus that is no label.
 func (set setter) channels(name string, st *runner.Status, now time.Time) {
+	type place struct{ database, channel string }
 	type sum struct {
 		running, queued, failed int
 		oldest                  float64
 		paused, blocked         bool
 	}
-	sums := make(map[string]sum)
+	sums := make(map[place]sum)
 	for i := range st.Channels {
 		c := &st.Channels[i]
-		_, label := places.admit(name, "", c.FullName)
-		s := sums[label]
+		var at place
+		at.database, at.channel = places.admit(name, c.DB, c.FullName)
+		if c.DB == "" {
+			at.database = ""
+		}
+		s := sums[at]
 		s.running += c.Running
 		s.queued += c.Queued
 		s.failed += c.Failed
@@ -220,18 +230,18 @@ func (set setter) channels(name string, st *runner.Status, now time.Time) {
 		if !c.Oldest.IsZero() {
 			s.oldest = max(s.oldest, now.Sub(c.Oldest).Seconds())
 		}
-		sums[label] = s
-		if label == c.FullName && c.Capacity != 0 {
-			set.to(capacityDesc, float64(max(c.Capacity, 0)), name, label)
+		sums[at] = s
+		if at.channel == c.FullName && c.Capacity != 0 {
+			set.to(capacityDesc, float64(max(c.Capacity, 0)), name, at.database, at.channel)
 		}
 	}
-	for label, s := range sums {
-		set.to(runningDesc, float64(s.running), name, label)
-		set.to(queuedDesc, float64(s.queued), name, label)
-		set.to(failedDesc, float64(s.failed), name, label)
-		set.to(oldestDesc, s.oldest, name, label)
-		set.to(pausedDesc, flag(s.paused), name, label)
-		set.to(blockedDesc, flag(s.blocked), name, label)
+	for at, s := range sums {
+		set.to(runningDesc, float64(s.running), name, at.database, at.channel)
+		set.to(queuedDesc, float64(s.queued), name, at.database, at.channel)
+		set.to(failedDesc, float64(s.failed), name, at.database, at.channel)
+		set.to(oldestDesc, s.oldest, name, at.database, at.channel)
+		set.to(pausedDesc, flag(s.paused), name, at.database, at.channel)
+		set.to(blockedDesc, flag(s.blocked), name, at.database, at.channel)
 	}
 }
 

@@ -137,18 +137,18 @@ func TestLiveMetrics(t *testing.T) {
 	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(`
 # HELP caddy_jobrunner_channel_blocked Whether the channel is sequential and waits for somebody to deal with a failed job.
 # TYPE caddy_jobrunner_channel_blocked gauge
-caddy_jobrunner_channel_blocked{channel="root",runner="live"} 0
-caddy_jobrunner_channel_blocked{channel="root.free",runner="live"} 0
-caddy_jobrunner_channel_blocked{channel="root.one",runner="live"} 1
+caddy_jobrunner_channel_blocked{channel="root",database="",runner="live"} 0
+caddy_jobrunner_channel_blocked{channel="root.free",database="",runner="live"} 0
+caddy_jobrunner_channel_blocked{channel="root.one",database="",runner="live"} 1
 # HELP caddy_jobrunner_channel_capacity Jobs that may run at once; absent for channels without a limit.
 # TYPE caddy_jobrunner_channel_capacity gauge
-caddy_jobrunner_channel_capacity{channel="root",runner="live"} 4
-caddy_jobrunner_channel_capacity{channel="root.one",runner="live"} 1
+caddy_jobrunner_channel_capacity{channel="root",database="",runner="live"} 4
+caddy_jobrunner_channel_capacity{channel="root.one",database="",runner="live"} 1
 # HELP caddy_jobrunner_channel_paused Whether the channel is paused, by the configuration or by somebody.
 # TYPE caddy_jobrunner_channel_paused gauge
-caddy_jobrunner_channel_paused{channel="root",runner="live"} 0
-caddy_jobrunner_channel_paused{channel="root.free",runner="live"} 1
-caddy_jobrunner_channel_paused{channel="root.one",runner="live"} 0
+caddy_jobrunner_channel_paused{channel="root",database="",runner="live"} 0
+caddy_jobrunner_channel_paused{channel="root.free",database="",runner="live"} 1
+caddy_jobrunner_channel_paused{channel="root.one",database="",runner="live"} 0
 # HELP caddy_jobrunner_jobs Unfinished and failed jobs by the channel that they name.
 # TYPE caddy_jobrunner_jobs gauge
 caddy_jobrunner_jobs{channel="root.one",database="prod",runner="live",state="enqueued"} 1
@@ -174,6 +174,22 @@ caddy_jobrunner_upstream_drained{runner="live",upstream="http://b:1"} 1
 `), "caddy_jobrunner_channel_blocked", "caddy_jobrunner_channel_capacity", "caddy_jobrunner_channel_paused",
 		"caddy_jobrunner_jobs", "caddy_jobrunner_leader", "caddy_jobrunner_pauses", "caddy_jobrunner_session_connected",
 		"caddy_jobrunner_upstream_drained"))
+}
+
+// TestMetricsOfDatabaseChannels: the same channel of two databases is two series.
+func TestMetricsOfDatabaseChannels(t *testing.T) {
+	st := aStatus(time.Now())
+	st.DatabaseChannels, st.MaxCapacity, st.Running = true, 8, 3
+	st.Channels = []runner.ChannelStatus{
+		{Status: channels.Status{DB: "prod", FullName: "root", Configured: true, Capacity: 4, Running: 3}},
+		{Status: channels.Status{DB: "lost", FullName: "root", Configured: true, Capacity: 2}},
+	}
+	show(t, "trees", &shownEngine{status: st})
+	got := gathered(t, registry(t))
+	require.Equal(t, 4.0, got[`caddy_jobrunner_channel_capacity{channel="root",database="prod",runner="trees"}`], got)
+	require.Equal(t, 2.0, got[`caddy_jobrunner_channel_capacity{channel="root",database="lost",runner="trees"}`])
+	require.Equal(t, 3.0, got[`caddy_jobrunner_channel_running{channel="root",database="prod",runner="trees"}`])
+	require.Equal(t, 8.0, got[`caddy_jobrunner_max_capacity{runner="trees"}`])
 }
 
 // TestScrapeDoesNotWaitForAStuckRunner does not take longer than it says.

@@ -117,6 +117,11 @@ type Runner struct {
 	// them. Default: `root` with capacity 1, which means one job at a time.
 	Channels map[string]*Channel `json:"channels,omitempty"`
 
+	// Gives each database a channel tree of its own, which stands in Odoo's table
+	// `queue_job_channel`, as the newest releases of `queue_job` have it. Excludes
+	// `channels`. Default: one tree, that of `channels`, for all databases.
+	DatabaseChannels *DatabaseChannels `json:"database_channels,omitempty"`
+
 	// The task driver: the application whose jobs are run. Default: `odoo`.
 	DriverRaw json.RawMessage `json:"driver,omitempty" caddy:"namespace=jobrunner.drivers inline_key=driver"`
 
@@ -166,6 +171,24 @@ type Channel struct {
 	// Makes such sub-channels sequential. Requires `capacity_default` 1.
 	// Default: false.
 	SequentialDefault bool `json:"sequential_default,omitempty"`
+}
+
+// DatabaseChannels bounds the channel trees of the databases. Each tree is read
+// from its database's table `queue_job_channel` when the database is connected,
+// when Odoo announces a change of it, and every few minutes. Databases that have
+// something to run take turns, job by job.
+type DatabaseChannels struct {
+	// How many jobs may run at once in all databases together. With 0 nothing
+	// runs. Default: 1.
+	MaxCapacity *int `json:"max_capacity,omitempty"`
+
+	// How many of them may run at once in one database, as Odoo's own runner takes
+	// it: a number, or `pattern:number` rules with commas between them, of which the
+	// first counts that matches the database's name (`prod_*:4,*:2`). The patterns
+	// are those of Python's fnmatch: `*`, `?`, `[abc]`, `[!abc]`. With 0 or less
+	// nothing runs there. A root channel whose capacity in the database is greater,
+	// or 0, gets this one. Default: what `max_capacity` says.
+	DBMaxCapacity string `json:"db_max_capacity,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -283,6 +306,10 @@ func (r *Runner) provision(ctx caddy.Context, name string, log *zap.Logger) (*me
 	if err != nil {
 		return nil, err
 	}
+	bounds, err := r.capacities(log)
+	if err != nil {
+		return nil, err
+	}
 	if r.DiscoverInterval < 0 {
 		return nil, errors.New("discover_interval must not be negative")
 	}
@@ -311,6 +338,7 @@ func (r *Runner) provision(ctx caddy.Context, name string, log *zap.Logger) (*me
 			Driver:             drv,
 			Targets:            targets,
 			Channels:           tree,
+			DatabaseChannels:   bounds,
 			DiscoverInterval:   time.Duration(r.DiscoverInterval),
 			ShutdownTimeout:    r.shutdownTimeout(),
 			RescueStartedAfter: time.Duration(r.RescueStartedAfter),
@@ -394,6 +422,43 @@ func (r *Runner) channels(log *zap.Logger) ([]channels.Config, error) {
 		tree = append(tree, cfg)
 	}
 	return tree, nil
+}
+
+// capacities turns database_channels into what the scheduler takes, nil if it is
+// not there.
+func (r *Runner) capacities(log *zap.Logger) (*channels.Capacities, error) {
+	if r.DatabaseChannels == nil {
+		return nil, nil
+	}
+	if len(r.Channels) > 0 {
+		return nil, errors.New("channels and database_channels exclude each other")
+	}
+	c, err := r.DatabaseChannels.config()
+	if err != nil {
+		return nil, fmt.Errorf("database_channels: %w", err)
+	}
+	if c.Max == 0 {
+		log.Warn("max_capacity is 0, so no job runs in any database")
+	}
+	return c, nil
+}
+
+func (c *DatabaseChannels) config() (*channels.Capacities, error) {
+	out := &channels.Capacities{Max: 1}
+	if c.MaxCapacity != nil {
+		out.Max = *c.MaxCapacity
+	}
+	if out.Max < 0 {
+		return nil, errors.New("max_capacity must not be negative")
+	}
+	if c.DBMaxCapacity == "" {
+		return out, nil
+	}
+	var err error
+	if out.Rules, err = channels.ParseCapacityRules(c.DBMaxCapacity); err != nil {
+		return nil, fmt.Errorf("db_max_capacity: %w", err)
+	}
+	return out, nil
 }
 
 // config returns the channel as the scheduler takes it.

@@ -1,6 +1,7 @@
 package jobrunner
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -242,4 +243,34 @@ func TestCleanupAfterPartialProvision(t *testing.T) {
 	require.NoError(t, a.Cleanup())
 	require.NoError(t, a.Cleanup())
 	require.Zero(t, references())
+}
+
+// TestDatabaseChannels: the limits of trees that stand in the databases.
+func TestDatabaseChannels(t *testing.T) {
+	cfgs, err := validate(t, block(`postgres host=db
+	upstream a:1
+	channels database {
+		max_capacity 8
+		db_max_capacity prod_*:4,*:2
+	}`))
+	require.NoError(t, err)
+	c := cfgs["default"].DatabaseChannels
+	require.Equal(t, []int{8, 4, 2}, []int{c.Max, c.Of("prod_a"), c.Of("test")})
+	require.Empty(t, cfgs["default"].Channels)
+	cfgs, err = validate(t, block("postgres host=db\nupstream a:1\nchannels database"))
+	require.NoError(t, err)
+	require.Equal(t, &channels.Capacities{Max: 1}, cfgs["default"].DatabaseChannels)
+
+	for text, want := range map[string]string{
+		`"database_channels": {}, "channels": {"root": {}}`:   "channels and database_channels exclude each other",
+		`"database_channels": {"max_capacity": -1}`:           "database_channels: max_capacity must not be negative",
+		`"database_channels": {"db_max_capacity": "a"}`:       `database_channels: db_max_capacity: rule "a"`,
+		`"database_channels": {"max_capacity": "many"}`:       "max_capacity",
+		`"database_channels": {"db_max_capacity": "[z-a]:1"}`: "invalid range",
+	} {
+		var cfg caddy.Config
+		raw := `{"apps": {"jobrunner": {"runners": {"default": {"postgres": "host=db", "upstreams": ["http://a:1"], ` + text + `}}}}}`
+		require.NoError(t, json.Unmarshal([]byte(raw), &cfg))
+		require.ErrorContains(t, caddy.Validate(&cfg), want)
+	}
 }

@@ -28,8 +28,16 @@ func (r *Runner) withOdooConfig(log *zap.Logger) (*Runner, *odooconf.Config, err
 	if err != nil {
 		return nil, nil, fmt.Errorf("odoo_config: %w", err)
 	}
-	log.Info("taking settings from Odoo's configuration, where the jobrunner block has none", zap.String("file", path), zap.Any("taken", conf.Taken))
 	out := *r
+	fields := []zap.Field{zap.String("file", path), zap.Any("taken", conf.Taken)}
+	open := len(out.Channels) == 0 && out.DatabaseChannels == nil
+	if open {
+		if out.DatabaseChannels = odooDatabaseChannels(conf); out.DatabaseChannels != nil {
+			fields = append(fields, zap.String("channels",
+				"those of the databases (channels database), for there is max_capacity or db_max_capacity and no channels"))
+		}
+	}
+	log.Info("taking settings from Odoo's configuration, where the jobrunner block has none", fields...)
 	if out.Postgres == "" {
 		out.Postgres = connectionString(conf)
 	} else {
@@ -43,9 +51,14 @@ func (r *Runner) withOdooConfig(log *zap.Logger) (*Runner, *odooconf.Config, err
 	if out.Site == "" && len(out.Upstreams) == 0 {
 		out.Upstreams = []string{conf.URL}
 	}
-	if len(out.Channels) == 0 {
+	if open {
 		if err := out.takeChannels(conf, log); err != nil {
 			return nil, nil, fmt.Errorf("odoo_config: %s: %s: %w", path, conf.Source("channels"), err)
+		}
+		if d := out.DatabaseChannels; d != nil {
+			if _, err := d.config(); err != nil {
+				return nil, nil, fmt.Errorf("odoo_config: %s: %s: %w", path, conf.Source("db_max_capacity"), err)
+			}
 		}
 	}
 	return &out, conf, nil
@@ -93,12 +106,23 @@ func odooDatabases(conf *odooconf.Config, log *zap.Logger) ([]string, error) {
 	return nil, nil
 }
 
+// odooDatabaseChannels are the limits of the mode in which channels stand in each
+// database, nil if it is not that mode. A max_capacity that switches Odoo's own
+// runner off is none of ours.
+func odooDatabaseChannels(conf *odooconf.Config) *DatabaseChannels {
+	limit := conf.MaxCapacity
+	if limit != nil && *limit <= 0 {
+		limit = nil
+	}
+	if conf.Channels != "" || limit == nil && conf.DBMaxCapacity == "" {
+		return nil
+	}
+	return &DatabaseChannels{MaxCapacity: limit, DBMaxCapacity: conf.DBMaxCapacity}
+}
+
 // takeChannels takes the channels. Odoo's own runner being switched off is no
 // capacity of ours.
 func (r *Runner) takeChannels(conf *odooconf.Config, log *zap.Logger) error {
-	if conf.DBMaxCapacity != "" {
-		log.Warn("db_max_capacity is not supported and has no effect", zap.String("source", conf.Source("db_max_capacity")))
-	}
 	r.Channels = nil
 	if conf.Channels != "" {
 		warnings, err := r.addChannelString(conf.Channels)
@@ -107,10 +131,7 @@ func (r *Runner) takeChannels(conf *odooconf.Config, log *zap.Logger) error {
 		}
 		return err
 	}
-	switch {
-	case conf.MaxCapacity != nil && *conf.MaxCapacity > 0:
-		return r.addChannel("root", &Channel{Capacity: conf.MaxCapacity})
-	case conf.RunnerOff:
+	if conf.RunnerOff && (r.DatabaseChannels == nil || r.DatabaseChannels.MaxCapacity == nil) {
 		log.Warn("Odoo's own runner is switched off, as it should be, and there are no channels in the jobrunner block: one job runs at a time; set channels")
 	}
 	return nil

@@ -2,6 +2,7 @@ package jobrunner
 
 import (
 	"encoding/json"
+	"fmt"
 	goflag "flag"
 	"os"
 	"path/filepath"
@@ -94,7 +95,6 @@ func TestOdooConfigCapacity(t *testing.T) {
 	for content, want := range map[string][]channels.Config{
 		"[queue_job]\nchannels = root:0\n":       nil,
 		"[queue_job]\nchannels = root:0,sub:3\n": nil,
-		"[queue_job]\nmax_capacity = 12\n":       {{Name: "root", Capacity: 12}},
 		"[queue_job]\nmax_capacity = 0\n":        nil,
 		"[options]\n":                            nil,
 	} {
@@ -106,6 +106,44 @@ func TestOdooConfigCapacity(t *testing.T) {
 	cfgs, err := validate(t, block("odoo_config "+odooConf(t, "[queue_job]\nchannels = root:0\n")))
 	require.NoError(t, err)
 	require.Equal(t, []channels.Config{{Name: "root", Capacity: 6}}, cfgs["default"].Channels)
+}
+
+// TestOdooConfigDatabaseChannels: a site that has limits for channels in the
+// databases, and no channels, uses those.
+func TestOdooConfigDatabaseChannels(t *testing.T) {
+	for content, want := range map[string]string{
+		"max_capacity = 12":                        "12 12",
+		"db_max_capacity = a*:3,*:2":               "1 3",
+		"max_capacity = 12\ndb_max_capacity = 6":   "12 6",
+		"max_capacity = 4\nchannels = root:0":      "4 4",
+		"max_capacity = 0\ndb_max_capacity = a*:5": "1 5",
+		"max_capacity = 12\nchannels = root:3":     "",
+		"max_capacity = 0":                         "",
+		"db_max_capacity = a:5\nchannels = root:3": "",
+		"": "",
+	} {
+		cfgs, err := validate(t, block("odoo_config "+odooConf(t, "[queue_job]\n"+content+"\n")))
+		require.NoError(t, err)
+		got := ""
+		if c := cfgs["default"].DatabaseChannels; c != nil {
+			require.Empty(t, cfgs["default"].Channels)
+			got = fmt.Sprint(c.Max, c.Of("abc"))
+		}
+		require.Equal(t, want, got, content)
+	}
+	path := odooConf(t, "[queue_job]\nmax_capacity = 12\n")
+	cfgs, err := validate(t, block("odoo_config "+path+"\nchannels root:2"))
+	require.NoError(t, err)
+	require.Nil(t, cfgs["default"].DatabaseChannels, "the block goes before the file")
+	cfgs, err = validate(t, block("odoo_config "+path+"\nchannels database"))
+	require.NoError(t, err)
+	require.Equal(t, 1, cfgs["default"].DatabaseChannels.Max, "as a whole")
+	t.Setenv("ODOO_QUEUE_JOB_MAX_CAPACITY", "7")
+	t.Setenv("ODOO_QUEUE_JOB_DB_MAX_CAPACITY", "a*:5")
+	cfgs, err = validate(t, block("odoo_config "+path))
+	require.NoError(t, err)
+	require.Equal(t, 7, cfgs["default"].DatabaseChannels.Max)
+	require.Equal(t, 5, cfgs["default"].DatabaseChannels.Of("abc"))
 }
 
 func TestOdooConfigDatabases(t *testing.T) {
@@ -126,6 +164,7 @@ func TestOdooConfigErrors(t *testing.T) {
 		"[queue_job]\nchannels = root:4,s:2:sequential": `[queue_job] channels: `,
 		"[options-connector]\nchannels = root:x\n":      `[options-connector] channels: `,
 		"[queue_job]\nmax_capacity = 2.5\n":             `[queue_job] max_capacity: "2.5" is no whole number`,
+		"[queue_job]\ndb_max_capacity = [z-a]:4":        `[queue_job] db_max_capacity: db_max_capacity: rule "[z-a]:4"`,
 	} {
 		_, err := validate(t, block("odoo_config "+odooConf(t, content)))
 		require.ErrorContains(t, err, want)

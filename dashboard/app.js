@@ -196,7 +196,7 @@
       st.leader ? ['Not ready', 'bad'] : st.leader_known ? ['Standby', 'info'] : ['No leader', 'bad'];
     set($('state'), text);
     setClass($('state'), 'pill ' + kind);
-    const problems = [...(st.problems ?? [])];
+    const problems = [...(st.problems ?? []), ...(st.warnings ?? [])];
     if (!st.leader && st.leader_known) problems.push('Another process leads this runner: ' + st.leader_detail);
     rows($('problems'), problems, p => p, p => make('li', {}, p.charAt(0).toUpperCase() + p.slice(1)), () => {});
     hide($('problems'), !problems.length);
@@ -216,13 +216,14 @@
   const subject = p => p.scope === 'all' ? 'Everything is' : p.database ? `Database ${p.database} is` : `Channel ${p.channel} is`;
 
   function showTiles(r) {
-    const st = r.status, root = r.channels.find(c => c.channel === 'root');
+    const st = r.status;
+    const places = st.database_channels ? st.database_channels.max_capacity : r.channels.find(c => c.channel === 'root')?.capacity;
     const up = st.upstreams.filter(u => u.up && !u.drain).length;
     const h = now.history, last = h ? h.done.length - 1 : 0;
     const sum = (list, n) => list.slice(Math.max(0, last - n), last).reduce((a, b) => a + b, 0);
     const perMinute = h && Math.round(60 / h.step_seconds);
     rows($('tiles'), [
-      { name: 'Running', value: number(st.jobs.enqueued + st.jobs.started), more: root?.capacity ? 'of ' + number(root.capacity) : '' },
+      { name: 'Running', value: number(st.jobs.enqueued + st.jobs.started), more: places || st.database_channels ? 'of ' + number(places) : '' },
       { name: 'Waiting', value: number(st.jobs.pending) },
       { name: 'Oldest waiting', value: st.oldest_pending_seconds == null ? '–' : span(st.oldest_pending_seconds) },
       { name: 'Done, last minute', value: h ? number(sum(h.done, perMinute)) : '–' },
@@ -249,13 +250,15 @@
 
   function showChannels(r) {
     set($('n-channels'), r.more_channels ? `${number(r.more_channels)} more are not shown` : '');
-    table('channels', r.channels, c => c.channel, [
+    // With trees of their own, the database's name stands in the place of root.
+    const full = c => (c.database ? c.database + ': ' : '') + c.channel;
+    table('channels', r.channels, full, [
       ['', '', (td, c) => {
         const el = parts(td, () => ({ name: make('div', { class: 'name' }, make('b')) }));
         const depth = c.channel.split('.').length - 1;
         td.style.paddingLeft = depth * 18 + 'px';
-        set(el.name.firstChild, c.channel.split('.').pop());
-        el.name.firstChild.title = c.channel;
+        set(el.name.firstChild, depth || !c.database ? c.channel.split('.').pop() : c.database);
+        el.name.firstChild.title = full(c);
         const list = [];
         if (c.pause) list.push(['paused', 'info']); else if (c.paused) list.push(['paused by the configuration', 'info']);
         if (c.sequential) list.push(c.failed ? ['stopped by a failed job', 'bad'] : ['one by one', '']);
@@ -273,13 +276,13 @@
         td.classList.toggle('zero', !c.queued);
         if (!c.queued) { delete td.buttons; set(td, 0); return; }
         if (!td.buttons) set(td, '');
-        button(td, 'list', 'link', number(c.queued), `${plural(c.queued, 'job')} waiting in ${c.channel}: list`, () => waiting(tr.item));
+        button(td, 'list', 'link', number(c.queued), `${plural(c.queued, 'job')} waiting in ${full(c)}: list`, () => waiting(tr.item));
       }],
       ['Oldest', 'num', (td, c) => { td.classList.toggle('zero', c.oldest_pending_seconds == null); set(td, c.oldest_pending_seconds == null ? '–' : span(c.oldest_pending_seconds)); }],
       ['Failed', 'num', (td, c) => { td.classList.toggle('zero', !c.failed); set(td, number(c.failed)); }],
       ['', 'act', (td, c, tr) => {
         const paused = !!c.pause;
-        const b = button(td, 'pause', 'quiet small', paused ? 'Resume' : 'Pause', `${paused ? 'Resume' : 'Pause'} channel ${c.channel}`,
+        const b = button(td, 'pause', 'quiet small', paused ? 'Resume' : 'Pause', `${paused ? 'Resume' : 'Pause'} channel ${c.channel}` + (c.database ? ' in every database' : ''),
           () => tr.item.pause ? resume(tr.item.pause) : pause({ channel: tr.item.channel }));
         hide(b, !now.actions);
       }],
@@ -513,7 +516,7 @@
   }
   async function pause(what) {
     const name = what.channel ? `channel ${what.channel}` : what.database ? `database ${what.database}` : 'everything';
-    const text = 'Running jobs go on, no new one is started' + (what.channel ? ' in it and below it.' : '.');
+    const text = 'Running jobs go on, no new one is started' + (what.channel ? ' in it and below it' + (current()?.status.database_channels ? ', in every database.' : '.') : '.');
     const answer = await confirmed(`Pause ${name}?`, text, 'Pause', true);
     if (!answer) return;
     const body = { ...what, note: answer.note };
@@ -562,12 +565,12 @@
   }
 
   async function waiting(c) {
-    set($('waiting-title'), 'Waiting in ' + c.channel);
+    set($('waiting-title'), 'Waiting in ' + (c.database ? c.database + ': ' : '') + c.channel);
     set($('waiting-note'), 'Asking the databases …');
     rows($('waiting-jobs'), [], j => j.uuid, () => {}, () => {});
     if (!$('waiting').open) $('waiting').showModal();
     try {
-      const { jobs, more, problems } = (await ask('waiting', { runner: now.runner, channel: c.channel })).body;
+      const { jobs, more, problems } = (await ask('waiting', { runner: now.runner, channel: c.channel, ...(c.database && { database: c.database }) })).body;
       set($('waiting-note'), (jobs.length ? (more ? `The newest ${jobs.length}.` : '') : 'None that names this channel: jobs of channels below can wait here for a place.') + (problems ? ' Incomplete: ' + problems[0] : ''));
       rows($('waiting-jobs'), jobs, j => j.database + ' ' + j.uuid, () => make('li'), (li, j) => {
         const side = entry(li, what(j), j.state === 'pending' ? [] : [['waits for others', '']], `${short(j.uuid)} in ${j.database}, created ${since(j.created)}, priority ${j.priority}`);

@@ -65,7 +65,7 @@ func TestReadme(t *testing.T) {
 		d.DisallowUnknownFields()
 		require.NoError(t, d.Decode(&cfg))
 	}
-	require.Equal(t, map[string]int{"caddyfile": 4, "json": 1}, seen)
+	require.Equal(t, map[string]int{"caddyfile": 5, "json": 1}, seen)
 }
 
 // TestExample: the example that comes with the project is formatted and adapts.

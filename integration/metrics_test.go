@@ -60,7 +60,7 @@ func TestMetricsOfARunningCaddy(t *testing.T) {
 				`caddy_jobrunner_up{runner="default"}`:                                                     1,
 				`caddy_jobrunner_leader{runner="default"}`:                                                 1,
 				`caddy_jobrunner_ready{runner="default"}`:                                                  1,
-				`caddy_jobrunner_channel_capacity{channel="root",runner="default"}`:                        capacity,
+				`caddy_jobrunner_channel_capacity{channel="root",database="",runner="default"}`:            capacity,
 				`caddy_jobrunner_session_connected{database="` + db + `",runner="default"}`:                1,
 				`caddy_jobrunner_databases{runner="default",state="ready"}`:                                1,
 				`caddy_jobrunner_upstream_up{runner="default",upstream="http://` + p.odoo[0].Addr() + `"}`: 1,

@@ -56,6 +56,8 @@ type plant struct {
 	// tree is the channel string, more is put into the jobrunner block, and
 	// routes is what the site does.
 	tree, more, routes string
+	// own is the block of channels database, which takes the place of tree.
+	own string
 	// snippets stand before the site, for it to import or invoke.
 	snippets string
 	// patterns are the databases to serve. Default: all of dbs.
@@ -122,7 +124,9 @@ func (p *plant) caddyfile() string {
 	{{if not .without}}jobrunner {
 		postgres {{.dsn}}
 		databases {{or .patterns .dbs}}
-		channels {{.tree}}
+		channels {{if .own}}database {
+			{{.own}}
+		}{{else}}{{.tree}}{{end}}
 		discover_interval 500ms
 		{{.more}}
 	}{{end}}
@@ -134,7 +138,7 @@ http://{{.site}} {
 `))
 	var b bytes.Buffer
 	require.NoError(p, tmpl.Execute(&b, map[string]any{
-		"admin": p.admin, "site": p.site, "dsn": strconv.Quote(p.dsn), "dbs": strings.Join(p.dbs, " "), "patterns": p.patterns, "tree": strconv.Quote(p.tree),
+		"admin": p.admin, "site": p.site, "dsn": strconv.Quote(p.dsn), "dbs": strings.Join(p.dbs, " "), "patterns": p.patterns, "tree": strconv.Quote(p.tree), "own": p.own,
 		"more": p.more, "global": p.global, "odoo": p.odoo, "without": p.without,
 	}))
 	return b.String()
