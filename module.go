@@ -302,11 +302,7 @@ func (r *Runner) provision(ctx caddy.Context, name string, log *zap.Logger) (*me
 	if _, err := postgres.Patterns(databases); err != nil {
 		return nil, fmt.Errorf("databases: %w", err)
 	}
-	tree, err := r.channels(log)
-	if err != nil {
-		return nil, err
-	}
-	bounds, err := r.capacities(log)
+	tree, bounds, err := r.trees(log)
 	if err != nil {
 		return nil, err
 	}
@@ -424,12 +420,19 @@ func (r *Runner) channels(log *zap.Logger) ([]channels.Config, error) {
 	return tree, nil
 }
 
-// capacities turns database_channels into what the scheduler takes, nil if it is
-// not there.
-func (r *Runner) capacities(log *zap.Logger) (*channels.Capacities, error) {
+// trees returns the channel tree of all databases, or else what bounds those
+// that each of them has.
+func (r *Runner) trees(log *zap.Logger) (tree []channels.Config, bounds *channels.Capacities, err error) {
 	if r.DatabaseChannels == nil {
-		return nil, nil
+		tree, err = r.channels(log)
+		return tree, nil, err
 	}
+	bounds, err = r.capacities(log)
+	return nil, bounds, err
+}
+
+// capacities turns database_channels into what the scheduler takes.
+func (r *Runner) capacities(log *zap.Logger) (*channels.Capacities, error) {
 	if len(r.Channels) > 0 {
 		return nil, errors.New("channels and database_channels exclude each other")
 	}

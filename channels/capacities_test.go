@@ -50,7 +50,7 @@ func TestCapacityRulesRefused(t *testing.T) {
 	t.Parallel()
 	for s, want := range map[string]string{
 		"":          "there is no rule",
-		" , ":       "there is no rule",
+		",,":        "there is no rule",
 		"x":         `rule "x": capacity "x" is not a whole number`,
 		"prod:":     `capacity "" is not a whole number`,
 		"prod:1.5":  `capacity "1.5"`,

@@ -418,7 +418,7 @@ func TestForestViews(t *testing.T) {
 		t.Fatal("there is no job")
 	}
 	require.NoError(t, f.Configure(nil))
-	require.Equal(t, "", f.Channels()[0].DB)
+	require.Empty(t, f.Channels()[0].DB)
 	require.Contains(t, f.Oldest(at(9)), Place{"", "root"})
 	require.Len(t, f.Counts(), 2)
 	f.Withhold("a")
@@ -436,30 +436,47 @@ func TestForestRefusesAndStays(t *testing.T) {
 	require.Len(t, f.DatabaseChannels("a"), 1)
 }
 
+// many returns so many databases, each with a full root and waiting jobs, some
+// for an eta, and the key of the job that runs in the first.
+func many(t require.TestingT, n int) (*Forest, Key) {
+	var dbs []string
+	for i := range n {
+		dbs = append(dbs, fmt.Sprintf("db%03d", i))
+	}
+	f := grove(t, Capacities{Max: 2 * n}, "root:1,mail:2", dbs...)
+	for i, db := range dbs {
+		fill(f, db, "", 100)
+		fill(f, db, "mail", 10)
+		f.Set(Job{Key: Key{DB: db, UUID: "later"}, ETA: int64(1000+i) * 1e6}, Pending)
+	}
+	return f, f.Next(at(1), 0)[0]
+}
+
+// TestForestPassTouchesOnlyWhatChanged: after a change in one of many databases,
+// a pass looks at that one.
+func TestForestPassTouchesOnlyWhatChanged(t *testing.T) {
+	t.Parallel()
+	f, running := many(t, 300)
+	require.Zero(t, f.ready.len())
+	f.Remove(running)
+	require.Equal(t, 1, f.ready.len())
+	require.Equal(t, []string{running.DB}, databases(f.Next(at(2), 0)))
+	require.Zero(t, f.ready.len())
+}
+
 // BenchmarkForestChange is what a busy runner does all the time, a job ends and
-// the next one starts, in one of so many databases with waiting jobs.
+// the next one starts: the same change in one of so many databases.
 func BenchmarkForestChange(b *testing.B) {
 	for _, n := range []int{1, 10, 300} {
 		b.Run(fmt.Sprintf("databases=%d", n), func(b *testing.B) {
-			var dbs []string
-			for i := range n {
-				dbs = append(dbs, fmt.Sprintf("db%03d", i))
-			}
-			f := grove(b, Capacities{Max: 8}, "root:8,mail:2", dbs...)
-			for _, db := range dbs {
-				fill(f, db, "mail", 10)
-				fill(f, db, "", 100)
-			}
-			now := at(1)
-			running := f.Next(now, 0)
+			f, running := many(b, n)
 			for b.Loop() {
-				j, _, _ := f.Lookup(running[0])
+				j, _, _ := f.Lookup(running)
 				f.Set(j, Done)
 				j.Created++
 				f.Set(j, Pending)
-				running = append(running[1:], f.Next(now, 0)...)
+				running = f.Next(at(2), 0)[0]
 			}
-			require.Len(b, running, 8)
 		})
 	}
 }
