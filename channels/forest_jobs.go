@@ -226,14 +226,17 @@ func (f *Forest) Channel(db, name string) (Status, bool) {
 	return st, ok
 }
 
-// Channels returns every channel, sorted by database and full name.
+// Channels returns every channel, sorted by database and full name. Databases of
+// which neither channels nor jobs are known have none.
 func (f *Forest) Channels() []Status {
 	if f.shared != nil {
 		return f.shared.Channels()
 	}
 	var list []Status
 	for _, db := range slices.Sorted(maps.Keys(f.trees)) {
-		list = append(list, f.DatabaseChannels(db)...)
+		if t := f.trees[db]; !t.withheld || t.jobs > 0 {
+			list = append(list, f.DatabaseChannels(db)...)
+		}
 	}
 	return list
 }

@@ -398,6 +398,7 @@ func TestForestViews(t *testing.T) {
 	fill(f, "b", "mail", 2)
 	fill(f, "a", "", 3)
 	f.Next(at(1), 0)
+	f.Suspend("unknown")
 	var names []string
 	for _, c := range f.Channels() {
 		names = append(names, c.DB+"/"+c.FullName)

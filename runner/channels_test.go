@@ -33,7 +33,8 @@ func of(db string) func(mock.Run) bool { return func(r mock.Run) bool { return r
 
 func TestDatabaseChannels(t *testing.T) {
 	inBubble(t, func(b *bench) {
-		b.AddDatabase("a", "b", "c")
+		b.AddDatabase("a", "b", "c", "nothing")
+		b.Undetected("nothing")
 		b.SetChannels("a", channels.Config{Name: "root", Capacity: 2}, channels.Config{Name: "root.mail", Capacity: 1})
 		b.SetChannels("b", channels.Config{Name: "root"})
 		b.SetPlan(mock.Plan{RunFor: time.Second})

@@ -296,6 +296,7 @@ func (e *engine) fingerprinted(s *session, fp driver.Fingerprint) {
 		case driver.Undetected:
 			e.setState(db, DatabaseUndetected, fp.Description)
 			e.forget(db.Name)
+			e.tree.Withhold(db.Name)
 		case driver.Unhealthy:
 			e.setState(db, DatabaseUnhealthy, fp.Description)
 		case driver.Neutralized:
