@@ -196,6 +196,7 @@ func (e *examination) database(name string) {
 	}
 	e.served[name] = x
 	add(foundHealthy, "%s %s: %s", x.Generation, x.Version, x.Description)
+	e.databaseChannels(ctx, name)
 	for _, w := range x.Warnings {
 		add(foundRival, "%s", w)
 	}

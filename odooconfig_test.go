@@ -2,8 +2,8 @@ package jobrunner
 
 import (
 	"encoding/json"
-	"fmt"
 	goflag "flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"

@@ -143,6 +143,8 @@ func validateDatabase(cfgs []Config) error {
 			return fmt.Errorf("channel %s: capacity must not be negative", Normalize(c.Name))
 		case c.Throttle < 0:
 			return fmt.Errorf("channel %s: throttle must not be negative", Normalize(c.Name))
+		case c.CapacityDefault < 0:
+			return fmt.Errorf("channel %s: capacity_default must not be negative", Normalize(c.Name))
 		}
 	}
 	return nil

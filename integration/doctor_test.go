@@ -121,7 +121,7 @@ func TestDoctor(t *testing.T) {
 
 func doctorCases() []doctorCase {
 	var all []doctorCase
-	for _, list := range [][]doctorCase{casesOfPostgres(), casesOfDatabases(), casesOfLocks(), casesOfServers(), casesOfOdooConfig()} {
+	for _, list := range [][]doctorCase{casesOfPostgres(), casesOfDatabases(), casesOfLocks(), casesOfServers(), casesOfOdooConfig(), casesOfChannels()} {
 		all = append(all, list...)
 	}
 	return all
@@ -260,6 +260,27 @@ func casesOfOdooConfig() []doctorCase {
 		}},
 		{code: "capacity_unlimited", severity: "warning", words: "has no limit", setUp: func(p *plant) {
 			p.tree = "sub:1,root : 0"
+		}},
+	}
+}
+
+func casesOfChannels() []doctorCase {
+	return []doctorCase{
+		{code: "channels", severity: "ok", words: "below a capacity of 3", gen: odoostub.Channels, setUp: func(p *plant) {
+			p.own = "max_capacity 3"
+		}},
+		{code: "channels_unusable", severity: "error", status: 3, words: "a sequential channel must have a capacity of 1", gen: odoostub.Channels, setUp: func(p *plant) {
+			p.own = "max_capacity 3"
+			p.setChannels(p.dbs[0], odoostub.Channel{Name: "root.one", Capacity: new(2), Sequential: true})
+		}},
+		{code: "channels_unusable", name: "older add-on", severity: "error", status: 3, words: "upgrade the add-on queue_job", setUp: func(p *plant) {
+			p.own = "max_capacity 3"
+		}},
+		{code: "channels_stopped", severity: "warning", words: "its jobs would wait", gen: odoostub.Channels, setUp: func(p *plant) {
+			p.own = "max_capacity 3\ndb_max_capacity *:0"
+		}},
+		{code: "capacity_zero", severity: "warning", words: "so no job runs", gen: odoostub.Channels, setUp: func(p *plant) {
+			p.own = "max_capacity 0"
 		}},
 	}
 }
