@@ -70,7 +70,7 @@ func (s *forestComparison) configureDatabases(t *rapid.T) {
 
 func (s *forestComparison) configureDatabase(t *rapid.T) {
 	db, cfgs := drawForestDB.Draw(t, "db"), drawConfigs.Draw(t, "configuration")
-	bad := slices.ContainsFunc(cfgs, func(c Config) bool { return c.Capacity < 0 || c.Throttle < 0 })
+	bad := slices.ContainsFunc(cfgs, func(c Config) bool { return c.Capacity < 0 || c.Throttle < 0 || c.CapacityDefault < 0 })
 	err := s.f.ConfigureDatabase(db, cfgs)
 	s.ref.tree(db)
 	switch {
