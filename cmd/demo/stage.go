@@ -121,7 +121,7 @@ func (s *stage) leftovers(ctx context.Context) ([]odoostub.Leftover, error) {
 func (s *stage) close() error {
 	var errs []error
 	if s.caddy != nil {
-		errs = append(errs, s.caddy.stop())
+		errs = append(errs, s.caddy.Stop())
 	}
 	for _, odoo := range slices.Backward(s.odoo) {
 		errs = append(errs, odoo.Close())

@@ -24,7 +24,7 @@ func (s *stage) stay(ctx context.Context) {
 		case <-ctx.Done():
 			say("\nstopping")
 			return
-		case <-s.caddy.ended:
+		case <-s.caddy.Ended():
 			say("Caddy has ended, stopping")
 			return
 		case <-toggle:
@@ -78,6 +78,6 @@ SQL
 
 Ctrl-C stops everything and removes it.`,
 		s.caddy.LogFile, s.postgres.DSN(db), insert,
-		s.caddy.admin("/config/apps/jobrunner/runners/default/channels/root.mail/capacity"),
-		s.caddy.file, s.caddy.AdminPort, lastOdoo, os.Getpid(), s.caddy.SitePort, s.caddy.cmd.Path))
+		s.caddy.AdminURL("/config/apps/jobrunner/runners/default/channels/root.mail/capacity"),
+		s.caddy.File, s.caddy.AdminPort, lastOdoo, os.Getpid(), s.caddy.SitePort, s.caddy.Binary))
 }

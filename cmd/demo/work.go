@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/caddyproc"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
 )
 
@@ -45,8 +46,8 @@ func (s *stage) work(ctx context.Context, jobs int) (*result, error) {
 				return nil, err
 			}
 			enqueued = nil
-		case <-s.caddy.ended:
-			return nil, fmt.Errorf("caddy has ended\n%s", tail(s.caddy.LogFile))
+		case <-s.caddy.Ended():
+			return nil, fmt.Errorf("caddy has ended\n%s", caddyproc.Tail(s.caddy.LogFile))
 		case <-tick.C:
 		case <-ctx.Done():
 		}

@@ -19,6 +19,7 @@ type Recorder struct {
 	requests   []Request
 	executions []Execution
 	byJob      map[job]history
+	resets     int
 }
 
 // job identifies a job among all databases.
@@ -104,19 +105,32 @@ func (r *Recorder) AddRequest(q Request) {
 // its end; the last call of that counts.
 func (r *Recorder) Begin(e Execution) (end func(time.Time, Outcome)) {
 	r.mu.Lock()
-	index := len(r.executions)
+	index, resets := len(r.executions), r.resets
 	r.executions = append(r.executions, e)
 	r.update(e.DB, e.UUID, func(h *history) { h.executions++ })
 	r.mu.Unlock()
 	r.signal.broadcast()
 	return func(at time.Time, o Outcome) {
 		r.mu.Lock()
-		was := r.executions[index].Outcome
-		r.executions[index].End, r.executions[index].Outcome = at, o
-		r.update(e.DB, e.UUID, func(h *history) { h.done += oneIf(o == Done) - oneIf(was == Done) })
+		if resets == r.resets {
+			was := r.executions[index].Outcome
+			r.executions[index].End, r.executions[index].Outcome = at, o
+			r.update(e.DB, e.UUID, func(h *history) { h.done += oneIf(o == Done) - oneIf(was == Done) })
+		}
 		r.mu.Unlock()
 		r.signal.broadcast()
 	}
+}
+
+// Reset forgets everything, and returns what it forgot. The end of an execution
+// that is still running is not recorded any more.
+func (r *Recorder) Reset() (requests []Request, executions []Execution) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	requests, executions = r.requests, r.executions
+	r.requests, r.executions, r.byJob = nil, nil, nil
+	r.resets++
+	return requests, executions
 }
 
 func oneIf(condition bool) int {

@@ -70,6 +70,20 @@ func TestRecorderCountsTheLastOutcome(t *testing.T) {
 	require.Equal(t, 2, r.Executions("db", "1"))
 }
 
+func TestRecorderReset(t *testing.T) {
+	t.Parallel()
+	r := &Recorder{}
+	r.AddRequest(Request{DB: "db", UUID: "1"})
+	end := r.Begin(Execution{DB: "db", UUID: "1", Start: at(0)})
+	requests, executions := r.Reset()
+	require.Len(t, requests, 1)
+	require.Len(t, executions, 1)
+	r.Begin(Execution{DB: "db", UUID: "2", Start: at(1)})
+	end(at(2), Done)
+	require.Equal(t, map[Outcome]int{"": 1}, r.CountOutcomes(), "what was forgotten does not end another")
+	require.Zero(t, r.Requests("db", "1"))
+}
+
 // Sweeping agrees with looking at every moment.
 func TestRecorderProperty(t *testing.T) {
 	t.Parallel()
