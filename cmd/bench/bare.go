@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+)
+
+// bareTimeout bounds one request of a bare client.
+const bareTimeout = time.Minute
+
+// bareTransport opens a connection per request, as the runner does: a request on
+// a connection that dies would be sent twice by Go's client.
+func bareTransport() *http.Transport { return &http.Transport{DisableKeepAlives: true} }
+
+// runjob asks the stub to run one job, with nothing around it.
+func runjob(ctx context.Context, transport http.RoundTripper, address, db, uuid string) error {
+	ctx, cancel := context.WithTimeout(ctx, bareTimeout)
+	defer cancel()
+	query := url.Values{"db": {db}, "job_uuid": {uuid}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/queue_job/runjob?"+query.Encode(), nil)
+	if err != nil {
+		return fmt.Errorf("running job %s: %w", uuid, err)
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return fmt.Errorf("running job %s: %w", uuid, err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return fmt.Errorf("running job %s: %w", uuid, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("running job %s: %s", uuid, resp.Status)
+	}
+	return nil
+}
+
+// limit is what the machine can do without any runner: so many clients have the
+// stub run jobs whose rows are enqueued already.
+func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*records, error) {
+	j.state = "enqueued"
+	if err := l.insert(ctx, db, j); err != nil {
+		return nil, err
+	}
+	uuids, err := l.uuids(ctx, db, "enqueued")
+	if err != nil {
+		return nil, err
+	}
+	work := make(chan string, len(uuids))
+	for _, uuid := range uuids {
+		work <- uuid
+	}
+	close(work)
+	transport := bareTransport()
+	errs := make([]error, clients)
+	var wg sync.WaitGroup
+	for i := range clients {
+		wg.Go(func() {
+			for uuid := range work {
+				if errs[i] = runjob(ctx, transport, l.stub.address, db, uuid); errs[i] != nil {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return l.stub.take(ctx)
+}
