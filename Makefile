@@ -16,6 +16,7 @@ BUILD_FLAGS := -trimpath -ldflags '-s -w' -tags $(TAGS)
 
 GOLANGCI_LINT_VERSION := v2.15.0
 GOVULNCHECK_VERSION := v1.9.0
+BENCHSTAT_VERSION := v0.0.0-20260908200009-22c9c6c9d4da
 # Each version has a directory of its own, so that a new pin is a new build and
 # an old branch finds its own.
 GOLANGCI_LINT_DIR := $(CURDIR)/bin/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
@@ -27,7 +28,12 @@ TEST_TIMEOUT ?= 8m
 TEST_FLAGS ?=
 PKG ?= ./...
 FUZZTIME ?= 20s
-BENCH ?= .
+# What `bench` measures, as names of scenarios; nothing means all.
+BENCH ?=
+BENCH_FLAGS ?=
+GOBENCH ?= .
+BENCH_COUNT ?= 6
+REV ?=
 KEEP ?=
 
 # What Caddy would put into the home directory stays in the build directory.
@@ -37,7 +43,7 @@ EXAMPLE := Caddyfile.example
 .PHONY: help
 help: ## Show this help
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) \
-		| awk -F ':.*## ' '{ printf "  %-11s %s\n", $$1, $$2 }'
+		| awk -F ':.*## ' '{ printf "  %-13s %s\n", $$1, $$2 }'
 
 .PHONY: build
 build: ## Build bin/caddy: Caddy with this module, with the flags that xcaddy uses
@@ -53,8 +59,18 @@ test: ## Run all tests with the race detector (PKG=./channels TEST_FLAGS='-run X
 	CGO_ENABLED=1 $(GO) test -race -timeout $(TEST_TIMEOUT) -tags $(TAGS) $(TEST_FLAGS) $(PKG)
 
 .PHONY: bench
-bench: ## Run the benchmarks (BENCH=Name narrows them)
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 15m -tags $(TAGS) $(PKG)
+bench: build ## Measure against the limit of the machine (BENCH='drain idle' narrows, BENCH_FLAGS=-quick)
+	@$(GO) build -trimpath -tags $(TAGS) -o bin/bench ./cmd/bench
+	@bin/bench -caddy bin/caddy $(BENCH_FLAGS) $(BENCH)
+
+.PHONY: bench-go
+bench-go: ## Run the Go benchmarks (GOBENCH=Name narrows them)
+	$(GO) test -run '^$$' -bench '$(GOBENCH)' -benchmem -timeout 30m -tags $(TAGS) $(PKG)
+
+.PHONY: bench-compare
+bench-compare: ## Compare the Go benchmarks with those of REV, by benchstat (GOBENCH and PKG narrow them)
+	@GO='$(GO)' TAGS='$(TAGS)' BENCHSTAT_VERSION='$(BENCHSTAT_VERSION)' GOBENCH='$(GOBENCH)' \
+		BENCH_COUNT='$(BENCH_COUNT)' .ci/bench-compare '$(REV)' $(if $(filter-out ./...,$(PKG)),$(PKG))
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (default 20s) each

@@ -59,7 +59,7 @@ type recorder struct {
 }
 
 // record puts fake engines into the place of the real ones.
-func record(t *testing.T) *recorder {
+func record(t testing.TB) *recorder {
 	t.Helper()
 	r := &recorder{configs: make(map[string]runner.Config), stops: make(chan struct{}, 1000)}
 	original := newEngine
