@@ -32,6 +32,10 @@ const (
 	keepAliveCount    = 3
 
 	maxResponseHeader = 64 << 10
+	// bufferSize is that of a connection's two buffers. Each serves one request of
+	// some hundred bytes and one answer without a body; the default of net/http,
+	// 4 KB each, would be a third of all memory that a job makes us allocate.
+	bufferSize = 1 << 10
 )
 
 // endpoint is one socket that accepts runjob requests.
@@ -102,6 +106,8 @@ func newTransport(e endpoint) *http.Transport {
 		Protocols:              protocols,
 		TLSHandshakeTimeout:    tlsHandshakeTimeout,
 		MaxResponseHeaderBytes: maxResponseHeader,
+		ReadBufferSize:         bufferSize,
+		WriteBufferSize:        bufferSize,
 	}
 	if e.tls != nil {
 		t.TLSClientConfig = e.tls.Clone()
