@@ -50,8 +50,10 @@ const (
 	// snapshotChunk is the number of rows that travel together from a snapshot
 	// to the engine loop.
 	snapshotChunk = 1000
-	// readBatch bounds one read, claimBatch one claim.
-	readBatch  = 5000
+	// readBatch bounds one read, claimBatch one claim. Between two reads claims
+	// have their turn, so that the first jobs of a very large commit start while
+	// the others are still being read.
+	readBatch  = 1000
 	claimBatch = 1000
 )
 
@@ -455,7 +457,7 @@ func (s *session) deadline() time.Time {
 
 // execute carries orders out: what frees places first, then claims.
 func (s *session) execute(ctx context.Context, o *orders) error {
-	if err := s.readDirty(ctx); err != nil {
+	if err := s.readDirty(ctx, o.reads); err != nil {
 		return err
 	}
 	if len(o.unclaims) > 0 {
@@ -479,23 +481,38 @@ func (s *session) execute(ctx context.Context, o *orders) error {
 	return s.look(ctx, o)
 }
 
-// readDirty reads the jobs that changed or were asked for, each once.
-func (s *session) readDirty(ctx context.Context) error {
-	for len(s.dirty) > 0 {
-		uuids := make([]string, 0, min(len(s.dirty), readBatch))
-		for uuid := range s.dirty {
-			if len(uuids) == readBatch {
-				break
-			}
+// readDirty reads one batch of the jobs that changed or were asked for. Those
+// asked for come first: places depend on them.
+func (s *session) readDirty(ctx context.Context, first []string) error {
+	if len(s.dirty) == 0 {
+		return nil
+	}
+	uuids := make([]string, 0, min(len(s.dirty), readBatch))
+	add := func(uuid string) bool {
+		if len(uuids) == readBatch {
+			return false
+		}
+		if _, ok := s.dirty[uuid]; ok {
 			uuids = append(uuids, uuid)
 			delete(s.dirty, uuid)
 		}
-		rows, gone, err := s.readRows(ctx, uuids)
-		if err != nil {
-			return err
-		}
-		s.out.rowsRead(s, rows, gone, s.asked)
+		return true
 	}
+	for _, uuid := range first {
+		if !add(uuid) {
+			break
+		}
+	}
+	for uuid := range s.dirty {
+		if !add(uuid) {
+			break
+		}
+	}
+	rows, gone, err := s.readRows(ctx, uuids)
+	if err != nil {
+		return err
+	}
+	s.out.rowsRead(s, rows, gone, s.asked)
 	return nil
 }
 
