@@ -60,6 +60,14 @@ func (s *hangingSession) Snapshot(ctx context.Context, yield func(driver.Row)) e
 	return s.Session.Snapshot(ctx, yield)
 }
 
+// hangingChannels cannot read what channels are configured in the database.
+type hangingChannels struct{ driver.Session }
+
+func (s *hangingChannels) Channels(ctx context.Context) ([]channels.Config, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 // whyCase brings a job into a situation and returns it, and the runner to ask.
 type whyCase struct {
 	// says is a part of the sentence.
@@ -252,6 +260,16 @@ var whyCases = map[string]whyCase{
 		b.Cleanup(func() { close(hang) })
 		return r, b.one("prod", "a")
 	}},
+	"channels_withheld": {"the channels of database prod are not known", func(b *bench) (*runner.Runner, channels.Key) {
+		hang := func(s driver.Session) driver.Session { return &hangingChannels{s} }
+		r := b.prod("root:1", sessions(hang))
+		keys := b.jobs("prod", "", "a", 2)
+		b.settle(time.Second)
+		cfg := b.perDatabase(9, "")
+		sessions(hang)(&cfg)
+		require.NoError(b, r.Reconfigure(cfg))
+		return r, keys[1]
+	}},
 	"database_held": {"the last requests ended without their jobs having been run", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:30")
 		b.SetPlan(mock.Plan{StayEnqueued: true})
@@ -266,13 +284,14 @@ var whyCases = map[string]whyCase{
 	}},
 }
 
-// TestWhyInEveryCase: each reason is given where it is the true one. TestWhy and
-// TestDrains have the rest.
+// TestWhyInEveryCase: each reason is given where it is the true one. TestWhy,
+// TestDrains, TestNeutralizedDatabase and TestWhyMaxCapacity have the rest.
 func TestWhyInEveryCase(t *testing.T) {
 	missing := whyCodes(t)
 	for _, code := range []string{
 		"channel_full", "failed", "sequential_failed", "eta", "done", "wait_dependencies", "paused_channel", "unknown_job",
-		"database_unhealthy", "database_not_served", "standby", "no_leader", "upstreams_drained",
+		"database_unhealthy", "database_neutralized", "database_not_served", "standby", "no_leader", "upstreams_drained",
+		"max_capacity",
 	} {
 		require.NotContains(t, whyCases, code)
 		require.Contains(t, missing, code)
