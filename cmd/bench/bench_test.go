@@ -79,7 +79,7 @@ func TestPlotIsXML(t *testing.T) {
 }
 
 func TestProcessTime(t *testing.T) {
-	for end := time.Now().Add(50 * time.Millisecond); time.Now().Before(end); { //nolint:revive // it is about using the processor
+	for end := time.Now().Add(50 * time.Millisecond); time.Now().Before(end); {
 	}
 	used, err := processTime(os.Getpid())
 	require.NoError(t, err)

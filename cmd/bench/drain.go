@@ -8,8 +8,6 @@ import (
 )
 
 const (
-	// drainTimeout bounds the drain of one run.
-	drainTimeout = 5 * time.Minute
 	// limitDB is not served by any runner.
 	limitDB = "limit_db"
 	benchDB = "bench_db"
@@ -106,7 +104,7 @@ func (l *lab) drain(ctx context.Context, channels string, j jobs) (d *drained, e
 	if err := l.insert(ctx, benchDB, j); err != nil {
 		return nil, err
 	}
-	if err := l.stub.awaitDone(ctx, j.count, drainTimeout); err != nil {
+	if err := l.stub.awaitDone(ctx, j.count); err != nil {
 		return nil, err
 	}
 	d = new(drained)
@@ -153,7 +151,7 @@ func countOnce(ctx context.Context, l *lab, count int) (err error) {
 	if err := l.insert(ctx, benchDB, jobs{count: count}); err != nil {
 		return err
 	}
-	if err := l.stub.awaitDone(ctx, count, drainTimeout); err != nil {
+	if err := l.stub.awaitDone(ctx, count); err != nil {
 		return err
 	}
 	if err := l.addStatements(ctx, count); err != nil {

@@ -51,7 +51,7 @@ func runFloor(ctx context.Context, args []string) error {
 	for ctx.Err() == nil {
 		n, err := conn.WaitForNotification(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the parent ends it
+			return nil // the parent ends it
 		}
 		if err != nil {
 			return fmt.Errorf("waiting: %w", err)

@@ -138,14 +138,14 @@ func (l *lab) disconnect(ctx context.Context, db string) {
 }
 
 // exec runs a statement in a database.
-func (l *lab) exec(ctx context.Context, db, sql string, args ...any) error {
+func (l *lab) exec(ctx context.Context, db, sql string) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	conn, err := l.connect(ctx, db)
 	if err != nil {
 		return err
 	}
-	if _, err := conn.Exec(ctx, sql, args...); err != nil {
+	if _, err := conn.Exec(ctx, sql); err != nil {
 		return fmt.Errorf("running %q in %s: %w", sql, db, err)
 	}
 	return nil

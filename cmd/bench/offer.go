@@ -45,7 +45,7 @@ func (l *lab) offer(ctx context.Context, db string, rate float64, d time.Duratio
 	began := time.Now()
 	due := make(chan struct{}, int(rate*d.Seconds())*2+1_000)
 	committed := make([]map[string]time.Time, committers)
-	errs := make([]error, committers+1)
+	errs := make([]error, committers+2)
 	var wg sync.WaitGroup
 	for i := range committers {
 		committed[i] = make(map[string]time.Time)
@@ -56,9 +56,9 @@ func (l *lab) offer(ctx context.Context, db string, rate float64, d time.Duratio
 		errs[committers] = generate(ctx, began, rate, d, due)
 	})
 	all := new(records)
-	err := l.collect(ctx, all, began, d, after)
+	errs[committers+1] = l.collect(ctx, all, began, d, after)
 	wg.Wait()
-	if err := errors.Join(append(errs, err)...); err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	total := 0
@@ -89,7 +89,7 @@ func (l *lab) offer(ctx context.Context, db string, rate float64, d time.Duratio
 			}
 		}
 	}
-	return o, l.stub.await(ctx, drainTimeout, func(n counts) bool { return n.Running == 0 })
+	return o, l.stub.await(ctx, doneTimeout, func(n counts) bool { return n.Running == 0 })
 }
 
 // generate says when a job is due.

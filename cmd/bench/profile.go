@@ -69,7 +69,7 @@ func profileDrain(ctx context.Context, l *lab) error {
 	if err := l.insert(ctx, benchDB, jobs{count: count}); err != nil {
 		return err
 	}
-	return l.stub.awaitDone(ctx, count, drainTimeout)
+	return l.stub.awaitDone(ctx, count)
 }
 
 func profileSingle(ctx context.Context, l *lab) error {

@@ -16,6 +16,9 @@ const (
 	countInterval = 20 * time.Millisecond
 	// jobTimeout bounds the time until a job that was sent alone is done.
 	jobTimeout = 20 * time.Second
+	// doneTimeout bounds the time until all jobs are done, the start of a Caddy
+	// with millions of them included.
+	doneTimeout = 5 * time.Minute
 )
 
 // stub is the stub of Odoo, in its own process.
@@ -70,14 +73,9 @@ func (s *stub) counts(ctx context.Context) (n counts, err error) {
 	return n, s.ask(ctx, http.MethodGet, "/counts", &n)
 }
 
-// open lets the jobs of a gate go on.
-func (s *stub) open(ctx context.Context, gate string) error {
-	return s.ask(ctx, http.MethodPost, "/open?gate="+url.QueryEscape(gate), nil)
-}
-
 // awaitDone waits until so many jobs are done.
-func (s *stub) awaitDone(ctx context.Context, jobs int, limit time.Duration) error {
-	return s.await(ctx, limit, func(n counts) bool { return n.Done >= jobs })
+func (s *stub) awaitDone(ctx context.Context, jobs int) error {
+	return s.await(ctx, doneTimeout, func(n counts) bool { return n.Done >= jobs })
 }
 
 // await waits until the counts are what is waited for.
