@@ -49,7 +49,7 @@ func sustainedAll(ctx context.Context, l *lab) error {
 func committedLimit(ctx context.Context, l *lab) (float64, error) {
 	f := l.report.figure("jobs/s of the limit, each job committed by itself", "", 0, nil)
 	for range l.runs {
-		if err := l.clear(ctx, benchDB, limitDB); err != nil {
+		if err := l.history(ctx, limitDB); err != nil {
 			return 0, err
 		}
 		end := time.Now().Add(l.duration(10*time.Second, 2*time.Second))
@@ -112,7 +112,7 @@ func sweep(ctx context.Context, l *lab, limit float64) error {
 		loads = []float64{0.1, 0.5, 0.8}
 	}
 	for _, load := range loads {
-		if err := l.clear(ctx, benchDB); err != nil {
+		if err := l.history(ctx, benchDB); err != nil {
 			return err
 		}
 		o, err := l.offer(ctx, benchDB, load*limit, l.duration(20*time.Second, 3*time.Second), nil)
@@ -139,7 +139,7 @@ func sweep(ctx context.Context, l *lab, limit float64) error {
 // sustain offers 80 % of the limit for long, and compares the last minute with
 // the first.
 func sustain(ctx context.Context, l *lab, c *caddy, limit float64) error {
-	if err := l.clear(ctx, benchDB); err != nil {
+	if err := l.history(ctx, benchDB); err != nil {
 		return err
 	}
 	length := l.sustain
