@@ -91,6 +91,9 @@ func (d *OdooDriver) Provision(ctx caddy.Context) error {
 // build makes the driver of the resolved options.
 func (d *OdooDriver) build() { d.Driver = odoo.New(d.options) }
 
+// RunsNeutralized tells the sessions that outlive a reload what holds now.
+func (d *OdooDriver) RunsNeutralized() bool { return d.RunNeutralized }
+
 // OpenOperations implements [driver.Operator].
 func (d *OdooDriver) OpenOperations(ctx context.Context, pg *pgx.ConnConfig, database string) (driver.Operations, error) {
 	operator, ok := d.Driver.(driver.Operator)

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -40,4 +41,14 @@ func TestNeutralized(t *testing.T) {
 	p.load()
 	p.untilStates(map[string]int{"done": 2})
 	p.exactlyOnce(nil)
+
+	// Once it is withdrawn, the copy's session ends at the next full read.
+	p.more = ""
+	p.load()
+	p.post("resync", `{}`, http.StatusOK)
+	p.until("neutralized", func() bool {
+		return slices.ContainsFunc(list(p.get("databases", http.StatusOK), "databases"), func(db map[string]any) bool {
+			return db["database"] == duplicate && db["state"] == "neutralized"
+		})
+	})
 }

@@ -253,6 +253,9 @@ func (s *session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 
 func (s *session) fingerprint(ctx context.Context) (found driver.Fingerprint, err error) {
 	err = s.call(ctx, "fingerprint", fingerprintTimeout, func(ctx context.Context) (err error) {
+		if follower, ok := s.conn.(driver.Follower); ok {
+			follower.Follow(s.config().Driver)
+		}
 		found, err = s.conn.Fingerprint(ctx)
 		return err
 	})

@@ -67,7 +67,7 @@ func (d *Driver) OpenCluster(ctx context.Context, pg *pgx.ConnConfig) (driver.Cl
 
 // OpenSession implements [driver.Driver].
 func (d *Driver) OpenSession(ctx context.Context, pg *pgx.ConnConfig, database string) (driver.Session, error) {
-	s := &session{database: database, options: d.options}
+	s := &session{database: database, runNeutralized: d.options.RunNeutralized}
 	pg = pg.Copy()
 	pg.OnNotification = s.inbox.put
 	conn, err := postgres.Connect(ctx, pg, database, "session")

@@ -28,7 +28,7 @@ func (d *Driver) Examine(ctx context.Context, pg *pgx.ConnConfig, database strin
 	if err != nil {
 		return e, err
 	}
-	s := &session{database: database, options: d.options, conn: conn}
+	s := &session{database: database, runNeutralized: d.options.RunNeutralized, conn: conn}
 	defer conn.Abandon(ctx)
 	if e.Fingerprint, err = s.Fingerprint(ctx); err != nil || s.generation == nil {
 		return e, err

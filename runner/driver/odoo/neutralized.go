@@ -35,6 +35,19 @@ func neutralized(ctx context.Context, conn *postgres.Conn, c catalog) (yes bool,
 	return yes, conn.Failed(err, "look whether the database is neutralized")
 }
 
+// RunsNeutralized reports [Options.RunNeutralized].
+func (d *Driver) RunsNeutralized() bool { return d.options.RunNeutralized }
+
+var _ driver.Follower = (*session)(nil)
+
+// Follow implements [driver.Follower]. A driver that embeds this one has to have a
+// RunsNeutralized of its own; with others, what the session was opened with holds.
+func (s *session) Follow(d driver.Driver) {
+	if d, ok := d.(interface{ RunsNeutralized() bool }); ok {
+		s.runNeutralized = d.RunsNeutralized()
+	}
+}
+
 // withhold makes the fingerprint that of a neutralized database.
 func withhold(fp *driver.Fingerprint) {
 	fp.Health, fp.Description = driver.Neutralized, neutralizedText

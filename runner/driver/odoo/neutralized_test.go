@@ -50,6 +50,30 @@ func TestNeutralized(t *testing.T) {
 	}
 }
 
+// A session goes by the driver in force, not by the one that opened it.
+func TestNeutralizedFollowsTheDriver(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	require.NoError(t, odoostub.Neutralize(t.Context(), h.admin))
+	runs, leaves := odoo.New(odoo.Options{RunNeutralized: true}), odoo.New(odoo.Options{})
+	s, err := runs.OpenSession(h.deadline(), h.Postgres(), h.db)
+	require.NoError(t, err)
+	defer s.Close(t.Context())
+	for _, step := range []struct {
+		driver driver.Driver
+		want   driver.Health
+	}{
+		{runs, driver.Healthy},
+		{leaves, driver.Neutralized},
+		{struct{ driver.Driver }{runs}, driver.Neutralized}, // says nothing of it
+		{runs, driver.Healthy},
+	} {
+		s.(driver.Follower).Follow(step.driver)
+		fp, err := s.Fingerprint(h.deadline())
+		require.NoError(t, err)
+		require.Equal(t, step.want, fp.Health)
+	}
+}
+
 // What hinders the service of a copy is of no interest as long as it is not to be
 // served.
 func TestNeutralizedAndUnhealthy(t *testing.T) {

@@ -17,9 +17,10 @@ import (
 // session implements [driver.Session] on one connection.
 type session struct {
 	database string
-	options  Options
-	conn     *postgres.Conn
-	inbox    inbox
+	// runNeutralized is that of the options of the driver in force.
+	runNeutralized bool
+	conn           *postgres.Conn
+	inbox          inbox
 
 	generation *generation
 	statements statements
@@ -64,7 +65,7 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 	if err != nil {
 		return driver.Fingerprint{}, err
 	}
-	if copied && !s.options.RunNeutralized {
+	if copied && !s.runNeutralized {
 		withhold(&fp)
 		return fp, nil
 	}
@@ -75,7 +76,7 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 		if fp.Warnings, err = g.warnings(ctx, s.conn); err != nil {
 			return driver.Fingerprint{}, err
 		}
-		if c.Parameters && !c.ReadParameters && !s.options.RunNeutralized {
+		if c.Parameters && !c.ReadParameters && !s.runNeutralized {
 			fp.Warnings = append(fp.Warnings, neutralizedUnreadable)
 		}
 		switch *s.pooling {

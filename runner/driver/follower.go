@@ -1,0 +1,8 @@
+package driver
+
+// Follower is implemented by sessions that depend on settings of their driver. A
+// session outlives the configuration under which it was opened: before each
+// [Session.Fingerprint] it is told which driver is in force now.
+type Follower interface {
+	Follow(d Driver)
+}
