@@ -3,6 +3,7 @@ package odoo
 import (
 	"context"
 	"encoding/binary"
+	"io"
 	"math"
 	"net"
 	"slices"
@@ -26,6 +27,8 @@ import (
 type wireServer struct {
 	columns []uint32 // the types
 	rows    [][]byte // the bodies of DataRow messages
+	// told are the bodies of NotificationResponse messages, sent at the beginning.
+	told [][]byte
 }
 
 // dial is a [pgconn.DialFunc].
@@ -46,6 +49,9 @@ func (s *wireServer) dial(context.Context, string, string) (net.Conn, error) {
 func (s *wireServer) serve(b *pgproto3.Backend, w net.Conn) {
 	b.Send(&pgproto3.AuthenticationOk{})
 	b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+	if b.Flush() != nil || send(w, 'A', s.told) != nil {
+		return
+	}
 	for b.Flush() == nil {
 		m, err := b.Receive()
 		if err != nil {
@@ -63,11 +69,8 @@ func (s *wireServer) serve(b *pgproto3.Backend, w net.Conn) {
 			if b.Flush() != nil {
 				return
 			}
-			for _, row := range s.rows {
-				message := binary.BigEndian.AppendUint32([]byte{'D'}, uint32(len(row)+4))
-				if _, err := w.Write(append(message, row...)); err != nil {
-					return
-				}
+			if send(w, 'D', s.rows) != nil {
+				return
 			}
 			b.Send(&pgproto3.CommandComplete{CommandTag: []byte("SELECT")})
 		case *pgproto3.Sync:
@@ -76,6 +79,17 @@ func (s *wireServer) serve(b *pgproto3.Backend, w net.Conn) {
 			return
 		}
 	}
+}
+
+// send writes messages of one kind.
+func send(w io.Writer, kind byte, bodies [][]byte) error {
+	for _, body := range bodies {
+		message := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(body)+4))
+		if _, err := w.Write(append(message, body...)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *wireServer) description() *pgproto3.RowDescription {
@@ -88,10 +102,12 @@ func (s *wireServer) description() *pgproto3.RowDescription {
 
 var wireTypes = map[string]uint32{"int4": pgtype.Int4OID, "varchar": pgtype.VarcharOID, "timestamp": pgtype.TimestampOID}
 
-// wireSession is a session on a server that answers with the given rows.
-func wireSession(t *testing.T, rows [][]byte) *session {
+// wireSession is a session on a server that answers with the given rows, and
+// tells what is given.
+func wireSession(t *testing.T, rows, told [][]byte) *session {
 	t.Helper()
-	server := &wireServer{rows: rows}
+	server := &wireServer{rows: rows, told: told}
+	s := &session{database: "db", inbox: inbox{own: 1}}
 	g := &generation{contract: queueJob}
 	for _, c := range rowColumns {
 		g.columns = append(g.columns, c.name)
@@ -99,14 +115,15 @@ func wireSession(t *testing.T, rows [][]byte) *session {
 	}
 	cfg, err := pgx.ParseConfig("host=127.0.0.1 user=x dbname=x sslmode=disable")
 	require.NoError(t, err)
-	cfg.DialFunc, cfg.Fallbacks = server.dial, nil
+	cfg.DialFunc, cfg.Fallbacks, cfg.OnNotification = server.dial, nil, s.inbox.put
 	conn, err := pgx.ConnectConfig(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		_ = conn.Close(context.Background())
 		<-conn.PgConn().CleanupDone()
 	})
-	return &session{database: "db", conn: &postgres.Conn{Conn: conn}, generation: g, statements: g.statements()}
+	s.conn, s.generation, s.statements = &postgres.Conn{Conn: conn}, g, g.statements()
+	return s
 }
 
 // wireRow is the body of a DataRow message. A nil is NULL.
@@ -160,7 +177,7 @@ func TestFarTimestamps(t *testing.T) {
 	for wire, want := range map[int64]int64{
 		0: y2k, wireFirst: wireFirst + y2k, wireLast: math.MaxInt64, math.MaxInt64: math.MaxInt64, math.MinInt64: 0,
 	} {
-		s := wireSession(t, [][]byte{wireRow(1, goodUUID+"1", nil, "pending", 10, wire, wire, nil, nil)})
+		s := wireSession(t, [][]byte{wireRow(1, goodUUID+"1", nil, "pending", 10, wire, wire, nil, nil)}, nil)
 		rows, err := s.Read(t.Context(), []string{"x"})
 		require.NoError(t, err)
 		require.Len(t, rows, 1)
@@ -189,7 +206,7 @@ func FuzzRows(f *testing.F) {
 		}
 		good := func(name string) []byte { return row(1, name, "good", "pending", 10, int64(0), nil, nil, nil) }
 		wire := slices.Concat([][]byte{good("A")}, bodies, [][]byte{good("Z")})
-		s := wireSession(t, wire)
+		s := wireSession(t, wire, nil)
 		var rows []driver.Row
 		if err := s.Snapshot(t.Context(), func(r driver.Row) { rows = append(rows, r) }); err != nil {
 			require.ErrorContains(t, err, "read ")
@@ -284,4 +301,65 @@ func schedule(t *testing.T, rows []driver.Row, now time.Time) {
 	m.RemoveDB("db")
 	require.Zero(t, m.Len())
 	require.Len(t, m.Channels(), 3, "nothing is left behind")
+}
+
+// wireNotification is the body of a NotificationResponse message.
+func wireNotification(pid uint32, payload string) []byte {
+	return slices.Concat(binary.BigEndian.AppendUint32(nil, pid), []byte("queue_job\x00"), []byte(payload), []byte{0})
+}
+
+// FuzzNotifications goes the way from the bytes of notifications to what the
+// session has to look up: whatever they say, the one that follows them is heard.
+func FuzzNotifications(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(frames(wireNotification(1, goodUUID+"7"), wireNotification(2, goodUUID+"7"), wireNotification(2, goodUUID+"7")))
+	f.Add(frames(wireNotification(2, "reload"), wireNotification(0, ""), wireNotification(math.MaxUint32, "\xff\n'; DROP TABLE queue_job; --")))
+	f.Add(frames(wireNotification(2, strings.Repeat("x", 100000)), []byte{0, 0, 0, 2}, []byte{}))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		bodies := unframe(data)
+		if len(bodies) > 100 {
+			return
+		}
+		const last = "ffffffff-ffff-4fff-bfff-ffffffffffff"
+		s := wireSession(t, nil, append(slices.Clone(bodies), wireNotification(2, last)))
+		want, reload := [2][]string{}, false // of others, and our own
+		for _, body := range bodies {
+			var n pgproto3.NotificationResponse
+			if n.Decode(body) != nil {
+				want = [2][]string{} // that connection is lost
+				break
+			}
+			whose := 0
+			if n.PID == 1 {
+				whose = 1
+			}
+			reload = reload || whose == 0 && isReload(n.Payload)
+			if !slices.Contains(want[whose], n.Payload) {
+				want[whose] = append(want[whose], n.Payload)
+			}
+		}
+		got, told := [2][]string{}, false
+		for !slices.Contains(got[0], last) {
+			n, err := s.Wait(t.Context())
+			if err != nil {
+				require.ErrorIs(t, err, driver.ErrLost)
+				return
+			}
+			for whose, list := range [][]string{n.Changed, n.Echoes} {
+				for _, p := range list {
+					if !slices.Contains(got[whose], p) { // told again is not wrong
+						got[whose] = append(got[whose], p)
+					}
+				}
+			}
+			told = told || n.Reload
+		}
+		if !slices.Contains(want[0], last) {
+			want[0] = append(want[0], last)
+		}
+		require.Equal(t, want, got)
+		require.Equal(t, reload, told)
+		_, err := s.Read(t.Context(), got[0])
+		require.NoError(t, err)
+	})
 }
