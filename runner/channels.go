@@ -68,10 +68,10 @@ func (e *engine) judge(db *database, err error) {
 	}
 }
 
-// severity is how bad it is that the database is unhealthy: a mistake in its
-// channels is up to those who made it.
-func (db *database) severity() zapcore.Level {
-	if db.misconfigured != "" && !db.unreadable {
+// severity is how bad it is that the database is unhealthy for that reason: a
+// mistake in its channels is up to those who made it.
+func (db *database) severity(reason string) zapcore.Level {
+	if reason == db.misconfigured && !db.unreadable {
 		return zapcore.WarnLevel
 	}
 	return zapcore.ErrorLevel

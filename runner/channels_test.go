@@ -363,3 +363,33 @@ func TestTreeOfAnUnservedDatabaseEnds(t *testing.T) {
 		require.Len(b, b.status(r).Channels, 1)
 	})
 }
+
+// A database that has become a copy for trials has no channels to show.
+func TestChannelsOfANeutralizedDatabase(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("copy")
+		b.one("copy", "a")
+		r := b.start(b.perDatabase(1, ""))
+		b.settle(time.Minute)
+		require.Len(b, b.status(r).Channels, 1)
+		b.Neutralized("copy")
+		b.settle(10 * time.Minute)
+		b.requireState(r, "copy", runner.DatabaseNeutralized)
+		require.Empty(b, b.status(r).Channels)
+	})
+}
+
+// What is wrong with the application is an error, whatever its channels are like.
+func TestUnhealthyWithBadChannels(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("bad")
+		b.SetChannels("bad", channels.Config{Name: "root.mail", Capacity: 2, Sequential: true})
+		r := b.start(b.perDatabase(1, ""))
+		b.requireState(r, "bad", runner.DatabaseUnhealthy)
+		b.Unhealthy("bad", "trigger is missing")
+		b.settle(10 * time.Minute)
+		logged := b.logs.FilterMessageSnippet("cannot be served: trigger is missing")
+		require.Equal(b, 1, logged.Len())
+		require.Equal(b, zapcore.ErrorLevel, logged.All()[0].Level)
+	})
+}

@@ -256,7 +256,7 @@ func (e *engine) setState(db *database, state DatabaseState, detail string) {
 		}
 		db.complaint = detail
 	case DatabaseUnhealthy:
-		e.log().Log(db.severity(), "database cannot be served: "+detail, fields[0])
+		e.log().Log(db.severity(detail), "database cannot be served: "+detail, fields[0])
 	case DatabaseStandby:
 		e.log().Info("master election lost: could not acquire master runner lock on "+db.Name, fields...)
 	case DatabaseReady:
@@ -302,6 +302,7 @@ func (e *engine) fingerprinted(s *session, fp driver.Fingerprint) {
 		case driver.Neutralized:
 			e.setState(db, DatabaseNeutralized, fp.Description)
 			e.forget(db.Name)
+			e.tree.Withhold(db.Name)
 		case driver.Healthy:
 		}
 	})
