@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode"
 )
 
 // Capacities bounds what runs where each database has a channel tree of its own
@@ -13,13 +14,15 @@ type Capacities struct {
 	// With 0 or less nothing runs.
 	Max int
 	// Rules say how many of them may run in one database. The first one counts
-	// whose pattern matches its name; without one it is Max.
+	// whose pattern matches its name; without one it is Max. ParseCapacityRules
+	// makes them.
 	Rules []CapacityRule
 }
 
 // CapacityRule is the capacity of the databases whose names match a pattern.
 type CapacityRule struct {
 	// Pattern is one of Python's fnmatch: *, ?, [abc], [a-c] and [!abc]. Case counts.
+	// There is no white space in it.
 	Pattern string
 	// Capacity is the number of jobs that may run at once in each of them. With
 	// 0 or less nothing runs.
@@ -57,6 +60,9 @@ func ParseCapacityRules(s string) ([]CapacityRule, error) {
 		}
 		if rule.Pattern == "" {
 			return nil, fmt.Errorf("rule %q: the pattern is empty", text)
+		}
+		if strings.ContainsFunc(rule.Pattern, unicode.IsSpace) {
+			return nil, fmt.Errorf("rule %q: a comma is missing; ? stands for a space in a name", text)
 		}
 		if rule.name, err = fnmatch(rule.Pattern); err != nil {
 			return nil, fmt.Errorf("rule %q: %w", text, err)

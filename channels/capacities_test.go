@@ -57,6 +57,7 @@ func TestCapacityRulesRefused(t *testing.T) {
 		":4":        "the pattern is empty",
 		"p[z-a]:4":  "an invalid range",
 		"a:1,b:two": `rule "b:two"`,
+		"a*:4 b*:2": `rule "a*:4 b*:2": a comma is missing`,
 	} {
 		_, err := ParseCapacityRules(s)
 		require.ErrorContains(t, err, want)
