@@ -205,7 +205,9 @@ type resolvedRunner struct {
 	Databases []string            `json:"databases"`
 	Upstreams []string            `json:"upstreams"`
 	Channels  map[string]*Channel `json:"channels"`
-	BasicAuth string              `json:"basic_auth_user,omitempty"`
+	// InDatabases are the bounds where the channels stand in the databases.
+	InDatabases *channels.Capacities `json:"database_channels,omitempty"`
+	BasicAuth   string               `json:"basic_auth_user,omitempty"`
 }
 
 // TestOdooConfigOfEachSeries adapts and provisions a runner from a file of each
@@ -235,6 +237,7 @@ func TestOdooConfigOfEachSeries(t *testing.T) {
 					CapacityDefault: c.CapacityDefault, SequentialDefault: c.SequentialDefault,
 				}
 			}
+			got.InDatabases = cfg.DatabaseChannels
 			got.BasicAuth = cfg.Driver.(*OdooDriver).options.BasicAuthUser
 			text, err := json.MarshalIndent(got, "", "  ")
 			require.NoError(t, err)
