@@ -1,7 +1,6 @@
 package jobrunner
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -32,9 +31,8 @@ const (
 	keepAliveCount    = 3
 
 	maxResponseHeader = 64 << 10
-	// bufferSize is that of a connection's two buffers. Each serves one request of
-	// some hundred bytes and one answer without a body; the default of net/http,
-	// 4 KB each, would be a third of all memory that a job makes us allocate.
+	// bufferSize is that of an exchange's two buffers. Each serves one request of
+	// some hundred bytes and one answer without a body.
 	bufferSize = 1 << 10
 )
 
@@ -77,43 +75,6 @@ func (e endpoint) upstream(hostHeader string) driver.Upstream {
 		HostHeader: hostHeader,
 		Transport:  newTransport(e),
 	}
-}
-
-// newTransport makes a transport that sends a request at most once and waits
-// for the answer as long as the job runs. It is built from nothing instead of
-// cloned from the proxy's: a clone would keep the dial function, and with it
-// read_timeout; and a connection that is used again makes net/http repeat a
-// GET, which would start the job twice (caddy.md 2.4, 2.7).
-func newTransport(e endpoint) *http.Transport {
-	dialer := &net.Dialer{
-		Timeout:   dialTimeout,
-		LocalAddr: e.local,
-		KeepAliveConfig: net.KeepAliveConfig{
-			Enable:   true,
-			Idle:     keepAliveIdle,
-			Interval: keepAliveInterval,
-			Count:    keepAliveCount,
-		},
-	}
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	t := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, e.network, e.address)
-		},
-		DisableKeepAlives:      true,
-		DisableCompression:     true,
-		Protocols:              protocols,
-		TLSHandshakeTimeout:    tlsHandshakeTimeout,
-		MaxResponseHeaderBytes: maxResponseHeader,
-		ReadBufferSize:         bufferSize,
-		WriteBufferSize:        bufferSize,
-	}
-	if e.tls != nil {
-		t.TLSClientConfig = e.tls.Clone()
-		t.TLSClientConfig.NextProtos = []string{"http/1.1"}
-	}
-	return t
 }
 
 // parseUpstream reads the address of an explicit upstream: http://host[:port],

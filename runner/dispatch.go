@@ -97,15 +97,16 @@ func (e *engine) dispatch(key channels.Key, t *task) {
 		return
 	}
 	cfg := e.config()
-	cfg.Logger.Info("asking Odoo to run job "+key.UUID+" on db "+key.DB, zap.String("upstream", up.Name))
 	t.phase = phaseOpen
 	t.row, t.gone, t.settledAt = nil, false, time.Time{}
 	e.beginSpan(key, t)
 	if t.attempt.ID == "" {
 		t.attempt.ID = newTaskID()
 	}
-	e.noteDispatch(key, t, up.Name)
 	t.exchange = cfg.Exchanges.start(cfg.Driver, up, t, e.log, e.exchangeEnded)
+	// Only now, for the job waits for nothing that is written down.
+	cfg.Logger.Info("asking Odoo to run job "+key.UUID+" on db "+key.DB, zap.String("upstream", up.Name))
+	e.noteDispatch(key, t, up.Name)
 }
 
 // exchangeEnded is called from the exchange's goroutine.

@@ -67,6 +67,8 @@ type engine struct {
 	targetsAt time.Time
 	// asking is true while the upstreams are being looked up.
 	asking bool
+	// awaited are closed after the next pass.
+	awaited []chan struct{}
 	// configured counts the configurations that have been put into force.
 	configured int
 	// quiet is closed when the engine is stopping and no statement is under
@@ -94,6 +96,10 @@ func (e *engine) loop() {
 		now := time.Now()
 		e.tick(now)
 		e.pass(now)
+		for _, waiting := range e.awaited {
+			close(waiting)
+		}
+		e.awaited = e.awaited[:0]
 		timer.Reset(time.Until(e.nextTick(now)))
 		select {
 		case <-e.mail.signal:
@@ -177,6 +183,19 @@ func (e *engine) pass(now time.Time) {
 	}
 	for db, uuids := range claims {
 		db.session.order(func(o *orders) { o.claims = append(o.claims, uuids...) })
+	}
+}
+
+// scheduled implements listener.
+func (e *engine) scheduled(ctx context.Context) {
+	done := make(chan struct{})
+	if !e.mail.post(func() { e.awaited = append(e.awaited, done) }) {
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	case <-e.mail.gone:
 	}
 }
 

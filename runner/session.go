@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 	"time"
 
@@ -93,6 +92,9 @@ type listener interface {
 	// rowsRead brings rows that were read; gone are those without a row. asked
 	// is the number of the last order to read that this answers.
 	rowsRead(s *session, rows []driver.Row, gone []string, asked uint64)
+	// scheduled returns when the engine has taken in what it was told, and has
+	// given its orders.
+	scheduled(ctx context.Context)
 	// claimed brings the result of a claim: what was taken, and how the rows
 	// look that were not.
 	claimed(s *session, got []driver.Task, rows []driver.Row, gone []string)
@@ -120,19 +122,21 @@ type session struct {
 	interrupt context.CancelFunc
 
 	// The rest belongs to the session's goroutine.
-	dirty     map[string]struct{}
-	asked     uint64    // the last order to read that dirty contains
-	heard     time.Time // when the server was last heard
-	reload    bool      // the database's channels have changed
-	echoSince time.Time // when the oldest claim without an echo was made; zero if none
-	resyncAt  time.Time
+	dirty backlog
+	asked uint64    // the last order to read that dirty contains
+	heard time.Time // when the server was last heard
+	// unreported are the notifications that the engine has not been told of.
+	unreported int
+	reload     bool      // the database's channels have changed
+	echoSince  time.Time // when the oldest claim without an echo was made; zero if none
+	resyncAt   time.Time
 
 	// pulse may be read by everybody.
 	pulse pulse
 }
 
 func newSession(db driver.Database, config func() Config, out listener) *session {
-	return &session{db: db, config: config, out: out, dirty: make(map[string]struct{})}
+	return &session{db: db, config: config, out: out}
 }
 
 // order changes what the session shall do, and wakes it.
@@ -219,7 +223,7 @@ func (s *session) serve(ctx context.Context, pause *backoff) (found driver.Finge
 	// From here on the engine knows the session: orders of an earlier
 	// connection mean nothing to this one.
 	s.take()
-	clear(s.dirty)
+	s.dirty.clear()
 	s.echoSince = time.Time{}
 	err = s.sync(ctx)
 	if err == nil {
@@ -326,7 +330,7 @@ func (s *session) sync(ctx context.Context) error {
 	if err := s.collect(ctx); err != nil {
 		return err
 	}
-	s.out.syncEnd(s, maps.Clone(s.dirty))
+	s.out.syncEnd(s, s.dirty.copy())
 	now := time.Now()
 	s.heard, s.resyncAt = now, now.Add(jitter(resyncInterval))
 	s.pulse.beat(now)
@@ -376,7 +380,7 @@ func (s *session) loop(ctx context.Context) error {
 			s.asked = o.asked
 		}
 		for _, uuid := range o.reads {
-			s.dirty[uuid] = struct{}{}
+			s.dirty.add(uuid)
 		}
 		if o.resync {
 			s.resyncAt = time.Time{}
@@ -400,7 +404,7 @@ func (s *session) wait(ctx context.Context) error {
 	wctx, cancel := context.WithDeadline(ctx, s.deadline())
 	defer cancel()
 	s.mu.Lock()
-	if !s.todo.empty() || len(s.dirty) > 0 || s.reload {
+	if !s.todo.empty() || s.dirty.len() > 0 || s.reload {
 		cancel() // only what has arrived already
 	}
 	s.interrupt = cancel
@@ -434,12 +438,12 @@ func (s *session) listen(ctx context.Context) error {
 	}
 	s.reload = s.reload || n.Reload
 	for _, uuid := range n.Changed {
-		s.dirty[uuid] = struct{}{}
+		s.dirty.add(uuid)
 	}
 	s.pulse.beat(s.heard)
 	if len(n.Changed) > 0 {
 		s.pulse.notified.Add(uint64(len(n.Changed)))
-		s.out.notified(s, len(n.Changed))
+		s.unreported += len(n.Changed)
 	}
 	return nil
 }
@@ -487,35 +491,22 @@ func (s *session) execute(ctx context.Context, o *orders) error {
 // readDirty reads one batch of the jobs that changed or were asked for. Those
 // asked for come first: places depend on them.
 func (s *session) readDirty(ctx context.Context, first []string) error {
-	if len(s.dirty) == 0 {
+	uuids := s.dirty.take(first, readBatch)
+	if len(uuids) == 0 {
 		return nil
-	}
-	uuids := make([]string, 0, min(len(s.dirty), readBatch))
-	add := func(uuid string) bool {
-		if len(uuids) == readBatch {
-			return false
-		}
-		if _, ok := s.dirty[uuid]; ok {
-			uuids = append(uuids, uuid)
-			delete(s.dirty, uuid)
-		}
-		return true
-	}
-	for _, uuid := range first {
-		if !add(uuid) {
-			break
-		}
-	}
-	for uuid := range s.dirty {
-		if !add(uuid) {
-			break
-		}
 	}
 	rows, gone, err := s.readRows(ctx, uuids)
 	if err != nil {
 		return err
 	}
+	if s.unreported > 0 {
+		s.out.notified(s, s.unreported)
+		s.unreported = 0
+	}
 	s.out.rowsRead(s, rows, gone, s.asked)
+	// What these rows let start is ordered by then, so the claim is the next thing
+	// that the connection does, and waiting for notifications need not be interrupted.
+	s.out.scheduled(ctx)
 	return nil
 }
 

@@ -338,9 +338,12 @@ func FuzzNotifications(f *testing.F) {
 				want[whose] = append(want[whose], n.Payload)
 			}
 		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
 		got, told := [2][]string{}, false
 		for !slices.Contains(got[0], last) {
-			n, err := s.Wait(t.Context())
+			n, err := s.Wait(ctx)
+			require.NoError(t, ctx.Err())
 			if err != nil {
 				require.ErrorIs(t, err, driver.ErrLost)
 				return

@@ -1,0 +1,196 @@
+package jobrunner
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"sync"
+	"time"
+)
+
+// transport sends each request once, on a connection of its own. net/http's
+// Transport repeats a GET when a connection that it used before breaks, which
+// would start a job twice (caddy.md 2.7); and what it does to share connections,
+// with two goroutines for each, costs more than the rest of a dispatch.
+type transport struct {
+	endpoint endpoint
+	dialer   *net.Dialer
+	tls      *tls.Config // nil for plain HTTP
+	address  string      // that traces are told
+}
+
+// newTransport makes a transport that waits for the answer as long as the job
+// runs. Nothing of the proxy's own transport is in it, so neither read_timeout
+// nor keep-alive is (caddy.md 2.4).
+func newTransport(e endpoint) *transport {
+	t := &transport{
+		endpoint: e,
+		address:  e.name(),
+		dialer: &net.Dialer{
+			Timeout:   dialTimeout,
+			LocalAddr: e.local,
+			KeepAliveConfig: net.KeepAliveConfig{
+				Enable:   true,
+				Idle:     keepAliveIdle,
+				Interval: keepAliveInterval,
+				Count:    keepAliveCount,
+			},
+		},
+	}
+	if e.tls != nil {
+		t.tls = e.tls.Clone()
+		t.tls.NextProtos = []string{"http/1.1"}
+		if host, _, err := net.SplitHostPort(e.address); err == nil && t.tls.ServerName == "" {
+			t.tls.ServerName = host
+		}
+	}
+	return t
+}
+
+// RoundTrip implements [http.RoundTripper]. The context bounds everything, the
+// reading of the body included.
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	if !req.Close {
+		req = req.WithContext(ctx) // a copy
+		req.Close = true
+	}
+	trace := httptrace.ContextClientTrace(ctx)
+	if trace != nil && trace.GetConn != nil {
+		trace.GetConn(t.address)
+	}
+	conn, err := t.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if trace != nil && trace.GotConn != nil {
+		trace.GotConn(httptrace.GotConnInfo{Conn: conn})
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // long ago
+	res, body, err := exchange(conn, req)
+	if err != nil {
+		stop()
+		_ = conn.Close()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
+	body.stop = stop
+	return res, nil
+}
+
+// connect opens a connection, with TLS if the endpoint has it.
+func (t *transport) connect(ctx context.Context) (net.Conn, error) {
+	conn, err := t.dialer.DialContext(ctx, t.endpoint.network, t.endpoint.address)
+	if err != nil || t.tls == nil {
+		return conn, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, tlsHandshakeTimeout)
+	defer cancel()
+	secure := tls.Client(conn, t.tls)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("TLS handshake with %s: %w", t.address, err)
+	}
+	return secure, nil
+}
+
+// writers and readers are the buffers of exchanges. A reader is in use as long
+// as the job runs.
+var (
+	writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, bufferSize) }}
+	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, bufferSize) }}
+)
+
+// exchange writes the request and reads the head of its answer.
+func exchange(conn net.Conn, req *http.Request) (*http.Response, *responseBody, error) {
+	if err := writeRequest(conn, req); err != nil {
+		return nil, nil, err
+	}
+	body := &responseBody{conn: conn, head: io.LimitedReader{R: conn, N: maxResponseHeader}}
+	body.reader, _ = readers.Get().(*bufio.Reader)
+	body.reader.Reset(&body.head)
+	res, err := readHead(body.reader, req)
+	switch {
+	case err != nil && body.head.N <= 0:
+		err = fmt.Errorf("the head of the answer is longer than %d bytes", maxResponseHeader)
+		fallthrough
+	case err != nil:
+		body.release()
+		return nil, nil, err
+	}
+	body.head.N = math.MaxInt64 // the driver bounds what it reads
+	body.ReadCloser, res.Body = res.Body, body
+	return res, body, nil
+}
+
+func writeRequest(conn net.Conn, req *http.Request) error {
+	w, _ := writers.Get().(*bufio.Writer)
+	w.Reset(conn)
+	err := req.Write(w)
+	if err == nil {
+		err = w.Flush()
+	}
+	w.Reset(nil)
+	writers.Put(w)
+	if err != nil {
+		return fmt.Errorf("send the request: %w", err)
+	}
+	return nil
+}
+
+// informational answers come before the answer, and there are few of them.
+const informationalLimit = 5
+
+func readHead(r *bufio.Reader, req *http.Request) (*http.Response, error) {
+	for range informationalLimit + 1 {
+		res, err := http.ReadResponse(r, req)
+		if err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				err = fmt.Errorf("the connection was closed before the answer: %w", io.ErrUnexpectedEOF)
+			}
+			return nil, err
+		}
+		if res.StatusCode >= http.StatusOK || res.StatusCode == http.StatusSwitchingProtocols {
+			return res, nil
+		}
+	}
+	return nil, fmt.Errorf("more than %d informational answers", informationalLimit)
+}
+
+// responseBody is an answer's body. Closing it closes the connection.
+type responseBody struct {
+	io.ReadCloser
+	conn   net.Conn
+	head   io.LimitedReader
+	reader *bufio.Reader
+	stop   func() bool
+	closed sync.Once
+}
+
+// Close implements [io.Closer].
+func (b *responseBody) Close() (err error) {
+	b.closed.Do(func() {
+		if b.stop != nil {
+			b.stop()
+		}
+		// Not the body's own Close, which would read the rest.
+		err = b.conn.Close()
+		b.release()
+	})
+	return err
+}
+
+// release gives the buffer back.
+func (b *responseBody) release() {
+	b.reader.Reset(nil)
+	readers.Put(b.reader)
+}
