@@ -51,9 +51,12 @@ const (
 	snapshotChunk = 1000
 	// readBatch bounds one read, claimBatch one claim. Between two reads claims
 	// have their turn, so that the first jobs of a very large commit start while
-	// the others are still being read.
-	readBatch  = 1000
-	claimBatch = 1000
+	// the others are still being read: the first read of many is one of
+	// readBatchFirst, and each that follows is of readBatchGrowth times as many.
+	readBatch       = 1000
+	readBatchFirst  = 100
+	readBatchGrowth = 4
+	claimBatch      = 1000
 )
 
 // orders is what the engine wants a session to do next.
@@ -125,6 +128,7 @@ type session struct {
 	dirty backlog
 	asked uint64    // the last order to read that dirty contains
 	heard time.Time // when the server was last heard
+	batch int       // the size of the next read, if that is one of many
 	// unreported are the notifications that the engine has not been told of.
 	unreported int
 	reload     bool      // the database's channels have changed
@@ -491,9 +495,13 @@ func (s *session) execute(ctx context.Context, o *orders) error {
 // readDirty reads one batch of the jobs that changed or were asked for. Those
 // asked for come first: places depend on them.
 func (s *session) readDirty(ctx context.Context, first []string) error {
-	uuids := s.dirty.take(first, readBatch)
+	uuids := s.dirty.take(first, max(s.batch, readBatchFirst))
 	if len(uuids) == 0 {
 		return nil
+	}
+	s.batch = 0
+	if s.dirty.len() > 0 {
+		s.batch = min(readBatch, readBatchGrowth*len(uuids))
 	}
 	rows, gone, err := s.readRows(ctx, uuids)
 	if err != nil {

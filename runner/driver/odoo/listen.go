@@ -89,25 +89,31 @@ func (s *session) Wait(ctx context.Context) (driver.Notifications, error) {
 		}
 		return driver.Notifications{}, s.conn.Failed(err, "wait for notifications")
 	}
-	s.drain(ctx)
+	s.drain()
 	return s.inbox.take(), nil
 }
 
-// drainTimeout bounds the wait for the rest of a message whose beginning has
-// been read already.
-const drainTimeout = 100 * time.Millisecond
+const (
+	// drainTimeout bounds the wait for the rest of a message whose beginning has
+	// been read already.
+	drainTimeout = 100 * time.Millisecond
+	// drainLimit is how many jobs are enough to begin with. What follows them is
+	// read along with the answer to the next statement.
+	drainLimit = 200
+)
 
 // drain collects the notifications that have been read from the network. It
-// does not care about errors: the next statement meets them again.
-func (s *session) drain(ctx context.Context) {
-	if s.conn.PgConn().Frontend().ReadBufferLen() == 0 {
+// does not care about errors: the next statement meets them again. The deadline
+// is the connection's, since one of a context would cost more than a message.
+func (s *session) drain() {
+	pg := s.conn.PgConn()
+	if pg.Frontend().ReadBufferLen() == 0 || pg.Conn().SetReadDeadline(time.Now().Add(drainTimeout)) != nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-	defer cancel()
-	for !s.conn.IsClosed() && s.conn.PgConn().Frontend().ReadBufferLen() > 0 {
-		if s.conn.PgConn().WaitForNotification(ctx) != nil {
-			return
+	for !s.conn.IsClosed() && pg.Frontend().ReadBufferLen() > 0 && len(s.inbox.changed.list) < drainLimit {
+		if pg.WaitForNotification(context.Background()) != nil {
+			break
 		}
 	}
+	_ = pg.Conn().SetReadDeadline(time.Time{})
 }

@@ -119,6 +119,7 @@ func wireSession(t *testing.T, rows, told [][]byte) *session {
 	conn, err := pgx.ConnectConfig(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() {
+		_ = conn.PgConn().Conn().Close() // the server may not be listening
 		_ = conn.Close(context.Background())
 		<-conn.PgConn().CleanupDone()
 	})
