@@ -335,24 +335,28 @@ func (e *engine) syncBegin(s *session) {
 	})
 }
 
-// syncRows implements listener. It returns when the engine has taken the rows,
-// so that a large snapshot does not fill the mailbox.
+// syncRows implements listener. It returns when the engine has taken the rows
+// before these, so that a large snapshot does not fill the mailbox, and is read
+// while the engine works.
 func (e *engine) syncRows(ctx context.Context, s *session, rows []driver.Row) {
+	if s.taken != nil {
+		t := time.NewTimer(snapshotWait)
+		defer t.Stop()
+		select {
+		case <-s.taken:
+		case <-ctx.Done():
+		case <-t.C:
+		}
+	}
 	taken := make(chan struct{})
+	s.taken = taken
 	if !e.mail.post(func() {
 		defer close(taken)
 		if db := e.databases[s.db.Name]; db != nil && db.session == s {
 			e.applySnapshot(db, rows)
 		}
 	}) {
-		return
-	}
-	t := time.NewTimer(snapshotWait)
-	defer t.Stop()
-	select {
-	case <-taken:
-	case <-ctx.Done():
-	case <-t.C:
+		close(taken)
 	}
 }
 

@@ -128,7 +128,9 @@ type session struct {
 	dirty backlog
 	asked uint64    // the last order to read that dirty contains
 	heard time.Time // when the server was last heard
-	batch int       // the size of the next read, if that is one of many
+	// taken is closed when the engine has taken the last rows of a full read.
+	taken chan struct{}
+	batch int // the size of the next read, if that is one of many
 	// unreported are the notifications that the engine has not been told of.
 	unreported int
 	reload     bool      // the database's channels have changed
@@ -320,8 +322,10 @@ func (s *session) sync(ctx context.Context) error {
 	var chunk []driver.Row
 	err := within(ctx, snapshotTimeout, func(ctx context.Context) error {
 		return s.conn.Snapshot(ctx, func(row driver.Row) {
-			chunk = append(chunk, row)
-			if len(chunk) == snapshotChunk {
+			if chunk == nil {
+				chunk = make([]driver.Row, 0, snapshotChunk)
+			}
+			if chunk = append(chunk, row); len(chunk) == snapshotChunk {
 				s.out.syncRows(ctx, s, chunk)
 				chunk = nil
 			}
