@@ -43,7 +43,11 @@ func NewManager() *Manager {
 // A changed id, priority, date_created, eta or channel places the job anew.
 // Set reports whether state, place or properties of the job changed.
 func (m *Manager) Set(j Job, s State) (changed bool) {
-	r := m.lookup(j.Key)
+	return m.set(m.lookup(j.Key), &j, s)
+}
+
+// set is Set for the record of the job, nil if it is not known.
+func (m *Manager) set(r *record, j *Job, s State) (changed bool) {
 	switch s {
 	case Pending, Enqueued, Started, Failed:
 	case Done, Cancelled, WaitDependencies:
@@ -55,12 +59,12 @@ func (m *Manager) Set(j Job, s State) (changed bool) {
 		return false
 	}
 	if r == nil {
-		m.insert(&j, s)
+		m.insert(j, s)
 		return true
 	}
 	r.sync = r.home.db.sync
-	if r.differs(&j) {
-		m.replace(r, &j, s)
+	if r.differs(j) {
+		m.replace(r, j, s)
 		return true
 	}
 	return m.transition(r, s)
@@ -75,7 +79,7 @@ func (m *Manager) Sync(j Job, s State) (repaired bool) {
 		r.sync = r.home.db.sync
 		return false
 	}
-	return m.Set(j, s)
+	return m.set(r, &j, s)
 }
 
 // Remove forgets a job and frees its place. It reports whether the job was known.
