@@ -44,10 +44,10 @@ changed.`,
 func jobrunnerCommand(cmd *cobra.Command) {
 	f := cmd.PersistentFlags()
 	f.String("address", "", "Address of Caddy's admin API, if not the default or the one in the configuration")
-	f.StringP("config", "c", "", "Configuration file to take the address from")
+	f.StringP("config", "c", "", "Configuration file: the doctor examines it, the others take the address from it")
 	f.StringP("adapter", "a", "", "Name of the adapter of the configuration file")
 	f.String("runner", "", "Name of the runner; needed for actions if there are several")
-	f.Bool("json", false, "Print what the API answers, as JSON")
+	f.Bool("json", false, "Print the answer as JSON")
 	cmd.AddCommand(showCommands()...)
 	cmd.AddCommand(whyCommand(), jobsCommand(), eventsCommand())
 	cmd.AddCommand(controlCommands()...)
