@@ -74,10 +74,19 @@ func (d *Driver) OpenSession(ctx context.Context, pg *pgx.ConnConfig, database s
 	if err != nil {
 		return nil, err
 	}
+	if _, err := conn.Exec(ctx, useIndexes, pgx.QueryExecModeExec); err != nil {
+		conn.Abandon(ctx)
+		return nil, conn.Failed(err, "set up the session")
+	}
 	s.conn = conn
 	s.inbox.own = conn.PID
 	return s, nil
 }
+
+// useIndexes is for the statements that find jobs by their uuids. Their plans are
+// made once, and those that are made while queue_job is small or has not been
+// analyzed go through all of it, for ever after.
+const useIndexes = "SET enable_seqscan = off"
 
 // host returns the Host header of a request for a database, empty for that of
 // the upstream's address.
