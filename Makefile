@@ -24,7 +24,7 @@ GOLANGCI_LINT := $(GOLANGCI_LINT_DIR)/golangci-lint
 
 # How long one test binary may take. A whole cold `make test` is meant to stay
 # under ten minutes on two cores, half of which is the compiler.
-TEST_TIMEOUT ?= 8m
+TEST_TIMEOUT ?= 12m
 TEST_FLAGS ?=
 PKG ?= ./...
 FUZZTIME ?= 20s
