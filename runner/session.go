@@ -470,8 +470,15 @@ func (s *session) deadline() time.Time {
 	return d
 }
 
-// execute carries orders out: what frees places first, then claims.
+// execute carries orders out: what frees places first, then claims. While there
+// is more to read than one read takes, claims come first, or each would wait for
+// rows that have nothing to do with it.
 func (s *session) execute(ctx context.Context, o *orders) error {
+	if s.batch > 0 && len(o.claims) > 0 {
+		if err := s.claimAll(ctx, o); err != nil {
+			return err
+		}
+	}
 	if err := s.readDirty(ctx, o.reads); err != nil {
 		return err
 	}
@@ -486,14 +493,22 @@ func (s *session) execute(ctx context.Context, o *orders) error {
 		}
 		s.out.unclaimed(s, o.unclaims, rows)
 	}
-	for claims := o.claims; len(claims) > 0; {
-		n := min(len(claims), claimBatch)
-		if err := s.claim(ctx, claims[:n]); err != nil {
-			return err
-		}
-		claims = claims[n:]
+	if err := s.claimAll(ctx, o); err != nil {
+		return err
 	}
 	return s.look(ctx, o)
+}
+
+// claimAll makes the claims that have been ordered.
+func (s *session) claimAll(ctx context.Context, o *orders) error {
+	for len(o.claims) > 0 {
+		n := min(len(o.claims), claimBatch)
+		if err := s.claim(ctx, o.claims[:n]); err != nil {
+			return err
+		}
+		o.claims = o.claims[n:]
+	}
+	return nil
 }
 
 // readDirty reads one batch of the jobs that changed or were asked for. Those
