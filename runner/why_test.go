@@ -8,6 +8,7 @@ import (
 	"go/token"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -182,10 +183,9 @@ var whyCases = map[string]whyCase{
 		hang := make(chan struct{})
 		b.AddDatabase("slow")
 		k := key("prod", "a")
-		first := true
+		var hangs atomic.Bool
 		r := b.prod("root:9", sessions(func(s driver.Session) driver.Session {
-			if first { // one of the two does not come to an end
-				first = false
+			if !hangs.Swap(true) { // one of the two does not come to an end
 				return s
 			}
 			return &hangingSession{s, hang}
