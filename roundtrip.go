@@ -15,6 +15,24 @@ import (
 	"time"
 )
 
+// The limits of a connection to an upstream. None of them limits how long a job
+// may run: once the request is sent, only the two ends or TCP keepalive end it.
+const (
+	dialTimeout         = 5 * time.Second
+	tlsHandshakeTimeout = 10 * time.Second
+
+	// A host that vanished is noticed after keepAliveIdle + keepAliveCount *
+	// keepAliveInterval: one minute, as in Odoo's own runner (contract.md 1.6).
+	keepAliveIdle     = 30 * time.Second
+	keepAliveInterval = 10 * time.Second
+	keepAliveCount    = 3
+
+	maxResponseHeader = 64 << 10
+	// bufferSize is that of an exchange's two buffers. Each serves one request of
+	// some hundred bytes and one answer without a body.
+	bufferSize = 1 << 10
+)
+
 // transport sends each request once, on a connection of its own. net/http's
 // Transport repeats a GET when a connection that it used before breaks, which
 // would start a job twice (caddy.md 2.7); and what it does to share connections,
@@ -119,12 +137,11 @@ func exchange(conn net.Conn, req *http.Request) (*http.Response, *responseBody, 
 	body.reader, _ = readers.Get().(*bufio.Reader)
 	body.reader.Reset(&body.head)
 	res, err := readHead(body.reader, req)
-	switch {
-	case err != nil && body.head.N <= 0:
-		err = fmt.Errorf("the head of the answer is longer than %d bytes", maxResponseHeader)
-		fallthrough
-	case err != nil:
+	if err != nil {
 		body.release()
+		if body.head.N <= 0 {
+			err = fmt.Errorf("the head of the answer is longer than %d bytes", maxResponseHeader)
+		}
 		return nil, nil, err
 	}
 	body.head.N = math.MaxInt64 // the driver bounds what it reads

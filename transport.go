@@ -10,30 +10,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
-)
-
-// The limits of a connection to an upstream. None of them limits how long a job
-// may run: once the request is sent, only the two ends or TCP keepalive end it.
-const (
-	dialTimeout         = 5 * time.Second
-	tlsHandshakeTimeout = 10 * time.Second
-
-	// A host that vanished is noticed after keepAliveIdle + keepAliveCount *
-	// keepAliveInterval: one minute, as in Odoo's own runner (contract.md 1.6).
-	keepAliveIdle     = 30 * time.Second
-	keepAliveInterval = 10 * time.Second
-	keepAliveCount    = 3
-
-	maxResponseHeader = 64 << 10
-	// bufferSize is that of an exchange's two buffers. Each serves one request of
-	// some hundred bytes and one answer without a body.
-	bufferSize = 1 << 10
 )
 
 // endpoint is one socket that accepts runjob requests.
