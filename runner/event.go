@@ -283,7 +283,7 @@ func (e *engine) noteEnd(key channels.Key, t *task) {
 	kind, detail := e.ending(key, t)
 	ev := t.of(kind, key, channel)
 	ev.Detail = detail
-	if detail == deadDetail {
+	if kind == EventJobRescued || kind == EventJobFailed && t.trail.rescued {
 		ev.Outcome = outcomeDead
 	}
 	e.logEnd(&ev)

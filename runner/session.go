@@ -230,6 +230,7 @@ func (s *session) serve(ctx context.Context, pause *backoff) (found driver.Finge
 	// connection mean nothing to this one.
 	s.take()
 	s.dirty.clear()
+	s.batch = 0
 	s.echoSince = time.Time{}
 	err = s.sync(ctx)
 	if err == nil {
@@ -474,7 +475,7 @@ func (s *session) deadline() time.Time {
 // is more to read than one read takes, claims come first, or each would wait for
 // rows that have nothing to do with it.
 func (s *session) execute(ctx context.Context, o *orders) error {
-	if s.batch > 0 && len(o.claims) > 0 {
+	if s.batch > 0 {
 		if err := s.claimAll(ctx, o); err != nil {
 			return err
 		}
