@@ -4,10 +4,10 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -20,8 +20,7 @@ import (
 // start runs Caddy in a process of its own, which ends with the test or by stop.
 func (p *plant) start(config, home string) (stop func()) {
 	p.Helper()
-	cmd := exec.Command(os.Args[0], "run", "--config", config, "--adapter", "caddyfile")
-	cmd.Env = append(os.Environ(), beCaddy+"=1", "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home)
+	cmd := p.caddyCommand(context.Background(), home, "run", "--config", config, "--adapter", "caddyfile")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	require.NoError(p, cmd.Start())

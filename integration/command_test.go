@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,19 +24,26 @@ func (p *plant) command(args ...string) (out string, code int) {
 	return p.caddy(append([]string{"jobrunner"}, append(args, "--address", p.admin)...)...)
 }
 
-// caddy runs any command of Caddy's.
+// caddyCommand is any command of Caddy's in a process of its own, this test binary
+// (see TestMain), with a home directory where its storage is.
+func (p *plant) caddyCommand(ctx context.Context, home string, args ...string) *exec.Cmd {
+	p.Helper()
+	self, err := os.Executable()
+	require.NoError(p, err)
+	cmd := exec.CommandContext(ctx, self, args...)
+	cmd.Env = append(os.Environ(), beCaddy+"=1", "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_DATA_HOME="+home)
+	return cmd
+}
+
+// caddy runs any command of Caddy's to its end.
 func (p *plant) caddy(args ...string) (out string, code int) {
 	p.Helper()
 	ctx, cancel := p.patient()
 	defer cancel()
-	self, err := os.Executable()
-	require.NoError(p, err)
-	cmd := exec.CommandContext(ctx, self, args...)
-	home := p.TempDir()
-	cmd.Env = append(os.Environ(), beCaddy+"=1", "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_DATA_HOME="+home)
+	cmd := p.caddyCommand(ctx, p.TempDir(), args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err = cmd.Run()
+	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		require.NoError(p, err)
@@ -120,11 +128,7 @@ func TestEventsCommand(t *testing.T) {
 	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
 	p.run()
 	p.untilReady()
-	self, err := os.Executable()
-	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Context(), self, "jobrunner", "events", "--event", "job_done", "--json", "--address", p.admin)
-	home := p.TempDir()
-	cmd.Env = append(os.Environ(), beCaddy+"=1", "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_DATA_HOME="+home)
+	cmd := p.caddyCommand(t.Context(), p.TempDir(), "jobrunner", "events", "--event", "job_done", "--json", "--address", p.admin)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())

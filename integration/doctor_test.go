@@ -29,16 +29,12 @@ type finding struct {
 // doctor runs the command and returns its findings and exit status.
 func (p *plant) doctor(args ...string) ([]finding, int) {
 	p.Helper()
-	self, err := os.Executable()
-	require.NoError(p, err)
 	ctx, cancel := p.patient()
 	defer cancel()
-	home := p.TempDir()
-	cmd := exec.CommandContext(ctx, self, append([]string{"jobrunner", "doctor", "--config", p.writeConfig(), "--adapter", "caddyfile", "--json"}, args...)...)
-	cmd.Env = append(os.Environ(), beCaddy+"=1", "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_DATA_HOME="+home)
+	cmd := p.caddyCommand(ctx, p.TempDir(), append([]string{"jobrunner", "doctor", "--config", p.writeConfig(), "--adapter", "caddyfile", "--json"}, args...)...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	err = cmd.Run()
+	err := cmd.Run()
 	exit, failed := errors.AsType[*exec.ExitError](err)
 	status := 0
 	if failed {

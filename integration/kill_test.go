@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"os"
@@ -25,10 +26,7 @@ func (p *plant) startProcess() *process { return p.startProcessAt(p.TempDir()) }
 
 // startProcessAt does so with a home directory, where Caddy's storage is.
 func (p *plant) startProcessAt(home string) *process {
-	self, err := os.Executable()
-	require.NoError(p, err)
-	cmd := exec.Command(self, "run", "--config", p.writeConfig(), "--adapter", "caddyfile")
-	cmd.Env = append(os.Environ(), beCaddy+"=1", "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_DATA_HOME="+home)
+	cmd := p.caddyCommand(context.Background(), home, "run", "--config", p.writeConfig(), "--adapter", "caddyfile")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	require.NoError(p, cmd.Start())
@@ -74,9 +72,7 @@ func TestKilledCaddy(t *testing.T) {
 	p.startProcess()
 	p.gates.Open("end")
 	p.untilStates(map[string]int{"done": 40})
-	require.Empty(t, p.recorder.Overlaps())
-	require.Empty(t, p.recorder.Duplicates())
-	require.Empty(t, p.recorder.Violations(map[string]int{"root": 12}))
+	p.neverTwice(map[string]int{"root": 12})
 	for _, x := range p.recorder.AllExecutions() {
 		require.Equal(t, odoostub.Done, x.Outcome)
 	}
@@ -122,9 +118,7 @@ func TestTwoNodes(t *testing.T) {
 			other.untilReady()
 			p.gates.Open("end")
 			p.untilStates(map[string]int{"done": 7})
-			require.Empty(t, p.recorder.Overlaps())
-			require.Empty(t, p.recorder.Duplicates())
-			require.Empty(t, p.recorder.Violations(map[string]int{"root": 2}))
+			p.neverTwice(map[string]int{"root": 2})
 			for _, uuid := range running {
 				require.Equal(t, 1, p.recorder.Executions(p.dbs[0], uuid))
 			}

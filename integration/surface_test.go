@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -198,13 +196,9 @@ func TestWatchCommand(t *testing.T) {
 	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
 	p.run()
 	p.untilReady()
-	self, err := os.Executable()
-	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, self, "jobrunner", "channels", "--watch", "--interval", "100ms", "--address", p.admin)
-	home := p.TempDir()
-	cmd.Env = append(os.Environ(), beCaddy+"=1", "HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_DATA_HOME="+home)
+	cmd := p.caddyCommand(ctx, p.TempDir(), "jobrunner", "channels", "--watch", "--interval", "100ms", "--address", p.admin)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
