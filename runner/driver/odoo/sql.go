@@ -81,16 +81,21 @@ const unfinished = `(j.state < 'cancelled'
 // claimSQL marks jobs enqueued. Other than upstream's it is guarded: a job that
 // is not pending any more, or whose row somebody has locked, is left out. Odoo
 // expects whole seconds in date_enqueued (contract.md 1.2).
+//
+// The state is tested by an expression that no index serves, and the ids come as
+// an array. As long as PostgreSQL knows little of the table, it would go through all
+// pending jobs for each claim otherwise: by the index of the state, twice.
 const claimSQL = `
-WITH c AS (
-	SELECT id FROM queue_job WHERE uuid = ANY($1) AND state = 'pending'
-	FOR NO KEY UPDATE SKIP LOCKED
-), durable AS (
+WITH durable AS (
 	SELECT set_config('synchronous_commit', %s, true)
 )
 UPDATE queue_job j
 SET state = 'enqueued', date_enqueued = date_trunc('second', now() AT TIME ZONE 'UTC')
-FROM c, durable WHERE j.id = c.id AND j.state = 'pending'
+FROM durable
+WHERE (j.state = 'pending') IS TRUE AND j.id = ANY(ARRAY(
+	SELECT id FROM queue_job WHERE uuid = ANY($1) AND (state = 'pending') IS TRUE
+	FOR NO KEY UPDATE SKIP LOCKED
+))
 RETURNING j.uuid, j.date_enqueued, `
 
 // claimSQL does not wait for the disk where Odoo takes a job by one transaction

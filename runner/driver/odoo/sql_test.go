@@ -121,17 +121,48 @@ func TestSnapshotUsesTheIndex(t *testing.T) {
 	h.exec("ANALYZE queue_job")
 	s := h.session()
 	require.Len(t, h.snapshot(s), 50)
-	// The statement is the session's own, so ask the server what it was.
+	plan := h.explain("")
+	require.Contains(t, plan, "Index Scan on queue_job_state_index")
+	require.NotContains(t, plan, "Seq Scan")
+}
+
+// Plans of statements that name jobs are made when the table may be empty still,
+// and must not go through all pending jobs when there are many.
+func TestClaimUsesTheIndex(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	s := h.session()
+	read := func() error { _, err := s.Read(h.deadline(), []string{"a"}); return err }
+	claim := func() error { _, err := s.Claim(h.deadline(), []string{"a"}); return err }
+	for _, call := range []func() error{read, claim} {
+		require.NoError(t, call())
+		plan := h.explain("{a,b}")
+		require.Contains(t, plan, "queue_job_uuid_index")
+		require.NotContains(t, plan, "queue_job_state_index")
+		require.NotContains(t, plan, "Seq Scan")
+	}
+}
+
+// explain returns the plan of the last statement of the session, which it asks the
+// server for; uuids is the parameter, if it has one.
+func (h *harness) explain(uuids string) string {
+	h.t.Helper()
 	var sql string
-	require.NoError(t, h.admin.QueryRow(t.Context(), `SELECT query FROM pg_stat_activity
+	require.NoError(h.t, h.admin.QueryRow(h.t.Context(), `SELECT query FROM pg_stat_activity
 		WHERE datname = current_database() AND application_name = 'caddy-jobrunner/session'`).Scan(&sql))
-	require.Contains(t, sql, "FROM queue_job")
-	rows, err := h.admin.Query(t.Context(), "EXPLAIN "+sql)
-	require.NoError(t, err)
+	require.Contains(h.t, sql, "queue_job")
+	statement := "EXPLAIN " + sql
+	if uuids != "" {
+		h.exec("SET enable_seqscan = off") // as the session does
+		h.exec("SET plan_cache_mode = force_generic_plan")
+		h.exec("PREPARE explained (varchar[]) AS " + sql)
+		defer h.exec("DEALLOCATE explained")
+		statement = "EXPLAIN EXECUTE explained('" + uuids + "')"
+	}
+	rows, err := h.admin.Query(h.t.Context(), statement, pgx.QueryExecModeSimpleProtocol)
+	require.NoError(h.t, err)
 	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	require.NoError(t, err)
-	require.Contains(t, strings.Join(plan, "\n"), "Index Scan on queue_job_state_index")
-	require.NotContains(t, strings.Join(plan, "\n"), "Seq Scan")
+	require.NoError(h.t, err)
+	return strings.Join(plan, "\n")
 }
 
 // Rows that somebody has locked are left out at once.
