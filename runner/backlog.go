@@ -42,6 +42,13 @@ func (b *backlog) take(first []string, n int) []string {
 	return taken
 }
 
+// drop removes a job.
+func (b *backlog) drop(uuid string) {
+	if delete(b.set, uuid); len(b.set) == 0 {
+		b.clear()
+	}
+}
+
 // clear gives the memory back: a map keeps what it once needed, and pays for it.
 func (b *backlog) clear() { *b = backlog{} }
 

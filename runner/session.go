@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -125,9 +127,10 @@ type session struct {
 	interrupt context.CancelFunc
 
 	// The rest belongs to the session's goroutine.
-	dirty backlog
-	asked uint64    // the last order to read that dirty contains
-	heard time.Time // when the server was last heard
+	dirty    backlog
+	foreseen foreseen
+	asked    uint64    // the last order to read that dirty contains
+	heard    time.Time // when the server was last heard
 	// taken is closed when the engine has taken the last rows of a full read.
 	taken chan struct{}
 	batch int // the size of the next read, if that is one of many
@@ -165,6 +168,15 @@ func (s *session) read(uuids ...string) uint64 {
 		o.reads = append(o.reads, uuids...)
 	})
 	return n
+}
+
+// unread takes back an order to read, if it has not been carried out yet.
+func (s *session) unread(uuid string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.todo.reads, uuid); i >= 0 {
+		s.todo.reads = slices.Delete(s.todo.reads, i, i+1)
+	}
 }
 
 // dropClaims takes back the claims that have not been made yet.
@@ -230,6 +242,7 @@ func (s *session) serve(ctx context.Context, pause *backoff) (found driver.Finge
 	// connection mean nothing to this one.
 	s.take()
 	s.dirty.clear()
+	s.foreseen = foreseen{}
 	s.batch = 0
 	s.echoSince = time.Time{}
 	err = s.sync(ctx)
@@ -339,7 +352,9 @@ func (s *session) sync(ctx context.Context) error {
 	if err := s.collect(ctx); err != nil {
 		return err
 	}
-	s.out.syncEnd(s, s.dirty.copy())
+	told := s.dirty.copy()
+	maps.Copy(told, s.foreseen.waiting.set)
+	s.out.syncEnd(s, told)
 	now := time.Now()
 	s.heard, s.resyncAt = now, now.Add(jitter(resyncInterval))
 	s.pulse.beat(now)
@@ -388,7 +403,12 @@ func (s *session) loop(ctx context.Context) error {
 		if o.asked > s.asked {
 			s.asked = o.asked
 		}
+		now := time.Now()
 		for _, uuid := range o.reads {
+			s.foreseen.end(uuid, now)
+			s.dirty.add(uuid)
+		}
+		for _, uuid := range s.foreseen.take(now) {
 			s.dirty.add(uuid)
 		}
 		if o.resync {
@@ -447,7 +467,9 @@ func (s *session) listen(ctx context.Context) error {
 	}
 	s.reload = s.reload || n.Reload
 	for _, uuid := range n.Changed {
-		s.dirty.add(uuid)
+		if !s.foreseen.wait(uuid, s.heard) {
+			s.dirty.add(uuid)
+		}
 	}
 	s.pulse.beat(s.heard)
 	if len(n.Changed) > 0 {
@@ -459,14 +481,12 @@ func (s *session) listen(ctx context.Context) error {
 
 // deadline is when the session has something to do by itself.
 func (s *session) deadline() time.Time {
-	d := s.heard.Add(probeInterval)
-	if s.resyncAt.Before(d) {
-		d = s.resyncAt
-	}
+	d := earliest(s.heard.Add(probeInterval), s.resyncAt)
 	if !s.echoSince.IsZero() {
-		if e := s.echoSince.Add(echoTimeout); e.Before(d) {
-			d = e
-		}
+		d = earliest(d, s.echoSince.Add(echoTimeout))
+	}
+	if due := s.foreseen.due(); !due.IsZero() {
+		d = earliest(d, due)
 	}
 	return d
 }
@@ -523,9 +543,17 @@ func (s *session) readDirty(ctx context.Context, first []string) error {
 	if s.dirty.len() > 0 {
 		s.batch = min(readBatch, readBatchGrowth*len(uuids))
 	}
+	for _, uuid := range uuids {
+		s.foreseen.read(uuid)
+	}
 	rows, gone, err := s.readRows(ctx, uuids)
 	if err != nil {
 		return err
+	}
+	for i := range rows {
+		if !rows[i].State.Running() {
+			s.foreseen.end(rows[i].UUID, s.heard)
+		}
 	}
 	if s.unreported > 0 {
 		s.out.notified(s, s.unreported)
@@ -572,6 +600,9 @@ func (s *session) claim(ctx context.Context, uuids []string) error {
 	}
 	if len(got) > 0 && s.echoSince.IsZero() {
 		s.echoSince = time.Now()
+	}
+	for i := range got {
+		s.foreseen.claimed(got[i].UUID)
 	}
 	// At once: should the read below fail, these have been claimed all the same.
 	s.out.claimed(s, got, nil, nil)

@@ -122,8 +122,11 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 		e.noteSettled(t)
 		return false
 	case phaseAsked:
-		if asked < t.asked && row.State.Running() {
-			return false // read before the exchange ended
+		if asked < t.asked {
+			if row.State.Running() {
+				return false // read before the exchange ended
+			}
+			e.unread(row.Key)
 		}
 	case phaseWatched:
 		if t.row == nil || t.row.Enqueued != row.Enqueued {
@@ -297,6 +300,13 @@ func (e *engine) ask(db *database, key channels.Key, t *task) {
 	}
 	t.phase = phaseAsked
 	t.asked = db.session.read(key.UUID)
+}
+
+// unread takes the order of ask back: the row has told all already.
+func (e *engine) unread(key channels.Key) {
+	if db := e.databases[key.DB]; db != nil && db.session != nil {
+		db.session.unread(key.UUID)
+	}
 }
 
 const (
