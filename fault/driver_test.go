@@ -131,9 +131,13 @@ func (s *faultySession) Lock(ctx context.Context) (driver.Lock, error) {
 	return s.Session.Lock(ctx)
 }
 
-func (s *faultySession) Claim(ctx context.Context, uuids []string) ([]driver.Task, error) {
+func (s *faultySession) Claim(ctx context.Context, uuids, others []string) ([]driver.Task, []driver.Row, error) {
 	if !s.f.without("claim") {
-		return s.Session.Claim(ctx, uuids)
+		return s.Session.Claim(ctx, uuids, others)
+	}
+	rows, err := s.Read(ctx, others)
+	if err != nil {
+		return nil, nil, err
 	}
 	result := s.conn.ExecParams(ctx, `UPDATE queue_job SET state = 'enqueued', date_enqueued = date_trunc('second', now() AT TIME ZONE 'UTC')
 		WHERE uuid = ANY ($1::varchar[]) RETURNING uuid, date_enqueued`, [][]byte{array(uuids)}, nil, nil, nil).Read()
@@ -141,11 +145,11 @@ func (s *faultySession) Claim(ctx context.Context, uuids []string) ([]driver.Tas
 	for _, row := range result.Rows {
 		at, err := time.Parse(time.DateTime, string(row[1]))
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		tasks = append(tasks, driver.Task{Key: channels.Key{DB: s.database, UUID: string(row[0])}, Enqueued: at.UnixMicro()})
 	}
-	return tasks, result.Err
+	return tasks, rows, result.Err
 }
 
 // array is an array of uuids as PostgreSQL writes it.

@@ -491,16 +491,17 @@ func (s *session) deadline() time.Time {
 	return d
 }
 
-// execute carries orders out: what frees places first, then claims. While there
-// is more to read than one read takes, claims come first, or each would wait for
-// rows that have nothing to do with it.
+// execute carries orders out. Claims and reads go together. While there is more to
+// read than one read takes, claims go first and alone, or each would wait for rows
+// that have nothing to do with it.
 func (s *session) execute(ctx context.Context, o *orders) error {
 	if s.batch > 0 {
-		if err := s.claimAll(ctx, o); err != nil {
+		if err := s.claimAll(ctx, o.claims, nil); err != nil {
 			return err
 		}
+		o.claims = nil
 	}
-	if err := s.readDirty(ctx, o.reads); err != nil {
+	if err := s.claimAll(ctx, o.claims, s.nextRead(o.reads)); err != nil {
 		return err
 	}
 	if len(o.unclaims) > 0 {
@@ -514,31 +515,13 @@ func (s *session) execute(ctx context.Context, o *orders) error {
 		}
 		s.out.unclaimed(s, o.unclaims, rows)
 	}
-	if err := s.claimAll(ctx, o); err != nil {
-		return err
-	}
 	return s.look(ctx, o)
 }
 
-// claimAll makes the claims that have been ordered.
-func (s *session) claimAll(ctx context.Context, o *orders) error {
-	for len(o.claims) > 0 {
-		n := min(len(o.claims), claimBatch)
-		if err := s.claim(ctx, o.claims[:n]); err != nil {
-			return err
-		}
-		o.claims = o.claims[n:]
-	}
-	return nil
-}
-
-// readDirty reads one batch of the jobs that changed or were asked for. Those
-// asked for come first: places depend on them.
-func (s *session) readDirty(ctx context.Context, first []string) error {
+// nextRead takes the jobs of one read: of those that changed or were asked for,
+// the latter first, for places depend on them.
+func (s *session) nextRead(first []string) []string {
 	uuids := s.dirty.take(first, max(s.batch, readBatchFirst))
-	if len(uuids) == 0 {
-		return nil
-	}
 	s.batch = 0
 	if s.dirty.len() > 0 {
 		s.batch = min(readBatch, readBatchGrowth*len(uuids))
@@ -546,10 +529,36 @@ func (s *session) readDirty(ctx context.Context, first []string) error {
 	for _, uuid := range uuids {
 		s.foreseen.read(uuid)
 	}
-	rows, gone, err := s.readRows(ctx, uuids)
+	return uuids
+}
+
+// claimAll makes the claims that have been ordered, and one read along with the
+// first of them.
+func (s *session) claimAll(ctx context.Context, claims, reads []string) error {
+	rest := claims
+	for len(rest) > 0 {
+		n := min(len(rest), claimBatch)
+		if err := s.claim(ctx, rest[:n], reads); err != nil {
+			return err
+		}
+		rest, reads = rest[n:], nil
+	}
+	if len(reads) == 0 {
+		return nil
+	}
+	rows, err := s.readRows(ctx, reads)
 	if err != nil {
 		return err
 	}
+	s.deliver(reads, rows)
+	s.out.scheduled(ctx)
+	return nil
+}
+
+// deliver hands over what was read. The listener's scheduled is to be called after
+// it: what the rows let start is ordered by then, so that the claim is the next thing
+// that the connection does, and waiting for notifications need not be interrupted.
+func (s *session) deliver(uuids []string, rows []driver.Row) {
 	for i := range rows {
 		if !rows[i].State.Running() {
 			s.foreseen.end(rows[i].UUID, s.heard)
@@ -559,40 +568,46 @@ func (s *session) readDirty(ctx context.Context, first []string) error {
 		s.out.notified(s, s.unreported)
 		s.unreported = 0
 	}
-	s.out.rowsRead(s, rows, gone, s.asked)
-	// What these rows let start is ordered by then, so the claim is the next thing
-	// that the connection does, and waiting for notifications need not be interrupted.
-	s.out.scheduled(ctx)
-	return nil
+	s.out.rowsRead(s, rows, gone(uuids, rows), s.asked)
 }
 
-// readRows reads jobs and tells which have no row.
-func (s *session) readRows(ctx context.Context, uuids []string) (rows []driver.Row, gone []string, err error) {
+func (s *session) readRows(ctx context.Context, uuids []string) (rows []driver.Row, err error) {
 	err = s.call(ctx, "read jobs", readTimeout, func(ctx context.Context) (err error) {
 		rows, err = s.conn.Read(ctx, uuids)
 		return err
 	})
-	if err != nil || len(rows) == len(uuids) {
-		return rows, nil, err
+	return rows, err
+}
+
+// gone returns those of the jobs that have no row.
+func gone(uuids []string, rows []driver.Row) []string {
+	if len(rows) == len(uuids) {
+		return nil
 	}
 	found := make(map[string]struct{}, len(rows))
 	for i := range rows {
 		found[rows[i].UUID] = struct{}{}
 	}
-	for _, uuid := range uuids {
-		if _, ok := found[uuid]; !ok {
-			gone = append(gone, uuid)
+	return without(uuids, found)
+}
+
+// without returns those of list that are not in a set.
+func without(list []string, set map[string]struct{}) (rest []string) {
+	for _, v := range list {
+		if _, ok := set[v]; !ok {
+			rest = append(rest, v)
 		}
 	}
-	return rows, gone, nil
+	return rest
 }
 
 // claim marks jobs enqueued, and reads those that it did not get, so that the
-// engine learns why.
-func (s *session) claim(ctx context.Context, uuids []string) error {
+// engine learns why. The rows of reads come first: they are older than the claim.
+func (s *session) claim(ctx context.Context, uuids, reads []string) error {
 	var got []driver.Task
+	var rows []driver.Row
 	err := s.call(ctx, "claim jobs", claimTimeout, func(ctx context.Context) (err error) {
-		got, err = s.conn.Claim(ctx, uuids)
+		got, rows, err = s.conn.Claim(ctx, uuids, reads)
 		return err
 	})
 	if err != nil {
@@ -604,24 +619,24 @@ func (s *session) claim(ctx context.Context, uuids []string) error {
 	for i := range got {
 		s.foreseen.claimed(got[i].UUID)
 	}
+	if len(reads) > 0 {
+		s.deliver(reads, rows)
+	}
 	// At once: should the read below fail, these have been claimed all the same.
 	s.out.claimed(s, got, nil, nil)
+	if len(reads) > 0 {
+		s.out.scheduled(ctx)
+	}
 	if len(got) == len(uuids) {
 		return nil
 	}
 	taken := make(map[string]struct{}, len(got))
-	for _, t := range got {
-		taken[t.UUID] = struct{}{}
+	for i := range got {
+		taken[got[i].UUID] = struct{}{}
 	}
-	var missed []string
-	for _, uuid := range uuids {
-		if _, ok := taken[uuid]; !ok {
-			missed = append(missed, uuid)
-		}
-	}
-	rows, gone, err := s.readRows(ctx, missed)
-	if err == nil {
-		s.out.claimed(s, nil, rows, gone)
+	missed := without(uuids, taken)
+	if rows, err = s.readRows(ctx, missed); err == nil {
+		s.out.claimed(s, nil, rows, gone(missed, rows))
 	}
 	return err
 }

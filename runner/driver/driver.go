@@ -163,8 +163,9 @@ type Session interface {
 	Read(ctx context.Context, uuids []string) ([]Row, error)
 
 	// Claim marks those of the given jobs enqueued that are pending, in one
-	// committed statement, and returns them.
-	Claim(ctx context.Context, uuids []string) ([]Task, error)
+	// committed statement, and returns them. In the same round trip it reads others
+	// as Read does; these rows are as they were before the claim.
+	Claim(ctx context.Context, uuids, others []string) ([]Task, []Row, error)
 
 	// Unclaim puts tasks back to pending that certainly never reached an
 	// upstream, provided their rows are still as the claim left them. It

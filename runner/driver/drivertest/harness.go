@@ -135,7 +135,7 @@ func (b *bench) row(s driver.Session, uuid string) driver.Row {
 // claim claims one job that must be pending.
 func (b *bench) claim(s driver.Session, uuid string) driver.Task {
 	b.t.Helper()
-	tasks, err := s.Claim(b.ctx, []string{uuid})
+	tasks, _, err := s.Claim(b.ctx, []string{uuid}, nil)
 	require.NoError(b.t, err)
 	require.Len(b.t, tasks, 1)
 	require.Equal(b.t, channels.Key{DB: b.Database(), UUID: uuid}, tasks[0].Key)

@@ -39,6 +39,7 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"Snapshot", testSnapshot, false},
 		{"Read", testRead, false},
 		{"Claim", testClaim, false},
+		{"ClaimAndRead", testClaimAndRead, false},
 		{"Unclaim", testUnclaim, false},
 		{"Inspect", testInspect, true},
 		{"Rescue", testRescue, true},
@@ -171,7 +172,7 @@ func testClaim(b *bench) {
 	}
 	s := b.ready()
 	before := time.Now().Add(-time.Second).UnixMicro()
-	tasks, err := s.Claim(b.ctx, []string{jobA, jobB, jobC, nothing})
+	tasks, _, err := s.Claim(b.ctx, []string{jobA, jobB, jobC, nothing}, nil)
 	require.NoError(b.t, err)
 	require.Len(b.t, tasks, 1, "only what is pending")
 	require.Equal(b.t, jobA, tasks[0].UUID)
@@ -181,9 +182,30 @@ func testClaim(b *bench) {
 	require.Equal(b.t, channels.Enqueued, row.State)
 	require.Equal(b.t, tasks[0].Enqueued, row.Enqueued)
 	require.Equal(b.t, channels.Cancelled, b.row(s, jobB).State)
-	tasks, err = s.Claim(b.ctx, []string{jobA})
+	tasks, _, err = s.Claim(b.ctx, []string{jobA}, nil)
 	require.NoError(b.t, err)
 	require.Empty(b.t, tasks, "only once")
+}
+
+func testClaimAndRead(b *bench) {
+	for uuid, state := range map[string]string{jobA: "pending", jobB: "failed"} {
+		b.Insert(Job{UUID: uuid, State: state, Created: ago(time.Hour), Channel: "root.x"})
+	}
+	s := b.ready()
+	tasks, rows, err := s.Claim(b.ctx, []string{jobA}, []string{jobA, jobB, nothing})
+	require.NoError(b.t, err)
+	require.Len(b.t, tasks, 1)
+	states := map[string]channels.State{}
+	for _, r := range rows {
+		states[r.UUID] = r.State
+		require.Equal(b.t, "root.x", r.Channel)
+	}
+	require.Equal(b.t, map[string]channels.State{jobA: channels.Pending, jobB: channels.Failed}, states, "as before the claim")
+	require.Equal(b.t, channels.Enqueued, b.row(s, jobA).State)
+	tasks, rows, err = s.Claim(b.ctx, []string{nothing}, []string{jobA})
+	require.NoError(b.t, err)
+	require.Empty(b.t, tasks)
+	require.Len(b.t, rows, 1)
 }
 
 func testUnclaim(b *bench) {
@@ -415,7 +437,7 @@ func testLost(b *bench) {
 	b.Terminate()
 	_, err := s.Wait(b.ctx)
 	require.ErrorIs(b.t, err, driver.ErrLost)
-	_, err = s.Claim(b.ctx, []string{jobA})
+	_, _, err = s.Claim(b.ctx, []string{jobA}, nil)
 	require.ErrorIs(b.t, err, driver.ErrLost)
 	_, err = s.Read(b.ctx, []string{jobA})
 	require.ErrorIs(b.t, err, driver.ErrLost)

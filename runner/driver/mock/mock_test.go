@@ -54,7 +54,7 @@ func open(t *testing.T, ctx context.Context, w *mock.World) driver.Session {
 
 func claim(t *testing.T, ctx context.Context, s driver.Session) driver.Task {
 	t.Helper()
-	tasks, err := s.Claim(ctx, []string{"a"})
+	tasks, _, err := s.Claim(ctx, []string{"a"}, nil)
 	require.NoError(t, err)
 	require.Len(t, tasks, 1)
 	return tasks[0]
@@ -135,7 +135,7 @@ func TestSessionFaults(t *testing.T) {
 			w.Fault("prod", func(f *mock.Faults) { f.HangClaim = true })
 			short, cancel := context.WithTimeout(ctx, time.Second)
 			defer cancel()
-			_, err := s.Claim(short, []string{"a"})
+			_, _, err := s.Claim(short, []string{"a"}, nil)
 			require.ErrorIs(t, err, driver.ErrLost)
 			require.Equal(t, channels.Pending, state(t, w))
 		})
@@ -143,7 +143,7 @@ func TestSessionFaults(t *testing.T) {
 	t.Run("claim committed, connection lost", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *mock.World, s driver.Session, ctx context.Context) {
 			w.Fault("prod", func(f *mock.Faults) { f.LoseAfterClaim = true })
-			_, err := s.Claim(ctx, []string{"a"})
+			_, _, err := s.Claim(ctx, []string{"a"}, nil)
 			require.ErrorIs(t, err, driver.ErrLost)
 			require.Equal(t, channels.Enqueued, state(t, w))
 		})
@@ -151,7 +151,7 @@ func TestSessionFaults(t *testing.T) {
 	t.Run("claim skips", func(t *testing.T) {
 		bubble(t, func(t *testing.T, w *mock.World, s driver.Session, ctx context.Context) {
 			w.Fault("prod", func(f *mock.Faults) { f.ClaimSkips = map[string]bool{"a": true} })
-			tasks, err := s.Claim(ctx, []string{"a"})
+			tasks, _, err := s.Claim(ctx, []string{"a"}, nil)
 			require.NoError(t, err)
 			require.Empty(t, tasks)
 		})
@@ -195,7 +195,7 @@ func TestViolations(t *testing.T) {
 		w.Insert(mock.NewJob("prod", "a"))
 		s, err := w.Driver().OpenSession(t.Context(), nil, "prod")
 		require.NoError(t, err)
-		_, err = s.Claim(t.Context(), []string{"a"})
+		_, _, err = s.Claim(t.Context(), []string{"a"}, nil)
 		require.NoError(t, err)
 		require.Equal(t, []string{
 			"OpenSession without a deadline", "Claim without a deadline",

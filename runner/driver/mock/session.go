@@ -205,12 +205,15 @@ func (s *session) jobs(uuids []string) (jobs []*Job) {
 	return jobs
 }
 
-func (s *session) Claim(ctx context.Context, uuids []string) (tasks []driver.Task, err error) {
+func (s *session) Claim(ctx context.Context, uuids, others []string) (tasks []driver.Task, rows []driver.Row, err error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	err = s.do(ctx, "Claim", s.db.faults.ClaimErr, s.db.faults.HangClaim, func() error {
 		if s.db.holder != s {
 			s.w.violation("Claim on %s without the lock", s.db.name)
+		}
+		for _, j := range s.jobs(others) {
+			rows = append(rows, j.Row)
 		}
 		now := time.Now().Truncate(time.Second).UnixMicro()
 		for _, j := range s.jobs(uuids) {
@@ -222,13 +225,13 @@ func (s *session) Claim(ctx context.Context, uuids []string) (tasks []driver.Tas
 		}
 		if s.db.faults.LoseAfterClaim {
 			s.db.faults.LoseAfterClaim = false
-			tasks = nil
+			tasks, rows = nil, nil
 			s.lose()
 			return s.failed("Claim", driver.ErrLost)
 		}
 		return nil
 	})
-	return tasks, err
+	return tasks, rows, err
 }
 
 func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) (rows []driver.Row, err error) {

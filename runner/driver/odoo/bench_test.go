@@ -83,7 +83,7 @@ func BenchmarkClaim(b *testing.B) {
 			s, pool := benchSession(b, 10_000)
 			uuids := pendingUUIDs(b, pool, batch)
 			for b.Loop() {
-				got, err := s.Claim(b.Context(), uuids)
+				got, _, err := s.Claim(b.Context(), uuids, nil)
 				require.NoError(b, err)
 				require.Len(b, got, batch)
 				b.StopTimer()

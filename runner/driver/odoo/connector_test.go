@@ -28,7 +28,7 @@ func paths(s *odoostub.Server) (list []string) {
 func (h *harness) claimed(s driver.Session, uuid string) driver.Task {
 	h.t.Helper()
 	h.Insert(drivertest.Job{UUID: uuid, State: "pending"})
-	tasks, err := s.Claim(h.deadline(), []string{uuid})
+	tasks, _, err := s.Claim(h.deadline(), []string{uuid}, nil)
 	require.NoError(h.t, err)
 	require.Len(h.t, tasks, 1)
 	return tasks[0]

@@ -138,7 +138,7 @@ func TestFingerprintOfPrivileges(t *testing.T) {
 	_, err = s.Fingerprint(h.deadline())
 	require.NoError(t, err)
 	h.Insert(drivertest.Job{UUID: "a", State: "pending"})
-	tasks, err := s.Claim(h.deadline(), []string{"a"})
+	tasks, _, err := s.Claim(h.deadline(), []string{"a"}, nil)
 	require.NoError(t, err)
 	require.Len(t, tasks, 1)
 	h.exec("UPDATE queue_job SET date_enqueued = date_enqueued - interval '1 minute'")
@@ -174,7 +174,7 @@ func TestFingerprintFollowsAnUpgrade(t *testing.T) {
 	s, err := h.Driver().OpenSession(h.deadline(), h.Postgres(), h.db)
 	require.NoError(t, err)
 	defer s.Close(t.Context())
-	_, err = s.Claim(h.deadline(), []string{"a"})
+	_, _, err = s.Claim(h.deadline(), []string{"a"}, nil)
 	require.ErrorContains(t, err, "fingerprint")
 	fp, err := s.Fingerprint(h.deadline())
 	require.NoError(t, err)
@@ -197,7 +197,7 @@ func TestFingerprintFollowsAnUpgrade(t *testing.T) {
 	fp, err = s.Fingerprint(h.deadline())
 	require.NoError(t, err)
 	require.Equal(t, driver.Undetected, fp.Health)
-	_, err = s.Claim(h.deadline(), []string{"a"})
+	_, _, err = s.Claim(h.deadline(), []string{"a"}, nil)
 	require.ErrorContains(t, err, "fingerprint")
 }
 

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
@@ -176,25 +174,36 @@ func (s *session) Read(ctx context.Context, uuids []string) ([]driver.Row, error
 
 // rows runs a statement that returns rows, and makes them one per uuid.
 func (s *session) rows(ctx context.Context, doing, sql string, args ...any) ([]driver.Row, error) {
-	var list []driver.Row
-	index := map[string]int{}
+	var found rowSet
 	err := s.query(ctx, sql, args, func(rows pgx.Rows, scan *scanner) error {
 		row, err := scan.scan(rows)
-		if err != nil {
-			return err
+		if err == nil {
+			found.add(row)
 		}
-		if i, ok := index[row.UUID]; !ok {
-			index[row.UUID] = len(list)
-			list = append(list, row)
-		} else if better(row, list[i]) {
-			list[i] = row
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, s.conn.Failed(err, doing)
 	}
-	return list, nil
+	return found.list, nil
+}
+
+// rowSet collects rows, of several of one uuid the one that matters.
+type rowSet struct {
+	list  []driver.Row
+	index map[string]int
+}
+
+func (r *rowSet) add(row driver.Row) {
+	if r.index == nil {
+		r.index = make(map[string]int)
+	}
+	if i, ok := r.index[row.UUID]; !ok {
+		r.index[row.UUID] = len(r.list)
+		r.list = append(r.list, row)
+	} else if better(row, r.list[i]) {
+		r.list[i] = row
+	}
 }
 
 // query runs a statement and calls each for every row, as the rows arrive.
@@ -214,36 +223,35 @@ func (s *session) query(ctx context.Context, sql string, args []any, each func(p
 }
 
 // Claim implements [driver.Session].
-func (s *session) Claim(ctx context.Context, uuids []string) ([]driver.Task, error) {
+func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.Task, []driver.Row, error) {
 	if s.generation == nil {
-		return nil, errNoFingerprint
+		return nil, nil, errNoFingerprint
 	}
 	var tasks []driver.Task
-	var uuid string
-	var enqueued time.Time
-	var retry pgtype.Int4
+	var read rowSet
 	var model, method pgtype.Text
+	var claimed bool
 	seen := map[string]bool{}
-	rows, err := s.conn.Query(ctx, s.statements.claim, uuids)
-	if err != nil {
-		return nil, s.conn.Failed(err, "claim jobs")
-	}
-	_, err = pgx.ForEachRow(rows, []any{&uuid, &enqueued, &retry, &model, &method}, func() error {
-		if !seen[uuid] { // two rows of one uuid are one task: Odoo runs by uuid
-			seen[uuid] = true
-			key := channels.Key{DB: s.database, UUID: uuid}
+	err := s.query(ctx, s.statements.claim, []any{uuids, others}, func(rows pgx.Rows, scan *scanner) error {
+		row, err := scan.scan(rows, &model, &method, &claimed)
+		switch {
+		case err != nil:
+			return err
+		case !claimed:
+			read.add(row)
+		case !seen[row.UUID]: // two rows of one uuid are one task: Odoo runs by uuid
+			seen[row.UUID] = true
 			tasks = append(tasks, driver.Task{
-				Key: key, Enqueued: enqueued.UnixMicro(),
-				Retry: retry.Int32, Model: model.String, Method: method.String,
-				Hint: s.generation.hint(),
+				Key: row.Key, Enqueued: row.Enqueued, Retry: row.Retry,
+				Model: model.String, Method: method.String, Hint: s.generation.hint(),
 			})
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, s.conn.Failed(err, "claim jobs")
+		return nil, nil, s.conn.Failed(err, "claim jobs")
 	}
-	return tasks, nil
+	return tasks, read.list, nil
 }
 
 // Unclaim implements [driver.Session]. A row that somebody else has locked is

@@ -25,7 +25,7 @@ func (g *generation) statements() statements {
 	s := statements{
 		snapshot: "SELECT " + columns + " FROM queue_job j WHERE " + unfinished,
 		read:     "SELECT " + columns + " FROM queue_job j WHERE j.uuid = ANY($1)",
-		claim:    g.claimSQL() + g.optional(claimColumns),
+		claim:    g.claimSQL(columns),
 		unclaim:  unclaimSQL + columns,
 		inspect:  "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
 		rescue:   g.rescueExpiredSQL() + columns,
@@ -60,8 +60,12 @@ func selectList(columns []column, present []string) string {
 	return strings.Join(list, ", ")
 }
 
-// claimColumns are what a claim reads for those who look.
-var claimColumns = []column{{"retry", "int4"}, {"model_name", "varchar"}, {"method_name", "varchar"}}
+// claimColumns are what a claim reads for those who look, and unclaimedColumns
+// stand for them in the other rows.
+var (
+	claimColumns     = []column{{"model_name", "varchar"}, {"method_name", "varchar"}}
+	unclaimedColumns = selectList(claimColumns, nil)
+)
 
 // rowColumns are the columns of a [driver.Row], in the order of scanRow.
 var rowColumns = []column{
@@ -85,18 +89,24 @@ const unfinished = `(j.state < 'cancelled'
 // The state is tested by an expression that no index serves, and the ids come as
 // an array. As long as PostgreSQL knows little of the table, it would go through all
 // pending jobs for each claim otherwise: by the index of the state, twice.
+//
+// The rows of $2 are read along, as they were before the claim.
 const claimSQL = `
 WITH durable AS (
-	SELECT set_config('synchronous_commit', %s, true)
+	SELECT set_config('synchronous_commit', %[1]s, true)
+), claimed AS (
+	UPDATE queue_job j
+	SET state = 'enqueued', date_enqueued = date_trunc('second', now() AT TIME ZONE 'UTC')
+	FROM durable
+	WHERE (j.state = 'pending') IS TRUE AND j.id = ANY(ARRAY(
+		SELECT id FROM queue_job WHERE uuid = ANY($1) AND (state = 'pending') IS TRUE
+		FOR NO KEY UPDATE SKIP LOCKED
+	))
+	RETURNING %[2]s, %[3]s, true
 )
-UPDATE queue_job j
-SET state = 'enqueued', date_enqueued = date_trunc('second', now() AT TIME ZONE 'UTC')
-FROM durable
-WHERE (j.state = 'pending') IS TRUE AND j.id = ANY(ARRAY(
-	SELECT id FROM queue_job WHERE uuid = ANY($1) AND (state = 'pending') IS TRUE
-	FOR NO KEY UPDATE SKIP LOCKED
-))
-RETURNING j.uuid, j.date_enqueued, `
+SELECT * FROM claimed
+UNION ALL
+SELECT %[2]s, %[4]s, false FROM queue_job j WHERE j.uuid = ANY($2)`
 
 // claimSQL does not wait for the disk where Odoo takes a job by one transaction
 // that tests for enqueued and commits started: the log is written in order, so a
@@ -104,12 +114,12 @@ RETURNING j.uuid, j.date_enqueued, `
 // pending without having run. A commit that notifies holds a lock that every other
 // such commit waits for, so that this wait would be everybody's. Older add-ons
 // test in one transaction and commit in another (contract.md 1.5, A).
-func (g *generation) claimSQL() string {
+func (g *generation) claimSQL(columns string) string {
 	durable := "current_setting('synchronous_commit')"
 	if g.locks {
 		durable = "'off'"
 	}
-	return fmt.Sprintf(claimSQL, durable)
+	return fmt.Sprintf(claimSQL, durable, columns, g.optional(claimColumns), unclaimedColumns)
 }
 
 // unclaimSQL puts back what is still as the claim left it. A row that somebody

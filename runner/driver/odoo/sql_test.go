@@ -103,7 +103,7 @@ func TestDuplicateUUIDs(t *testing.T) {
 	last := map[string]string{}
 	require.NoError(t, s.Snapshot(h.deadline(), func(r driver.Row) { last[r.UUID] = fmt.Sprintf("%d %s", r.ID, r.State) }))
 	require.Equal(t, got, last)
-	tasks, err := s.Claim(h.deadline(), []string{"b"})
+	tasks, _, err := s.Claim(h.deadline(), []string{"b"}, nil)
 	require.NoError(t, err)
 	require.Len(t, tasks, 1)
 	found, err := s.Inspect(h.deadline(), []string{"a"})
@@ -121,7 +121,7 @@ func TestSnapshotUsesTheIndex(t *testing.T) {
 	h.exec("ANALYZE queue_job")
 	s := h.session()
 	require.Len(t, h.snapshot(s), 50)
-	plan := h.explain("")
+	plan := h.explain()
 	require.Contains(t, plan, "Index Scan on queue_job_state_index")
 	require.NotContains(t, plan, "Seq Scan")
 }
@@ -132,10 +132,10 @@ func TestClaimUsesTheIndex(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	s := h.session()
 	read := func() error { _, err := s.Read(h.deadline(), []string{"a"}); return err }
-	claim := func() error { _, err := s.Claim(h.deadline(), []string{"a"}); return err }
-	for _, call := range []func() error{read, claim} {
+	claim := func() error { _, _, err := s.Claim(h.deadline(), []string{"a"}, []string{"b"}); return err }
+	for i, call := range []func() error{read, claim} {
 		require.NoError(t, call())
-		plan := h.explain("{a,b}")
+		plan := h.explain([]string{"'{a,b}'", "'{c}'"}[:i+1]...)
 		require.Contains(t, plan, "queue_job_uuid_index")
 		require.NotContains(t, plan, "queue_job_state_index")
 		require.NotContains(t, plan, "Seq Scan")
@@ -143,20 +143,20 @@ func TestClaimUsesTheIndex(t *testing.T) {
 }
 
 // explain returns the plan of the last statement of the session, which it asks the
-// server for; uuids is the parameter, if it has one.
-func (h *harness) explain(uuids string) string {
+// server for. It may have parameters.
+func (h *harness) explain(parameters ...string) string {
 	h.t.Helper()
 	var sql string
 	require.NoError(h.t, h.admin.QueryRow(h.t.Context(), `SELECT query FROM pg_stat_activity
 		WHERE datname = current_database() AND application_name = 'caddy-jobrunner/session'`).Scan(&sql))
 	require.Contains(h.t, sql, "queue_job")
 	statement := "EXPLAIN " + sql
-	if uuids != "" {
+	if len(parameters) > 0 {
 		h.exec("SET enable_seqscan = off") // as the session does
 		h.exec("SET plan_cache_mode = force_generic_plan")
-		h.exec("PREPARE explained (varchar[]) AS " + sql)
+		h.exec("PREPARE explained AS " + sql)
 		defer h.exec("DEALLOCATE explained")
-		statement = "EXPLAIN EXECUTE explained('" + uuids + "')"
+		statement = "EXPLAIN EXECUTE explained(" + strings.Join(parameters, ", ") + ")"
 	}
 	rows, err := h.admin.Query(h.t.Context(), statement, pgx.QueryExecModeSimpleProtocol)
 	require.NoError(h.t, err)
@@ -184,7 +184,7 @@ func TestLockedRowsAreSkipped(t *testing.T) {
 		}
 	}
 	free := lock("a")
-	tasks, err := s.Claim(h.deadline(), []string{"a", "b"})
+	tasks, _, err := s.Claim(h.deadline(), []string{"a", "b"}, nil)
 	require.NoError(t, err)
 	require.Len(t, tasks, 1)
 	require.Equal(t, "b", tasks[0].UUID)
@@ -216,7 +216,7 @@ func TestClaimsExcludeEachOther(t *testing.T) {
 		ctx := h.deadline()
 		wg.Go(func() {
 			for i := 0; i < jobs; i += 20 {
-				tasks, err := s.Claim(ctx, uuids[i:i+20])
+				tasks, _, err := s.Claim(ctx, uuids[i:i+20], nil)
 				mu.Lock()
 				if err != nil {
 					claimed["error: "+err.Error()]++
@@ -296,7 +296,7 @@ func TestClaimDurability(t *testing.T) {
 					FOR EACH ROW EXECUTE PROCEDURE see()`)
 			h.exec("INSERT INTO queue_job (uuid, state) VALUES ('a', 'pending')")
 			s := h.session()
-			got, err := s.Claim(h.deadline(), []string{"a"})
+			got, _, err := s.Claim(h.deadline(), []string{"a"}, nil)
 			require.NoError(t, err)
 			require.Len(t, got, 1)
 			_, err = s.Unclaim(h.deadline(), got)
