@@ -316,6 +316,10 @@ func (e *engine) sessionLost(s *session, err error) {
 			e.hold(db, db.claimsLost, "the last jobs could not be claimed")
 			db.claimsLost++
 		}
+		if errors.Is(err, errChanged) {
+			e.setState(db, DatabaseConnecting, "")
+			return
+		}
 		detail := "stopped"
 		if err != nil {
 			detail = err.Error()

@@ -111,6 +111,8 @@ func TestNeutralizedDatabase(t *testing.T) {
 		b.Neutralized("copy")
 		b.settle(7 * time.Minute)
 		b.requireState(r, "copy", runner.DatabaseNeutralized)
+		require.Zero(b, b.logged("database cannot be reached"))
+		require.Equal(b, 2, b.logged("a copy for trials"))
 		later := b.one("copy", "b")
 		b.settle(time.Minute)
 		require.Empty(b, b.RunsOf(later))

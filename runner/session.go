@@ -294,11 +294,15 @@ func (s *session) recheck(ctx context.Context) error {
 		return err
 	}
 	if found.Health != driver.Healthy {
-		return fmt.Errorf("%s: %s", found.Health, found.Description)
+		return fmt.Errorf("%w: %s: %s", errChanged, found.Health, found.Description)
 	}
 	s.out.fingerprinted(s, found)
 	return nil
 }
+
+// errChanged ends a connection whose database cannot be served as before. What it
+// is now is found by the next one.
+var errChanged = errors.New("the database has changed")
 
 // lock waits until no other runner serves the database.
 func (s *session) lock(ctx context.Context) error {
