@@ -260,3 +260,33 @@ func TestManyProducers(t *testing.T) {
 		b.requireIdle(r)
 	})
 }
+
+// That Odoo has begun, and that it has ended after its answer, is read only if
+// nothing else asks for the row.
+func TestForeseenNotificationsWait(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{RunFor: 50 * time.Millisecond})
+		r := b.start(b.config("root:4"))
+		reads := func() int { return b.Calls("prod", "Read") }
+		before := reads()
+		k := b.one("prod", "a")
+		b.settle(40 * time.Millisecond)
+		require.Equal(b, before+1, reads(), "the new job")
+		b.settle(20 * time.Millisecond)
+		require.Equal(b, before+2, reads(), "its end")
+		b.requireRanOnce(k)
+		b.settle(time.Second)
+		require.LessOrEqual(b, reads(), before+3)
+
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		before = reads()
+		b.one("prod", "b")
+		b.settle(90 * time.Millisecond)
+		require.Equal(b, before+1, reads())
+		b.settle(20 * time.Millisecond)
+		require.Equal(b, before+2, reads(), "that it has begun, a little late")
+		b.settle(time.Minute)
+		b.requireIdle(r)
+	})
+}
