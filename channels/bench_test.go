@@ -79,6 +79,32 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
+// BenchmarkTakeIn is what a runner does when it starts: it takes the jobs of a
+// database in, lets them into the queues, and starts the first.
+func BenchmarkTakeIn(b *testing.B) {
+	for _, s := range benchSizes {
+		b.Run(s.String(), func(b *testing.B) {
+			jobs := make([]Job, s.jobs)
+			for i := range jobs {
+				jobs[i] = benchJob(i, s.channels)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				f := NewForest()
+				f.Suspend("db")
+				f.BeginSync("db")
+				for _, j := range jobs {
+					f.Sync(j, Pending)
+				}
+				require.Empty(b, f.Stale("db"))
+				f.Resume("db")
+				require.Len(b, f.Next(at(1), 1000), 1)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*s.jobs), "ns/job")
+		})
+	}
+}
+
 // BenchmarkDrain starts every job there is, 100 a pass.
 func BenchmarkDrain(b *testing.B) {
 	for _, s := range benchSizes {

@@ -282,13 +282,21 @@ func checkInvariants(t require.TestingT, m *Manager) {
 	queued, jobs := 0, 0
 	homes := make(map[*home]int)
 	for _, d := range m.dbs {
+		seen, parked := 0, make(map[*home]int)
 		d.each(func(r *record) bool {
 			jobs++
 			homes[r.home]++
 			c := r.home.channel
 			require.Same(t, c, m.find(r.home.name))
 			require.Same(t, d, r.home.db)
-			require.Same(t, r, d.find(r.key().UUID))
+			n := newName(r.key().UUID)
+			require.Same(t, r, d.find(&n))
+			if r.sync == d.sync {
+				seen++
+			}
+			if r.place == suspended {
+				parked[r.home]++
+			}
 			own[c]++
 			checkPlace(t, r, running)
 			if r.place != inRunning && r.place != suspended {
@@ -297,8 +305,10 @@ func checkInvariants(t require.TestingT, m *Manager) {
 			return true
 		})
 		require.Len(t, d.oddNames, len(d.odd))
+		require.Equal(t, seen, d.seen)
 		for _, h := range d.homes {
 			require.Equal(t, h.jobs, homes[h])
+			require.Equal(t, parked[h], h.parked.len())
 			require.Positive(t, h.jobs)
 		}
 	}
@@ -338,6 +348,7 @@ func checkPlace(t require.TestingT, r *record, running map[*channel]int) {
 	case r.place == suspended:
 		require.Equal(t, Pending, r.state)
 		require.True(t, r.home.db.suspended)
+		require.Same(t, r, r.home.parked.items[r.index])
 	case r.place == inETAQueue:
 		require.Equal(t, Pending, r.state)
 		require.False(t, r.home.db.suspended)

@@ -95,7 +95,7 @@ type Explanation struct {
 // an explanation can be too optimistic. Its cost grows with the number of jobs
 // that go before this one, up to a limit.
 func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
-	r := m.lookup(k)
+	r := m.known(k)
 	if r == nil {
 		return Explanation{}, false
 	}

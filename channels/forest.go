@@ -200,8 +200,12 @@ func (m *Manager) adopt(old *database) {
 	d.suspended, d.sync = old.suspended, old.sync
 	old.each(func(r *record) bool {
 		j := r.job()
-		m.insert(&j, r.state)
-		m.lookup(j.Key).sync = r.sync
+		n := newName(j.UUID)
+		copied := m.insert(&n, &j, r.state)
+		if copied.sync != r.sync {
+			copied.sync = r.sync
+			d.seen--
+		}
 		return true
 	})
 }

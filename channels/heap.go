@@ -68,6 +68,12 @@ func (h *heap[T, O]) merge(other *heap[T, O]) {
 	}
 	more := other.items
 	other.items = nil
+	h.take(more)
+}
+
+// take moves items in that are in no particular order, as merge does. The slice
+// is the heap's from then on.
+func (h *heap[T, O]) take(more []T) {
 	total := len(h.items) + len(more)
 	if len(more)*bits.Len(uint(total)) <= total {
 		for _, item := range more {
@@ -75,8 +81,13 @@ func (h *heap[T, O]) merge(other *heap[T, O]) {
 		}
 		return
 	}
-	h.items = append(h.items, more...)
-	h.rebuild(len(h.items) - len(more))
+	start := len(h.items)
+	if start == 0 {
+		h.items = more
+	} else {
+		h.items = append(h.items, more...)
+	}
+	h.rebuild(start)
 }
 
 // rebuild makes any slice a heap; the indices of items from start on are not

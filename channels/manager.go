@@ -1,6 +1,9 @@
 package channels
 
-import "iter"
+import (
+	"iter"
+	"strings"
+)
 
 // Manager decides which jobs start when. It holds the channel tree and every
 // job that is not done, of any number of databases.
@@ -43,26 +46,30 @@ func NewManager() *Manager {
 // A changed id, priority, date_created, eta or channel places the job anew.
 // Set reports whether state, place or properties of the job changed.
 func (m *Manager) Set(j Job, s State) (changed bool) {
-	return m.set(m.lookup(j.Key), &j, s)
+	n := newName(j.UUID)
+	return m.set(m.lookup(j.DB, &n), &n, &j, s)
 }
 
 // set is Set for the record of the job, nil if it is not known.
-func (m *Manager) set(r *record, j *Job, s State) (changed bool) {
+func (m *Manager) set(r *record, n *name, j *Job, s State) (changed bool) {
 	switch s {
 	case Pending, Enqueued, Started, Failed:
 	case Done, Cancelled, WaitDependencies:
-		return m.Remove(j.Key)
+		if r != nil {
+			m.remove(r)
+		}
+		return r != nil
 	default:
 		if r != nil {
-			r.sync = r.home.db.sync
+			r.home.db.see(r)
 		}
 		return false
 	}
 	if r == nil {
-		m.insert(j, s)
+		m.insert(n, j, s)
 		return true
 	}
-	r.sync = r.home.db.sync
+	r.home.db.see(r)
 	if r.differs(j) {
 		m.replace(r, j, s)
 		return true
@@ -74,17 +81,18 @@ func (m *Manager) set(r *record, j *Job, s State) (changed bool) {
 // on is left where it is, and only noted as seen. It reports whether something
 // had to be repaired.
 func (m *Manager) Sync(j Job, s State) (repaired bool) {
-	r := m.lookup(j.Key)
+	n := newName(j.UUID)
+	r := m.lookup(j.DB, &n)
 	if r != nil && r.state == s && !r.differs(&j) {
-		r.sync = r.home.db.sync
+		r.home.db.see(r)
 		return false
 	}
-	return m.set(r, &j, s)
+	return m.set(r, &n, &j, s)
 }
 
 // Remove forgets a job and frees its place. It reports whether the job was known.
 func (m *Manager) Remove(k Key) bool {
-	r := m.lookup(k)
+	r := m.known(k)
 	if r == nil {
 		return false
 	}
@@ -110,7 +118,7 @@ func (m *Manager) RemoveWaiting(db string) int {
 // Lookup returns a job as it was last set. The state of a job that Next
 // returned is Enqueued.
 func (m *Manager) Lookup(k Key) (Job, State, bool) {
-	r := m.lookup(k)
+	r := m.known(k)
 	if r == nil {
 		return Job{}, Unknown, false
 	}
@@ -148,6 +156,7 @@ func (m *Manager) BeginSync(db string) {
 		return
 	}
 	d.sync++
+	d.seen = 0
 	if d.sync == 0 { // used up: 0 becomes "long ago"
 		d.each(func(r *record) bool {
 			r.sync = 0
@@ -161,7 +170,7 @@ func (m *Manager) BeginSync(db string) {
 // BeginSync, in no particular order. What became of them is up to the caller.
 func (m *Manager) Stale(db string) []Key {
 	d := m.dbs[db]
-	if d == nil {
+	if d == nil || d.seen == d.len() {
 		return nil
 	}
 	var keys []Key
@@ -174,20 +183,26 @@ func (m *Manager) Stale(db string) []Key {
 	return keys
 }
 
-func (m *Manager) lookup(k Key) *record {
-	d := m.dbs[k.DB]
+func (m *Manager) known(k Key) *record {
+	n := newName(k.UUID)
+	return m.lookup(k.DB, &n)
+}
+
+func (m *Manager) lookup(db string, n *name) *record {
+	d := m.dbs[db]
 	if d == nil {
 		return nil
 	}
-	return d.find(k.UUID)
+	return d.find(n)
 }
 
-func (m *Manager) insert(j *Job, s State) {
+func (m *Manager) insert(n *name, j *Job, s State) *record {
 	d := m.database(j.DB)
-	r := d.add(j.UUID)
+	r := d.add(n)
 	m.jobs++
 	m.assign(r, m.home(d, j.Channel), j)
 	m.put(r, s)
+	return r
 }
 
 // replace gives a known job new properties.
@@ -252,6 +267,7 @@ func (m *Manager) assign(r *record, h *home, j *Job) {
 func (m *Manager) home(d *database, name string) *home {
 	h := d.homes[name]
 	if h == nil {
+		name = strings.Clone(name) // which may be a part of something big
 		h = &home{db: d, channel: m.channel(name), name: name}
 		d.homes[name] = h
 	}
@@ -285,6 +301,8 @@ func (m *Manager) put(r *record, s State) {
 		own.failed.push(r)
 	case r.home.db.suspended:
 		r.place = suspended
+		r.home.parked.push(r)
+		return // no channel has changed
 	case r.eta != 0:
 		r.place = inETAQueue
 		own.eta.push(r)
@@ -310,6 +328,8 @@ func (m *Manager) take(r *record) {
 	case r.place == inFailed:
 		own.failed.remove(int(r.index))
 	case r.place == suspended:
+		r.home.parked.remove(int(r.index))
+		return
 	case r.place == inETAQueue:
 		own.eta.remove(int(r.index))
 	default:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/hex"
+	"strings"
 )
 
 // record is one job in memory. There can be millions: its size is 64 bytes.
@@ -50,6 +51,8 @@ type home struct {
 	name    string // as in the rows
 	jobs    int
 	states  [len(stateNames)]int // how many of them are in which state
+	// parked are those that wait while the database is suspended.
+	parked heap[*record, noOrder]
 }
 
 // database holds the jobs of one database.
@@ -61,6 +64,7 @@ type database struct {
 	odd       map[string]*record
 	oddNames  map[*record]string
 	sync      uint8 // the current synchronization, see BeginSync
+	seen      int   // how many jobs it has seen
 	suspended bool  // between Suspend and Resume
 	peak      int   // most entries jobs has had
 }
@@ -75,26 +79,46 @@ func newDatabase(name string) *database {
 	}
 }
 
-func (d *database) find(name string) *record {
-	if id, ok := parseUUID(name); ok {
-		return d.jobs[id]
+// name is the uuid of a row, as memory holds it.
+type name struct {
+	uuid uuid
+	odd  bool // it is not canonical: text counts
+	text string
+}
+
+func newName(text string) name {
+	id, ok := parseUUID(text)
+	return name{uuid: id, odd: !ok, text: text}
+}
+
+func (d *database) find(n *name) *record {
+	if n.odd {
+		return d.odd[n.text]
 	}
-	return d.odd[name]
+	return d.jobs[n.uuid]
 }
 
 // add returns a new record that is in no place yet.
-func (d *database) add(name string) *record {
-	r := &record{sync: d.sync}
-	if id, ok := parseUUID(name); ok {
-		r.uuid = id
-		d.jobs[id] = r
-		d.peak = max(d.peak, len(d.jobs))
+func (d *database) add(n *name) *record {
+	r := &record{sync: d.sync, uuid: n.uuid, odd: n.odd}
+	d.seen++
+	if n.odd {
+		text := strings.Clone(n.text) // which may be a part of something big
+		d.odd[text] = r
+		d.oddNames[r] = text
 		return r
 	}
-	r.odd = true
-	d.odd[name] = r
-	d.oddNames[r] = name
+	d.jobs[n.uuid] = r
+	d.peak = max(d.peak, len(d.jobs))
 	return r
+}
+
+// see notes that the current synchronization has seen a job.
+func (d *database) see(r *record) {
+	if r.sync != d.sync {
+		r.sync = d.sync
+		d.seen++
+	}
 }
 
 // forgetAbove is the size from which on an emptied map is replaced: maps of
@@ -102,6 +126,9 @@ func (d *database) add(name string) *record {
 const forgetAbove = 1024
 
 func (d *database) drop(r *record) {
+	if r.sync == d.sync {
+		d.seen--
+	}
 	if r.odd {
 		delete(d.odd, d.oddNames[r])
 		delete(d.oddNames, r)
@@ -192,6 +219,12 @@ type readyOrder struct{}
 func (readyOrder) before(a, b *record) bool   { return a.before(b) }
 func (readyOrder) moved(r *record, index int) { r.index = int32(index) } //nolint:gosec // memory ends before int32 does
 
+// noOrder is that of jobs whose turn does not come.
+type noOrder struct{}
+
+func (noOrder) before(*record, *record) bool { return false }
+func (noOrder) moved(r *record, index int)   { r.index = int32(index) } //nolint:gosec // as above
+
 // etaOrder is the order of jobs that wait for their eta.
 type etaOrder struct{}
 
@@ -216,27 +249,39 @@ func parseUUID(s string) (id uuid, ok bool) {
 	if len(s) != canonicalLength {
 		return uuid{}, false
 	}
-	digits := 0
-	for i := range len(s) {
-		var value byte
-		switch c := s[i]; {
-		case i == dashes[0] || i == dashes[1] || i == dashes[2] || i == dashes[3]:
-			if c != '-' {
-				return uuid{}, false
-			}
-			continue
-		case '0' <= c && c <= '9':
-			value = c - '0'
-		case 'a' <= c && c <= 'f':
-			value = c - 'a' + 10
-		default:
+	for _, i := range dashes {
+		if s[i] != '-' {
 			return uuid{}, false
 		}
-		id[digits/2] = id[digits/2]<<4 | value
-		digits++
+	}
+	var all byte
+	for i, at := range pairs {
+		high, low := digits[s[at]], digits[s[at+1]]
+		id[i] = high<<4 | low
+		all |= high | low
+	}
+	if all >= noDigit {
+		return uuid{}, false
 	}
 	return id, true
 }
+
+// pairs are the positions of the digits, two by two.
+var pairs = [len(uuid{})]uint8{0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34}
+
+// digits are the values of the characters that a canonical uuid has.
+var digits = func() (table [256]byte) {
+	for c := range table {
+		table[c] = noDigit
+	}
+	for value := range 16 {
+		table["0123456789abcdef"[value]] = byte(value)
+	}
+	return table
+}()
+
+// noDigit has a bit that no value has.
+const noDigit = 0x80
 
 func (id uuid) String() string {
 	var text [canonicalLength]byte

@@ -1,5 +1,7 @@
 package channels
 
+import "slices"
+
 // Suspend takes the jobs of a database out of the queues until Resume: they
 // are remembered, but nothing starts them, and they are in nobody's way.
 // Running jobs keep their places and failed ones stay failed; what Set brings
@@ -28,13 +30,30 @@ func (m *Manager) Resume(db string) {
 		return
 	}
 	d.suspended = false
-	d.each(func(r *record) bool {
-		if r.place == suspended {
-			m.take(r)
-			m.put(r, r.state)
+	for _, h := range d.homes {
+		m.unpark(h)
+	}
+}
+
+// unpark puts all jobs that are parked into the queues of their channel at once:
+// to order them takes less than to find the place of each, and a full snapshot
+// brings them in an order that is not far from theirs.
+func (m *Manager) unpark(h *home) {
+	ready := h.parked.items
+	h.parked.items = nil
+	var timed []*record
+	for _, r := range ready {
+		if r.place = inOwnQueue; r.eta != 0 {
+			r.place = inETAQueue
+			timed = append(timed, r)
 		}
-		return true
-	})
+	}
+	if len(timed) > 0 {
+		ready = slices.Clone(slices.DeleteFunc(ready, func(r *record) bool { return r.place == inETAQueue }))
+	}
+	h.channel.ready.take(ready)
+	h.channel.eta.take(timed)
+	m.settle(h.channel, h.channel)
 }
 
 // database returns the database of a name and creates it if need be.
