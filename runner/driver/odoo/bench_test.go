@@ -44,7 +44,7 @@ func pendingUUIDs(b *testing.B, pool *pgxpool.Pool, n int) (uuids []string) {
 
 // BenchmarkSnapshot reads all jobs, as after a connect.
 func BenchmarkSnapshot(b *testing.B) {
-	for _, jobs := range []int{1_000, 100_000} {
+	for _, jobs := range []int{1_000, 100_000, 1_000_000} {
 		b.Run(fmt.Sprintf("jobs=%d", jobs), func(b *testing.B) {
 			s, _ := benchSession(b, jobs)
 			for b.Loop() {

@@ -2,12 +2,12 @@
 // contract of OCA's connector and queue_job, in whichever generation it finds a database.
 //
 // Each file has one subject: generation.go what there is in a database, sql.go
-// the statements, session.go the session that runs them, listen.go the
-// notifications, trigger.go what sends them where that is the runner's affair,
-// rescue.go which tasks are dead and what becomes of them, run.go the request that
-// runs a task, bootstrap.go the one that some series want before it,
-// warnings.go who else starts jobs, and neutralized.go which databases are copies
-// for trials.
+// the statements, session.go the session that runs them, snapshot.go the read of
+// all jobs, listen.go the notifications, trigger.go what sends them where that is
+// the runner's affair, rescue.go which tasks are dead and what becomes of them,
+// run.go the request that runs a task, bootstrap.go the one that some series want
+// before it, warnings.go who else starts jobs, and neutralized.go which databases
+// are copies for trials.
 package odoo
 
 import (

@@ -3,7 +3,6 @@ package odoo
 import (
 	"context"
 	"errors"
-	"hash/maphash"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -122,45 +121,6 @@ func (s *session) Lock(ctx context.Context) (driver.Lock, error) {
 func (s *session) olderKey(ctx context.Context) (key int64, err error) {
 	err = s.conn.QueryRow(ctx, "SELECT hashtext($1)", s.generation.olderLock).Scan(&key)
 	return key, s.conn.Failed(err, "find the key of the lock "+s.generation.olderLock)
-}
-
-// Snapshot implements [driver.Session]. Should there be several rows of one
-// uuid, the one that matters is yielded once more at the end.
-func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
-	if s.generation == nil {
-		return errNoFingerprint
-	}
-	seen, seed := map[uint64]struct{}{}, maphash.MakeSeed()
-	var again []string
-	err := s.query(ctx, s.statements.snapshot, nil, func(rows pgx.Rows, scan *scanner) error {
-		row, err := scan.scan(rows)
-		if err != nil {
-			return err
-		}
-		if row.Nameless { // so it is no other one
-			yield(row)
-			return nil
-		}
-		// Two uuids of one hash are read again for nothing, that is all.
-		h := maphash.String(seed, row.UUID)
-		if _, ok := seen[h]; ok {
-			again = append(again, row.UUID)
-		}
-		seen[h] = struct{}{}
-		yield(row)
-		return nil
-	})
-	if err != nil {
-		return s.conn.Failed(err, "read all jobs")
-	}
-	if len(again) == 0 {
-		return nil
-	}
-	chosen, err := s.Read(ctx, again)
-	for _, row := range chosen {
-		yield(row)
-	}
-	return err
 }
 
 // Read implements [driver.Session]. Of several rows of one uuid it returns the

@@ -112,6 +112,41 @@ func TestDuplicateUUIDs(t *testing.T) {
 	require.Equal(t, int64(3), found[0].Row.ID)
 }
 
+// Rows that have nothing to do with each other are not mixed up, however many
+// there are, and a uuid that comes again much later is found.
+func TestSnapshotOfMany(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.exec("ALTER TABLE queue_job DISABLE TRIGGER USER")
+	h.exec(`INSERT INTO queue_job (uuid, state, channel, priority, date_created, eta)
+		SELECT md5(i::text)::uuid, CASE i % 3 WHEN 0 THEN 'failed' ELSE 'pending' END, 'root.c' || i % 7, i, 'epoch'::timestamp + i * interval '1 s',
+			CASE WHEN i % 5 = 0 THEN 'epoch'::timestamp + i * interval '1 h' END
+		FROM generate_series(1, 5000) i`)
+	h.exec("INSERT INTO queue_job (uuid, state) SELECT md5(i::text)::uuid, 'started' FROM generate_series(1, 5000, 1000) i")
+	check := func() {
+		s := h.session()
+		var all []driver.Row
+		rows := map[string]driver.Row{}
+		require.NoError(t, s.Snapshot(h.deadline(), func(r driver.Row) { all = append(all, r); rows[r.UUID] = r }))
+		require.Len(t, all, 5010, "each row, and those that matter of the double ones again")
+		require.Len(t, rows, 5000)
+		var uuids []string
+		for uuid := range rows {
+			uuids = append(uuids, uuid)
+		}
+		read, err := s.Read(h.deadline(), uuids)
+		require.NoError(t, err)
+		require.Len(t, read, 5000)
+		for _, r := range read {
+			require.Equal(t, r, rows[r.UUID])
+		}
+		require.NoError(t, s.Close(h.deadline()))
+	}
+	check()
+	// Not what Odoo makes of its fields, but no reason not to read it.
+	h.exec("ALTER TABLE queue_job ALTER priority TYPE bigint, ALTER retry TYPE smallint, ALTER channel TYPE text")
+	check()
+}
+
 // A big table is read by index; done jobs cost nothing.
 func TestSnapshotUsesTheIndex(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)

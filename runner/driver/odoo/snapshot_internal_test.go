@@ -1,0 +1,72 @@
+package odoo
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/maphash"
+	"math"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// Both ways to read a timestamp agree on every one that can be sent.
+func TestWireMicros(t *testing.T) {
+	types := pgtype.NewMap()
+	check := func(t require.TestingT, sent int64) {
+		var want pgtype.Timestamp
+		value := binary.BigEndian.AppendUint64(nil, uint64(sent)) //nolint:gosec // so it is sent
+		require.NoError(t, types.Scan(pgtype.TimestampOID, pgtype.BinaryFormatCode, value, &want))
+		require.Equal(t, micros(want), wireMicros(value), "%d", sent)
+	}
+	require.Zero(t, wireMicros(nil))
+	const first = -211_813_488_000_000_000 // 4714-11-24 BC, PostgreSQL's first
+	const last = 9_223_371_331_199_999_999 // the end of 294276
+	const limit = (lastSecond+1)*1_000_000 - millennium
+	for _, sent := range []int64{
+		math.MinInt64, first, -millennium, -1, 0, 1, limit - 1, limit, limit + 1, last, math.MaxInt64,
+	} {
+		check(t, sent)
+	}
+	rapid.Check(t, func(t *rapid.T) { check(t, rapid.Int64Range(first, last).Draw(t, "sent")) })
+}
+
+// Every uuid that comes twice is found, and hardly any other.
+func TestDoubles(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		count := rapid.IntRange(0, 5_000).Draw(t, "uuids")
+		twice := rapid.SliceOfDistinct(rapid.IntRange(0, max(count-1, 0)), rapid.ID[int]).Draw(t, "twice")
+		d := doubles{seed: maphash.MakeSeed()}
+		var want []string
+		for i := range count {
+			d.add(fmt.Sprint(i))
+		}
+		for _, i := range twice {
+			d.add(fmt.Sprint(i))
+			if i < count {
+				want = append(want, fmt.Sprint(i))
+			}
+		}
+		if count == 0 {
+			want = nil
+		}
+		require.Equal(t, want, d.end())
+		require.Equal(t, max(count, len(twice)-len(want)), d.seen.count)
+	})
+}
+
+func TestBlock(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var b block
+		var got []string
+		want := rapid.SliceOf(rapid.StringN(0, 3_000, -1)).Draw(t, "texts")
+		for _, text := range want {
+			got = append(got, b.add([]byte(text)))
+		}
+		for i := range want {
+			require.Equal(t, want[i], got[i])
+		}
+	})
+}
