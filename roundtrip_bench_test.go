@@ -1,0 +1,141 @@
+//go:build unix
+
+package jobrunner
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
+)
+
+// answererVariable makes the test binary the server of BenchmarkExchange, in a
+// process of its own, so that what it costs is not measured.
+const answererVariable = "JOBRUNNER_TEST_ANSWERER"
+
+func init() {
+	if os.Getenv(answererVariable) == "" {
+		return
+	}
+	if err := answerer(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// answerer answers every request as Odoo does, and hangs up. It writes its address
+// to the standard output and ends with its standard input.
+func answerer() error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(l.Addr())
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				for r := bufio.NewReader(conn); ; {
+					line, err := r.ReadString('\n')
+					if err != nil {
+						return
+					}
+					if line == "\r\n" {
+						break
+					}
+				}
+				_, _ = io.WriteString(conn, "HTTP/1.0 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 0\r\n"+
+					"Server: Werkzeug/2.0.2 Python/3.10\r\nDate: Mon, 02 Jan 2006 15:04:05 GMT\r\n\r\n")
+			}()
+		}
+	}()
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// startAnswerer starts the server and returns its address.
+func startAnswerer(b *testing.B) string {
+	b.Helper()
+	cmd := exec.CommandContext(context.Background(), os.Args[0]) //nolint:gosec // this very program
+	cmd.Env = append(os.Environ(), answererVariable+"=1")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	require.NoError(b, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(b, err)
+	require.NoError(b, cmd.Start())
+	b.Cleanup(func() {
+		require.NoError(b, in.Close())
+		require.NoError(b, cmd.Wait())
+	})
+	address, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(b, err)
+	return strings.TrimSpace(address)
+}
+
+// processorTime is what the process has used, in the kernel too.
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkExchange runs jobs that take no time: what is left is the request. The
+// figure that counts is the processor time, "cpu-ns/op".
+func BenchmarkExchange(b *testing.B) {
+	for _, workers := range []int{1, 16} {
+		b.Run(fmt.Sprintf("workers=%d", workers), func(b *testing.B) {
+			e := endpoint{network: "tcp", address: startAnswerer(b)}
+			up, d := e.upstream(""), odoo.New(odoo.Options{})
+			t := driver.Task{
+				Key: channels.Key{DB: "prod", UUID: "0d5b5f4a-8f4c-4d0c-9a3f-5e8f5f0f5a3c"},
+				ID:  "4bf92f3577b34da6a3ce929d0e0e4736",
+			}
+			b.ReportAllocs()
+			before := processorTime(b)
+			jobs := make(chan struct{})
+			var wg sync.WaitGroup
+			for range workers {
+				wg.Go(func() {
+					for range jobs {
+						// A goroutine and a context for each, as in the engine: its stack
+						// begins small.
+						done := make(chan driver.Result)
+						ctx, cancel := context.WithCancel(context.Background())
+						go func() { done <- d.Run(ctx, up, t) }()
+						if r := <-done; r.Outcome != driver.Answered {
+							b.Error(r.Outcome, r.Err)
+						}
+						cancel()
+					}
+				})
+			}
+			for b.Loop() {
+				jobs <- struct{}{}
+			}
+			close(jobs)
+			wg.Wait()
+			b.ReportMetric(float64((processorTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
+		})
+	}
+}
