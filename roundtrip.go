@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -40,8 +41,10 @@ const (
 type transport struct {
 	endpoint endpoint
 	dialer   *net.Dialer
-	tls      *tls.Config // nil for plain HTTP
-	address  string      // that traces are told
+	// direct is set when there is no name to be resolved.
+	direct  bool
+	tls     *tls.Config // nil for plain HTTP
+	address string      // that traces are told
 }
 
 // newTransport makes a transport that waits for the answer as long as the job
@@ -52,7 +55,6 @@ func newTransport(e endpoint) *transport {
 		endpoint: e,
 		address:  e.name(),
 		dialer: &net.Dialer{
-			Timeout:   dialTimeout,
 			LocalAddr: e.local,
 			KeepAliveConfig: net.KeepAliveConfig{
 				Enable:   true,
@@ -62,10 +64,16 @@ func newTransport(e endpoint) *transport {
 			},
 		},
 	}
+	host, _, _ := net.SplitHostPort(e.address)
+	if _, err := netip.ParseAddr(host); err == nil || e.network == "unix" {
+		t.direct = true
+	} else {
+		t.dialer.Timeout = dialTimeout
+	}
 	if e.tls != nil {
 		t.tls = e.tls.Clone()
 		t.tls.NextProtos = []string{"http/1.1"}
-		if host, _, err := net.SplitHostPort(e.address); err == nil && t.tls.ServerName == "" {
+		if t.tls.ServerName == "" {
 			t.tls.ServerName = host
 		}
 	}
@@ -102,12 +110,41 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	body.stop = stop
+	if res.Body == http.NoBody {
+		_ = body.Close()
+		return res, nil
+	}
+	body.ReadCloser, res.Body = res.Body, body
 	return res, nil
+}
+
+// dialContext bounds a dial by the deadline that the dialer sets for the socket:
+// connecting to an address looks at Deadline. A context with a timer, which the
+// look-up of a name needs, costs a tenth of the exchange.
+type dialContext struct {
+	context.Context //nolint:containedctx // it is one
+	until           time.Time
+}
+
+// Deadline implements [context.Context].
+func (c dialContext) Deadline() (time.Time, bool) {
+	if earlier, ok := c.Context.Deadline(); ok && earlier.Before(c.until) {
+		return earlier, true
+	}
+	return c.until, true
+}
+
+// dial opens a connection.
+func (t *transport) dial(ctx context.Context) (net.Conn, error) {
+	if t.direct {
+		ctx = dialContext{ctx, time.Now().Add(dialTimeout)}
+	}
+	return t.dialer.DialContext(ctx, t.endpoint.network, t.endpoint.address)
 }
 
 // connect opens a connection, with TLS if the endpoint has it.
 func (t *transport) connect(ctx context.Context) (net.Conn, error) {
-	conn, err := t.dialer.DialContext(ctx, t.endpoint.network, t.endpoint.address)
+	conn, err := t.dial(ctx)
 	if err != nil || t.tls == nil {
 		return conn, err
 	}
@@ -145,7 +182,6 @@ func exchange(conn net.Conn, req *http.Request) (*http.Response, *responseBody, 
 		return nil, nil, err
 	}
 	body.head.N = math.MaxInt64 // the driver bounds what it reads
-	body.ReadCloser, res.Body = res.Body, body
 	return res, body, nil
 }
 
@@ -186,19 +222,29 @@ func readHead(r *bufio.Reader, req *http.Request) (*http.Response, error) {
 // responseBody is an answer's body. Closing it closes the connection.
 type responseBody struct {
 	io.ReadCloser
-	conn   net.Conn
-	head   io.LimitedReader
-	reader *bufio.Reader
-	stop   func() bool
-	closed sync.Once
+	conn net.Conn
+	head io.LimitedReader
+	stop func() bool
+	once sync.Once
+
+	mu     sync.Mutex    // guards reading, and the following
+	reader *bufio.Reader // nil when it has been given back
 }
 
-// Close implements [io.Closer].
+// Read implements [io.Reader].
+func (b *responseBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.reader == nil {
+		return 0, net.ErrClosed
+	}
+	return b.ReadCloser.Read(p)
+}
+
+// Close implements [io.Closer]. It ends a Read that is under way.
 func (b *responseBody) Close() (err error) {
-	b.closed.Do(func() {
-		if b.stop != nil {
-			b.stop()
-		}
+	b.once.Do(func() {
+		b.stop()
 		// Not the body's own Close, which would read the rest.
 		err = b.conn.Close()
 		b.release()
@@ -208,6 +254,9 @@ func (b *responseBody) Close() (err error) {
 
 // release gives the buffer back.
 func (b *responseBody) release() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.reader.Reset(nil)
 	readers.Put(b.reader)
+	b.reader = nil
 }

@@ -112,3 +112,33 @@ func TestExchangeEndsWithItsContext(t *testing.T) {
 		})
 	}
 }
+
+// Closing a body ends a read of it, and what is read later is an error: the buffer
+// may serve another exchange then.
+func TestCloseEndsTheRead(t *testing.T) {
+	e, gone := answering(t, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", true)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+e.address, nil)
+	require.NoError(t, err)
+	res, err := newTransport(e).RoundTrip(req)
+	require.NoError(t, err)
+	time.AfterFunc(50*time.Millisecond, func() { _ = res.Body.Close() })
+	text, err := io.ReadAll(res.Body)
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.Equal(t, "ok", string(text))
+	_, err = res.Body.Read(make([]byte, 1))
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.NoError(t, res.Body.Close())
+	<-gone
+}
+
+// Only a name needs a timer.
+func TestDialTimeout(t *testing.T) {
+	for address, direct := range map[string]bool{
+		"127.0.0.1:8069": true, "[::1]:8069": true, "[fe80::1%eth0]:8069": true, "odoo:8069": false, "localhost:80": false,
+	} {
+		tr := newTransport(endpoint{network: "tcp", address: address})
+		require.Equal(t, direct, tr.direct, address)
+		require.Equal(t, direct, tr.dialer.Timeout == 0, address)
+	}
+	require.True(t, newTransport(endpoint{network: "unix", address: "/run/odoo.sock"}).direct)
+}

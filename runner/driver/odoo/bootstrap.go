@@ -115,7 +115,7 @@ func (d *Driver) begin(ctx context.Context, up driver.Upstream, t driver.Task) (
 	t.ID = ""
 	c := call{task: t, path: sessionPath}
 	if t.Hint == hintConnector {
-		c.path, c.query = loginPath, url.Values{"db": {t.DB}}
+		c.path, c.query = loginPath, "db="+url.QueryEscape(t.DB)
 	}
 	for range bootstrapHops {
 		x := d.exchange(ctx, up, c)
@@ -131,7 +131,7 @@ func (d *Driver) begin(ctx context.Context, up driver.Upstream, t driver.Task) (
 		if err != nil || next.Path == "" || strings.Contains(next.Path, "/database/") {
 			return b // Odoo does not show the database to this Host header
 		}
-		c.path, c.query = next.Path, next.Query()
+		c.path, c.query = next.Path, next.Query().Encode()
 	}
 	b.err = errors.New("too many redirects")
 	return b

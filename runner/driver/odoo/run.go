@@ -1,7 +1,6 @@
 package odoo
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -58,7 +56,7 @@ func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) dri
 	}
 	x := d.exchange(ctx, up, call{
 		task: t, path: runPath(t), cookies: cookies,
-		query: url.Values{"db": {t.DB}, "job_uuid": {t.UUID}},
+		query: "db=" + url.QueryEscape(t.DB) + "&job_uuid=" + url.QueryEscape(t.UUID),
 	})
 	result := driver.Result{Status: x.status}
 	switch {
@@ -88,7 +86,7 @@ func runPath(t driver.Task) string {
 // status from 400 on, so of pages only those count as refusals that failing jobs
 // hardly produce (contract.md 1.4). The row decides anyway.
 func classify(status int, body []byte) (driver.Outcome, error) {
-	page := strings.HasPrefix(http.DetectContentType(body), "text/html")
+	page := len(body) > 0 && strings.HasPrefix(http.DetectContentType(body), "text/html")
 	switch {
 	case unavailable(status), status == http.StatusTooManyRequests:
 		return driver.Refused, fmt.Errorf("status %d: the server cannot run jobs now", status)
@@ -127,7 +125,7 @@ type exchange struct {
 type call struct {
 	task    driver.Task // zero when it is about the server
 	path    string
-	query   url.Values
+	query   string // encoded
 	cookies []*http.Cookie
 }
 
@@ -143,8 +141,6 @@ func (d *Driver) exchange(ctx context.Context, up driver.Upstream, c call) excha
 	case up.Transport == nil:
 		return unsent(errors.New("the upstream has no transport"))
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	var trace connTrace
 	req, err := d.request(trace.in(ctx), up, c)
 	if err != nil {
@@ -156,9 +152,6 @@ func (d *Driver) exchange(ctx context.Context, up driver.Upstream, c call) excha
 		return exchange{connected: trace.got.Load(), unsent: trace.unsent(err), err: err}
 	}
 	defer res.Body.Close()
-	// Only now there is a deadline; the job could take as long as it liked.
-	late := time.AfterFunc(BodyTimeout, cancel)
-	defer late.Stop()
 	x := exchange{connected: true, status: res.StatusCode, header: res.Header}
 	if x.status < http.StatusOK {
 		x.err = fmt.Errorf("status %d is no answer to a request", x.status)
@@ -175,7 +168,7 @@ func (d *Driver) request(ctx context.Context, up driver.Upstream, c call) (*http
 	if strings.ContainsFunc(database, unicode.IsControl) {
 		return nil, fmt.Errorf("database %q cannot be named in an HTTP header", database)
 	}
-	u := url.URL{Scheme: up.Scheme, Host: up.Host, Path: c.path, RawQuery: c.query.Encode()}
+	u := url.URL{Scheme: up.Scheme, Host: up.Host, Path: c.path, RawQuery: c.query}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
@@ -195,18 +188,20 @@ func (d *Driver) request(ctx context.Context, up driver.Upstream, c call) (*http
 	return req, nil
 }
 
-// traceID is what W3C Trace Context allows as one.
-var traceID = regexp.MustCompile(`^[0-9a-f]{32}$`)
+// isTraceID reports whether W3C Trace Context allows it as one.
+func isTraceID(id string) bool {
+	return len(id) == 32 && strings.Trim(id, "0123456789abcdef") == ""
+}
 
 // setIDs lets Odoo's log, and what traces it, find the attempt again: the
 // task's ID is the request's. If the attempt is traced, its context is sent;
 // otherwise the ID is that of a trace that counts as sampled, or Odoo would trace
 // no job.
 func setIDs(h http.Header, id string, traced http.Header) {
-	if !traceID.MatchString(id) {
+	if !isTraceID(id) {
 		return
 	}
-	h.Set("X-Request-ID", id)
+	h.Set("X-Request-Id", id)
 	if traced == nil {
 		h.Set("Traceparent", "00-"+id+"-"+id[16:]+"-01")
 	}
@@ -224,18 +219,27 @@ func roundTrip(t http.RoundTripper, req *http.Request) (res *http.Response, err 
 	return t.RoundTrip(req)
 }
 
-// readBody reads the beginning of a body, to its end if that is near.
-func readBody(r io.Reader) (body []byte, err error) {
+// readBody reads the beginning of a body, to its end if that is near. Only now
+// there is a deadline; the job could take as long as it liked.
+func readBody(body io.ReadCloser) (text []byte, err error) {
+	if body == http.NoBody {
+		return nil, nil
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("reading the answer panicked: %v", p)
 		}
 	}()
-	var b bytes.Buffer
-	if _, err := b.ReadFrom(io.LimitReader(r, bodyLimit)); err != nil {
+	late := time.AfterFunc(BodyTimeout, func() {
+		defer func() { _ = recover() }() // it may be foreign, too
+		_ = body.Close()
+	})
+	defer late.Stop()
+	text, err = io.ReadAll(io.LimitReader(body, bodyLimit))
+	if err != nil {
 		return nil, fmt.Errorf("read the answer: %w", err)
 	}
-	return b.Bytes(), nil
+	return text, nil
 }
 
 // connTrace watches how far a request gets. The transport's goroutines may call
