@@ -75,6 +75,13 @@ func (h *hub) end() {
 }
 
 func (h *hub) publish(ev runner.Event) {
+	if h.len() > 0 {
+		h.spread(ev)
+	}
+}
+
+// spread is apart because its event escapes, which costs when nobody reads, too.
+func (h *hub) spread(ev runner.Event) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for r := range h.readers {

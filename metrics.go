@@ -168,17 +168,23 @@ func observeEnd(ev *runner.Event) {
 
 // observeDatabase counts what happens on the way there.
 func observeDatabase(ev *runner.Event) {
-	database, _ := places.admit(ev.Runner, ev.Database, "")
 	switch ev.Kind {
 	case runner.EventClaimed:
 		claimSize.WithLabelValues(ev.Runner).Observe(float64(ev.Count))
+		return
 	case runner.EventDispatched:
 		if ev.Dispatch > 0 {
 			dispatchSeconds.WithLabelValues(ev.Runner).Observe(ev.Dispatch.Seconds())
 		}
+		return
 	case runner.EventAnswered:
 		_, upstream := nodes.admit(ev.Runner, "", ev.Upstream)
 		dispatchesTotal.WithLabelValues(ev.Runner, upstream, ev.Outcome).Inc()
+		return
+	default: // those that follow have a series for each database
+	}
+	database, _ := places.admit(ev.Runner, ev.Database, "")
+	switch ev.Kind {
 	case runner.EventJobLost:
 		lostTotal.WithLabelValues(ev.Runner, database).Inc()
 	case runner.EventChannelBlocked:

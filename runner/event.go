@@ -177,7 +177,9 @@ func (e *engine) emitLater(ev Event) { e.mail.post(func() { e.emit(ev) }) }
 
 // trail is what is remembered of an attempt until it ends.
 type trail struct {
-	upstream    string
+	upstream string
+	// channel is where it was dispatched.
+	channel     string
 	sent, ended time.Time
 	wait        time.Duration
 	outcome     string
@@ -213,14 +215,13 @@ func (e *engine) channelOf(key channels.Key) string {
 // noteDispatch reports that a task is being sent.
 func (e *engine) noteDispatch(key channels.Key, t *task, up string) {
 	now := time.Now()
-	channel := ""
 	t.trail = trail{upstream: up, sent: now}
 	if job, _, ok := e.tree.Lookup(key); ok {
-		channel = channels.Normalize(job.Channel)
+		t.trail.channel = channels.Normalize(job.Channel)
 		// The clock of the database may be ahead of ours.
 		t.trail.wait = max(1, now.Sub(time.UnixMicro(max(job.Created, job.ETA))))
 	}
-	ev := t.of(EventDispatched, key, channel)
+	ev := t.of(EventDispatched, key, t.trail.channel)
 	if !t.chosen.IsZero() && len(t.tried) == 0 {
 		ev.Dispatch = now.Sub(t.chosen)
 	}
@@ -230,7 +231,11 @@ func (e *engine) noteDispatch(key channels.Key, t *task, up string) {
 // noteAnswer reports that the request for a task ended.
 func (e *engine) noteAnswer(key channels.Key, t *task, result driver.Result) {
 	t.trail.outcome, t.trail.status, t.trail.ended = result.Outcome.String(), result.Status, time.Now()
-	ev := t.of(EventAnswered, key, e.channelOf(key))
+	channel := t.trail.channel
+	if channel == "" {
+		channel = e.channelOf(key)
+	}
+	ev := t.of(EventAnswered, key, channel)
 	if result.Err != nil {
 		ev.Detail = result.Err.Error()
 	}
@@ -272,9 +277,11 @@ func (e *engine) noteEnd(key channels.Key, t *task) {
 	if t.phase == phaseClaiming {
 		return
 	}
-	channel := e.channelOf(key)
+	channel := ""
 	if !t.gone && t.row.Channel != "" {
 		channel = channels.Normalize(t.row.Channel)
+	} else {
+		channel = e.channelOf(key)
 	}
 	// A job that went on without its request ended just now.
 	if t.trail.ended.IsZero() || t.trail.lost {
@@ -289,7 +296,10 @@ func (e *engine) noteEnd(key channels.Key, t *task) {
 	e.logEnd(&ev)
 	t.span.end(&ev)
 	e.emit(ev)
-	if st, ok := e.tree.Channel(key.DB, channel); kind == EventJobFailed && ok && st.Sequential {
+	if kind != EventJobFailed {
+		return
+	}
+	if st, ok := e.tree.Channel(key.DB, channel); ok && st.Sequential {
 		e.emit(t.of(EventChannelBlocked, key, channel))
 	}
 }
