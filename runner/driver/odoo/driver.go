@@ -74,7 +74,7 @@ func (d *Driver) OpenSession(ctx context.Context, pg *pgx.ConnConfig, database s
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Exec(ctx, useIndexes, pgx.QueryExecModeExec); err != nil {
+	if _, err := conn.Exec(ctx, planSettings, pgx.QueryExecModeExec); err != nil {
 		conn.Abandon(ctx)
 		return nil, conn.Failed(err, "set up the session")
 	}
@@ -83,10 +83,14 @@ func (d *Driver) OpenSession(ctx context.Context, pg *pgx.ConnConfig, database s
 	return s, nil
 }
 
-// useIndexes is for the statements that find jobs by their uuids. Their plans are
-// made once, and those that are made while queue_job is small or has not been
-// analyzed go through all of it, for ever after.
-const useIndexes = "SET enable_seqscan = off"
+// planSettings are for the statements that name jobs by their uuids. Their plans
+// are made once, and those that are made while queue_job is small or has not been
+// analyzed would go through all of it, for ever after. Without the second setting,
+// which PostgreSQL has since 12, it plans most of them each time anew, for as much
+// as they cost: a plan for one uuid looks better than one for any number.
+const planSettings = `SELECT set_config(s.name, w.value, false)
+	FROM (VALUES ('enable_seqscan', 'off'), ('plan_cache_mode', 'force_generic_plan')) AS w (name, value)
+	JOIN pg_settings s ON s.name = w.name`
 
 // host returns the Host header of a request for a database, empty for that of
 // the upstream's address.
