@@ -45,7 +45,9 @@ func answerer() error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(l.Addr())
+	if _, err := fmt.Fprintln(os.Stdout, l.Addr()); err != nil {
+		return err
+	}
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -75,7 +77,7 @@ func answerer() error {
 // startAnswerer starts the server and returns its address.
 func startAnswerer(b *testing.B) string {
 	b.Helper()
-	cmd := exec.CommandContext(context.Background(), os.Args[0]) //nolint:gosec // this very program
+	cmd := exec.CommandContext(context.Background(), os.Args[0])
 	cmd.Env = append(os.Environ(), answererVariable+"=1")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()

@@ -277,7 +277,7 @@ func (e *engine) noteEnd(key channels.Key, t *task) {
 	if t.phase == phaseClaiming {
 		return
 	}
-	channel := ""
+	var channel string
 	if !t.gone && t.row.Channel != "" {
 		channel = channels.Normalize(t.row.Channel)
 	} else {

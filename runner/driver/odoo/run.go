@@ -201,7 +201,7 @@ func setIDs(h http.Header, id string, traced http.Header) {
 	if !isTraceID(id) {
 		return
 	}
-	h.Set("X-Request-Id", id)
+	h.Set("X-Request-ID", id)
 	if traced == nil {
 		h.Set("Traceparent", "00-"+id+"-"+id[16:]+"-01")
 	}
@@ -236,7 +236,10 @@ func readBody(body io.ReadCloser) (text []byte, err error) {
 	})
 	defer late.Stop()
 	text, err = io.ReadAll(io.LimitReader(body, bodyLimit))
-	if err != nil {
+	switch {
+	case err != nil && !late.Stop():
+		return nil, fmt.Errorf("read the answer: its body did not arrive within %s: %w", BodyTimeout, err)
+	case err != nil:
 		return nil, fmt.Errorf("read the answer: %w", err)
 	}
 	return text, nil

@@ -216,6 +216,7 @@ func TestSlowBody(t *testing.T) {
 		require.Equal(t, driver.Broken, res.Outcome)
 		require.Equal(t, 200, res.Status)
 		require.Equal(t, 5*time.Hour+odoo.BodyTimeout, time.Since(begin))
+		require.ErrorContains(t, res.Err, "did not arrive within 10s")
 	})
 }
 
