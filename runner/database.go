@@ -341,15 +341,18 @@ func (e *engine) syncBegin(s *session) {
 
 // syncRows implements listener. It returns when the engine has taken the rows
 // before these, so that a large snapshot does not fill the mailbox, and is read
-// while the engine works.
-func (e *engine) syncRows(ctx context.Context, s *session, rows []driver.Row) {
+// while the engine works. It reports whether the engine has.
+func (e *engine) syncRows(ctx context.Context, s *session, rows []driver.Row) (earlier bool) {
+	earlier = true
 	if s.taken != nil {
 		t := time.NewTimer(snapshotWait)
 		defer t.Stop()
 		select {
 		case <-s.taken:
 		case <-ctx.Done():
+			earlier = false
 		case <-t.C:
+			earlier = false
 		}
 	}
 	taken := make(chan struct{})
@@ -362,6 +365,7 @@ func (e *engine) syncRows(ctx context.Context, s *session, rows []driver.Row) {
 	}) {
 		close(taken)
 	}
+	return earlier
 }
 
 // syncEnd implements listener.

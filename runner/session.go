@@ -89,9 +89,10 @@ type listener interface {
 	// says why there are none that could be used.
 	channelsRead(s *session, cfgs []channels.Config, err error)
 	// syncBegin, syncRows and syncEnd bring a snapshot. syncRows may block until
-	// the engine has caught up.
+	// the engine has caught up; it reports whether all earlier rows have been taken,
+	// so that their memory can be used again.
 	syncBegin(s *session)
-	syncRows(ctx context.Context, s *session, rows []driver.Row)
+	syncRows(ctx context.Context, s *session, rows []driver.Row) (earlier bool)
 	// syncEnd ends it; told are the jobs that notifications named meanwhile.
 	syncEnd(s *session, told map[string]struct{})
 	// rowsRead brings rows that were read; gone are those without a row. asked
@@ -337,16 +338,19 @@ func (s *session) sync(ctx context.Context) error {
 		return err
 	}
 	s.out.syncBegin(s)
-	var chunk []driver.Row
+	var chunk, before []driver.Row
 	err := within(ctx, snapshotTimeout, func(ctx context.Context) error {
 		return s.conn.Snapshot(ctx, func(row driver.Row) {
 			if chunk == nil {
 				chunk = make([]driver.Row, 0, snapshotChunk)
 			}
-			if chunk = append(chunk, row); len(chunk) == snapshotChunk {
-				s.out.syncRows(ctx, s, chunk)
-				chunk = nil
+			if chunk = append(chunk, row); len(chunk) < snapshotChunk {
+				return
 			}
+			if !s.out.syncRows(ctx, s, chunk) {
+				before = nil
+			}
+			chunk, before = before[:0], chunk
 		})
 	})
 	if err != nil {

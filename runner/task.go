@@ -66,10 +66,11 @@ func (t *task) settled() bool {
 	return t.gone || (t.row != nil && !t.row.State.Running())
 }
 
-// applySnapshot applies rows of a full read.
+// applySnapshot applies rows of a full read. Their memory is used again.
 func (e *engine) applySnapshot(db *database, rows []driver.Row) {
+	set := e.tree.Sync
 	for i := range rows {
-		if e.applyRow(&rows[i], 0, e.tree.Sync) && db.known {
+		if e.applyRow(&rows[i], 0, set) && db.known {
 			db.repairs = append(db.repairs, rows[i].UUID)
 		}
 	}
@@ -89,7 +90,7 @@ func (e *engine) rowsRead(s *session, rows []driver.Row, gone []string, asked ui
 
 // applyRow replaces what memory holds of a job by its row. It reports whether
 // that changed anything in the tree. set is the tree's Set, or its Sync for rows
-// of a full read.
+// of a full read. A task keeps a copy, for the row has many neighbours in memory.
 func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, channels.State) bool) bool {
 	if row.Nameless {
 		e.log().Error("a job without a uuid can never run", zap.String("database", row.DB), zap.Int64("id", row.ID))
@@ -112,6 +113,7 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 		return set(row.Job, row.State)
 	}
 	e.seen(row)
+	row = new(*row)
 	switch t.phase {
 	case phaseClaiming, phaseUnclaiming:
 		// The row may have been read before the statement under way; its own
@@ -178,7 +180,7 @@ func (e *engine) noteSettled(t *task) {
 // waits for its answer, the wait goes on; otherwise it is watched. Nothing is
 // started.
 func (e *engine) adopt(row *driver.Row) {
-	t := &task{phase: phaseWatched, row: row, since: time.Now()}
+	t := &task{phase: phaseWatched, row: new(*row), since: time.Now()}
 	e.tasks[row.Key] = t
 	x := e.config().Exchanges.lookup(row.Key)
 	if x == nil {
