@@ -201,7 +201,7 @@ func (m *Manager) adopt(old *database) {
 	old.each(func(r *record) bool {
 		j := r.job()
 		n := newName(j.UUID)
-		copied := m.insert(&n, &j, r.state)
+		copied := m.insert(d, &n, &j, r.state)
 		if copied.sync != r.sync {
 			copied.sync = r.sync
 			d.seen--

@@ -46,12 +46,12 @@ func NewManager() *Manager {
 // A changed id, priority, date_created, eta or channel places the job anew.
 // Set reports whether state, place or properties of the job changed.
 func (m *Manager) Set(j Job, s State) (changed bool) {
-	n := newName(j.UUID)
-	return m.set(m.lookup(j.DB, &n), &n, &j, s)
+	d, n := m.dbs[j.DB], newName(j.UUID)
+	return m.set(d, d.find(&n), &n, &j, s)
 }
 
-// set is Set for the record of the job, nil if it is not known.
-func (m *Manager) set(r *record, n *name, j *Job, s State) (changed bool) {
+// set is Set for the database and the record of the job, nil if they are not known.
+func (m *Manager) set(d *database, r *record, n *name, j *Job, s State) (changed bool) {
 	switch s {
 	case Pending, Enqueued, Started, Failed:
 	case Done, Cancelled, WaitDependencies:
@@ -66,7 +66,10 @@ func (m *Manager) set(r *record, n *name, j *Job, s State) (changed bool) {
 		return false
 	}
 	if r == nil {
-		m.insert(n, j, s)
+		if d == nil {
+			d = m.database(j.DB)
+		}
+		m.insert(d, n, j, s)
 		return true
 	}
 	r.home.db.see(r)
@@ -81,13 +84,13 @@ func (m *Manager) set(r *record, n *name, j *Job, s State) (changed bool) {
 // on is left where it is, and only noted as seen. It reports whether something
 // had to be repaired.
 func (m *Manager) Sync(j Job, s State) (repaired bool) {
-	n := newName(j.UUID)
-	r := m.lookup(j.DB, &n)
+	d, n := m.dbs[j.DB], newName(j.UUID)
+	r := d.find(&n)
 	if r != nil && r.state == s && !r.differs(&j) {
 		r.home.db.see(r)
 		return false
 	}
-	return m.set(r, &n, &j, s)
+	return m.set(d, r, &n, &j, s)
 }
 
 // Remove forgets a job and frees its place. It reports whether the job was known.
@@ -185,19 +188,10 @@ func (m *Manager) Stale(db string) []Key {
 
 func (m *Manager) known(k Key) *record {
 	n := newName(k.UUID)
-	return m.lookup(k.DB, &n)
+	return m.dbs[k.DB].find(&n)
 }
 
-func (m *Manager) lookup(db string, n *name) *record {
-	d := m.dbs[db]
-	if d == nil {
-		return nil
-	}
-	return d.find(n)
-}
-
-func (m *Manager) insert(n *name, j *Job, s State) *record {
-	d := m.database(j.DB)
+func (m *Manager) insert(d *database, n *name, j *Job, s State) *record {
 	r := d.add(n)
 	m.jobs++
 	m.assign(r, m.home(d, j.Channel), j)
@@ -265,12 +259,16 @@ func (m *Manager) assign(r *record, h *home, j *Job) {
 }
 
 func (m *Manager) home(d *database, name string) *home {
+	if d.recent != nil && d.recent.name == name {
+		return d.recent
+	}
 	h := d.homes[name]
 	if h == nil {
 		name = strings.Clone(name) // which may be a part of something big
 		h = &home{db: d, channel: m.channel(name), name: name}
 		d.homes[name] = h
 	}
+	d.recent = h
 	return h
 }
 
@@ -279,6 +277,9 @@ func (m *Manager) leave(h *home) {
 	h.channel.own--
 	if h.jobs == 0 {
 		delete(h.db.homes, h.name)
+		if h.db.recent == h {
+			h.db.recent = nil
+		}
 		m.prune(h.channel)
 	}
 }

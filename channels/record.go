@@ -60,6 +60,8 @@ type database struct {
 	name  string
 	jobs  map[uuid]*record
 	homes map[string]*home
+	// recent is the home that was asked for last: neighbours often share one.
+	recent *home
 	// Uuids that are not canonical are rare (hand-made rows), but they are jobs.
 	odd       map[string]*record
 	oddNames  map[*record]string
@@ -91,7 +93,11 @@ func newName(text string) name {
 	return name{uuid: id, odd: !ok, text: text}
 }
 
+// find returns the record of a job, nil if there is none. A nil database has none.
 func (d *database) find(n *name) *record {
+	if d == nil {
+		return nil
+	}
 	if n.odd {
 		return d.odd[n.text]
 	}
