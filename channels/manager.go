@@ -302,7 +302,7 @@ func (m *Manager) put(r *record, s State) {
 		own.failed.push(r)
 	case r.home.db.suspended:
 		r.place = suspended
-		r.home.parked.push(r)
+		r.home.park(r)
 		return // no channel has changed
 	case r.eta != 0:
 		r.place = inETAQueue

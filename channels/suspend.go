@@ -35,6 +35,15 @@ func (m *Manager) Resume(db string) {
 	}
 }
 
+// park adds a job to those that wait for Resume. The list doubles, other than
+// those of append, so that it leaves less garbage while a database is loaded.
+func (h *home) park(r *record) {
+	if items := h.parked.items; len(items) == cap(items) {
+		h.parked.items = slices.Grow(items, max(len(items), 1))
+	}
+	h.parked.push(r)
+}
+
 // unpark puts all jobs that are parked into the queues of their channel at once:
 // to order them takes less than to find the place of each, and a full snapshot
 // brings them in an order that is not far from theirs.
@@ -49,7 +58,10 @@ func (m *Manager) unpark(h *home) {
 		}
 	}
 	if len(timed) > 0 {
-		ready = slices.Clone(slices.DeleteFunc(ready, func(r *record) bool { return r.place == inETAQueue }))
+		ready = slices.DeleteFunc(ready, func(r *record) bool { return r.place == inETAQueue })
+	}
+	if len(ready) < cap(ready)/8*7 {
+		ready = slices.Clone(ready)
 	}
 	h.channel.ready.take(ready)
 	h.channel.eta.take(timed)
