@@ -287,7 +287,7 @@ func (h *hashes) add(n uint64) bool {
 
 // find returns where a number is, or could be.
 func (h *hashes) find(n uint64) uint64 {
-	mask := uint64(len(h.slots) - 1)
+	mask := uint64(len(h.slots) - 1) //nolint:gosec // there are slots
 	at := n >> 1 & mask
 	for h.slots[at] != 0 && h.slots[at] != n {
 		at = (at + 1) & mask

@@ -17,7 +17,7 @@ func TestWireMicros(t *testing.T) {
 	types := pgtype.NewMap()
 	check := func(t require.TestingT, sent int64) {
 		var want pgtype.Timestamp
-		value := binary.BigEndian.AppendUint64(nil, uint64(sent)) //nolint:gosec // so it is sent
+		value := binary.BigEndian.AppendUint64(nil, uint64(sent))
 		require.NoError(t, types.Scan(pgtype.TimestampOID, pgtype.BinaryFormatCode, value, &want))
 		require.Equal(t, micros(want), wireMicros(value), "%d", sent)
 	}
