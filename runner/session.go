@@ -32,7 +32,10 @@ const (
 	// probeInterval is how long a session may stay silent, and probeTimeout how
 	// long the server may take to show that it is there (peers.md 3.4).
 	probeInterval = 10 * time.Second
-	probeTimeout  = 5 * time.Second
+	// probeLimit is the time between two probes of a session that is never silent:
+	// what is heard does not show that nothing is missing.
+	probeLimit   = 30 * time.Second
+	probeTimeout = 5 * time.Second
 	// echoTimeout is how long the notification of our own claim may take before
 	// the session counts as deaf.
 	echoTimeout = 10 * time.Second
@@ -140,6 +143,7 @@ type session struct {
 	reload     bool      // the database's channels have changed
 	echoSince  time.Time // when the oldest claim without an echo was made; zero if none
 	resyncAt   time.Time
+	probed     time.Time // when the last probe began, or the last full read ended
 
 	// pulse may be read by everybody.
 	pulse pulse
@@ -294,15 +298,14 @@ func (s *session) recheck(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.out.fingerprinted(s, found)
 	if found.Health != driver.Healthy {
 		return fmt.Errorf("%w: %s: %s", errChanged, found.Health, found.Description)
 	}
-	s.out.fingerprinted(s, found)
 	return nil
 }
 
-// errChanged ends a connection whose database cannot be served as before. What it
-// is now is found by the next one.
+// errChanged ends a connection whose database cannot be served as before.
 var errChanged = errors.New("the database has changed")
 
 // lock waits until no other runner serves the database.
@@ -364,7 +367,7 @@ func (s *session) sync(ctx context.Context) error {
 	maps.Copy(told, s.foreseen.waiting.set)
 	s.out.syncEnd(s, told)
 	now := time.Now()
-	s.heard, s.resyncAt = now, now.Add(jitter(resyncInterval))
+	s.heard, s.probed, s.resyncAt = now, now, now.Add(jitter(resyncInterval))
 	s.pulse.beat(now)
 	s.pulse.synced.Store(now.UnixMicro())
 	return nil
@@ -688,7 +691,8 @@ func (s *session) attend(ctx context.Context) error {
 	if !s.echoSince.IsZero() && now.Sub(s.echoSince) >= echoTimeout {
 		return fmt.Errorf("no notification of our own claim within %s: %w", echoTimeout, driver.ErrLost)
 	}
-	if now.Sub(s.heard) >= probeInterval {
+	if now.Sub(s.heard) >= probeInterval || now.Sub(s.probed) >= probeLimit {
+		s.probed = now
 		return s.call(ctx, "probe", probeTimeout, s.conn.Probe)
 	}
 	return nil

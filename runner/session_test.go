@@ -290,3 +290,17 @@ func TestForeseenNotificationsWait(t *testing.T) {
 		b.requireIdle(r)
 	})
 }
+
+// A session that is never silent is probed all the same.
+func TestBusySessionIsProbed(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		b.jobs("prod", "", "a", 100)
+		r := b.start(b.config("root:1"))
+		b.settle(95 * time.Second)
+		require.Equal(b, 3, b.Calls("prod", "Probe"))
+		b.settle(time.Minute)
+		b.requireIdle(r)
+	})
+}

@@ -12,6 +12,9 @@ type Expect struct {
 	Channel string
 	// Lock is the key of the advisory lock that it holds; nil for none.
 	Lock *int64
+	// Trigger is the OID of the trigger that notifies, which must be there and be
+	// switched on; 0 for none.
+	Trigger uint32
 }
 
 // Probe proves in one statement that the session is alive, writable and still
@@ -22,11 +25,12 @@ func (c *Conn) Probe(ctx context.Context, want Expect) error {
 	if want.Lock != nil {
 		classid, objid = lockHalves(*want.Lock)
 	}
-	var recovering, readOnly, listening, locked bool
+	var recovering, readOnly, listening, locked, triggered bool
 	err := c.QueryRow(ctx, fmt.Sprintf(`
 		SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only')::bool,
-			EXISTS (SELECT FROM pg_listening_channels() c WHERE c = $1), `+holdsAdvisoryLock, "$2", "$3"),
-		want.Channel, classid, objid).Scan(&pid, &recovering, &readOnly, &listening, &locked)
+			EXISTS (SELECT FROM pg_listening_channels() c WHERE c = $1), `+holdsAdvisoryLock+`,
+			EXISTS (SELECT FROM pg_trigger WHERE oid = $4 AND tgenabled IN ('O', 'A'))`, "$2", "$3"),
+		want.Channel, classid, objid, want.Trigger).Scan(&pid, &recovering, &readOnly, &listening, &locked, &triggered)
 	switch {
 	case err != nil:
 	case pid != c.PID:
@@ -39,6 +43,8 @@ func (c *Conn) Probe(ctx context.Context, want Expect) error {
 		err = fmt.Errorf("the session does not listen on %s any more", want.Channel)
 	case want.Lock != nil && !locked:
 		err = errors.New("the session does not hold its advisory lock any more")
+	case want.Trigger != 0 && !triggered:
+		err = errors.New("the trigger that notifies has been replaced, removed or switched off")
 	default:
 		return nil
 	}

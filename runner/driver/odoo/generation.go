@@ -73,6 +73,8 @@ type catalog struct {
 	// tells whether there is the table of the last one.
 	ReadModules, ReadLocks, LockLocks, ReadParameters bool
 	Parameters                                        bool
+	// Trigger is the OID of the trigger that notifies, 0 if there is none.
+	Trigger uint32
 	// Events has a bit for each event on which the trigger notifies.
 	Events int16
 	// Disabled is set when there is a trigger that is switched off.
@@ -108,7 +110,7 @@ WITH t AS (
 	FROM t JOIN pg_attribute ON attrelid = t.jobs
 	WHERE attnum > 0 AND NOT attisdropped
 ), g AS (
-	SELECT bit_or(tgtype) FILTER (WHERE tgenabled IN ('O', 'A')) AS events,
+	SELECT max(pg_trigger.oid) AS oid, bit_or(tgtype) FILTER (WHERE tgenabled IN ('O', 'A')) AS events,
 		coalesce(bool_or(tgenabled NOT IN ('O', 'A')), false) AS disabled,
 		coalesce(string_agg(prosrc, ' '), '') AS source
 	FROM t JOIN pg_trigger ON tgrelid = t.jobs JOIN pg_proc ON pg_proc.oid = tgfoid
@@ -128,7 +130,7 @@ SELECT pg_backend_pid(), pg_is_in_recovery(),
 	coalesce((SELECT count(*) = 2 FROM pg_attribute WHERE attrelid = t.parameters AND attname IN ('key', 'value')
 		AND has_column_privilege(attrelid, attnum, 'SELECT')), false),
 	t.parameters IS NOT NULL,
-	coalesce(g.events, 0)::int2, g.disabled, g.source,
+	coalesce(g.oid, 0), coalesce(g.events, 0)::int2, g.disabled, g.source,
 	coalesce(o.schema, ''), coalesce(o.owner, ''), coalesce(o.owning, false), coalesce(o.creating, false)
 FROM t, c, g, o`
 

@@ -23,6 +23,7 @@ type session struct {
 	statements statements
 	pooling    *postgres.Pooling // nil until looked at
 	listening  bool
+	trigger    uint32  // the OID of the one that notifies
 	lockKeys   []int64 // of the locks that it holds
 }
 
@@ -47,7 +48,7 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 		s.generation = nil
 		return fp, nil
 	}
-	s.generation, s.statements = g, g.statements()
+	s.generation, s.statements, s.trigger = g, g.statements(), c.Trigger
 	if s.pooling == nil {
 		p, err := s.conn.Pooling(ctx)
 		if err != nil {
@@ -229,7 +230,7 @@ func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) ([]driver.Ro
 func (s *session) Probe(ctx context.Context) error {
 	var want postgres.Expect
 	if s.generation != nil && s.listening {
-		want.Channel = s.generation.channel
+		want.Channel, want.Trigger = s.generation.channel, s.trigger
 	}
 	for i := range s.lockKeys {
 		if i > 0 { // only connector has two

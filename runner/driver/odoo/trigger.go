@@ -67,7 +67,8 @@ func (s *session) createTrigger(ctx context.Context) error {
 				return err
 			}
 		}
-		return nil
+		return tx.QueryRow(ctx, "SELECT oid FROM pg_trigger WHERE tgrelid = to_regclass('queue_job') AND tgname = 'queue_job_notify'").
+			Scan(&s.trigger)
 	})
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == lockNotAvailable {
 		return errors.New("create the trigger queue_job_notify: a transaction has been writing to queue_job " +

@@ -149,3 +149,28 @@ func (h *harness) role(name string) string {
 	})
 	return role
 }
+
+// What is committed while the trigger is replaced is announced by none.
+func TestProbeFindsAnotherTrigger(t *testing.T) {
+	for name, change := range map[string]string{
+		"replaced": `DROP TRIGGER queue_job_notify ON queue_job; CREATE TRIGGER queue_job_notify AFTER INSERT OR UPDATE OR DELETE
+			ON queue_job FOR EACH ROW EXECUTE PROCEDURE queue_job_notify()`,
+		"removed":  "DROP TRIGGER queue_job_notify ON queue_job",
+		"disabled": "ALTER TABLE queue_job DISABLE TRIGGER queue_job_notify",
+	} {
+		for _, gen := range []odoostub.Generation{odoostub.QueueJobLock, odoostub.QueueJob10, odoostub.Connector9} {
+			t.Run(name+"/"+gen.String(), func(t *testing.T) {
+				h := newHarness(t, gen)
+				s := h.session()
+				require.NoError(t, s.Listen(h.deadline()))
+				require.NoError(t, s.Probe(h.deadline()))
+				_, err := s.Fingerprint(h.deadline())
+				require.NoError(t, err)
+				require.NoError(t, s.Probe(h.deadline()))
+				h.exec(change)
+				require.ErrorIs(t, s.Probe(h.deadline()), driver.ErrLost)
+				require.ErrorContains(t, s.Probe(h.deadline()), "trigger")
+			})
+		}
+	}
+}
