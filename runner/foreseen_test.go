@@ -1,11 +1,15 @@
 package runner
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
 func TestForeseen(t *testing.T) {
@@ -74,4 +78,44 @@ func TestForeseenForgetsNothing(t *testing.T) {
 			},
 		})
 	})
+}
+
+// claimer claims what it is asked for; of what it is to read, there is a pending row.
+type claimer struct{ driver.Session }
+
+func (claimer) Claim(_ context.Context, uuids, others []string) (tasks []driver.Task, rows []driver.Row, err error) {
+	for _, uuid := range uuids {
+		tasks = append(tasks, driver.Task{Key: channels.Key{UUID: uuid}})
+	}
+	for _, uuid := range others {
+		rows = append(rows, driver.Row{Job: channels.Job{Key: channels.Key{UUID: uuid}}, State: channels.Pending})
+	}
+	return tasks, rows, nil
+}
+
+// deaf is a listener that does nothing.
+type deaf struct{ listener }
+
+func (deaf) rowsRead(*session, []driver.Row, []string, uint64)       {}
+func (deaf) claimed(*session, []driver.Task, []driver.Row, []string) {}
+func (deaf) scheduled(context.Context)                               {}
+
+// The row that comes with a claim is older than the claim: it has not ended the job.
+func TestRowOfAClaimIsOlder(t *testing.T) {
+	t.Parallel()
+	s := &session{out: deaf{}, conn: claimer{}}
+	require.NoError(t, s.claim(t.Context(), []string{"a"}, []string{"a"}))
+	require.Equal(t, map[string]stage{"a": stageClaimed}, s.foreseen.stages)
+	require.Empty(t, s.foreseen.ended)
+}
+
+// A job that has been deleted is not remembered for ever.
+func TestDeletedJobIsNotForeseen(t *testing.T) {
+	t.Parallel()
+	s := &session{out: deaf{}, heard: time.Unix(1_700_000_000, 0)}
+	s.foreseen.claimed("a")
+	require.True(t, s.foreseen.wait("a", s.heard))
+	s.deliver([]string{"a"}, nil)
+	s.foreseen.end("other", s.heard.Add(2*foreseenDelay))
+	require.Empty(t, s.foreseen.stages)
 }

@@ -575,11 +575,15 @@ func (s *session) deliver(uuids []string, rows []driver.Row) {
 			s.foreseen.end(rows[i].UUID, s.heard)
 		}
 	}
+	missing := gone(uuids, rows)
+	for _, uuid := range missing {
+		s.foreseen.end(uuid, s.heard)
+	}
 	if s.unreported > 0 {
 		s.out.notified(s, s.unreported)
 		s.unreported = 0
 	}
-	s.out.rowsRead(s, rows, gone(uuids, rows), s.asked)
+	s.out.rowsRead(s, rows, missing, s.asked)
 }
 
 func (s *session) readRows(ctx context.Context, uuids []string) (rows []driver.Row, err error) {
@@ -627,11 +631,11 @@ func (s *session) claim(ctx context.Context, uuids, reads []string) error {
 	if len(got) > 0 && s.echoSince.IsZero() {
 		s.echoSince = time.Now()
 	}
-	for i := range got {
-		s.foreseen.claimed(got[i].UUID)
-	}
 	if len(reads) > 0 {
 		s.deliver(reads, rows)
+	}
+	for i := range got {
+		s.foreseen.claimed(got[i].UUID)
 	}
 	// At once: should the read below fail, these have been claimed all the same.
 	s.out.claimed(s, got, nil, nil)
