@@ -27,9 +27,9 @@ type record struct {
 }
 
 // place says where a job is: running, among the failed jobs of its own
-// channel, among those of its own channel that wait for their eta, nowhere
-// because its database is suspended, or in the ready queue of the channel that
-// many levels above its own.
+// channel, among those of its own channel that wait for their eta, parked because
+// its database is suspended, or in the ready queue of the channel that many levels
+// above its own.
 type place uint8
 
 const (

@@ -37,7 +37,7 @@ func (g *generation) statements() statements {
 	return s
 }
 
-// rowColumns is the select list that scanRow reads. A column that does not
+// rowColumns is the select list that a scanner reads. A column that does not
 // exist is NULL.
 func (g *generation) rowColumns() string { return selectList(rowColumns, g.columns) }
 
@@ -67,7 +67,7 @@ var (
 	unclaimedColumns = selectList(claimColumns, nil)
 )
 
-// rowColumns are the columns of a [driver.Row], in the order of scanRow.
+// rowColumns are the columns of a [driver.Row], in the order of a scanner.
 var rowColumns = []column{
 	{"id", "int4"}, {"uuid", "varchar"}, {"channel", "varchar"}, {"state", "varchar"}, {"priority", "int4"},
 	{"date_created", "timestamp"}, {"eta", "timestamp"}, {"date_enqueued", "timestamp"}, {"retry", "int4"},
