@@ -60,11 +60,11 @@ func selectList(columns []column, present []string) string {
 	return strings.Join(list, ", ")
 }
 
-// claimColumns are what a claim reads for those who look, and unclaimedColumns
+// claimColumns are what a claim reads for those who look, and noClaimColumns
 // stand for them in the other rows.
 var (
-	claimColumns     = []column{{"model_name", "varchar"}, {"method_name", "varchar"}}
-	unclaimedColumns = selectList(claimColumns, nil)
+	claimColumns   = []column{{"model_name", "varchar"}, {"method_name", "varchar"}}
+	noClaimColumns = selectList(claimColumns, nil)
 )
 
 // rowColumns are the columns of a [driver.Row], in the order of a scanner.
@@ -119,7 +119,7 @@ func (g *generation) claimSQL(columns string) string {
 	if g.locks {
 		durable = "'off'"
 	}
-	return fmt.Sprintf(claimSQL, durable, columns, g.optional(claimColumns), unclaimedColumns)
+	return fmt.Sprintf(claimSQL, durable, columns, g.optional(claimColumns), noClaimColumns)
 }
 
 // unclaimSQL puts back what is still as the claim left it. A row that somebody
