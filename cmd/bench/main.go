@@ -67,6 +67,7 @@ func command(ctx context.Context) int {
 	flag.IntVar(&b.runs, "runs", 5, "the `number` of runs")
 	flag.BoolVar(&b.quick, "quick", false, "small numbers, for development: the figures mean nothing")
 	flag.DurationVar(&b.sustain, "sustain", 10*time.Minute, "how long the sustained load lasts")
+	flag.Float64Var(&b.load, "load", 0.8, "the sustained load, as a share of the limit")
 	flag.StringVar(&b.plot, "plot", "", "write the plot of latency and throughput over load to an SVG `file`")
 	flag.StringVar(&b.profile, "profile", "", "write profiles of the drain and of the idle state into a `folder`, and measure nothing")
 	jsonFile := flag.String("json", "", "write all figures to a `file`, too")
@@ -103,6 +104,7 @@ type bench struct {
 	runs    int
 	quick   bool
 	sustain time.Duration
+	load    float64
 	plot    string
 	profile string
 	report  *report

@@ -12,15 +12,11 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
 )
 
-const (
-	// sustainedCapacity is that of root, and the number of bare clients.
-	sustainedCapacity = 16
-	// sustainedShare is the load of the long run, as a share of the limit.
-	sustainedShare = 0.8
-)
+// sustainedCapacity is that of root, and the number of bare clients.
+const sustainedCapacity = 16
 
 var sustained = scenario{
-	name: "sustained", about: "jobs that are committed one by one at a steady rate: all loads, then 80 % for long",
+	name: "sustained", about: "jobs that are committed one by one at a steady rate: all loads, then one for long",
 	run: func(ctx context.Context, b *bench) error {
 		return b.withLab(ctx, []string{benchDB, limitDB}, sustainedAll)
 	},
@@ -136,7 +132,7 @@ func sweep(ctx context.Context, l *lab, limit float64) error {
 	return writePlot(l.plot, l.report.Sweep)
 }
 
-// sustain offers 80 % of the limit for long, and compares the last minute with
+// sustain offers one load for long, and compares the last minute with
 // the first.
 func sustain(ctx context.Context, l *lab, c *caddy, limit float64) error {
 	if err := l.history(ctx, benchDB); err != nil {
@@ -148,7 +144,7 @@ func sustain(ctx context.Context, l *lab, c *caddy, limit float64) error {
 	}
 	window := min(time.Minute, length/3)
 	var early float64
-	o, err := l.offer(ctx, benchDB, sustainedShare*limit, length, func() (err error) {
+	o, err := l.offer(ctx, benchDB, l.load*limit, length, func() (err error) {
 		early, err = c.liveHeap(ctx)
 		return err
 	})
@@ -162,7 +158,7 @@ func sustain(ctx context.Context, l *lab, c *caddy, limit float64) error {
 	first, last := o.latencies(0, window), o.latencies(length-window, length)
 	p99 := func(list []time.Duration) float64 { return milliseconds(percentile(list, 99)) }
 	r, named := l.report, func(what string) string {
-		return fmt.Sprintf("%s, %.0f %% of the limit for %s", what, sustainedShare*100, length)
+		return fmt.Sprintf("%s, %.0f %% of the limit for %s", what, l.load*100, length)
 	}
 	r.figure(named("jobs/s"), "", 0, nil).add(o.throughput)
 	r.figure(named("p99 in the first minute"), "ms", 2, nil).add(p99(first))
