@@ -99,3 +99,15 @@ func TestChoose(t *testing.T) {
 	_, err = choose([]string{"none"})
 	require.ErrorContains(t, err, "there are drain, ")
 }
+
+func TestStolen(t *testing.T) {
+	before := times{100, 0, 50, 1000, 10, 0, 0, 20, 0, 0}
+	share, ok := times{150, 0, 80, 5000, 10, 0, 0, 40, 0, 0}.stolenSince(before)
+	require.True(t, ok)
+	require.InDelta(t, 0.2, share, 1e-9)
+	for _, none := range []times{nil, before} {
+		_, ok = none.stolenSince(before)
+		require.False(t, ok)
+	}
+	require.NotEmpty(t, cpuTimes())
+}

@@ -40,7 +40,8 @@ func firstLine(file string) string {
 	if err != nil {
 		return "unknown"
 	}
-	return strings.TrimSpace(string(text))
+	line, _, _ := strings.Cut(string(text), "\n")
+	return strings.TrimSpace(line)
 }
 
 // know adds a fact, once.

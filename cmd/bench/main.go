@@ -153,12 +153,15 @@ func (b *bench) run(ctx context.Context, chosen []scenario, jsonFile string) int
 		if ctx.Err() != nil {
 			break
 		}
-		began := time.Now()
+		began, before := time.Now(), cpuTimes()
 		say("== %s: %s", s.name, s.about)
 		b.report.scenario = s.name
 		if err := b.attempt(ctx, s); err != nil {
 			b.report.fail(s.name, err)
 			say("   %s could not be measured: %v", s.name, err)
+		}
+		if share, ok := cpuTimes().stolenSince(before); ok {
+			b.report.figure("processor time that the host gave to other guests, of what was asked for", "%", 1, nil).add(share * 100)
 		}
 		say("   %s took %.0f s", s.name, time.Since(began).Seconds())
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -49,4 +50,45 @@ func processTime(pid int) (time.Duration, error) {
 		ticks += n
 	}
 	return time.Duration(ticks) * clockTick, nil
+}
+
+// times are those of all processors together, in ticks: nil where the system does
+// not tell. See proc(5).
+type times []float64
+
+// cpuTimes returns the times since the system was started.
+func cpuTimes() times {
+	name, rest, _ := strings.Cut(firstLine("/proc/stat"), " ")
+	if name != "cpu" {
+		return nil
+	}
+	var t times
+	for field := range strings.FieldsSeq(rest) {
+		n, err := strconv.ParseFloat(field, 64)
+		if err != nil {
+			return nil
+		}
+		t = append(t, n)
+	}
+	return t
+}
+
+// stolenSince returns what a virtual machine has been kept waiting for, as a share
+// of the processor time that it wanted. With more than a few percent, nothing that
+// was measured meanwhile means much.
+func (t times) stolenSince(before times) (share float64, ok bool) {
+	const idle, iowait, steal = 3, 4, 7
+	if len(t) <= steal || len(before) <= steal {
+		return 0, false
+	}
+	var wanted float64
+	for i := range steal + 1 {
+		if i != idle && i != iowait {
+			wanted += t[i] - before[i]
+		}
+	}
+	if wanted <= 0 {
+		return 0, false
+	}
+	return (t[steal] - before[steal]) / wanted, true
 }
