@@ -36,6 +36,15 @@ type benchSize struct{ jobs, channels int }
 
 func (s benchSize) String() string { return fmt.Sprintf("jobs=%d/channels=%d", s.jobs, s.channels) }
 
+// all returns the jobs.
+func (s benchSize) all() []Job {
+	jobs := make([]Job, s.jobs)
+	for i := range jobs {
+		jobs[i] = benchJob(i, s.channels)
+	}
+	return jobs
+}
+
 var benchSizes = []benchSize{
 	{1_000, 10}, {100_000, 10}, {100_000, 1_000}, {100_000, 100_000}, {1_000_000, 10}, {1_000_000, 1_000}, {1_000_000, 100_000},
 }
@@ -64,10 +73,7 @@ func BenchmarkChange(b *testing.B) {
 func BenchmarkLoad(b *testing.B) {
 	for _, s := range benchSizes {
 		b.Run(s.String(), func(b *testing.B) {
-			jobs := make([]Job, s.jobs)
-			for i := range jobs {
-				jobs[i] = benchJob(i, s.channels)
-			}
+			jobs := s.all()
 			for b.Loop() {
 				m := NewManager()
 				for _, j := range jobs {
@@ -84,10 +90,7 @@ func BenchmarkLoad(b *testing.B) {
 func BenchmarkTakeIn(b *testing.B) {
 	for _, s := range benchSizes {
 		b.Run(s.String(), func(b *testing.B) {
-			jobs := make([]Job, s.jobs)
-			for i := range jobs {
-				jobs[i] = benchJob(i, s.channels)
-			}
+			jobs := s.all()
 			b.ReportAllocs()
 			for b.Loop() {
 				f := NewForest()

@@ -546,13 +546,12 @@ func (s *session) nextRead(first []string) []string {
 // claimAll makes the claims that have been ordered, and one read along with the
 // first of them.
 func (s *session) claimAll(ctx context.Context, claims, reads []string) error {
-	rest := claims
-	for len(rest) > 0 {
-		n := min(len(rest), claimBatch)
-		if err := s.claim(ctx, rest[:n], reads); err != nil {
+	for len(claims) > 0 {
+		n := min(len(claims), claimBatch)
+		if err := s.claim(ctx, claims[:n], reads); err != nil {
 			return err
 		}
-		rest, reads = rest[n:], nil
+		claims, reads = claims[n:], nil
 	}
 	if len(reads) == 0 {
 		return nil
