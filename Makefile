@@ -131,7 +131,7 @@ $(GOLANGCI_LINT):
 ## test-odoo
 .PHONY: test-odoo
 test-odoo: build ## Run the suite with a real Odoo 14 and 19 (root, network, 4 GB of cache)
-	$(GO) test -count=1 -v -timeout 90m -tags $(TAGS),odoo $(TEST_FLAGS) ./odootest
+	$(GO) test -count=1 -v -timeout 90m -tags $(TAGS),odoo $(TEST_FLAGS) ./test/odoo
 
 ## fault
 
@@ -141,18 +141,18 @@ SEED ?=
 
 .PHONY: fault
 fault: ## Run the fault suite, ten minutes (FAULT=Odoo-answers narrows it)
-	@$(GO) test -c -tags $(TAGS),fault -o bin/fault.test ./fault
+	@$(GO) test -c -tags $(TAGS),fault -o bin/fault.test ./test/fault
 	@bin/fault.test -test.timeout 25m -test.run '^(TestFaults|TestGuards)$$/$(FAULT)'
 
 .PHONY: soak
 soak: ## Let faults happen at random for SOAK (default 30m); SEED repeats a run
-	@$(GO) test -c -tags $(TAGS),fault,soak -o bin/soak.test ./fault
+	@$(GO) test -c -tags $(TAGS),fault,soak -o bin/soak.test ./test/fault
 	@bin/soak.test -test.timeout 3h -test.run '^TestSoak$$' -soak $(SOAK) $(if $(SEED),-seed $(SEED))
 
 ## watch
 .PHONY: test-browser
 test-browser: ## Drive the dashboard in a headless Chromium, and take the pictures in docs (needs chromium)
-	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) -tags $(TAGS),browser -run 'Screenshots|Browser' . ./integration
+	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) -tags $(TAGS),browser -run 'Screenshots|Browser' . ./test/integration
 
 .PHONY: test-deploy
 test-deploy: ## Check deploy/ with the real tools (needs promtool and systemd-analyze)

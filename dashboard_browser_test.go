@@ -16,9 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/browsertest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/browsertest"
 )
 
 // busySite is a made-up installation that shows every part of the page.

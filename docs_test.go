@@ -9,7 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
 // testNames are the tests of the whole tree, and the subtests of the suite with a
@@ -28,7 +28,7 @@ func testNames(t *testing.T) (tests, real map[string]bool) {
 		}
 		return err
 	}))
-	suite, err := os.ReadFile("odootest/suite_test.go")
+	suite, err := os.ReadFile("test/odoo/suite_test.go")
 	require.NoError(t, err)
 	for _, m := range regexp.MustCompile(`\{"(\w+)", test\w+\}`).FindAllSubmatch(suite, -1) {
 		real[string(m[1])] = true

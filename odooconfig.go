@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/odooconf"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 

@@ -215,7 +215,7 @@ type resolvedRunner struct {
 func TestOdooConfigOfEachSeries(t *testing.T) {
 	t.Setenv("PGHOST", "pg.default")
 	t.Setenv("PGUSER", "caddy")
-	files, err := filepath.Glob("odooconf/testdata/*.conf")
+	files, err := filepath.Glob("internal/odooconf/testdata/*.conf")
 	require.NoError(t, err)
 	require.Len(t, files, 13+1, "7.0 to 19.0, and one by hand")
 	for _, file := range files {

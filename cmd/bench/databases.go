@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/pgtest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 )
 
 const (

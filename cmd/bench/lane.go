@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
 // lane is one way on which a single job gets to the stub: a runner, or the floor.

@@ -14,7 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
 // counts is how far the jobs are that the stub knows of.

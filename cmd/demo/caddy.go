@@ -11,7 +11,7 @@ import (
 	"text/template"
 	"time"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/caddyproc"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddyproc"
 )
 
 const (

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
 const nameWidth = 24

@@ -12,8 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/pgtest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 )
 
 // databases are those of the demonstration.

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/caddyproc"
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddyproc"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
 const (

@@ -9,9 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/pgtest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 )
 
 func openCluster(t *testing.T) *postgres.Cluster {

@@ -8,10 +8,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/pgtest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 )
 
 // benchSession opens a session on a database with so many pending jobs.

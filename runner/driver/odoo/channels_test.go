@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
 // channels reads the channels on a new session.

@@ -12,11 +12,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/pgtest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/drivertest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 )
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }

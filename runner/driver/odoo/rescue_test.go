@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
 // The table of contract.md 3.4. Each row is inspected and, whatever the verdict,

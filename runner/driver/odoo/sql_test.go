@@ -13,9 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odoostub"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/drivertest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
 func (h *harness) snapshot(s driver.Session) map[string]driver.Row {

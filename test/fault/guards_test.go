@@ -1,0 +1,76 @@
+//go:build fault
+
+package fault
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+)
+
+// guards are runners with a guard missing, and what the suite must notice then:
+// a promise that cannot be broken proves nothing.
+var guards = []struct {
+	fault
+	without string
+	noticed func(report) int
+	// give is how long the runner has to do it wrong.
+	give time.Duration
+}{
+	{
+		fault:   fault{name: "nobody elected: above capacity", nodes: 2, strike: burstOfSlowJobs},
+		without: "election", noticed: func(r report) int { return r.above }, give: 5 * time.Second,
+	},
+	{
+		fault:   fault{name: "nobody elected, unguarded claims: done twice", nodes: 2, strike: burstOfSlowJobs},
+		without: "election claim", noticed: func(r report) int { return r.twice }, give: 5 * time.Second,
+	},
+	{
+		fault: fault{
+			name: "dead without evidence: overlapping executions", gen: odoostub.QueueJob12,
+			prepare: func(p *plant) { p.load.slow = 20 * time.Second }, strike: killDuringRequests,
+		},
+		without: "evidence", noticed: func(r report) int { return r.overlaps }, give: 18 * time.Second,
+	},
+	{
+		fault:   fault{name: "no rescue: jobs left behind", strike: func(p *plant) { killWorkers(p, 3) }},
+		without: "rescue", noticed: func(r report) int { return r.left }, give: 25 * time.Second,
+	},
+	{
+		fault:   fault{name: "no notifications: jobs lost", unserved: true, strike: func(p *plant) { p.wait(2 * time.Second) }},
+		without: "notifications", noticed: func(r report) int { return r.lost }, give: 5 * time.Second,
+	},
+}
+
+// TestGuards takes guards away one by one, and requires the suite to notice.
+func TestGuards(t *testing.T) {
+	for _, g := range guards {
+		t.Run(g.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlant(t, g.fault)
+			p.more = "driver faulty {\nwithout " + g.without + "\n}"
+			p.begin()
+			g.strike(p)
+			p.wait(g.give)
+			p.load.stop()
+			p.within(5*time.Second, func() bool { return p.unfinished() == 0 })
+			r := report{name: g.name}
+			p.judge(&r)
+			require.NotZero(t, g.noticed(r), "%s\n%s", r, p.details())
+		})
+	}
+}
+
+// burstOfSlowJobs commits more jobs than there are places.
+func burstOfSlowJobs(p *plant) {
+	jobs := make([]odoostub.JobSpec, 40)
+	for i := range jobs {
+		jobs[i] = odoostub.JobSpec{Behaviour: odoostub.Behaviour{SleepMS: 300}}
+	}
+	for _, db := range p.databases() {
+		require.True(p, p.load.enqueue(db, jobs...))
+	}
+}

@@ -1,0 +1,115 @@
+package fault
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
+)
+
+// fault is one row of the suite's table.
+type fault struct {
+	name string
+	// bound is how long the recovery may take.
+	bound time.Duration
+	// strike brings the fault about, and ends it. Where the clock of the recovery
+	// starts earlier than at its end, it calls over.
+	strike func(*plant)
+
+	// prepare changes the plant before the nodes are started.
+	prepare func(*plant)
+	// gen is what the databases speak. Default: with the lock table.
+	gen odoostub.Generation
+	// databases is the number of databases, nodes that of Caddys.
+	// Defaults: 2 and 1.
+	databases, nodes int
+	// cluster is a PostgreSQL of the fault's own. Default: the shared one.
+	cluster *pgtest.Options
+	// clock gives that PostgreSQL a clock that can be stepped.
+	clock bool
+	// proxied puts a fault proxy between each node and PostgreSQL, fronted one
+	// between the nodes and each Odoo server.
+	proxied, fronted bool
+	// runners and capacities replace the one runner and its channels.
+	runners    func(*plant) []runner
+	capacities map[string]int
+	// unserved does not wait for jobs to be run before the fault.
+	unserved bool
+	// alone lets no other fault happen at the same time, because the machine is busy.
+	alone bool
+}
+
+// afterwards is how long the users work on after the recovery.
+const afterwards = time.Second
+
+// run has a fault happen under load and reports what became of the jobs.
+func (f fault) run(t *testing.T) (*plant, report) {
+	p := newPlant(t, f)
+	p.begin()
+	f.strike(p)
+	if p.since.IsZero() {
+		p.over()
+	}
+	r := report{name: f.name, bound: f.bound}
+	p.measure(&r)
+	p.wait(afterwards)
+	p.load.stop()
+	p.within(patience, func() bool { return p.unfinished() == 0 })
+	p.judge(&r)
+	return p, r
+}
+
+// begin starts the nodes and the load.
+func (p *plant) begin() {
+	if p.fault.prepare != nil {
+		p.fault.prepare(p)
+	}
+	for range max(p.fault.nodes, 1) {
+		p.addNode()
+	}
+	for _, n := range p.nodes {
+		n.start()
+	}
+	p.load.start()
+	if !p.fault.unserved {
+		p.untilBusy()
+	}
+}
+
+// untilBusy waits until jobs have been run in every database and others are
+// under way, so that the fault hits some.
+func (p *plant) untilBusy() {
+	p.until("jobs are run", func() bool {
+		for _, db := range p.databases() {
+			if n, err := p.count(db, "SELECT count(*) FROM queue_job WHERE state = 'done'"); err != nil || n < 10 {
+				return false
+			}
+		}
+		n, err := p.total("SELECT count(*) FROM queue_job WHERE state = 'started'")
+		return err == nil && n >= 2
+	})
+}
+
+// testFaults runs faults, several at a time, and prints one line each.
+func testFaults(t *testing.T, faults []fault) {
+	fmt.Fprintln(os.Stdout, header)
+	for _, f := range faults {
+		t.Run(strings.ReplaceAll(f.name, " ", "-"), func(t *testing.T) {
+			if !f.alone {
+				t.Parallel()
+			}
+			p, r := f.run(t)
+			fmt.Fprintln(os.Stdout, r)
+			if broken := r.broken(); len(broken) > 0 {
+				t.Errorf("%s: %s\n%s", f.name, strings.Join(broken, ", "), p.details())
+			}
+		})
+	}
+}
+
+// TestQuickFaults is the part of the suite that `make test` has time for.
+func TestQuickFaults(t *testing.T) { testFaults(t, quickFaults) }

@@ -1,0 +1,48 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	"github.com/caddyserver/certmagic"
+
+	_ "github.com/caddy-jobrunner/caddy-jobrunner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
+)
+
+// beCaddy, in the environment, makes the test binary a Caddy, so that a test can
+// kill one.
+const beCaddy = "JOBRUNNER_TEST_BE_CADDY"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(beCaddy) != "" {
+		caddycmd.Main()
+		return
+	}
+	os.Exit(run(m))
+}
+
+// run keeps what Caddy writes out of the home directory, and the machine's
+// settings for PostgreSQL and OpenTelemetry out of the tests.
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "jobrunner")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	caddy.ConfigAutosavePath = filepath.Join(dir, "autosave.json")
+	caddy.DefaultStorage = &certmagic.FileStorage{Path: dir}
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "PG") || strings.HasPrefix(name, "OTEL_") {
+			os.Unsetenv(name)
+		}
+	}
+	return pgtest.Main(m, leaks()...)
+}
