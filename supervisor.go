@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	requests "github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
 )
 
 // stopGrace is added to the time that an engine may wait for open requests, so
@@ -31,7 +32,7 @@ type supervisorKey struct{}
 
 // exchanges is the register of open requests. It outlives supervisors: a runner
 // that was removed and comes back must know what is still running.
-var exchanges = runner.NewExchanges()
+var exchanges = requests.NewRegister()
 
 // engine is what the supervisor needs of a [runner.Runner].
 type engine interface {

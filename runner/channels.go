@@ -5,80 +5,78 @@ import (
 	"slices"
 
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
+// configure puts the channels of a configuration into force.
+func (d *databases) configure(cfg Config) error {
+	if cfg.DatabaseChannels != nil {
+		d.useDatabaseChannels(*cfg.DatabaseChannels)
+		return nil
+	}
+	return d.useChannels(cfg.Channels)
+}
+
 // useChannels makes it one channel tree for all databases.
-func (e *engine) useChannels(cfgs []channels.Config) error {
-	if err := e.tree.Configure(cfgs); err != nil {
+func (d *databases) useChannels(cfgs []channels.Config) error {
+	if err := d.tree.Configure(cfgs); err != nil {
 		return err
 	}
-	for _, st := range e.tree.Channels() {
+	for _, st := range d.tree.Channels() {
 		if st.Configured {
-			e.log().Info("Configured channel: " + st.String())
+			d.log().Info("Configured channel: " + st.String())
 		}
 	}
-	for _, db := range e.databases {
-		e.judge(db, nil)
+	for _, db := range d.byName {
+		d.judge(db, nil)
 	}
 	return nil
 }
 
-// useDatabaseChannels gives each database a tree of its own. Those that had none
-// yield nothing until their sessions have read what is configured.
-func (e *engine) useDatabaseChannels(c channels.Capacities) {
-	e.log().Info("channels are configured in the databases", zap.Int("max_capacity", c.Max), zap.Int("db_max_capacity_rules", len(c.Rules)))
-	e.tree.ConfigureDatabases(c)
-	for _, db := range e.databases {
+// useDatabaseChannels gives each database its own tree. Those that had none yield nothing until their
+// sessions have read what is configured.
+func (d *databases) useDatabaseChannels(c channels.Capacities) {
+	d.log().Info("channels are configured in the databases", zap.Int("max_capacity", c.Max), zap.Int("db_max_capacity_rules", len(c.Rules)))
+	d.tree.ConfigureDatabases(c)
+	for _, db := range d.byName {
 		if db.session != nil {
-			db.session.order(func(o *orders) { o.channels = true })
+			db.session.ReloadChannels()
 		}
 	}
 }
 
-// channelsRead implements listener.
-func (e *engine) channelsRead(s *session, cfgs []channels.Config, err error) {
-	e.postFor(s, func(db *database) {
-		if e.config().DatabaseChannels == nil {
-			return // read before that changed
-		}
-		before := e.tree.DatabaseChannels(db.Name)
-		if err == nil {
-			err = e.tree.ConfigureDatabase(db.Name, cfgs)
-		} else {
-			e.tree.Withhold(db.Name)
-		}
-		e.judge(db, err)
-		e.logChannels(db, before)
-	})
+// channelsRead takes in the channels that are configured in a database; err says why there are none
+// that could be used.
+func (d *databases) channelsRead(db *database, cfgs []channels.Config, err error) {
+	if d.config().DatabaseChannels == nil {
+		return // read before that changed
+	}
+	before := d.tree.DatabaseChannels(db.Name)
+	if err == nil {
+		err = d.tree.ConfigureDatabase(db.Name, cfgs)
+	} else {
+		d.tree.Withhold(db.Name)
+	}
+	d.judge(db, err)
+	d.logChannels(db, before)
 }
 
 // judge remembers what is wrong with the channels of a database, if anything.
-func (e *engine) judge(db *database, err error) {
+func (d *databases) judge(db *database, err error) {
 	was := db.misconfigured
 	db.misconfigured, db.unreadable = "", errors.Is(err, driver.ErrChannels)
 	if err != nil {
 		db.misconfigured = err.Error()
 	}
 	if db.known && db.misconfigured != was {
-		e.open(db)
+		d.open(db)
 	}
-}
-
-// severity is how bad it is that the database is unhealthy for that reason: a
-// mistake in its channels is up to those who made it.
-func (db *database) severity(reason string) zapcore.Level {
-	if reason == db.misconfigured && !db.unreadable {
-		return zapcore.WarnLevel
-	}
-	return zapcore.ErrorLevel
 }
 
 // logChannels writes the channels of a database down if their limits have changed.
-func (e *engine) logChannels(db *database, before []channels.Status) {
+func (d *databases) logChannels(db *database, before []channels.Status) {
 	configured := func(list []channels.Status) (limits []channels.Config) {
 		for i := range list {
 			if st := &list[i]; st.Configured {
@@ -89,7 +87,7 @@ func (e *engine) logChannels(db *database, before []channels.Status) {
 		}
 		return limits
 	}
-	now := e.tree.DatabaseChannels(db.Name)
+	now := d.tree.DatabaseChannels(db.Name)
 	if db.misconfigured != "" || slices.Equal(configured(before), configured(now)) {
 		return
 	}
@@ -99,5 +97,5 @@ func (e *engine) logChannels(db *database, before []channels.Status) {
 			lines = append(lines, now[i].String())
 		}
 	}
-	e.log().Info("Configured channels", zap.String("database", db.Name), zap.Strings("channels", lines))
+	d.log().Info("Configured channels", zap.String("database", db.Name), zap.Strings("channels", lines))
 }

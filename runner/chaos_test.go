@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
 )
 
 // chaosSeeds is the number of runs. The engine's own jitter is random too, so a
@@ -64,7 +65,7 @@ func (c *chaos) run() {
 	for i := range c.cfg {
 		c.cfg[i] = c.config(fmt.Sprintf("root:%d,sub:%d", chaosRoot, chaosSub))
 		c.cfg[i].Targets = ups
-		c.cfg[i].Exchanges = runner.NewExchanges()
+		c.cfg[i].Exchanges = exchange.NewRegister()
 		c.runners[i] = c.start(c.mode(c.cfg[i]))
 	}
 	for range 60 + c.rand.IntN(60) {

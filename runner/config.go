@@ -4,13 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/cluster"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
 // Defaults of [Config].
@@ -44,12 +52,12 @@ type Config struct {
 	Channels []channels.Config
 
 	// DatabaseChannels gives each database a channel tree of its own, configured
-	// in the database (contract.md 6.2), and bounds them; Channels must then be
+	// in the database (docs/contract.md 6.2), and bounds them; Channels must then be
 	// empty. The driver's sessions have to be a [driver.ChannelReader]. Default:
 	// nil, one tree for all databases.
 	DatabaseChannels *channels.Capacities
 
-	// DiscoverInterval is the time between two looks at the list of databases.
+	// DiscoverInterval is the time between two listings of the databases.
 	// Default: 30 s.
 	DiscoverInterval time.Duration
 
@@ -69,7 +77,7 @@ type Config struct {
 
 	// Exchanges is the register of open requests, shared by all runners of the
 	// process. Default: one of its own.
-	Exchanges *Exchanges
+	Exchanges *exchange.Register
 
 	// Events is told everything that happens. It is called from the engine's loop
 	// and must not block. Default: nobody is told.
@@ -84,15 +92,14 @@ type Config struct {
 	Elected func(ctx context.Context)
 
 	// Exiting reports that the process is about to end, so that nothing new is
-	// started although nobody has called Stop yet (caddy.md 1.2). Default: never.
+	// started although Stop has not been called yet: Caddy says so at once, and stops
+	// its apps later. Default: never.
 	Exiting func() bool
 }
 
-// Targets is the set of servers that can run jobs. It is asked before every
-// round of dispatches, so it must be quick and may change its answer.
-type Targets interface {
-	Upstreams(ctx context.Context) ([]driver.Upstream, error)
-}
+// Targets is the set of servers that can run jobs. It is asked every few seconds and may change its
+// answer.
+type Targets = upstream.Targets
 
 // withDefaults returns the configuration with the blanks filled in.
 func (c Config) withDefaults() Config {
@@ -106,7 +113,7 @@ func (c Config) withDefaults() Config {
 		c.Logger = zap.NewNop()
 	}
 	if c.Exchanges == nil {
-		c.Exchanges = NewExchanges()
+		c.Exchanges = exchange.NewRegister()
 	}
 	if c.Exiting == nil {
 		c.Exiting = func() bool { return false }
@@ -114,23 +121,66 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// validate reports the first mistake.
+// Validate reports the first mistake, in the channels and the patterns of databases too. It opens
+// nothing.
+func (c Config) Validate() error {
+	if err := c.validate(); err != nil {
+		if c.Name == "" {
+			return err
+		}
+		return fmt.Errorf("runner %s: %w", c.Name, err)
+	}
+	return nil
+}
+
 func (c Config) validate() error {
 	switch {
 	case c.Name == "":
 		return errors.New("runner without a name")
 	case c.Postgres == nil:
-		return fmt.Errorf("runner %s: no PostgreSQL connection configured", c.Name)
+		return errors.New("no PostgreSQL connection configured")
 	case c.Driver == nil:
-		return fmt.Errorf("runner %s: no driver", c.Name)
+		return errors.New("no driver")
 	case c.Targets == nil:
-		return fmt.Errorf("runner %s: no upstreams", c.Name)
+		return errors.New("no upstreams")
 	case c.DatabaseChannels != nil && len(c.Channels) > 0:
-		return fmt.Errorf("runner %s: channels of its own, and channels of the databases", c.Name)
+		return errors.New("channels of its own, and channels of the databases")
 	case c.DiscoverInterval < 0:
-		return fmt.Errorf("runner %s: discover_interval is negative", c.Name)
+		return errors.New("discover_interval is negative")
 	case c.RescueStartedAfter < 0:
-		return fmt.Errorf("runner %s: rescue_started_after is negative", c.Name)
+		return errors.New("rescue_started_after is negative")
 	}
-	return nil
+	if _, err := postgres.Patterns(c.Databases); err != nil {
+		return fmt.Errorf("databases: %w", err)
+	}
+	return channels.NewManager().Configure(c.Channels)
+}
+
+// session, cluster and upstream are what the packages of those names need.
+func (c Config) session() session.Config {
+	return session.Config{
+		Driver: c.Driver, Postgres: c.Postgres, DatabaseChannels: c.DatabaseChannels != nil,
+		DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
+	}
+}
+
+func (c Config) cluster() cluster.Config {
+	return cluster.Config{
+		Name: c.Name, Driver: c.Driver, Postgres: c.Postgres, Databases: c.Databases,
+		DiscoverInterval: c.DiscoverInterval, Elected: c.Elected, Logger: c.Logger,
+	}
+}
+
+func (c Config) upstream() upstream.Config {
+	return upstream.Config{Driver: c.Driver, Targets: c.Targets, Logger: c.Logger}
+}
+
+// clusterName names the PostgreSQL cluster: all its addresses, which is what databases of one name
+// have to differ in.
+func (c Config) clusterName() string {
+	addrs := []string{net.JoinHostPort(c.Postgres.Host, strconv.Itoa(int(c.Postgres.Port)))}
+	for _, f := range c.Postgres.Fallbacks {
+		addrs = append(addrs, net.JoinHostPort(f.Host, strconv.Itoa(int(f.Port))))
+	}
+	return strings.Join(addrs, ",")
 }

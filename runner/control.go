@@ -2,13 +2,11 @@ package runner
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
 // Pause keeps jobs from being started. Jobs that run go on.
@@ -44,12 +42,8 @@ func (p *Pause) String() string {
 // sameAs reports whether two pauses concern the same thing.
 func (p *Pause) sameAs(o *Pause) bool { return p.Database == o.Database && p.Channel == o.Channel }
 
-// Drain keeps an upstream from getting new jobs.
-type Drain struct {
-	Upstream string
-	Since    time.Time
-	By, Note string
-}
+// Drain keeps a server from getting new jobs.
+type Drain = upstream.Drain
 
 // Controls is everything that operators have ordered. At most one pause concerns
 // the same thing, and at most one drain the same upstream.
@@ -146,9 +140,9 @@ func (r *Runner) Control(ctx context.Context, c Controls) error {
 // empty. It returns how many databases have been told to.
 func (r *Runner) Resync(ctx context.Context, database string) (n int, err error) {
 	err = r.do(ctx, func(e *engine) {
-		for name, db := range e.databases {
+		for name, db := range e.databases.byName {
 			if (database == "" || database == name) && db.session != nil && db.known {
-				db.session.order(func(o *orders) { o.resync = true })
+				db.session.Resync()
 				n++
 			}
 		}
@@ -164,7 +158,7 @@ func (e *engine) control(c Controls) {
 	for i := range old.Pauses {
 		p := &old.Pauses[i]
 		if c.pause(p.Database, p.Channel) == nil {
-			e.notePause(EventResumed, p)
+			e.notes.pause(EventResumed, p)
 			if p.Channel != "" {
 				e.tree.Pause(p.Channel, false)
 			}
@@ -173,22 +167,20 @@ func (e *engine) control(c Controls) {
 	for i := range c.Pauses {
 		p := &c.Pauses[i]
 		if before := old.pause(p.Database, p.Channel); before == nil || *before != *p {
-			e.notePause(EventPaused, p)
+			e.notes.pause(EventPaused, p)
 		}
 		if p.Channel != "" {
 			e.tree.Pause(p.Channel, true)
 		}
 	}
 	e.pausedAll = c.pause("", "")
-	for _, db := range e.databases {
-		e.pauseDatabase(db, c.pause(db.Name, ""))
-	}
-	drained, undrained := e.pool.drain(c.Drains)
+	e.databases.pause(c)
+	drained, undrained := e.pool.Drain(c.Drains)
 	for _, d := range drained {
-		e.noteDrain(EventUpstreamDrained, d)
+		e.notes.drain(EventUpstreamDrained, d)
 	}
 	for _, d := range undrained {
-		e.noteDrain(EventUpstreamUndrained, d)
+		e.notes.drain(EventUpstreamUndrained, d)
 	}
 }
 
@@ -197,62 +189,4 @@ func (e *engine) expirePauses(now time.Time) {
 	if until := e.controls.expiry(); !until.IsZero() && !now.Before(until) {
 		e.control(e.controls)
 	}
-}
-
-func (e *engine) pauseDatabase(db *database, p *Pause) {
-	was := db.pause != nil
-	db.pause = p
-	switch {
-	case p != nil && !was:
-		e.tree.Suspend(db.Name)
-	case p == nil && was:
-		e.resume(db)
-	}
-}
-
-// resume lets the jobs of a database into the queues, unless something else
-// still speaks against it.
-func (e *engine) resume(db *database) {
-	if db.serving() {
-		e.tree.Resume(db.Name)
-	}
-}
-
-// notePause reports the begin or end of a pause.
-func (e *engine) notePause(kind EventKind, p *Pause) {
-	e.log().Info("jobs "+string(kind), zap.String("database", p.Database), zap.String("channel", p.Channel),
-		zap.Stringer("pause", p))
-	e.emit(Event{Kind: kind, Database: p.Database, Channel: p.Channel, Detail: p.String()})
-}
-
-func (e *engine) noteDrain(kind EventKind, d Drain) {
-	e.log().Info(fmt.Sprintf("%s: %s", kind, d.Upstream), zap.String("by", d.By), zap.String("note", d.Note))
-	e.emit(Event{Kind: kind, Upstream: d.Upstream, Detail: d.By})
-}
-
-// drain makes these the upstreams that get no new tasks, and returns those that
-// did before, and those that do again.
-func (p *pool) drain(drains []Drain) (drained, undrained []Drain) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	wanted := make(map[string]Drain, len(drains))
-	for _, d := range drains {
-		wanted[d.Upstream] = d
-		if _, was := p.drained[d.Upstream]; !was {
-			drained = append(drained, d)
-		}
-	}
-	for name, d := range p.drained {
-		if _, still := wanted[name]; !still {
-			undrained = append(undrained, d)
-		}
-	}
-	p.drained = wanted
-	return drained, undrained
-}
-
-// isDrained reports whether an upstream gets no new tasks; the caller holds mu.
-func (p *pool) isDrained(name string) bool {
-	_, ok := p.drained[name]
-	return ok
 }

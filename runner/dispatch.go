@@ -1,51 +1,40 @@
 package runner
 
 import (
-	"net"
-	"strconv"
-	"strings"
+	"crypto/rand"
+	"encoding/hex"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
-// clusterName names the PostgreSQL cluster of a configuration: all its
-// addresses, which is what databases of one name have to differ in.
-func clusterName(cfg Config) string {
-	addrs := []string{net.JoinHostPort(cfg.Postgres.Host, strconv.Itoa(int(cfg.Postgres.Port)))}
-	for _, f := range cfg.Postgres.Fallbacks {
-		addrs = append(addrs, net.JoinHostPort(f.Host, strconv.Itoa(int(f.Port))))
+// claimed takes in the result of a claim.
+func (e *engine) claimed(db *database, c session.Claims) {
+	if len(c.Got) > 0 {
+		e.notes.emit(Event{Kind: EventClaimed, Database: db.Name, Count: len(c.Got)})
 	}
-	return strings.Join(addrs, ",")
-}
-
-// claimed implements listener.
-func (e *engine) claimed(s *session, got []driver.Task, rows []driver.Row, gone []string) {
-	e.postFor(s, func(db *database) {
-		if len(got) > 0 {
-			e.emit(Event{Kind: EventClaimed, Database: db.Name, Count: len(got)})
+	for _, attempt := range c.Got {
+		e.claimGot(db, attempt)
+	}
+	for i := range c.Missed {
+		e.claimMissed(&c.Missed[i])
+	}
+	for _, uuid := range c.Gone {
+		key := channels.Key{DB: db.Name, UUID: uuid}
+		if t := e.tasks[key]; t != nil && t.phase == phaseClaiming {
+			t.gone = true
+			e.settle(key, t)
 		}
-		for _, attempt := range got {
-			e.claimGot(db, attempt)
-		}
-		for i := range rows {
-			e.claimMissed(&rows[i])
-		}
-		for _, uuid := range gone {
-			key := channels.Key{DB: db.Name, UUID: uuid}
-			if t := e.tasks[key]; t != nil && t.phase == phaseClaiming {
-				t.gone = true
-				e.settle(key, t)
-			}
-		}
-	})
+	}
 }
 
 // claimGot sends a claimed job off; or back if the engine is stopping, or if the
-// order to claim it was an old one and the scheduler has not given it a place.
+// order to claim it was an old one and the scheduler has not given it a slot.
 func (e *engine) claimGot(db *database, attempt driver.Task) {
 	t := e.tasks[attempt.Key]
 	scheduled := t != nil && t.phase == phaseClaiming
@@ -57,23 +46,23 @@ func (e *engine) claimGot(db *database, attempt driver.Task) {
 		}
 	}
 	t.attempt = attempt
-	db.claimsLost = 0
-	if !scheduled || e.stopping || e.config().Exiting() {
+	db.hold.lost = 0
+	if !scheduled || e.shutdown.begun || e.config().Exiting() {
 		e.unclaim(attempt.Key, t)
 		return
 	}
 	e.dispatch(attempt.Key, t)
 }
 
-// claimMissed gives back the place of a job that was not claimed. A row that is
-// still pending was locked by somebody; it is tried again after a pause.
+// claimMissed gives back the slot of a job that was not claimed. A row that is still pending was
+// locked; it is tried again after a pause.
 func (e *engine) claimMissed(row *driver.Row) {
 	t := e.tasks[row.Key]
 	if t == nil || t.phase != phaseClaiming {
 		return
 	}
 	if row.State.Running() {
-		// Somebody else enqueued it.
+		// Another program enqueued it.
 		delete(e.tasks, row.Key)
 		e.applyRow(row, 0, e.tree.Set)
 		return
@@ -82,7 +71,7 @@ func (e *engine) claimMissed(row *driver.Row) {
 		row.State = channels.Done // nothing will run it; a change of state will notify
 	}
 	if row.State == channels.Pending {
-		e.delay(row.Key, skipFirst, skipLimit)
+		e.delays.add(row.Key, skipFirst, skipLimit)
 	}
 	t.row = row
 	e.settle(row.Key, t)
@@ -91,7 +80,7 @@ func (e *engine) claimMissed(row *driver.Row) {
 // dispatch sends a claimed task to the best upstream that has not refused it.
 // When there is none, the job goes back, for it certainly was not delivered.
 func (e *engine) dispatch(key channels.Key, t *task) {
-	up, ok := e.pool.pick(t.tried)
+	up, ok := e.pool.Pick(t.tried)
 	if !ok {
 		e.unclaim(key, t)
 		return
@@ -99,34 +88,37 @@ func (e *engine) dispatch(key channels.Key, t *task) {
 	cfg := e.config()
 	t.phase = phaseOpen
 	t.row, t.gone, t.settledAt = nil, false, time.Time{}
-	e.beginSpan(key, t)
+	if t.span == nil {
+		t.span = cfg.Tracing.begin(cfg.Name, e.notes.channelOf(key), t)
+	}
 	if t.attempt.ID == "" {
 		t.attempt.ID = newTaskID()
 	}
-	t.exchange = cfg.Exchanges.start(cfg.Driver, up, t, e.log, e.exchangeEnded)
+	t.exchange = cfg.Exchanges.Start(cfg.Driver, up, t.attempt, t.span.headers(), e.log, e.exchangeEnded)
 	// Only now, for the job waits for nothing that is written down.
 	cfg.Logger.Info("asking Odoo to run job "+key.UUID+" on db "+key.DB, zap.String("upstream", up.Name))
-	e.noteDispatch(key, t, up.Name)
+	e.notes.dispatched(key, t, up.Name)
 }
 
-// exchangeEnded is called from the exchange's goroutine.
-func (e *engine) exchangeEnded(x *exchange, result driver.Result) {
-	e.mail.post(func() { e.answered(x, result) })
+// newTaskID names an attempt: 32 hexadecimal digits, a W3C trace id.
+func newTaskID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
 }
 
 // answered handles the end of an exchange. The answer is a hint, the row decides.
-func (e *engine) answered(x *exchange, result driver.Result) {
-	e.pool.release(x.upstream.Name, result)
-	key := x.key
+func (e *engine) answered(x *exchange.Exchange, result driver.Result) {
+	e.pool.Release(x.Upstream.Name, result)
+	key := x.Attempt.Key
 	t := e.tasks[key]
 	if t == nil || t.exchange != x {
 		return
 	}
 	t.exchange = nil
 	t.result = &result
-	e.noteAnswer(key, t, result)
-	e.logResult(x, result)
-	db := e.databases[key.DB]
+	e.notes.answered(x, t, result)
+	db := e.databases.get(key.DB)
 	switch {
 	case db == nil:
 		// Not served any more; should it come back, its rows are read anew.
@@ -134,8 +126,8 @@ func (e *engine) answered(x *exchange, result driver.Result) {
 		e.settle(key, t)
 	case t.settled():
 		e.settle(key, t)
-	case result.Outcome == driver.NotSent && t.attempt.Enqueued != 0 && !e.stopping:
-		t.tried = append(t.tried, x.upstream.Name)
+	case result.Outcome == driver.NotSent && t.attempt.Enqueued != 0 && !e.shutdown.begun:
+		t.tried = append(t.tried, x.Upstream.Name)
 		e.dispatch(key, t)
 	case result.Outcome == driver.NotSent && t.attempt.Enqueued != 0:
 		e.unclaim(key, t)
@@ -144,15 +136,8 @@ func (e *engine) answered(x *exchange, result driver.Result) {
 	}
 }
 
-// logResult reports an exchange that did not end with an answer of Odoo.
-func (e *engine) logResult(x *exchange, result driver.Result) {
-	if result.Outcome == driver.Answered {
-		return
-	}
-	e.log().Error("exception in GET "+x.upstream.Name, zap.String("database", x.key.DB),
-		zap.String("uuid", x.key.UUID), zap.Stringer("outcome", result.Outcome),
-		zap.Int("status", result.Status), zap.Error(result.Err))
-}
+// settleGrace is how long an answer may be outstanding after the row has said that the job ended.
+const settleGrace = 5 * time.Second
 
 // abandon gives up an exchange whose job ended long ago: the answer got lost on
 // its way. Requeued jobs are not among them: their first run may still be under
@@ -166,5 +151,5 @@ func (e *engine) abandon(key channels.Key, t *task, now time.Time) {
 	}
 	e.log().Warn("job ended but its request was not answered, giving the request up",
 		zap.String("database", key.DB), zap.String("uuid", key.UUID))
-	t.exchange.cancel()
+	t.exchange.Cancel()
 }

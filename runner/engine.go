@@ -2,79 +2,66 @@ package runner
 
 import (
 	"context"
-	"errors"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/cluster"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
 const (
-	// scanInterval is the time between two looks at tasks that run without an
-	// open request of ours. Two looks must agree before a task counts as dead.
-	scanInterval = 5 * time.Second
-	// settleGrace is how long an answer may stay out after the row has said
-	// that the job ended.
-	settleGrace = 5 * time.Second
-	// lostGrace is how long a job stays enqueued after its request broke,
-	// before it is put back without other evidence (peers.md 3.5).
-	lostGrace = 10 * time.Second
-	// passLimit bounds the jobs that one scheduling pass starts, so that a
-	// large pass does not keep the loop from its other work.
+	// passLimit bounds the jobs that one scheduling pass starts, so that a large pass does not keep
+	// the loop from its other work.
 	passLimit = 1000
-	// settleWait bounds how long a new leader starts nothing because some of its
-	// databases have not told yet what runs there: those jobs occupy places.
-	// Databases that the former leader lets go take that long (lockInterval).
-	settleWait = 5 * time.Second
+	// targetsInterval is the time between two look-ups of the servers.
+	targetsInterval = 2 * time.Second
 )
 
-// engine is the loop that owns the channel tree and the tasks. All its methods
-// run in the loop's goroutine, except those of the interfaces listener and
-// overseer, which post to it.
+// engine is the loop that owns the channel tree and the tasks. All its methods run in the loop's
+// goroutine, except exchangeEnded; what other goroutines report is posted in reports.go.
 type engine struct {
 	config func() Config
 	mail   *mailbox
-	pool   *pool
-	maint  *maintenance
+	pool   *upstream.Pool
+	maint  *cluster.Maintenance
 	spawn  func(name string, f func())
 	ctx    context.Context //nolint:containedctx // the life of the engine
 
 	tree      *channels.Forest
-	databases map[string]*database
+	databases *databases
 	tasks     map[channels.Key]*task
-	// held are the databases that are held back, all of which are in databases.
-	held map[*database]struct{}
-	// delays holds jobs whose last attempts came to nothing.
-	delays map[channels.Key]delay
+	delays    delays
+	notes     *notes
 
-	leader       bool
-	leaderDetail string
-	// leaderKnown is true when it is known who leads, be it another process.
-	leaderKnown bool
-	// controls are what operators have ordered; pausedAll is the one that
-	// concerns everything.
+	leadership leadership
+	// controls are what operators have ordered; pausedAll is the one that concerns everything.
 	controls  Controls
 	pausedAll *Pause
-	// settledIn is true once the leader knows what runs in its databases, or has
-	// waited for that until settleBy, which is zero before it knows its databases.
-	settledIn bool
-	settleBy  time.Time
-	stopping  bool
+	shutdown  shutdown
 	scanAt    time.Time
 	targetsAt time.Time
-	// asking is true while the upstreams are being looked up.
-	asking bool
 	// awaited are closed after the next pass.
 	awaited []chan struct{}
-	// configured counts the configurations that have been put into force.
-	configured int
-	// quiet is closed when the engine is stopping and no statement is under
-	// way, drained when no request is open either.
-	quiet, drained         chan struct{}
-	onceQuiet, onceDrained sync.Once
+}
+
+func newEngine(config func() Config) *engine {
+	e := &engine{
+		config:   config,
+		mail:     newMailbox(),
+		tree:     channels.NewForest(),
+		tasks:    make(map[channels.Key]*task),
+		delays:   make(delays),
+		shutdown: shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
+	}
+	e.notes = &notes{config: config, tree: e.tree}
+	e.databases = newDatabases(config, e.tree, e.notes)
+	e.pool = upstream.New(func() upstream.Config { return config().upstream() }, poolReports{e},
+		func(name string, f func()) { e.spawn(name, f) })
+	e.maint = cluster.New(func() cluster.Config { return config().cluster() }, clusterReports{e})
+	return e
 }
 
 func (e *engine) log() *zap.Logger { return e.config().Logger }
@@ -90,8 +77,8 @@ func (e *engine) loop() {
 		if e.ctx.Err() != nil {
 			return
 		}
-		if e.stopping {
-			e.checkDrained()
+		if e.shutdown.begun {
+			e.shutdown.check(e.tasks)
 		}
 		now := time.Now()
 		e.tick(now)
@@ -113,19 +100,13 @@ func (e *engine) loop() {
 func (e *engine) tick(now time.Time) {
 	if !now.Before(e.targetsAt) {
 		e.targetsAt = now.Add(targetsInterval)
-		e.refreshTargets(now)
+		e.pool.Refresh(e.ctx, now.UnixNano()/int64(targetsInterval)%5 == 0)
 	}
 	e.expirePauses(now)
-	for db := range e.held {
-		if !now.Before(db.heldUntil) {
-			e.unhold(db)
-		}
-	}
-	if !e.settledIn && !e.settleBy.IsZero() {
-		e.settledIn = !now.Before(e.settleBy) || !e.settling()
-	}
+	e.databases.release(now)
+	e.leadership.settle(now, e.databases.settling)
 	if !now.Before(e.scanAt) {
-		e.scanAt = now.Add(jitter(scanInterval))
+		e.scanAt = now.Add(timing.Jitter(scanInterval))
 		e.scan(now)
 	}
 }
@@ -134,16 +115,14 @@ func (e *engine) tick(now time.Time) {
 func (e *engine) nextTick(now time.Time) time.Time {
 	next := e.targetsAt
 	if len(e.tasks) > 0 {
-		next = earliest(next, e.scanAt)
+		next = timing.Earliest(next, e.scanAt)
 	}
 	if until := e.controls.expiry(); !until.IsZero() {
-		next = earliest(next, until)
+		next = timing.Earliest(next, until)
 	}
-	for db := range e.held {
-		next = earliest(next, db.heldUntil)
-	}
-	if !e.settledIn && !e.settleBy.IsZero() {
-		next = earliest(next, e.settleBy)
+	next = e.databases.releaseAt(next)
+	if due := e.leadership.due(); !due.IsZero() {
+		next = timing.Earliest(next, due)
 	}
 	if !e.dispatchable() {
 		return next
@@ -152,14 +131,15 @@ func (e *engine) nextTick(now time.Time) time.Time {
 		return now
 	}
 	if w := e.tree.Wakeup(); !w.IsZero() {
-		next = earliest(next, w)
+		next = timing.Earliest(next, w)
 	}
 	return next
 }
 
 // dispatchable reports whether jobs may be started at all.
 func (e *engine) dispatchable() bool {
-	return e.leader && e.settledIn && !e.stopping && e.pausedAll == nil && !e.config().Exiting() && e.pool.usable()
+	return e.leadership.leading && e.leadership.settled && !e.shutdown.begun && e.pausedAll == nil &&
+		!e.config().Exiting() && e.pool.Usable()
 }
 
 // pass asks the scheduler what to start now and sends it off to be claimed.
@@ -169,10 +149,10 @@ func (e *engine) pass(now time.Time) {
 	}
 	claims := make(map[*database][]string)
 	for _, key := range e.tree.Next(now, passLimit) {
-		db := e.databases[key.DB]
+		db := e.databases.get(key.DB)
 		if db == nil || !db.serving() {
 			// Suspended databases have no jobs in the queues, so this cannot be;
-			// should it be all the same, the job must not keep its place.
+			// should it be all the same, the job must not keep its slot.
 			e.log().Error("job of a database that is not served was scheduled", zap.Stringer("job", key))
 			e.tree.Suspend(key.DB)
 			e.requeue(key)
@@ -182,20 +162,7 @@ func (e *engine) pass(now time.Time) {
 		claims[db] = append(claims[db], key.UUID)
 	}
 	for db, uuids := range claims {
-		db.session.order(func(o *orders) { o.claims = append(o.claims, uuids...) })
-	}
-}
-
-// scheduled implements listener.
-func (e *engine) scheduled(ctx context.Context) {
-	done := make(chan struct{})
-	if !e.mail.post(func() { e.awaited = append(e.awaited, done) }) {
-		return
-	}
-	select {
-	case <-done:
-	case <-ctx.Done():
-	case <-e.mail.gone:
+		db.session.Claim(uuids...)
 	}
 }
 
@@ -206,51 +173,13 @@ func (e *engine) requeue(key channels.Key) {
 	}
 }
 
-// refreshTargets asks for the upstreams in the background, for the answer may
-// come from the DNS, and looks after their health.
-func (e *engine) refreshTargets(now time.Time) {
-	if e.asking {
-		return
-	}
-	e.asking = true
-	idle := now.UnixNano()/int64(targetsInterval)%5 == 0
-	targets, round := e.config().Targets, e.configured
-	e.spawn("upstreams", func() {
-		var ups []driver.Upstream
-		err := errors.New("look-up of the upstreams panicked")
-		defer func() {
-			e.mail.post(func() {
-				if round == e.configured { // otherwise the upstreams are those of the past
-					e.targetsFound(ups, err, idle)
-				}
-			})
-		}()
-		err = within(e.ctx, targetsTimeout, func(ctx context.Context) (err error) {
-			ups, err = targets.Upstreams(ctx)
-			return err
-		})
-	})
-}
-
-func (e *engine) targetsFound(ups []driver.Upstream, err error, idle bool) {
-	e.asking = false
-	if err != nil {
-		e.log().Warn("cannot find the upstreams", zap.Error(err))
-	} else {
-		e.pool.set(ups)
-	}
-	e.pool.check(e.ctx, idle, e.spawn)
-}
-
 // configure puts a new configuration into force.
 func (e *engine) configure(cfg Config) error {
-	if cfg.DatabaseChannels != nil {
-		e.useDatabaseChannels(*cfg.DatabaseChannels)
-	} else if err := e.useChannels(cfg.Channels); err != nil {
+	if err := e.databases.configure(cfg); err != nil {
 		return err
 	}
-	e.configured++
-	e.asking, e.targetsAt = false, time.Time{}
-	e.maint.rediscover()
+	e.pool.Reconfigured()
+	e.targetsAt = time.Time{}
+	e.maint.Rediscover()
 	return nil
 }

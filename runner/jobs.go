@@ -13,14 +13,19 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/cluster"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 )
 
 const (
-	// desksLimit bounds the connections that operators cause at the same time,
-	// and operateTimeout one page or batch on one of them.
-	desksLimit     = 4
-	operateTimeout = 30 * time.Second
+	// operatorsLimit bounds the connections that operators cause at the same time.
+	operatorsLimit = 4
+	// operateConnectTimeout and operateCloseTimeout bound the begin and the end of one of them, and
+	// operateTimeout one page or batch on it.
+	operateConnectTimeout = 10 * time.Second
+	operateCloseTimeout   = 2 * time.Second
+	operateTimeout        = 30 * time.Second
 	// pageLimit bounds the jobs of one page, and pageDatabases the databases
 	// that are asked for it.
 	pageLimit     = 1000
@@ -88,7 +93,7 @@ func (r *Runner) Jobs(ctx context.Context, q JobQuery) (JobPage, error) {
 		}
 		var list []driver.Detail
 		err := r.operate(ctx, name, func(ops driver.Operations) error {
-			return within(ctx, operateTimeout, func(ctx context.Context) (err error) {
+			return timing.Within(ctx, operateTimeout, func(ctx context.Context) (err error) {
 				list, err = ops.List(ctx, q.Filter, before, q.Limit-len(page.Jobs))
 				return err
 			})
@@ -193,7 +198,7 @@ func (r *Runner) changeIn(ctx context.Context, ops driver.Operations, database s
 			}
 		}
 		var out driver.Changed
-		err := within(ctx, operateTimeout, func(ctx context.Context) (err error) {
+		err := timing.Within(ctx, operateTimeout, func(ctx context.Context) (err error) {
 			out, err = ops.Change(ctx, c.Change, c.Filter, after, n, c.DryRun)
 			return err
 		})
@@ -238,20 +243,20 @@ func (r *Runner) operate(ctx context.Context, database string, f func(driver.Ope
 		return ErrNoOperator
 	}
 	select {
-	case r.desks <- struct{}{}:
-		defer func() { <-r.desks }()
+	case r.operators <- struct{}{}:
+		defer func() { <-r.operators }()
 	case <-ctx.Done():
 		return fmt.Errorf("wait for other operators: %w", context.Cause(ctx))
 	}
 	var ops driver.Operations
-	err := within(ctx, connectTimeout, func(ctx context.Context) (err error) {
+	err := timing.Within(ctx, operateConnectTimeout, func(ctx context.Context) (err error) {
 		ops, err = operator.OpenOperations(ctx, cfg.Postgres, database)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	defer func() { _ = within(context.WithoutCancel(ctx), closeTimeout, ops.Close) }()
+	defer func() { _ = timing.Within(context.WithoutCancel(ctx), operateCloseTimeout, ops.Close) }()
 	return f(ops)
 }
 
@@ -263,9 +268,13 @@ func (r *Runner) databaseNames(ctx context.Context, name string) ([]string, erro
 		return nil, err
 	}
 	if !leading {
-		// A standby does not look at the databases; ask, as a leader would.
-		if names, err = r.discoveredNames(ctx); err != nil {
+		// A standby lists no databases; ask, as a leader would.
+		dbs, err := cluster.Databases(ctx, r.config().cluster())
+		if err != nil {
 			return nil, err
+		}
+		for _, db := range dbs {
+			names = append(names, db.Name)
 		}
 	}
 	slices.Sort(names)
@@ -280,32 +289,12 @@ func (r *Runner) databaseNames(ctx context.Context, name string) ([]string, erro
 
 func (r *Runner) servedNames(ctx context.Context) (names []string, leading bool, err error) {
 	err = r.do(ctx, func(e *engine) {
-		leading = e.leader || len(e.databases) > 0
-		for name, db := range e.databases {
+		leading = e.leadership.leading || len(e.databases.byName) > 0
+		for name, db := range e.databases.byName {
 			if db.state != DatabaseUndetected {
 				names = append(names, name)
 			}
 		}
 	})
 	return names, leading, err
-}
-
-func (r *Runner) discoveredNames(ctx context.Context) (names []string, err error) {
-	cfg := r.config()
-	err = within(ctx, discoverTimeout, func(ctx context.Context) error {
-		cluster, err := cfg.Driver.OpenCluster(ctx, cfg.Postgres)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = within(context.WithoutCancel(ctx), closeTimeout, cluster.Close) }()
-		dbs, err := cluster.Databases(ctx, cfg.Databases)
-		for _, db := range dbs {
-			names = append(names, db.Name)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list the databases: %w", err)
-	}
-	return names, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
 )
 
 func TestOneOfTwoLeads(t *testing.T) {
@@ -525,7 +526,7 @@ func TestRemovedAndAddedAgain(t *testing.T) {
 						b.PlanFor(k, plan)
 					}
 					cfg := b.config("root:3")
-					cfg.Exchanges = runner.NewExchanges()
+					cfg.Exchanges = exchange.NewRegister()
 					b.stop(b.start(cfg))
 					require.Equal(b, 3, cfg.Exchanges.Len())
 					b.settle(5 * time.Second)
@@ -555,7 +556,7 @@ func TestRegisterSharedByLiveRunners(t *testing.T) {
 		k := b.one("prod", "a")
 		var lost atomic.Bool
 		cfg := b.config("root:1")
-		cfg.Exchanges = runner.NewExchanges()
+		cfg.Exchanges = exchange.NewRegister()
 		deposed := cfg
 		deposed.Driver = &fakeDriver{Driver: b.Driver(), openCluster: func() error {
 			if lost.Load() {

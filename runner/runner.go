@@ -10,7 +10,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/safego"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 )
 
 // restartPause is the time before the engine is started again after a panic.
@@ -33,32 +34,21 @@ type Runner struct {
 
 	// controls are what operators have ordered last.
 	controls atomic.Pointer[Controls]
-	// desks bounds the connections that operators cause, each a token.
-	desks chan struct{}
+	// operators bounds the connections that operators cause, each a token.
+	operators chan struct{}
 }
 
 // New checks a configuration. It opens nothing and starts nothing.
 func New(cfg Config) (*Runner, error) {
 	cfg = cfg.withDefaults()
-	if err := cfg.check(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Runner{desks: make(chan struct{}, desksLimit)}
+	r := &Runner{operators: make(chan struct{}, operatorsLimit)}
 	r.cfg.Store(&cfg)
 	r.controls.Store(&Controls{})
 	r.ctx, r.quit = context.WithCancel(context.Background())
 	return r, nil
-}
-
-// check reports the first mistake, in the channels too.
-func (c Config) check() error {
-	if err := c.validate(); err != nil {
-		return err
-	}
-	if err := channels.NewManager().Configure(c.Channels); err != nil {
-		return fmt.Errorf("runner %s: %w", c.Name, err)
-	}
-	return nil
 }
 
 func (r *Runner) config() Config { return *r.cfg.Load() }
@@ -70,41 +60,21 @@ func (r *Runner) log() *zap.Logger { return r.config().Logger }
 func (r *Runner) Start() {
 	r.start.Do(func() {
 		r.log().Info("starting")
-		r.engine.Store(r.newEngine())
+		r.engine.Store(newEngine(r.config))
 		r.spawn("runner", r.supervise)
 	})
 }
 
-// supervise runs the engine, and a new one should it panic: all it knew stands
-// in the database.
+// supervise runs the engine, and a new one after a panic: all it knew is in the database.
 func (r *Runner) supervise() {
 	for {
 		e := r.engine.Load()
-		ok := safely(r.log, "engine", func() { r.runEngine(e) })
-		if ok || r.ctx.Err() != nil || !sleep(r.ctx, restartPause) {
+		ok := safego.Run(r.log, "engine", func() { r.runEngine(e) })
+		if ok || r.ctx.Err() != nil || !timing.Sleep(r.ctx, restartPause) {
 			return
 		}
-		r.engine.Store(r.newEngine())
+		r.engine.Store(newEngine(r.config))
 	}
-}
-
-func (r *Runner) newEngine() *engine {
-	e := &engine{
-		config:    r.config,
-		mail:      newMailbox(),
-		tree:      channels.NewForest(),
-		databases: make(map[string]*database),
-		tasks:     make(map[channels.Key]*task),
-		held:      make(map[*database]struct{}),
-		delays:    make(map[channels.Key]delay),
-		quiet:     make(chan struct{}),
-		drained:   make(chan struct{}),
-	}
-	wake := func() { e.mail.post(func() {}) }
-	e.pool = newPool(e.config, wake)
-	e.pool.report = e.emitLater
-	e.maint = newMaintenance(r.config, e)
-	return e
 }
 
 // runEngine is the life of one engine with its maintenance connection and its
@@ -116,7 +86,7 @@ func (r *Runner) runEngine(e *engine) {
 	var sessions, maint sync.WaitGroup
 	e.ctx = ctx
 	e.spawn = func(name string, f func()) {
-		sessions.Go(func() { safely(r.log, name, f) })
+		sessions.Go(func() { safego.Run(r.log, name, f) })
 	}
 	defer func() {
 		cancel()
@@ -131,13 +101,7 @@ func (r *Runner) runEngine(e *engine) {
 	}
 	e.control(*r.controls.Load())
 	r.log().Info("initializing database connections")
-	maint.Go(func() {
-		for maintCtx.Err() == nil && !safely(r.log, "maintenance", func() { e.maint.run(maintCtx) }) {
-			// The connection is gone, and the leader lock with it.
-			e.unreachable(errors.New("panic"))
-			sleep(maintCtx, restartPause)
-		}
-	})
+	maint.Go(func() { e.maint.Run(maintCtx) })
 	e.loop()
 	for _, t := range e.tasks {
 		t.span.leave()
@@ -145,7 +109,7 @@ func (r *Runner) runEngine(e *engine) {
 }
 
 func (r *Runner) spawn(name string, f func()) {
-	r.wg.Go(func() { safely(r.log, name, f) })
+	r.wg.Go(func() { safego.Run(r.log, name, f) })
 }
 
 // do runs f in the engine's loop and waits for it. After an error f has not run
@@ -194,10 +158,10 @@ func (r *Runner) Reconfigure(cfg Config) error {
 		cfg.Exchanges = r.config().Exchanges
 	}
 	cfg = cfg.withDefaults()
-	if err := cfg.check(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	if clusterName(cfg) != clusterName(r.config()) {
+	if cfg.clusterName() != r.config().clusterName() {
 		return fmt.Errorf("runner %s: another PostgreSQL needs another runner", cfg.Name)
 	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), reconfigureTimeout,
@@ -235,9 +199,9 @@ func (r *Runner) Stop(ctx context.Context) error {
 	r.log().Info("graceful stop requested")
 	quiet, cancel := context.WithTimeout(r.ctx, quietTimeout)
 	defer cancel()
-	if await(quiet, asked) && await(quiet, e.quiet) {
+	if await(quiet, asked) && await(quiet, e.shutdown.quiet) {
 		select {
-		case <-e.drained:
+		case <-e.shutdown.drained:
 		case <-ctx.Done():
 		case <-r.ctx.Done(): // another Stop did not want to wait
 		}
@@ -259,41 +223,5 @@ func await(ctx context.Context, done <-chan struct{}) bool {
 		return true
 	case <-ctx.Done():
 		return false
-	}
-}
-
-// drain begins the end: nothing new is claimed, and what was about to be is not.
-func (e *engine) drain() {
-	e.stopping = true
-	for _, db := range e.databases {
-		if db.session == nil {
-			continue
-		}
-		for _, uuid := range db.session.dropClaims() {
-			key := channels.Key{DB: db.Name, UUID: uuid}
-			delete(e.tasks, key)
-			e.requeue(key)
-		}
-	}
-}
-
-// checkDrained tells Stop when no statement is under way any more, and when no
-// request is. The loop asks for it while the engine is stopping.
-func (e *engine) checkDrained() {
-	quiet, drained := true, true
-	for _, t := range e.tasks {
-		switch t.phase {
-		case phaseClaiming, phaseUnclaiming:
-			quiet, drained = false, false
-		case phaseOpen, phaseAsked:
-			drained = false
-		case phaseWatched:
-		}
-	}
-	if quiet {
-		e.onceQuiet.Do(func() { close(e.quiet) })
-	}
-	if drained {
-		e.onceDrained.Do(func() { close(e.drained) })
 	}
 }

@@ -2,12 +2,12 @@ package runner
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
 // DatabaseState is how far a database is from being served.
@@ -109,7 +109,7 @@ type DatabaseStatus struct {
 
 // freshWithin is how long a live session may have been silent: probes are sent
 // in between.
-const freshWithin = probeInterval + probeTimeout + 5*time.Second
+const freshWithin = session.SilenceLimit + 5*time.Second
 
 // Fresh reports whether the database has a session that was heard lately.
 func (d *DatabaseStatus) Fresh(now time.Time) bool {
@@ -136,20 +136,10 @@ type ChannelStatus struct {
 	Pause *Pause
 }
 
-// UpstreamStatus is what is known of one upstream.
-type UpstreamStatus struct {
-	Name string
-	Up   bool
-	// Reason says why it is not up.
-	Reason string
-	// InFlight is the number of our own requests there.
-	InFlight int
-	// Drain is set while somebody drains it: it gets no new jobs, and may be
-	// stopped when InFlight is 0.
-	Drain *Drain
-}
+// UpstreamStatus is what is known of one server.
+type UpstreamStatus = upstream.Status
 
-// TaskStatus is a job that occupies a place.
+// TaskStatus is a job that occupies a slot.
 type TaskStatus struct {
 	channels.Key
 	// Phase is where it is on its way: claiming, open, unclaiming, asked, watched.
@@ -171,7 +161,7 @@ func (r *Runner) Status(ctx context.Context) (st Status, err error) {
 	return st, err
 }
 
-// Tasks lists the jobs that occupy places, in no particular order.
+// Tasks lists the jobs that occupy slots, in no particular order.
 func (r *Runner) Tasks(ctx context.Context) (tasks []TaskStatus, err error) {
 	err = r.do(ctx, func(e *engine) { tasks = e.taskList() })
 	return tasks, err
@@ -179,10 +169,11 @@ func (r *Runner) Tasks(ctx context.Context) (tasks []TaskStatus, err error) {
 
 // status describes what the engine is doing.
 func (e *engine) status(now time.Time) Status {
+	l := &e.leadership
 	st := Status{
-		Leader: e.leader, LeaderKnown: e.leaderKnown, LeaderDetail: e.leaderDetail,
-		TakingOver: e.leader && !e.settledIn, Stopping: e.stopping,
-		Upstreams: e.pool.status(), Counts: e.tree.Counts(), Controls: e.controls.clone(),
+		Leader: l.leading, LeaderKnown: l.known, LeaderDetail: l.detail,
+		TakingOver: l.leading && !l.settled, Stopping: e.shutdown.begun,
+		Upstreams: e.pool.Status(), Counts: e.tree.Counts(), Controls: e.controls.clone(),
 	}
 	oldest := e.tree.Oldest(now)
 	if e.config().DatabaseChannels != nil {
@@ -194,7 +185,7 @@ func (e *engine) status(now time.Time) Status {
 			Status: c, Oldest: oldest[channels.Place{DB: c.DB, Channel: c.FullName}], Pause: e.controls.pause("", c.FullName),
 		})
 	}
-	st.Databases = e.databaseList(st.Counts)
+	st.Databases = e.databases.status(st.Counts)
 	for _, t := range e.tasks {
 		switch t.phase {
 		case phaseClaiming:
@@ -208,33 +199,6 @@ func (e *engine) status(now time.Time) Status {
 	return st
 }
 
-func (e *engine) databaseList(counts []channels.Count) []DatabaseStatus {
-	list := make([]DatabaseStatus, 0, len(e.databases))
-	at := make(map[string]int, len(e.databases))
-	for _, name := range slices.Sorted(maps.Keys(e.databases)) {
-		db := e.databases[name]
-		st := DatabaseStatus{
-			Name: name, State: db.state, Detail: db.detail, Fingerprint: db.fingerprint,
-			HeldUntil: db.heldUntil, Pause: db.pause,
-		}
-		if s := db.session; s != nil {
-			st.Connected, st.Heard, st.Synced = moment(&s.pulse.since), moment(&s.pulse.heard), moment(&s.pulse.synced)
-			st.Notifications = s.pulse.notified.Load()
-		}
-		at[name] = len(list)
-		list = append(list, st)
-	}
-	for _, c := range counts {
-		if i, ok := at[c.DB]; ok {
-			list[i].Pending += c.Pending
-			list[i].Enqueued += c.Enqueued
-			list[i].Started += c.Started
-			list[i].Failed += c.Failed
-		}
-	}
-	return list
-}
-
 var phaseNames = [...]string{
 	phaseClaiming: "claiming", phaseOpen: "open", phaseUnclaiming: "unclaiming", phaseAsked: "asked", phaseWatched: "watched",
 }
@@ -243,49 +207,10 @@ func (e *engine) taskList() []TaskStatus {
 	list := make([]TaskStatus, 0, len(e.tasks))
 	for key, t := range e.tasks {
 		list = append(list, TaskStatus{
-			Key: key, Phase: phaseNames[t.phase], Channel: e.channelOf(key),
+			Key: key, Phase: phaseNames[t.phase], Channel: e.notes.channelOf(key),
 			Model: t.attempt.Model, Method: t.attempt.Method, Retry: t.attempt.Retry, ID: t.attempt.ID,
 			Upstream: t.trail.upstream, Since: t.began(),
 		})
 	}
 	return list
-}
-
-// began is when the attempt was sent, or claimed if that was not seen.
-func (t *task) began() time.Time {
-	switch {
-	case !t.trail.sent.IsZero():
-		return t.trail.sent
-	case t.attempt.Enqueued != 0:
-		return time.UnixMicro(t.attempt.Enqueued)
-	case t.row != nil && t.row.Enqueued != 0:
-		return time.UnixMicro(t.row.Enqueued)
-	}
-	return t.since
-}
-
-// status lists the upstreams in configuration order, and then those that are
-// drained and no target any more but still have requests of ours.
-func (p *pool) status() []UpstreamStatus {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	names := slices.Clone(p.order)
-	for _, name := range slices.Sorted(maps.Keys(p.states)) {
-		if !p.states[name].listed && p.isDrained(name) {
-			names = append(names, name)
-		}
-	}
-	out := make([]UpstreamStatus, 0, len(names))
-	for _, name := range names {
-		s := p.states[name]
-		st := UpstreamStatus{Name: name, Up: s.up, Reason: s.reason, InFlight: s.inFlight}
-		if !s.listed {
-			st.Up, st.Reason = false, "not among the upstreams any more"
-		}
-		if d, ok := p.drained[name]; ok {
-			st.Drain = &d
-		}
-		out = append(out, st)
-	}
-	return out
 }

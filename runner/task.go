@@ -1,15 +1,19 @@
 package runner
 
 import (
+	"net/http"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
-// phase is where a task is on its way. Every task occupies a place.
+// phase is where a task is on its way. Every task occupies a slot.
 type phase uint8
 
 const (
@@ -25,10 +29,10 @@ const (
 	phaseWatched
 )
 
-// task is one job that occupies a place, or is about to.
+// task is one job that occupies a slot, or is about to.
 type task struct {
 	phase phase
-	// chosen is when the scheduler gave it its place; zero if it did not.
+	// chosen is when the scheduler gave it its slot; zero if it did not.
 	chosen time.Time
 	// attempt identifies the claim; its Enqueued is 0 when it was not ours.
 	attempt driver.Task
@@ -39,7 +43,7 @@ type task struct {
 	// settledAt is when the row was first seen settled while the exchange was open.
 	settledAt time.Time
 	// exchange is the open request, in phaseOpen.
-	exchange *exchange
+	exchange *exchange.Exchange
 	// tried are the upstreams that did not take it.
 	tried []string
 	// result is how the exchange ended.
@@ -53,7 +57,7 @@ type task struct {
 	deadSince time.Time
 	// stuck is set when its row could not be put back.
 	stuck bool
-	// warned is set when it was reported that the job keeps its place.
+	// warned is set when it was reported that the job keeps its slot.
 	warned bool
 	// trail is what its events will say.
 	trail trail
@@ -66,26 +70,42 @@ func (t *task) settled() bool {
 	return t.gone || (t.row != nil && !t.row.State.Running())
 }
 
-// applySnapshot applies rows of a full read. Their memory is used again.
-func (e *engine) applySnapshot(db *database, rows []driver.Row) {
-	set := e.tree.Sync
-	for i := range rows {
-		if e.applyRow(&rows[i], 0, set) && db.known {
-			db.repairs = append(db.repairs, rows[i].UUID)
-		}
+// noteSettled remembers since when the answer is overdue.
+func (t *task) noteSettled() {
+	if !t.settled() {
+		t.settledAt = time.Time{}
+	} else if t.settledAt.IsZero() {
+		t.settledAt = time.Now()
 	}
 }
 
-// rowsRead implements listener.
-func (e *engine) rowsRead(s *session, rows []driver.Row, gone []string, asked uint64) {
-	e.postFor(s, func(db *database) {
-		for i := range rows {
-			e.applyRow(&rows[i], asked, e.tree.Set)
-		}
-		for _, uuid := range gone {
-			e.applyGone(channels.Key{DB: db.Name, UUID: uuid})
-		}
-	})
+// watch begins phaseWatched.
+func (t *task) watch() { t.phase, t.since = phaseWatched, time.Now() }
+
+// began is when the attempt was sent, or claimed if that was not seen.
+func (t *task) began() time.Time {
+	switch {
+	case !t.trail.sent.IsZero():
+		return t.trail.sent
+	case t.attempt.Enqueued != 0:
+		return time.UnixMicro(t.attempt.Enqueued)
+	case t.row != nil && t.row.Enqueued != 0:
+		return time.UnixMicro(t.row.Enqueued)
+	}
+	return t.since
+}
+
+// rowsRead takes in rows that were read.
+func (e *engine) rowsRead(db *database, read session.Reading) {
+	if read.Notified > 0 {
+		e.notes.emit(Event{Kind: EventNotifications, Database: db.Name, Count: read.Notified})
+	}
+	for i := range read.Rows {
+		e.applyRow(&read.Rows[i], read.Read, e.tree.Set)
+	}
+	for _, uuid := range read.Gone {
+		e.applyGone(channels.Key{DB: db.Name, UUID: uuid})
+	}
 }
 
 // applyRow replaces what memory holds of a job by its row. It reports whether
@@ -109,7 +129,7 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 		if row.State.Finished() {
 			delete(e.delays, row.Key)
 		}
-		e.postpone(row)
+		e.delays.postpone(row)
 		return set(row.Job, row.State)
 	}
 	e.seen(row)
@@ -121,7 +141,7 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 		return false
 	case phaseOpen:
 		t.row, t.gone = row, false
-		e.noteSettled(t)
+		t.noteSettled()
 		return false
 	case phaseAsked:
 		if asked < t.asked {
@@ -158,21 +178,12 @@ func (e *engine) applyGone(key channels.Key) bool {
 		return false
 	case phaseOpen:
 		t.row, t.gone = nil, true
-		e.noteSettled(t)
+		t.noteSettled()
 		return false
 	case phaseAsked, phaseWatched:
 	}
 	t.row, t.gone = nil, true
 	return e.settle(key, t)
-}
-
-// noteSettled remembers since when the answer is overdue.
-func (e *engine) noteSettled(t *task) {
-	if !t.settled() {
-		t.settledAt = time.Time{}
-	} else if t.settledAt.IsZero() {
-		t.settledAt = time.Now()
-	}
 }
 
 // adopt takes on a job that runs without having been started by this engine: it
@@ -182,25 +193,26 @@ func (e *engine) noteSettled(t *task) {
 func (e *engine) adopt(row *driver.Row) {
 	t := &task{phase: phaseWatched, row: new(*row), since: time.Now()}
 	e.tasks[row.Key] = t
-	x := e.config().Exchanges.lookup(row.Key)
+	x := e.config().Exchanges.Lookup(row.Key)
 	if x == nil {
 		return
 	}
-	t.phase, t.exchange, t.attempt = phaseOpen, x, x.attempt
-	t.trail.upstream = x.upstream.Name
-	e.pool.adopt(x.upstream)
-	x.attach(e.exchangeEnded)
+	t.phase, t.exchange, t.attempt = phaseOpen, x, x.Attempt
+	t.trail.upstream = x.Upstream.Name
+	e.pool.Adopt(x.Upstream)
+	x.Attach(e.exchangeEnded)
 }
 
-// settle ends a task: the row says that the job does not run, and no exchange is
-// open. This is the one place where a place is freed.
+// settle ends a task: the row says that the job does not run, and no exchange is open. Nothing else
+// frees a slot.
 func (e *engine) settle(key channels.Key, t *task) bool {
 	delete(e.tasks, key)
-	e.noteEnd(key, t)
+	db := e.databases.get(key.DB)
+	e.notes.ended(key, t, db != nil)
 	if t.gone {
 		delete(e.delays, key)
 		removed := e.tree.Remove(key)
-		if e.databases[key.DB] == nil && !e.anyJob(key.DB) {
+		if db == nil && !e.anyJob(key.DB) {
 			e.tree.RemoveDB(key.DB) // that was the last one that kept it
 		}
 		return removed
@@ -208,10 +220,10 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 	if t.row.State != channels.Pending || t.result != nil {
 		delete(e.delays, key)
 	}
-	if db := e.databases[key.DB]; db != nil && t.result != nil && t.result.Outcome == driver.Answered {
-		db.struck, db.holds = nil, 0
+	if db != nil && t.result != nil && t.result.Outcome == driver.Answered {
+		db.hold.ran()
 	}
-	e.postpone(t.row)
+	e.delays.postpone(t.row)
 	return e.tree.Set(t.row.Job, t.row.State)
 }
 
@@ -230,8 +242,8 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 		return false
 	}
 	if t.phase == phaseAsked {
-		t.phase, t.since = phaseWatched, time.Now()
-		e.noteLost(row.Key, t)
+		t.watch()
+		e.notes.lost(row.Key, t)
 		if row.State == channels.Started && t.result != nil {
 			e.log().Warn("job goes on although its request ended, watching it", zap.String("database", row.DB),
 				zap.String("uuid", row.UUID), zap.Stringer("outcome", t.result.Outcome))
@@ -242,41 +254,38 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 
 // unclaim has a task put back to pending that certainly does not run.
 func (e *engine) unclaim(key channels.Key, t *task) {
-	db := e.databases[key.DB]
+	db := e.databases.get(key.DB)
 	if db == nil || db.session == nil || !db.known {
-		t.phase, t.since = phaseWatched, time.Now()
+		t.watch()
 		return
 	}
-	e.noteUnclaim(key, t)
+	e.notes.unclaimed(key, t, e.shutdown.begun)
 	t.phase = phaseUnclaiming
-	attempt := t.attempt
-	db.session.order(func(o *orders) { o.unclaims = append(o.unclaims, attempt) })
+	db.session.Unclaim(t.attempt)
 }
 
-// unclaimed implements listener.
-func (e *engine) unclaimed(s *session, tasks []driver.Task, changed []driver.Row) {
-	e.postFor(s, func(db *database) {
-		rows := make(map[string]*driver.Row, len(changed))
-		for i := range changed {
-			rows[changed[i].UUID] = &changed[i]
+// unclaimed takes in which tasks were put back, and how their rows look.
+func (e *engine) unclaimed(db *database, tasks []driver.Task, changed []driver.Row) {
+	rows := make(map[string]*driver.Row, len(changed))
+	for i := range changed {
+		rows[changed[i].UUID] = &changed[i]
+	}
+	for _, attempt := range tasks {
+		t := e.tasks[attempt.Key]
+		if t == nil || t.phase != phaseUnclaiming || t.attempt != attempt {
+			continue
 		}
-		for _, attempt := range tasks {
-			t := e.tasks[attempt.Key]
-			if t == nil || t.phase != phaseUnclaiming || t.attempt != attempt {
-				continue
-			}
-			row := rows[attempt.UUID]
-			if row == nil {
-				// Changed or locked by somebody. Asking again at once would go
-				// on for as long as the row is locked.
-				t.stuck = true
-				e.ask(db, attempt.Key, t)
-				continue
-			}
-			e.log().Warn("state of job "+printable(row.UUID)+" was reset from enqueued to pending", zap.String("database", row.DB))
-			e.putBack(db, row, t)
+		row := rows[attempt.UUID]
+		if row == nil {
+			// Changed or locked by another program. Asking again at once would go on for as long as
+			// the row is locked.
+			t.stuck = true
+			e.ask(db, attempt.Key, t)
+			continue
 		}
-	})
+		e.log().Warn("state of job "+printable(row.UUID)+" was reset from enqueued to pending", zap.String("database", row.DB))
+		e.putBack(db, row, t)
+	}
 }
 
 // putBack returns a job to the queue that was claimed in vain. It comes back
@@ -286,60 +295,47 @@ func (e *engine) putBack(db *database, row *driver.Row, t *task) {
 	delivered := t.result != nil && t.result.Outcome != driver.NotSent
 	t.row, t.gone, t.result = row, false, nil
 	if delivered {
-		e.delay(row.Key, retryFirst, retryLimit)
+		e.delays.add(row.Key, retryFirst, retryLimit)
 	}
 	e.settle(row.Key, t)
 	if delivered {
-		e.strike(db, row.UUID)
+		e.databases.strike(db, row.UUID)
 	}
 }
 
 // ask has the row of a task read whose exchange is over.
 func (e *engine) ask(db *database, key channels.Key, t *task) {
 	if db.session == nil || !db.known {
-		t.phase, t.since = phaseWatched, time.Now()
+		t.watch()
 		return
 	}
 	t.phase = phaseAsked
-	t.asked = db.session.read(key.UUID)
+	t.asked = db.session.Read(key.UUID)
 }
 
 // unread takes the order of ask back: the row has told all already.
 func (e *engine) unread(key channels.Key) {
-	if db := e.databases[key.DB]; db != nil && db.session != nil {
-		db.session.unread(key.UUID)
+	if db := e.databases.get(key.DB); db != nil && db.session != nil {
+		db.session.Unread(key.UUID)
 	}
 }
 
-const (
-	// retryFirst and retryLimit bound the pause before a job is sent again that
-	// Odoo answered for without running it.
-	retryFirst = time.Second
-	retryLimit = time.Minute
-	// skipFirst and skipLimit bound the pause before a job is claimed again
-	// whose row somebody else had locked.
-	skipFirst = 100 * time.Millisecond
-	skipLimit = 5 * time.Second
-)
-
-// delay is the pause of a job before its next attempt.
-type delay struct {
-	// attempts counts those in a row that came to nothing.
-	attempts int
-	// until is the end of the pause, in microseconds since the Unix epoch.
-	until int64
-}
-
-// delay counts an attempt that came to nothing and keeps the job back for a while.
-func (e *engine) delay(key channels.Key, first, limit time.Duration) {
-	b := backoff{first: first, limit: limit, attempts: e.delays[key].attempts}
-	until := time.Now().Add(b.next())
-	e.delays[key] = delay{attempts: b.attempts, until: until.UnixMicro()}
-}
-
-// postpone makes a delayed job wait, whatever brings its row.
-func (e *engine) postpone(row *driver.Row) {
-	if d, ok := e.delays[row.Key]; ok && row.State == channels.Pending {
-		row.ETA = max(row.ETA, d.until)
+// unavailable reports whether an answer says that the server cannot run anything
+// now. Other refusals concern one database: the route is unknown there, or a
+// login page came instead.
+func unavailable(r driver.Result) bool {
+	switch r.Status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests:
+		return r.Outcome == driver.Refused
 	}
+	return false
+}
+
+// printable returns text of a row for a log message, quoted if it could break the line: encoders of
+// log messages for terminals write it as it is.
+func printable(s string) string {
+	if q := strconv.Quote(s); q != `"`+s+`"` {
+		return q
+	}
+	return s
 }

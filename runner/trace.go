@@ -9,8 +9,6 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
-
-	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 )
 
 // Tracing makes an OpenTelemetry span of each attempt at a job. Neither of its
@@ -30,29 +28,38 @@ type span struct {
 	header http.Header
 }
 
-// beginSpan begins the span of an attempt with its first request, if there is
-// tracing. The trace's id becomes the name of the attempt.
-func (e *engine) beginSpan(key channels.Key, t *task) {
-	tracing := e.config().Tracing
-	if tracing == nil || t.span != nil {
-		return
+// begin begins the span of an attempt with its first request, if there is tracing. The trace's id
+// becomes the name of the attempt.
+func (tr *Tracing) begin(runner, channel string, t *task) *span {
+	if tr == nil {
+		return nil
 	}
-	name := strings.Trim(t.attempt.Model+"."+t.attempt.Method, ".")
+	a := &t.attempt
+	name := strings.Trim(a.Model+"."+a.Method, ".")
 	if name == "" {
 		name = "job"
 	}
-	ctx, s := tracing.Tracer.Start(context.Background(), name, trace.WithNewRoot(), trace.WithSpanKind(trace.SpanKindClient),
+	ctx, s := tr.Tracer.Start(context.Background(), name, trace.WithNewRoot(), trace.WithSpanKind(trace.SpanKindClient),
 		trace.WithAttributes(
-			attribute.String("db.system.name", "postgresql"), attribute.String("db.namespace", key.DB),
-			attribute.String("job.runner", e.config().Name), attribute.String("job.uuid", key.UUID),
-			attribute.String("job.channel", e.channelOf(key)), attribute.String("job.model", t.attempt.Model),
-			attribute.String("job.method", t.attempt.Method), attribute.Int("job.attempt", int(t.attempt.Retry)+1),
+			attribute.String("db.system.name", "postgresql"), attribute.String("db.namespace", a.DB),
+			attribute.String("job.runner", runner), attribute.String("job.uuid", a.UUID),
+			attribute.String("job.channel", channel), attribute.String("job.model", a.Model),
+			attribute.String("job.method", a.Method), attribute.Int("job.attempt", int(a.Retry)+1),
 		))
-	t.span = &span{Span: s, header: make(http.Header)}
-	tracing.Propagator.Inject(ctx, propagation.HeaderCarrier(t.span.header))
+	begun := &span{Span: s, header: make(http.Header)}
+	tr.Propagator.Inject(ctx, propagation.HeaderCarrier(begun.header))
 	if id := s.SpanContext().TraceID(); id.IsValid() {
-		t.attempt.ID = id.String()
+		a.ID = id.String()
 	}
+	return begun
+}
+
+// headers are those of the attempt's requests.
+func (s *span) headers() http.Header {
+	if s == nil {
+		return nil
+	}
+	return s.header
 }
 
 // answered notes how one request of the attempt ended.

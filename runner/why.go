@@ -77,7 +77,7 @@ func (r *Runner) Explain(ctx context.Context, key channels.Key) (x channels.Expl
 func (r *Runner) Why(ctx context.Context, key channels.Key) (w Why, err error) {
 	w.Key = key
 	known := false
-	err = r.do(ctx, func(e *engine) { known = e.why(&w, time.Now()) })
+	err = r.do(ctx, func(e *engine) { known = w.ask(e, time.Now()) })
 	if err != nil {
 		return w, err
 	}
@@ -148,48 +148,48 @@ func with(prefix, s string) string {
 	return prefix + s
 }
 
-// why fills in what the engine knows and reports whether it knows the job.
-func (e *engine) why(w *Why, now time.Time) (known bool) {
+// ask fills in what the engine knows and reports whether it knows the job.
+func (w *Why) ask(e *engine, now time.Time) (known bool) {
 	x, known := e.tree.Explain(w.Key, now)
 	if known {
 		w.Channel, w.Capacity, w.Running, w.Ahead, w.AtLeast = x.Channel, x.Capacity, x.Running, x.Ahead, x.AtLeast
 		w.Blocker, w.Until = x.Blocker, x.Until
 	}
-	db := e.databases[w.Key.DB]
+	db := e.databases.get(w.Key.DB)
 	t := e.tasks[w.Key]
 	switch {
 	case t != nil:
-		e.whyTask(w, t)
+		w.task(e, t)
 	case known && x.Reason == channels.ReasonFailed:
 		w.say(x.Reason.String(), "the job failed and runs again only if somebody requeues it")
-	case e.stopping || e.config().Exiting():
+	case e.shutdown.begun || e.config().Exiting():
 		w.say(WhyStopping, "this runner is stopping")
-	case !e.leader && e.leaderKnown:
-		w.say(WhyStandby, "this process does not lead the runner, %s does: ask there", e.leaderDetail)
-	case !e.leader:
-		w.say(WhyNoLeader, "no process leads the runner%s", with(": ", e.leaderDetail))
+	case !e.leadership.leading && e.leadership.known:
+		w.say(WhyStandby, "this process does not lead the runner, %s does: ask there", e.leadership.detail)
+	case !e.leadership.leading:
+		w.say(WhyNoLeader, "no process leads the runner%s", with(": ", e.leadership.detail))
 	case db == nil:
 		w.say(WhyNotServed, "database %s is not among those that this runner serves", w.Key.DB)
-	case !db.known || !db.heldUntil.IsZero() || db.misconfigured != "":
+	case !db.known || !db.hold.until.IsZero() || db.misconfigured != "":
 		w.say("database_"+db.state.String(), "database %s is %s%s", db.Name, db.state, with(": ", db.detail))
-		w.Until = db.heldUntil
+		w.Until = db.hold.until
 	case e.pausedAll != nil:
-		e.whyPaused(w, WhyPaused, "everything", e.pausedAll)
+		w.paused(WhyPaused, "everything", e.pausedAll)
 	case db.pause != nil:
-		e.whyPaused(w, WhyPausedDatabase, "database "+db.Name, db.pause)
+		w.paused(WhyPausedDatabase, "database "+db.Name, db.pause)
 	case known:
-		e.whyQueued(w, x, now)
+		w.queued(e, x, now)
 	}
 	return known || t != nil
 }
 
-func (e *engine) whyPaused(w *Why, code, what string, p *Pause) {
+func (w *Why) paused(code, what string, p *Pause) {
 	w.say(code, "%s is %s", what, p)
 	w.Pause, w.Until = p, p.Until
 }
 
-// whyTask explains a job that occupies a place.
-func (e *engine) whyTask(w *Why, t *task) {
+// task explains a job that occupies a slot.
+func (w *Why) task(e *engine, t *task) {
 	w.Upstream, w.Since = t.trail.upstream, t.began()
 	switch t.phase {
 	case phaseClaiming:
@@ -199,17 +199,13 @@ func (e *engine) whyTask(w *Why, t *task) {
 	case phaseUnclaiming:
 		w.say(WhyUnclaiming, "the job is being put back: %s", t.trail.why)
 	case phaseWatched:
-		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: should it be dead, it is put back", e.stateOf(w.Key))
+		_, state, _ := e.tree.Lookup(w.Key)
+		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: should it be dead, it is put back", state)
 	}
 }
 
-func (e *engine) stateOf(key channels.Key) channels.State {
-	_, state, _ := e.tree.Lookup(key)
-	return state
-}
-
-// whyQueued explains a job of a served database that waits.
-func (e *engine) whyQueued(w *Why, x channels.Explanation, now time.Time) {
+// queued explains a job of a served database that waits.
+func (w *Why) queued(e *engine, x channels.Explanation, now time.Time) {
 	d := e.delays[w.Key]
 	switch x.Reason {
 	case channels.ReasonETA:
@@ -221,7 +217,7 @@ func (e *engine) whyQueued(w *Why, x channels.Explanation, now time.Time) {
 		return
 	case channels.ReasonPaused:
 		if p := e.controls.pause("", x.Channel); p != nil {
-			e.whyPaused(w, WhyPausedChannel, "channel "+x.Channel, p)
+			w.paused(WhyPausedChannel, "channel "+x.Channel, p)
 		} else if c := e.config().DatabaseChannels; c != nil && c.Of(w.Key.DB) <= 0 && x.Channel == "root" {
 			w.say(WhyPausedConfig, "nothing runs in database %s: its db_max_capacity, or without one max_capacity, is 0", w.Key.DB)
 		} else {
@@ -234,19 +230,17 @@ func (e *engine) whyQueued(w *Why, x channels.Explanation, now time.Time) {
 	default: // what follows may be the true cause
 	}
 	switch {
-	case !e.settledIn:
+	case !e.leadership.settled:
 		w.say(WhyTakingOver, "this process has just become the leader and is finding out what runs")
-	case !e.pool.usable():
-		code, text := e.whyNoUpstream()
-		w.say(code, "%s", text)
+	case !e.pool.Usable():
+		w.noServer(e.pool.Status())
 	default:
 		w.say(x.Reason.String(), "%s", x)
 	}
 }
 
-// whyNoUpstream says why no Odoo gets jobs.
-func (e *engine) whyNoUpstream() (code, text string) {
-	ups := e.pool.status()
+// noServer says why no server gets jobs.
+func (w *Why) noServer(ups []UpstreamStatus) {
 	var reasons []string
 	drained := 0
 	for _, u := range ups {
@@ -260,9 +254,10 @@ func (e *engine) whyNoUpstream() (code, text string) {
 	}
 	switch {
 	case len(ups) == 0:
-		return WhyNoUpstream, "no Odoo server is known"
+		w.say(WhyNoUpstream, "no Odoo server is known")
 	case drained == len(ups):
-		return WhyDrained, "every Odoo server is drained: " + strings.Join(reasons, "; ")
+		w.say(WhyDrained, "every Odoo server is drained: %s", strings.Join(reasons, "; "))
+	default:
+		w.say(WhyNoUpstream, "no Odoo server is healthy: %s", strings.Join(reasons, "; "))
 	}
-	return WhyNoUpstream, "no Odoo server is healthy: " + strings.Join(reasons, "; ")
 }

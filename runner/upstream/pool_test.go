@@ -1,4 +1,4 @@
-package runner
+package upstream
 
 import (
 	"context"
@@ -7,8 +7,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
@@ -24,13 +22,35 @@ type checker struct {
 
 func (c checker) Check(ctx context.Context, up driver.Upstream) error { return c.check(ctx, up.Name) }
 
-func testPool(check func(context.Context, string) error) *pool {
+// silence observes nothing.
+type silence struct{}
+
+func (silence) Up(string)           {}
+func (silence) Down(string, string) {}
+func (silence) Listed()             {}
+
+// tested is a pool with what tests need: its own lock around what wants one.
+type tested struct{ *Pool }
+
+func testPool(check func(context.Context, string) error) tested {
 	cfg := Config{Logger: zap.NewNop(), Driver: checker{check: check}}
-	return newPool(func() Config { return cfg }, func() {})
+	return tested{New(func() Config { return cfg }, silence{}, func(_ string, f func()) { go f() })}
+}
+
+func (p tested) set(ups []driver.Upstream) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Pool.set(ups)
+}
+
+func (p tested) check(ctx context.Context, idle bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Pool.check(ctx, idle)
 }
 
 // upPool makes a pool whose upstreams are all up.
-func upPool(ups ...driver.Upstream) *pool {
+func upPool(ups ...driver.Upstream) tested {
 	p := testPool(nil)
 	p.set(ups)
 	for _, up := range ups {
@@ -70,10 +90,10 @@ func TestPoolPicksTheBest(t *testing.T) {
 			for name, n := range c.busy {
 				p.states[name].inFlight = n
 			}
-			got, ok := p.pick(nil)
+			got, ok := p.Pick(nil)
 			require.True(t, ok)
 			require.Equal(t, c.want, got.Name)
-			_, ok = p.pick([]string{"a", "b"})
+			_, ok = p.Pick([]string{"a", "b"})
 			require.False(t, ok)
 		})
 	}
@@ -85,11 +105,11 @@ func TestPoolSpreadsEvenly(t *testing.T) {
 		p := upPool(named(names...)...)
 		jobs := rapid.IntRange(0, 100).Draw(t, "jobs")
 		for range jobs {
-			_, ok := p.pick(nil)
+			_, ok := p.Pick(nil)
 			require.True(t, ok)
 		}
 		least, most := jobs, 0
-		for _, st := range p.status() {
+		for _, st := range p.Status() {
 			least, most = min(least, st.InFlight), max(most, st.InFlight)
 		}
 		require.LessOrEqual(t, most-least, 1)
@@ -111,10 +131,10 @@ func TestPoolLearnsFromResults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := upPool(named("a")...)
-			up, _ := p.pick(nil)
-			p.release(up.Name, c.result)
-			require.Equal(t, c.up, p.usable())
-			st := p.status()[0]
+			up, _ := p.Pick(nil)
+			p.Release(up.Name, c.result)
+			require.Equal(t, c.up, p.Usable())
+			st := p.Status()[0]
 			require.Zero(t, st.InFlight)
 			require.Equal(t, c.up, st.Reason == "")
 		})
@@ -123,22 +143,22 @@ func TestPoolLearnsFromResults(t *testing.T) {
 
 func TestPoolKeepsCountsOverChanges(t *testing.T) {
 	p := upPool(named("a", "b")...)
-	_, _ = p.pick([]string{"b"})
+	_, _ = p.Pick([]string{"b"})
 	p.set(named("b"))
 	require.Equal(t, []string{"b"}, p.order)
-	up, _ := p.pick(nil)
+	up, _ := p.Pick(nil)
 	require.Equal(t, "b", up.Name)
 	p.set(named("a", "b"))
-	require.Equal(t, 1, p.status()[0].InFlight, "a request goes on")
-	require.True(t, p.status()[0].Up)
+	require.Equal(t, 1, p.Status()[0].InFlight, "a request goes on")
+	require.True(t, p.Status()[0].Up)
 	p.set(nil)
-	p.release("a", driver.Result{})
-	p.release("b", driver.Result{})
+	p.Release("a", driver.Result{})
+	p.Release("b", driver.Result{})
 	require.Empty(t, p.states, "what nobody needs is forgotten")
-	p.release("a", driver.Result{}) // nobody knows it any more
-	p.adopt(driver.Upstream{Name: "c"})
-	require.False(t, p.usable(), "an adopted request does not make a target")
-	p.release("c", driver.Result{})
+	p.Release("a", driver.Result{}) // nobody knows it any more
+	p.Adopt(driver.Upstream{Name: "c"})
+	require.False(t, p.Usable(), "an adopted request does not make a target")
+	p.Release("c", driver.Result{})
 	require.Empty(t, p.states)
 }
 
@@ -160,18 +180,17 @@ func TestPoolChecksUntilUp(t *testing.T) {
 			return nil
 		})
 		p.set(named("a"))
-		spawn := func(_ string, f func()) { go f() }
-		p.check(t.Context(), false, spawn)
-		p.check(t.Context(), true, spawn) // one checker is enough
+		p.check(t.Context(), false)
+		p.check(t.Context(), true) // one checker is enough
 		<-time.After(time.Minute)
 		synctest.Wait()
 		require.Len(t, at, 8)
-		require.True(t, p.usable())
+		require.True(t, p.Usable())
 		require.Less(t, at[7], 30*time.Second)
-		p.check(t.Context(), false, spawn)
+		p.check(t.Context(), false)
 		synctest.Wait()
 		require.Len(t, at, 8, "up is not checked, unless idle")
-		p.check(t.Context(), true, spawn)
+		p.check(t.Context(), true)
 		synctest.Wait()
 		require.Len(t, at, 9)
 	})
@@ -181,71 +200,11 @@ func TestPoolCheckEndsWithItsTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := testPool(func(context.Context, string) error { return errors.New("connection refused") })
 		p.set(named("a"))
-		p.check(t.Context(), false, func(_ string, f func()) { go f() })
+		p.check(t.Context(), false)
 		synctest.Wait()
 		p.set(nil)
 		<-time.After(10 * time.Second)
 		synctest.Wait()
 		require.Empty(t, p.states)
 	})
-}
-
-func TestMailbox(t *testing.T) {
-	m := newMailbox()
-	n := 0
-	require.True(t, m.post(func() { n++ }))
-	require.True(t, m.post(func() { n++ }))
-	<-m.signal
-	for _, f := range m.take() {
-		f()
-	}
-	require.Equal(t, 2, n)
-	require.Empty(t, m.take())
-	require.True(t, m.post(func() { n++ }))
-	m.close()
-	m.close()
-	require.False(t, m.post(func() { n++ }))
-	require.Empty(t, m.take())
-	require.Equal(t, 2, n)
-	<-m.gone
-}
-
-func TestBackoff(t *testing.T) {
-	b := backoff{first: 100 * time.Millisecond, limit: 5 * time.Second}
-	for i := range 100 {
-		want := 5 * time.Second
-		if i < 6 {
-			want = 100 * time.Millisecond << i
-		}
-		got := b.next()
-		require.GreaterOrEqual(t, got, want*8/10)
-		require.LessOrEqual(t, got, want*12/10)
-	}
-	b.reset()
-	require.LessOrEqual(t, b.next(), 120*time.Millisecond)
-}
-
-func pgConfig(user string) *pgx.ConnConfig {
-	return &pgx.ConnConfig{Config: pgconn.Config{User: user}}
-}
-
-func TestLeaderKey(t *testing.T) {
-	base := Config{Name: "default", Postgres: pgConfig("odoo"), Databases: []string{"a", "b"}}
-	same := Config{Name: "default", Postgres: pgConfig("odoo"), Databases: []string{"b", "a"}}
-	require.Equal(t, leaderKey(base), leaderKey(same))
-	require.GreaterOrEqual(t, leaderKey(base), int64(0))
-	for _, other := range []Config{
-		{Name: "mail", Postgres: base.Postgres, Databases: base.Databases},
-		{Name: "default", Postgres: pgConfig("other"), Databases: base.Databases},
-		{Name: "default", Postgres: base.Postgres},
-	} {
-		require.NotEqual(t, leaderKey(base), leaderKey(other))
-	}
-}
-
-func TestStateNames(t *testing.T) {
-	for s := DatabaseConnecting; s <= DatabaseYielding; s++ {
-		require.NotEmpty(t, s.String())
-	}
-	require.Equal(t, "invalid", DatabaseState(99).String())
 }

@@ -1,4 +1,4 @@
-package runner
+package session
 
 import (
 	"context"
@@ -94,16 +94,16 @@ func (claimer) Claim(_ context.Context, uuids, others []string) (tasks []driver.
 }
 
 // deaf is a listener that does nothing.
-type deaf struct{ listener }
+type deaf struct{ Listener }
 
-func (deaf) rowsRead(*session, []driver.Row, []string, uint64)       {}
-func (deaf) claimed(*session, []driver.Task, []driver.Row, []string) {}
-func (deaf) scheduled(context.Context)                               {}
+func (deaf) Rows(Reading)              {}
+func (deaf) Claimed(Claims)            {}
+func (deaf) Scheduled(context.Context) {}
 
 // The row that comes with a claim is older than the claim: it has not ended the job.
 func TestRowOfAClaimIsOlder(t *testing.T) {
 	t.Parallel()
-	s := &session{out: deaf{}, conn: claimer{}}
+	s := &Session{out: deaf{}, conn: claimer{}}
 	require.NoError(t, s.claim(t.Context(), []string{"a"}, []string{"a"}))
 	require.Equal(t, map[string]stage{"a": stageClaimed}, s.foreseen.stages)
 	require.Empty(t, s.foreseen.ended)
@@ -112,7 +112,7 @@ func TestRowOfAClaimIsOlder(t *testing.T) {
 // A job that has been deleted is not remembered for ever.
 func TestDeletedJobIsNotForeseen(t *testing.T) {
 	t.Parallel()
-	s := &session{out: deaf{}, heard: time.Unix(1_700_000_000, 0)}
+	s := &Session{out: deaf{}, heard: time.Unix(1_700_000_000, 0)}
 	s.foreseen.claimed("a")
 	require.True(t, s.foreseen.wait("a", s.heard))
 	s.deliver([]string{"a"}, nil)

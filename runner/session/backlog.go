@@ -1,4 +1,4 @@
-package runner
+package session
 
 // backlog holds the jobs whose rows have to be read, each once, in the order in
 // which they were named. The zero value is empty.

@@ -1,0 +1,120 @@
+// Package exchange is the register of the open requests of a process. Requests outlive the runner
+// that sent them: when a runner is removed from the configuration and comes back, or its connection
+// settings change, the next one must know that a job which it finds enqueued or started is still
+// being waited for.
+package exchange
+
+import (
+	"context"
+	"net/http"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/safego"
+)
+
+// Register is the set of open requests. It is safe for concurrent use.
+//
+// Jobs are found by database and uuid alone, because one cluster may be reached under several
+// addresses. If two clusters hold the same job, as copies do, a runner that comes back may wait for
+// the request of the other one before it reads its own row again.
+type Register struct {
+	mu   sync.Mutex // guards the following
+	open map[channels.Key]*Exchange
+}
+
+// Exchange is one request with its answer.
+type Exchange struct {
+	// Attempt is the task that was sent, and Upstream the server that it was sent to.
+	Attempt  driver.Task
+	Upstream driver.Upstream
+
+	cancel context.CancelFunc
+
+	mu     sync.Mutex // guards the following
+	result *driver.Result
+	// ended are told the result: the runner that started it and those that attached later. Some of
+	// them may have ended themselves meanwhile.
+	ended []func(*Exchange, driver.Result)
+}
+
+// NewRegister returns an empty register.
+func NewRegister() *Register {
+	return &Register{open: make(map[channels.Key]*Exchange)}
+}
+
+// Len returns the number of open requests.
+func (r *Register) Len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.open)
+}
+
+// Lookup returns the open request of a job, nil if there is none.
+func (r *Register) Lookup(key channels.Key) *Exchange {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.open[key]
+}
+
+// Start runs a task on an upstream in a goroutine of its own. When the exchange is over, ended is
+// called from there, and so are the functions that have been attached. A panic of the driver is
+// logged, and counts as a broken exchange.
+func (r *Register) Start(
+	d driver.Driver, up driver.Upstream, attempt driver.Task, header http.Header, log func() *zap.Logger,
+	ended func(*Exchange, driver.Result),
+) *Exchange {
+	// No deadline: the request lasts as long as the job. It does not end with the runner either,
+	// because a job cannot be called back.
+	ctx, cancel := context.WithCancel(context.Background())
+	if header != nil {
+		ctx = driver.WithHeader(ctx, header)
+	}
+	x := &Exchange{Attempt: attempt, Upstream: up, cancel: cancel}
+	x.ended = append(x.ended, ended)
+	r.mu.Lock()
+	r.open[attempt.Key] = x
+	r.mu.Unlock()
+	go func() {
+		defer cancel()
+		result := driver.Result{Outcome: driver.Broken}
+		safego.Run(log, "dispatch", func() { result = d.Run(ctx, up, attempt) })
+		r.mu.Lock()
+		if r.open[attempt.Key] == x {
+			delete(r.open, attempt.Key)
+		}
+		r.mu.Unlock()
+		safego.Run(log, "dispatch", func() { x.finish(result) })
+	}()
+	return x
+}
+
+// finish records the result and passes it on.
+func (x *Exchange) finish(result driver.Result) {
+	x.mu.Lock()
+	x.result = &result
+	ended := x.ended
+	x.mu.Unlock()
+	for _, tell := range ended {
+		tell(x, result)
+	}
+}
+
+// Attach adds ended to those that are told the result. An exchange that is over already tells at
+// once.
+func (x *Exchange) Attach(ended func(*Exchange, driver.Result)) {
+	x.mu.Lock()
+	x.ended = append(x.ended, ended)
+	result := x.result
+	x.mu.Unlock()
+	if result != nil {
+		ended(x, *result)
+	}
+}
+
+// Cancel gives the request up. It ends with [driver.Broken] or [driver.NotSent], unless its answer
+// arrives first.
+func (x *Exchange) Cancel() { x.cancel() }

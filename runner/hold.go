@@ -1,0 +1,96 @@
+package runner
+
+import (
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+)
+
+const (
+	// strikesLimit is how many different jobs in a row may not have been run by their requests before
+	// the whole database is held back.
+	strikesLimit = 3
+	// holdFirst and holdLimit bound the time a database is held back.
+	holdFirst = time.Second
+	holdLimit = 30 * time.Second
+)
+
+// hold is why and how long a database is held back, so that an application that does not run its jobs
+// is not asked in a loop.
+type hold struct {
+	// until is zero if it is not.
+	until time.Time
+	why   string
+	// struck are the last different jobs whose requests ended without running them, with no other
+	// request in between, and times counts how often the database was held back for that.
+	struck []string
+	times  int
+	// lost counts connections in a row that were lost while claiming.
+	lost int
+}
+
+// strike counts a request that ended without its job having been run. When that happens to different
+// jobs one after the other, the reason is not the jobs: the database is held back for a while.
+func (d *databases) strike(db *database, uuid string) {
+	h := &db.hold
+	h.struck = append(slices.DeleteFunc(h.struck, func(s string) bool { return s == uuid }), uuid)
+	if len(h.struck) > strikesLimit {
+		h.struck = slices.Delete(h.struck, 0, 1)
+	}
+	if len(h.struck) < strikesLimit || !h.until.IsZero() {
+		return
+	}
+	d.hold(db, h.times, "the last requests ended without their jobs having been run")
+	h.times++
+}
+
+// ran notes a request that was answered for a job that has been run.
+func (h *hold) ran() { h.struck, h.times = nil, 0 }
+
+// claimsLost holds a database back whose connection was lost while jobs were being claimed: its turn
+// would come again and again at the expense of others.
+func (d *databases) claimsLost(db *database) {
+	if !db.hold.until.IsZero() {
+		return
+	}
+	d.hold(db, db.hold.lost, "the last jobs could not be claimed")
+	db.hold.lost++
+}
+
+// hold keeps the jobs of a database back for a while that grows with the number of times that this
+// has been necessary.
+func (d *databases) hold(db *database, times int, why string) {
+	pause := timing.Backoff{First: holdFirst, Limit: holdLimit, Attempts: times}
+	wait := pause.Next()
+	db.hold.until, db.hold.why = time.Now().Add(wait), why
+	d.held[db] = struct{}{}
+	d.tree.Suspend(db.Name)
+	d.setState(db, DatabaseHeld, why)
+	d.log().Warn("holding back the jobs of a database", zap.String("database", db.Name),
+		zap.String("reason", why), zap.Duration("for", wait))
+}
+
+// release lets the jobs of those databases run again that have been held back long enough.
+func (d *databases) release(now time.Time) {
+	for db := range d.held {
+		if now.Before(db.hold.until) {
+			continue
+		}
+		db.hold.until = time.Time{}
+		delete(d.held, db)
+		if db.known {
+			d.open(db)
+		}
+	}
+}
+
+// releaseAt is when the next one has been, or next if that is earlier.
+func (d *databases) releaseAt(next time.Time) time.Time {
+	for db := range d.held {
+		next = timing.Earliest(next, db.hold.until)
+	}
+	return next
+}

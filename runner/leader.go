@@ -1,0 +1,114 @@
+package runner
+
+import (
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// settleWait bounds how long a new leader starts nothing because some of its databases have not told
+// yet what runs there: those jobs occupy slots. Databases that the former leader lets go take that
+// long.
+const settleWait = 5 * time.Second
+
+// leadership is whether this process leads the runner, and whether it knows yet what runs.
+type leadership struct {
+	leading bool
+	// detail says who leads instead, or why that is not known.
+	detail string
+	// known is true when it is known who leads, be it another process.
+	known bool
+	// settled is true once the leader knows what runs in its databases, or has waited for that until
+	// settleBy, which is zero before it knows its databases.
+	settled  bool
+	settleBy time.Time
+}
+
+// settle decides whether the leader has waited long enough; settling reports whether a database may
+// still tell of jobs that run.
+func (l *leadership) settle(now time.Time, settling func() bool) {
+	if l.due().IsZero() {
+		return
+	}
+	l.settled = !now.Before(l.settleBy) || !settling()
+}
+
+// due is when waiting ends; zero if there is nothing to wait for.
+func (l *leadership) due() time.Time {
+	if l.settled {
+		return time.Time{}
+	}
+	return l.settleBy
+}
+
+// leading takes in whether this process leads, and who does if it does not.
+func (e *engine) leading(yes bool, holder string) {
+	l := &e.leadership
+	was, before := l.leading, l.detail
+	l.leading, l.detail, l.known = yes, holder, yes || holder != ""
+	switch {
+	case yes && !was:
+		e.log().Info("leading this runner")
+		e.notes.emit(Event{Kind: EventLeaderChanged, Detail: leadingDetail})
+	case !yes && holder != "" && (was || before != holder):
+		e.log().Info("master election lost: could not acquire master runner lock, standing by",
+			zap.String("holder", holder))
+		e.notes.emit(Event{Kind: EventLeaderChanged, Detail: holder})
+	}
+	if !yes && holder != "" {
+		l.settled, l.settleBy = false, time.Time{}
+		e.dropDatabases(func(*database) bool { return true })
+	}
+}
+
+// unreachable takes in that the cluster cannot be asked. The sessions live on: as long as they hold
+// the databases' own locks, no other runner can claim. But without the leader lock another node may
+// lead, so nothing new is started.
+func (e *engine) unreachable(err error) {
+	l, detail := &e.leadership, err.Error()
+	if l.leading || l.detail != detail {
+		e.log().Error("maintenance connection lost, starting no jobs until it is back", zap.Error(err))
+	}
+	if l.leading {
+		e.notes.emit(Event{Kind: EventLeaderChanged, Detail: detail})
+	}
+	l.leading, l.detail, l.known = false, detail, false
+}
+
+// discovered takes in the list of databases.
+func (e *engine) discovered(dbs []driver.Database) {
+	if !e.leadership.leading || e.shutdown.begun {
+		return
+	}
+	e.dropDatabases(func(db *database) bool { return !slices.Contains(dbs, db.Database) })
+	for _, d := range dbs {
+		if e.databases.get(d.Name) == nil {
+			e.addDatabase(d)
+		}
+	}
+	if e.leadership.settleBy.IsZero() {
+		e.leadership.settleBy = time.Now().Add(settleWait)
+	}
+}
+
+// busy takes in which databases are being dropped, renamed or copied: those who do that need them for
+// themselves.
+func (e *engine) busy(names []string) {
+	for name, db := range e.databases.byName {
+		yield := slices.Contains(names, name)
+		if yield == db.yielding {
+			continue
+		}
+		db.yielding = yield
+		if yield {
+			e.log().Info("leaving a database that is being dropped, renamed or copied", zap.String("database", name))
+			e.stopSession(db)
+			e.databases.setState(db, DatabaseYielding, "")
+		} else {
+			e.startSession(db)
+		}
+	}
+}

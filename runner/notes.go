@@ -1,0 +1,265 @@
+package runner
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
+)
+
+// outcomeDead and deadDetail are the outcome and the detail of attempts that a rescue ended.
+const (
+	outcomeDead = "dead"
+	deadDetail  = "the job was found dead"
+)
+
+// leadingDetail is the detail of [EventLeaderChanged] when this process leads.
+const leadingDetail = "leading"
+
+// notes tell what happens: as events, in the log, and in the spans of attempts. They change nothing
+// but the trails of tasks.
+type notes struct {
+	config func() Config
+	tree   *channels.Forest
+}
+
+func (n *notes) log() *zap.Logger { return n.config().Logger }
+
+// emit hands an event to those that listen.
+func (n *notes) emit(ev Event) {
+	cfg := n.config()
+	if cfg.Events == nil {
+		return
+	}
+	ev.Time, ev.Runner = time.Now(), cfg.Name
+	cfg.Events(ev)
+}
+
+// trail is what is remembered of an attempt until it ends.
+type trail struct {
+	upstream string
+	// channel is where it was dispatched.
+	channel     string
+	sent, ended time.Time
+	wait        time.Duration
+	outcome     string
+	status      int
+	// why says why the attempt came to nothing.
+	why string
+	// lost is set when it has been reported as such, rescued when it was found dead.
+	lost, rescued bool
+}
+
+// event makes an event of an attempt.
+func (t *task) event(kind EventKind, key channels.Key, channel string) Event {
+	ev := Event{
+		Kind: kind, Database: key.DB, UUID: key.UUID, Channel: channel,
+		Model: t.attempt.Model, Method: t.attempt.Method, Retry: t.attempt.Retry,
+		Upstream: t.trail.upstream, Outcome: t.trail.outcome, Status: t.trail.status, Wait: t.trail.wait,
+	}
+	if !t.trail.sent.IsZero() && !t.trail.ended.IsZero() {
+		ev.Run = t.trail.ended.Sub(t.trail.sent)
+	}
+	return ev
+}
+
+// channelOf returns the full name of a known job's channel, empty if not known.
+func (n *notes) channelOf(key channels.Key) string {
+	job, _, ok := n.tree.Lookup(key)
+	if !ok {
+		return ""
+	}
+	return channels.Normalize(job.Channel)
+}
+
+// dispatched reports that a task is being sent.
+func (n *notes) dispatched(key channels.Key, t *task, up string) {
+	now := time.Now()
+	t.trail = trail{upstream: up, sent: now}
+	if job, _, ok := n.tree.Lookup(key); ok {
+		t.trail.channel = channels.Normalize(job.Channel)
+		// The clock of the database may be ahead of ours.
+		t.trail.wait = max(1, now.Sub(time.UnixMicro(max(job.Created, job.ETA))))
+	}
+	ev := t.event(EventDispatched, key, t.trail.channel)
+	if !t.chosen.IsZero() && len(t.tried) == 0 {
+		ev.Dispatch = now.Sub(t.chosen)
+	}
+	n.emit(ev)
+}
+
+// answered reports that the request for a task ended.
+func (n *notes) answered(x *exchange.Exchange, t *task, result driver.Result) {
+	key := x.Attempt.Key
+	t.trail.outcome, t.trail.status, t.trail.ended = result.Outcome.String(), result.Status, time.Now()
+	channel := t.trail.channel
+	if channel == "" {
+		channel = n.channelOf(key)
+	}
+	ev := t.event(EventAnswered, key, channel)
+	if result.Err != nil {
+		ev.Detail = result.Err.Error()
+	}
+	t.span.answered(&ev)
+	n.emit(ev)
+	if result.Outcome != driver.Answered {
+		n.log().Error("exception in GET "+x.Upstream.Name, zap.String("database", key.DB),
+			zap.String("uuid", key.UUID), zap.Stringer("outcome", result.Outcome),
+			zap.Int("status", result.Status), zap.Error(result.Err))
+	}
+}
+
+// lost reports, once, that a task goes on without its request.
+func (n *notes) lost(key channels.Key, t *task) {
+	if t.result == nil || t.trail.lost {
+		return
+	}
+	t.trail.lost = true
+	n.emit(t.event(EventJobLost, key, n.channelOf(key)))
+}
+
+// unclaimed reports that a task is being put back.
+func (n *notes) unclaimed(key channels.Key, t *task, stopping bool) {
+	switch {
+	case t.result != nil && t.result.Err != nil:
+		t.trail.why = t.result.Err.Error()
+	case t.result != nil:
+		t.trail.why = "Odoo answered without running it"
+	case stopping:
+		t.trail.why = "the runner is stopping"
+	case t.trail.sent.IsZero() && t.row != nil:
+		t.trail.why = "nobody started it"
+	default:
+		t.trail.why = "there is no upstream to send it to"
+	}
+	ev := t.event(EventUnclaimed, key, n.channelOf(key))
+	ev.Detail = t.trail.why
+	n.emit(ev)
+}
+
+// ended reports the end of an attempt, before the tree forgets the job. What was only being claimed
+// is none. served is whether the job's database is.
+func (n *notes) ended(key channels.Key, t *task, served bool) {
+	if t.phase == phaseClaiming {
+		return
+	}
+	var channel string
+	if !t.gone && t.row.Channel != "" {
+		channel = channels.Normalize(t.row.Channel)
+	} else {
+		channel = n.channelOf(key)
+	}
+	// A job that went on without its request ended just now.
+	if t.trail.ended.IsZero() || t.trail.lost {
+		t.trail.ended = time.Now()
+	}
+	kind, detail := t.ending(served)
+	ev := t.event(kind, key, channel)
+	ev.Detail = detail
+	if kind == EventJobRescued || kind == EventJobFailed && t.trail.rescued {
+		ev.Outcome = outcomeDead
+	}
+	n.logEnd(&ev)
+	t.span.end(&ev)
+	n.emit(ev)
+	if kind != EventJobFailed {
+		return
+	}
+	if st, ok := n.tree.Channel(key.DB, channel); ok && st.Sequential {
+		n.emit(t.event(EventChannelBlocked, key, channel))
+	}
+}
+
+// ending says what became of an attempt.
+func (t *task) ending(served bool) (kind EventKind, detail string) {
+	switch {
+	case t.gone && !served:
+		return EventJobGone, "the database is not served any more"
+	case t.gone:
+		return EventJobGone, "the job was deleted"
+	case t.row.State == channels.Done:
+		return EventJobDone, ""
+	case t.row.State == channels.Failed && t.trail.rescued:
+		return EventJobFailed, deadDetail
+	case t.row.State == channels.Failed:
+		return EventJobFailed, ""
+	case t.row.State == channels.Cancelled:
+		return EventJobGone, "the job was cancelled"
+	case t.trail.rescued:
+		return EventJobRescued, deadDetail
+	case t.trail.why != "" && t.phase == phaseUnclaiming:
+		return EventJobNotRun, t.trail.why
+	}
+	return EventJobRetried, ""
+}
+
+// endings are the messages of the one log line that every attempt gets.
+var endings = map[EventKind]string{
+	EventJobDone:    "job done",
+	EventJobFailed:  "job failed",
+	EventJobRetried: "job retried",
+	EventJobNotRun:  "job not run",
+	EventJobRescued: "job rescued",
+	EventJobGone:    "job gone",
+}
+
+// logEnd writes that line, with its own logger so that it can be selected.
+func (n *notes) logEnd(ev *Event) {
+	entry := n.log().Named("attempt").Check(zap.InfoLevel, endings[ev.Kind])
+	if entry == nil {
+		return
+	}
+	entry.Write(zap.String("database", ev.Database), zap.String("uuid", ev.UUID), zap.String("channel", ev.Channel),
+		zap.String("model", ev.Model), zap.String("method", ev.Method), zap.Int32("retry", ev.Retry),
+		zap.Duration("waited", ev.Wait), zap.Duration("ran", ev.Run), zap.String("upstream", ev.Upstream),
+		zap.String("outcome", ev.Outcome), zap.Int("status", ev.Status), zap.String("detail", ev.Detail))
+}
+
+// stateEvents are the kinds of the states of a database that are events.
+var stateEvents = map[DatabaseState]EventKind{
+	DatabaseReady:       EventDatabaseReady,
+	DatabaseUnhealthy:   EventDatabaseUnhealthy,
+	DatabaseUnreachable: EventDatabaseLost,
+	DatabaseHeld:        EventDatabaseHeld,
+	DatabaseStandby:     EventDatabaseStandby,
+}
+
+// state reports a transition of a database.
+func (n *notes) state(db *database) {
+	if kind, ok := stateEvents[db.state]; ok {
+		n.emit(Event{Kind: kind, Database: db.Name, Detail: db.detail})
+	}
+}
+
+// repaired tells of jobs that a snapshot put right although a notification should have. That is a sign
+// of a mistake somewhere. named are the jobs that notifications have named meanwhile.
+func (n *notes) repaired(db *database, named map[string]struct{}) {
+	missed := slices.DeleteFunc(db.repairs, func(uuid string) bool {
+		_, ok := named[uuid]
+		return ok
+	})
+	db.repairs = nil
+	if len(missed) > 0 {
+		n.emit(Event{Kind: EventResyncRepaired, Database: db.Name, Count: len(missed)})
+		n.log().Warn("a full read repaired what no notification had told", zap.String("database", db.Name),
+			zap.Int("jobs", len(missed)), zap.String("first", missed[0]))
+	}
+}
+
+// pause reports the begin or end of a pause.
+func (n *notes) pause(kind EventKind, p *Pause) {
+	n.log().Info("jobs "+string(kind), zap.String("database", p.Database), zap.String("channel", p.Channel),
+		zap.Stringer("pause", p))
+	n.emit(Event{Kind: kind, Database: p.Database, Channel: p.Channel, Detail: p.String()})
+}
+
+// drain reports the begin or end of a drain.
+func (n *notes) drain(kind EventKind, d Drain) {
+	n.log().Info(fmt.Sprintf("%s: %s", kind, d.Upstream), zap.String("by", d.By), zap.String("note", d.Note))
+	n.emit(Event{Kind: kind, Upstream: d.Upstream, Detail: d.By})
+}

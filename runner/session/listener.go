@@ -1,0 +1,75 @@
+package session
+
+import (
+	"context"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// Listener is told what one session finds out about its database. Its methods are called from the
+// session's goroutine and must not block, except SnapshotRows and Scheduled.
+type Listener interface {
+	// State reports a step towards readiness or a reason why not. detail is the error, or, for
+	// [Standby], who has the lock.
+	State(state State, detail string)
+	Fingerprinted(fp driver.Fingerprint)
+	// Channels brings the channels that are configured in the database; err says why there are none
+	// that could be used.
+	Channels(cfgs []channels.Config, err error)
+
+	// SnapshotBegin, SnapshotRows and SnapshotEnd bring a snapshot. SnapshotRows may block until the
+	// listener has caught up; it reports whether it has taken all earlier rows, so that their memory
+	// can be used again. named are the jobs that notifications have named and that have not been read
+	// since.
+	SnapshotBegin()
+	SnapshotRows(ctx context.Context, rows []driver.Row) (earlier bool)
+	SnapshotEnd(named map[string]struct{})
+
+	// Rows brings rows that were read.
+	Rows(r Reading)
+	// Claimed brings the result of a claim.
+	Claimed(c Claims)
+	// Scheduled returns when the listener has taken in what it was told, and has given its orders.
+	Scheduled(ctx context.Context)
+	// Unclaimed brings the tasks that were to be put back, and the rows of those that were.
+	Unclaimed(tasks []driver.Task, changed []driver.Row)
+	Inspected(found []driver.Liveness)
+	Rescued(rows []driver.Row)
+}
+
+// State is where a session stands that does not serve its database.
+type State uint8
+
+const (
+	// Connecting: a connection is being made.
+	Connecting State = iota
+	// Unreachable: no connection could be established.
+	Unreachable
+	// Standby: another program holds the database's lock.
+	Standby
+	// Lost: the connection that served the database has ended.
+	Lost
+	// Changed: the same, because the database cannot be served as before.
+	Changed
+)
+
+// Reading is the result of a read.
+type Reading struct {
+	Rows []driver.Row
+	// Gone are the jobs that have no row.
+	Gone []string
+	// Read is the number of the last call of [Session.Read] that this answers.
+	Read uint64
+	// Notified is the number of notifications of others' changes that have arrived since the
+	// reading before.
+	Notified int
+}
+
+// Claims is the result of a claim: the tasks that were got, and how the rows look of jobs that were
+// not. Gone are those without a row.
+type Claims struct {
+	Got    []driver.Task
+	Missed []driver.Row
+	Gone   []string
+}

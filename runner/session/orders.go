@@ -1,0 +1,118 @@
+package session
+
+import (
+	"slices"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// orders is what a session is to do next.
+type orders struct {
+	claims   []string
+	reads    []string
+	unclaims []driver.Task
+	inspects []string
+	rescues  []driver.Liveness
+	// resync asks for a snapshot now, channels for the database's channels.
+	resync, channels bool
+	// read is the number of the last order to read; see [Session.Read].
+	read uint64
+}
+
+func (o *orders) empty() bool {
+	return len(o.claims) == 0 && len(o.reads) == 0 && len(o.unclaims) == 0 &&
+		len(o.inspects) == 0 && len(o.rescues) == 0 && !o.resync && !o.channels
+}
+
+// Claim orders to mark jobs enqueued, which [Listener.Claimed] answers.
+func (s *Session) Claim(uuids ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.claims = append(s.todo.claims, uuids...)
+	s.wake()
+}
+
+// DropClaims takes back the claims that have not been made yet, and returns them.
+func (s *Session) DropClaims() (uuids []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	uuids, s.todo.claims = s.todo.claims, nil
+	return uuids
+}
+
+// Read orders a read of jobs, which [Listener.Rows] answers, and returns its number: rows that
+// arrive with that number or a later one were read after this call.
+func (s *Session) Read(uuids ...string) (number uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.read++
+	s.todo.reads = append(s.todo.reads, uuids...)
+	s.wake()
+	return s.todo.read
+}
+
+// Unread takes back an order to read a job, if it has not been carried out yet.
+func (s *Session) Unread(uuid string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.todo.reads, uuid); i >= 0 {
+		s.todo.reads = slices.Delete(s.todo.reads, i, i+1)
+	}
+}
+
+// Unclaim orders to put a task back to pending, which [Listener.Unclaimed] answers.
+func (s *Session) Unclaim(t driver.Task) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.unclaims = append(s.todo.unclaims, t)
+	s.wake()
+}
+
+// Inspect orders to inspect these tasks, in place of those that have not been inspected yet.
+// [Listener.Inspected] answers.
+func (s *Session) Inspect(uuids []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.inspects = uuids
+	s.wake()
+}
+
+// Rescue orders to put dead tasks back, which [Listener.Rescued] answers.
+func (s *Session) Rescue(dead ...driver.Liveness) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.rescues = append(s.todo.rescues, dead...)
+	s.wake()
+}
+
+// Resync orders a snapshot.
+func (s *Session) Resync() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.resync = true
+	s.wake()
+}
+
+// ReloadChannels orders to read the database's channels.
+func (s *Session) ReloadChannels() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.channels = true
+	s.wake()
+}
+
+// wake ends the wait for notifications. The caller holds mu.
+func (s *Session) wake() {
+	if s.interrupt != nil {
+		s.interrupt()
+	}
+}
+
+// take returns the orders and leaves none.
+func (s *Session) take() orders {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.todo
+	s.todo = orders{read: o.read}
+	return o
+}

@@ -1,0 +1,341 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+)
+
+const (
+	readTimeout = 30 * time.Second
+	// claimTimeout is short because jobs that are being claimed occupy slots that the jobs of other
+	// databases may be waiting for.
+	claimTimeout   = 5 * time.Second
+	unclaimTimeout = 30 * time.Second
+	rescueTimeout  = 30 * time.Second
+
+	// probeInterval is how long a session may stay silent, and probeTimeout how long PostgreSQL may
+	// take to show that it is there. A connection that has died without a word shows only so.
+	probeInterval = 10 * time.Second
+	probeTimeout  = 5 * time.Second
+	// probeLimit is the time between two probes of a session that is never silent: what is heard does
+	// not show that nothing is missing.
+	probeLimit = 30 * time.Second
+	// echoTimeout is how long the notification of our own claim may take before the session counts as
+	// deaf.
+	echoTimeout = 10 * time.Second
+	// resyncInterval is the time between two snapshots of a healthy database.
+	resyncInterval = 5 * time.Minute
+
+	// readBatch bounds one read, claimBatch one claim. Between two reads claims have their turn, so
+	// that the first jobs of a very large commit start while the others are still being read: the
+	// first read of many is one of readBatchFirst, and each that follows is of readBatchGrowth times
+	// as many.
+	readBatch       = 1000
+	readBatchFirst  = 100
+	readBatchGrowth = 4
+	claimBatch      = 1000
+)
+
+// SilenceLimit is how long a live session may not have heard of PostgreSQL: probes are sent in
+// between.
+const SilenceLimit = probeInterval + probeTimeout
+
+// loop serves until the connection is lost. Batches form by themselves: what
+// arrives during a round trip goes with the next one.
+func (s *Session) loop(ctx context.Context) error {
+	for {
+		if err := s.wait(ctx); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		o := s.take()
+		s.read = max(s.read, o.read)
+		now := time.Now()
+		for _, uuid := range o.reads {
+			s.foreseen.end(uuid, now)
+			s.dirty.add(uuid)
+		}
+		for _, uuid := range s.foreseen.take(now) {
+			s.dirty.add(uuid)
+		}
+		if o.resync {
+			s.resyncAt = time.Time{}
+		}
+		if o.channels || s.reload {
+			if err := s.readChannels(ctx); err != nil {
+				return err
+			}
+		}
+		if err := s.execute(ctx, &o); err != nil {
+			return err
+		}
+		if err := s.attend(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// wait collects notifications, and blocks as long as there is nothing to do.
+func (s *Session) wait(ctx context.Context) error {
+	wctx, cancel := context.WithDeadline(ctx, s.deadline())
+	defer cancel()
+	s.mu.Lock()
+	if !s.todo.empty() || s.dirty.len() > 0 || s.reload {
+		cancel() // only what has arrived already
+	}
+	s.interrupt = cancel
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.interrupt = nil
+		s.mu.Unlock()
+	}()
+	return s.listen(wctx)
+}
+
+// collect takes the notifications that have arrived already.
+func (s *Session) collect(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	return s.listen(ctx)
+}
+
+// listen waits for notifications as long as ctx allows, and notes the jobs.
+func (s *Session) listen(ctx context.Context) error {
+	n, err := s.conn.Wait(ctx)
+	if err != nil {
+		return fmt.Errorf("wait for notifications: %w", err)
+	}
+	if len(n.Changed) > 0 || len(n.Echoes) > 0 || n.Reload {
+		s.heard = time.Now()
+	}
+	if len(n.Echoes) > 0 {
+		s.echoSince = time.Time{}
+	}
+	s.reload = s.reload || n.Reload
+	for _, uuid := range n.Changed {
+		if !s.foreseen.wait(uuid, s.heard) {
+			s.dirty.add(uuid)
+		}
+	}
+	s.pulse.beat(s.heard)
+	if len(n.Changed) > 0 {
+		s.pulse.notified.Add(uint64(len(n.Changed)))
+		s.notified += len(n.Changed)
+	}
+	return nil
+}
+
+// deadline is when the session has something to do by itself.
+func (s *Session) deadline() time.Time {
+	d := timing.Earliest(s.heard.Add(probeInterval), s.resyncAt)
+	if !s.echoSince.IsZero() {
+		d = timing.Earliest(d, s.echoSince.Add(echoTimeout))
+	}
+	if due := s.foreseen.due(); !due.IsZero() {
+		d = timing.Earliest(d, due)
+	}
+	return d
+}
+
+// execute carries orders out. Claims and reads go together. While there is more to
+// read than one read takes, claims go first and alone, or each would wait for rows
+// that have nothing to do with it.
+func (s *Session) execute(ctx context.Context, o *orders) error {
+	if s.batch > 0 {
+		if err := s.claimAll(ctx, o.claims, nil); err != nil {
+			return err
+		}
+		o.claims = nil
+	}
+	if err := s.claimAll(ctx, o.claims, s.nextRead(o.reads)); err != nil {
+		return err
+	}
+	if len(o.unclaims) > 0 {
+		var rows []driver.Row
+		err := s.call(ctx, "put jobs back", unclaimTimeout, func(ctx context.Context) (err error) {
+			rows, err = s.conn.Unclaim(ctx, o.unclaims)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		s.out.Unclaimed(o.unclaims, rows)
+	}
+	return s.revive(ctx, o)
+}
+
+// nextRead takes the jobs of one read: of those that changed or were asked for, the latter first,
+// because slots depend on them.
+func (s *Session) nextRead(first []string) []string {
+	uuids := s.dirty.take(first, max(s.batch, readBatchFirst))
+	s.batch = 0
+	if s.dirty.len() > 0 {
+		s.batch = min(readBatch, readBatchGrowth*len(uuids))
+	}
+	for _, uuid := range uuids {
+		s.foreseen.read(uuid)
+	}
+	return uuids
+}
+
+// claimAll makes the claims that have been ordered, and one read along with the
+// first of them.
+func (s *Session) claimAll(ctx context.Context, claims, reads []string) error {
+	for len(claims) > 0 {
+		n := min(len(claims), claimBatch)
+		if err := s.claim(ctx, claims[:n], reads); err != nil {
+			return err
+		}
+		claims, reads = claims[n:], nil
+	}
+	if len(reads) == 0 {
+		return nil
+	}
+	rows, err := s.readRows(ctx, reads)
+	if err != nil {
+		return err
+	}
+	s.deliver(reads, rows)
+	s.out.Scheduled(ctx)
+	return nil
+}
+
+// deliver hands over what was read. The listener's Scheduled is to be called after it: what the rows
+// let start is ordered by then, so that the claim is the next thing that the connection does, and
+// waiting for notifications need not be interrupted.
+func (s *Session) deliver(uuids []string, rows []driver.Row) {
+	for i := range rows {
+		if !rows[i].State.Running() {
+			s.foreseen.end(rows[i].UUID, s.heard)
+		}
+	}
+	missing := gone(uuids, rows)
+	for _, uuid := range missing {
+		s.foreseen.end(uuid, s.heard)
+	}
+	s.out.Rows(Reading{Rows: rows, Gone: missing, Read: s.read, Notified: s.notified})
+	s.notified = 0
+}
+
+func (s *Session) readRows(ctx context.Context, uuids []string) (rows []driver.Row, err error) {
+	err = s.call(ctx, "read jobs", readTimeout, func(ctx context.Context) (err error) {
+		rows, err = s.conn.Read(ctx, uuids)
+		return err
+	})
+	return rows, err
+}
+
+// gone returns those of the jobs that have no row.
+func gone(uuids []string, rows []driver.Row) []string {
+	if len(rows) == len(uuids) {
+		return nil
+	}
+	found := make(map[string]struct{}, len(rows))
+	for i := range rows {
+		found[rows[i].UUID] = struct{}{}
+	}
+	return without(uuids, found)
+}
+
+// without returns those of list that are not in a set.
+func without(list []string, set map[string]struct{}) (rest []string) {
+	for _, v := range list {
+		if _, ok := set[v]; !ok {
+			rest = append(rest, v)
+		}
+	}
+	return rest
+}
+
+// claim marks jobs enqueued, and reads those that it did not get, so that the listener learns why.
+// The rows of reads come first: they are older than the claim.
+func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
+	var got []driver.Task
+	var rows []driver.Row
+	err := s.call(ctx, "claim jobs", claimTimeout, func(ctx context.Context) (err error) {
+		got, rows, err = s.conn.Claim(ctx, uuids, reads)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if len(got) > 0 && s.echoSince.IsZero() {
+		s.echoSince = time.Now()
+	}
+	if len(reads) > 0 {
+		s.deliver(reads, rows)
+	}
+	for i := range got {
+		s.foreseen.claimed(got[i].UUID)
+	}
+	// At once: should the read below fail, these have been claimed all the same.
+	s.out.Claimed(Claims{Got: got})
+	if len(reads) > 0 {
+		s.out.Scheduled(ctx)
+	}
+	if len(got) == len(uuids) {
+		return nil
+	}
+	taken := make(map[string]struct{}, len(got))
+	for i := range got {
+		taken[got[i].UUID] = struct{}{}
+	}
+	missed := without(uuids, taken)
+	if rows, err = s.readRows(ctx, missed); err == nil {
+		s.out.Claimed(Claims{Missed: rows, Gone: gone(missed, rows)})
+	}
+	return err
+}
+
+// revive inspects and rescues.
+func (s *Session) revive(ctx context.Context, o *orders) error {
+	if len(o.inspects) > 0 {
+		var found []driver.Liveness
+		err := s.call(ctx, "inspect jobs", rescueTimeout, func(ctx context.Context) (err error) {
+			found, err = s.conn.Inspect(ctx, o.inspects)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		s.out.Inspected(found)
+	}
+	if len(o.rescues) == 0 {
+		return nil
+	}
+	var rows []driver.Row
+	err := s.call(ctx, "rescue jobs", rescueTimeout, func(ctx context.Context) (err error) {
+		rows, err = s.conn.Rescue(ctx, o.rescues)
+		return err
+	})
+	if err == nil {
+		s.out.Rescued(rows)
+	}
+	return err
+}
+
+// attend does what is due by the clock: resync, echo watch, probe.
+func (s *Session) attend(ctx context.Context) error {
+	now := time.Now()
+	if !now.Before(s.resyncAt) {
+		if err := s.recheck(ctx); err != nil {
+			return err
+		}
+		return s.snapshot(ctx)
+	}
+	if !s.echoSince.IsZero() && now.Sub(s.echoSince) >= echoTimeout {
+		return fmt.Errorf("no notification of our own claim within %s: %w", echoTimeout, driver.ErrLost)
+	}
+	if now.Sub(s.heard) >= probeInterval || now.Sub(s.probed) >= probeLimit {
+		s.probed = now
+		return s.call(ctx, "probe", probeTimeout, s.conn.Probe)
+	}
+	return nil
+}

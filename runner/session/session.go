@@ -1,0 +1,258 @@
+// Package session has the connection to one database: it connects, examines the database, takes its
+// lock, listens, reads every job, and then carries orders out and reads what notifications name,
+// until the connection is lost; again and again, until its context ends.
+//
+// A session is told what to do by the methods of [Session], which never block, and reports to a
+// [Listener].
+//
+// # No gap
+//
+// LISTEN is committed before the snapshot is read. A commit before the snapshot is seen by the
+// snapshot; a commit after LISTEN arrives as a notification; one in between is seen twice, so
+// applying a row must be idempotent.
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/safego"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+)
+
+// Timeouts and intervals of a connection. Every call to the driver has one.
+const (
+	connectTimeout     = 10 * time.Second
+	fingerprintTimeout = 10 * time.Second
+	lockTimeout        = 5 * time.Second
+	listenTimeout      = 5 * time.Second
+	closeTimeout       = 2 * time.Second
+
+	// lockInterval is the time between two attempts to take a lock that another program has.
+	lockInterval = 2 * time.Second
+
+	// reconnectFirst and reconnectLimit bound the pause before the next connection.
+	reconnectFirst = 500 * time.Millisecond
+	reconnectLimit = 5 * time.Second
+	// stableAfter is how long a connection must have served before the next one is made without a
+	// growing pause.
+	stableAfter = 10 * time.Second
+)
+
+// Config is what a session needs of a runner's configuration. It is asked for again whenever it is
+// needed, because it may change.
+type Config struct {
+	Driver   driver.Driver
+	Postgres *pgx.ConnConfig
+	// DatabaseChannels is set where the channels that are configured in the database count.
+	DatabaseChannels bool
+	// DiscoverInterval is the time between two connections to a database that has nothing to serve.
+	DiscoverInterval time.Duration
+	Logger           *zap.Logger
+}
+
+// Session serves one database. The methods that give orders, and Pulse, are safe for concurrent use.
+type Session struct {
+	database string
+	config   func() Config
+	out      Listener
+
+	conn driver.Session
+
+	mu        sync.Mutex // guards the following
+	todo      orders
+	interrupt context.CancelFunc
+
+	// The rest belongs to the session's goroutine.
+	dirty    backlog
+	foreseen foreseen
+	read     uint64    // the last order to read that dirty contains
+	heard    time.Time // when PostgreSQL was last heard
+	batch    int       // the size of the next read, if that is one of many
+	notified int       // the notifications that the listener has not been told of
+	reload   bool      // the database's channels have changed
+	// echoSince is when the oldest claim without an echo was made; zero if there is none.
+	echoSince time.Time
+	resyncAt  time.Time
+	probed    time.Time // when the last probe began, or the last snapshot ended
+
+	pulse pulse
+}
+
+// New returns a session of a database. [Session.Run] connects it.
+func New(database string, config func() Config, out Listener) *Session {
+	return &Session{database: database, config: config, out: out}
+}
+
+// Run serves the database until ctx ends. A panic ends one connection, not the service.
+func (s *Session) Run(ctx context.Context) {
+	log := func() *zap.Logger { return s.config().Logger }
+	for ctx.Err() == nil && !safego.Run(log, "session", func() { s.run(ctx) }) {
+		s.out.State(Lost, "panic")
+		timing.Sleep(ctx, reconnectLimit)
+	}
+}
+
+func (s *Session) run(ctx context.Context) {
+	pause := timing.Backoff{First: reconnectFirst, Limit: reconnectLimit}
+	for ctx.Err() == nil {
+		s.out.State(Connecting, "")
+		found, err := s.serve(ctx, &pause)
+		if ctx.Err() != nil {
+			return
+		}
+		d := pause.Next()
+		if err == nil && (found.Health == driver.Undetected || found.Health == driver.Neutralized) {
+			// No connection is kept; the application may be installed some day, or the mark
+			// removed.
+			d = timing.Jitter(s.config().DiscoverInterval)
+			pause.Reset()
+		}
+		if !timing.Sleep(ctx, d) {
+			return
+		}
+	}
+}
+
+// serve is one connection's life. A nil error means that there is nothing to
+// serve, for the reason that the fingerprint gives.
+func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found driver.Fingerprint, err error) {
+	cfg := s.config()
+	err = timing.Within(ctx, connectTimeout, func(ctx context.Context) (err error) {
+		s.conn, err = cfg.Driver.OpenSession(ctx, cfg.Postgres, s.database)
+		return err
+	})
+	if err != nil {
+		s.out.State(Unreachable, err.Error())
+		return found, err
+	}
+	defer s.close(ctx)
+	found, err = s.prepare(ctx)
+	if err != nil || found.Health != driver.Healthy {
+		if err != nil && ctx.Err() == nil {
+			s.out.State(Unreachable, err.Error())
+		}
+		return found, err
+	}
+	s.pulse.begin()
+	// From here on the engine knows the session: orders of an earlier
+	// connection mean nothing to this one.
+	s.take()
+	s.dirty.clear()
+	s.foreseen = foreseen{}
+	s.batch = 0
+	s.echoSince = time.Time{}
+	err = s.snapshot(ctx)
+	if err == nil {
+		began := time.Now()
+		if err = s.loop(ctx); time.Since(began) >= stableAfter {
+			pause.Reset()
+		}
+	}
+	s.pulse.end()
+	s.lost(err)
+	return found, err
+}
+
+// lost reports the end of a connection that had been established.
+func (s *Session) lost(err error) {
+	switch {
+	case errors.Is(err, errChanged):
+		s.out.State(Changed, err.Error())
+	case err != nil:
+		s.out.State(Lost, err.Error())
+	default:
+		s.out.State(Lost, "stopped")
+	}
+}
+
+// prepare goes the way from a connection to one that holds the lock and listens.
+func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err error) {
+	if found, err = s.fingerprint(ctx); err != nil {
+		return found, err
+	}
+	s.out.Fingerprinted(found)
+	if found.Health != driver.Healthy {
+		return found, nil
+	}
+	if err := s.lock(ctx); err != nil {
+		return found, err
+	}
+	if err := timing.Within(ctx, listenTimeout, s.conn.Listen); err != nil {
+		return found, fmt.Errorf("listen: %w", err)
+	}
+	return found, nil
+}
+
+func (s *Session) fingerprint(ctx context.Context) (found driver.Fingerprint, err error) {
+	err = s.call(ctx, "fingerprint", fingerprintTimeout, func(ctx context.Context) (err error) {
+		if follower, ok := s.conn.(driver.Follower); ok {
+			follower.Follow(s.config().Driver)
+		}
+		found, err = s.conn.Fingerprint(ctx)
+		return err
+	})
+	return found, err
+}
+
+// recheck finds out whether the database is what it was when the connection was made: the
+// application can be removed, or brought up to another generation.
+func (s *Session) recheck(ctx context.Context) error {
+	found, err := s.fingerprint(ctx)
+	if err != nil {
+		return err
+	}
+	s.out.Fingerprinted(found)
+	if found.Health != driver.Healthy {
+		return fmt.Errorf("%w: %s: %s", errChanged, found.Health, found.Description)
+	}
+	return nil
+}
+
+// errChanged ends a connection whose database cannot be served as before.
+var errChanged = errors.New("the database has changed")
+
+// lock waits until no other runner serves the database.
+func (s *Session) lock(ctx context.Context) error {
+	for {
+		var l driver.Lock
+		err := timing.Within(ctx, lockTimeout, func(ctx context.Context) (err error) {
+			l, err = s.conn.Lock(ctx)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("take the runner lock: %w", err)
+		}
+		if l.Held {
+			return nil
+		}
+		s.out.State(Standby, l.Holder)
+		if !timing.Sleep(ctx, timing.Jitter(lockInterval)) {
+			return ctx.Err()
+		}
+	}
+}
+
+// close ends the connection; the database's lock goes with it.
+func (s *Session) close(ctx context.Context) {
+	_ = timing.Within(context.WithoutCancel(ctx), closeTimeout, s.conn.Close)
+}
+
+// call makes one call to the driver. A statement that failed although the
+// connection lives is as bad as a lost connection: what it should have done is
+// not done, and a new snapshot is the way to know where things stand.
+func (s *Session) call(ctx context.Context, doing string, timeout time.Duration, f func(context.Context) error) error {
+	if err := timing.Within(ctx, timeout, f); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	s.heard = time.Now()
+	s.pulse.beat(s.heard)
+	return nil
+}

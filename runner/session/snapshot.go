@@ -1,0 +1,85 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+)
+
+const (
+	snapshotTimeout = 10 * time.Minute
+	channelsTimeout = 10 * time.Second
+	// snapshotChunk is the number of rows that travel together from a snapshot to the listener.
+	snapshotChunk = 1000
+)
+
+// snapshot reads every job. It is the only way a lost notification is repaired, so it follows every
+// LISTEN and comes back every few minutes.
+func (s *Session) snapshot(ctx context.Context) error {
+	if err := s.readChannels(ctx); err != nil {
+		return err
+	}
+	s.out.SnapshotBegin()
+	var chunk, before []driver.Row
+	err := timing.Within(ctx, snapshotTimeout, func(ctx context.Context) error {
+		return s.conn.Snapshot(ctx, func(row driver.Row) {
+			if chunk == nil {
+				chunk = make([]driver.Row, 0, snapshotChunk)
+			}
+			if chunk = append(chunk, row); len(chunk) < snapshotChunk {
+				return
+			}
+			if !s.out.SnapshotRows(ctx, chunk) {
+				before = nil
+			}
+			chunk, before = before[:0], chunk
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	s.out.SnapshotRows(ctx, chunk)
+	if err := s.collect(ctx); err != nil {
+		return err
+	}
+	named := s.dirty.copy()
+	maps.Copy(named, s.foreseen.waiting.set)
+	s.out.SnapshotEnd(named)
+	now := time.Now()
+	s.heard, s.probed, s.resyncAt = now, now, now.Add(timing.Jitter(resyncInterval))
+	s.pulse.beat(now)
+	s.pulse.synced.Store(now.UnixMicro())
+	return nil
+}
+
+// readChannels reads the channels that are configured in the database, where these count.
+func (s *Session) readChannels(ctx context.Context) error {
+	s.reload = false
+	if !s.config().DatabaseChannels {
+		return nil
+	}
+	reader, ok := s.conn.(driver.ChannelReader)
+	if !ok {
+		s.out.Channels(nil, errNoChannels)
+		return nil
+	}
+	var cfgs []channels.Config
+	err := s.call(ctx, "read the channels", channelsTimeout, func(ctx context.Context) (err error) {
+		cfgs, err = reader.Channels(ctx)
+		return err
+	})
+	if err != nil && !errors.Is(err, driver.ErrChannels) {
+		return err
+	}
+	s.out.Channels(cfgs, err)
+	return nil
+}
+
+// errNoChannels is what a driver without such channels has to say.
+var errNoChannels = fmt.Errorf("%w: the driver knows of none", driver.ErrChannels)

@@ -1,0 +1,51 @@
+package runner
+
+import (
+	"sync"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+)
+
+// shutdown is how far the end of an engine has come.
+type shutdown struct {
+	begun bool
+	// quiet is closed when the engine is stopping and no statement is under way, drained when no
+	// request is open either.
+	quiet, drained         chan struct{}
+	onceQuiet, onceDrained sync.Once
+}
+
+// check tells [Runner.Stop] when no statement is under way any more, and when no request is.
+func (s *shutdown) check(tasks map[channels.Key]*task) {
+	quiet, drained := true, true
+	for _, t := range tasks {
+		switch t.phase {
+		case phaseClaiming, phaseUnclaiming:
+			quiet, drained = false, false
+		case phaseOpen, phaseAsked:
+			drained = false
+		case phaseWatched:
+		}
+	}
+	if quiet {
+		s.onceQuiet.Do(func() { close(s.quiet) })
+	}
+	if drained {
+		s.onceDrained.Do(func() { close(s.drained) })
+	}
+}
+
+// drain begins the end: nothing new is claimed, and what was about to be is not.
+func (e *engine) drain() {
+	e.shutdown.begun = true
+	for _, db := range e.databases.byName {
+		if db.session == nil {
+			continue
+		}
+		for _, uuid := range db.session.DropClaims() {
+			key := channels.Key{DB: db.Name, UUID: uuid}
+			delete(e.tasks, key)
+			e.requeue(key)
+		}
+	}
+}

@@ -1,0 +1,424 @@
+// Package upstream is the pool of the servers that run tasks: which of them are up, which are being
+// drained, and which gets the next task.
+package upstream
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+)
+
+const (
+	// checkTimeout bounds one check of a server.
+	checkTimeout = 2 * time.Second
+	// checkRetryFirst and checkRetryLimit bound the pause between two checks of a server that is
+	// down.
+	checkRetryFirst = 250 * time.Millisecond
+	checkRetryLimit = 5 * time.Second
+	// targetsTimeout bounds the look-up of the servers, which may ask the DNS.
+	targetsTimeout = 5 * time.Second
+)
+
+// Targets is the set of servers that can run jobs. It is asked every few seconds and may change its
+// answer.
+type Targets interface {
+	Upstreams(ctx context.Context) ([]driver.Upstream, error)
+}
+
+// Config is what the pool needs of a runner's configuration. It is asked for again whenever it is
+// needed, because it may change.
+type Config struct {
+	// Driver checks the servers.
+	Driver driver.Driver
+	// Targets names the servers.
+	Targets Targets
+	Logger  *zap.Logger
+}
+
+// Observer is told what changes. Its methods may be called from any goroutine. They must not block,
+// nor ask the pool anything.
+type Observer interface {
+	// Up and Down report that a server takes tasks, or takes none for a reason.
+	Up(name string)
+	Down(name, reason string)
+	// Listed reports that the servers have been looked up.
+	Listed()
+}
+
+// Drain keeps a server from getting new tasks.
+type Drain struct {
+	Upstream string
+	Since    time.Time
+	By, Note string
+}
+
+// Status is what is known of one server.
+type Status struct {
+	Name string
+	Up   bool
+	// Reason says why it is not up.
+	Reason string
+	// InFlight is the number of our own requests there.
+	InFlight int
+	// Drain is set while an operator drains it: it gets no new jobs, and may be stopped when
+	// InFlight is 0.
+	Drain *Drain
+}
+
+// Pool is the set of servers with their health and our requests there. It is safe for concurrent
+// use. Counters and health are kept by name, over reloads.
+type Pool struct {
+	config func() Config
+	out    Observer
+	// spawn runs a function in a goroutine that survives a panic and ends with the runner.
+	spawn func(name string, f func())
+
+	mu     sync.Mutex // guards the following
+	states map[string]*server
+	order  []string
+	turn   int
+	// drained are the servers that get no new tasks.
+	drained map[string]Drain
+	// asking is true while the servers are being looked up, in a round that ends with each change
+	// of the configuration.
+	asking bool
+	round  int
+}
+
+// server is what is known of one of them.
+type server struct {
+	driver.Upstream
+	listed   bool // still among the targets
+	up       bool
+	checking bool
+	inFlight int
+	reason   string
+}
+
+// New returns an empty pool. Its goroutines are started with spawn.
+func New(config func() Config, out Observer, spawn func(name string, f func())) *Pool {
+	return &Pool{config: config, out: out, spawn: spawn, states: make(map[string]*server)}
+}
+
+// Reconfigured has the next Refresh ask the targets of the new configuration, even if those of the
+// one before have not answered yet. Their answer is dropped.
+func (p *Pool) Reconfigured() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.round++
+	p.asking = false
+}
+
+// Refresh looks the servers up in the background, because the answer may come from the DNS, and
+// then looks after their health until ctx ends: those that are down are checked and, if idle is
+// set, those that run nothing for us.
+func (p *Pool) Refresh(ctx context.Context, idle bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asking {
+		return
+	}
+	p.asking = true
+	targets, round := p.config().Targets, p.round
+	p.spawn("upstreams", func() {
+		var ups []driver.Upstream
+		err := errors.New("look-up of the upstreams panicked")
+		defer func() { p.found(ctx, round, idle, ups, err) }()
+		err = timing.Within(ctx, targetsTimeout, func(ctx context.Context) (err error) {
+			ups, err = targets.Upstreams(ctx)
+			return err
+		})
+	})
+}
+
+// found takes the result of a look-up, unless it is one of the past.
+func (p *Pool) found(ctx context.Context, round int, idle bool, ups []driver.Upstream, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if round != p.round || ctx.Err() != nil {
+		return
+	}
+	p.asking = false
+	if err != nil {
+		p.config().Logger.Warn("cannot find the upstreams", zap.Error(err))
+	} else {
+		p.set(ups)
+	}
+	p.check(ctx, idle)
+	p.out.Listed()
+}
+
+// set replaces the servers. What is known of a name that stays is kept. The caller holds mu.
+func (p *Pool) set(ups []driver.Upstream) {
+	for _, s := range p.states {
+		s.listed = false
+	}
+	p.order = p.order[:0]
+	for _, up := range ups {
+		s := p.states[up.Name]
+		if s == nil {
+			s = &server{reason: "not checked yet"}
+			p.states[up.Name] = s
+		}
+		if !s.listed {
+			p.order = append(p.order, up.Name)
+		}
+		s.Upstream = up
+		s.listed = true
+	}
+	p.sweep()
+}
+
+// sweep forgets servers that are no target any more and have none of our requests. The caller holds
+// mu.
+func (p *Pool) sweep() {
+	for name, s := range p.states {
+		if !s.listed && s.inFlight == 0 && !s.checking {
+			delete(p.states, name)
+		}
+	}
+}
+
+// Usable reports whether some server would be picked now.
+func (p *Pool) Usable() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, name := range p.order {
+		if p.states[name].up && !p.isDrained(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Pick chooses the server for the next task and counts the task there: first those that the proxy
+// believes healthy, then the one with the fewest of our own requests, then the least loaded by the
+// proxy, then in turn. Those in tried are left out. It returns false if no server is left.
+func (p *Pool) Pick(tried []string) (driver.Upstream, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var best *server
+	var bestRank [3]int
+	n := len(p.order)
+	for i := range n {
+		s := p.states[p.order[(p.turn+i)%n]]
+		if !s.up || p.isDrained(s.Name) || slices.Contains(tried, s.Name) {
+			continue
+		}
+		rank := s.rank()
+		if best == nil || slices.Compare(rank[:], bestRank[:]) < 0 {
+			best, bestRank = s, rank
+		}
+	}
+	if best == nil {
+		return driver.Upstream{}, false
+	}
+	p.turn++
+	best.inFlight++
+	return best.Upstream, true
+}
+
+// rank orders servers, smaller first.
+func (s *server) rank() [3]int {
+	var r [3]int
+	if s.Available != nil && !s.Available() {
+		r[0] = 1
+	}
+	r[1] = s.inFlight
+	if s.Load != nil {
+		r[2] = s.Load()
+	}
+	return r
+}
+
+// Adopt counts a request that was sent before this pool existed.
+func (p *Pool) Adopt(up driver.Upstream) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.states[up.Name]
+	if s == nil {
+		s = &server{Upstream: up}
+		p.states[up.Name] = s
+	}
+	s.inFlight++
+}
+
+// Release takes back the count of a task whose exchange is over, and learns from how it ended.
+func (p *Pool) Release(name string, r driver.Result) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.states[name]
+	if s == nil {
+		return
+	}
+	s.inFlight--
+	if r.Outcome == driver.NotSent || unavailable(r) {
+		p.markDown(s, r.Err)
+	}
+	p.sweep()
+}
+
+// unavailable reports whether an answer says that the server cannot run anything
+// now. Other refusals concern one database: the route is unknown there, or a
+// login page came instead.
+func unavailable(r driver.Result) bool {
+	switch r.Status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests:
+		return r.Outcome == driver.Refused
+	}
+	return false
+}
+
+// markDown takes a server out of rotation. The caller holds mu.
+func (p *Pool) markDown(s *server, err error) {
+	was := s.up
+	s.up = false
+	s.reason = "unknown error"
+	if err != nil {
+		s.reason = err.Error()
+	}
+	if was {
+		p.config().Logger.Warn("upstream is down", zap.String("upstream", s.Name), zap.String("reason", s.reason))
+		p.out.Down(s.Name, s.reason)
+	}
+}
+
+// check starts one checker for each server that is down and, when idle is set, for those that are
+// up and run nothing for us. The checkers end with ctx, with success, or when their server is no
+// target any more. The caller holds mu.
+func (p *Pool) check(ctx context.Context, idle bool) {
+	for _, name := range p.order {
+		s := p.states[name]
+		if s.checking || (s.up && (!idle || s.inFlight > 0)) {
+			continue
+		}
+		s.checking = true
+		p.spawn("upstream check", func() { p.checkUntilUp(ctx, name) })
+	}
+}
+
+// checkUntilUp checks one server until it is up.
+func (p *Pool) checkUntilUp(ctx context.Context, name string) {
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if s := p.states[name]; s != nil {
+			s.checking = false
+		}
+		p.sweep()
+	}()
+	pause := timing.Backoff{First: checkRetryFirst, Limit: checkRetryLimit}
+	for {
+		p.mu.Lock()
+		s := p.states[name]
+		if s == nil || !s.listed {
+			p.mu.Unlock()
+			return
+		}
+		up := s.Upstream
+		p.mu.Unlock()
+
+		err := p.checkOnce(ctx, up)
+		if ctx.Err() != nil || p.checked(name, err) {
+			return
+		}
+		if !timing.Sleep(ctx, pause.Next()) {
+			return
+		}
+	}
+}
+
+// checkOnce asks the driver. A server that accepts the connection and then takes its time is busy
+// with jobs, not down.
+func (p *Pool) checkOnce(ctx context.Context, up driver.Upstream) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	err := p.config().Driver.Check(ctx, up)
+	if errors.Is(err, driver.ErrNoAnswer) {
+		return nil
+	}
+	return err
+}
+
+// checked applies the result of a check. It reports whether the server is up, or forgotten.
+func (p *Pool) checked(name string, err error) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.states[name]
+	switch {
+	case s == nil:
+		return true
+	case err != nil:
+		p.markDown(s, err)
+	case !s.up:
+		s.up = true
+		p.config().Logger.Info("upstream is up", zap.String("upstream", name))
+		p.out.Up(name)
+	}
+	if err == nil {
+		s.reason = ""
+	}
+	return err == nil
+}
+
+// Drain makes these the servers that get no new tasks, and returns those that did before, and those
+// that do again.
+func (p *Pool) Drain(drains []Drain) (drained, undrained []Drain) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wanted := make(map[string]Drain, len(drains))
+	for _, d := range drains {
+		wanted[d.Upstream] = d
+		if _, was := p.drained[d.Upstream]; !was {
+			drained = append(drained, d)
+		}
+	}
+	for name, d := range p.drained {
+		if _, still := wanted[name]; !still {
+			undrained = append(undrained, d)
+		}
+	}
+	p.drained = wanted
+	return drained, undrained
+}
+
+// isDrained reports whether a server gets no new tasks; the caller holds mu.
+func (p *Pool) isDrained(name string) bool {
+	_, ok := p.drained[name]
+	return ok
+}
+
+// Status lists the servers in the order of the configuration, and then those that are drained and
+// no target any more but still have requests of ours.
+func (p *Pool) Status() []Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	names := slices.Clone(p.order)
+	for _, name := range slices.Sorted(maps.Keys(p.states)) {
+		if !p.states[name].listed && p.isDrained(name) {
+			names = append(names, name)
+		}
+	}
+	out := make([]Status, 0, len(names))
+	for _, name := range names {
+		s := p.states[name]
+		st := Status{Name: name, Up: s.up, Reason: s.reason, InFlight: s.inFlight}
+		if !s.listed {
+			st.Up, st.Reason = false, "not among the upstreams any more"
+		}
+		if d, ok := p.drained[name]; ok {
+			st.Drain = &d
+		}
+		out = append(out, st)
+	}
+	return out
+}
