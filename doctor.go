@@ -270,7 +270,7 @@ func (e *examination) upstream(up driver.Upstream) {
 		switch {
 		case res.Outcome == driver.Answered && res.Status < 300:
 			add(foundRoute, "it would run jobs of this database").Database = name
-		case res.Outcome == driver.Answered || res.Outcome == driver.Refused:
+		case res.Outcome == driver.Answered || res.Outcome == driver.Refused || res.Outcome == driver.Unavailable:
 			add(foundRouteRefused, "it would not run jobs of this database (%s): load %s with server_wide_modules, and let the Host header pass dbfilter (driver odoo { host ... })",
 				said(res), x.Module).Database = name
 		default:

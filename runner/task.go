@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"net/http"
 	"strconv"
 	"time"
 
@@ -234,8 +233,7 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 	// An answer by the add-on, or by something that is not the add-on: either way
 	// that request will not run the job any more. A gateway that gave up waiting
 	// proves nothing.
-	answered := t.result != nil && (t.result.Outcome == driver.Answered ||
-		t.result.Outcome == driver.Refused && !unavailable(*t.result))
+	answered := t.result != nil && (t.result.Outcome == driver.Answered || t.result.Outcome == driver.Refused)
 	if t.phase == phaseAsked && row.State == channels.Enqueued && ours && answered && !t.stuck {
 		// Odoo is done with the request and has not run the job.
 		e.unclaim(row.Key, t)
@@ -318,17 +316,6 @@ func (e *engine) unread(key channels.Key) {
 	if db := e.databases.get(key.DB); db != nil && db.session != nil {
 		db.session.Unread(key.UUID)
 	}
-}
-
-// unavailable reports whether an answer says that the server cannot run anything
-// now. Other refusals concern one database: the route is unknown there, or a
-// login page came instead.
-func unavailable(r driver.Result) bool {
-	switch r.Status {
-	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests:
-		return r.Outcome == driver.Refused
-	}
-	return false
 }
 
 // printable returns text of a row for a log message, quoted if it could break the line: encoders of

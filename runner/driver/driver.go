@@ -294,12 +294,16 @@ const (
 	NotSent
 	// Broken: the exchange broke after the request may have been read.
 	Broken
-	// Refused: an answer that did not come from the application, or said that
-	// it cannot run tasks now (502, 503, 504, a redirect, a login page).
+	// Refused: an answer that did not come from the application, or said that it cannot run this task
+	// (a redirect, a login page, an unknown route). It concerns one database, not the upstream.
 	Refused
+	// Unavailable: an answer that says that the upstream cannot run any task now. To the engine, it is
+	// down until a check succeeds. Whether the task was started is not known.
+	Unavailable
 )
 
-// String returns the word.
+// String returns the word. Operators know Unavailable as "refused", too: to them, what matters is
+// that the answer was none of the application, and the status tells the two apart.
 func (o Outcome) String() string {
 	switch o {
 	case Answered:
@@ -308,7 +312,7 @@ func (o Outcome) String() string {
 		return "not_sent"
 	case Broken:
 		return "broken"
-	case Refused:
+	case Refused, Unavailable:
 		return "refused"
 	}
 	return "invalid"

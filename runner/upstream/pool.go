@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -261,21 +260,10 @@ func (p *Pool) Release(name string, r driver.Result) {
 		return
 	}
 	s.inFlight--
-	if r.Outcome == driver.NotSent || unavailable(r) {
+	if r.Outcome == driver.NotSent || r.Outcome == driver.Unavailable {
 		p.markDown(s, r.Err)
 	}
 	p.sweep()
-}
-
-// unavailable reports whether an answer says that the server cannot run anything
-// now. Other refusals concern one database: the route is unknown there, or a
-// login page came instead.
-func unavailable(r driver.Result) bool {
-	switch r.Status {
-	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests:
-		return r.Outcome == driver.Refused
-	}
-	return false
 }
 
 // markDown takes a server out of rotation. The caller holds mu.

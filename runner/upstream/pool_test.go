@@ -124,8 +124,8 @@ func TestPoolLearnsFromResults(t *testing.T) {
 		"answered":    {driver.Result{Outcome: driver.Answered, Status: 500}, true},
 		"broken":      {driver.Result{Outcome: driver.Broken, Err: errors.New("EOF")}, true},
 		"not sent":    {driver.Result{Outcome: driver.NotSent, Err: errors.New("connection refused")}, false},
-		"unavailable": {driver.Result{Outcome: driver.Refused, Status: 503, Err: errors.New("status 503")}, false},
-		"bad gateway": {driver.Result{Outcome: driver.Refused, Status: 502}, false},
+		"unavailable": {driver.Result{Outcome: driver.Unavailable, Status: 503, Err: errors.New("status 503")}, false},
+		"bad gateway": {driver.Result{Outcome: driver.Unavailable, Status: 502}, false},
 		"redirect":    {driver.Result{Outcome: driver.Refused, Status: 303}, true},
 		"login page":  {driver.Result{Outcome: driver.Refused, Status: 200}, true},
 	} {

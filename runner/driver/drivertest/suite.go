@@ -473,7 +473,7 @@ func testRunOutcomes(b *bench) {
 	s := b.ready()
 	task := b.claim(s, jobA)
 	for behaviour, want := range map[Behaviour]driver.Result{
-		Unavailable: {Outcome: driver.Refused, Status: 503},
+		Unavailable: {Outcome: driver.Unavailable, Status: 503},
 		Closed:      {Outcome: driver.NotSent},
 		Cuts:        {Outcome: driver.Broken},
 	} {

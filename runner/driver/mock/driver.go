@@ -173,13 +173,22 @@ func (w *World) admit(ctx context.Context, up driver.Upstream, t driver.Task) (*
 			faults.RefuseN--
 			status = http.StatusServiceUnavailable
 		}
-		return run, plan, &driver.Result{Outcome: driver.Refused, Status: status, Err: fmt.Errorf("status %d", status)}
+		return run, plan, &driver.Result{Outcome: refusal(status), Status: status, Err: fmt.Errorf("status %d", status)}
 	case faults.CutN > 0:
 		faults.CutN--
 		res := broken(errors.New("connection reset by peer"))
 		return run, plan, &res
 	}
 	return run, plan, nil
+}
+
+// refusal is what an answer with a status says that does not come from a worker.
+func refusal(status int) driver.Outcome {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return driver.Unavailable
+	}
+	return driver.Refused
 }
 
 // exchange sends the request to a worker and waits for the answer. The worker

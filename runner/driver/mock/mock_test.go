@@ -79,7 +79,8 @@ func TestRunPlans(t *testing.T) {
 		{"runs for a minute", mock.Plan{RunFor: time.Minute}, driver.Answered, time.Minute, channels.Done},
 		{"fails", mock.Plan{Ends: channels.Failed, Status: 500}, driver.Answered, 0, channels.Failed},
 		{"is not sent", mock.Plan{FailBeforeSend: true}, driver.NotSent, 0, channels.Enqueued},
-		{"is refused", mock.Plan{Refuse: 502}, driver.Refused, 0, channels.Enqueued},
+		{"is refused", mock.Plan{Refuse: 303}, driver.Refused, 0, channels.Enqueued},
+		{"meets no server", mock.Plan{Refuse: 502}, driver.Unavailable, 0, channels.Enqueued},
 		{"stays enqueued", mock.Plan{StayEnqueued: true}, driver.Answered, 0, channels.Enqueued},
 		{"drops the connection", mock.Plan{RunFor: time.Hour, DropConnAfter: time.Second}, driver.Broken, time.Second, channels.Started},
 		{"crashes", mock.Plan{RunFor: time.Second, Crash: true}, driver.Broken, time.Second, channels.Started},
@@ -120,7 +121,7 @@ func TestUpstreamFaults(t *testing.T) {
 		task, d := claim(t, ctx, s), w.Driver()
 		w.UpstreamFault(up.Name, func(f *mock.UpstreamFaults) { f.RefuseN, f.CheckErr = 1, errors.New("down") })
 		require.EqualError(t, d.Check(ctx, up), "down")
-		require.Equal(t, driver.Refused, d.Run(ctx, up, task).Outcome)
+		require.Equal(t, driver.Unavailable, d.Run(ctx, up, task).Outcome)
 		w.UpstreamFault(up.Name, func(f *mock.UpstreamFaults) { f.FailBeforeSend = 1 })
 		require.Equal(t, driver.NotSent, d.Run(ctx, up, task).Outcome)
 		require.Equal(t, driver.Answered, d.Run(ctx, up, task).Outcome)

@@ -91,8 +91,12 @@ func (d *Driver) bootstrap(ctx context.Context, up driver.Upstream, t driver.Tas
 		}
 		return nil, &driver.Result{Outcome: driver.NotSent, Err: fmt.Errorf("begin a session: %w", err)}
 	case x.status >= http.StatusMultipleChoices && x.status != http.StatusNotFound && t.Hint == hintConnector:
-		// The server is well, but not for this database.
-		return nil, &driver.Result{Outcome: driver.Refused, Status: x.status,
+		// The server is well, but not for this database; or it has too much to do.
+		outcome := driver.Refused
+		if x.status == http.StatusTooManyRequests {
+			outcome = driver.Unavailable
+		}
+		return nil, &driver.Result{Outcome: outcome, Status: x.status,
 			Err: fmt.Errorf("begin a session in %s: status %d", t.DB, x.status)}
 	}
 	// 404: the server has no such route, as 7.0. queue_job's session is only there

@@ -103,6 +103,7 @@ func TestBootstrapFails(t *testing.T) {
 	}{
 		"server error": {answer(http.StatusInternalServerError, ""), driver.Refused},
 		"unavailable":  {answer(http.StatusBadGateway, ""), driver.NotSent},
+		"overloaded":   {answer(http.StatusTooManyRequests, ""), driver.Unavailable},
 		"dbfilter":     {answer(http.StatusSeeOther, "/web/database/selector"), driver.Refused},
 		"no location":  {answer(http.StatusFound, ""), driver.Refused},
 		"loop":         {answer(http.StatusFound, "/web/login?db=prod"), driver.NotSent},

@@ -66,7 +66,7 @@ func FuzzClassify(f *testing.F) {
 	f.Add(404, []byte("<html>"))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
 		outcome, err := classify(status, body)
-		require.Contains(t, []driver.Outcome{driver.Answered, driver.Refused}, outcome)
+		require.Contains(t, []driver.Outcome{driver.Answered, driver.Refused, driver.Unavailable}, outcome)
 		require.Equal(t, outcome == driver.Answered, err == nil)
 		if status >= 500 && !unavailable(status) || status == 200 && len(body) == 0 {
 			require.Equal(t, driver.Answered, outcome)

@@ -89,7 +89,7 @@ func classify(status int, body []byte) (driver.Outcome, error) {
 	page := len(body) > 0 && strings.HasPrefix(http.DetectContentType(body), "text/html")
 	switch {
 	case unavailable(status), status == http.StatusTooManyRequests:
-		return driver.Refused, fmt.Errorf("status %d: the server cannot run jobs now", status)
+		return driver.Unavailable, fmt.Errorf("status %d: the server cannot run jobs now", status)
 	case status >= 300 && status < 400:
 		return driver.Refused, fmt.Errorf("status %d: a redirect instead of an answer", status)
 	case status == http.StatusUnauthorized, status == http.StatusProxyAuthRequired:

@@ -90,11 +90,11 @@ func TestAnswers(t *testing.T) {
 		{404, page, driver.Refused, true},
 		{404, `{"error": "no"}`, driver.Answered, true},
 		{422, page, driver.Answered, true},
-		{429, "", driver.Refused, true},
+		{429, "", driver.Unavailable, true},
 		{500, page, driver.Answered, true},
-		{502, page, driver.Refused, false},
-		{503, "", driver.Refused, false},
-		{504, page, driver.Refused, false},
+		{502, page, driver.Unavailable, false},
+		{503, "", driver.Unavailable, false},
+		{504, page, driver.Unavailable, false},
 	} {
 		t.Run(fmt.Sprintf("%d %.20q", test.status, test.body), func(t *testing.T) {
 			var requests atomic.Int32
@@ -325,7 +325,7 @@ func FuzzAnswer(f *testing.F) {
 		res := odoo.New(odoo.Options{}).Run(t.Context(), up, task)
 		require.NotEqual(t, driver.NotSent, res.Outcome, "it was sent")
 		require.Equal(t, res.Outcome == driver.Answered, res.Err == nil)
-		if res.Outcome == driver.Answered || res.Outcome == driver.Refused {
+		if res.Outcome == driver.Answered || res.Outcome == driver.Refused || res.Outcome == driver.Unavailable {
 			require.NotZero(t, res.Status)
 		}
 	})
