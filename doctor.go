@@ -264,7 +264,7 @@ func (e *examination) upstream(up driver.Upstream) {
 		x := e.served[name]
 		var res driver.Result
 		_ = e.within(func(ctx context.Context) error {
-			res = drv.Run(ctx, up, driver.Task{Key: channels.Key{DB: name, UUID: uuid.NewString()}, Hint: x.Hint})
+			res = drv.Run(ctx, up, driver.Task{Key: channels.Key{DB: name, UUID: uuid.NewString()}, DriverState: x.DriverState})
 			return nil
 		})
 		switch {

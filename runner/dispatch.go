@@ -89,12 +89,12 @@ func (e *engine) dispatch(key channels.Key, t *task) {
 	t.phase = phaseOpen
 	t.row, t.gone, t.settledAt = nil, false, time.Time{}
 	if t.span == nil {
-		t.span = cfg.Tracing.begin(cfg.Name, e.notes.channelOf(key), t)
+		t.span = cfg.Tracing.begin(cfg.Name, e.notes.channelOf(key), &t.attempt)
 	}
 	if t.attempt.ID == "" {
 		t.attempt.ID = newTaskID()
 	}
-	t.exchange = cfg.Exchanges.Start(cfg.Driver, up, t.attempt, t.span.headers(), e.log, e.exchangeEnded)
+	t.exchange = cfg.Exchanges.Start(cfg.Driver, up, t.attempt, e.log, e.exchangeEnded)
 	// Only now, for the job waits for nothing that is written down.
 	cfg.Logger.Info("asking Odoo to run job "+key.UUID+" on db "+key.DB, zap.String("upstream", up.Name))
 	e.notes.dispatched(key, t, up.Name)

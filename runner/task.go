@@ -197,6 +197,7 @@ func (e *engine) adopt(row *driver.Row) {
 		return
 	}
 	t.phase, t.exchange, t.attempt = phaseOpen, x, x.Attempt
+	t.attempt.Trace = nil // the span was that of another engine
 	t.trail.upstream = x.Upstream.Name
 	e.pool.Adopt(x.Upstream)
 	x.Attach(e.exchangeEnded)
@@ -270,7 +271,7 @@ func (e *engine) unclaimed(db *database, tasks []driver.Task, changed []driver.R
 	}
 	for _, attempt := range tasks {
 		t := e.tasks[attempt.Key]
-		if t == nil || t.phase != phaseUnclaiming || t.attempt != attempt {
+		if t == nil || t.phase != phaseUnclaiming || !t.attempt.Same(&attempt) {
 			continue
 		}
 		row := rows[attempt.UUID]

@@ -2,13 +2,14 @@ package runner
 
 import (
 	"context"
-	"net/http"
 	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
 // Tracing makes an OpenTelemetry span of each attempt at a job. Neither of its
@@ -16,25 +17,19 @@ import (
 type Tracing struct {
 	// Tracer begins the spans. Each is the first one of a trace.
 	Tracer trace.Tracer
-	// Propagator writes a span's context into the headers of the job's request.
+	// Propagator writes a span's context into the task, for the application.
 	Propagator propagation.TextMapPropagator
 }
 
-// span is that of one attempt. A nil one does nothing: without tracing there is
-// none.
-type span struct {
-	trace.Span
-	// header carries its context to the application.
-	header http.Header
-}
+// span is that of one attempt. A nil one does nothing: without tracing there is none.
+type span struct{ trace.Span }
 
 // begin begins the span of an attempt with its first request, if there is tracing. The trace's id
-// becomes the name of the attempt.
-func (tr *Tracing) begin(runner, channel string, t *task) *span {
+// becomes the name of the attempt, which carries the span's context to the application.
+func (tr *Tracing) begin(runner, channel string, a *driver.Task) *span {
 	if tr == nil {
 		return nil
 	}
-	a := &t.attempt
 	name := strings.Trim(a.Model+"."+a.Method, ".")
 	if name == "" {
 		name = "job"
@@ -46,20 +41,12 @@ func (tr *Tracing) begin(runner, channel string, t *task) *span {
 			attribute.String("job.channel", channel), attribute.String("job.model", a.Model),
 			attribute.String("job.method", a.Method), attribute.Int("job.attempt", int(a.Retry)+1),
 		))
-	begun := &span{Span: s, header: make(http.Header)}
-	tr.Propagator.Inject(ctx, propagation.HeaderCarrier(begun.header))
+	a.Trace = make(map[string]string)
+	tr.Propagator.Inject(ctx, propagation.MapCarrier(a.Trace))
 	if id := s.SpanContext().TraceID(); id.IsValid() {
 		a.ID = id.String()
 	}
-	return begun
-}
-
-// headers are those of the attempt's requests.
-func (s *span) headers() http.Header {
-	if s == nil {
-		return nil
-	}
-	return s.header
+	return &span{s}
 }
 
 // answered notes how one request of the attempt ended.

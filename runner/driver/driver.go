@@ -238,9 +238,19 @@ type Task struct {
 	Model, Method string
 	Retry         int32
 
-	// Hint is what a driver's Claim wants to tell its own Run. Others only carry
-	// it. Default: nothing.
-	Hint string
+	// Trace is the context of the attempt's trace, as the propagator in force writes it: names with
+	// their values. A driver whose requests have headers sends them along. The engine sets it when it
+	// sends the task. Default: nil, the attempt is not traced.
+	Trace map[string]string
+
+	// DriverState is what a driver's Claim wants to tell its own Run. Others only carry it. Default:
+	// nothing.
+	DriverState string
+}
+
+// Same reports whether two tasks are the same attempt.
+func (t *Task) Same(o *Task) bool {
+	return t.Key == o.Key && t.Enqueued == o.Enqueued && t.ID == o.ID
 }
 
 // Verdict is what is known about a task.

@@ -6,7 +6,6 @@ package exchange
 
 import (
 	"context"
-	"net/http"
 	"sync"
 
 	"go.uber.org/zap"
@@ -64,15 +63,12 @@ func (r *Register) Lookup(key channels.Key) *Exchange {
 // called from there, and so are the functions that have been attached. A panic of the driver is
 // logged, and counts as a broken exchange.
 func (r *Register) Start(
-	d driver.Driver, up driver.Upstream, attempt driver.Task, header http.Header, log func() *zap.Logger,
+	d driver.Driver, up driver.Upstream, attempt driver.Task, log func() *zap.Logger,
 	ended func(*Exchange, driver.Result),
 ) *Exchange {
 	// No deadline: the request lasts as long as the job. It does not end with the runner either,
 	// because a job cannot be called back.
 	ctx, cancel := context.WithCancel(context.Background())
-	if header != nil {
-		ctx = driver.WithHeader(ctx, header)
-	}
 	x := &Exchange{Attempt: attempt, Upstream: up, cancel: cancel}
 	x.ended = append(x.ended, ended)
 	r.mu.Lock()

@@ -13,15 +13,15 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// What the Claim of a session tells [Driver.Run]. Without a hint there is no
+// What the Claim of a session tells [Driver.Run]. Without it there is no
 // session to begin.
 const (
-	// hintConnector: connector's route, and a session bound to the database
+	// stateConnector: connector's route, and a session bound to the database
 	// where the server has such sessions.
-	hintConnector = "connector"
-	// hintSession: queue_job before 12.0, where each request without a session
+	stateConnector = "connector"
+	// stateSession: queue_job before 12.0, where each request without a session
 	// leaves a new one behind on the server's disk.
-	hintSession = "session"
+	stateSession = "session"
 )
 
 const (
@@ -73,7 +73,7 @@ func (s *sessions) drop(upstream, database string) {
 // bootstrap returns the cookies that a task's request needs. When they cannot be
 // had, failed is the task's result: it was not started.
 func (d *Driver) bootstrap(ctx context.Context, up driver.Upstream, t driver.Task) (cookies []*http.Cookie, failed *driver.Result) {
-	if t.Hint == "" {
+	if t.DriverState == "" {
 		return nil, nil
 	}
 	if cookies, ok := d.sessions.get(up.Name, t.DB); ok {
@@ -90,7 +90,7 @@ func (d *Driver) bootstrap(ctx context.Context, up driver.Upstream, t driver.Tas
 			err = fmt.Errorf("status %d", x.status)
 		}
 		return nil, &driver.Result{Outcome: driver.NotSent, Err: fmt.Errorf("begin a session: %w", err)}
-	case x.status >= http.StatusMultipleChoices && x.status != http.StatusNotFound && t.Hint == hintConnector:
+	case x.status >= http.StatusMultipleChoices && x.status != http.StatusNotFound && t.DriverState == stateConnector:
 		// The server is well, but not for this database; or it has too much to do.
 		outcome := driver.Refused
 		if x.status == http.StatusTooManyRequests {
@@ -118,7 +118,7 @@ func (d *Driver) begin(ctx context.Context, up driver.Upstream, t driver.Task) (
 	// The request that runs the job has an id, those before it do not.
 	t.ID = ""
 	c := call{task: t, path: sessionPath}
-	if t.Hint == hintConnector {
+	if t.DriverState == stateConnector {
 		c.path, c.query = loginPath, "db="+url.QueryEscape(t.DB)
 	}
 	for range bootstrapHops {

@@ -84,8 +84,8 @@ func TestSessionsLost(t *testing.T) {
 }
 
 func TestBootstrapFails(t *testing.T) {
-	task := func(hint string) driver.Task {
-		return driver.Task{Key: channels.Key{DB: "prod", UUID: "a"}, Hint: hint}
+	task := func(state string) driver.Task {
+		return driver.Task{Key: channels.Key{DB: "prod", UUID: "a"}, DriverState: state}
 	}
 	answer := func(status int, location string) roundTripper {
 		return func(q *http.Request) (*http.Response, error) {
@@ -219,7 +219,7 @@ func TestExamine(t *testing.T) {
 	x, err := d.Examine(h.deadline(), h.Postgres(), h.db)
 	require.NoError(t, err)
 	require.Equal(t, "connector", x.Module)
-	require.Equal(t, "connector", x.Hint)
+	require.Equal(t, "connector", x.DriverState)
 	require.Empty(t, x.Holder)
 	_, err = h.connect().Exec(t.Context(), "SELECT pg_advisory_lock(hashtext('jobrunner'))")
 	require.NoError(t, err)

@@ -17,8 +17,8 @@ type Examination struct {
 	// Holder describes the session that holds the runner's lock; empty if nobody
 	// does.
 	Holder string
-	// Hint is what a task of this database has for [Driver.Run].
-	Hint string
+	// DriverState is what a task of this database has for [Driver.Run].
+	DriverState string
 }
 
 // Examine looks at a database for somebody who sets a runner up. It takes no lock
@@ -34,7 +34,7 @@ func (d *Driver) Examine(ctx context.Context, pg *pgx.ConnConfig, database strin
 		return e, err
 	}
 	g := s.generation
-	e.Module, e.Hint = g.module, g.hint()
+	e.Module, e.DriverState = g.module, g.driverState()
 	keys := []int64{g.lockKey}
 	if g.olderLock != "" {
 		older, err := s.olderKey(ctx)

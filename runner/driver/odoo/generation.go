@@ -226,13 +226,13 @@ func (g *generation) guarded() bool {
 	return g.locks || g.modern() && slices.Contains(g.columns, "worker_pid")
 }
 
-// hint tells [Driver.Run] how a job of this generation is started.
-func (g *generation) hint() string {
+// driverState tells [Driver.Run] how a job of this generation is started.
+func (g *generation) driverState() string {
 	switch {
 	case g.module == connector.module:
-		return hintConnector
+		return stateConnector
 	case !g.guarded():
-		return hintSession
+		return stateSession
 	}
 	return ""
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -67,7 +66,7 @@ func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) dri
 	default:
 		result.Outcome, result.Err = classify(x.status, x.body)
 	}
-	if t.Hint != "" && (x.err != nil || x.status >= http.StatusBadRequest) {
+	if t.DriverState != "" && (x.err != nil || x.status >= http.StatusBadRequest) {
 		d.sessions.drop(up.Name, t.DB)
 	}
 	return result
@@ -75,7 +74,7 @@ func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) dri
 
 // runPath is the path of the request that runs a task.
 func runPath(t driver.Task) string {
-	if t.Hint == hintConnector {
+	if t.DriverState == stateConnector {
 		return connector.runPath
 	}
 	return queueJob.runPath
@@ -146,7 +145,7 @@ func (d *Driver) exchange(ctx context.Context, up driver.Upstream, c call) excha
 	if err != nil {
 		return unsent(err)
 	}
-	setIDs(req.Header, c.task.ID, driver.Header(ctx))
+	setIDs(req.Header, c.task.ID, c.task.Trace)
 	res, err := roundTrip(up.Transport, req)
 	if err != nil {
 		return exchange{connected: trace.got.Load(), unsent: trace.unsent(err), err: err}
@@ -197,7 +196,7 @@ func isTraceID(id string) bool {
 // task's ID is the request's. If the attempt is traced, its context is sent;
 // otherwise the ID is that of a trace that counts as sampled, or Odoo would trace
 // no job.
-func setIDs(h http.Header, id string, traced http.Header) {
+func setIDs(h http.Header, id string, traced map[string]string) {
 	if !isTraceID(id) {
 		return
 	}
@@ -205,7 +204,9 @@ func setIDs(h http.Header, id string, traced http.Header) {
 	if traced == nil {
 		h.Set("Traceparent", "00-"+id+"-"+id[16:]+"-01")
 	}
-	maps.Copy(h, traced)
+	for name, value := range traced {
+		h.Set(name, value)
+	}
 }
 
 // roundTrip turns a panic of the transport into an error: it may be foreign

@@ -204,7 +204,7 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 			seen[row.UUID] = true
 			tasks = append(tasks, driver.Task{
 				Key: row.Key, Enqueued: row.Enqueued, Retry: row.Retry,
-				Model: model.String, Method: method.String, Hint: s.generation.hint(),
+				Model: model.String, Method: method.String, DriverState: s.generation.driverState(),
 			})
 		}
 		return nil
