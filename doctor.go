@@ -17,7 +17,6 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
@@ -111,7 +110,7 @@ type examination struct {
 	member *member
 	found  []finding
 	// served are the databases with jobs.
-	served map[string]odoo.Examination
+	served map[string]driver.Examination
 	// neutralized is set when there is a copy whose jobs are left alone.
 	neutralized bool
 }
@@ -162,7 +161,7 @@ func (e *examination) cluster() {
 		e.add(foundNoDatabase, "no database is found for the role %s: name databases that belong to another role with databases, or check its patterns", cfg.Postgres.User)
 		return
 	}
-	e.served = make(map[string]odoo.Examination)
+	e.served = make(map[string]driver.Examination)
 	for _, db := range list {
 		e.database(db.Name)
 	}
@@ -211,9 +210,9 @@ func (e *examination) database(name string) {
 }
 
 // examine asks the driver as much as it can tell.
-func (e *examination) examine(ctx context.Context, name string) (x odoo.Examination, err error) {
+func (e *examination) examine(ctx context.Context, name string) (x driver.Examination, err error) {
 	cfg := e.member.config
-	if d, ok := cfg.Driver.(*OdooDriver); ok {
+	if d, ok := driver.AsExaminer(cfg.Driver); ok {
 		return d.Examine(ctx, cfg.Postgres, name)
 	}
 	s, err := cfg.Driver.OpenSession(ctx, cfg.Postgres, name)

@@ -39,7 +39,7 @@ type Config struct {
 	Postgres *pgx.ConnConfig
 
 	// Databases are globs of the databases to serve; a leading "!" excludes.
-	// Default: the databases that Odoo itself would list.
+	// Default: the databases that the application itself would list.
 	Databases []string
 
 	// Driver finds, starts and inspects tasks.
@@ -53,8 +53,7 @@ type Config struct {
 
 	// DatabaseChannels gives each database a channel tree of its own, configured
 	// in the database (docs/contract.md 6.2), and bounds them; Channels must then be
-	// empty. The driver's sessions have to be a [driver.ChannelReader]. Default:
-	// nil, one tree for all databases.
+	// empty. The driver must be capable of that. Default: nil, one tree for all databases.
 	DatabaseChannels *channels.Capacities
 
 	// DiscoverInterval is the time between two listings of the databases.
@@ -144,11 +143,15 @@ func (c Config) validate() error {
 	case c.Targets == nil:
 		return errors.New("no upstreams")
 	case c.DatabaseChannels != nil && len(c.Channels) > 0:
-		return errors.New("channels of its own, and channels of the databases")
+		return errors.New("channels and database_channels exclude each other")
 	case c.DiscoverInterval < 0:
-		return errors.New("discover_interval is negative")
+		return errors.New("discover_interval must not be negative")
 	case c.RescueStartedAfter < 0:
-		return errors.New("rescue_started_after is negative")
+		return errors.New("rescue_started_after must not be negative")
+	case c.application() == "":
+		return errors.New("the driver does not name its application")
+	case c.DatabaseChannels != nil && !c.Driver.Capabilities().DatabaseChannels:
+		return fmt.Errorf("database_channels: this driver cannot read channels from the databases of %s", c.application())
 	}
 	if _, err := postgres.Patterns(c.Databases); err != nil {
 		return fmt.Errorf("databases: %w", err)
@@ -174,6 +177,9 @@ func (c Config) cluster() cluster.Config {
 func (c Config) upstream() upstream.Config {
 	return upstream.Config{Driver: c.Driver, Targets: c.Targets, Logger: c.Logger}
 }
+
+// application is the name of what runs the jobs.
+func (c Config) application() string { return c.Driver.Capabilities().Application }
 
 // clusterName names the PostgreSQL cluster: all its addresses, which is what databases of one name
 // have to differ in.

@@ -96,7 +96,7 @@ func (e *engine) dispatch(key channels.Key, t *task) {
 	}
 	t.exchange = cfg.Exchanges.Start(cfg.Driver, up, t.attempt, e.log, e.exchangeEnded)
 	// Only now, for the job waits for nothing that is written down.
-	cfg.Logger.Info("asking Odoo to run job "+key.UUID+" on db "+key.DB, zap.String("upstream", up.Name))
+	cfg.Logger.Info("asking "+cfg.Driver.Capabilities().Application+" to run job "+key.UUID+" on db "+key.DB, zap.String("upstream", up.Name))
 	e.notes.dispatched(key, t, up.Name)
 }
 

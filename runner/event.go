@@ -25,10 +25,10 @@ const (
 	// EventJobDone and the next five end an attempt, each attempt once (Upstream,
 	// Outcome and Status as far as a request of this process was involved, Wait, Run).
 	EventJobDone EventKind = "job_done"
-	// EventJobFailed: Odoo marked the job failed; or a rescue did, because it was
+	// EventJobFailed: the application marked the job failed; or a rescue did, because it was
 	// found dead and had no attempt left (Outcome "dead").
 	EventJobFailed EventKind = "job_failed"
-	// EventJobRetried: the job is pending again, because Odoo or somebody put it back.
+	// EventJobRetried: the job is pending again, because it was put back.
 	EventJobRetried EventKind = "job_retried"
 	// EventJobNotRun: the job was put back because its request did not run it (Detail).
 	EventJobNotRun EventKind = "job_not_run"

@@ -238,7 +238,7 @@ func (r *Runner) postponed(ctx context.Context, database string, uuids []string,
 // operate runs f with a connection to a database that is opened for it.
 func (r *Runner) operate(ctx context.Context, database string, f func(driver.Operations) error) error {
 	cfg := r.config()
-	operator, ok := cfg.Driver.(driver.Operator)
+	operator, ok := driver.AsOperator(cfg.Driver)
 	if !ok {
 		return ErrNoOperator
 	}

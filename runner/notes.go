@@ -129,7 +129,7 @@ func (n *notes) unclaimed(key channels.Key, t *task, stopping bool) {
 	case t.result != nil && t.result.Err != nil:
 		t.trail.why = t.result.Err.Error()
 	case t.result != nil:
-		t.trail.why = "Odoo answered without running it"
+		t.trail.why = n.config().application() + " answered without running it"
 	case stopping:
 		t.trail.why = "the runner is stopping"
 	case t.trail.sent.IsZero() && t.row != nil:

@@ -53,8 +53,8 @@ func (e *engine) scan(now time.Time) {
 
 // judgeAlone decides without lock rows: a job that nobody has started some time
 // after its request broke, or after it was found, goes back;
-// should a request for it be left in a backlog, Odoo's own check of the state
-// decides. Where Odoo has no such check that two requests could not pass together,
+// should a request for it be left in a backlog, the application's own check of the state
+// decides. Where it has no such check that two requests could not pass together,
 // the job keeps its slot until its row changes: a second request might run it a
 // second time (docs/contract.md 7, item 5). A started job is not touched (docs/contract.md
 // 3.4), unless a limit is set for those.
@@ -72,8 +72,9 @@ func (e *engine) judgeAlone(db *database, key channels.Key, t *task, now time.Ti
 	if db.fingerprint.Unguarded {
 		if !t.warned {
 			t.warned = true
-			e.log().Warn("job stays enqueued: a request for it may still wait in Odoo, which in this series would not notice a second one; "+
-				"if it is not started once the workers are free, set it to pending in Odoo",
+			app := e.config().application()
+			e.log().Warn("job stays enqueued: a request for it may still wait in "+app+", which in this series would not notice a second one; "+
+				"if it is not started once the workers are free, set it to pending in "+app,
 				zap.String("database", key.DB), zap.String("uuid", key.UUID))
 		}
 		return

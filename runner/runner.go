@@ -55,7 +55,7 @@ func (r *Runner) config() Config { return *r.cfg.Load() }
 
 func (r *Runner) log() *zap.Logger { return r.config().Logger }
 
-// Start begins to serve, in the background. PostgreSQL and Odoo need not be
+// Start begins to serve, in the background. PostgreSQL and the application need not be
 // there yet. Only the first call has an effect.
 func (r *Runner) Start() {
 	r.start.Do(func() {
@@ -184,8 +184,8 @@ func (r *Runner) Reconfigure(cfg Config) error {
 
 // Stop claims nothing from now on, waits for open requests as long as ctx
 // allows, gives the databases' locks and then the leader lock back, and closes
-// the connections. Requests that are still open go on without the runner: Odoo
-// cannot be told to stop.
+// the connections. Requests that are still open go on without the runner: the
+// application cannot be told to stop.
 func (r *Runner) Stop(ctx context.Context) error {
 	defer r.wg.Wait()
 	defer r.quit()

@@ -28,7 +28,7 @@ const (
 	DatabaseLoading
 	// DatabaseReady: its jobs are run.
 	DatabaseReady
-	// DatabaseHeld: its jobs wait, because Odoo did not run the last ones.
+	// DatabaseHeld: its jobs wait, because the last ones were not run.
 	DatabaseHeld
 	// DatabaseYielding: somebody drops, renames or copies it.
 	DatabaseYielding

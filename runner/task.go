@@ -236,7 +236,7 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 	// proves nothing.
 	answered := t.result != nil && (t.result.Outcome == driver.Answered || t.result.Outcome == driver.Refused)
 	if t.phase == phaseAsked && row.State == channels.Enqueued && ours && answered && !t.stuck {
-		// Odoo is done with the request and has not run the job.
+		// The application is done with the request and has not run the job.
 		e.unclaim(row.Key, t)
 		return false
 	}
@@ -288,7 +288,7 @@ func (e *engine) unclaimed(db *database, tasks []driver.Task, changed []driver.R
 }
 
 // putBack returns a job to the queue that was claimed in vain. It comes back
-// after a pause when Odoo had answered without running it, or it would be asked
+// after a pause when it was answered for without having been run, or it would be asked
 // for again and again.
 func (e *engine) putBack(db *database, row *driver.Row, t *task) {
 	delivered := t.result != nil && t.result.Outcome != driver.NotSent

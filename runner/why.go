@@ -233,14 +233,14 @@ func (w *Why) queued(e *engine, x channels.Explanation, now time.Time) {
 	case !e.leadership.settled:
 		w.say(WhyTakingOver, "this process has just become the leader and is finding out what runs")
 	case !e.pool.Usable():
-		w.noServer(e.pool.Status())
+		w.noServer(e.config().application(), e.pool.Status())
 	default:
 		w.say(x.Reason.String(), "%s", x)
 	}
 }
 
 // noServer says why no server gets jobs.
-func (w *Why) noServer(ups []UpstreamStatus) {
+func (w *Why) noServer(app string, ups []UpstreamStatus) {
 	var reasons []string
 	drained := 0
 	for _, u := range ups {
@@ -254,10 +254,10 @@ func (w *Why) noServer(ups []UpstreamStatus) {
 	}
 	switch {
 	case len(ups) == 0:
-		w.say(WhyNoUpstream, "no Odoo server is known")
+		w.say(WhyNoUpstream, "no %s server is known", app)
 	case drained == len(ups):
-		w.say(WhyDrained, "every Odoo server is drained: %s", strings.Join(reasons, "; "))
+		w.say(WhyDrained, "every %s server is drained: %s", app, strings.Join(reasons, "; "))
 	default:
-		w.say(WhyNoUpstream, "no Odoo server is healthy: %s", strings.Join(reasons, "; "))
+		w.say(WhyNoUpstream, "no %s server is healthy: %s", app, strings.Join(reasons, "; "))
 	}
 }

@@ -7,9 +7,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 )
 
-// ChannelReader is implemented by sessions of applications that keep a
-// configuration of channels in each database (contract.md 6.2). A session need
-// not: then its database cannot have a channel tree of its own.
+// ChannelReader is implemented by sessions of applications that keep a configuration of channels in
+// each database. It is optional, and declared by [Capabilities.DatabaseChannels].
 type ChannelReader interface {
 	// Channels reads the configuration. A capacity of 0 is none of the channel's
 	// own. [Notifications.Reload] tells when it has changed. An error for which

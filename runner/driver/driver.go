@@ -1,17 +1,3 @@
-// Package driver is the task driver model: what the engine in package runner
-// asks of the application whose jobs it runs.
-//
-// The model is that of HashiCorp Nomad's task drivers. The engine decides what
-// runs when; a driver knows how a task is found, started, waited for, inspected
-// and recovered. A task is one attempt at one job, identified by database, uuid
-// and the moment it was claimed. Its handle is the job's row (and lock row) in
-// the database, written before the task starts, so neither side stores anything
-// of its own.
-//
-// The engine owns all timers and all decisions: a driver never sleeps, retries
-// or logs, and holds no state but its connections and what it can ask for again.
-// Every call takes a context with a deadline, except [Driver.Run], which lasts as
-// long as the job.
 package driver
 
 import (
@@ -27,6 +13,9 @@ import (
 // Driver speaks the job contract of one application. It is safe for concurrent
 // use.
 type Driver interface {
+	// Capabilities declares the optional abilities. The answer is always the same, and takes no time.
+	Capabilities() Capabilities
+
 	// OpenCluster opens the maintenance connection of a PostgreSQL cluster,
 	// to the database that pg names.
 	OpenCluster(ctx context.Context, pg *pgx.ConnConfig) (Cluster, error)
@@ -50,8 +39,8 @@ type Driver interface {
 // Cluster is the maintenance connection. It is owned by one goroutine.
 type Cluster interface {
 	// Databases lists the databases that may hold jobs. Without patterns these
-	// are the ones that Odoo itself would list (contract.md 5.1). Patterns are
-	// globs; a leading "!" excludes.
+	// are the ones that the application itself would list. Patterns are globs; a
+	// leading "!" excludes.
 	Databases(ctx context.Context, patterns []string) ([]Database, error)
 
 	// Busy lists the databases that somebody is dropping, renaming or copying

@@ -10,8 +10,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 )
 
-// Operator is implemented by drivers that can list jobs and change them by
-// hand. A driver need not: then there is nothing to list and nothing to change.
+// Operator is implemented by drivers that can list jobs and change them by hand. It is optional, and
+// declared by [Capabilities.Operations].
 type Operator interface {
 	// OpenOperations opens a short-lived connection to one database. It takes
 	// no lock, does not listen and never claims. In a database without jobs it
@@ -70,8 +70,8 @@ type Detail struct {
 type Action uint8
 
 const (
-	// Requeue makes failed, cancelled and done jobs pending again, as Odoo's own
-	// button does: counters and dates are reset (contract.md 1.5).
+	// Requeue makes failed, cancelled and done jobs pending again, as the
+	// application itself does when asked to: counters and dates are reset.
 	Requeue Action = iota + 1
 	// Cancel cancels jobs that wait or failed, and those that wait for nothing
 	// but them.

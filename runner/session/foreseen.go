@@ -7,8 +7,8 @@ import "time"
 const foreseenDelay = 100 * time.Millisecond
 
 // foreseen sorts the notifications of jobs that this session has claimed. Their
-// first one most probably says that Odoo has begun, and the one that follows the
-// answer of Odoo, or a row that has ended, that it has ended. No place depends on
+// first one most probably says that the application has begun, and the one that follows the
+// answer of the application, or a row that has ended, that it has ended. No slot depends on
 // either, so these rows wait a little for each other; most are read by then for
 // better reasons. Should one tell something else, it is heard that much later.
 //
@@ -45,7 +45,7 @@ func (f *foreseen) claimed(uuid string) {
 	f.stages[uuid] = stageClaimed
 }
 
-// end notes that Odoo has answered, or that the row has ended.
+// end notes that the application has answered, or that the row has ended.
 func (f *foreseen) end(uuid string, now time.Time) {
 	if s, ok := f.stages[uuid]; ok && s != stageEnded {
 		f.stages[uuid] = stageEnded

@@ -33,6 +33,7 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		// locks is set for what is about lock rows.
 		locks bool
 	}{
+		{"Capabilities", testCapabilities, false},
 		{"Fingerprint", testFingerprint, false},
 		{"OpenUnknownDatabase", testOpenUnknown, false},
 		{"Lock", testLock, false},
@@ -66,6 +67,19 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 			})
 		}
 	}
+}
+
+// testCapabilities: what a driver declares, it has, and the other way round.
+func testCapabilities(b *bench) {
+	d := b.Driver()
+	can := d.Capabilities()
+	require.NotEmpty(b.t, can.Application)
+	_, operates := d.(driver.Operator)
+	require.Equal(b.t, can.Operations, operates)
+	_, examines := d.(driver.Examiner)
+	require.Equal(b.t, can.Examination, examines)
+	_, reads := b.open().(driver.ChannelReader)
+	require.Equal(b.t, can.DatabaseChannels, reads)
 }
 
 func testFingerprint(b *bench) {

@@ -24,6 +24,11 @@ var _ driver.Driver = (*Driver)(nil)
 // Driver returns a driver. Each call stands for another node.
 func (w *World) Driver() *Driver { return &Driver{w: w} }
 
+// Capabilities implements [driver.Driver]. The mock plays Odoo, so that is what it is called.
+func (d *Driver) Capabilities() driver.Capabilities {
+	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true}
+}
+
 // OpenCluster implements [driver.Driver]. The configuration is ignored.
 func (d *Driver) OpenCluster(ctx context.Context, _ *pgx.ConnConfig) (driver.Cluster, error) {
 	w := d.w

@@ -60,6 +60,11 @@ func New(options Options) *Driver {
 	return &Driver{options: options}
 }
 
+// Capabilities implements [driver.Driver].
+func (d *Driver) Capabilities() driver.Capabilities {
+	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Examination: true}
+}
+
 // OpenCluster implements [driver.Driver].
 func (d *Driver) OpenCluster(ctx context.Context, pg *pgx.ConnConfig) (driver.Cluster, error) {
 	return postgres.OpenCluster(ctx, pg)

@@ -9,21 +9,10 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
-// Examination is what [Driver.Examine] finds in a database.
-type Examination struct {
-	driver.Fingerprint
-	// Module is the add-on that a server must have loaded.
-	Module string
-	// Holder describes the session that holds the runner's lock; empty if nobody
-	// does.
-	Holder string
-	// DriverState is what a task of this database has for [Driver.Run].
-	DriverState string
-}
+var _ driver.Examiner = (*Driver)(nil)
 
-// Examine looks at a database for somebody who sets a runner up. It takes no lock
-// and changes nothing.
-func (d *Driver) Examine(ctx context.Context, pg *pgx.ConnConfig, database string) (e Examination, err error) {
+// Examine implements [driver.Examiner].
+func (d *Driver) Examine(ctx context.Context, pg *pgx.ConnConfig, database string) (e driver.Examination, err error) {
 	conn, err := postgres.Connect(ctx, pg, database, "examination")
 	if err != nil {
 		return e, err

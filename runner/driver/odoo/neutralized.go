@@ -35,15 +35,21 @@ func neutralized(ctx context.Context, conn *postgres.Conn, c catalog) (yes bool,
 	return yes, conn.Failed(err, "look whether the database is neutralized")
 }
 
-// RunsNeutralized reports [Options.RunNeutralized].
+// RunsNeutralized implements [Neutralizer]: it reports [Options.RunNeutralized].
 func (d *Driver) RunsNeutralized() bool { return d.options.RunNeutralized }
 
 var _ driver.Follower = (*session)(nil)
 
-// Follow implements [driver.Follower]. A driver that embeds this one has to have a
-// RunsNeutralized of its own; with others, what the session was opened with holds.
+// Neutralizer is what the sessions of this package ask of the driver in force. [Driver] implements it,
+// and so does each driver that embeds it; with others, what a session was opened with holds.
+type Neutralizer interface {
+	// RunsNeutralized reports whether the jobs of neutralized databases run.
+	RunsNeutralized() bool
+}
+
+// Follow implements [driver.Follower].
 func (s *session) Follow(d driver.Driver) {
-	if d, ok := d.(interface{ RunsNeutralized() bool }); ok {
+	if d, ok := d.(Neutralizer); ok {
 		s.runNeutralized = d.RunsNeutralized()
 	}
 }
