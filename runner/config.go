@@ -51,7 +51,7 @@ type Config struct {
 	// Channels is the channel tree. Default: root with capacity 1.
 	Channels []channels.Config
 
-	// DatabaseChannels gives each database a channel tree of its own, configured
+	// DatabaseChannels gives each database its own channel tree, configured
 	// in the database (docs/contract.md 6.2), and bounds them; Channels must then be
 	// empty. The driver must be capable of that. Default: nil, one tree for all databases.
 	DatabaseChannels *channels.Capacities
@@ -75,11 +75,11 @@ type Config struct {
 	Logger *zap.Logger
 
 	// Exchanges is the register of open requests, shared by all runners of the
-	// process. Default: one of its own.
+	// process. Default: its own.
 	Exchanges *exchange.Register
 
 	// Events is told everything that happens. It is called from the engine's loop
-	// and must not block. Default: nobody is told.
+	// and must not block. Default: they are dropped.
 	Events func(Event)
 
 	// Tracing makes a span of each attempt. Default: none are made.

@@ -14,7 +14,7 @@ type Pause struct {
 	// Database or Channel (its full name, with all below it) say what is paused;
 	// with neither it is everything.
 	Database, Channel string
-	// Until is when the pause ends by itself. Zero: not before somebody ends it.
+	// Until is when the pause ends by itself. Zero: not before an operator ends it.
 	Until time.Time
 	// Since, By and Note say when, who and why.
 	Since    time.Time

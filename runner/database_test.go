@@ -395,7 +395,7 @@ func TestOddRows(t *testing.T) {
 	})
 }
 
-// A state that nobody has heard of changes nothing (contract.md 1.3): neither
+// A state that nobody has heard of changes nothing (docs/contract.md 1.3): neither
 // for a job that runs nor for one that waits.
 func TestUnknownStateChangesNothing(t *testing.T) {
 	inBubble(t, func(b *bench) {

@@ -54,9 +54,9 @@ const (
 	EventDatabaseHeld EventKind = "database_held"
 	// EventDatabaseStandby: another runner serves Database (Detail: which).
 	EventDatabaseStandby EventKind = "database_standby"
-	// EventResynced: a full read of Database ended (Count: jobs that it changed).
+	// EventResynced: a snapshot of Database ended (Count: jobs that it changed).
 	EventResynced EventKind = "resynced"
-	// EventResyncRepaired: a full read found what no notification had told (Count).
+	// EventResyncRepaired: a snapshot found what no notification had told (Count).
 	EventResyncRepaired EventKind = "resync_repaired"
 	// EventNotifications: notifications of Database arrived (Count).
 	EventNotifications EventKind = "notifications"
@@ -68,14 +68,14 @@ const (
 	EventUpstreamUp EventKind = "upstream_up"
 	// EventUpstreamUnhealthy: Upstream takes no jobs (Detail).
 	EventUpstreamUnhealthy EventKind = "upstream_unhealthy"
-	// EventUpstreamDrained: somebody began to drain Upstream (Detail: who).
+	// EventUpstreamDrained: an operator began to drain Upstream (Detail: who).
 	EventUpstreamDrained EventKind = "upstream_drained"
-	// EventUpstreamUndrained: somebody ended that (Detail: who).
+	// EventUpstreamUndrained: an operator ended that (Detail: who).
 	EventUpstreamUndrained EventKind = "upstream_undrained"
 	// EventChannelBlocked: a job failed in a sequential Channel, which runs
-	// nothing until somebody deals with it (Database and UUID of the job).
+	// nothing until it is dealt with (Database and UUID of the job).
 	EventChannelBlocked EventKind = "channel_blocked"
-	// EventPaused: somebody paused Database, Channel, or, with neither,
+	// EventPaused: an operator paused Database, Channel, or, with neither,
 	// everything (Detail: who and why).
 	EventPaused EventKind = "paused"
 	// EventResumed: that ended.

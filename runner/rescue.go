@@ -18,13 +18,13 @@ const (
 	lostGrace = 10 * time.Second
 )
 
-// deadApart is how far two inspections in a row must lie apart that find nobody
+// deadApart is how far two inspections in a row must lie apart that find nothing
 // running a task before it is rescued: one may fall between a worker's two
 // transactions. It is less than the least time between two scans.
 const deadApart = 3 * time.Second
 
-// scan looks after tasks that run without a request of ours: where lock rows
-// exist, the database tells who is dead; elsewhere only that nobody starts them.
+// scan checks tasks that run without a request of ours: where lock rows
+// exist, the database tells who is dead; elsewhere only that they are not started.
 func (e *engine) scan(now time.Time) {
 	inspects := make(map[*database][]string)
 	for key, t := range e.tasks {
@@ -51,7 +51,7 @@ func (e *engine) scan(now time.Time) {
 	}
 }
 
-// judgeAlone decides without lock rows: a job that nobody has started some time
+// judgeAlone decides without lock rows: a job that has not been started some time
 // after its request broke, or after it was found, goes back;
 // should a request for it be left in a backlog, the application's own check of the state
 // decides. Where it has no such check that two requests could not pass together,

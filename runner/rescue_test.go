@@ -52,7 +52,7 @@ func TestWorkerCrash(t *testing.T) {
 	}
 }
 
-// A job that kills its worker each time fails in the end (contract.md 3.4).
+// A job that kills its worker each time fails in the end (docs/contract.md 3.4).
 func TestWorkerCrashesEachTime(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.AddDatabase("prod")

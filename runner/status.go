@@ -30,7 +30,7 @@ const (
 	DatabaseReady
 	// DatabaseHeld: its jobs wait, because the last ones were not run.
 	DatabaseHeld
-	// DatabaseYielding: somebody drops, renames or copies it.
+	// DatabaseYielding: it is being dropped, renamed or copied.
 	DatabaseYielding
 	// DatabaseNeutralized: it is a copy whose jobs must not run, and no connection
 	// is kept.
@@ -62,7 +62,7 @@ func (s DatabaseState) String() string {
 type Status struct {
 	// Leader is true when this process leads the runner, and may claim jobs.
 	Leader bool
-	// LeaderKnown is false as long as nobody is known to lead.
+	// LeaderKnown is false as long as no process is known to lead.
 	LeaderKnown bool
 	// LeaderDetail says who leads instead, or why it is not known.
 	LeaderDetail string
@@ -72,7 +72,7 @@ type Status struct {
 	Databases            []DatabaseStatus
 	Upstreams            []UpstreamStatus
 	Channels             []ChannelStatus
-	// DatabaseChannels is set when each database has a channel tree of its own.
+	// DatabaseChannels is set when each database has its own channel tree.
 	// MaxCapacity is then how many jobs may run in all of them together, and
 	// Running how many do.
 	DatabaseChannels     bool
@@ -95,10 +95,10 @@ type DatabaseStatus struct {
 	Fingerprint driver.Fingerprint
 	// HeldUntil is when a held database is tried again.
 	HeldUntil time.Time
-	// Pause is set while somebody has paused the database.
+	// Pause is set while an operator has paused the database.
 	Pause *Pause
 	// Connected is since when there has been a session; zero without one. Heard
-	// is when the server was last heard on it, Synced when the last full read
+	// is when PostgreSQL was last heard on it, Synced when the last snapshot
 	// ended, and Notifications how many notifications have arrived since the
 	// database was found.
 	Connected, Heard, Synced time.Time
@@ -132,7 +132,7 @@ type ChannelStatus struct {
 	// Oldest is since when the longest waiting job that the channel holds has
 	// been ready to start; zero if none waits. See [channels.Manager.Oldest].
 	Oldest time.Time
-	// Pause is set while somebody has paused the channel.
+	// Pause is set while an operator has paused the channel.
 	Pause *Pause
 }
 

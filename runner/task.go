@@ -51,7 +51,7 @@ type task struct {
 	asked uint64
 	// since is when phaseWatched began.
 	since time.Time
-	// deadSince is the first of the inspections in a row that found nobody
+	// deadSince is the first of the inspections in a row that found nothing
 	// running it.
 	deadSince time.Time
 	// stuck is set when its row could not be put back.
@@ -109,7 +109,7 @@ func (e *engine) rowsRead(db *database, read session.Reading) {
 
 // applyRow replaces what memory holds of a job by its row. It reports whether
 // that changed anything in the tree. set is the tree's Set, or its Sync for rows
-// of a full read. A task keeps a copy, for the row has many neighbours in memory.
+// of a snapshot. A task keeps a copy, for the row has many neighbours in memory.
 func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, channels.State) bool) bool {
 	if row.Nameless {
 		e.log().Error("a job without a uuid can never run", zap.String("database", row.DB), zap.Int64("id", row.ID))
@@ -161,7 +161,7 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 	return e.settle(row.Key, t)
 }
 
-// seen notes that a snapshot has brought the row of a job whose place in the
+// seen notes that a snapshot has brought the row of a job whose state in the
 // tree is not the row's to decide now, or the job would count as gone.
 func (e *engine) seen(row *driver.Row) { e.tree.Set(row.Job, channels.Unknown) }
 
@@ -186,7 +186,7 @@ func (e *engine) applyGone(key channels.Key) bool {
 }
 
 // adopt takes on a job that runs without having been started by this engine: it
-// was found at the start, or somebody else enqueued it. If this process still
+// was found at the start, or another program enqueued it. If this process still
 // waits for its answer, the wait goes on; otherwise it is watched. Nothing is
 // started.
 func (e *engine) adopt(row *driver.Row) {

@@ -36,7 +36,7 @@ type Why struct {
 	Since    time.Time
 	// Pause is the one that holds the job.
 	Pause *Pause
-	// Detail is the row as it stands in the database; nil if it could not be
+	// Detail is the row in the database; nil if it could not be
 	// read, for the reason that Problem gives.
 	Detail  *driver.Detail
 	Problem string

@@ -43,7 +43,7 @@ type Cluster interface {
 	// leading "!" excludes.
 	Databases(ctx context.Context, patterns []string) ([]Database, error)
 
-	// Busy lists the databases that somebody is dropping, renaming or copying
+	// Busy lists the databases that are being dropped, renamed or copied
 	// right now, by name. PostgreSQL waits five seconds for other connections
 	// to leave before it gives up on that.
 	Busy(ctx context.Context) ([]string, error)
@@ -161,7 +161,7 @@ type Session interface {
 	// returns the rows that it changed.
 	Unclaim(ctx context.Context, tasks []Task) ([]Row, error)
 
-	// Inspect tells, without disturbing anybody, whether tasks are alive.
+	// Inspect tells, without disturbing the application, whether tasks are alive.
 	Inspect(ctx context.Context, uuids []string) ([]Liveness, error)
 
 	// Rescue puts those of the given dead tasks back that are still dead when
@@ -173,7 +173,7 @@ type Session interface {
 	// Wait blocks until at least one notification has arrived, and returns all
 	// that have. When ctx ends first it returns the zero value and no error,
 	// and the session remains usable: ctx is how the owner interrupts the wait.
-	// Notifications that this session caused itself stand in Echoes and not in
+	// Notifications that this session caused itself are in Echoes and not in
 	// Changed; no notification is ever lost, also not one that arrives while
 	// another method runs.
 	Wait(ctx context.Context) (Notifications, error)
@@ -196,7 +196,7 @@ type Notifications struct {
 	Reload bool
 }
 
-// Row is a job as it stands in the database.
+// Row is the row of a job in the database.
 type Row struct {
 	channels.Job
 	State channels.State
@@ -223,7 +223,7 @@ type Task struct {
 	// it when it sends the task; empty before.
 	ID string
 	// Model, Method and Retry, the number of attempts before this one, are what
-	// the claim found in the row, for those who look. Zero when it does not tell.
+	// the claim found in the row, for people. Zero when it does not tell.
 	Model, Method string
 	Retry         int32
 
@@ -248,9 +248,9 @@ type Verdict uint8
 const (
 	// Uncertain: nothing proves it alive or dead. It must not be started again.
 	Uncertain Verdict = iota
-	// Alive: somebody runs it.
+	// Alive: it is being run.
 	Alive
-	// Dead: nobody runs it, as far as the database can tell.
+	// Dead: it is not being run, as far as the database can tell.
 	Dead
 )
 

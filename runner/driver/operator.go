@@ -32,7 +32,7 @@ type Operations interface {
 	// Change does one batch of an action: the first of at most limit matching
 	// jobs in the order of their ids, with ids above after. With dryRun it
 	// changes nothing and only tells what it would do. Jobs whose state does not
-	// permit the action, and rows that somebody has locked, are left out.
+	// permit the action, and locked rows, are left out.
 	Change(ctx context.Context, a Change, f Filter, after int64, limit int, dryRun bool) (Changed, error)
 
 	// Close closes the connection.
@@ -99,7 +99,7 @@ func (a Action) String() string {
 }
 
 // Permits reports whether the action may be done to a job in a state. A job that
-// is enqueued or started is somebody else's, and never touched.
+// is enqueued or started belongs to the application, and is never touched.
 func (a Action) Permits(s channels.State) bool {
 	switch s {
 	case channels.Pending:
@@ -120,7 +120,7 @@ type Change struct {
 	Action Action
 	// Until is the new eta of Postpone.
 	Until time.Time
-	// By names who wants it. It stands in the result of jobs set done or cancelled.
+	// By names the person who wants it. It is part of the result of jobs set done or cancelled.
 	By string
 }
 

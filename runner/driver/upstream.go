@@ -17,14 +17,14 @@ type Upstream struct {
 	Host string
 
 	// HostHeader is the Host header that the site's visitors would send. A
-	// driver may have a rule of its own that goes before it.
+	// driver may have its own rule that goes before it.
 	HostHeader string
 
 	// Transport sends the request: once, without reuse of connections.
 	Transport http.RoundTripper
 
 	// Available reports whether the proxy believes that the server is up; nil
-	// means that nobody has an opinion.
+	// means that it has none.
 	Available func() bool
 
 	// Load is the number of requests that the proxy itself has under way

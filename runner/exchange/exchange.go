@@ -59,7 +59,7 @@ func (r *Register) Lookup(key channels.Key) *Exchange {
 	return r.open[key]
 }
 
-// Start runs a task on an upstream in a goroutine of its own. When the exchange is over, ended is
+// Start runs a task on an upstream in its own goroutine. When the exchange is over, ended is
 // called from there, and so are the functions that have been attached. A panic of the driver is
 // logged, and counts as a broken exchange.
 func (r *Register) Start(

@@ -38,7 +38,7 @@ type Listener interface {
 	Rescued(rows []driver.Row)
 }
 
-// State is where a session stands that does not serve its database.
+// State is how far a session is that does not serve its database.
 type State uint8
 
 const (

@@ -247,7 +247,7 @@ func (s *Session) close(ctx context.Context) {
 
 // call makes one call to the driver. A statement that failed although the
 // connection lives is as bad as a lost connection: what it should have done is
-// not done, and a new snapshot is the way to know where things stand.
+// not done, and a new snapshot is the way to know what holds.
 func (s *Session) call(ctx context.Context, doing string, timeout time.Duration, f func(context.Context) error) error {
 	if err := timing.Within(ctx, timeout, f); err != nil {
 		return fmt.Errorf("%s: %w", doing, err)

@@ -118,7 +118,7 @@ func (p *Pool) Reconfigured() {
 }
 
 // Refresh looks the servers up in the background, because the answer may come from the DNS, and
-// then looks after their health until ctx ends: those that are down are checked and, if idle is
+// then checks them until ctx ends: those that are down and, if idle is
 // set, those that run nothing for us.
 func (p *Pool) Refresh(ctx context.Context, idle bool) {
 	p.mu.Lock()

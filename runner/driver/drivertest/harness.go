@@ -26,7 +26,7 @@ type Job struct {
 	Enqueued   time.Time // zero for none
 	Retry      int32
 	MaxRetries int32
-	// LockRow inserts a lock row that nobody holds.
+	// LockRow inserts a lock row that is not held.
 	LockRow bool
 }
 

@@ -342,7 +342,7 @@ func testWait(b *bench) {
 	require.Empty(b.t, n.Echoes)
 	require.False(b.t, n.Reload)
 
-	b.Delete(jobC) // of a job that was done nobody hears
+	b.Delete(jobC) // the end of a job that was done is not told
 	b.Delete(jobA)
 	n = b.wait(s, func(n driver.Notifications) bool { return slices.Contains(n.Changed, jobA) })
 	require.NotContains(b.t, n.Changed, jobC)

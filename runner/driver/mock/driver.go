@@ -21,7 +21,7 @@ type Driver struct{ w *World }
 
 var _ driver.Driver = (*Driver)(nil)
 
-// Driver returns a driver. Each call stands for another node.
+// Driver returns a driver. Each call is another node.
 func (w *World) Driver() *Driver { return &Driver{w: w} }
 
 // Capabilities implements [driver.Driver]. The mock plays Odoo, so that is what it is called.
@@ -197,7 +197,7 @@ func refusal(status int) driver.Outcome {
 }
 
 // exchange sends the request to a worker and waits for the answer. The worker
-// does not care when nobody waits any more.
+// goes on when the answer is not waited for any more.
 func (w *World) exchange(ctx context.Context, run *Run, plan Plan, t driver.Task) driver.Result {
 	answer := make(chan driver.Result, 1)
 	w.workers.Go(func() { answer <- w.work(run, plan, t) })

@@ -25,7 +25,7 @@ type Faults struct {
 	// LoseAfterClaim commits the next claim but loses the connection before the
 	// result arrives. It resets itself.
 	LoseAfterClaim bool
-	// ClaimSkips holds uuids that Claim finds locked by somebody else.
+	// ClaimSkips holds uuids that Claim finds locked.
 	ClaimSkips map[string]bool
 	// Frozen is a half-open connection: calls block until their context ends
 	// and lose the session, and Wait hears nothing.

@@ -172,7 +172,7 @@ func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 		rows = rows[:min(len(rows), s.db.faults.SnapshotErrAfter)]
 		err = s.do(ctx, "Snapshot", fault, false, nil)
 	}
-	// The caller's function may well look at the world.
+	// The caller's function may well ask the world.
 	s.w.mu.Unlock()
 	defer s.w.mu.Lock()
 	for _, j := range rows {
@@ -269,7 +269,7 @@ func (s *session) Inspect(ctx context.Context, uuids []string) (found []driver.L
 	return found, err
 }
 
-// inspect judges by the same evidence as the real driver (peers.md 3.5).
+// inspect judges by the same evidence as the real driver.
 func (s *session) inspect(j *Job) driver.Liveness {
 	l := driver.Liveness{Row: j.Row}
 	if !j.State.Running() {
@@ -287,7 +287,7 @@ func (s *session) inspect(j *Job) driver.Liveness {
 	return l
 }
 
-// dead is the predicate of the rescue (contract.md 3.4).
+// dead is the predicate of the rescue (docs/contract.md 3.4).
 func (s *session) dead(j *Job) bool {
 	return s.db.fingerprint().Locks && j.State.Running() && j.LockPID == 0 &&
 		j.Enqueued != 0 && time.Since(time.UnixMicro(j.Enqueued)) > Grace
@@ -314,7 +314,7 @@ func (s *session) Rescue(ctx context.Context, dead []driver.Liveness) (rows []dr
 	return rows, err
 }
 
-// requeue has the effects of contract.md 3.4.
+// requeue has the effects of docs/contract.md 3.4.
 func requeue(j *Job) {
 	exhausted := j.MaxRetries != 0 && j.Retry > j.MaxRetries
 	if j.State == channels.Started {

@@ -27,8 +27,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// Grace is how long a job stays enqueued before nobody's having started it
-// counts as evidence that it is dead (contract.md 3.4).
+// Grace is how long a job stays enqueued before that
+// counts as evidence that it is dead (docs/contract.md 3.4).
 const Grace = 10 * time.Second
 
 // World is everything outside of the engine. Its methods are safe for
@@ -144,7 +144,7 @@ func (w *World) DropDatabase(name string) {
 	delete(w.databases, name)
 }
 
-// SetBusy says which databases somebody is dropping, renaming or copying.
+// SetBusy says which databases are being dropped, renamed or copied.
 func (w *World) SetBusy(names ...string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -218,7 +218,7 @@ func (w *World) SetState(key channels.Key, state channels.State) bool {
 }
 
 // Delete deletes a row. Like the trigger it says nothing about a job that was
-// done (contract.md 1.1).
+// done (docs/contract.md 1.1).
 func (w *World) Delete(key channels.Key) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -233,7 +233,7 @@ func (w *World) Delete(key channels.Key) {
 	}
 }
 
-// Row returns a job as it stands.
+// Row returns the row of a job.
 func (w *World) Row(key channels.Key) (Job, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -325,7 +325,7 @@ func (w *World) notify(name, payload string, pid uint32) {
 }
 
 // ReloadPayload is the payload with which the application announces a changed
-// configuration. As with the real driver it stands in Changed too.
+// configuration. As with the real driver it is in Changed too.
 const ReloadPayload = "reload"
 
 func appendNew(list []string, s string) []string {

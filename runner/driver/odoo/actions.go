@@ -141,7 +141,7 @@ func (o *operations) parents(ctx context.Context, d *driver.Detail) error {
 	return nil
 }
 
-// dependsOn are the jobs on which job j depends (contract.md 1.2).
+// dependsOn are the jobs on which job j depends (docs/contract.md 1.2).
 const dependsOn = `jsonb_array_elements_text(coalesce(j.dependencies::jsonb -> 'depends_on', '[]')) AS d(uuid)`
 
 // graphs reports whether jobs can depend on each other, and we may see it.
@@ -196,7 +196,7 @@ func likePrefix(s string) string {
 }
 
 // errNoCancelled is about 7.0 to 11.0 and 13.0, whose Odoo could not read such a
-// row (contract.md 1.3).
+// row (docs/contract.md 1.3).
 var errNoCancelled = errors.New("this series of Odoo knows no cancelled jobs: set them done instead")
 
 // Change implements [driver.Operations]. A batch is one transaction, with what
@@ -326,7 +326,7 @@ func (g *generation) assignments(a driver.Change) (string, []any, error) {
 const followRounds = 1000
 
 // follow does to the jobs that waited for changed ones what Odoo does
-// (contract.md 1.5): those whose parents are all done become pending, those
+// (docs/contract.md 1.5): those whose parents are all done become pending, those
 // whose parents are all cancelled are cancelled, and so on down the graph.
 func (o *operations) follow(ctx context.Context, tx pgx.Tx, a driver.Change, ids []int64) (n int, err error) {
 	to, needed := "pending", "done"

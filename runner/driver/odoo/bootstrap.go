@@ -25,7 +25,7 @@ const (
 )
 
 const (
-	// BootstrapTimeout bounds the requests that begin a session (contract.md 1.4).
+	// BootstrapTimeout bounds the requests that begin a session (docs/contract.md 1.4).
 	BootstrapTimeout = 30 * time.Second
 
 	loginPath   = "/web/login"

@@ -15,7 +15,7 @@ import (
 var _ driver.ChannelReader = (*session)(nil)
 
 // channelColumns are the columns of queue_job_channel by which channels are
-// configured in the database (contract.md 6.2).
+// configured in the database (docs/contract.md 6.2).
 var channelColumns = []string{"capacity", "sequential", "throttle", "paused", "capacity_default", "sequential_default"}
 
 // channelCatalogSQL tells which columns the table has, and whether we may read it.

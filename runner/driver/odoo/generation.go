@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
-// contract is what one family of the add-on has in common (contract.md 1.1).
+// contract is what one family of the add-on has in common (docs/contract.md 1.1).
 type contract struct {
 	// module is the add-on's name in ir_module_module.
 	module string
@@ -21,7 +21,7 @@ type contract struct {
 	// runPath is the path of the request that runs a job.
 	runPath string
 	// lockKey is the advisory lock by which runners exclude each other
-	// (contract.md 3.5).
+	// (docs/contract.md 3.5).
 	lockKey int64
 	// olderLock names the lock of an earlier runner, which is taken too; its key
 	// is PostgreSQL's hashtext of the name. Empty for none.
@@ -217,11 +217,11 @@ func detect(c catalog, found modules) (*generation, driver.Fingerprint) {
 
 // modern reports whether the add-on is that of 12.0 or later, which brought the
 // column exc_name. From then on the add-on creates the trigger when it is
-// installed; before that it is left to the runner (contract.md 1.1).
+// installed; before that it is left to the runner (docs/contract.md 1.1).
 func (g *generation) modern() bool { return slices.Contains(g.columns, "exc_name") }
 
 // guarded reports whether Odoo locks the row when it starts a job. That came with
-// 12.0, as did the column in which it then writes down the worker (contract.md 1.5).
+// 12.0, as did the column in which it then writes down the worker (docs/contract.md 1.5).
 func (g *generation) guarded() bool {
 	return g.locks || g.modern() && slices.Contains(g.columns, "worker_pid")
 }

@@ -47,7 +47,7 @@ func (b *inbox) put(_ *pgconn.PgConn, n *pgconn.Notification) {
 }
 
 // isReload reports whether a payload announces a changed configuration: all that
-// is known of that payload is that it is no uuid (contract.md 6.2). As a job
+// is known of that payload is that it is no uuid (docs/contract.md 6.2). As a job
 // might have an odd uuid too, such a payload is also looked up as one.
 func isReload(payload string) bool {
 	return len(payload) != 36 || uuid.Validate(payload) != nil

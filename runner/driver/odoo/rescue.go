@@ -63,7 +63,7 @@ func (s *session) Inspect(ctx context.Context, uuids []string) ([]driver.Livenes
 	return list, nil
 }
 
-// judge is the decision table of peers.md 3.5, as far as the database can tell.
+// judge decides from the evidence that the database can give.
 // Without a lock table nothing proves anything: a started job may run, and one
 // that is enqueued may wait for a worker.
 func judge(e evidence, locks bool) driver.Liveness {
@@ -89,7 +89,7 @@ func judge(e evidence, locks bool) driver.Liveness {
 var errNoLocks = errors.New("without a lock table nothing proves a job dead")
 
 // Rescue implements [driver.Session]. A job counts up its retries only if it had
-// been started, and fails when they are used up (contract.md 3.4); so does one
+// been started, and fails when they are used up (docs/contract.md 3.4); so does one
 // that is expired, where there is no lock table.
 func (s *session) Rescue(ctx context.Context, dead []driver.Liveness) ([]driver.Row, error) {
 	switch {

@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
-// The table of contract.md 3.4. Each row is inspected and, whatever the verdict,
+// The table of docs/contract.md 3.4. Each row is inspected and, whatever the verdict,
 // handed to Rescue.
 func TestDeadJobVectors(t *testing.T) {
 	const none, row, locked = "none", "row", "locked"
@@ -132,7 +132,7 @@ func TestRescueLosesAgainstACommit(t *testing.T) {
 	require.Equal(t, 300, done)
 }
 
-// Inspecting must never be in a worker's way (peers.md, finding 6).
+// Inspecting must never be in a worker's way, who would find the lock row locked and give up.
 func TestInspectDisturbsNobody(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	h.exec(`INSERT INTO queue_job (uuid, state, date_enqueued) VALUES ('a', 'started', now() AT TIME ZONE 'UTC' - interval '1 minute')`)

@@ -83,7 +83,7 @@ func runPath(t driver.Task) string {
 // classify tells Odoo's answers from those of others. An answer of the add-on
 // itself has an empty body; that of a job that failed is a page with nearly any
 // status from 400 on, so of pages only those count as refusals that failing jobs
-// hardly produce (contract.md 1.4). The row decides anyway.
+// hardly produce (docs/contract.md 1.4). The row decides anyway.
 func classify(status int, body []byte) (driver.Outcome, error) {
 	page := len(body) > 0 && strings.HasPrefix(http.DetectContentType(body), "text/html")
 	switch {

@@ -92,7 +92,7 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 }
 
 // Lock implements [driver.Session] with upstream's own lock, so that a Python
-// runner and this one exclude each other (contract.md 3.5).
+// runner and this one exclude each other (docs/contract.md 3.5).
 func (s *session) Lock(ctx context.Context) (driver.Lock, error) {
 	if s.generation == nil {
 		return driver.Lock{}, errNoFingerprint

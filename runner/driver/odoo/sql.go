@@ -10,7 +10,7 @@ import (
 )
 
 // Grace is how long after its claim a task without a holder of its lock row may
-// still be on its way (contract.md 3.4).
+// still be on its way (docs/contract.md 3.4).
 const Grace = 10 * time.Second
 
 // statements are the SQL of one generation. All of them are single statements
@@ -84,7 +84,7 @@ const unfinished = `(j.state < 'cancelled'
 
 // claimSQL marks jobs enqueued. Other than upstream's it is guarded: a job that
 // is not pending any more, or whose row somebody has locked, is left out. Odoo
-// expects whole seconds in date_enqueued (contract.md 1.2).
+// expects whole seconds in date_enqueued (docs/contract.md 1.2).
 //
 // The state is tested by an expression that no index serves, and the ids come as
 // an array. As long as PostgreSQL knows little of the table, it would go through all
@@ -113,7 +113,7 @@ SELECT %[2]s, %[4]s, false FROM queue_job j WHERE j.uuid = ANY($2)`
 // crash of PostgreSQL that loses the claim has lost the start too, and the job is
 // pending without having run. A commit that notifies holds a lock that every other
 // such commit waits for, so that this wait would be everybody's. Older add-ons
-// test in one transaction and commit in another (contract.md 1.5, A).
+// test in one transaction and commit in another (docs/contract.md 1.5, A).
 func (g *generation) claimSQL(columns string) string {
 	durable := "current_setting('synchronous_commit')"
 	if g.locks {
@@ -139,7 +139,7 @@ RETURNING `
 // inspectSQL looks who holds a lock row without touching it: the transaction
 // that locked a row stands in its xmax, and a transaction that runs holds a lock
 // on its own number. A worker that takes its lock with SKIP LOCKED must never
-// find a prober in its way (peers.md, finding 6).
+// find a prober in its way: it would get nothing, and give its job up.
 const inspectSQL = `, now() AT TIME ZONE 'UTC', coalesce(h.pid, 0)::int8, h.transactionid IS NOT NULL
 FROM queue_job j
 LEFT JOIN queue_job_lock l ON l.queue_job_id = j.id
@@ -158,7 +158,7 @@ WITH c AS (
 	FOR NO KEY UPDATE OF j SKIP LOCKED
 )`
 
-// rescueSQL has the predicates and effects of contract.md 3.4, restricted to the
+// rescueSQL has the predicates and effects of docs/contract.md 3.4, restricted to the
 // attempts that were found dead. The row lock proves that nobody holds the lock
 // row. The state must be tested at the top level too: a worker that commits
 // between the statement's snapshot and the row lock would otherwise have its

@@ -26,7 +26,7 @@ type trigger struct {
 const triggerLockTimeout = "250ms"
 
 // triggerFunctionSQL announces every insert and update, whatever it changes, and
-// the deletion of a job that was not done (contract.md 1.1).
+// the deletion of a job that was not done (docs/contract.md 1.1).
 const triggerFunctionSQL = `
 CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql AS $announce$
 BEGIN

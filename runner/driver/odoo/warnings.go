@@ -24,7 +24,7 @@ const (
 	// few seconds and counts as dead after five minutes.
 	workerSQL = `SELECT EXISTS (SELECT FROM queue_worker w
 		WHERE (to_jsonb(w) ->> 'date_alive')::timestamp > now() AT TIME ZONE 'UTC' - interval '5 minutes')`
-	// cronRunnerSQL finds the add-on that runs jobs by cron (contract.md 3.4).
+	// cronRunnerSQL finds the add-on that runs jobs by cron (docs/contract.md 3.4).
 	cronRunnerSQL = `SELECT EXISTS (SELECT FROM ir_cron c JOIN ir_model_data d ON d.model = 'ir.cron' AND d.res_id = c.id
 		WHERE c.active AND d.module = 'queue_job_cron_jobrunner')`
 )
