@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -60,8 +61,7 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 	}
 	return []caddy.AdminRoute{
 		get("status", getStatus), get("live", getLive), get("ready", getReady),
-		get("databases", listed("databases", viewDatabases)), get("channels", listed("channels", viewChannels)),
-		get("upstreams", listed("upstreams", viewUpstreams)),
+		get("databases", getDatabases), get("channels", getChannels), get("upstreams", getUpstreams),
 		get("tasks", getTasks), get("jobs", getJobs), get("jobs/{database}/{uuid}", getJob), get("events", getEvents),
 		post("pause", postPause), post("resume", postResume), post("drain", postDrain), post("undrain", postUndrain),
 		post("requeue", changeJobs(driver.Requeue)), post("cancel", changeJobs(driver.Cancel)),
@@ -192,12 +192,14 @@ func each(r *http.Request, show func(name string, st *runner.Status, now time.Ti
 }
 
 func getStatus(w http.ResponseWriter, r *http.Request) error {
-	views := []statusView{}
-	err := each(r, func(name string, st *runner.Status, now time.Time) { views = append(views, viewStatus(name, st, now)) })
+	views := []api.Status{}
+	err := each(r, func(name string, st *runner.Status, now time.Time) {
+		views = append(views, api.NewStatus(name, st, now))
+	})
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, map[string]any{"runners": views})
+	return answer(w, http.StatusOK, api.Statuses{Runners: views})
 }
 
 // getLive tells that the process answers.
@@ -205,7 +207,7 @@ func getLive(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, map[string]any{"live": true})
+	return answer(w, http.StatusOK, api.Liveness{Live: true})
 }
 
 // getReady answers 503, with the reasons, unless every runner can do its work.
@@ -214,7 +216,7 @@ func getReady(w http.ResponseWriter, r *http.Request) error {
 	n := 0
 	err := each(r, func(name string, st *runner.Status, now time.Time) {
 		n++
-		for _, p := range unready(st, now) {
+		for _, p := range st.Problems(now) {
 			problems = append(problems, "runner "+name+": "+p)
 		}
 	})
@@ -228,23 +230,42 @@ func getReady(w http.ResponseWriter, r *http.Request) error {
 		problems = append(problems, "no runner is configured")
 	}
 	if len(problems) > 0 {
-		return answer(w, http.StatusServiceUnavailable, map[string]any{"ready": false, "problems": problems})
+		return answer(w, http.StatusServiceUnavailable, api.Readiness{Problems: problems})
 	}
-	return answer(w, http.StatusOK, map[string]any{"ready": true})
+	return answer(w, http.StatusOK, api.Readiness{Ready: true})
 }
 
-// listed answers with what a view shows of every runner that was asked for.
-func listed[V any](key string, view func(name string, st *runner.Status, now time.Time) []V) func(http.ResponseWriter, *http.Request) error {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		views := []V{}
-		err := each(r, func(name string, st *runner.Status, now time.Time) {
-			views = append(views, view(name, st, now)...)
-		})
-		if err != nil {
-			return err
-		}
-		return answer(w, http.StatusOK, map[string]any{key: views})
+func getDatabases(w http.ResponseWriter, r *http.Request) error {
+	doc := api.Databases{Databases: []api.Database{}}
+	err := each(r, func(name string, st *runner.Status, now time.Time) {
+		doc.Databases = append(doc.Databases, api.NewDatabases(name, st, now)...)
+	})
+	if err != nil {
+		return err
 	}
+	return answer(w, http.StatusOK, doc)
+}
+
+func getChannels(w http.ResponseWriter, r *http.Request) error {
+	doc := api.Channels{Channels: []api.Channel{}}
+	err := each(r, func(name string, st *runner.Status, now time.Time) {
+		doc.Channels = append(doc.Channels, api.NewChannels(name, st, now)...)
+	})
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, doc)
+}
+
+func getUpstreams(w http.ResponseWriter, r *http.Request) error {
+	doc := api.Upstreams{Upstreams: []api.Upstream{}}
+	err := each(r, func(name string, st *runner.Status, _ time.Time) {
+		doc.Upstreams = append(doc.Upstreams, api.NewUpstreams(name, st)...)
+	})
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, doc)
 }
 
 func getTasks(w http.ResponseWriter, r *http.Request) error {
@@ -258,15 +279,15 @@ func getTasks(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), readTimeout)
 	defer cancel()
-	views := []taskView{}
+	views := []api.Task{}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		tasks, err := all[name].engine.Tasks(ctx)
 		if err != nil {
 			return failure(fmt.Errorf("runner %s: %w", name, err))
 		}
-		views = append(views, viewTasks(name, tasks, time.Now())...)
+		views = append(views, api.NewTasks(name, tasks, time.Now())...)
 	}
-	return answer(w, http.StatusOK, map[string]any{"tasks": views})
+	return answer(w, http.StatusOK, api.Tasks{Tasks: views})
 }
 
 // getJobs reads one page of one runner's jobs.
@@ -275,14 +296,14 @@ func getJobs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f := jobFilter{
+	f := api.JobFilter{
 		Channel: q.Get("channel"), Exception: q.Get("exception"), OlderThan: q.Get("older_than"),
 	}
 	for _, list := range q["state"] {
 		f.States = append(f.States, strings.Split(list, ",")...)
 	}
 	jq := runner.JobQuery{Database: q.Get("database"), Cursor: q.Get("cursor")}
-	if jq.Filter, err = f.filter(); err != nil {
+	if jq.Filter, err = jobFilter(&f); err != nil {
 		return err
 	}
 	if limit := q.Get("limit"); limit != "" {
@@ -300,18 +321,11 @@ func getJobs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return failure(err)
 	}
-	views := []jobView{}
+	views := []api.Job{}
 	for i := range page.Jobs {
-		views = append(views, viewJob(name, &page.Jobs[i]))
+		views = append(views, api.NewJob(name, &page.Jobs[i]))
 	}
-	out := map[string]any{"jobs": views}
-	if page.Next != "" {
-		out["next"] = page.Next
-	}
-	if len(page.Problems) > 0 {
-		out["problems"] = page.Problems
-	}
-	return answer(w, http.StatusOK, out)
+	return answer(w, http.StatusOK, api.JobPage{Jobs: views, Next: page.Next, Problems: page.Problems})
 }
 
 // getJob tells of one job, and why it does or does not run.
@@ -338,7 +352,7 @@ func getJob(w http.ResponseWriter, r *http.Request) error {
 		}
 		served := why.Code != runner.WhyUnknownJob && why.Code != runner.WhyNotServed
 		if why.Found || served && len(all) == 1 {
-			return answer(w, http.StatusOK, viewWhy(name, &why))
+			return answer(w, http.StatusOK, api.NewWhy(name, &why))
 		}
 		if why.Problem != "" {
 			return apiError(http.StatusBadGateway, "%s; reading the row failed: %s", why.Text, why.Problem)
@@ -350,19 +364,8 @@ func getJob(w http.ResponseWriter, r *http.Request) error {
 	return apiError(http.StatusNotFound, "%s", text)
 }
 
-// jobFilter is the part of a request that selects jobs.
-type jobFilter struct {
-	Database  string   `json:"database"`
-	UUIDs     []string `json:"uuids"`
-	States    []string `json:"states"`
-	Channel   string   `json:"channel"`
-	Exception string   `json:"exception"`
-	// OlderThan is a duration such as 90s, 36h or 2d.
-	OlderThan string `json:"older_than"`
-}
-
-// filter checks the filter.
-func (f *jobFilter) filter() (driver.Filter, error) {
+// jobFilter checks the part of a request that selects jobs.
+func jobFilter(f *api.JobFilter) (driver.Filter, error) {
 	out := driver.Filter{UUIDs: f.UUIDs, Channel: f.Channel, Exception: f.Exception}
 	for _, name := range f.States {
 		state := channels.ParseState(name)

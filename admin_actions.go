@@ -15,23 +15,13 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// actor is the part of an action's body that every action has.
-type actor struct {
-	// Runner may be left out if there is only one.
-	Runner string `json:"runner"`
-	// By is who the client says he is.
-	By   string `json:"by"`
-	Note string `json:"note"`
-}
-
-func (a *actor) common() *actor { return a }
-
-// body reads an action's body, strictly.
-func body(w http.ResponseWriter, r *http.Request, into interface{ common() *actor }) error {
+// body reads an action's body, strictly, of which a is the part that all have.
+func body(w http.ResponseWriter, r *http.Request, into any, a *api.Actor) error {
 	if r.URL.RawQuery != "" {
 		return apiError(http.StatusBadRequest, "an action takes no query, put the parameters into the body")
 	}
@@ -56,7 +46,6 @@ func body(w http.ResponseWriter, r *http.Request, into interface{ common() *acto
 	case err != nil:
 		return apiError(http.StatusBadRequest, "the body cannot be read: %w", err)
 	}
-	a := into.common()
 	for _, s := range []*string{&a.By, &a.Note} {
 		*s = strings.TrimSpace(*s)
 		if len(*s) > nameLimit || strings.ContainsFunc(*s, unicode.IsControl) {
@@ -83,20 +72,8 @@ func identity(r *http.Request, by string) string {
 	return by + " (" + who + ")"
 }
 
-// pauseRequest is the body of POST /jobrunner/pause and /jobrunner/resume.
-type pauseRequest struct {
-	actor
-	// Database, Channel or All say what.
-	Database string `json:"database"`
-	Channel  string `json:"channel"`
-	All      bool   `json:"all"`
-	// For or Until end the pause by itself.
-	For   string    `json:"for"`
-	Until time.Time `json:"until"`
-}
-
 // subject checks that exactly one thing is named.
-func (p *pauseRequest) subject() (runner.Pause, error) {
+func subject(p *api.PauseRequest) (runner.Pause, error) {
 	named := 0
 	for _, yes := range []bool{p.Database != "", p.Channel != "", p.All} {
 		if yes {
@@ -110,25 +87,25 @@ func (p *pauseRequest) subject() (runner.Pause, error) {
 }
 
 func postPause(w http.ResponseWriter, r *http.Request) error {
-	var req pauseRequest
-	if err := body(w, r, &req); err != nil {
+	var req api.PauseRequest
+	if err := body(w, r, &req, &req.Actor); err != nil {
 		return err
 	}
-	p, err := req.subject()
+	p, err := subject(&req)
 	if err != nil {
 		return err
 	}
 	p.Since = time.Now().UTC().Truncate(time.Second)
-	if p.Until, err = req.end(p.Since); err != nil {
+	if p.Until, err = end(&req, p.Since); err != nil {
 		return err
 	}
-	return order(w, r, "pause", &req.actor, func(_ *runner.Status, c runner.Controls) (runner.Controls, int, error) {
+	return order(w, r, "pause", &req.Actor, func(_ *runner.Status, c runner.Controls) (runner.Controls, int, error) {
 		return c.WithPause(p), 1, nil
 	})
 }
 
 // end is when the pause ends by itself, zero for never.
-func (p *pauseRequest) end(now time.Time) (time.Time, error) {
+func end(p *api.PauseRequest, now time.Time) (time.Time, error) {
 	switch {
 	case p.For != "" && !p.Until.IsZero():
 		return time.Time{}, apiError(http.StatusBadRequest, "for and until exclude each other")
@@ -142,18 +119,18 @@ func (p *pauseRequest) end(now time.Time) (time.Time, error) {
 }
 
 func postResume(w http.ResponseWriter, r *http.Request) error {
-	var req pauseRequest
-	if err := body(w, r, &req); err != nil {
+	var req api.PauseRequest
+	if err := body(w, r, &req, &req.Actor); err != nil {
 		return err
 	}
-	p, err := req.subject()
+	p, err := subject(&req)
 	if err != nil {
 		return err
 	}
 	if req.For != "" || !req.Until.IsZero() {
 		return apiError(http.StatusBadRequest, "resume takes neither for nor until")
 	}
-	return order(w, r, "resume", &req.actor, func(_ *runner.Status, c runner.Controls) (runner.Controls, int, error) {
+	return order(w, r, "resume", &req.Actor, func(_ *runner.Status, c runner.Controls) (runner.Controls, int, error) {
 		c, was := c.WithoutPause(p)
 		if !was {
 			return c, 0, nil
@@ -162,18 +139,12 @@ func postResume(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// drainRequest is the body of POST /jobrunner/drain and /jobrunner/undrain.
-type drainRequest struct {
-	actor
-	Upstream string `json:"upstream"`
-}
-
 func postDrain(w http.ResponseWriter, r *http.Request) error {
-	var req drainRequest
-	if err := body(w, r, &req); err != nil {
+	var req api.DrainRequest
+	if err := body(w, r, &req, &req.Actor); err != nil {
 		return err
 	}
-	return order(w, r, "drain", &req.actor, func(st *runner.Status, c runner.Controls) (runner.Controls, int, error) {
+	return order(w, r, "drain", &req.Actor, func(st *runner.Status, c runner.Controls) (runner.Controls, int, error) {
 		if err := knownUpstream(st, req.Upstream); err != nil {
 			return c, 0, err
 		}
@@ -183,11 +154,11 @@ func postDrain(w http.ResponseWriter, r *http.Request) error {
 }
 
 func postUndrain(w http.ResponseWriter, r *http.Request) error {
-	var req drainRequest
-	if err := body(w, r, &req); err != nil {
+	var req api.DrainRequest
+	if err := body(w, r, &req, &req.Actor); err != nil {
 		return err
 	}
-	return order(w, r, "undrain", &req.actor, func(st *runner.Status, c runner.Controls) (runner.Controls, int, error) {
+	return order(w, r, "undrain", &req.Actor, func(st *runner.Status, c runner.Controls) (runner.Controls, int, error) {
 		c, was := c.WithoutDrain(req.Upstream)
 		if was {
 			return c, 1, nil
@@ -205,7 +176,7 @@ func knownUpstream(st *runner.Status, name string) error {
 }
 
 // order changes what operators have ordered of a runner, and answers with that.
-func order(w http.ResponseWriter, r *http.Request, action string, a *actor, f func(*runner.Status, runner.Controls) (runner.Controls, int, error)) error {
+func order(w http.ResponseWriter, r *http.Request, action string, a *api.Actor, f func(*runner.Status, runner.Controls) (runner.Controls, int, error)) error {
 	name, k, err := oneRunner(a.Runner)
 	if err != nil {
 		return err
@@ -237,18 +208,18 @@ func order(w http.ResponseWriter, r *http.Request, action string, a *actor, f fu
 	if st, err = k.engine.Status(ctx); err != nil {
 		return failure(err)
 	}
-	out := map[string]any{
-		"runner": name, "changed": changed, "stored": unsaved == nil, "pauses": viewPauses(st.Controls.Pauses),
-		"drains": viewDrains(st.Controls.Drains), "upstreams": viewUpstreams("", &st, time.Now()),
+	out := api.OrderAnswer{
+		Runner: name, Changed: changed, Stored: unsaved == nil, Pauses: api.NewPauses(st.Controls.Pauses),
+		Drains: api.NewDrains(st.Controls.Drains), Upstreams: api.NewUpstreams("", &st),
 	}
 	if unsaved != nil {
-		out["warning"] = "in force, but not stored yet: it would not survive a restart (see the log)"
+		out.Warning = "in force, but not stored yet: it would not survive a restart (see the log)"
 	}
 	return answer(w, http.StatusOK, out)
 }
 
 // logAction writes who did what to what.
-func logAction(action, name string, a *actor, fields ...zap.Field) {
+func logAction(action, name string, a *api.Actor, fields ...zap.Field) {
 	log := caddy.Log().Named("jobrunner.admin")
 	if gen := activeGeneration(); gen != nil {
 		log = gen.logger.Named("admin")
@@ -258,23 +229,9 @@ func logAction(action, name string, a *actor, fields ...zap.Field) {
 	}, fields...)...)
 }
 
-// changeRequest is the body of the actions on jobs.
-type changeRequest struct {
-	actor
-	jobFilter
-	// All is required to select jobs by nothing at all.
-	All bool `json:"all"`
-	// Limit bounds the number of jobs; 0 means all that match.
-	Limit  int  `json:"limit"`
-	DryRun bool `json:"dry_run"`
-	// Until or For are the new eta of postponed jobs.
-	Until time.Time `json:"until"`
-	For   string    `json:"for"`
-}
-
-// change checks the request.
-func (c *changeRequest) change(action driver.Action) (runner.JobChange, error) {
-	filter, err := c.filter()
+// jobChange checks the request of an action on jobs.
+func jobChange(c *api.ChangeRequest, action driver.Action) (runner.JobChange, error) {
+	filter, err := jobFilter(&c.JobFilter)
 	if err != nil {
 		return runner.JobChange{}, err
 	}
@@ -313,11 +270,11 @@ func (c *changeRequest) change(action driver.Action) (runner.JobChange, error) {
 // changeJobs returns the handler of an action on jobs.
 func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		var req changeRequest
-		if err := body(w, r, &req); err != nil {
+		var req api.ChangeRequest
+		if err := body(w, r, &req, &req.Actor); err != nil {
 			return err
 		}
-		change, err := req.change(action)
+		change, err := jobChange(&req, action)
 		if err != nil {
 			return err
 		}
@@ -328,7 +285,7 @@ func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
 		ctx, cancel := context.WithTimeout(r.Context(), actTimeout)
 		defer cancel()
 		result, err := k.engine.Change(ctx, change)
-		logAction(action.String(), name, &req.actor, zap.String("database", change.Database), zap.Bool("dry_run", change.DryRun),
+		logAction(action.String(), name, &req.Actor, zap.String("database", change.Database), zap.Bool("dry_run", change.DryRun),
 			zap.Int("changed", result.Changed), zap.Int("followed", result.Followed), zap.Error(err))
 		if err != nil {
 			return failure(err)
@@ -336,7 +293,14 @@ func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
 		if change.Database != "" && len(change.UUIDs) > 0 && result.Changed == 0 && len(result.Problems) == 0 {
 			return notChanged(ctx, k, change)
 		}
-		return answer(w, http.StatusOK, viewChange(name, change.DryRun, &result))
+		out := api.ChangeAnswer{
+			Runner: name, DryRun: change.DryRun, Changed: result.Changed, Followed: result.Followed,
+			Jobs: []api.JobKey{}, More: result.More, Problems: result.Problems,
+		}
+		for _, key := range result.Jobs {
+			out.Jobs = append(out.Jobs, api.JobKey{Database: key.DB, UUID: key.UUID})
+		}
+		return answer(w, http.StatusOK, out)
 	}
 }
 
@@ -353,35 +317,9 @@ func notChanged(ctx context.Context, k *keeper, change runner.JobChange) error {
 		change.Action, page.Jobs[0].UUID, page.Jobs[0].RawState)
 }
 
-func viewChange(name string, dry bool, result *runner.ChangeResult) map[string]any {
-	type job struct {
-		Database string `json:"database"`
-		UUID     string `json:"uuid"`
-	}
-	jobs := []job{}
-	for _, key := range result.Jobs {
-		jobs = append(jobs, job{key.DB, key.UUID})
-	}
-	out := map[string]any{
-		"runner": name, "dry_run": dry, "changed": result.Changed, "followed": result.Followed,
-		"jobs": jobs, "more": result.More,
-	}
-	if len(result.Problems) > 0 {
-		out["problems"] = result.Problems
-	}
-	return out
-}
-
-// resyncRequest is the body of POST /jobrunner/resync.
-type resyncRequest struct {
-	actor
-	// Database is one, empty for all.
-	Database string `json:"database"`
-}
-
 func postResync(w http.ResponseWriter, r *http.Request) error {
-	var req resyncRequest
-	if err := body(w, r, &req); err != nil {
+	var req api.ResyncRequest
+	if err := body(w, r, &req, &req.Actor); err != nil {
 		return err
 	}
 	name, k, err := oneRunner(req.Runner)
@@ -394,9 +332,9 @@ func postResync(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return failure(err)
 	}
-	logAction("resync", name, &req.actor, zap.String("database", req.Database), zap.Int("databases", n))
+	logAction("resync", name, &req.Actor, zap.String("database", req.Database), zap.Int("databases", n))
 	if n == 0 {
 		return apiError(http.StatusConflict, "no database with a session was selected")
 	}
-	return answer(w, http.StatusOK, map[string]any{"runner": name, "databases": n})
+	return answer(w, http.StatusOK, api.ResyncAnswer{Runner: name, Databases: n})
 }

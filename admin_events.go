@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -74,7 +75,7 @@ func stream(w http.ResponseWriter, r *http.Request, reader *reader) error {
 			if n := reader.dropped.Swap(0); n > 0 {
 				ok = write("event: dropped\ndata: {\"event\":\"dropped\",\"count\":%d}\n\n", n)
 			}
-			data, err := json.Marshal(viewEvent(&ev))
+			data, err := json.Marshal(api.NewEvent(&ev))
 			ok = ok && err == nil && write("event: %s\ndata: %s\n\n", ev.Kind, data)
 		case <-idle.C:
 			ok = write(": nothing new\n\n")

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 )
 
 // controlCommands are the actions on channels, databases, servers and sessions.
@@ -48,17 +50,9 @@ func (c *client) send(path string, body map[string]any, into any) (printed bool,
 	return c.call(http.MethodPost, path, nil, all, into)
 }
 
-// orderAnswer is what pause, resume, drain and undrain get.
-type orderAnswer struct {
-	Changed   int            `json:"changed"`
-	Warning   string         `json:"warning"`
-	Pauses    []pauseView    `json:"pauses"`
-	Upstreams []upstreamView `json:"upstreams"`
-}
-
 // order sends an action that changes what is ordered.
 func (c *client) order(path string, body map[string]any) (int, error) {
-	var doc orderAnswer
+	var doc api.OrderAnswer
 	printed, err := c.send(path, body, &doc)
 	if err != nil {
 		return exit(err)
@@ -79,7 +73,7 @@ func (c *client) order(path string, body map[string]any) (int, error) {
 		c.out.line("done")
 	}
 	for _, p := range doc.Pauses {
-		pause := p.pause()
+		pause := p.Order()
 		c.out.line("%s is %s", pauseSubject(&p), &pause)
 	}
 	return code, c.out.flush()
@@ -117,9 +111,7 @@ func (c *client) drain() (int, error) {
 
 // safeToStop reports whether a server runs no job any more.
 func (c *client) safeToStop(upstream string) (bool, error) {
-	var doc struct {
-		Upstreams []upstreamView `json:"upstreams"`
-	}
+	var doc api.Upstreams
 	quiet := *c
 	quiet.out = newPrinter(nil)
 	if _, err := quiet.call(http.MethodGet, "upstreams", c.query(), nil, &doc); err != nil {
@@ -148,9 +140,7 @@ func (c *client) resync() (int, error) {
 	if db := c.flags.String("database"); db != "" {
 		body["database"] = db
 	}
-	var doc struct {
-		Databases int `json:"databases"`
-	}
+	var doc api.ResyncAnswer
 	printed, err := c.send("resync", body, &doc)
 	if err != nil || printed {
 		return exit(errOr(err, c.out.flush))
@@ -203,13 +193,7 @@ func (c *client) change(path string) (int, error) {
 		body["uuids"] = c.args
 	}
 	body["all"], body["dry_run"], body["limit"] = c.flags.Bool("all"), c.flags.Bool("dry-run"), c.flags.Int("limit")
-	var doc struct {
-		Changed  int      `json:"changed"`
-		Followed int      `json:"followed"`
-		More     bool     `json:"more"`
-		DryRun   bool     `json:"dry_run"`
-		Problems []string `json:"problems"`
-	}
+	var doc api.ChangeAnswer
 	printed, err := c.send(path, body, &doc)
 	if err != nil {
 		return exit(err)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 )
 
 // showCommands are those that print a table, once or again and again.
@@ -49,9 +51,7 @@ func (c *client) watch(show func(*client) (int, error)) (int, error) {
 }
 
 func (c *client) status() (int, error) {
-	var doc struct {
-		Runners []statusView `json:"runners"`
-	}
+	var doc api.Statuses
 	printed, err := c.call(http.MethodGet, "status", c.query(), nil, &doc)
 	if err != nil {
 		return exit(err)
@@ -90,8 +90,8 @@ func (c *client) status() (int, error) {
 			c.out.line("%s: %s", v.Runner, p)
 		}
 		for _, p := range v.Pauses {
-			p := p.pause()
-			c.out.line("%s: %s is %s", v.Runner, pauseSubject(viewPause(&p)), &p)
+			order := p.Order()
+			c.out.line("%s: %s is %s", v.Runner, pauseSubject(&p), &order)
 		}
 		for _, d := range v.Drains {
 			c.out.line("%s: upstream %s is drained by %s", v.Runner, d.Upstream, d.By)
@@ -103,7 +103,7 @@ func (c *client) status() (int, error) {
 	return code, c.out.flush()
 }
 
-func pauseSubject(p *pauseView) string {
+func pauseSubject(p *api.Pause) string {
 	switch p.Scope {
 	case "database":
 		return "database " + p.Database
@@ -113,7 +113,7 @@ func pauseSubject(p *pauseView) string {
 	return "everything"
 }
 
-func leaderWord(v *statusView) string {
+func leaderWord(v *api.Status) string {
 	switch {
 	case v.Leader:
 		return "this node"
@@ -152,9 +152,7 @@ func seconds(s *float64) string {
 }
 
 func (c *client) databases() (int, error) {
-	var doc struct {
-		Databases []databaseView `json:"databases"`
-	}
+	var doc api.Databases
 	printed, err := c.call(http.MethodGet, "databases", c.query(), nil, &doc)
 	if err != nil || printed {
 		return exit(errOr(err, c.out.flush))
@@ -182,15 +180,13 @@ func errOr(err error, f func() error) error {
 }
 
 func (c *client) channels() (int, error) {
-	var doc struct {
-		Channels []channelView `json:"channels"`
-	}
+	var doc api.Channels
 	printed, err := c.call(http.MethodGet, "channels", c.query(), nil, &doc)
 	if err != nil || printed {
 		return exit(errOr(err, c.out.flush))
 	}
 	// The column of databases is there if one has a tree of its own.
-	own := slices.ContainsFunc(doc.Channels, func(v channelView) bool { return v.Database != "" })
+	own := slices.ContainsFunc(doc.Channels, func(v api.Channel) bool { return v.Database != "" })
 	cells := func(database string, others ...string) []string {
 		if own {
 			return append([]string{database}, others...)
@@ -219,9 +215,7 @@ func (c *client) channels() (int, error) {
 }
 
 func (c *client) upstreams() (int, error) {
-	var doc struct {
-		Upstreams []upstreamView `json:"upstreams"`
-	}
+	var doc api.Upstreams
 	printed, err := c.call(http.MethodGet, "upstreams", c.query(), nil, &doc)
 	if err != nil || printed {
 		return exit(errOr(err, c.out.flush))
@@ -230,7 +224,7 @@ func (c *client) upstreams() (int, error) {
 	return exit(c.out.flush())
 }
 
-func (c *client) upstreamTable(views []upstreamView) {
+func (c *client) upstreamTable(views []api.Upstream) {
 	t := c.out.table("UPSTREAM", "UP", "JOBS", "DRAINED", "SAFE TO STOP", "REASON")
 	for i := range views {
 		v := &views[i]
@@ -240,9 +234,7 @@ func (c *client) upstreamTable(views []upstreamView) {
 }
 
 func (c *client) tasks() (int, error) {
-	var doc struct {
-		Tasks []taskView `json:"tasks"`
-	}
+	var doc api.Tasks
 	printed, err := c.call(http.MethodGet, "tasks", c.query(), nil, &doc)
 	if err != nil || printed {
 		return exit(errOr(err, c.out.flush))
@@ -296,11 +288,7 @@ func (c *client) jobs() (int, error) {
 	for _, s := range states {
 		q.Add("state", s)
 	}
-	var doc struct {
-		Jobs     []jobView `json:"jobs"`
-		Next     string    `json:"next"`
-		Problems []string  `json:"problems"`
-	}
+	var doc api.JobPage
 	printed, err := c.call(http.MethodGet, "jobs", q, nil, &doc)
 	if err != nil || printed {
 		return exit(errOr(err, c.out.flush))
@@ -323,7 +311,7 @@ func (c *client) jobs() (int, error) {
 
 func whyCommand() *cobra.Command {
 	return sub("why <database> <uuid>", "Says why a job does, or does not, run", cobra.ExactArgs(2), func(c *client) (int, error) {
-		var v whyView
+		var v api.Why
 		path := "jobs/" + url.PathEscape(c.args[0]) + "/" + url.PathEscape(c.args[1])
 		printed, err := c.call(http.MethodGet, path, c.query(), nil, &v)
 		if err != nil || printed {
@@ -387,7 +375,7 @@ func (c *client) eventStream(q url.Values) error {
 		if !ok {
 			continue
 		}
-		var ev eventView
+		var ev api.Event
 		if err := json.Unmarshal([]byte(data), &ev); err != nil {
 			return fmt.Errorf("reading an event: %w", err)
 		}
@@ -404,7 +392,7 @@ func (c *client) eventStream(q url.Values) error {
 }
 
 // eventLine writes an event for people.
-func eventLine(ev *eventView) string {
+func eventLine(ev *api.Event) string {
 	words := []string{ev.Time.Local().Format(time.TimeOnly), ev.Event}
 	add := func(name, value string) {
 		if value != "" && value != "0" {

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -59,8 +60,8 @@ type keeper struct {
 
 // storedControls is the document in the storage.
 type storedControls struct {
-	Pauses []pauseView `json:"pauses"`
-	Drains []drainView `json:"drains"`
+	Pauses []api.Pause `json:"pauses"`
+	Drains []api.Drain `json:"drains"`
 }
 
 // newKeeper loads what is stored, so that the engine starts with it, and goes on
@@ -182,7 +183,7 @@ func (k *keeper) load(ctx context.Context) (runner.Controls, error) {
 		return c, fmt.Errorf("load %s: %w", k.key, err)
 	}
 	for _, p := range doc.Pauses {
-		c = c.WithPause(p.pause())
+		c = c.WithPause(p.Order())
 	}
 	for _, d := range doc.Drains {
 		c = c.WithDrain(runner.Drain{Upstream: d.Upstream, Since: d.Since, By: d.By, Note: d.Note})
@@ -191,7 +192,7 @@ func (k *keeper) load(ctx context.Context) (runner.Controls, error) {
 }
 
 func (k *keeper) save(ctx context.Context, c runner.Controls) error {
-	raw, err := json.Marshal(storedControls{Pauses: viewPauses(c.Pauses), Drains: viewDrains(c.Drains)})
+	raw, err := json.Marshal(storedControls{Pauses: api.NewPauses(c.Pauses), Drains: api.NewDrains(c.Drains)})
 	if err != nil {
 		return fmt.Errorf("store %s: %w", k.key, err)
 	}

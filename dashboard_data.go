@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -89,10 +90,10 @@ func (s *shared) expire() {
 
 // dashboardRunner is what the page shows of one runner.
 type dashboardRunner struct {
-	Status    statusView     `json:"status"`
-	Databases []databaseView `json:"databases"`
-	Channels  []channelView  `json:"channels"`
-	Tasks     []taskView     `json:"tasks"`
+	Status    api.Status     `json:"status"`
+	Databases []api.Database `json:"databases"`
+	Channels  []api.Channel  `json:"channels"`
+	Tasks     []api.Task     `json:"tasks"`
 	// The numbers of what the lists leave out.
 	MoreDatabases int `json:"more_databases,omitempty"`
 	MoreChannels  int `json:"more_channels,omitempty"`
@@ -128,12 +129,12 @@ func describeRunner(ctx context.Context, name string, k *keeper) dashboardRunner
 		tasks, err = k.engine.Tasks(ctx)
 	}
 	if err != nil {
-		return dashboardRunner{Status: statusView{Runner: name}, Problem: err.Error()}
+		return dashboardRunner{Status: api.Status{Runner: name}, Problem: err.Error()}
 	}
 	now := time.Now()
 	out := dashboardRunner{
-		Status: viewStatus(name, &st, now), Databases: viewDatabases(name, &st, now),
-		Channels: viewChannels(name, &st, now), Tasks: viewTasks(name, tasks, now),
+		Status: api.NewStatus(name, &st, now), Databases: api.NewDatabases(name, &st, now),
+		Channels: api.NewChannels(name, &st, now), Tasks: api.NewTasks(name, tasks, now),
 	}
 	out.Databases, out.MoreDatabases = head(out.Databases)
 	out.Channels, out.MoreChannels = head(out.Channels)
@@ -201,14 +202,14 @@ func groupFailures(ctx context.Context, name string, engine operated) (groups []
 		}
 		problems = append(problems, page.Problems...)
 		for j := range page.Jobs {
-			groups = addFailure(groups, at, viewJob(name, &page.Jobs[j]))
+			groups = addFailure(groups, at, api.NewJob(name, &page.Jobs[j]))
 		}
 	}
 	slices.SortStableFunc(groups, func(a, b failureGroup) int { return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(b.Count, a.Count)) })
 	return groups[:min(len(groups), failuresShown)], problems
 }
 
-func addFailure(groups []failureGroup, at map[[5]string]int, job jobView) []failureGroup {
+func addFailure(groups []failureGroup, at map[[5]string]int, job api.Job) []failureGroup {
 	key := [5]string{job.Database, job.Exception, job.Model, job.Method, job.Channel}
 	i, ok := at[key]
 	if !ok {
@@ -254,9 +255,9 @@ func getWaiting(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return failure(err)
 	}
-	views := []jobView{}
+	views := []api.Job{}
 	for i := range page.Jobs {
-		views = append(views, viewJob(name, &page.Jobs[i]))
+		views = append(views, api.NewJob(name, &page.Jobs[i]))
 	}
 	return answer(w, http.StatusOK, map[string]any{"jobs": views, "more": page.Next != "", "problems": page.Problems})
 }
@@ -284,5 +285,5 @@ func getDashboardWhy(w http.ResponseWriter, r *http.Request) error {
 	if !why.Found && (why.Code == runner.WhyUnknownJob || why.Code == runner.WhyNotServed) {
 		return apiError(http.StatusNotFound, "%s", why.Text)
 	}
-	return answer(w, http.StatusOK, viewWhy(name, &why))
+	return answer(w, http.StatusOK, api.NewWhy(name, &why))
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -167,10 +168,10 @@ func TestDashboardData(t *testing.T) {
 	require.Equal(t, "no-store", res.Header.Get("Cache-Control"))
 	var data struct {
 		Runners []struct {
-			Status    statusView
-			Databases []databaseView
-			Channels  []channelView
-			Tasks     []taskView
+			Status    api.Status
+			Databases []api.Database
+			Channels  []api.Channel
+			Tasks     []api.Task
 		}
 	}
 	require.NoError(t, json.Unmarshal([]byte(body), &data))

@@ -135,7 +135,7 @@ func (set setter) to(desc *prometheus.Desc, value float64, labels ...string) {
 func (set setter) runner(name string, st *runner.Status, now time.Time) {
 	set.to(leaderDesc, flag(st.Leader), name)
 	set.to(leaderKnownDesc, flag(st.LeaderKnown), name)
-	set.to(readyDesc, flag(len(unready(st, now)) == 0), name)
+	set.to(readyDesc, flag(len(st.Problems(now)) == 0), name)
 	for phase, n := range map[string]int{"claiming": st.Claiming, "open": st.Open, "watched": st.Watched} {
 		set.to(tasksDesc, float64(n), name, phase)
 	}
@@ -143,8 +143,8 @@ func (set setter) runner(name string, st *runner.Status, now time.Time) {
 		set.to(maxCapacityDesc, float64(st.MaxCapacity), name)
 	}
 	pauses := map[string]int{"all": 0, "database": 0, "channel": 0}
-	for _, p := range viewPauses(st.Controls.Pauses) {
-		pauses[p.Scope]++
+	for i := range st.Controls.Pauses {
+		pauses[st.Controls.Pauses[i].Scope()]++
 	}
 	for scope, n := range pauses {
 		set.to(pausesDesc, float64(n), name, scope)
