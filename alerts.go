@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -145,7 +146,7 @@ func emitAlerts(groups []alertGroup, lost int) {
 	}
 	for i := range groups {
 		g := &groups[i]
-		err := guard(func() error {
+		err := guard.Call(func() error {
 			gen.emit("jobrunner."+string(g.last.Kind), g.data())
 			return nil
 		})

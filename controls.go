@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -96,7 +97,7 @@ func (k *keeper) run(ctx context.Context) {
 	for {
 		select {
 		case <-ticker.C:
-			_ = guard(func() error { k.sync(ctx); return nil })
+			_ = guard.Call(func() error { k.sync(ctx); return nil })
 		case <-ctx.Done():
 			return
 		}
@@ -130,7 +131,7 @@ func (k *keeper) sync(ctx context.Context) {
 // may be younger than the last look.
 func elected(ctx context.Context, name string) {
 	if k := snapshot(ctx)[name]; k != nil {
-		_ = guard(func() error { k.sync(ctx); return nil })
+		_ = guard.Call(func() error { k.sync(ctx); return nil })
 	}
 }
 
@@ -216,7 +217,7 @@ func bounded(ctx context.Context, f func(context.Context) ([]byte, error)) ([]by
 	done := make(chan result, 1)
 	go func() {
 		var r result
-		r.err = guard(func() (err error) {
+		r.err = guard.Call(func() (err error) {
 			r.raw, err = f(ctx)
 			return err
 		})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -72,7 +73,7 @@ func (s *shared) get(build func() (any, error)) ([]byte, error) {
 		return s.body, s.err
 	}
 	var v any
-	if s.err = guard(func() (err error) { v, err = build(); return err }); s.err == nil {
+	if s.err = guard.Call(func() (err error) { v, err = build(); return err }); s.err == nil {
 		var b bytes.Buffer
 		s.err = json.NewEncoder(&b).Encode(v)
 		s.body = b.Bytes()

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -90,7 +91,7 @@ func statuses() map[string]*runner.Status {
 	for name, k := range snapshot(ctx) {
 		wg.Go(func() {
 			var answer *runner.Status
-			_ = guard(func() error {
+			_ = guard.Call(func() error {
 				st, err := k.engine.Status(ctx)
 				if err == nil {
 					answer = &st

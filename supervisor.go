@@ -2,9 +2,7 @@ package jobrunner
 
 import (
 	"context"
-	"fmt"
 	"maps"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -13,6 +11,7 @@ import (
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
@@ -196,7 +195,7 @@ func (s *supervisor) activate(g *generation) {
 func (s *supervisor) apply(name string, m *member, log *zap.Logger) error {
 	old := s.engines[name]
 	if old != nil && old.identity == m.identity {
-		if err := guard(func() error { return old.engine.Reconfigure(m.config) }); err != nil {
+		if err := guard.Call(func() error { return old.engine.Reconfigure(m.config) }); err != nil {
 			return err
 		}
 		old.wait = m.config.ShutdownTimeout
@@ -206,7 +205,7 @@ func (s *supervisor) apply(name string, m *member, log *zap.Logger) error {
 		return nil
 	}
 	var next engine
-	err := guard(func() (err error) {
+	err := guard.Call(func() (err error) {
 		next, err = newEngine(m.config)
 		return err
 	})
@@ -223,7 +222,7 @@ func (s *supervisor) apply(name string, m *member, log *zap.Logger) error {
 		l.keeper = newKeeper(name, o, m.storage, m.config.Logger)
 	}
 	s.engines[name] = l
-	return guard(func() error {
+	return guard.Call(func() error {
 		next.Start()
 		return nil
 	})
@@ -261,7 +260,7 @@ func (s *supervisor) stop(name string, log *zap.Logger, leaving bool) (wait func
 	go func() {
 		defer close(ended)
 		defer cancel()
-		if err := guard(func() error { return l.engine.Stop(ctx) }); err != nil {
+		if err := guard.Call(func() error { return l.engine.Stop(ctx) }); err != nil {
 			log.Warn("stopping a runner", zap.String("runner", name), zap.Error(err))
 		}
 	}()
@@ -274,14 +273,4 @@ func (s *supervisor) stop(name string, log *zap.Logger, leaving bool) (wait func
 			log.Warn("a runner did not stop in time", zap.String("runner", name))
 		}
 	}
-}
-
-// guard turns a panic into an error: one in a plugin takes the web server down.
-func guard(f func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
-		}
-	}()
-	return f()
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -194,7 +195,7 @@ func (t *dynamicTargets) Upstreams(ctx context.Context) ([]driver.Upstream, erro
 // refresh looks up once and keeps the outcome.
 func (t *dynamicTargets) refresh() {
 	var next []driver.Upstream
-	err := guard(func() (err error) {
+	err := guard.Call(func() (err error) {
 		next, err = t.lookup()
 		return err
 	})

@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -87,7 +88,7 @@ func (e *spanExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnl
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(e.ctx, cancel)()
-	return guard(func() error { return e.SpanExporter.ExportSpans(ctx, spans) })
+	return guard.Call(func() error { return e.SpanExporter.ExportSpans(ctx, spans) })
 }
 
 // trace gives the runners of the configuration the tracer, if they are to be traced.
