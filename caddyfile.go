@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/site"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
@@ -177,7 +178,7 @@ func (r *Runner) parseSite(d *caddyfile.Dispenser) error {
 	if hasPlaceholder(r.Site) {
 		return nil
 	}
-	if _, err := parseSite(r.Site); err != nil {
+	if err := site.CheckAddress(r.Site); err != nil {
 		return d.WrapErr(err)
 	}
 	return nil
@@ -192,7 +193,7 @@ func (r *Runner) parseUpstreams(d *caddyfile.Dispenser) error {
 		if hasPlaceholder(address) {
 			continue
 		}
-		if _, err := parseUpstream(address); err != nil {
+		if err := site.CheckUpstream(address); err != nil {
 			return d.WrapErr(err)
 		}
 	}

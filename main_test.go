@@ -6,42 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
-	"github.com/caddyserver/certmagic"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddytest"
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
-}
-
-// run keeps what Caddy writes out of the home directory, and the machine's variables
-// for PostgreSQL and OpenTelemetry out of the tests.
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "jobrunner")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	caddy.ConfigAutosavePath = filepath.Join(dir, "autosave.json")
-	caddy.DefaultStorage = &certmagic.FileStorage{Path: dir}
-	for _, v := range os.Environ() {
-		if name, _, _ := strings.Cut(v, "="); slices.Contains(locatingVariables, name) || strings.HasPrefix(name, "OTEL_") {
-			os.Unsetenv(name)
-		}
-	}
-	return m.Run()
+	os.Exit(caddytest.Main(m))
 }
 
 // recorder makes fake engines and writes down what happens to them.
@@ -171,8 +149,7 @@ func (e *fakeEngine) Stop(ctx context.Context) error {
 // adapt turns a Caddyfile into JSON.
 func adapt(t *testing.T, caddyfile string) ([]byte, error) {
 	t.Helper()
-	out, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
-	return out, err
+	return caddytest.Adapt(caddyfile)
 }
 
 // validate adapts, provisions and validates a Caddyfile with fake engines, and

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/site"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
@@ -357,13 +358,13 @@ func (r *Runner) targets(ctx caddy.Context, log *zap.Logger) (runner.Targets, er
 		if err != nil {
 			return nil, err
 		}
-		return explicitTargets(addresses)
+		return site.Explicit(addresses)
 	}
-	site, err := resolve("site", r.Site)
+	address, err := resolve("site", r.Site)
 	if err != nil {
 		return nil, err
 	}
-	return siteTargets(ctx, site, log)
+	return site.OfProxy(ctx, address, log)
 }
 
 // driver loads the task driver.

@@ -85,6 +85,24 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, []string{"http://10.0.0.5:8069"}, upstreamNames(t, cfg))
 }
 
+// TestSite: the address of the site may come from the environment.
+func TestSite(t *testing.T) {
+	const sites = `
+odoo.example.com {
+	reverse_proxy 10.0.0.5:8069
+}
+grafana.example.com {
+	reverse_proxy 10.0.0.5:3000
+}`
+	t.Setenv("DOMAIN", "odoo.example.com")
+	cfgs, err := validate(t, block("postgres host=db\nsite {env.DOMAIN}")+sites)
+	require.NoError(t, err)
+	require.Equal(t, []string{"http://10.0.0.5:8069"}, upstreamNames(t, cfgs["default"]))
+	t.Setenv("DOMAIN", "odoo.example.com/odoo")
+	_, err = validate(t, block("postgres host=db\nsite {env.DOMAIN}")+sites)
+	require.ErrorContains(t, err, "it must be a host, without path")
+}
+
 // TestSeveralRunners: each has its own settings.
 func TestSeveralRunners(t *testing.T) {
 	cfgs, err := validate(t, `{

@@ -17,6 +17,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/site"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -142,7 +143,7 @@ func tracingWanted(ctx caddy.Context) (bool, error) {
 // tracesRequests reports whether a route has Caddy's tracing handler.
 func tracesRequests(app *caddyhttp.App) bool {
 	for _, srv := range app.Servers {
-		for route := range serverRoutes(srv) {
+		for route := range site.Routes(srv) {
 			for _, handler := range route.Handlers {
 				if m, ok := handler.(caddy.Module); ok && m.CaddyModule().ID == "http.handlers.tracing" {
 					return true

@@ -1,4 +1,4 @@
-package jobrunner
+package oneshot
 
 import (
 	"net"
@@ -26,7 +26,7 @@ func deaf(t *testing.T) string {
 
 // Connecting takes no longer than it may, although no timer runs.
 func TestDialDeadline(t *testing.T) {
-	tr := newTransport(endpoint{network: "tcp", address: deaf(t)})
+	tr := New(Endpoint{Network: "tcp", Address: deaf(t)})
 	require.True(t, tr.direct)
 	for range 3 { // the queue holds the first
 		begin := time.Now()

@@ -1,4 +1,4 @@
-package jobrunner
+package site
 
 import (
 	"cmp"
@@ -49,6 +49,12 @@ type siteAddress struct {
 	scheme string // "" for any
 	host   string // "" for the site without a host
 	port   string // "" for any
+}
+
+// CheckAddress reports what is wrong with the address of a site.
+func CheckAddress(address string) error {
+	_, err := parseSite(address)
+	return err
 }
 
 // parseSite reads the address of a site: [scheme://]host[:port], or :port.
@@ -346,7 +352,7 @@ func match(sets caddyhttp.MatcherSets, r *http.Request) (m matched) {
 func serverHosts(srv *caddyhttp.Server) []string {
 	repl := caddy.NewReplacer()
 	var hosts []string
-	for route := range serverRoutes(srv) {
+	for route := range Routes(srv) {
 		for _, set := range route.MatcherSets {
 			for _, matcher := range set {
 				for _, host := range matcherHosts(matcher) {
@@ -361,9 +367,9 @@ func serverHosts(srv *caddyhttp.Server) []string {
 	return hosts
 }
 
-// serverRoutes goes through all routes of a server, those within subroutes and the
+// Routes goes through all routes of a server, those within subroutes and the
 // named ones included.
-func serverRoutes(srv *caddyhttp.Server) iter.Seq[*caddyhttp.Route] {
+func Routes(srv *caddyhttp.Server) iter.Seq[*caddyhttp.Route] {
 	return func(yield func(*caddyhttp.Route) bool) {
 		var visit func(list caddyhttp.RouteList, depth int) bool
 		visit = func(list caddyhttp.RouteList, depth int) bool {

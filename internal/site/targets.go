@@ -1,4 +1,6 @@
-package jobrunner
+// Package site finds the Odoo servers: those that the configuration names, or those behind the
+// reverse_proxy of a site. It reads Caddy's provisioned http app and changes nothing in it.
+package site
 
 import (
 	"context"
@@ -17,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/oneshot"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -38,8 +41,9 @@ type staticTargets []driver.Upstream
 // Upstreams implements [runner.Targets].
 func (s staticTargets) Upstreams(context.Context) ([]driver.Upstream, error) { return s, nil }
 
-// explicitTargets makes the set of the upstream option.
-func explicitTargets(addresses []string) (runner.Targets, error) {
+// Explicit returns the servers at the given addresses: http://host[:port], https://host[:port],
+// host:port or unix//path. An address that is malformed, or that stands twice, is an error.
+func Explicit(addresses []string) (runner.Targets, error) {
 	var set staticTargets
 	seen := make(map[string]bool)
 	for _, address := range addresses {
@@ -47,18 +51,20 @@ func explicitTargets(addresses []string) (runner.Targets, error) {
 		if err != nil {
 			return nil, err
 		}
-		if seen[e.name()] {
-			return nil, fmt.Errorf("upstream %s is named twice", e.name())
+		if seen[e.Name()] {
+			return nil, fmt.Errorf("upstream %s is named twice", e.Name())
 		}
-		seen[e.name()] = true
-		set = append(set, e.upstream(""))
+		seen[e.Name()] = true
+		set = append(set, upstream(e, ""))
 	}
 	return set, nil
 }
 
-// siteTargets makes the set of the reverse_proxy that serves a site; of the
-// only one there is when no site is named.
-func siteTargets(ctx caddy.Context, site string, logger *zap.Logger) (runner.Targets, error) {
+// OfProxy returns the servers of the reverse_proxy that would handle a job's request to the site at
+// address ([scheme://]host[:port], or :port). Without an address it is the only such reverse_proxy of
+// the configuration. It is an error if there is none or more than one, or if its servers cannot be
+// reached without the proxy.
+func OfProxy(ctx caddy.Context, address string, log *zap.Logger) (runner.Targets, error) {
 	mod, err := ctx.AppIfConfigured("http")
 	if errors.Is(err, caddy.ErrNotConfigured) {
 		return nil, errors.New("there is no site whose reverse_proxy could be used; name the Odoo servers with upstream")
@@ -70,15 +76,15 @@ func siteTargets(ctx caddy.Context, site string, logger *zap.Logger) (runner.Tar
 	if !ok {
 		return nil, fmt.Errorf("the http app is a %T", mod)
 	}
-	found, err := findProxy(app, site)
+	found, err := findProxy(app, address)
 	if err != nil {
 		return nil, err
 	}
 	if len(found.aliases) > 0 {
-		logger.Info("several hosts share the upstreams; jobs are sent with one of them as Host header, set site or the driver's host for another",
+		log.Info("several hosts share the upstreams; jobs are sent with one of them as Host header, set site or the driver's host for another",
 			zap.String("host", found.hostHeader), zap.Strings("others", found.aliases))
 	}
-	set, err := found.targets(logger)
+	set, err := found.targets(log)
 	if err != nil {
 		return nil, fmt.Errorf("reverse_proxy %s of %s cannot be used: %w; name the Odoo servers with upstream", poolName(found.proxy), found.url, err)
 	}
@@ -86,7 +92,7 @@ func siteTargets(ctx caddy.Context, site string, logger *zap.Logger) (runner.Tar
 }
 
 // targets makes the set of a reverse_proxy.
-func (c *candidate) targets(logger *zap.Logger) (runner.Targets, error) {
+func (c *candidate) targets(log *zap.Logger) (runner.Targets, error) {
 	d, err := newDialer(c.proxy.Transport)
 	if err != nil {
 		return nil, err
@@ -107,10 +113,10 @@ func (c *candidate) targets(logger *zap.Logger) (runner.Targets, error) {
 				if err != nil {
 					return driver.Upstream{}, err
 				}
-				return e.upstream(c.hostHeader), nil
+				return upstream(e, c.hostHeader), nil
 			},
 			fallback: static,
-			logger:   logger,
+			log:      log,
 		}, nil
 	default:
 		return nil, fmt.Errorf("its dynamic upstreams (%T) are neither a nor srv", source)
@@ -130,7 +136,7 @@ func (c *candidate) staticUpstreams(d *dialer) (staticTargets, error) {
 		if err != nil {
 			return nil, fmt.Errorf("address %s: %w", u.Dial, err)
 		}
-		up := e.upstream(c.hostHeader)
+		up := upstream(e, c.hostHeader)
 		up.Available = u.Available
 		up.Load = u.NumRequests
 		set = append(set, up)
@@ -140,13 +146,13 @@ func (c *candidate) staticUpstreams(d *dialer) (staticTargets, error) {
 
 // endpoint reads one address that the proxy dials. One that the proxy reaches
 // through another proxy is an error.
-func (c *candidate) endpoint(d *dialer, dial string) (endpoint, error) {
+func (c *candidate) endpoint(d *dialer, dial string) (oneshot.Endpoint, error) {
 	e, err := d.endpoint(dial)
 	if err != nil {
-		return endpoint{}, err
+		return oneshot.Endpoint{}, err
 	}
 	if d.forwardProxy(e, c.prepare(context.Background())) {
-		return endpoint{}, errors.New("the transport goes through a forward proxy")
+		return oneshot.Endpoint{}, errors.New("the transport goes through a forward proxy")
 	}
 	return e, nil
 }
@@ -158,7 +164,7 @@ type dynamicTargets struct {
 	prepare  func(context.Context) *http.Request
 	build    func(dial string) (driver.Upstream, error)
 	fallback staticTargets
-	logger   *zap.Logger
+	log      *zap.Logger
 
 	mu      sync.Mutex
 	current []driver.Upstream
@@ -215,7 +221,7 @@ func (t *dynamicTargets) refresh() {
 	case len(t.fallback) > 0:
 		t.current, t.err = t.fallback, nil
 	case !t.good.IsZero() && now.Sub(t.good) < lookupStale:
-		t.logger.Warn("looking up the dynamic upstreams failed, using the last answer", zap.Error(err))
+		t.log.Warn("looking up the dynamic upstreams failed, using the last answer", zap.Error(err))
 	default:
 		t.current, t.err = nil, err
 	}
@@ -238,7 +244,7 @@ func (t *dynamicTargets) lookup() ([]driver.Upstream, error) {
 	for _, dial := range slices.Compact(dials) {
 		up, err := t.build(dial)
 		if err != nil {
-			t.logger.Warn("ignoring a dynamic upstream", zap.String("address", dial), zap.Error(err))
+			t.log.Warn("ignoring a dynamic upstream", zap.String("address", dial), zap.Error(err))
 			continue
 		}
 		next = append(next, up)

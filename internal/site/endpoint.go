@@ -1,4 +1,4 @@
-package jobrunner
+package site
 
 import (
 	"crypto/tls"
@@ -14,66 +14,48 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/oneshot"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// endpoint is one socket that accepts runjob requests.
-type endpoint struct {
-	network string
-	address string
-	// tls is nil for plain HTTP.
-	tls *tls.Config
-	// local is the address to connect from, nil for any.
-	local net.Addr
-}
-
-// name returns the endpoint as users write it: "http://10.0.0.5:8069",
-// "https://odoo.internal:443" or "unix//run/odoo.sock".
-func (e endpoint) name() string {
-	if e.network == "unix" {
-		return "unix/" + e.address
-	}
-	return e.scheme() + "://" + e.address
-}
-
-func (e endpoint) scheme() string {
-	if e.tls != nil {
-		return "https"
-	}
-	return "http"
-}
-
-// upstream makes the engine's view of the endpoint, with a transport of its own.
-func (e endpoint) upstream(hostHeader string) driver.Upstream {
-	host := e.address
-	if e.network == "unix" {
+// upstream describes the server at an endpoint to the engine. Nothing of the proxy's own transport is
+// in its transport, so neither read_timeout nor keep-alive applies.
+func upstream(e oneshot.Endpoint, hostHeader string) driver.Upstream {
+	host := e.Address
+	if e.Network == "unix" {
 		host = "localhost"
 	}
 	return driver.Upstream{
-		Name:       e.name(),
-		Scheme:     e.scheme(),
+		Name:       e.Name(),
+		Scheme:     e.Scheme(),
 		Host:       host,
 		HostHeader: hostHeader,
-		Transport:  newTransport(e),
+		Transport:  oneshot.New(e),
 	}
+}
+
+// CheckUpstream reports what is wrong with the address of a server.
+func CheckUpstream(address string) error {
+	_, err := parseUpstream(address)
+	return err
 }
 
 // parseUpstream reads the address of an explicit upstream: http://host[:port],
 // https://host[:port], host:port or unix//path/to/socket. The ports of the URL
 // schemes are what they always mean, 80 and 443; Odoo's own 8069 has to be named.
-func parseUpstream(address string) (endpoint, error) {
-	fail := func(reason string) (endpoint, error) {
-		return endpoint{}, fmt.Errorf("upstream %q: %s; expected http://host[:port], https://host[:port], host:port or unix//path", address, reason)
+func parseUpstream(address string) (oneshot.Endpoint, error) {
+	fail := func(reason string) (oneshot.Endpoint, error) {
+		return oneshot.Endpoint{}, fmt.Errorf("upstream %q: %s; expected http://host[:port], https://host[:port], host:port or unix//path", address, reason)
 	}
 	if path, ok := strings.CutPrefix(address, "unix/"); ok {
 		if !strings.HasPrefix(path, "/") {
 			return fail("the socket's path is not absolute")
 		}
-		return endpoint{network: "unix", address: path}, nil
+		return oneshot.Endpoint{Network: "unix", Address: path}, nil
 	}
 	if strings.Contains(address, "@") {
 		// What stands before it may be a password, so the address is not repeated.
-		return endpoint{}, errors.New("upstream: the address must not contain a user or password; use basic_auth of the driver")
+		return oneshot.Endpoint{}, errors.New("upstream: the address must not contain a user or password; use basic_auth of the driver")
 	}
 	scheme, rest, found := strings.Cut(address, "://")
 	if !found {
@@ -83,12 +65,12 @@ func parseUpstream(address string) (endpoint, error) {
 		}
 		scheme, rest = "http", net.JoinHostPort(host, port)
 	}
-	e := endpoint{network: "tcp"}
+	e := oneshot.Endpoint{Network: "tcp"}
 	defaultPort := "80"
 	switch scheme {
 	case "http":
 	case "https":
-		e.tls, defaultPort = &tls.Config{MinVersion: tls.VersionTLS12}, "443"
+		e.TLS, defaultPort = &tls.Config{MinVersion: tls.VersionTLS12}, "443"
 	default:
 		return fail("unsupported scheme")
 	}
@@ -106,7 +88,7 @@ func parseUpstream(address string) (endpoint, error) {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || u.Hostname() == "" {
 		return fail("host or port is missing or invalid")
 	}
-	e.address = net.JoinHostPort(u.Hostname(), port)
+	e.Address = net.JoinHostPort(u.Hostname(), port)
 	return e, nil
 }
 
@@ -151,26 +133,26 @@ func newDialer(transport http.RoundTripper) (*dialer, error) {
 }
 
 // endpoint reads one dial address, placeholders replaced.
-func (d *dialer) endpoint(dial string) (endpoint, error) {
+func (d *dialer) endpoint(dial string) (oneshot.Endpoint, error) {
 	addr, err := caddy.ParseNetworkAddress(dial)
 	if err != nil {
-		return endpoint{}, err
+		return oneshot.Endpoint{}, err
 	}
 	if addr.PortRangeSize() != 1 {
-		return endpoint{}, errors.New("it must be exactly one socket")
+		return oneshot.Endpoint{}, errors.New("it must be exactly one socket")
 	}
-	e := endpoint{network: addr.Network, address: addr.JoinHostPort(0), local: d.local}
+	e := oneshot.Endpoint{Network: addr.Network, Address: addr.JoinHostPort(0), Local: d.local}
 	port := ""
 	switch addr.Network {
 	case "tcp", "tcp4", "tcp6":
 		port = strconv.FormatUint(uint64(addr.StartPort), 10)
 	case "unix":
-		e.local = nil
+		e.Local = nil
 	default:
-		return endpoint{}, fmt.Errorf("network %s is not supported", addr.Network)
+		return oneshot.Endpoint{}, fmt.Errorf("network %s is not supported", addr.Network)
 	}
 	if d.tls != nil && !slices.Contains(d.transport.TLS.ExceptPorts, port) {
-		e.tls = d.tls
+		e.TLS = d.tls
 	}
 	return e, nil
 }
@@ -179,12 +161,12 @@ func (d *dialer) endpoint(dial string) (endpoint, error) {
 // proxy that its configuration names. Proxies from the environment do not count:
 // they are ignored here (caddy.md 7), and the configuration's module is not
 // visible any more, so the two answers are compared.
-func (d *dialer) forwardProxy(e endpoint, prepared *http.Request) bool {
-	if d.transport.Transport == nil || d.transport.Transport.Proxy == nil || e.network == "unix" {
+func (d *dialer) forwardProxy(e oneshot.Endpoint, prepared *http.Request) bool {
+	if d.transport.Transport == nil || d.transport.Transport.Proxy == nil || e.Network == "unix" {
 		return false
 	}
 	r := prepared.Clone(prepared.Context())
-	r.URL.Scheme, r.URL.Host = e.scheme(), e.address
+	r.URL.Scheme, r.URL.Host = e.Scheme(), e.Address
 	configured, err := d.transport.Transport.Proxy(r)
 	if err != nil || configured == nil {
 		return err != nil

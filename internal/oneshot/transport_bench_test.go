@@ -1,6 +1,6 @@
 //go:build unix
 
-package jobrunner
+package oneshot
 
 import (
 	"bufio"
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -102,42 +103,78 @@ func processorTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// standard is net/http's transport with the dialer and the limits of [Transport], and with
+// everything switched off that a job's request does not need.
+func standard(e Endpoint) *http.Transport {
+	t := New(e)
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	return &http.Transport{
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return t.dial(ctx) },
+		TLSHandshakeTimeout:    tlsHandshakeTimeout,
+		DisableKeepAlives:      true,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: maxResponseHeader,
+		WriteBufferSize:        bufferSize,
+		ReadBufferSize:         bufferSize,
+		Protocols:              protocols,
+	}
+}
+
+// transports are what the benchmarks compare.
+var transports = []struct {
+	name string
+	make func(Endpoint) http.RoundTripper
+}{
+	{"oneshot", func(e Endpoint) http.RoundTripper { return New(e) }},
+	{"standard", func(e Endpoint) http.RoundTripper { return standard(e) }},
+}
+
 // BenchmarkExchange runs jobs that take no time: what is left is the request. The
 // figure that counts is the processor time, "cpu-ns/op".
 func BenchmarkExchange(b *testing.B) {
 	for _, workers := range []int{1, 16} {
-		b.Run(fmt.Sprintf("workers=%d", workers), func(b *testing.B) {
-			e := endpoint{network: "tcp", address: startAnswerer(b)}
-			up, d := e.upstream(""), odoo.New(odoo.Options{})
-			t := driver.Task{
-				Key: channels.Key{DB: "prod", UUID: "0d5b5f4a-8f4c-4d0c-9a3f-5e8f5f0f5a3c"},
-				ID:  "4bf92f3577b34da6a3ce929d0e0e4736",
-			}
-			b.ReportAllocs()
-			before := processorTime(b)
-			jobs := make(chan struct{})
-			var wg sync.WaitGroup
-			for range workers {
-				wg.Go(func() {
-					for range jobs {
-						// A goroutine and a context for each, as in the engine: its stack
-						// begins small.
-						done := make(chan driver.Result)
-						ctx, cancel := context.WithCancel(context.Background())
-						go func() { done <- d.Run(ctx, up, t) }()
-						if r := <-done; r.Outcome != driver.Answered {
-							b.Error(r.Outcome, r.Err)
-						}
-						cancel()
-					}
+		for _, c := range transports {
+			b.Run(fmt.Sprintf("workers=%d/%s", workers, c.name), func(b *testing.B) {
+				e := Endpoint{Network: "tcp", Address: startAnswerer(b)}
+				exchanges(b, workers, driver.Upstream{
+					Name: e.Name(), Scheme: e.Scheme(), Host: e.Address, Transport: c.make(e),
 				})
+			})
+		}
+	}
+}
+
+func exchanges(b *testing.B, workers int, up driver.Upstream) {
+	b.Helper()
+	d := odoo.New(odoo.Options{})
+	t := driver.Task{
+		Key: channels.Key{DB: "prod", UUID: "0d5b5f4a-8f4c-4d0c-9a3f-5e8f5f0f5a3c"},
+		ID:  "4bf92f3577b34da6a3ce929d0e0e4736",
+	}
+	b.ReportAllocs()
+	before := processorTime(b)
+	jobs := make(chan struct{})
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for range jobs {
+				// A goroutine and a context for each, as in the engine: its stack
+				// begins small.
+				done := make(chan driver.Result)
+				ctx, cancel := context.WithCancel(context.Background())
+				go func() { done <- d.Run(ctx, up, t) }()
+				if r := <-done; r.Outcome != driver.Answered {
+					b.Error(r.Outcome, r.Err)
+				}
+				cancel()
 			}
-			for b.Loop() {
-				jobs <- struct{}{}
-			}
-			close(jobs)
-			wg.Wait()
-			b.ReportMetric(float64((processorTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 		})
 	}
+	for b.Loop() {
+		jobs <- struct{}{}
+	}
+	close(jobs)
+	wg.Wait()
+	b.ReportMetric(float64((processorTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 }

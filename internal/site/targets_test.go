@@ -1,18 +1,15 @@
-package jobrunner
+package site
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -25,32 +22,27 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// site makes a Caddyfile with a runner that has the given option, and sites.
-func site(option, sites string) string {
-	return "{\n\tjobrunner {\n\t\tpostgres host=db\n\t\t" + option + "\n\t}\n}\n" + sites
-}
-
 // TestFindProxy finds the right pool in configurations as people write them.
 func TestFindProxy(t *testing.T) {
 	t.Setenv("ODOO_ADDR", "10.0.0.9:8069")
 	t.Setenv("DOMAIN", "odoo.example.com")
 	for name, c := range map[string]struct {
-		option, sites string
-		want          []string
-		host          string
+		address, sites string
+		want           []string
+		host           string
 	}{
 		"plain": {"", `
 odoo.example.com {
 	reverse_proxy 10.0.0.5:8069 10.0.0.6:8069
 }`, []string{"http://10.0.0.5:8069", "http://10.0.0.6:8069"}, "odoo.example.com"},
-		"beyond ASCII": {"site Bücher.example.com", `
+		"beyond ASCII": {"Bücher.example.com", `
 bücher.example.com {
 	reverse_proxy 10.0.0.5:8069
 }
 other.example.com {
 	reverse_proxy 10.0.0.6:8069
 }`, []string{"http://10.0.0.5:8069"}, "xn--bcher-kva.example.com"},
-		"in punycode": {"site xn--bcher-kva.example.com", `
+		"in punycode": {"xn--bcher-kva.example.com", `
 bücher.example.com {
 	reverse_proxy 10.0.0.5:8069
 }
@@ -175,14 +167,14 @@ odoo.example.com {
 	respond @outside 403
 	reverse_proxy 10.0.0.5:8069
 }`, []string{"http://10.0.0.5:8069"}, "odoo.example.com"},
-		"two sites, one named": {"site odoo.example.com", `
+		"two sites, one named": {"odoo.example.com", `
 odoo.example.com {
 	reverse_proxy 10.0.0.5:8069
 }
 grafana.example.com {
 	reverse_proxy 10.0.0.5:3000
 }`, []string{"http://10.0.0.5:8069"}, "odoo.example.com"},
-		"two sites, named by a variable": {"site {env.DOMAIN}", `
+		"two sites, named by a variable": {"odoo.example.com", `
 http://{env.DOMAIN} {
 	reverse_proxy 10.0.0.5:8069
 }
@@ -199,32 +191,32 @@ other.example.com {
 files.example.com {
 	file_server
 }`, []string{"http://10.0.0.5:8069"}, "odoo.example.com"},
-		"the same name on two ports": {"site https://odoo.example.com:8443", `
+		"the same name on two ports": {"https://odoo.example.com:8443", `
 odoo.example.com {
 	reverse_proxy 10.0.0.5:8069
 }
 odoo.example.com:8443 {
 	reverse_proxy 10.0.0.6:8069
 }`, []string{"http://10.0.0.6:8069"}, "odoo.example.com:8443"},
-		"http and https": {"site http://odoo.example.com", `
+		"http and https": {"http://odoo.example.com", `
 https://odoo.example.com {
 	reverse_proxy 10.0.0.5:8069
 }
 http://odoo.example.com {
 	reverse_proxy 10.0.0.6:8069
 }`, []string{"http://10.0.0.6:8069"}, "odoo.example.com"},
-		"named site goes before catch-all": {"site odoo.example.com", `
+		"named site goes before catch-all": {"odoo.example.com", `
 odoo.example.com {
 	reverse_proxy 10.0.0.5:8069
 }
 :8080 {
 	reverse_proxy 10.0.0.5:3000
 }`, []string{"http://10.0.0.5:8069"}, "odoo.example.com"},
-		"catch-all": {"site odoo.example.com", `
+		"catch-all": {"odoo.example.com", `
 :8080 {
 	reverse_proxy 10.0.0.5:8069
 }`, []string{"http://10.0.0.5:8069"}, "odoo.example.com"},
-		"catch-all by port": {"site :8080", `
+		"catch-all by port": {":8080", `
 :8080 {
 	reverse_proxy 10.0.0.5:8069
 }
@@ -235,7 +227,7 @@ odoo.example.com {
 :8080 {
 	reverse_proxy 10.0.0.5:8069
 }`, []string{"http://10.0.0.5:8069"}, ""},
-		"wildcard": {"site a.example.com", `
+		"wildcard": {"a.example.com", `
 *.example.com {
 	@odoo host a.example.com
 	handle @odoo {
@@ -245,7 +237,7 @@ odoo.example.com {
 		reverse_proxy 10.0.0.5:3000
 	}
 }`, []string{"http://10.0.0.5:8069"}, "a.example.com"},
-		"wildcard itself": {"site *.example.com", `
+		"wildcard itself": {"*.example.com", `
 *.example.com {
 	reverse_proxy 10.0.0.5:8069
 }`, []string{"http://10.0.0.5:8069"}, ""},
@@ -290,11 +282,11 @@ odoo.example.com {
 }`, []string{"http://10.0.0.5:8069", "http://10.0.0.6:8069"}, "odoo.example.com"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfgs, err := validate(t, site(c.option, c.sites))
+			targets, err := ofProxy(t, c.address, c.sites)
 			require.NoError(t, err)
-			require.Equal(t, c.want, upstreamNames(t, cfgs["default"]))
-			ups, err := cfgs["default"].Targets.Upstreams(t.Context())
+			ups, err := targets.Upstreams(t.Context())
 			require.NoError(t, err)
+			require.Equal(t, c.want, slices.Sorted(slices.Values(names(ups))))
 			for _, up := range ups {
 				require.Equal(t, c.host, up.HostHeader)
 				require.NotEmpty(t, up.Host)
@@ -311,12 +303,12 @@ func TestFindProxyErrors(t *testing.T) {
 		return "\nodoo.example.com {\n\treverse_proxy https://10.0.0.5 {\n\t\ttransport http {\n" + lines + "\n\t\t}\n\t}\n}\n"
 	}
 	for name, c := range map[string]struct {
-		option, sites string
-		want          []string
+		address, sites string
+		want           []string
 	}{
 		"no site":  {"", "", []string{"there is no site whose reverse_proxy could be used"}},
 		"no proxy": {"", "\nodoo.example.com {\n\tfile_server\n}\n", []string{"no reverse_proxy of any site handles /queue_job/runjob; set site"}},
-		"no proxy of that site": {"site nope.example.com", "\nodoo.example.com {\n\treverse_proxy 10.0.0.5:8069\n}\n", []string{
+		"no proxy of that site": {"nope.example.com", "\nodoo.example.com {\n\treverse_proxy 10.0.0.5:8069\n}\n", []string{
 			"no reverse_proxy of the site nope.example.com handles /queue_job/runjob",
 		}},
 		"a named route that invokes itself": {"", `
@@ -327,7 +319,7 @@ odoo.example.com {
 	invoke loop
 }`, []string{"no reverse_proxy of any site"}},
 		"only the websocket": {"", "\nodoo.example.com {\n\treverse_proxy /websocket 10.0.0.5:8072\n}\n", []string{"no reverse_proxy of any site"}},
-		"a site without proxy before a catch-all": {"site http://odoo.example.com:8080", `
+		"a site without proxy before a catch-all": {"http://odoo.example.com:8080", `
 http://odoo.example.com:8080 {
 	respond "moved"
 }
@@ -345,14 +337,14 @@ grafana.example.com {
 			"https://grafana.example.com/queue_job/runjob -> 10.0.0.5:3000, https://odoo.example.com/queue_job/runjob -> 10.0.0.5:8069",
 			"; set site or upstream",
 		}},
-		"the same name on two ports": {"site odoo.example.com", `
+		"the same name on two ports": {"odoo.example.com", `
 odoo.example.com {
 	reverse_proxy 10.0.0.5:8069
 }
 odoo.example.com:8443 {
 	reverse_proxy 10.0.0.6:8069
 }`, []string{"2 reverse_proxy handlers of the site odoo.example.com match"}},
-		"bad site": {"site {env.BAD_SITE}", "\nodoo.example.com {\n\treverse_proxy 10.0.0.5:8069\n}\n", []string{"it must be a host, without path"}},
+		"bad site": {"odoo.example.com/odoo", "\nodoo.example.com {\n\treverse_proxy 10.0.0.5:8069\n}\n", []string{"it must be a host, without path"}},
 		"request placeholder": {"", "\nodoo.example.com {\n\treverse_proxy {http.request.header.X-Backend}\n}\n", []string{
 			"unrecognized placeholder {http.request.header.X-Backend}", "name the Odoo servers with upstream",
 		}},
@@ -373,8 +365,7 @@ odoo.example.com {
 }`, []string{"are neither a nor srv"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Setenv("BAD_SITE", "odoo.example.com/odoo")
-			_, err := validate(t, site(c.option, c.sites))
+			_, err := ofProxy(t, c.address, c.sites)
 			for _, want := range c.want {
 				require.ErrorContains(t, err, want)
 			}
@@ -396,7 +387,7 @@ func TestParseUpstream(t *testing.T) {
 	} {
 		e, err := parseUpstream(address)
 		require.NoError(t, err, address)
-		require.Equal(t, want, e.name())
+		require.Equal(t, want, e.Name())
 	}
 	for _, address := range []string{
 		"", "odoo", ":8069", "http://", "http://:8069", "ftp://odoo", "http://odoo/path", "http://odoo?x=y",
@@ -421,9 +412,9 @@ func FuzzParseUpstream(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := parseUpstream(e.name())
+		again, err := parseUpstream(e.Name())
 		require.NoError(t, err)
-		require.Equal(t, e.name(), again.name())
+		require.Equal(t, e.Name(), again.Name())
 	})
 }
 
@@ -441,84 +432,6 @@ func FuzzParseSite(f *testing.F) {
 	})
 }
 
-// get sends a request as a driver would.
-func get(t *testing.T, up driver.Upstream) (*http.Response, error) {
-	t.Helper()
-	u := &url.URL{Scheme: up.Scheme, Host: up.Host, Path: runjobPath}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, u.String(), http.NoBody)
-	require.NoError(t, err)
-	r.Host = up.HostHeader
-	resp, err := up.Transport.RoundTrip(r)
-	if err == nil {
-		t.Cleanup(func() { resp.Body.Close() })
-	}
-	return resp, err
-}
-
-// TestTransport sends requests over everything that can be configured.
-func TestTransport(t *testing.T) {
-	var seen atomic.Pointer[http.Request]
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		seen.Store(r)
-		_, _ = io.WriteString(w, "ok")
-	})
-	// A proxy in the environment must not get to see jobs.
-	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
-
-	plain := httptest.NewServer(handler)
-	t.Cleanup(plain.Close)
-	secure := httptest.NewUnstartedServer(handler)
-	secure.EnableHTTP2 = true
-	secure.StartTLS()
-	t.Cleanup(secure.Close)
-	socket := filepath.Join(t.TempDir(), "odoo.sock")
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", socket)
-	require.NoError(t, err)
-	local := &http.Server{Handler: handler, ReadHeaderTimeout: time.Second}
-	go func() { _ = local.Serve(listener) }()
-	t.Cleanup(func() { _ = local.Close() })
-
-	roots := x509.NewCertPool()
-	roots.AddCert(secure.Certificate())
-	for name, e := range map[string]endpoint{
-		"http":  {network: "tcp", address: plain.Listener.Addr().String()},
-		"https": {network: "tcp", address: secure.Listener.Addr().String(), tls: &tls.Config{RootCAs: roots, NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS12}},
-		"unix":  {network: "unix", address: socket},
-	} {
-		t.Run(name, func(t *testing.T) {
-			up := e.upstream("odoo.example.com")
-			resp, err := get(t, up)
-			require.NoError(t, err)
-			body, err := io.ReadAll(resp.Body)
-			require.NoError(t, err)
-			require.Equal(t, "ok", string(body))
-			r := seen.Load()
-			require.Equal(t, "odoo.example.com", r.Host)
-			require.Equal(t, "HTTP/1.1", r.Proto)
-			require.True(t, r.Close, "the connection is not used again")
-		})
-	}
-}
-
-// TestSentOnce: a server that breaks the connection gets the request once.
-func TestSentOnce(t *testing.T) {
-	var requests atomic.Int32
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		if requests.Add(1) > 1 {
-			panic(http.ErrAbortHandler)
-		}
-	}))
-	t.Cleanup(server.Close)
-	up := endpoint{network: "tcp", address: server.Listener.Addr().String()}.upstream("")
-	resp, err := get(t, up)
-	require.NoError(t, err)
-	_, err = io.Copy(io.Discard, resp.Body)
-	require.NoError(t, err)
-	_, err = get(t, up)
-	require.Error(t, err)
-	require.EqualValues(t, 2, requests.Load())
-}
-
 // TestProxyTransport takes the transport settings of a reverse_proxy along: its
 // certificate authority, but not its timeouts.
 func TestProxyTransport(t *testing.T) {
@@ -527,7 +440,7 @@ func TestProxyTransport(t *testing.T) {
 	t.Cleanup(secure.Close)
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	require.NoError(t, os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}), 0o600))
-	cfgs, err := validate(t, site("", `
+	targets, err := ofProxy(t, "", `
 odoo.example.com {
 	reverse_proxy https://`+secure.Listener.Addr().String()+` {
 		transport http {
@@ -537,14 +450,17 @@ odoo.example.com {
 			response_header_timeout 1ms
 		}
 	}
-}`))
+}`)
 	require.NoError(t, err)
-	ups, err := cfgs["default"].Targets.Upstreams(t.Context())
+	ups, err := targets.Upstreams(t.Context())
 	require.NoError(t, err)
 	require.Len(t, ups, 1)
 	time.AfterFunc(20*time.Millisecond, func() { close(answer) })
-	resp, err := get(t, ups[0])
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+ups[0].Host+runjobPath, http.NoBody)
 	require.NoError(t, err)
+	resp, err := ups[0].Transport.RoundTrip(r)
+	require.NoError(t, err)
+	defer resp.Body.Close()
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 }
 
@@ -585,9 +501,9 @@ func newDynamic(source reverseproxy.UpstreamSource) *dynamicTargets {
 		},
 		build: func(dial string) (driver.Upstream, error) {
 			e, err := d.endpoint(dial)
-			return e.upstream("odoo.example.com"), err
+			return upstream(e, "odoo.example.com"), err
 		},
-		logger: zap.NewNop(),
+		log: zap.NewNop(),
 	}
 }
 
@@ -678,7 +594,7 @@ func TestDynamicTargetsFailures(t *testing.T) {
 // TestDynamicForwardProxy: a forward proxy is left out for addresses that are
 // looked up, too, instead of being passed by.
 func TestDynamicForwardProxy(t *testing.T) {
-	cfgs, err := validate(t, site("", `
+	targets, err := ofProxy(t, "", `
 odoo.example.com {
 	reverse_proxy {
 		dynamic a {
@@ -690,14 +606,16 @@ odoo.example.com {
 			network_proxy url http://proxy.example.com:3128
 		}
 	}
-}`))
+}`)
 	require.NoError(t, err)
-	require.Empty(t, upstreamNames(t, cfgs["default"]))
+	ups, err := targets.Upstreams(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, ups)
 }
 
 // TestDynamicSources looks up real names through Caddy's own sources.
 func TestDynamicSources(t *testing.T) {
-	cfgs, err := validate(t, site("", `
+	targets, err := ofProxy(t, "", `
 odoo.example.com {
 	reverse_proxy {
 		dynamic a {
@@ -706,12 +624,14 @@ odoo.example.com {
 			versions ipv4
 		}
 	}
-}`))
+}`)
 	require.NoError(t, err)
-	require.Equal(t, []string{"http://127.0.0.1:8069"}, upstreamNames(t, cfgs["default"]))
+	ups, err := targets.Upstreams(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"http://127.0.0.1:8069"}, names(ups))
 
 	// No DNS server answers here: the source is asked, and its error comes back.
-	cfgs, err = validate(t, site("", `
+	targets, err = ofProxy(t, "", `
 odoo.example.com {
 	reverse_proxy {
 		dynamic srv {
@@ -721,9 +641,9 @@ odoo.example.com {
 			resolvers 127.0.0.1:1
 		}
 	}
-}`))
+}`)
 	require.NoError(t, err)
-	_, err = cfgs["default"].Targets.Upstreams(t.Context())
+	_, err = targets.Upstreams(t.Context())
 	require.ErrorContains(t, err, "_odoo._tcp.odoo.example.com")
 }
 

@@ -1,4 +1,5 @@
-package jobrunner
+// Package oneshot sends HTTP requests that must not be sent twice.
+package oneshot
 
 import (
 	"bufio"
@@ -34,12 +35,9 @@ const (
 	bufferSize = 1 << 10
 )
 
-// transport sends each request once, on a connection of its own. net/http's
-// Transport repeats a GET when a connection that it used before breaks, which
-// would start a job twice (caddy.md 2.7); and what it does to share connections,
-// with two goroutines for each, costs more than the rest of a dispatch.
-type transport struct {
-	endpoint endpoint
+// Transport sends each request once, on a new connection that is closed after the answer.
+type Transport struct {
+	endpoint Endpoint
 	dialer   *net.Dialer
 	// direct is set when there is no name to be resolved.
 	direct  bool
@@ -47,15 +45,13 @@ type transport struct {
 	address string      // that traces are told
 }
 
-// newTransport makes a transport that waits for the answer as long as the job
-// runs. Nothing of the proxy's own transport is in it, so neither read_timeout
-// nor keep-alive is (caddy.md 2.4).
-func newTransport(e endpoint) *transport {
-	t := &transport{
+// New returns a transport to e. It waits for an answer until the request's context ends.
+func New(e Endpoint) *Transport {
+	t := &Transport{
 		endpoint: e,
-		address:  e.name(),
+		address:  e.Name(),
 		dialer: &net.Dialer{
-			LocalAddr: e.local,
+			LocalAddr: e.Local,
 			KeepAliveConfig: net.KeepAliveConfig{
 				Enable:   true,
 				Idle:     keepAliveIdle,
@@ -64,14 +60,14 @@ func newTransport(e endpoint) *transport {
 			},
 		},
 	}
-	host, _, _ := net.SplitHostPort(e.address)
-	if _, err := netip.ParseAddr(host); err == nil || e.network == "unix" {
+	host, _, _ := net.SplitHostPort(e.Address)
+	if _, err := netip.ParseAddr(host); err == nil || e.Network == "unix" {
 		t.direct = true
 	} else {
 		t.dialer.Timeout = dialTimeout
 	}
-	if e.tls != nil {
-		t.tls = e.tls.Clone()
+	if e.TLS != nil {
+		t.tls = e.TLS.Clone()
 		t.tls.NextProtos = []string{"http/1.1"}
 		if t.tls.ServerName == "" {
 			t.tls.ServerName = host
@@ -82,7 +78,7 @@ func newTransport(e endpoint) *transport {
 
 // RoundTrip implements [http.RoundTripper]. The context bounds everything, the
 // reading of the body included.
-func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	if !req.Close {
 		req = req.WithContext(ctx) // a copy
@@ -136,15 +132,15 @@ func (c dialContext) Deadline() (time.Time, bool) {
 }
 
 // dial opens a connection.
-func (t *transport) dial(ctx context.Context) (net.Conn, error) {
+func (t *Transport) dial(ctx context.Context) (net.Conn, error) {
 	if t.direct {
 		ctx = dialContext{ctx, time.Now().Add(dialTimeout)}
 	}
-	return t.dialer.DialContext(ctx, t.endpoint.network, t.endpoint.address)
+	return t.dialer.DialContext(ctx, t.endpoint.Network, t.endpoint.Address)
 }
 
 // connect opens a connection, with TLS if the endpoint has it.
-func (t *transport) connect(ctx context.Context) (net.Conn, error) {
+func (t *Transport) connect(ctx context.Context) (net.Conn, error) {
 	conn, err := t.dial(ctx)
 	if err != nil || t.tls == nil {
 		return conn, err

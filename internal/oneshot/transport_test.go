@@ -1,13 +1,18 @@
-package jobrunner
+package oneshot
 
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,7 +21,7 @@ import (
 
 // answering is a server that answers one request, on the first connection, with
 // bytes, and tells when the client has gone. It hangs up if it shall not wait.
-func answering(t *testing.T, answer string, waits bool) (endpoint, <-chan struct{}) {
+func answering(t *testing.T, answer string, waits bool) (Endpoint, <-chan struct{}) {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -39,14 +44,14 @@ func answering(t *testing.T, answer string, waits bool) (endpoint, <-chan struct
 		_, _ = r.ReadByte()
 	}()
 	t.Cleanup(func() { _ = l.Close(); <-gone })
-	return endpoint{network: "tcp", address: l.Addr().String()}, gone
+	return Endpoint{Network: "tcp", Address: l.Addr().String()}, gone
 }
 
-func oneExchange(t *testing.T, ctx context.Context, e endpoint) (status int, body string, err error) {
+func oneExchange(t *testing.T, ctx context.Context, e Endpoint) (status int, body string, err error) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.address+"/x?y=z", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.Address+"/x?y=z", nil)
 	require.NoError(t, err)
-	res, err := newTransport(e).RoundTrip(req)
+	res, err := New(e).RoundTrip(req)
 	require.False(t, req.Close, "the request is the caller's")
 	if err != nil {
 		return 0, "", err
@@ -117,9 +122,9 @@ func TestExchangeEndsWithItsContext(t *testing.T) {
 // may serve another exchange then.
 func TestCloseEndsTheRead(t *testing.T) {
 	e, gone := answering(t, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", true)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+e.address, nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+e.Address, nil)
 	require.NoError(t, err)
-	res, err := newTransport(e).RoundTrip(req)
+	res, err := New(e).RoundTrip(req)
 	require.NoError(t, err)
 	time.AfterFunc(50*time.Millisecond, func() { _ = res.Body.Close() })
 	text, err := io.ReadAll(res.Body)
@@ -136,9 +141,82 @@ func TestDialTimeout(t *testing.T) {
 	for address, direct := range map[string]bool{
 		"127.0.0.1:8069": true, "[::1]:8069": true, "[fe80::1%eth0]:8069": true, "odoo:8069": false, "localhost:80": false,
 	} {
-		tr := newTransport(endpoint{network: "tcp", address: address})
+		tr := New(Endpoint{Network: "tcp", Address: address})
 		require.Equal(t, direct, tr.direct, address)
 		require.Equal(t, direct, tr.dialer.Timeout == 0, address)
 	}
-	require.True(t, newTransport(endpoint{network: "unix", address: "/run/odoo.sock"}).direct)
+	require.True(t, New(Endpoint{Network: "unix", Address: "/run/odoo.sock"}).direct)
+}
+
+// get sends a request as a driver would.
+func get(t *testing.T, e Endpoint) (*http.Response, error) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, e.Scheme()+"://localhost/x?y=z", http.NoBody)
+	require.NoError(t, err)
+	r.Host = "odoo.example.com"
+	return New(e).RoundTrip(r)
+}
+
+// TestTransport sends requests over everything that can be configured.
+func TestTransport(t *testing.T) {
+	var seen atomic.Pointer[http.Request]
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen.Store(r)
+		_, _ = io.WriteString(w, "ok")
+	})
+	// A proxy in the environment must not get to see jobs.
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
+
+	plain := httptest.NewServer(handler)
+	t.Cleanup(plain.Close)
+	secure := httptest.NewUnstartedServer(handler)
+	secure.EnableHTTP2 = true
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
+	socket := filepath.Join(t.TempDir(), "odoo.sock")
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "unix", socket)
+	require.NoError(t, err)
+	local := &http.Server{Handler: handler, ReadHeaderTimeout: time.Second}
+	go func() { _ = local.Serve(listener) }()
+	t.Cleanup(func() { _ = local.Close() })
+
+	roots := x509.NewCertPool()
+	roots.AddCert(secure.Certificate())
+	for name, e := range map[string]Endpoint{
+		"http":  {Network: "tcp", Address: plain.Listener.Addr().String()},
+		"https": {Network: "tcp", Address: secure.Listener.Addr().String(), TLS: &tls.Config{RootCAs: roots, NextProtos: []string{"h2", "http/1.1"}, MinVersion: tls.VersionTLS12}},
+		"unix":  {Network: "unix", Address: socket},
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp, err := get(t, e)
+			require.NoError(t, err)
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			require.Equal(t, "ok", string(body))
+			r := seen.Load()
+			require.Equal(t, "odoo.example.com", r.Host)
+			require.Equal(t, "HTTP/1.1", r.Proto)
+			require.True(t, r.Close, "the connection is not used again")
+		})
+	}
+}
+
+// TestSentOnce: a server that breaks the connection gets the request once.
+func TestSentOnce(t *testing.T) {
+	var requests atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if requests.Add(1) > 1 {
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	t.Cleanup(server.Close)
+	e := Endpoint{Network: "tcp", Address: server.Listener.Addr().String()}
+	resp, err := get(t, e)
+	require.NoError(t, err)
+	_, err = io.Copy(io.Discard, resp.Body)
+	require.NoError(t, err)
+	_, err = get(t, e)
+	require.Error(t, err)
+	require.EqualValues(t, 2, requests.Load())
 }
