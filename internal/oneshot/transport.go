@@ -1,4 +1,24 @@
-// Package oneshot sends HTTP requests that must not be sent twice.
+// Package oneshot sends an HTTP request once, on a new connection that is closed after the answer.
+//
+// A job's request must not be sent a second time, and it stays open as long as the job runs.
+// [http.Transport] would do with DisableKeepAlives: it repeats a GET only when a connection that has
+// been used before breaks, and then there is none. But it is made to share connections, with two
+// goroutines for each, and nothing here needs that. This package exists to save what that costs.
+// Medians of eight alternating runs with Go 1.26 on two cores, for each job:
+//
+//	                                oneshot   http.Transport
+//	processor time, one at a time     81 µs           115 µs
+//	processor time, 16 at a time      67 µs            88 µs
+//	allocations                          61               93
+//	memory allocated                 4.4 kB           9.0 kB
+//	memory while it is open          9.6 kB          14.8 kB
+//	goroutines while it is open           1                3
+//
+// The caller's goroutine and the driver are part of all figures. To measure again:
+//
+//	go test -run '^$' -bench 'Exchange|Open' -benchmem -count 8 ./internal/oneshot
+//
+// Requests are written and answers are read by net/http, so that HTTP itself is not done here.
 package oneshot
 
 import (
@@ -24,7 +44,7 @@ const (
 	tlsHandshakeTimeout = 10 * time.Second
 
 	// A host that vanished is noticed after keepAliveIdle + keepAliveCount *
-	// keepAliveInterval: one minute, as in Odoo's own runner (contract.md 1.6).
+	// keepAliveInterval: one minute, as in Odoo's own runner (docs/contract.md 1.6).
 	keepAliveIdle     = 30 * time.Second
 	keepAliveInterval = 10 * time.Second
 	keepAliveCount    = 3

@@ -9,8 +9,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -39,7 +41,10 @@ func init() {
 	os.Exit(0)
 }
 
-// answerer answers every request as Odoo does, and hangs up. It writes its address
+// openPath is what the answerer does not answer, as if the job ran for long.
+const openPath = "/open"
+
+// answerer answers requests as Odoo does, and hangs up. It writes its address
 // to the standard output and ends with its standard input.
 func answerer() error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -57,14 +62,14 @@ func answerer() error {
 			}
 			go func() {
 				defer conn.Close()
-				for r := bufio.NewReader(conn); ; {
-					line, err := r.ReadString('\n')
-					if err != nil {
-						return
-					}
-					if line == "\r\n" {
-						break
-					}
+				r := bufio.NewReader(conn)
+				req, err := http.ReadRequest(r)
+				if err != nil {
+					return
+				}
+				if req.URL.Path == openPath {
+					_, _ = r.ReadByte()
+					return
 				}
 				_, _ = io.WriteString(conn, "HTTP/1.0 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 0\r\n"+
 					"Server: Werkzeug/2.0.2 Python/3.10\r\nDate: Mon, 02 Jan 2006 15:04:05 GMT\r\n\r\n")
@@ -177,4 +182,52 @@ func exchanges(b *testing.B, workers int, up driver.Upstream) {
 	close(jobs)
 	wg.Wait()
 	b.ReportMetric(float64((processorTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
+}
+
+// BenchmarkOpen keeps requests open, as jobs that run for long do. The figures that count are what
+// each of them occupies: "B/request" of memory and "goroutines/request".
+func BenchmarkOpen(b *testing.B) {
+	for _, c := range transports {
+		b.Run(c.name, func(b *testing.B) {
+			e := Endpoint{Network: "tcp", Address: startAnswerer(b)}
+			transport := c.make(e)
+			for b.Loop() {
+				openRequests(b, e, transport)
+			}
+		})
+	}
+}
+
+func openRequests(b *testing.B, e Endpoint, transport http.RoundTripper) {
+	b.Helper()
+	const requests = 500
+	ctx, cancel := context.WithCancel(context.Background())
+	memory, goroutines := occupied(), runtime.NumGoroutine()
+	var sent, ended sync.WaitGroup
+	for range requests {
+		sent.Add(1)
+		traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+			WroteRequest: func(httptrace.WroteRequestInfo) { sent.Done() },
+		})
+		req, err := http.NewRequestWithContext(traced, http.MethodGet, "http://"+e.Address+openPath, nil)
+		require.NoError(b, err)
+		ended.Go(func() {
+			if res, err := transport.RoundTrip(req); err == nil {
+				_ = res.Body.Close()
+			}
+		})
+	}
+	sent.Wait()
+	b.ReportMetric(float64(occupied()-memory)/requests, "B/request")
+	b.ReportMetric(float64(runtime.NumGoroutine()-goroutines)/requests, "goroutines/request")
+	cancel()
+	ended.Wait()
+}
+
+// occupied is the memory in use, the stacks of goroutines included.
+func occupied() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
 }

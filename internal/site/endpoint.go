@@ -158,9 +158,9 @@ func (d *dialer) endpoint(dial string) (oneshot.Endpoint, error) {
 }
 
 // forwardProxy reports whether the proxy reaches the endpoint through another
-// proxy that its configuration names. Proxies from the environment do not count:
-// they are ignored here (caddy.md 7), and the configuration's module is not
-// visible any more, so the two answers are compared.
+// proxy that its configuration names. Proxies from the environment do not count,
+// because jobs are sent past them. Which of the two it is cannot be seen once Caddy
+// has provisioned the transport, so the two answers are compared.
 func (d *dialer) forwardProxy(e oneshot.Endpoint, prepared *http.Request) bool {
 	if d.transport.Transport == nil || d.transport.Transport.Proxy == nil || e.Network == "unix" {
 		return false

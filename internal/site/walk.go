@@ -21,7 +21,7 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// runjobPath is where Odoo runs a job (contract.md 1.4). Matchers are asked
+// runjobPath is where Odoo runs a job (docs/contract.md 1.4). Matchers are asked
 // about this path, so that the proxy for /websocket is not taken for Odoo's.
 const runjobPath = "/queue_job/runjob"
 
@@ -126,7 +126,7 @@ func (a siteAddress) authority(host string) string {
 
 // findProxy walks a provisioned http app, reading only, and returns the one
 // reverse_proxy that serves runjob for the site. Without a site every host is
-// tried. More or fewer than one pool is an error that lists them (caddy.md 2.7).
+// tried. More or fewer than one pool is an error that lists them.
 func findProxy(app *caddyhttp.App, site string) (*candidate, error) {
 	var address siteAddress
 	if site != "" {
@@ -299,7 +299,7 @@ func (w *walker) handlers(list []caddyhttp.MiddlewareHandler, depth int) *revers
 
 // proxiesSite tells a reverse_proxy that serves a site from those that are
 // something else inside: forward_auth asks another server first and rewrites the
-// request for it, php_fastcgi does not speak HTTP (caddy.md 2.2).
+// request for it, php_fastcgi does not speak HTTP.
 func proxiesSite(h *reverseproxy.Handler) bool {
 	if _, ok := h.Transport.(*fastcgi.Transport); ok {
 		return false
