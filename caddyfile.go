@@ -74,8 +74,8 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if d.NextArg() {
 			name = d.Val()
 		}
-		if !runnerNames.MatchString(name) {
-			return d.Errf("invalid runner name %q: it consists of letters, digits, '_', '-' and '.'", name)
+		if err := checkName(name); err != nil {
+			return d.WrapErr(err)
 		}
 		if a.Runners[name] != nil {
 			return d.Errf("a second jobrunner block for the runner %q", name)

@@ -29,7 +29,6 @@ type recorder struct {
 	configs map[string]runner.Config // the last one seen, by runner
 	started int
 
-	failNew         error
 	failReconfigure error
 	panicIn         string        // the method that panics
 	hold            chan struct{} // Stop returns when it is closed
@@ -53,7 +52,7 @@ func (r *recorder) new(cfg runner.Config) (engine, error) {
 	if r.panicIn == "new" {
 		panic("new")
 	}
-	return &fakeEngine{rec: r, cfg: cfg}, r.failNew
+	return &fakeEngine{rec: r, cfg: cfg}, nil
 }
 
 // take returns the events since the last call.
@@ -152,8 +151,8 @@ func adapt(t *testing.T, caddyfile string) ([]byte, error) {
 	return caddytest.Adapt(caddyfile)
 }
 
-// validate adapts, provisions and validates a Caddyfile with fake engines, and
-// returns what the engines got.
+// validate adapts, provisions and validates a Caddyfile, and returns what the runners
+// would get.
 func validate(t *testing.T, caddyfile string) (map[string]runner.Config, error) {
 	t.Helper()
 	raw, err := adapt(t, caddyfile)
@@ -166,12 +165,46 @@ func validateJSON(t *testing.T, raw []byte) (map[string]runner.Config, error) {
 	rec := record(t)
 	var cfg *caddy.Config
 	require.NoError(t, json.Unmarshal(raw, &cfg))
+	if cfg.AppsRaw["jobrunner"] != nil {
+		cfg.AppsRaw["spy"] = json.RawMessage("{}")
+	}
+	seen = nil
 	err := caddy.Validate(cfg)
 	_, left := supervisors.References(supervisorKey{})
 	require.False(t, left, "validating leaves nothing behind")
 	require.Empty(t, rec.take(), "validating starts nothing")
-	return rec.configs, err
+	require.Empty(t, rec.configs, "validating makes no engine")
+	return seen, err
 }
+
+func init() {
+	caddy.RegisterModule(spy{})
+}
+
+// spy is an app that looks at what the jobrunner app has made of its configuration.
+type spy struct{}
+
+// seen is what the last spy saw, by runner.
+var seen map[string]runner.Config
+
+func (spy) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "spy", New: func() caddy.Module { return new(spy) }}
+}
+
+func (*spy) Provision(ctx caddy.Context) error {
+	app, err := ctx.App("jobrunner")
+	if err != nil {
+		return err
+	}
+	seen = make(map[string]runner.Config)
+	for name, m := range app.(*App).generation.runners {
+		seen[name] = m.config
+	}
+	return nil
+}
+
+func (*spy) Start() error { return nil }
+func (*spy) Stop() error  { return nil }
 
 // upstreamNames returns the names of a runner's upstreams, sorted.
 func upstreamNames(t *testing.T, cfg runner.Config) []string {

@@ -12,34 +12,18 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"regexp"
 	"slices"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/site"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
 func init() {
 	caddy.RegisterModule(App{})
 }
-
-// driverNamespace is where the modules of task drivers live.
-const driverNamespace = "jobrunner.drivers"
-
-// defaultName is the name of a runner whose block has none.
-const defaultName = "default"
-
-// runnerNames is what runners may be called: their names stand in the paths of
-// the admin API and in metrics.
-var runnerNames = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 
 // App runs the jobs of Odoo's queue_job on the Odoo servers that Caddy proxies to.
 //
@@ -207,14 +191,14 @@ func (a *App) Provision(ctx caddy.Context) error {
 	gen := &generation{logger: log, runners: make(map[string]*member), emit: emitter(ctx)}
 	a.generation = gen
 	for _, name := range slices.Sorted(maps.Keys(a.Runners)) {
-		if !runnerNames.MatchString(name) {
-			return fmt.Errorf("runner %q: a name consists of letters, digits, '_', '-' and '.'", name)
+		if err := checkName(name); err != nil {
+			return err
 		}
-		m, err := a.Runners[name].provision(ctx, name, log)
+		cfg, odoo, err := a.Runners[name].resolved(ctx, log.With(zap.String("runner", name)))
 		if err != nil {
 			return fmt.Errorf("runner %s: %w", name, err)
 		}
-		gen.runners[name] = m
+		gen.runners[name] = wire(ctx, name, cfg, odoo)
 	}
 	if err := a.trace(ctx); err != nil {
 		return err
@@ -234,11 +218,22 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Validate lets the engine look at its configuration.
+// wire makes a resolved configuration a member of a generation: what it shares with other
+// configurations, and who hears of what happens.
+func wire(ctx caddy.Context, name string, cfg runner.Config, odoo *odooconf.Config) *member {
+	cfg.Name = name
+	cfg.Exchanges = exchanges
+	cfg.Exiting = caddy.Exiting
+	cfg.Events = publish
+	cfg.Elected = func(ctx context.Context) { elected(ctx, name) }
+	return &member{config: cfg, odoo: odoo, identity: connectionIdentity(cfg.Postgres), storage: ctx.Storage()}
+}
+
+// Validate checks what Provision has resolved.
 func (a *App) Validate() error {
 	for _, name := range slices.Sorted(maps.Keys(a.generation.runners)) {
-		if _, err := newEngine(a.generation.runners[name].config); err != nil {
-			return fmt.Errorf("runner %s: %w", name, err)
+		if err := a.generation.runners[name].config.Validate(); err != nil {
+			return err // it says which runner
 		}
 	}
 	return nil
@@ -277,257 +272,6 @@ func (a *App) Cleanup() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// provision resolves the configuration of one runner.
-func (r *Runner) provision(ctx caddy.Context, name string, log *zap.Logger) (*member, error) {
-	if r == nil {
-		return nil, errors.New("it is null")
-	}
-	log = log.With(zap.String("runner", name))
-	r, conf, err := r.withOdooConfig(log)
-	if err != nil {
-		return nil, err
-	}
-	pg, err := r.connection(log)
-	if err != nil {
-		return nil, err
-	}
-	if conf != nil && conf.DBPassword != "" && r.PostgresPassword == "" {
-		pg.Password = conf.DBPassword
-	}
-	databases, err := resolveAll("databases", r.Databases)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := postgres.Patterns(databases); err != nil {
-		return nil, fmt.Errorf("databases: %w", err)
-	}
-	tree, bounds, err := r.trees(log)
-	if err != nil {
-		return nil, err
-	}
-	if r.DiscoverInterval < 0 {
-		return nil, errors.New("discover_interval must not be negative")
-	}
-	if r.RescueStartedAfter < 0 {
-		return nil, errors.New("rescue_started_after must not be negative")
-	}
-	drv, err := r.driver(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if conf != nil {
-		useBasicAuth(drv, conf)
-	}
-	targets, err := r.targets(ctx, log)
-	if err != nil {
-		return nil, err
-	}
-	return &member{
-		odoo:     conf,
-		identity: connectionIdentity(pg),
-		storage:  ctx.Storage(),
-		config: runner.Config{
-			Name:               name,
-			Postgres:           pg,
-			Databases:          databases,
-			Driver:             drv,
-			Targets:            targets,
-			Channels:           tree,
-			DatabaseChannels:   bounds,
-			DiscoverInterval:   time.Duration(r.DiscoverInterval),
-			ShutdownTimeout:    r.shutdownTimeout(),
-			RescueStartedAfter: time.Duration(r.RescueStartedAfter),
-			Logger:             log,
-			Exchanges:          exchanges,
-			Exiting:            caddy.Exiting,
-			Events:             publish,
-			Elected:            func(ctx context.Context) { elected(ctx, name) },
-		},
-	}, nil
-}
-
-// targets finds the Odoo servers.
-func (r *Runner) targets(ctx caddy.Context, log *zap.Logger) (runner.Targets, error) {
-	if r.Site != "" && len(r.Upstreams) > 0 {
-		return nil, errors.New("site and upstreams exclude each other")
-	}
-	if len(r.Upstreams) > 0 {
-		addresses, err := resolveAll("upstream", r.Upstreams)
-		if err != nil {
-			return nil, err
-		}
-		return site.Explicit(addresses)
-	}
-	address, err := resolve("site", r.Site)
-	if err != nil {
-		return nil, err
-	}
-	return site.OfProxy(ctx, address, log)
-}
-
-// driver loads the task driver.
-func (r *Runner) driver(ctx caddy.Context) (driver.Driver, error) {
-	var mod any
-	var err error
-	if r.DriverRaw == nil {
-		mod, err = ctx.LoadModuleByID(driverNamespace+".odoo", nil)
-	} else {
-		mod, err = ctx.LoadModule(r, "DriverRaw")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("driver: %w", err)
-	}
-	drv, ok := mod.(driver.Driver)
-	if !ok {
-		return nil, fmt.Errorf("driver: module %T is no task driver", mod)
-	}
-	return drv, nil
-}
-
-// channels turns the map into what the scheduler takes.
-func (r *Runner) channels(log *zap.Logger) ([]channels.Config, error) {
-	var tree []channels.Config
-	seen := make(map[string]bool)
-	for _, key := range slices.Sorted(maps.Keys(r.Channels)) {
-		name := channels.Normalize(key)
-		if seen[name] {
-			return nil, fmt.Errorf("channel %s is configured twice, with and without root", name)
-		}
-		seen[name] = true
-		c := r.Channels[key]
-		if c == nil {
-			c = new(Channel)
-		}
-		if c.Throttle < 0 {
-			return nil, fmt.Errorf("channel %s: throttle must not be negative", name)
-		}
-		cfg := c.config(name)
-		if err := cfg.Validate(); err != nil {
-			return nil, err
-		}
-		switch {
-		case cfg.Capacity == 0:
-			log.Warn("a channel with capacity 0 has no limit, as in Odoo's own runner", zap.String("channel", name))
-		case cfg.Capacity < 0:
-			log.Warn("a channel with a negative capacity never runs a job, as in Odoo's own runner; paused says so more clearly", zap.String("channel", name))
-		}
-		if cfg.CapacityDefault < 0 {
-			log.Warn("below a channel with a negative capacity_default, channels that are not configured never run a job, as in Odoo's own runner", zap.String("channel", name))
-		}
-		tree = append(tree, cfg)
-	}
-	return tree, nil
-}
-
-// trees returns the channel tree of all databases, or else what bounds those
-// that each of them has.
-func (r *Runner) trees(log *zap.Logger) (tree []channels.Config, bounds *channels.Capacities, err error) {
-	if r.DatabaseChannels == nil {
-		tree, err = r.channels(log)
-		return tree, nil, err
-	}
-	bounds, err = r.capacities(log)
-	return nil, bounds, err
-}
-
-// capacities turns database_channels into what the scheduler takes.
-func (r *Runner) capacities(log *zap.Logger) (*channels.Capacities, error) {
-	if len(r.Channels) > 0 {
-		return nil, errors.New("channels and database_channels exclude each other")
-	}
-	c, err := r.DatabaseChannels.config()
-	if err != nil {
-		return nil, fmt.Errorf("database_channels: %w", err)
-	}
-	if c.Max == 0 {
-		log.Warn("max_capacity is 0, so no job runs in any database")
-	}
-	return c, nil
-}
-
-func (c *DatabaseChannels) config() (*channels.Capacities, error) {
-	out := &channels.Capacities{Max: 1}
-	if c.MaxCapacity != nil {
-		out.Max = *c.MaxCapacity
-	}
-	if out.Max < 0 {
-		return nil, errors.New("max_capacity must not be negative")
-	}
-	if c.DBMaxCapacity == "" {
-		return out, nil
-	}
-	var err error
-	if out.Rules, err = channels.ParseCapacityRules(c.DBMaxCapacity); err != nil {
-		return nil, fmt.Errorf("db_max_capacity: %w", err)
-	}
-	return out, nil
-}
-
-// config returns the channel as the scheduler takes it.
-func (c *Channel) config(name string) channels.Config {
-	capacity := 1
-	if c.Capacity != nil {
-		capacity = *c.Capacity
-	}
-	return channels.Config{
-		Name:              name,
-		Capacity:          capacity,
-		Sequential:        c.Sequential,
-		Throttle:          time.Duration(c.Throttle),
-		Paused:            c.Paused,
-		CapacityDefault:   c.CapacityDefault,
-		SequentialDefault: c.SequentialDefault,
-	}
-}
-
-// shutdownTimeout returns how long to wait on exit, negative for not at all.
-func (r *Runner) shutdownTimeout() time.Duration {
-	switch {
-	case r.ShutdownTimeout == nil:
-		return runner.ShutdownTimeoutDefault
-	case *r.ShutdownTimeout <= 0:
-		return -1
-	}
-	return time.Duration(*r.ShutdownTimeout)
-}
-
-// resolve replaces placeholders. The result may be a secret: it is kept out of
-// the fields that Caddy shows (caddy.md 3).
-func resolve(option, value string) (string, error) {
-	out, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w%s", option, err, unreadable(value))
-	}
-	return out, nil
-}
-
-var filePlaceholder = regexp.MustCompile(`\{file\.([^{}]+)\}`)
-
-// unreadable says which file of a placeholder cannot be read, for Caddy itself
-// only says that the placeholder is empty.
-func unreadable(value string) string {
-	for _, match := range filePlaceholder.FindAllStringSubmatch(value, -1) {
-		f, err := os.Open(match[1])
-		if err != nil {
-			return fmt.Sprintf(" (%v)", err)
-		}
-		_ = f.Close()
-	}
-	return ""
-}
-
-func resolveAll(option string, values []string) ([]string, error) {
-	var out []string
-	for _, value := range values {
-		v, err := resolve(option, value)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, v)
-	}
-	return out, nil
 }
 
 // Interface guards.

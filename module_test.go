@@ -160,7 +160,7 @@ func TestJSONErrors(t *testing.T) {
 	const good = `"postgres": "host=db", "upstreams": ["http://a"]`
 	for name, c := range map[string]struct{ runner, want string }{
 		"null":                  {`"default": null`, "runner default: it is null"},
-		"name":                  {`"a/b": {` + good + `}`, `runner "a/b": a name consists of`},
+		"name":                  {`"a/b": {` + good + `}`, `invalid runner name "a/b": it consists of`},
 		"site and upstreams":    {`"default": {` + good + `, "site": "x"}`, "site and upstreams exclude each other"},
 		"channel twice":         {`"default": {` + good + `, "channels": {"mail": {}, "root.mail": {}}}`, "channel root.mail is configured twice"},
 		"negative throttle":     {`"default": {` + good + `, "channels": {"mail": {"throttle": -1}}}`, "channel root.mail: throttle must not be negative"},

@@ -102,10 +102,8 @@ func TestLifecycle(t *testing.T) {
 		require.Equal(t, 1, references())
 	})
 	t.Run("validation fails", func(t *testing.T) {
-		rec.set(func(r *recorder) { r.failNew = errFake })
-		err := load(config(one("default", dsnA, 3), ""))
-		rec.set(func(r *recorder) { r.failNew = nil })
-		require.ErrorContains(t, err, "runner default: "+errFake.Error())
+		negative := strings.Replace(one("default", dsnA, 3), "{", `{"rescue_started_after": -1, `, 1)
+		require.ErrorContains(t, load(config(negative, "")), "runner default: rescue_started_after must not be negative")
 		require.Empty(t, rec.take())
 		require.Equal(t, 1, references())
 	})

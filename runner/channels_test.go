@@ -292,7 +292,7 @@ func TestChangeOfMode(t *testing.T) {
 		b.requireIdle(r)
 		bad := own
 		bad.Channels = wide.Channels
-		require.ErrorContains(b, r.Reconfigure(bad), "channels of the databases")
+		require.ErrorContains(b, r.Reconfigure(bad), "channels and database_channels exclude each other")
 	})
 }
 

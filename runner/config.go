@@ -126,11 +126,11 @@ func (c Config) validate() error {
 	case c.Targets == nil:
 		return fmt.Errorf("runner %s: no upstreams", c.Name)
 	case c.DatabaseChannels != nil && len(c.Channels) > 0:
-		return fmt.Errorf("runner %s: channels of its own, and channels of the databases", c.Name)
+		return fmt.Errorf("runner %s: channels and database_channels exclude each other", c.Name)
 	case c.DiscoverInterval < 0:
-		return fmt.Errorf("runner %s: discover_interval is negative", c.Name)
+		return fmt.Errorf("runner %s: discover_interval must not be negative", c.Name)
 	case c.RescueStartedAfter < 0:
-		return fmt.Errorf("runner %s: rescue_started_after is negative", c.Name)
+		return fmt.Errorf("runner %s: rescue_started_after must not be negative", c.Name)
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ type Runner struct {
 // New checks a configuration. It opens nothing and starts nothing.
 func New(cfg Config) (*Runner, error) {
 	cfg = cfg.withDefaults()
-	if err := cfg.check(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	r := &Runner{desks: make(chan struct{}, desksLimit)}
@@ -50,8 +50,8 @@ func New(cfg Config) (*Runner, error) {
 	return r, nil
 }
 
-// check reports the first mistake, in the channels too.
-func (c Config) check() error {
+// Validate reports the first mistake, in the channels too.
+func (c Config) Validate() error {
 	if err := c.validate(); err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ func (r *Runner) Reconfigure(cfg Config) error {
 		cfg.Exchanges = r.config().Exchanges
 	}
 	cfg = cfg.withDefaults()
-	if err := cfg.check(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return err
 	}
 	if clusterName(cfg) != clusterName(r.config()) {
