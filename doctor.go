@@ -214,9 +214,7 @@ func (e *examination) database(name string) {
 func (e *examination) examine(ctx context.Context, name string) (x odoo.Examination, err error) {
 	cfg := e.member.config
 	if d, ok := cfg.Driver.(*OdooDriver); ok {
-		if d, ok := d.Driver.(*odoo.Driver); ok {
-			return d.Examine(ctx, cfg.Postgres, name)
-		}
+		return d.Examine(ctx, cfg.Postgres, name)
 	}
 	s, err := cfg.Driver.OpenSession(ctx, cfg.Postgres, name)
 	if err != nil {

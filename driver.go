@@ -1,15 +1,12 @@
 package jobrunner
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/jackc/pgx/v5"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
 )
@@ -22,8 +19,8 @@ func init() {
 // `connector`, 7.0 to 9.0. Which variant a database has is found out, not
 // configured.
 type OdooDriver struct {
-	driver.Driver `json:"-"`
-	options       odoo.Options
+	*odoo.Driver `json:"-"`
+	options      odoo.Options
 
 	// The Host header of a job's request, for Odoo servers that choose the
 	// database by host name (`dbfilter`). `{database}` stands for the name of the
@@ -90,18 +87,6 @@ func (d *OdooDriver) Provision(ctx caddy.Context) error {
 
 // build makes the driver of the resolved options.
 func (d *OdooDriver) build() { d.Driver = odoo.New(d.options) }
-
-// RunsNeutralized tells the sessions that outlive a reload what holds now.
-func (d *OdooDriver) RunsNeutralized() bool { return d.RunNeutralized }
-
-// OpenOperations implements [driver.Operator].
-func (d *OdooDriver) OpenOperations(ctx context.Context, pg *pgx.ConnConfig, database string) (driver.Operations, error) {
-	operator, ok := d.Driver.(driver.Operator)
-	if !ok {
-		return nil, runner.ErrNoOperator
-	}
-	return operator.OpenOperations(ctx, pg, database)
-}
 
 // UnmarshalCaddyfile reads the options of the driver:
 //

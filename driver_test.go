@@ -8,7 +8,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
 )
 
@@ -16,11 +15,12 @@ func init() {
 	caddy.RegisterModule(TryDriver{})
 }
 
-// TryDriver is a driver of somebody else: it speaks to a fork of Odoo, which
-// differs in the User-Agent that it lets pass. A driver that has nothing in
-// common with Odoo implements [driver.Driver] itself.
+// TryDriver is a driver from elsewhere: it speaks to a fork of Odoo, which differs
+// in the User-Agent that it lets pass. It embeds Odoo's driver itself and so has all
+// its optional abilities. A driver that has nothing in common with Odoo implements
+// [driver.Driver].
 type TryDriver struct {
-	driver.Driver `json:"-"`
+	*odoo.Driver `json:"-"`
 
 	Agent string `json:"agent,omitempty"`
 }
