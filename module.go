@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/tracing"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -41,8 +42,8 @@ type App struct {
 
 	supervisor *supervisor
 	generation *generation
-	// traced is set while this configuration holds the tracer.
-	traced bool
+	// untrace gives the tracer back; nil if this configuration has none.
+	untrace func() error
 }
 
 // Runner configures one job runner: one PostgreSQL cluster, one set of Odoo
@@ -229,6 +230,22 @@ func wire(ctx caddy.Context, name string, cfg runner.Config, odoo *odooconf.Conf
 	return &member{config: cfg, odoo: odoo, identity: connectionIdentity(cfg.Postgres), storage: ctx.Storage()}
 }
 
+// trace gives the runners the tracer, if they are to be traced.
+func (a *App) trace(ctx caddy.Context) error {
+	if len(a.Runners) == 0 {
+		return nil
+	}
+	tracer, release, err := tracing.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	a.untrace = release
+	for _, m := range a.generation.runners {
+		m.config.Tracing = tracer
+	}
+	return nil
+}
+
 // Validate checks what Provision has resolved.
 func (a *App) Validate() error {
 	for _, name := range slices.Sorted(maps.Keys(a.generation.runners)) {
@@ -265,11 +282,8 @@ func (a *App) Cleanup() error {
 		}
 	}
 	// After the supervisor: what it stops may end spans.
-	if a.traced {
-		a.traced = false
-		if _, err := tracers.Delete(tracerKey{}); err != nil {
-			errs = append(errs, fmt.Errorf("releasing the tracer: %w", err))
-		}
+	if a.untrace != nil {
+		errs = append(errs, a.untrace())
 	}
 	return errors.Join(errs...)
 }

@@ -251,6 +251,18 @@ func TestConnectionIdentity(t *testing.T) {
 	}
 }
 
+// TestTracing: runners are traced if the environment says so.
+func TestTracing(t *testing.T) {
+	lines := block("postgres host=db\nupstream a:1")
+	cfgs, err := validate(t, lines)
+	require.NoError(t, err)
+	require.Nil(t, cfgs["default"].Tracing)
+	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1")
+	cfgs, err = validate(t, lines)
+	require.NoError(t, err)
+	require.NotNil(t, cfgs["default"].Tracing)
+}
+
 // TestCleanupAfterPartialProvision: Caddy cleans up what it could not provision.
 func TestCleanupAfterPartialProvision(t *testing.T) {
 	require.NoError(t, new(App).Cleanup())

@@ -1,4 +1,6 @@
-package jobrunner
+// Package tracing makes the tracer of this process: what turns the attempts of jobs into spans and
+// sends them where the environment says.
+package tracing
 
 import (
 	"context"
@@ -6,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -22,13 +25,13 @@ import (
 )
 
 // flushTimeout bounds how long the last spans may take on their way when tracing
-// ends. Together with the default shutdown_timeout and stopGrace it stays below
-// systemd's TimeoutStopSec of Caddy's unit, 5 s.
+// ends. Together with the default shutdown_timeout, and with the time that a runner
+// has to close its connections, it stays below systemd's TimeoutStopSec of Caddy's
+// unit, 5 s.
 const flushTimeout = 500 * time.Millisecond
 
 // tracers holds the process's tracer as long as a configuration uses it, so that
-// spans go on over reloads. Caddy's own one cannot be had: it is private to the
-// tracing handler.
+// spans go on over reloads. Caddy's own tracer is private to the tracing handler.
 var tracers = caddy.NewUsagePool()
 
 // tracerKey is the one key of the pool: everything about it is in the environment.
@@ -92,32 +95,34 @@ func (e *spanExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnl
 	return guard.Call(func() error { return e.SpanExporter.ExportSpans(ctx, spans) })
 }
 
-// trace gives the runners of the configuration the tracer, if they are to be traced.
-func (a *App) trace(ctx caddy.Context) error {
-	wanted, err := tracingWanted(ctx)
-	if err != nil || !wanted || len(a.Runners) == 0 {
-		return err
+// Acquire returns the tracer, nil if a configuration does not want one. It has to be released when the
+// configuration is gone. Making it fails if the environment asks for an exporter that does not exist.
+func Acquire(ctx caddy.Context) (t *runner.Tracing, release func() error, err error) {
+	none := func() error { return nil }
+	if wanted, err := wanted(ctx); err != nil || !wanted {
+		return nil, none, err
 	}
 	value, _, err := tracers.LoadOrNew(tracerKey{}, newTracer)
 	if err != nil {
-		return fmt.Errorf("tracing: %w", err)
+		return nil, none, fmt.Errorf("tracing: %w", err)
 	}
-	a.traced = true
-	t, ok := value.(*tracer)
+	release = sync.OnceValue(func() error {
+		if _, err := tracers.Delete(tracerKey{}); err != nil {
+			return fmt.Errorf("releasing the tracer: %w", err)
+		}
+		return nil
+	})
+	made, ok := value.(*tracer)
 	if !ok {
-		return fmt.Errorf("the tracer is a %T", value)
+		return nil, none, errors.Join(fmt.Errorf("the tracer is a %T", value), release())
 	}
-	for _, m := range a.generation.runners {
-		m.config.Tracing = t.Tracing
-	}
-	return nil
+	return made.Tracing, release, nil
 }
 
-// tracingWanted reports whether attempts are to be traced: somebody traces requests
-// of the sites with Caddy's tracing handler, or the environment says where spans
-// go to. Variables that other programs are configured with as well, like
-// OTEL_SERVICE_NAME, do not suffice.
-func tracingWanted(ctx caddy.Context) (bool, error) {
+// wanted reports whether attempts are to be traced: a site traces its requests with
+// Caddy's tracing handler, or the environment says where spans go to. Variables that
+// other programs are configured with as well, like OTEL_SERVICE_NAME, do not suffice.
+func wanted(ctx caddy.Context) (bool, error) {
 	if disabled, err := strconv.ParseBool(os.Getenv("OTEL_SDK_DISABLED")); err == nil && disabled {
 		return false, nil
 	}

@@ -1,11 +1,15 @@
-package jobrunner
+package tracing
 
 import (
-	"path/filepath"
+	"errors"
+	"os"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddytest"
 )
 
 // TestTracingIsFoundOut: attempts are traced if requests are, or if the
@@ -29,26 +33,52 @@ func TestTracingIsFoundOut(t *testing.T) {
 			for k, v := range tc.env {
 				t.Setenv(k, v)
 			}
-			rec := record(t)
-			site := "http://odoo.example.com {\nbind unix/" + filepath.Join(t.TempDir(), "s") + "\n"
-			raw, err := adapt(t, "{\n\tadmin off\n\tpersist_config off\n\tjobrunner {\n\t\tpostgres postgres://odoo@127.0.0.1/postgres\n\t}\n}\n"+site+tc.routes+"\n}")
+			got, err := acquire(t, "http://odoo.example.com {\n"+tc.routes+"\n}")
 			require.NoError(t, err)
-			require.NoError(t, caddy.Load(raw, true))
-			require.Equal(t, tc.want, rec.config("default").Tracing != nil)
-			require.NoError(t, caddy.Stop())
-			_, made := tracers.References(tracerKey{})
-			require.False(t, made, "nothing is left of it")
+			require.Equal(t, tc.want, got)
 		})
 	}
 }
 
 // TestUnknownExporter is a mistake of the configuration.
 func TestUnknownExporter(t *testing.T) {
-	record(t)
 	t.Setenv("OTEL_TRACES_EXPORTER", "pigeon")
-	err := caddy.Load(config(one("default", dsnA, 1), ""), true)
+	_, err := acquire(t, "")
 	require.ErrorContains(t, err, "OTEL_TRACES_EXPORTER")
-	_, made := tracers.References(tracerKey{})
-	require.False(t, made)
-	require.NoError(t, caddy.Stop())
+}
+
+func TestMain(m *testing.M) {
+	os.Exit(caddytest.Main(m))
+}
+
+func init() {
+	caddy.RegisterModule(asker{})
+}
+
+// asker is an app that acquires the tracer when Caddy provisions it.
+type asker struct{ release func() error }
+
+// acquired is what the last asker got.
+var acquired *runner.Tracing
+
+func (asker) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "asker", New: func() caddy.Module { return new(asker) }}
+}
+
+func (a *asker) Provision(ctx caddy.Context) (err error) {
+	acquired, a.release, err = Acquire(ctx)
+	return err
+}
+
+func (*asker) Start() error     { return nil }
+func (*asker) Stop() error      { return nil }
+func (a *asker) Cleanup() error { return errors.Join(a.release(), a.release()) }
+
+// acquire reports whether an app gets a tracer beside the sites of a Caddyfile.
+func acquire(t *testing.T, sites string) (bool, error) {
+	t.Helper()
+	err := caddy.Validate(caddytest.Config(t, "{\n\tpersist_config off\n}\n"+sites, "asker", "{}"))
+	_, left := tracers.References(tracerKey{})
+	require.False(t, left, "nothing is left of it")
+	return acquired != nil, err
 }
