@@ -15,8 +15,11 @@ import (
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/command"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/tracing"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
@@ -24,6 +27,7 @@ import (
 
 func init() {
 	caddy.RegisterModule(App{})
+	caddycmd.RegisterCommand(command.New())
 }
 
 // App runs the jobs of Odoo's queue_job on the Odoo servers that Caddy proxies to.
@@ -288,10 +292,21 @@ func (a *App) Cleanup() error {
 	return errors.Join(errs...)
 }
 
+// Subjects implements [doctor.Source].
+func (a *App) Subjects() []doctor.Subject {
+	var subjects []doctor.Subject
+	for _, name := range slices.Sorted(maps.Keys(a.generation.runners)) {
+		m := a.generation.runners[name]
+		subjects = append(subjects, doctor.Subject{Config: m.config, Odoo: m.odoo})
+	}
+	return subjects
+}
+
 // Interface guards.
 var (
 	_ caddy.App          = (*App)(nil)
 	_ caddy.Provisioner  = (*App)(nil)
 	_ caddy.Validator    = (*App)(nil)
 	_ caddy.CleanerUpper = (*App)(nil)
+	_ doctor.Source      = (*App)(nil)
 )

@@ -1,4 +1,4 @@
-package jobrunner
+package doctor
 
 import (
 	"context"
@@ -9,9 +9,9 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// databaseChannels looks at the channels of a database whose own tree they are.
+// databaseChannels checks the channels of a database that has its own channel tree.
 func (e *examination) databaseChannels(ctx context.Context, name string) {
-	bounds := e.member.config.DatabaseChannels
+	bounds := e.subject.Config.DatabaseChannels
 	if bounds == nil {
 		return
 	}
@@ -32,7 +32,7 @@ func (e *examination) databaseChannels(ctx context.Context, name string) {
 }
 
 func (e *examination) readChannels(ctx context.Context, name string) ([]channels.Config, error) {
-	cfg := e.member.config
+	cfg := e.subject.Config
 	s, err := cfg.Driver.OpenSession(ctx, cfg.Postgres, name)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)

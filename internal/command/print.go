@@ -1,4 +1,4 @@
-package jobrunner
+package command
 
 import (
 	"bytes"
@@ -22,7 +22,6 @@ type printer struct {
 	colour bool
 }
 
-// newPrinter returns a printer; one to nil writes nothing.
 func newPrinter(to io.Writer) *printer {
 	p := &printer{to: to}
 	if f, ok := to.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
@@ -62,12 +61,12 @@ func (p *printer) clear() {
 	}
 }
 
+// drop forgets what has been collected.
+func (p *printer) drop() { p.buffer.Reset() }
+
 // flush writes what has been collected.
 func (p *printer) flush() error {
 	defer p.buffer.Reset()
-	if p.to == nil {
-		return nil
-	}
 	if _, err := p.to.Write(p.buffer.Bytes()); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}
