@@ -1,7 +1,5 @@
 package doctor
 
-import ()
-
 // Severity says how bad a finding is.
 type Severity string
 
