@@ -32,9 +32,8 @@ func init() {
 
 // App runs the jobs of Odoo's queue_job on the Odoo servers that Caddy proxies to.
 //
-// It holds any number of runners. Each has a PostgreSQL cluster, a set of Odoo
-// servers and a channel tree of its own. A configuration reload does not disturb
-// running jobs: connections, locks and open requests go on, and the new channels,
+// It holds any number of runners. Each has its own PostgreSQL cluster, set of Odoo
+// servers and channel tree. A configuration reload does not disturb running jobs: connections, locks and open requests go on, and the new channels,
 // servers and options apply from the next job on.
 //
 // PostgreSQL or Odoo being down is never a configuration error: Caddy serves its
@@ -60,7 +59,7 @@ type Runner struct {
 	// suffice without it. The database that it names is where the leader of
 	// several Caddy nodes is elected. Default: `postgres`.
 	//
-	// It must reach PostgreSQL itself or a pooler in session mode, for LISTEN and
+	// It must reach PostgreSQL itself or a pooler in session mode, because LISTEN and
 	// session locks do not survive transaction pooling.
 	//
 	// Placeholders such as `{env.ODOO_DSN}` are resolved by the server when it
@@ -107,8 +106,8 @@ type Runner struct {
 	// them. Default: `root` with capacity 1, which means one job at a time.
 	Channels map[string]*Channel `json:"channels,omitempty"`
 
-	// Gives each database a channel tree of its own, which stands in Odoo's table
-	// `queue_job_channel`, as the newest releases of `queue_job` have it. Excludes
+	// Gives each database its own channel tree, which Odoo keeps in the table
+	// `queue_job_channel`, as the newest releases of `queue_job` do. Excludes
 	// `channels`. Default: one tree, that of `channels`, for all databases.
 	DatabaseChannels *DatabaseChannels `json:"database_channels,omitempty"`
 
@@ -190,7 +189,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision resolves the configuration. It connects to nothing and starts
-// nothing, for it runs in `caddy validate` too (caddy.md 3).
+// nothing, because `caddy validate` calls it too.
 func (a *App) Provision(ctx caddy.Context) error {
 	log := ctx.Logger()
 	gen := &generation{logger: log, runners: make(map[string]*member), emit: emitter(ctx)}
@@ -274,8 +273,8 @@ func (a *App) Stop() error {
 	return nil
 }
 
-// Cleanup withdraws the configuration if Stop has not: Caddy does not call Stop
-// after a failed start (caddy.md 1.1).
+// Cleanup withdraws the configuration if Stop has not: after a failed start, Caddy
+// does not stop the app whose start failed, nor those that it had not started yet.
 func (a *App) Cleanup() error {
 	var errs []error
 	if a.supervisor != nil {

@@ -178,8 +178,8 @@ func TestJSONErrors(t *testing.T) {
 	}
 }
 
-// TestUnlimitedAndNever: JSON keeps upstream's meaning of 0 and of negative
-// numbers, so that a configuration string survives being adapted.
+// TestUnlimitedAndNever: JSON keeps what 0 and negative numbers mean to OCA's
+// runner, so that a configuration string survives being adapted.
 func TestUnlimitedAndNever(t *testing.T) {
 	cfgs, err := validate(t, block("postgres host=db\nupstream http://a\nchannels root:4,mail:0,off:-1,plain"))
 	require.NoError(t, err)
@@ -275,7 +275,7 @@ func TestCleanupAfterPartialProvision(t *testing.T) {
 	require.Zero(t, references())
 }
 
-// TestDatabaseChannels: the limits of trees that stand in the databases.
+// TestDatabaseChannels: the limits of trees that are in the databases.
 func TestDatabaseChannels(t *testing.T) {
 	cfgs, err := validate(t, block(`postgres host=db
 	upstream a:1

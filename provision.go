@@ -231,7 +231,7 @@ func resolve(option, value string) (string, error) {
 
 var filePlaceholder = regexp.MustCompile(`\{file\.([^{}]+)\}`)
 
-// unreadable says which file of a placeholder cannot be read, for Caddy itself
+// unreadable says which file of a placeholder cannot be read, because Caddy itself
 // only says that the placeholder is empty.
 func unreadable(value string) string {
 	for _, match := range filePlaceholder.FindAllStringSubmatch(value, -1) {

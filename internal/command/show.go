@@ -171,7 +171,7 @@ func (c *call) channels() (int, error) {
 	if err != nil || c.json() {
 		return 0, err
 	}
-	// The column of databases is there if one has a tree of its own.
+	// The column of databases is there if one has its own tree.
 	own := slices.ContainsFunc(list, func(v api.Channel) bool { return v.Database != "" })
 	cells := func(database string, others ...string) []string {
 		if own {

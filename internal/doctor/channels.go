@@ -23,7 +23,7 @@ func (e *examination) databaseChannels(ctx context.Context, name string) {
 	}
 	switch {
 	case err != nil:
-		e.add(foundBadChannels, "its jobs would wait, for its channels cannot be used: %s", err).Database = name
+		e.add(foundBadChannels, "its jobs would wait because its channels cannot be used: %s", err).Database = name
 	case bounds.Of(name) <= 0:
 		e.add(foundStopped, "its jobs would wait: its db_max_capacity, or without one max_capacity, is 0").Database = name
 	default:

@@ -37,7 +37,7 @@ import (
 	"time"
 )
 
-// The limits of a connection to an upstream. None of them limits how long a job
+// The limits of a connection to a server. None of them limits how long a job
 // may run: once the request is sent, only the two ends or TCP keepalive end it.
 const (
 	dialTimeout         = 5 * time.Second
@@ -134,10 +134,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// dialContext bounds a dial by the deadline that the dialer sets for the socket:
-// connecting to an address looks at Deadline. A context with a timer, which the
-// look-up of a name needs, costs a tenth of the exchange. It does so only where the
-// context can end, which it always can here.
+// dialContext bounds a dial by the deadline that the dialer sets for the socket: to
+// connect to an address, it asks for Deadline. A context with a timer, which the
+// resolution of a name needs, costs a tenth of the exchange. The dialer sets a deadline
+// only where the context can end, which it always can here.
 type dialContext struct {
 	context.Context //nolint:containedctx // it is one
 	until           time.Time

@@ -26,8 +26,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
 )
 
-// answererVariable makes the test binary the server of BenchmarkExchange, in a
-// process of its own, so that what it costs is not measured.
+// answererVariable makes the test binary the server of the benchmarks, in another
+// process, so that what it costs is not measured.
 const answererVariable = "JOBRUNNER_TEST_ANSWERER"
 
 func init() {

@@ -54,7 +54,7 @@ func parseUpstream(address string) (oneshot.Endpoint, error) {
 		return oneshot.Endpoint{Network: "unix", Address: path}, nil
 	}
 	if strings.Contains(address, "@") {
-		// What stands before it may be a password, so the address is not repeated.
+		// What is before it may be a password, so the address is not repeated.
 		return oneshot.Endpoint{}, errors.New("upstream: the address must not contain a user or password; use basic_auth of the driver")
 	}
 	scheme, rest, found := strings.Cut(address, "://")
@@ -110,7 +110,7 @@ func newDialer(transport http.RoundTripper) (*dialer, error) {
 	case t.ProxyProtocol != "":
 		return nil, errors.New("its transport uses proxy_protocol")
 	case t.Resolver != nil:
-		return nil, errors.New("its transport uses resolvers of its own")
+		return nil, errors.New("its transport uses its own resolvers")
 	case slices.Contains(t.Versions, "h2c"):
 		return nil, errors.New("its transport speaks HTTP/2 without TLS (h2c) only")
 	case slices.Equal(t.Versions, []string{"3"}):

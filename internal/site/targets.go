@@ -29,7 +29,7 @@ const (
 	// lookupTimeout limits one lookup.
 	lookupTimeout = 5 * time.Second
 	// lookupFresh is how long an answer is used without asking again. Caddy's
-	// sources have a cache of their own behind it, one minute by default.
+	// sources have their own cache behind it, one minute by default.
 	lookupFresh = time.Second
 	// lookupStale is how long the last good answer outlives failing lookups.
 	lookupStale = time.Minute
@@ -42,7 +42,7 @@ type staticTargets []driver.Upstream
 func (s staticTargets) Upstreams(context.Context) ([]driver.Upstream, error) { return s, nil }
 
 // Explicit returns the servers at the given addresses: http://host[:port], https://host[:port],
-// host:port or unix//path. An address that is malformed, or that stands twice, is an error.
+// host:port or unix//path. An address that is malformed, or given twice, is an error.
 func Explicit(addresses []string) (runner.Targets, error) {
 	var set staticTargets
 	seen := make(map[string]bool)

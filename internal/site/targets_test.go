@@ -351,7 +351,7 @@ odoo.example.com:8443 {
 		"h2c":               {"", "\nodoo.example.com {\n\treverse_proxy h2c://10.0.0.5:8069\n}\n", []string{"HTTP/2 without TLS"}},
 		"h3":                {"", transport("versions 3"), []string{"HTTP/3 only"}},
 		"proxy protocol":    {"", transport("proxy_protocol v2"), []string{"uses proxy_protocol"}},
-		"resolver":          {"", transport("resolvers 10.0.0.53"), []string{"uses resolvers of its own"}},
+		"resolver":          {"", transport("resolvers 10.0.0.53"), []string{"uses its own resolvers"}},
 		"tls by request":    {"", transport("tls_server_name {http.request.host}"), []string{"tls_server_name depends on the request"}},
 		"forward proxy":     {"", transport("network_proxy url http://proxy.example.com:3128"), []string{"goes through a forward proxy"}},
 		"local unix socket": {"", transport("local_address unix//tmp/x.sock"), []string{"its local_address: network unix is not supported"}},
@@ -563,7 +563,7 @@ func TestDynamicTargets(t *testing.T) {
 	})
 }
 
-// TestDynamicTargetsFailures: nobody waits for ever, and nothing panics.
+// TestDynamicTargetsFailures: no caller waits for ever, and nothing panics.
 func TestDynamicTargetsFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()

@@ -253,7 +253,7 @@ type walker struct {
 // routes returns the first proxy that the request reaches. A route that matches
 // but holds no proxy is passed over, whatever it does and whatever group it is
 // in: a response that keeps /queue_job/* from the public must not hide Odoo.
-// Only a whole site without a proxy ends the search, for nobody gets past it.
+// Only a whole site without a proxy ends the search, because no request gets past it.
 func (w *walker) routes(list caddyhttp.RouteList, depth int) *reverseproxy.Handler {
 	if depth > maxDepth {
 		return nil

@@ -20,7 +20,7 @@ func TestTracingIsFoundOut(t *testing.T) {
 		env    map[string]string
 		want   bool
 	}{
-		"nobody wants it":       {routes: "reverse_proxy a:1"},
+		"no request is traced":  {routes: "reverse_proxy a:1"},
 		"not for us alone":      {routes: "reverse_proxy a:1", env: map[string]string{"OTEL_SERVICE_NAME": "shop"}},
 		"a handler":             {routes: "tracing\nreverse_proxy a:1", want: true},
 		"a handler deep inside": {routes: "handle /x {\nroute {\ntracing\n}\n}\nhandle {\nreverse_proxy a:1\n}", want: true},
