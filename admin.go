@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -121,10 +122,10 @@ func answer(w http.ResponseWriter, status int, v any) error {
 
 // runners returns the runners that a request concerns, by name: the named one, or
 // all of them.
-func runners(name string) (map[string]*keeper, error) {
-	all := map[string]*keeper{}
-	if sup := activeSupervisor(); sup != nil {
-		all = sup.snapshot()
+func runners(name string) (map[string]*supervisor.Runner, error) {
+	all := map[string]*supervisor.Runner{}
+	if sup := supervisor.Active(); sup != nil {
+		all = sup.Runners()
 	}
 	if name == "" {
 		return all, nil
@@ -133,11 +134,11 @@ func runners(name string) (map[string]*keeper, error) {
 	if !ok {
 		return nil, apiError(http.StatusNotFound, "there is no runner %q", name)
 	}
-	return map[string]*keeper{name: k}, nil
+	return map[string]*supervisor.Runner{name: k}, nil
 }
 
 // oneRunner returns the named runner, or the only one.
-func oneRunner(name string) (string, *keeper, error) {
+func oneRunner(name string) (string, *supervisor.Runner, error) {
 	all, err := runners(name)
 	if err != nil {
 		return "", nil, err
@@ -182,7 +183,7 @@ func each(r *http.Request, show func(name string, st *runner.Status, now time.Ti
 	ctx, cancel := context.WithTimeout(r.Context(), readTimeout)
 	defer cancel()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		st, err := all[name].engine.Status(ctx)
+		st, err := all[name].Status(ctx)
 		if err != nil {
 			return failure(fmt.Errorf("runner %s: %w", name, err))
 		}
@@ -281,7 +282,7 @@ func getTasks(w http.ResponseWriter, r *http.Request) error {
 	defer cancel()
 	views := []api.Task{}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		tasks, err := all[name].engine.Tasks(ctx)
+		tasks, err := all[name].Tasks(ctx)
 		if err != nil {
 			return failure(fmt.Errorf("runner %s: %w", name, err))
 		}
@@ -317,7 +318,7 @@ func getJobs(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 2*readTimeout)
 	defer cancel()
-	page, err := k.engine.Jobs(ctx, jq)
+	page, err := k.Jobs(ctx, jq)
 	if err != nil {
 		return failure(err)
 	}
@@ -346,7 +347,7 @@ func getJob(w http.ResponseWriter, r *http.Request) error {
 	defer cancel()
 	text := ""
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		why, err := all[name].engine.Why(ctx, key)
+		why, err := all[name].Why(ctx, key)
 		if err != nil {
 			return failure(fmt.Errorf("runner %s: %w", name, err))
 		}

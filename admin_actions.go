@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -183,13 +184,13 @@ func order(w http.ResponseWriter, r *http.Request, action string, a *api.Actor, 
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), readTimeout)
 	defer cancel()
-	st, err := k.engine.Status(ctx)
+	st, err := k.Status(ctx)
 	if err != nil {
 		return failure(err)
 	}
 	changed := 0
 	var refused error
-	unsaved, err := k.change(ctx, func(c runner.Controls) runner.Controls {
+	unsaved, err := k.Order(ctx, func(c runner.Controls) runner.Controls {
 		next, n, err := f(&st, c)
 		if err != nil {
 			refused = err
@@ -205,7 +206,7 @@ func order(w http.ResponseWriter, r *http.Request, action string, a *api.Actor, 
 		return failure(err)
 	}
 	logAction(action, name, a, zap.Int("changed", changed), zap.NamedError("not_stored", unsaved))
-	if st, err = k.engine.Status(ctx); err != nil {
+	if st, err = k.Status(ctx); err != nil {
 		return failure(err)
 	}
 	out := api.OrderAnswer{
@@ -221,8 +222,8 @@ func order(w http.ResponseWriter, r *http.Request, action string, a *api.Actor, 
 // logAction writes who did what to what.
 func logAction(action, name string, a *api.Actor, fields ...zap.Field) {
 	log := caddy.Log().Named("jobrunner.admin")
-	if gen := activeGeneration(); gen != nil {
-		log = gen.logger.Named("admin")
+	if gen := supervisor.Current(); gen != nil {
+		log = gen.Logger.Named("admin")
 	}
 	log.Info("action", append([]zap.Field{
 		zap.String("action", action), zap.String("runner", name), zap.String("by", a.By), zap.String("note", a.Note),
@@ -284,7 +285,7 @@ func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), actTimeout)
 		defer cancel()
-		result, err := k.engine.Change(ctx, change)
+		result, err := k.Change(ctx, change)
 		logAction(action.String(), name, &req.Actor, zap.String("database", change.Database), zap.Bool("dry_run", change.DryRun),
 			zap.Int("changed", result.Changed), zap.Int("followed", result.Followed), zap.Error(err))
 		if err != nil {
@@ -305,8 +306,8 @@ func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
 }
 
 // notChanged says why jobs that were named could not be changed.
-func notChanged(ctx context.Context, k *keeper, change runner.JobChange) error {
-	page, err := k.engine.Jobs(ctx, runner.JobQuery{Database: change.Database, Filter: driver.Filter{UUIDs: change.UUIDs}, Limit: 1})
+func notChanged(ctx context.Context, k *supervisor.Runner, change runner.JobChange) error {
+	page, err := k.Jobs(ctx, runner.JobQuery{Database: change.Database, Filter: driver.Filter{UUIDs: change.UUIDs}, Limit: 1})
 	switch {
 	case err != nil:
 		return failure(err)
@@ -328,7 +329,7 @@ func postResync(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), readTimeout)
 	defer cancel()
-	n, err := k.engine.Resync(ctx, req.Database)
+	n, err := k.Resync(ctx, req.Database)
 	if err != nil {
 		return failure(err)
 	}

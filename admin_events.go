@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -41,6 +42,11 @@ func getEvents(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	name, database := q.Get("runner"), q.Get("database")
+	// A stream ends with the configuration in force: the admin endpoint of the old one waits for it.
+	var changed <-chan struct{}
+	if sup := supervisor.Active(); sup != nil {
+		changed = sup.Changed()
+	}
 	if streams.len() >= streamReaders {
 		return apiError(http.StatusServiceUnavailable, "there are %d readers of events already", streamReaders)
 	}
@@ -49,11 +55,11 @@ func getEvents(w http.ResponseWriter, r *http.Request) error {
 			(len(kinds) == 0 || slices.Contains(kinds, ev.Kind))
 	})
 	defer streams.unsubscribe(reader)
-	return stream(w, r, reader)
+	return stream(w, r, reader, changed)
 }
 
-// stream writes until the client goes or there are no more events.
-func stream(w http.ResponseWriter, r *http.Request, reader *reader) error {
+// stream writes until the client goes or the configuration has changed.
+func stream(w http.ResponseWriter, r *http.Request, reader *reader, changed <-chan struct{}) error {
 	rc := http.NewResponseController(w)
 	// Caddy's read timeout would end the request's context after 10 s.
 	if err := rc.SetReadDeadline(time.Time{}); err != nil {
@@ -79,7 +85,7 @@ func stream(w http.ResponseWriter, r *http.Request, reader *reader) error {
 			ok = ok && err == nil && write("event: %s\ndata: %s\n\n", ev.Kind, data)
 		case <-idle.C:
 			ok = write(": nothing new\n\n")
-		case <-reader.ended:
+		case <-changed:
 			write("event: end\ndata: {\"event\":\"end\"}\n\n")
 			return nil
 		case <-r.Context().Done():

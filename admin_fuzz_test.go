@@ -26,6 +26,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
 )
 
 // fuzzedEngine shows rows with anything in them, and counts what changes it.
@@ -72,7 +73,7 @@ func (e *fuzzedEngine) Resync(context.Context, string) (int, error) {
 // state is everything that a request can change.
 func (e *fuzzedEngine) state(t *testing.T) string {
 	t.Helper()
-	raw, err := json.Marshal(e.controls)
+	raw, err := json.Marshal(e.Controls())
 	require.NoError(t, err)
 	return fmt.Sprint(e.changed, " ", string(raw))
 }
@@ -82,20 +83,16 @@ func (e *fuzzedEngine) state(t *testing.T) string {
 func fuzzed(t *testing.T, micros int64, text string) (*fuzzedEngine, *observer.ObservedLogs) {
 	t.Helper()
 	e := &fuzzedEngine{micros: micros, text: text}
-	e.status = aStatus(time.Now())
-	e.status.Channels = append(e.status.Channels, runner.ChannelStatus{Status: channels.Status{FullName: "root." + text, Capacity: 1}, Oldest: time.UnixMicro(micros)})
-	e.status.Counts = append(e.status.Counts, channels.Count{DB: "prod", Channel: "root." + text, Pending: 1})
-	e.controls = runner.Controls{Pauses: []runner.Pause{{Channel: "root.paused"}}, Drains: []runner.Drain{{Upstream: "http://b:1"}}}
-	show(t, "default", &shownEngine{})
+	e.Says = fakerunner.Status(time.Now())
+	e.Says.Controls = runner.Controls{}
+	e.Says.Channels = append(e.Says.Channels, runner.ChannelStatus{Status: channels.Status{FullName: "root." + text, Capacity: 1}, Oldest: time.UnixMicro(micros)})
+	e.Says.Counts = append(e.Says.Counts, channels.Count{DB: "prod", Channel: "root." + text, Pending: 1})
 	core, logs := observer.New(zap.DebugLevel)
-	sup := activeSupervisor()
-	sup.mu.Lock()
-	defer sup.mu.Unlock()
-	k := sup.engines["default"].keeper
-	k.engine, k.storage, k.key = e, &memory{}, "controls"
-	k.now, k.unsaved = e.controls, true // what is in force is the truth, not the storage
-	sup.gens = []*generation{{logger: zap.New(core)}}
-	t.Cleanup(func() { sup.gens = nil })
+	r := fakerunner.Run(t, "default", e, zap.New(core))
+	_, err := r.Order(t.Context(), func(runner.Controls) runner.Controls {
+		return runner.Controls{Pauses: []runner.Pause{{Channel: "root.paused"}}, Drains: []runner.Drain{{Upstream: "http://b:1"}}}
+	})
+	require.NoError(t, err)
 	sharedData.expire()
 	sharedFailures.expire()
 	return e, logs

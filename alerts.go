@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -140,22 +141,22 @@ func (a *alerter) work() {
 
 // emitAlerts hands groups on to the events app of the configuration in force.
 func emitAlerts(groups []alertGroup, lost int) {
-	gen := activeGeneration()
-	if gen == nil || gen.emit == nil {
+	gen := supervisor.Current()
+	if gen == nil || gen.Emit == nil {
 		return
 	}
 	for i := range groups {
 		g := &groups[i]
 		err := guard.Call(func() error {
-			gen.emit("jobrunner."+string(g.last.Kind), g.data())
+			gen.Emit("jobrunner."+string(g.last.Kind), g.data())
 			return nil
 		})
 		if err != nil {
-			gen.logger.Error("emitting an event", zap.Error(err))
+			gen.Logger.Error("emitting an event", zap.Error(err))
 		}
 	}
 	if lost > 0 {
-		gen.logger.Warn("handlers of events are too slow, some events were dropped", zap.Int("dropped", lost))
+		gen.Logger.Warn("handlers of events are too slow, some events were dropped", zap.Int("dropped", lost))
 	}
 }
 
@@ -168,12 +169,4 @@ func (g *alertGroup) data() map[string]any {
 		"model": ev.Model, "method": ev.Method, "upstream": ev.Upstream, "outcome": ev.Outcome,
 		"status": ev.Status, "retry": ev.Retry, "detail": ev.Detail, "count": g.count,
 	}
-}
-
-// activeGeneration returns the configuration in force, nil without one.
-func activeGeneration() *generation {
-	if sup := activeSupervisor(); sup != nil {
-		return sup.current()
-	}
-	return nil
 }

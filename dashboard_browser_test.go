@@ -16,13 +16,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/browsertest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
 )
 
 // busySite is a made-up installation that shows every part of the page.
-type busySite struct{ shownEngine }
+type busySite struct{ fakerunner.Engine }
 
 func (*busySite) Tasks(context.Context) ([]runner.TaskStatus, error) {
 	now := time.Now()
@@ -145,8 +147,8 @@ func anHour(name string) {
 func TestScreenshots(t *testing.T) {
 	record(t)
 	fake := newEngine
-	newEngine = func(runner.Config) (engine, error) {
-		return &busySite{shownEngine{status: busyStatus(time.Now())}}, nil
+	newEngine = func(runner.Config) (supervisor.Engine, error) {
+		return &busySite{fakerunner.Engine{Says: busyStatus(time.Now())}}, nil
 	}
 	t.Cleanup(func() { newEngine = fake })
 	past = history{started: time.Now().Add(-2 * time.Hour), runners: make(map[string]*[historySlots]slot)}

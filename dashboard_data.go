@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -114,7 +115,7 @@ func (d *Dashboard) data(w http.ResponseWriter, r *http.Request) error {
 		ctx, cancel := context.WithTimeout(context.Background(), dashboardTimeout)
 		defer cancel()
 		list := []dashboardRunner{}
-		all := snapshot(ctx)
+		all := supervisor.Runners(ctx)
 		for _, name := range slices.Sorted(maps.Keys(all)) {
 			list = append(list, describeRunner(ctx, name, all[name]))
 		}
@@ -123,11 +124,11 @@ func (d *Dashboard) data(w http.ResponseWriter, r *http.Request) error {
 }
 
 // describeRunner asks one runner. One that does not answer is shown as such.
-func describeRunner(ctx context.Context, name string, k *keeper) dashboardRunner {
-	st, err := k.engine.Status(ctx)
+func describeRunner(ctx context.Context, name string, k supervisor.Operations) dashboardRunner {
+	st, err := k.Status(ctx)
 	var tasks []runner.TaskStatus
 	if err == nil {
-		tasks, err = k.engine.Tasks(ctx)
+		tasks, err = k.Tasks(ctx)
 	}
 	if err != nil {
 		return dashboardRunner{Status: api.Status{Runner: name}, Problem: err.Error()}
@@ -173,9 +174,9 @@ func (*Dashboard) failures(w http.ResponseWriter, r *http.Request) error {
 		ctx, cancel := context.WithTimeout(context.Background(), failuresTimeout)
 		defer cancel()
 		groups, problems := []failureGroup{}, []string{}
-		all := snapshot(ctx)
+		all := supervisor.Runners(ctx)
 		for _, name := range slices.Sorted(maps.Keys(all)) {
-			g, p := groupFailures(ctx, name, all[name].engine)
+			g, p := groupFailures(ctx, name, all[name])
 			groups, problems = append(groups, g...), append(problems, p...)
 		}
 		return map[string]any{"groups": groups, "problems": problems, "per_database": failuresEach}, nil
@@ -183,7 +184,7 @@ func (*Dashboard) failures(w http.ResponseWriter, r *http.Request) error {
 }
 
 // groupFailures reads the newest failed jobs of the databases with the most.
-func groupFailures(ctx context.Context, name string, engine operated) (groups []failureGroup, problems []string) {
+func groupFailures(ctx context.Context, name string, engine supervisor.Operations) (groups []failureGroup, problems []string) {
 	st, err := engine.Status(ctx)
 	if err != nil {
 		return nil, []string{err.Error()}
@@ -249,7 +250,7 @@ func getWaiting(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), failuresTimeout)
 	defer cancel()
-	page, err := k.engine.Jobs(ctx, runner.JobQuery{
+	page, err := k.Jobs(ctx, runner.JobQuery{
 		Database: q.Get("database"), Limit: waitingShown,
 		Filter: driver.Filter{States: []channels.State{channels.Pending, channels.WaitDependencies}, Channel: q.Get("channel")},
 	})
@@ -279,7 +280,7 @@ func getDashboardWhy(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), failuresTimeout)
 	defer cancel()
-	why, err := k.engine.Why(ctx, key)
+	why, err := k.Why(ctx, key)
 	if err != nil {
 		return failure(err)
 	}

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,41 +16,16 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
 )
 
 // deskEngine is an engine that visitors of the dashboard can ask and change.
-type deskEngine struct {
-	shownEngine
-	mu       sync.Mutex // guards the following
-	controls runner.Controls
-	asked    int
-}
+type deskEngine struct{ fakerunner.Engine }
 
-func (e *deskEngine) Status(context.Context) (runner.Status, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.asked++
-	st := e.status
-	st.Controls = e.controls
-	return st, nil
-}
-
-func (e *deskEngine) Control(_ context.Context, c runner.Controls) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.controls = c
-	return nil
-}
-
-func (e *deskEngine) pauses() []runner.Pause {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.controls.Pauses
-}
-
-func (e *deskEngine) Tasks(context.Context) ([]runner.TaskStatus, error) {
+func (*deskEngine) Tasks(context.Context) ([]runner.TaskStatus, error) {
 	now := time.Now()
 	return []runner.TaskStatus{
 		{Key: channels.Key{DB: "prod", UUID: "young"}, Phase: "open", Since: now},
@@ -59,7 +33,7 @@ func (e *deskEngine) Tasks(context.Context) ([]runner.TaskStatus, error) {
 	}, nil
 }
 
-func (e *deskEngine) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage, error) {
+func (*deskEngine) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage, error) {
 	var p runner.JobPage
 	if q.Database != "prod" {
 		return p, errors.New("unexpected database " + q.Database)
@@ -73,7 +47,7 @@ func (e *deskEngine) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage,
 	return p, nil
 }
 
-func (e *deskEngine) Why(_ context.Context, key channels.Key) (runner.Why, error) {
+func (*deskEngine) Why(_ context.Context, key channels.Key) (runner.Why, error) {
 	if key.UUID != "known" {
 		return runner.Why{Key: key, Code: runner.WhyUnknownJob, Text: "there is no job " + key.UUID}, nil
 	}
@@ -84,7 +58,7 @@ func (e *deskEngine) Why(_ context.Context, key channels.Key) (runner.Why, error
 func desk(t *testing.T, e *deskEngine, directive string) string {
 	t.Helper()
 	original := newEngine
-	newEngine = func(runner.Config) (engine, error) { return e, nil }
+	newEngine = func(runner.Config) (supervisor.Engine, error) { return e, nil }
 	t.Cleanup(func() { newEngine = original })
 	sharedData.expire()
 	sharedFailures.expire()
@@ -121,8 +95,9 @@ func send(t *testing.T, method, url, body string, header ...string) (*http.Respo
 
 func newDeskEngine() *deskEngine {
 	e := &deskEngine{}
-	e.status = aStatus(time.Now())
-	e.status.Databases[0].Failed = 3
+	e.Says = fakerunner.Status(time.Now())
+	e.Says.Databases[0].Failed = 3
+	e.Says.Controls = runner.Controls{}
 	return e
 }
 
@@ -182,11 +157,11 @@ func TestDashboardData(t *testing.T) {
 	require.Len(t, r.Channels, 3)
 	require.Equal(t, "old", r.Tasks[0].UUID, "the oldest first")
 
-	before := e.asked
+	before := e.Asked()
 	for range 50 {
 		send(t, http.MethodGet, site+"/ops/jobs/data", "")
 	}
-	require.Less(t, e.asked-before, 10, "visitors share answers")
+	require.Less(t, e.Asked()-before, 10, "visitors share answers")
 
 	_, body = send(t, http.MethodGet, site+"/ops/jobs/failures", "")
 	var failures struct{ Groups []failureGroup }
@@ -222,18 +197,18 @@ func TestDashboardActions(t *testing.T) {
 	} {
 		res, body := send(t, http.MethodPost, page, c.body, c.header...)
 		require.Equal(t, c.status, res.StatusCode, "%s: %s", name, body)
-		require.Empty(t, e.pauses(), "%s: nothing changed", name)
+		require.Empty(t, e.Controls().Pauses, "%s: nothing changed", name)
 	}
 	res, body := send(t, http.MethodPost, page, `{"channel": "root.mail", "note": "printer"}`, ok...)
 	require.Equal(t, http.StatusOK, res.StatusCode, body)
-	require.Len(t, e.pauses(), 1)
-	require.Equal(t, "root.mail", e.pauses()[0].Channel)
-	require.Equal(t, "dashboard, 127.0.0.1", e.pauses()[0].By)
+	require.Len(t, e.Controls().Pauses, 1)
+	require.Equal(t, "root.mail", e.Controls().Pauses[0].Channel)
+	require.Equal(t, "dashboard, 127.0.0.1", e.Controls().Pauses[0].By)
 	_, body = send(t, http.MethodGet, site+"/jobrunner/data", "")
 	require.Contains(t, body, `"note":"printer"`, "it is to be seen at once")
 	res, body = send(t, http.MethodPost, site+"/jobrunner/resume", `{"channel": "root.mail"}`, ok...)
 	require.Equal(t, http.StatusOK, res.StatusCode, body)
-	require.Empty(t, e.pauses())
+	require.Empty(t, e.Controls().Pauses)
 	res, _ = send(t, http.MethodPost, site+"/jobrunner/drain", `{"upstream": "http://a:1"}`, ok...)
 	require.Equal(t, http.StatusOK, res.StatusCode)
 	res, _ = send(t, http.MethodPost, site+"/jobrunner/undrain", `{"upstream": "http://a:1"}`, ok...)

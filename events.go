@@ -41,13 +41,11 @@ type reader struct {
 	wants   func(*runner.Event) bool
 	events  chan runner.Event
 	dropped atomic.Uint64
-	// ended is closed when there will be no more.
-	ended chan struct{}
 }
 
 // subscribe adds a reader of the events that it wants.
 func (h *hub) subscribe(wants func(*runner.Event) bool) *reader {
-	r := &reader{wants: wants, events: make(chan runner.Event, streamBuffer), ended: make(chan struct{})}
+	r := &reader{wants: wants, events: make(chan runner.Event, streamBuffer)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.readers[r] = struct{}{}
@@ -58,20 +56,7 @@ func (h *hub) subscribe(wants func(*runner.Event) bool) *reader {
 func (h *hub) unsubscribe(r *reader) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if _, ok := h.readers[r]; ok {
-		delete(h.readers, r)
-		close(r.ended)
-	}
-}
-
-// end removes all readers: the configuration changes, or the process ends.
-func (h *hub) end() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for r := range h.readers {
-		delete(h.readers, r)
-		close(r.ended)
-	}
+	delete(h.readers, r)
 }
 
 func (h *hub) publish(ev runner.Event) {

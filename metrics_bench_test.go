@@ -6,10 +6,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/certmagic"
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
@@ -22,9 +25,9 @@ func (oneServer) Upstreams(context.Context) ([]driver.Upstream, error) {
 	return []driver.Upstream{{Name: "odoo"}}, nil
 }
 
-// waiting returns a real runner in whose ten databases, with ten channels each, so
-// many jobs wait.
-func waiting(b *testing.B, jobs int) *runner.Runner {
+// waiting puts a real runner to work in whose ten databases, with ten channels each,
+// so many jobs wait.
+func waiting(b *testing.B, jobs int) {
 	b.Helper()
 	w := mock.NewWorld()
 	b.Cleanup(w.Close)
@@ -36,15 +39,21 @@ func waiting(b *testing.B, jobs int) *runner.Runner {
 		job.Channel = fmt.Sprint("root.c", i/10%10)
 		w.Insert(job)
 	}
-	r, err := runner.New(runner.Config{Name: "scraped", Postgres: &pgx.ConnConfig{}, Driver: w.Driver(), Targets: oneServer{}})
+	sup, err := supervisor.Acquire()
 	require.NoError(b, err)
-	r.Start()
+	g := &supervisor.Generation{Logger: zap.NewNop(), Runners: map[string]*supervisor.Member{"scraped": {
+		Config:  runner.Config{Name: "scraped", Postgres: &pgx.ConnConfig{}, Driver: w.Driver(), Targets: oneServer{}, Logger: zap.NewNop()},
+		New:     func(cfg runner.Config) (supervisor.Engine, error) { return runner.New(cfg) },
+		Storage: &certmagic.FileStorage{Path: b.TempDir()},
+	}}}
+	sup.Push(g)
 	b.Cleanup(func() {
-		ctx, cancel := context.WithCancel(context.Background())
-		cancel()
-		require.NoError(b, r.Stop(ctx))
+		sup.Withdraw(g)
+		require.NoError(b, supervisor.Release())
 	})
-	require.NoError(b, r.Control(b.Context(), runner.Controls{Pauses: []runner.Pause{{By: "benchmark"}}}))
+	r := sup.Runners()["scraped"]
+	_, err = r.Order(b.Context(), func(c runner.Controls) runner.Controls { return c.WithPause(runner.Pause{By: "benchmark"}) })
+	require.NoError(b, err)
 	require.Eventually(b, func() bool {
 		st, err := r.Status(b.Context())
 		require.NoError(b, err)
@@ -54,7 +63,6 @@ func waiting(b *testing.B, jobs int) *runner.Runner {
 		}
 		return n == jobs
 	}, 5*time.Minute, 10*time.Millisecond)
-	return r
 }
 
 // BenchmarkScrape reads all metrics of a runner: what that costs does not grow with
@@ -62,7 +70,7 @@ func waiting(b *testing.B, jobs int) *runner.Runner {
 func BenchmarkScrape(b *testing.B) {
 	for _, jobs := range []int{10_000, 1_000_000} {
 		b.Run(fmt.Sprintf("jobs=%d", jobs), func(b *testing.B) {
-			show(b, "scraped", waiting(b, jobs))
+			waiting(b, jobs)
 			reg := prometheus.NewPedanticRegistry()
 			require.NoError(b, registerMetrics(reg))
 			for b.Loop() {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -70,7 +71,7 @@ func (liveMetrics) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (liveMetrics) Collect(ch chan<- prometheus.Metric) {
 	set := setter(ch)
-	set.to(exchangesDesc, float64(exchanges.Len()))
+	set.to(exchangesDesc, float64(supervisor.OpenExchanges()))
 	for name, st := range statuses() {
 		set.to(upDesc, flag(st != nil), name)
 		if st != nil {
@@ -88,11 +89,11 @@ func statuses() map[string]*runner.Status {
 		all = make(map[string]*runner.Status)
 		wg  sync.WaitGroup
 	)
-	for name, k := range snapshot(ctx) {
+	for name, k := range supervisor.Runners(ctx) {
 		wg.Go(func() {
 			var answer *runner.Status
 			_ = guard.Call(func() error {
-				st, err := k.engine.Status(ctx)
+				st, err := k.Status(ctx)
 				if err == nil {
 					answer = &st
 				}
@@ -105,24 +106,6 @@ func statuses() map[string]*runner.Status {
 	}
 	wg.Wait()
 	return all
-}
-
-// snapshot returns the engines that can be operated, by name; none if that is not
-// known before ctx ends. The supervisor keeps others waiting while it puts a
-// configuration into force.
-func snapshot(ctx context.Context) map[string]*keeper {
-	sup := activeSupervisor()
-	if sup == nil {
-		return nil
-	}
-	found := make(chan map[string]*keeper, 1)
-	go func() { found <- sup.snapshot() }()
-	select {
-	case all := <-found:
-		return all
-	case <-ctx.Done():
-		return nil
-	}
 }
 
 // setter sends gauges.

@@ -1,7 +1,6 @@
 package jobrunner
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,74 +17,8 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
 )
-
-// shownEngine is an engine that can be asked and says what it was told.
-type shownEngine struct {
-	operated
-	status runner.Status
-	// stuck lets it not answer.
-	stuck bool
-}
-
-func (e *shownEngine) Start()                          {}
-func (e *shownEngine) Reconfigure(runner.Config) error { return nil }
-func (e *shownEngine) Stop(context.Context) error      { return nil }
-
-func (e *shownEngine) Control(context.Context, runner.Controls) error { return nil }
-
-func (e *shownEngine) Status(ctx context.Context) (runner.Status, error) {
-	if e.stuck {
-		<-ctx.Done()
-		return runner.Status{}, ctx.Err()
-	}
-	return e.status, nil
-}
-
-// show puts an engine under a supervisor of its own.
-func show(t testing.TB, name string, e interface {
-	engine
-	operated
-},
-) {
-	t.Helper()
-	value, _, err := supervisors.LoadOrNew(supervisorKey{}, newSupervisor)
-	require.NoError(t, err)
-	sup := value.(*supervisor)
-	sup.mu.Lock()
-	sup.engines[name] = &live{engine: e, keeper: &keeper{engine: e, cancel: func() {}, ended: closed(), log: zap.NewNop()}}
-	sup.mu.Unlock()
-	t.Cleanup(func() {
-		_, err := supervisors.Delete(supervisorKey{})
-		require.NoError(t, err)
-	})
-}
-
-func closed() chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}
-
-// aStatus uses every field that metrics read.
-func aStatus(now time.Time) runner.Status {
-	return runner.Status{
-		Leader: true, LeaderKnown: true, Claiming: 1, Open: 2, Watched: 3,
-		Databases: []runner.DatabaseStatus{
-			{Name: "prod", State: runner.DatabaseReady, Connected: now.Add(-time.Hour), Heard: now, Synced: now.Add(-time.Minute)},
-			{Name: "lost", State: runner.DatabaseUnreachable},
-			{Name: "empty", State: runner.DatabaseUndetected},
-		},
-		Channels: []runner.ChannelStatus{
-			{Status: channels.Status{FullName: "root", Configured: true, Capacity: 4, Running: 3}},
-			{Status: channels.Status{FullName: "root.one", Configured: true, Capacity: 1, Sequential: true, Failed: 1, Queued: 7}, Oldest: now.Add(-time.Hour)},
-			{Status: channels.Status{FullName: "root.free", Stopped: true}},
-		},
-		Upstreams: []runner.UpstreamStatus{{Name: "http://a:1", Up: true, InFlight: 2}, {Name: "http://b:1", Drain: &runner.Drain{}}},
-		Counts:    []channels.Count{{DB: "prod", Channel: "root.one", Pending: 7, Enqueued: 1, Started: 2, Failed: 1}},
-		Controls:  runner.Controls{Pauses: []runner.Pause{{Channel: "root.free"}, {Database: "prod"}}},
-	}
-}
 
 // everyEvent feeds one event of every kind.
 func everyEvent(name string) {
@@ -110,7 +43,7 @@ func registry(t *testing.T) *prometheus.Registry {
 }
 
 func TestMetricsFollowTheConventions(t *testing.T) {
-	show(t, "lint", &shownEngine{status: aStatus(time.Now())})
+	fakerunner.Run(t, "lint", &fakerunner.Engine{Says: fakerunner.Status(time.Now())}, zap.NewNop())
 	everyEvent("lint")
 	reg := registry(t)
 	problems, err := testutil.GatherAndLint(reg)
@@ -132,7 +65,7 @@ func TestMetricsFollowTheConventions(t *testing.T) {
 }
 
 func TestLiveMetrics(t *testing.T) {
-	show(t, "live", &shownEngine{status: aStatus(time.Now())})
+	fakerunner.Run(t, "live", &fakerunner.Engine{Says: fakerunner.Status(time.Now())}, zap.NewNop())
 	reg := registry(t)
 	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(`
 # HELP caddy_jobrunner_channel_blocked Whether the channel is sequential and waits for somebody to deal with a failed job.
@@ -178,13 +111,13 @@ caddy_jobrunner_upstream_drained{runner="live",upstream="http://b:1"} 1
 
 // TestMetricsOfDatabaseChannels: the same channel of two databases is two series.
 func TestMetricsOfDatabaseChannels(t *testing.T) {
-	st := aStatus(time.Now())
+	st := fakerunner.Status(time.Now())
 	st.DatabaseChannels, st.MaxCapacity, st.Running = true, 8, 3
 	st.Channels = []runner.ChannelStatus{
 		{Status: channels.Status{DB: "prod", FullName: "root", Configured: true, Capacity: 4, Running: 3}},
 		{Status: channels.Status{DB: "lost", FullName: "root", Configured: true, Capacity: 2}},
 	}
-	show(t, "trees", &shownEngine{status: st})
+	fakerunner.Run(t, "trees", &fakerunner.Engine{Says: st}, zap.NewNop())
 	got := gathered(t, registry(t))
 	require.Equal(t, 4.0, got[`caddy_jobrunner_channel_capacity{channel="root",database="prod",runner="trees"}`], got)
 	require.Equal(t, 2.0, got[`caddy_jobrunner_channel_capacity{channel="root",database="lost",runner="trees"}`])
@@ -194,7 +127,7 @@ func TestMetricsOfDatabaseChannels(t *testing.T) {
 
 // TestScrapeDoesNotWaitForAStuckRunner does not take longer than it says.
 func TestScrapeDoesNotWaitForAStuckRunner(t *testing.T) {
-	show(t, "stuck", &shownEngine{stuck: true})
+	fakerunner.Run(t, "stuck", &fakerunner.Engine{Stuck: true}, zap.NewNop())
 	reg := registry(t)
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -203,17 +136,6 @@ func TestScrapeDoesNotWaitForAStuckRunner(t *testing.T) {
 		require.Equal(t, 0.0, got[`caddy_jobrunner_up{runner="stuck"}`])
 		require.NotContains(t, got, `caddy_jobrunner_leader{runner="stuck"}`)
 	})
-}
-
-// TestScrapeDuringAReload does not wait for a configuration that takes long.
-func TestScrapeDuringAReload(t *testing.T) {
-	show(t, "busy", &shownEngine{})
-	sup := activeSupervisor()
-	sup.mu.Lock()
-	defer sup.mu.Unlock()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.Empty(t, snapshot(ctx), "it returns although the supervisor is busy")
 }
 
 // gathered returns the values of gauges and counters by their full names.
@@ -288,12 +210,12 @@ func TestLabelsAreBounded(t *testing.T) {
 // TestDroppedDatabasesAreForgotten: their series end with the next scrape.
 func TestDroppedDatabasesAreForgotten(t *testing.T) {
 	everyEvent("dropped")
-	e := &shownEngine{status: runner.Status{Databases: []runner.DatabaseStatus{{Name: "next"}}}}
-	show(t, "dropped", e)
+	e := &fakerunner.Engine{Says: runner.Status{Databases: []runner.DatabaseStatus{{Name: "next"}}}}
+	fakerunner.Run(t, "dropped", e, zap.NewNop())
 	reg := registry(t)
 	name := `caddy_jobrunner_notifications_total{database="prod",runner="dropped"}`
 	require.Contains(t, gathered(t, reg), name, "a standby knows nothing of databases")
-	e.status.Leader = true
+	e.Says.Leader = true
 	gathered(t, reg)
 	require.NotContains(t, gathered(t, reg), name)
 }

@@ -7,7 +7,6 @@
 package jobrunner
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +20,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/command"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/tracing"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
@@ -43,8 +43,10 @@ type App struct {
 	// is the runner `default`. Names consist of letters, digits, `_`, `-` and `.`.
 	Runners map[string]*Runner `json:"runners,omitempty"`
 
-	supervisor *supervisor
-	generation *generation
+	supervisor *supervisor.Supervisor
+	generation *supervisor.Generation
+	// odoo is what Odoo's own configuration says, by runner; nil without odoo_config.
+	odoo map[string]*odooconf.Config
 	// untrace gives the tracer back; nil if this configuration has none.
 	untrace func() error
 }
@@ -192,8 +194,8 @@ func (App) CaddyModule() caddy.ModuleInfo {
 // nothing, because `caddy validate` calls it too.
 func (a *App) Provision(ctx caddy.Context) error {
 	log := ctx.Logger()
-	gen := &generation{logger: log, runners: make(map[string]*member), emit: emitter(ctx)}
-	a.generation = gen
+	gen := &supervisor.Generation{Logger: log, Runners: make(map[string]*supervisor.Member), Emit: emitter(ctx)}
+	a.generation, a.odoo = gen, make(map[string]*odooconf.Config)
 	for _, name := range slices.Sorted(maps.Keys(a.Runners)) {
 		if err := checkName(name); err != nil {
 			return err
@@ -202,7 +204,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		if err != nil {
 			return fmt.Errorf("runner %s: %w", name, err)
 		}
-		gen.runners[name] = wire(ctx, name, cfg, odoo)
+		gen.Runners[name], a.odoo[name] = wire(ctx, name, cfg), odoo
 	}
 	if err := a.trace(ctx); err != nil {
 		return err
@@ -210,27 +212,23 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return err
 	}
-	value, _, err := supervisors.LoadOrNew(supervisorKey{}, newSupervisor)
+	sup, err := supervisor.Acquire()
 	if err != nil {
-		return fmt.Errorf("loading the supervisor: %w", err)
-	}
-	sup, ok := value.(*supervisor)
-	if !ok {
-		return fmt.Errorf("the supervisor is a %T", value)
+		return err
 	}
 	a.supervisor = sup
 	return nil
 }
 
-// wire makes a resolved configuration a member of a generation: what it shares with other
-// configurations, and who hears of what happens.
-func wire(ctx caddy.Context, name string, cfg runner.Config, odoo *odooconf.Config) *member {
+// newEngine makes the runner of a configuration that comes into force. Tests put a fake in its place.
+var newEngine = func(cfg runner.Config) (supervisor.Engine, error) { return runner.New(cfg) }
+
+// wire makes a resolved configuration a member of a generation, and says who hears of what happens.
+func wire(ctx caddy.Context, name string, cfg runner.Config) *supervisor.Member {
 	cfg.Name = name
-	cfg.Exchanges = exchanges
 	cfg.Exiting = caddy.Exiting
 	cfg.Events = publish
-	cfg.Elected = func(ctx context.Context) { elected(ctx, name) }
-	return &member{config: cfg, odoo: odoo, identity: connectionIdentity(cfg.Postgres), storage: ctx.Storage()}
+	return &supervisor.Member{Config: cfg, New: newEngine, Identity: connectionIdentity(cfg.Postgres), Storage: ctx.Storage()}
 }
 
 // trace gives the runners the tracer, if they are to be traced.
@@ -243,16 +241,16 @@ func (a *App) trace(ctx caddy.Context) error {
 		return err
 	}
 	a.untrace = release
-	for _, m := range a.generation.runners {
-		m.config.Tracing = tracer
+	for _, m := range a.generation.Runners {
+		m.Config.Tracing = tracer
 	}
 	return nil
 }
 
 // Validate checks what Provision has resolved.
 func (a *App) Validate() error {
-	for _, name := range slices.Sorted(maps.Keys(a.generation.runners)) {
-		if err := a.generation.runners[name].config.Validate(); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(a.generation.Runners)) {
+		if err := a.generation.Runners[name].Config.Validate(); err != nil {
 			return err // it says which runner
 		}
 	}
@@ -262,14 +260,14 @@ func (a *App) Validate() error {
 // Start hands the configuration to the supervisor, which puts it into force when
 // Caddy has stopped the one before.
 func (a *App) Start() error {
-	a.supervisor.push(a.generation)
+	a.supervisor.Push(a.generation)
 	return nil
 }
 
 // Stop withdraws the configuration. On exit it waits for running jobs, as long
 // as shutdown_timeout says; on reload it does not wait.
 func (a *App) Stop() error {
-	a.supervisor.release(a.generation)
+	a.supervisor.Withdraw(a.generation)
 	return nil
 }
 
@@ -278,11 +276,9 @@ func (a *App) Stop() error {
 func (a *App) Cleanup() error {
 	var errs []error
 	if a.supervisor != nil {
-		a.supervisor.release(a.generation)
+		a.supervisor.Withdraw(a.generation)
 		a.supervisor = nil
-		if _, err := supervisors.Delete(supervisorKey{}); err != nil {
-			errs = append(errs, fmt.Errorf("releasing the supervisor: %w", err))
-		}
+		errs = append(errs, supervisor.Release())
 	}
 	// After the supervisor: what it stops may end spans.
 	if a.untrace != nil {
@@ -294,9 +290,9 @@ func (a *App) Cleanup() error {
 // Subjects implements [doctor.Source].
 func (a *App) Subjects() []doctor.Subject {
 	var subjects []doctor.Subject
-	for _, name := range slices.Sorted(maps.Keys(a.generation.runners)) {
-		m := a.generation.runners[name]
-		subjects = append(subjects, doctor.Subject{Config: m.config, Odoo: m.odoo})
+	for _, name := range slices.Sorted(maps.Keys(a.generation.Runners)) {
+		m := a.generation.Runners[name]
+		subjects = append(subjects, doctor.Subject{Config: m.Config, Odoo: a.odoo[name]})
 	}
 	return subjects
 }

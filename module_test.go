@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -272,7 +273,7 @@ func TestCleanupAfterPartialProvision(t *testing.T) {
 	require.Error(t, a.Provision(ctx))
 	require.NoError(t, a.Cleanup())
 	require.NoError(t, a.Cleanup())
-	require.Zero(t, references())
+	require.Zero(t, supervisor.References())
 }
 
 // TestDatabaseChannels: the limits of trees that are in the databases.

@@ -10,15 +10,13 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
-	"go.uber.org/zap"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
 )
 
 func init() {
@@ -66,21 +64,8 @@ const (
 	dsnB = "host=127.0.0.1 port=2 user=odoo dbname=postgres"
 )
 
-// references counts the configurations that hold the supervisor.
-func references() int {
-	n, _ := supervisors.References(supervisorKey{})
-	return n
-}
-
-// wait waits for a number of engines to have stopped.
-func (r *recorder) wait(n int) {
-	for range n {
-		<-r.stops
-	}
-}
-
-// TestLifecycle goes through the life-cycle matrix of caddy.md 1.4 in one
-// process, in the order in which an operator could meet its rows.
+// TestLifecycle goes through everything that can happen to a configuration, in one
+// process and in the order in which an operator could meet its rows.
 func TestLifecycle(t *testing.T) {
 	rec := record(t)
 	load := func(cfg []byte) error { return caddy.Load(cfg, true) }
@@ -88,91 +73,91 @@ func TestLifecycle(t *testing.T) {
 
 	t.Run("first load", func(t *testing.T) {
 		require.NoError(t, load(config(one("default", dsnA, 1), "")))
-		require.Equal(t, []string{"start 1: default root:1"}, rec.take())
-		require.NotNil(t, activeSupervisor())
+		require.Equal(t, []string{"start 1: default root:1"}, rec.Take())
+		require.NotNil(t, supervisor.Active())
 	})
 	t.Run("reload with another capacity", func(t *testing.T) {
 		require.NoError(t, load(config(one("default", dsnA, 2), "")))
-		require.Equal(t, []string{"reconfigure 1: default root:2"}, rec.take())
-		require.Equal(t, 1, references())
+		require.Equal(t, []string{"reconfigure 1: default root:2"}, rec.Take())
+		require.Equal(t, 1, supervisor.References())
 	})
 	t.Run("provisioning fails", func(t *testing.T) {
 		require.ErrorContains(t, load(config(one("default", "port=x", 3), "")), "postgres: ")
-		require.Empty(t, rec.take())
-		require.Equal(t, 1, references())
+		require.Empty(t, rec.Take())
+		require.Equal(t, 1, supervisor.References())
 	})
 	t.Run("validation fails", func(t *testing.T) {
 		negative := strings.Replace(one("default", dsnA, 3), "{", `{"rescue_started_after": -1, `, 1)
 		require.ErrorContains(t, load(config(negative, "")), "runner default: rescue_started_after must not be negative")
-		require.Empty(t, rec.take())
-		require.Equal(t, 1, references())
+		require.Empty(t, rec.Take())
+		require.Equal(t, 1, supervisor.References())
 	})
 	t.Run("another app does not provision", func(t *testing.T) {
 		for range 10 { // the order of apps is random
 			require.ErrorContains(t, load(config(one("default", dsnA, 3), `"failing": {"in_provision": true}`)), errFake.Error())
 		}
-		require.Empty(t, rec.take())
-		require.Equal(t, 1, references())
+		require.Empty(t, rec.Take())
+		require.Equal(t, 1, supervisor.References())
 	})
 	t.Run("another app does not start", func(t *testing.T) {
 		for range 20 { // before or after this one, at random
 			require.ErrorContains(t, load(config(one("default", dsnA, 3), `"failing": {}`)), errFake.Error())
 		}
-		require.Empty(t, rec.take())
-		require.Equal(t, 1, references())
+		require.Empty(t, rec.Take())
+		require.Equal(t, 1, supervisor.References())
 	})
 	t.Run("setting up fails after everything started", func(t *testing.T) {
 		cfg := bytes.Replace(config(one("default", dsnB, 3), ""), []byte(`"persist": false`),
 			[]byte(`"persist": false, "load": {"module": "http", "url": "http://127.0.0.1:1/"}`), 1)
 		require.ErrorContains(t, load(cfg), "loading dynamic config")
-		require.Empty(t, rec.take())
-		require.Equal(t, 1, references())
+		require.Empty(t, rec.Take())
+		require.Equal(t, 1, supervisor.References())
 	})
 	t.Run("reload after all that", func(t *testing.T) {
 		require.NoError(t, load(config(one("default", dsnA, 4), "")))
-		require.Equal(t, []string{"reconfigure 1: default root:4"}, rec.take())
+		require.Equal(t, []string{"reconfigure 1: default root:4"}, rec.Take())
 	})
 	t.Run("another password", func(t *testing.T) {
 		require.NoError(t, load(config(one("default", dsnA+" password=other", 4), "")))
-		require.Equal(t, []string{"reconfigure 1: default root:4"}, rec.take())
-		require.Equal(t, "other", rec.config("default").Postgres.Password)
+		require.Equal(t, []string{"reconfigure 1: default root:4"}, rec.Take())
+		require.Equal(t, "other", rec.Config("default").Postgres.Password)
 	})
 	t.Run("another PostgreSQL", func(t *testing.T) {
 		require.NoError(t, load(config(one("default", dsnB, 4), "")))
-		rec.wait(1)
-		require.ElementsMatch(t, []string{"stop 1 at once", "start 2: default root:4"}, rec.take())
+		rec.Wait(1)
+		require.ElementsMatch(t, []string{"stop 1 at once", "start 2: default root:4"}, rec.Take())
 	})
 	t.Run("a second runner", func(t *testing.T) {
 		require.NoError(t, load(config(one("default", dsnB, 4)+","+one("mail", dsnA, 1), "")))
-		require.Equal(t, []string{"reconfigure 2: default root:4", "start 3: mail root:1"}, rec.take())
+		require.Equal(t, []string{"reconfigure 2: default root:4", "start 3: mail root:1"}, rec.Take())
 	})
 	t.Run("the first runner is removed", func(t *testing.T) {
 		require.NoError(t, load(config(one("mail", dsnA, 1), "")))
-		rec.wait(1)
-		require.Equal(t, []string{"reconfigure 3: mail root:1", "stop 2 at once"}, rec.take())
+		rec.Wait(1)
+		require.Equal(t, []string{"reconfigure 3: mail root:1", "stop 2 at once"}, rec.Take())
 	})
 	t.Run("the app is removed", func(t *testing.T) {
 		require.NoError(t, load(config("", "")))
-		rec.wait(1)
-		require.Equal(t, []string{"stop 3 at once"}, rec.take())
-		require.Nil(t, activeSupervisor())
+		rec.Wait(1)
+		require.Equal(t, []string{"stop 3 at once"}, rec.Take())
+		require.Nil(t, supervisor.Active())
 	})
 	t.Run("the app comes back", func(t *testing.T) {
 		require.NoError(t, load(config(one("default", dsnA, 5), "")))
-		require.Equal(t, []string{"start 4: default root:5"}, rec.take())
+		require.Equal(t, []string{"start 4: default root:5"}, rec.Take())
 	})
 	t.Run("an app without runners", func(t *testing.T) {
 		require.NoError(t, load(config("", `"jobrunner": {}`)))
-		rec.wait(1)
-		require.Equal(t, []string{"stop 4 at once"}, rec.take())
-		require.NotNil(t, activeSupervisor())
+		rec.Wait(1)
+		require.Equal(t, []string{"stop 4 at once"}, rec.Take())
+		require.NotNil(t, supervisor.Active())
 	})
 	t.Run("Caddy stops without exiting", func(t *testing.T) {
 		require.NoError(t, load(config(one("default", dsnA, 6), "")))
 		require.NoError(t, caddy.Stop())
-		rec.wait(1)
-		require.Equal(t, []string{"start 5: default root:6", "stop 5 at once"}, rec.take())
-		require.Zero(t, references())
+		rec.Wait(1)
+		require.Equal(t, []string{"start 5: default root:6", "stop 5 at once"}, rec.Take())
+		require.Zero(t, supervisor.References())
 	})
 }
 
@@ -184,149 +169,54 @@ func TestEngineFailures(t *testing.T) {
 	load := func(cfg []byte) error { return caddy.Load(cfg, true) }
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
 	require.NoError(t, load(config(one("a", dsnA, 1)+","+one("b", dsnA, 1), "")))
-	require.Len(t, rec.take(), 2)
+	require.Len(t, rec.Take(), 2)
 
 	fail := func(err error, panicIn string) {
-		rec.set(func(r *recorder) { r.failReconfigure, r.panicIn = err, panicIn })
+		rec.Set(func(r *fakerunner.Recorder) { r.FailReconfigure, r.PanicIn = err, panicIn })
 	}
 	fail(errFake, "")
 	require.NoError(t, load(config(one("a", dsnA, 2)+","+one("b", dsnA, 2), "")))
 	fail(nil, "reconfigure")
 	require.NoError(t, load(config(one("a", dsnA, 2)+","+one("b", dsnA, 2), "")))
 	fail(nil, "")
-	require.Empty(t, rec.take(), "both go on as they were")
+	require.Empty(t, rec.Take(), "both go on as they were")
 
 	require.NoError(t, load(config(one("a", dsnA, 3)+","+one("b", dsnA, 3), "")))
-	require.Equal(t, []string{"reconfigure 1: a root:3", "reconfigure 2: b root:3"}, rec.take())
+	require.Equal(t, []string{"reconfigure 1: a root:3", "reconfigure 2: b root:3"}, rec.Take())
 
 	fail(nil, "start")
 	require.NoError(t, load(config(one("a", dsnB, 3)+","+one("b", dsnA, 4), "")))
 	fail(nil, "stop")
-	rec.wait(1)
-	require.ElementsMatch(t, []string{"stop 1 at once", "start 3: a root:3", "reconfigure 2: b root:4"}, rec.take())
+	rec.Wait(1)
+	require.ElementsMatch(t, []string{"stop 1 at once", "start 3: a root:3", "reconfigure 2: b root:4"}, rec.Take())
 
 	require.NoError(t, load(config("", "")))
-	rec.wait(2)
-	require.ElementsMatch(t, []string{"stop 3 at once", "stop 2 at once"}, rec.take())
-}
-
-// TestNewEngineFailsOnActivation: the engine accepted its configuration when it
-// was validated, and does not when it is put into force.
-func TestNewEngineFailsOnActivation(t *testing.T) {
-	rec := record(t)
-	value, err := newSupervisor()
-	require.NoError(t, err)
-	sup := value.(*supervisor)
-	first, second := fakeGeneration("one"), fakeGeneration("another")
-	sup.push(first)
-	rec.set(func(r *recorder) { r.panicIn = "new" })
-	sup.push(second)
-	sup.release(first)
-	require.Equal(t, []string{"start 1: default"}, rec.take(), "the old engine goes on")
-	rec.set(func(r *recorder) { r.panicIn = "" })
-	sup.release(second)
-	rec.wait(1)
-	require.Equal(t, []string{"stop 1 at once"}, rec.take())
-}
-
-func fakeGeneration(identity string) *generation {
-	return &generation{
-		logger: zap.NewNop(),
-		runners: map[string]*member{"default": {
-			config:   runner.Config{Name: "default", Logger: zap.NewNop(), ShutdownTimeout: 3 * time.Second},
-			identity: identity,
-		}},
-	}
-}
-
-// TestGenerations: the oldest living generation is in force, whatever goes first.
-func TestGenerations(t *testing.T) {
-	rec := record(t)
-	value, err := newSupervisor()
-	require.NoError(t, err)
-	sup := value.(*supervisor)
-	a, b, c := fakeGeneration("x"), fakeGeneration("x"), fakeGeneration("x")
-	sup.push(a)
-	sup.push(b)
-	sup.push(c)
-	require.Equal(t, []string{"start 1: default"}, rec.take())
-	sup.release(b)
-	sup.release(b)
-	require.Empty(t, rec.take(), "one that never was in force goes unnoticed")
-	sup.release(a)
-	require.Equal(t, []string{"reconfigure 1: default"}, rec.take())
-	sup.release(a)
-	require.Empty(t, rec.take(), "once only")
-	sup.release(c)
-	rec.wait(1)
-	require.Equal(t, []string{"stop 1 at once"}, rec.take())
-	sup.release(fakeGeneration("never pushed"))
-	require.NoError(t, sup.Destruct())
-	require.Empty(t, rec.take())
-}
-
-// TestExit: when the process ends, open requests get the time they were promised
-// and not more, all runners together.
-func TestExit(t *testing.T) {
-	original := exiting
-	exiting = func() bool { return true }
-	t.Cleanup(func() { exiting = original })
-
-	for name, hang := range map[string]bool{"engines stop": false, "engines hang": true} {
-		t.Run(name, func(t *testing.T) {
-			rec := record(t)
-			synctest.Test(t, func(t *testing.T) {
-				value, err := newSupervisor()
-				require.NoError(t, err)
-				g := fakeGeneration("x")
-				g.runners["second"] = &member{
-					config: runner.Config{Name: "second", Logger: zap.NewNop(), ShutdownTimeout: -1},
-				}
-				if hang {
-					rec.hold = make(chan struct{})
-				}
-				rec.stops = make(chan struct{}, 2)
-				sup := value.(*supervisor)
-				sup.push(g)
-				begin := time.Now()
-				sup.release(g)
-				spent := time.Since(begin)
-				synctest.Wait()
-				require.ElementsMatch(t, []string{"start 1: default", "start 2: second", "stop 1 waiting", "stop 2 at once"}, rec.take())
-				if hang {
-					require.Equal(t, 3*time.Second+stopGrace, spent)
-					close(rec.hold)
-				} else {
-					require.Zero(t, spent)
-				}
-				rec.wait(2)
-			})
-		})
-	}
+	rec.Wait(2)
+	require.ElementsMatch(t, []string{"stop 3 at once", "stop 2 at once"}, rec.Take())
 }
 
 // TestReloads reloads a hundred times, every fourth in vain.
 func TestReloads(t *testing.T) {
 	rec := record(t)
 	require.NoError(t, caddy.Load(config(one("default", dsnA, 1), ""), true))
-	require.Equal(t, []string{"start 1: default root:1"}, rec.take())
+	require.Equal(t, []string{"start 1: default root:1"}, rec.Take())
 	before := runtime.NumGoroutine()
 	ignore := goleak.IgnoreCurrent()
 	for i := range 100 {
 		if i%4 == 3 {
 			require.Error(t, caddy.Load(config(one("default", dsnA, i+1), `"failing": {}`), true))
-			require.Empty(t, rec.take())
+			require.Empty(t, rec.Take())
 			continue
 		}
 		require.NoError(t, caddy.Load(config(one("default", dsnA, i+1), ""), true))
-		require.Equal(t, []string{fmt.Sprintf("reconfigure 1: default root:%d", i+1)}, rec.take())
+		require.Equal(t, []string{fmt.Sprintf("reconfigure 1: default root:%d", i+1)}, rec.Take())
 	}
-	require.Equal(t, 1, references())
+	require.Equal(t, 1, supervisor.References())
 	goleak.VerifyNone(t, ignore)
 	require.LessOrEqual(t, runtime.NumGoroutine(), before)
 	require.NoError(t, caddy.Stop())
-	rec.wait(1)
-	require.Equal(t, []string{"stop 1 at once"}, rec.take())
+	rec.Wait(1)
+	require.Equal(t, []string{"stop 1 at once"}, rec.Take())
 }
 
 // TestPatchCapacity changes one number through the admin API.
@@ -346,7 +236,7 @@ func TestPatchCapacity(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, caddy.Load(cfg, true))
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
-	require.Equal(t, []string{"start 1: default root:1 root.mail:3"}, rec.take())
+	require.Equal(t, []string{"start 1: default root:1 root.mail:3"}, rec.Take())
 
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -364,8 +254,8 @@ func TestPatchCapacity(t *testing.T) {
 		return resp.StatusCode
 	}
 	require.Equal(t, http.StatusOK, patch("channels/root/capacity", "7"))
-	require.Equal(t, []string{"reconfigure 1: default root:7 root.mail:3"}, rec.take())
+	require.Equal(t, []string{"reconfigure 1: default root:7 root.mail:3"}, rec.Take())
 	require.NotEqual(t, http.StatusOK, patch("channels/root/capacity", `"many"`))
 	require.NotEqual(t, http.StatusOK, patch("channels/root/nonsense", `1`))
-	require.Empty(t, rec.take())
+	require.Empty(t, rec.Take())
 }

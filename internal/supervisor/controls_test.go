@@ -1,4 +1,4 @@
-package jobrunner
+package supervisor
 
 import (
 	"context"
@@ -88,21 +88,21 @@ func TestControlsAreKept(t *testing.T) {
 		store := &memory{}
 		core, logs := observer.New(zap.WarnLevel)
 		first, second := &obedient{}, &obedient{}
-		k := newKeeper("default", first, store, zap.New(core))
-		defer k.stop()
+		r := newRunner("default", first, store, zap.New(core))
+		defer r.stop()
 		pause := runner.Pause{Channel: "root.mail", Until: time.Now().Add(time.Hour).UTC(), By: "operator", Note: "x"}
 		set := func(c runner.Controls) runner.Controls {
 			return c.WithPause(pause).WithDrain(runner.Drain{Upstream: "http://a"})
 		}
-		unsaved, err := k.change(t.Context(), set)
+		unsaved, err := r.Order(t.Context(), set)
 		require.NoError(t, errors.Join(unsaved, err))
 		require.Len(t, first.told().Pauses, 1)
 
 		// Another node reads the same, and hears of changes.
-		other := newKeeper("default", second, store, zap.New(core))
+		other := newRunner("default", second, store, zap.New(core))
 		defer other.stop()
 		require.Equal(t, first.told(), second.told())
-		_, err = k.change(t.Context(), func(c runner.Controls) runner.Controls {
+		_, err = r.Order(t.Context(), func(c runner.Controls) runner.Controls {
 			c, _ = c.WithoutPause(pause)
 			return c
 		})
@@ -121,8 +121,8 @@ func TestControlsAreKept(t *testing.T) {
 
 		// What could not be stored is in force, and stored later.
 		down := &memory{err: errors.New("down")}
-		k.use(down, zap.New(core))
-		unsaved, err = k.change(t.Context(), set)
+		r.use(down, zap.New(core))
+		unsaved, err = r.Order(t.Context(), set)
 		require.NoError(t, err)
 		require.Error(t, unsaved)
 		require.Len(t, first.told().Pauses, 1)
@@ -139,9 +139,9 @@ func TestStorageThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &memory{hang: make(chan struct{})}
 		began := time.Now()
-		k := newKeeper("default", &obedient{}, store, zap.NewNop())
+		r := newRunner("default", &obedient{}, store, zap.NewNop())
 		require.Equal(t, controlsTimeout, time.Since(began))
-		k.stop()
+		r.stop()
 		close(store.hang)
 	})
 }
