@@ -18,6 +18,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
 )
 
 func init() {
@@ -156,7 +158,7 @@ func (d *Dashboard) Provision(caddy.Context) error {
 	d.pages = map[string]caddyhttp.HandlerFunc{
 		"data": d.data, "history": d.history, "failures": d.failures,
 		"waiting": reading(getWaiting), "why": reading(getDashboardWhy),
-		"pause": acting(postPause), "resume": acting(postResume), "drain": acting(postDrain), "undrain": acting(postUndrain),
+		"pause": acting(admin.PostPause), "resume": acting(admin.PostResume), "drain": acting(admin.PostDrain), "undrain": acting(admin.PostUndrain),
 	}
 	return nil
 }
@@ -191,40 +193,32 @@ func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 // serve answers a request for a file, or for one of the pages.
 func (d *Dashboard) serve(w http.ResponseWriter, r *http.Request, name string) error {
 	if file, ok := d.files[name]; ok {
-		if err := onlyMethod(w, r, http.MethodGet); err != nil {
+		if err := admin.OnlyMethod(w, r, http.MethodGet); err != nil {
 			return err
 		}
 		return file.serve(w, r)
 	}
 	page, ok := d.pages[name]
 	if !ok {
-		return apiError(http.StatusNotFound, "there is no such page")
+		return admin.Error(http.StatusNotFound, "there is no such page")
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	if !slices.Contains(dashboardActions, name) {
-		if err := onlyMethod(w, r, http.MethodGet); err != nil {
+		if err := admin.OnlyMethod(w, r, http.MethodGet); err != nil {
 			return err
 		}
 		return page(w, r)
 	}
-	if err := onlyMethod(w, r, http.MethodPost); err != nil {
+	if err := admin.OnlyMethod(w, r, http.MethodPost); err != nil {
 		return err
 	}
 	if !d.Actions {
-		return apiError(http.StatusForbidden, "this dashboard only shows: the configuration does not allow actions")
+		return admin.Error(http.StatusForbidden, "this dashboard only shows: the configuration does not allow actions")
 	}
 	if err := sameOrigin(r); err != nil {
-		return apiError(http.StatusForbidden, "%w", err)
+		return admin.Error(http.StatusForbidden, "%w", err)
 	}
 	return page(w, r)
-}
-
-func onlyMethod(w http.ResponseWriter, r *http.Request, want string) error {
-	if r.Method == want || want == http.MethodGet && r.Method == http.MethodHead {
-		return nil
-	}
-	w.Header().Set("Allow", want)
-	return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here, use %s", r.Method, want)
 }
 
 func (f dashboardFile) serve(w http.ResponseWriter, r *http.Request) error {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
@@ -106,7 +107,7 @@ type dashboardRunner struct {
 
 // data answers with what the runners do now.
 func (d *Dashboard) data(w http.ResponseWriter, r *http.Request) error {
-	if _, err := query(r); err != nil {
+	if _, err := admin.Query(r); err != nil {
 		return err
 	}
 	w.Header().Set("X-Jobrunner-Actions", fmt.Sprint(d.Actions))
@@ -167,7 +168,7 @@ type failureGroup struct {
 
 // failures answers with the last failed jobs, grouped.
 func (*Dashboard) failures(w http.ResponseWriter, r *http.Request) error {
-	if _, err := query(r); err != nil {
+	if _, err := admin.Query(r); err != nil {
 		return err
 	}
 	return sharedFailures.serve(w, func() (any, error) {
@@ -240,11 +241,11 @@ func addFailure(groups []failureGroup, at map[[5]string]int, job api.Job) []fail
 
 // getWaiting lists the newest pending jobs of a channel or database.
 func getWaiting(w http.ResponseWriter, r *http.Request) error {
-	q, err := query(r, "runner", "database", "channel")
+	q, err := admin.Query(r, "runner", "database", "channel")
 	if err != nil {
 		return err
 	}
-	name, k, err := oneRunner(q.Get("runner"))
+	name, k, err := admin.OneRunner(q.Get("runner"))
 	if err != nil {
 		return err
 	}
@@ -255,37 +256,37 @@ func getWaiting(w http.ResponseWriter, r *http.Request) error {
 		Filter: driver.Filter{States: []channels.State{channels.Pending, channels.WaitDependencies}, Channel: q.Get("channel")},
 	})
 	if err != nil {
-		return failure(err)
+		return admin.Failure(err)
 	}
 	views := []api.Job{}
 	for i := range page.Jobs {
 		views = append(views, api.NewJob(name, &page.Jobs[i]))
 	}
-	return answer(w, http.StatusOK, map[string]any{"jobs": views, "more": page.Next != "", "problems": page.Problems})
+	return admin.Answer(w, http.StatusOK, map[string]any{"jobs": views, "more": page.Next != "", "problems": page.Problems})
 }
 
 // getDashboardWhy is the admin API's answer for one job, with the job in the query.
 func getDashboardWhy(w http.ResponseWriter, r *http.Request) error {
-	q, err := query(r, "runner", "database", "uuid")
+	q, err := admin.Query(r, "runner", "database", "uuid")
 	if err != nil {
 		return err
 	}
-	name, k, err := oneRunner(q.Get("runner"))
+	name, k, err := admin.OneRunner(q.Get("runner"))
 	if err != nil {
 		return err
 	}
 	key := channels.Key{DB: q.Get("database"), UUID: q.Get("uuid")}
 	if key.DB == "" || key.UUID == "" {
-		return apiError(http.StatusBadRequest, "database and uuid say which job is meant")
+		return admin.Error(http.StatusBadRequest, "database and uuid say which job is meant")
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), failuresTimeout)
 	defer cancel()
 	why, err := k.Why(ctx, key)
 	if err != nil {
-		return failure(err)
+		return admin.Failure(err)
 	}
 	if !why.Found && (why.Code == runner.WhyUnknownJob || why.Code == runner.WhyNotServed) {
-		return apiError(http.StatusNotFound, "%s", why.Text)
+		return admin.Error(http.StatusNotFound, "%s", why.Text)
 	}
-	return answer(w, http.StatusOK, api.NewWhy(name, &why))
+	return admin.Answer(w, http.StatusOK, api.NewWhy(name, &why))
 }

@@ -1,9 +1,7 @@
 package jobrunner
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -14,48 +12,14 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
 )
 
-// deskEngine is an engine that visitors of the dashboard can ask and change.
-type deskEngine struct{ fakerunner.Engine }
-
-func (*deskEngine) Tasks(context.Context) ([]runner.TaskStatus, error) {
-	now := time.Now()
-	return []runner.TaskStatus{
-		{Key: channels.Key{DB: "prod", UUID: "young"}, Phase: "open", Since: now},
-		{Key: channels.Key{DB: "prod", UUID: "old"}, Phase: "open", Since: now.Add(-time.Hour)},
-	}, nil
-}
-
-func (*deskEngine) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage, error) {
-	var p runner.JobPage
-	if q.Database != "prod" {
-		return p, errors.New("unexpected database " + q.Database)
-	}
-	for i, exception := range []string{"UserError", "UserError", "KeyError"} {
-		p.Jobs = append(p.Jobs, driver.Detail{
-			Row:   driver.Row{Job: channels.Job{Key: channels.Key{DB: "prod", UUID: exception + string(rune('0'+i))}, Created: int64(i+1) * 1e6}, State: channels.Failed, RawState: "failed"},
-			Model: "m", Method: "f", Exception: exception,
-		})
-	}
-	return p, nil
-}
-
-func (*deskEngine) Why(_ context.Context, key channels.Key) (runner.Why, error) {
-	if key.UUID != "known" {
-		return runner.Why{Key: key, Code: runner.WhyUnknownJob, Text: "there is no job " + key.UUID}, nil
-	}
-	return runner.Why{Key: key, Found: true, Code: "behind", Text: "it waits its turn"}, nil
-}
-
 // desk runs Caddy with a dashboard and returns the address of the page.
-func desk(t *testing.T, e *deskEngine, directive string) string {
+func desk(t *testing.T, e *fakerunner.Desk, directive string) string {
 	t.Helper()
 	original := newEngine
 	newEngine = func(runner.Config) (supervisor.Engine, error) { return e, nil }
@@ -93,16 +57,8 @@ func send(t *testing.T, method, url, body string, header ...string) (*http.Respo
 	return res, string(b)
 }
 
-func newDeskEngine() *deskEngine {
-	e := &deskEngine{}
-	e.Says = fakerunner.Status(time.Now())
-	e.Says.Databases[0].Failed = 3
-	e.Says.Controls = runner.Controls{}
-	return e
-}
-
 func TestDashboardPages(t *testing.T) {
-	e := newDeskEngine()
+	e := fakerunner.NewDesk()
 	site := desk(t, e, "jobrunner_dashboard")
 	res, _ := send(t, http.MethodGet, site+"/jobrunner", "")
 	require.Equal(t, http.StatusPermanentRedirect, res.StatusCode)
@@ -136,7 +92,7 @@ func TestDashboardPages(t *testing.T) {
 }
 
 func TestDashboardData(t *testing.T) {
-	e := newDeskEngine()
+	e := fakerunner.NewDesk()
 	site := desk(t, e, "jobrunner_dashboard /ops/jobs")
 	res, body := send(t, http.MethodGet, site+"/ops/jobs/data", "")
 	require.Equal(t, "false", res.Header.Get("X-Jobrunner-Actions"))
@@ -174,7 +130,7 @@ func TestDashboardData(t *testing.T) {
 
 // TestDashboardActions: only with the option, only from the page itself.
 func TestDashboardActions(t *testing.T) {
-	e := newDeskEngine()
+	e := fakerunner.NewDesk()
 	site := desk(t, e, "jobrunner_dashboard {\n\tactions\n}")
 	page := site + "/jobrunner/pause"
 	ok := []string{"Content-Type", "application/json", dashboardHeader, "1", "Origin", site, "Sec-Fetch-Site", "same-origin"}
@@ -190,7 +146,7 @@ func TestDashboardActions(t *testing.T) {
 		"another origin":         {append(ok[:4:4], "Origin", "http://evil.example"), `{"channel": "root"}`, 403},
 		"no origin at all: null": {append(ok[:4:4], "Origin", "null"), `{"channel": "root"}`, 403},
 		"a form":                 {with("Content-Type", "application/x-www-form-urlencoded"), `{"channel": "root"}`, 415},
-		"too large":              {ok, `{"note": "` + strings.Repeat("x", bodyLimit) + `"}`, 413},
+		"too large":              {ok, `{"note": "` + strings.Repeat("x", 1<<20) + `"}`, 413},
 		"unknown field":          {ok, `{"chanel": "root"}`, 400},
 		"nothing named":          {ok, `{}`, 400},
 		"no runner of that name": {ok, `{"runner": "x", "channel": "root"}`, 404},

@@ -6,12 +6,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
-
-func init() {
-	sinks = append(sinks, past.note)
-}
 
 const (
 	// historySlot is the time that one point of a plot stands for, and
@@ -165,13 +162,13 @@ func (h *history) plots(name string, now time.Time) plots {
 
 // history answers with the last hour of one runner.
 func (*Dashboard) history(w http.ResponseWriter, r *http.Request) error {
-	q, err := query(r, "runner")
+	q, err := admin.Query(r, "runner")
 	if err != nil {
 		return err
 	}
-	name, _, err := oneRunner(q.Get("runner"))
+	name, _, err := admin.OneRunner(q.Get("runner"))
 	if err != nil {
 		return err
 	}
-	return answer(w, http.StatusOK, past.plots(name, time.Now()))
+	return admin.Answer(w, http.StatusOK, past.plots(name, time.Now()))
 }

@@ -12,10 +12,6 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
-func init() {
-	sinks = append(sinks, observe)
-}
-
 const (
 	metricsNamespace = "caddy"
 	metricsSubsystem = "jobrunner"

@@ -17,6 +17,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/command"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
@@ -218,6 +219,17 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.supervisor = sup
 	return nil
+}
+
+// observers hear of every event of every runner, in this order. They are called from the loops of
+// the runners and must not block.
+var observers = [...]func(runner.Event){admin.Observe, alerts.publish, past.note, observe}
+
+// publish hands an event on to the observers.
+func publish(ev runner.Event) {
+	for _, observe := range observers {
+		observe(ev)
+	}
 }
 
 // newEngine makes the runner of a configuration that comes into force. Tests put a fake in its place.

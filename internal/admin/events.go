@@ -1,4 +1,4 @@
-package jobrunner
+package admin
 
 import (
 	"encoding/json"
@@ -25,7 +25,7 @@ const (
 
 // getEvents streams events as they happen, as server-sent events.
 func getEvents(w http.ResponseWriter, r *http.Request) error {
-	q, err := query(r, "runner", "database", "event")
+	q, err := Query(r, "runner", "database", "event")
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func getEvents(w http.ResponseWriter, r *http.Request) error {
 	for _, list := range q["event"] {
 		for name := range strings.SplitSeq(list, ",") {
 			if !slices.Contains(runner.EventKinds(), runner.EventKind(name)) {
-				return apiError(http.StatusBadRequest, "unknown event %q", name)
+				return Error(http.StatusBadRequest, "unknown event %q", name)
 			}
 			kinds = append(kinds, runner.EventKind(name))
 		}
@@ -48,7 +48,7 @@ func getEvents(w http.ResponseWriter, r *http.Request) error {
 		changed = sup.Changed()
 	}
 	if streams.len() >= streamReaders {
-		return apiError(http.StatusServiceUnavailable, "there are %d readers of events already", streamReaders)
+		return Error(http.StatusServiceUnavailable, "there are %d readers of events already", streamReaders)
 	}
 	reader := streams.subscribe(func(ev *runner.Event) bool {
 		return (name == "" || ev.Runner == name) && (database == "" || ev.Database == database) &&
@@ -63,7 +63,7 @@ func stream(w http.ResponseWriter, r *http.Request, reader *reader, changed <-ch
 	rc := http.NewResponseController(w)
 	// Caddy's read timeout would end the request's context after 10 s.
 	if err := rc.SetReadDeadline(time.Time{}); err != nil {
-		return apiError(http.StatusInternalServerError, "events cannot be streamed here: %w", err)
+		return Error(http.StatusInternalServerError, "events cannot be streamed here: %w", err)
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no")

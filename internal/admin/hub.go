@@ -1,4 +1,4 @@
-package jobrunner
+package admin
 
 import (
 	"sync"
@@ -7,26 +7,14 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
-// sinks are told every event of every runner, in the order of their happening.
-// They are called from the runners' loops and must not block. Whoever wants to
-// be one adds itself in an init function.
-var sinks []func(runner.Event)
-
-func init() {
-	sinks = append(sinks, streams.publish, alerts.publish)
-}
-
-// publish is what runners call.
-func publish(ev runner.Event) {
-	for _, sink := range sinks {
-		sink(ev)
-	}
-}
+// Observe hands an event on to those who read GET /jobrunner/events. It does not block.
+func Observe(ev runner.Event) { streams.publish(ev) }
 
 // streamBuffer is how many events a reader may be behind before it misses some.
 const streamBuffer = 1024
 
-// streams are the readers of events.
+// streams are the readers of events. They are global because the runners tell of events whatever
+// configuration is in force, and Caddy makes the handlers of the admin API anew for each.
 var streams = hub{readers: make(map[*reader]struct{})}
 
 // hub spreads events over readers that come and go. One that is too slow misses

@@ -1,4 +1,4 @@
-package jobrunner
+package admin
 
 import (
 	"context"
@@ -24,11 +24,11 @@ import (
 // body reads an action's body, strictly, of which a is the part that all have.
 func body(w http.ResponseWriter, r *http.Request, into any, a *api.Actor) error {
 	if r.URL.RawQuery != "" {
-		return apiError(http.StatusBadRequest, "an action takes no query, put the parameters into the body")
+		return Error(http.StatusBadRequest, "an action takes no query, put the parameters into the body")
 	}
 	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || kind != "application/json" {
-		return apiError(http.StatusUnsupportedMediaType, "the body must be JSON, with Content-Type: application/json")
+		return Error(http.StatusUnsupportedMediaType, "the body must be JSON, with Content-Type: application/json")
 	}
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, bodyLimit))
 	dec.DisallowUnknownFields()
@@ -41,16 +41,16 @@ func body(w http.ResponseWriter, r *http.Request, into any, a *api.Actor) error 
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return apiError(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", bodyLimit)
+		return Error(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", bodyLimit)
 	case errors.Is(err, io.EOF):
-		return apiError(http.StatusBadRequest, "the body is empty")
+		return Error(http.StatusBadRequest, "the body is empty")
 	case err != nil:
-		return apiError(http.StatusBadRequest, "the body cannot be read: %w", err)
+		return Error(http.StatusBadRequest, "the body cannot be read: %w", err)
 	}
 	for _, s := range []*string{&a.By, &a.Note} {
 		*s = strings.TrimSpace(*s)
 		if len(*s) > nameLimit || strings.ContainsFunc(*s, unicode.IsControl) {
-			return apiError(http.StatusBadRequest, "by and note must be texts of up to %d bytes in one line", nameLimit)
+			return Error(http.StatusBadRequest, "by and note must be texts of up to %d bytes in one line", nameLimit)
 		}
 	}
 	a.By = identity(r, a.By)
@@ -82,12 +82,13 @@ func subject(p *api.PauseRequest) (runner.Pause, error) {
 		}
 	}
 	if named != 1 {
-		return runner.Pause{}, apiError(http.StatusBadRequest, "name exactly one of database, channel and all")
+		return runner.Pause{}, Error(http.StatusBadRequest, "name exactly one of database, channel and all")
 	}
 	return runner.Pause{Database: p.Database, Channel: p.Channel, By: p.By, Note: p.Note}, nil
 }
 
-func postPause(w http.ResponseWriter, r *http.Request) error {
+// PostPause pauses a channel, a database or everything.
+func PostPause(w http.ResponseWriter, r *http.Request) error {
 	var req api.PauseRequest
 	if err := body(w, r, &req, &req.Actor); err != nil {
 		return err
@@ -109,17 +110,18 @@ func postPause(w http.ResponseWriter, r *http.Request) error {
 func end(p *api.PauseRequest, now time.Time) (time.Time, error) {
 	switch {
 	case p.For != "" && !p.Until.IsZero():
-		return time.Time{}, apiError(http.StatusBadRequest, "for and until exclude each other")
+		return time.Time{}, Error(http.StatusBadRequest, "for and until exclude each other")
 	case p.For != "":
 		d, err := duration("for", p.For)
 		return now.Add(d), err
 	case !p.Until.IsZero() && !p.Until.After(now):
-		return time.Time{}, apiError(http.StatusBadRequest, "until is in the past")
+		return time.Time{}, Error(http.StatusBadRequest, "until is in the past")
 	}
 	return p.Until, nil
 }
 
-func postResume(w http.ResponseWriter, r *http.Request) error {
+// PostResume ends a pause.
+func PostResume(w http.ResponseWriter, r *http.Request) error {
 	var req api.PauseRequest
 	if err := body(w, r, &req, &req.Actor); err != nil {
 		return err
@@ -129,7 +131,7 @@ func postResume(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if req.For != "" || !req.Until.IsZero() {
-		return apiError(http.StatusBadRequest, "resume takes neither for nor until")
+		return Error(http.StatusBadRequest, "resume takes neither for nor until")
 	}
 	return order(w, r, "resume", &req.Actor, func(_ *runner.Status, c runner.Controls) (runner.Controls, int, error) {
 		c, was := c.WithoutPause(p)
@@ -140,7 +142,8 @@ func postResume(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-func postDrain(w http.ResponseWriter, r *http.Request) error {
+// PostDrain keeps new jobs from an Odoo server.
+func PostDrain(w http.ResponseWriter, r *http.Request) error {
 	var req api.DrainRequest
 	if err := body(w, r, &req, &req.Actor); err != nil {
 		return err
@@ -154,7 +157,8 @@ func postDrain(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-func postUndrain(w http.ResponseWriter, r *http.Request) error {
+// PostUndrain sends jobs to an Odoo server again.
+func PostUndrain(w http.ResponseWriter, r *http.Request) error {
 	var req api.DrainRequest
 	if err := body(w, r, &req, &req.Actor); err != nil {
 		return err
@@ -173,12 +177,12 @@ func knownUpstream(st *runner.Status, name string) error {
 	if slices.ContainsFunc(st.Upstreams, func(u runner.UpstreamStatus) bool { return u.Name == name }) {
 		return nil
 	}
-	return apiError(http.StatusNotFound, "there is no upstream %q, GET /jobrunner/upstreams lists them", name)
+	return Error(http.StatusNotFound, "there is no upstream %q, GET /jobrunner/upstreams lists them", name)
 }
 
 // order changes what operators have ordered of a runner, and answers with that.
 func order(w http.ResponseWriter, r *http.Request, action string, a *api.Actor, f func(*runner.Status, runner.Controls) (runner.Controls, int, error)) error {
-	name, k, err := oneRunner(a.Runner)
+	name, k, err := OneRunner(a.Runner)
 	if err != nil {
 		return err
 	}
@@ -186,7 +190,7 @@ func order(w http.ResponseWriter, r *http.Request, action string, a *api.Actor, 
 	defer cancel()
 	st, err := k.Status(ctx)
 	if err != nil {
-		return failure(err)
+		return Failure(err)
 	}
 	changed := 0
 	var refused error
@@ -203,11 +207,11 @@ func order(w http.ResponseWriter, r *http.Request, action string, a *api.Actor, 
 	case refused != nil:
 		return refused
 	case err != nil:
-		return failure(err)
+		return Failure(err)
 	}
 	logAction(action, name, a, zap.Int("changed", changed), zap.NamedError("not_stored", unsaved))
 	if st, err = k.Status(ctx); err != nil {
-		return failure(err)
+		return Failure(err)
 	}
 	out := api.OrderAnswer{
 		Runner: name, Changed: changed, Stored: unsaved == nil, Pauses: api.NewPauses(st.Controls.Pauses),
@@ -216,7 +220,7 @@ func order(w http.ResponseWriter, r *http.Request, action string, a *api.Actor, 
 	if unsaved != nil {
 		out.Warning = "in force, but not stored yet: it would not survive a restart (see the log)"
 	}
-	return answer(w, http.StatusOK, out)
+	return Answer(w, http.StatusOK, out)
 }
 
 // logAction writes who did what to what.
@@ -243,19 +247,19 @@ func jobChange(c *api.ChangeRequest, action driver.Action) (runner.JobChange, er
 	narrow := len(filter.UUIDs) > 0 || len(filter.States) > 0 || filter.Channel != "" || filter.Exception != "" || filter.OlderThan > 0
 	switch {
 	case !narrow && !c.All:
-		return out, apiError(http.StatusBadRequest, "select jobs by uuids, states, channel, exception or older_than, or say all")
+		return out, Error(http.StatusBadRequest, "select jobs by uuids, states, channel, exception or older_than, or say all")
 	case len(filter.UUIDs) > 0 && c.Database == "":
-		return out, apiError(http.StatusBadRequest, "uuids need a database: a copy of a database has the same ones")
+		return out, Error(http.StatusBadRequest, "uuids need a database: a copy of a database has the same ones")
 	case c.Limit < 0:
-		return out, apiError(http.StatusBadRequest, "limit must not be negative")
+		return out, Error(http.StatusBadRequest, "limit must not be negative")
 	case action != driver.Postpone && (!c.Until.IsZero() || c.For != ""):
-		return out, apiError(http.StatusBadRequest, "only postpone takes until or for")
+		return out, Error(http.StatusBadRequest, "only postpone takes until or for")
 	case action == driver.Postpone && c.Until.IsZero() == (c.For == ""):
-		return out, apiError(http.StatusBadRequest, "postpone needs either until or for")
+		return out, Error(http.StatusBadRequest, "postpone needs either until or for")
 	}
 	for _, s := range filter.States {
 		if !action.Permits(s) {
-			return out, apiError(http.StatusBadRequest, "%s is not possible for jobs in state %s", action, s)
+			return out, Error(http.StatusBadRequest, "%s is not possible for jobs in state %s", action, s)
 		}
 	}
 	if c.For != "" {
@@ -279,7 +283,7 @@ func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
 		if err != nil {
 			return err
 		}
-		name, k, err := oneRunner(req.Runner)
+		name, k, err := OneRunner(req.Runner)
 		if err != nil {
 			return err
 		}
@@ -289,7 +293,7 @@ func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
 		logAction(action.String(), name, &req.Actor, zap.String("database", change.Database), zap.Bool("dry_run", change.DryRun),
 			zap.Int("changed", result.Changed), zap.Int("followed", result.Followed), zap.Error(err))
 		if err != nil {
-			return failure(err)
+			return Failure(err)
 		}
 		if change.Database != "" && len(change.UUIDs) > 0 && result.Changed == 0 && len(result.Problems) == 0 {
 			return notChanged(ctx, k, change)
@@ -301,7 +305,7 @@ func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
 		for _, key := range result.Jobs {
 			out.Jobs = append(out.Jobs, api.JobKey{Database: key.DB, UUID: key.UUID})
 		}
-		return answer(w, http.StatusOK, out)
+		return Answer(w, http.StatusOK, out)
 	}
 }
 
@@ -310,11 +314,11 @@ func notChanged(ctx context.Context, k *supervisor.Runner, change runner.JobChan
 	page, err := k.Jobs(ctx, runner.JobQuery{Database: change.Database, Filter: driver.Filter{UUIDs: change.UUIDs}, Limit: 1})
 	switch {
 	case err != nil:
-		return failure(err)
+		return Failure(err)
 	case len(page.Jobs) == 0:
-		return apiError(http.StatusNotFound, "there is no such job in database %s", change.Database)
+		return Error(http.StatusNotFound, "there is no such job in database %s", change.Database)
 	}
-	return apiError(http.StatusConflict, "nothing was changed: %s is not possible, job %s is in state %s or does not match the filter",
+	return Error(http.StatusConflict, "nothing was changed: %s is not possible, job %s is in state %s or does not match the filter",
 		change.Action, page.Jobs[0].UUID, page.Jobs[0].RawState)
 }
 
@@ -323,7 +327,7 @@ func postResync(w http.ResponseWriter, r *http.Request) error {
 	if err := body(w, r, &req, &req.Actor); err != nil {
 		return err
 	}
-	name, k, err := oneRunner(req.Runner)
+	name, k, err := OneRunner(req.Runner)
 	if err != nil {
 		return err
 	}
@@ -331,11 +335,11 @@ func postResync(w http.ResponseWriter, r *http.Request) error {
 	defer cancel()
 	n, err := k.Resync(ctx, req.Database)
 	if err != nil {
-		return failure(err)
+		return Failure(err)
 	}
 	logAction("resync", name, &req.Actor, zap.String("database", req.Database), zap.Int("databases", n))
 	if n == 0 {
-		return apiError(http.StatusConflict, "no database with a session was selected")
+		return Error(http.StatusConflict, "no database with a session was selected")
 	}
-	return answer(w, http.StatusOK, api.ResyncAnswer{Runner: name, Databases: n})
+	return Answer(w, http.StatusOK, api.ResyncAnswer{Runner: name, Databases: n})
 }
