@@ -21,6 +21,13 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
 )
 
+// oneServer is the upstream of a world without servers.
+type oneServer struct{}
+
+func (oneServer) Upstreams(context.Context) ([]driver.Upstream, error) {
+	return []driver.Upstream{{Name: "odoo"}}, nil
+}
+
 // BenchmarkDispatch runs jobs without PostgreSQL and Odoo: what is left are the
 // engine, its log and its events, and the mock.
 func BenchmarkDispatch(b *testing.B) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -258,4 +259,19 @@ func TestPatchCapacity(t *testing.T) {
 	require.NotEqual(t, http.StatusOK, patch("channels/root/capacity", `"many"`))
 	require.NotEqual(t, http.StatusOK, patch("channels/root/nonsense", `1`))
 	require.Empty(t, rec.Take())
+}
+
+// TestMetricsOfConfigurations: every configuration's registry has them, including that of one which
+// fails.
+func TestMetricsOfConfigurations(t *testing.T) {
+	record(t)
+	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
+	for i := range 20 {
+		require.NoError(t, caddy.Load(config(one("default", dsnA, i+1), ""), true))
+		require.Error(t, caddy.Load(config(one("default", dsnA, 99), `"failing": {}`), true))
+	}
+	ctx := caddy.ActiveContext()
+	n, err := testutil.GatherAndCount(ctx.GetMetricsRegistry(), "caddy_jobrunner_open_exchanges")
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
 }

@@ -18,8 +18,10 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/alerts"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/command"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/metrics"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/tracing"
@@ -195,7 +197,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 // nothing, because `caddy validate` calls it too.
 func (a *App) Provision(ctx caddy.Context) error {
 	log := ctx.Logger()
-	gen := &supervisor.Generation{Logger: log, Runners: make(map[string]*supervisor.Member), Emit: emitter(ctx)}
+	gen := &supervisor.Generation{Logger: log, Runners: make(map[string]*supervisor.Member), Emit: alerts.Emitter(ctx)}
 	a.generation, a.odoo = gen, make(map[string]*odooconf.Config)
 	for _, name := range slices.Sorted(maps.Keys(a.Runners)) {
 		if err := checkName(name); err != nil {
@@ -210,7 +212,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.trace(ctx); err != nil {
 		return err
 	}
-	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+	if err := metrics.Register(ctx.GetMetricsRegistry()); err != nil {
 		return err
 	}
 	sup, err := supervisor.Acquire()
@@ -221,15 +223,13 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// observers hear of every event of every runner, in this order. They are called from the loops of
-// the runners and must not block.
-var observers = [...]func(runner.Event){admin.Observe, alerts.publish, past.note, observe}
-
-// publish hands an event on to the observers.
+// publish hands an event of a runner on to all who observe the runners. It is called from their loops,
+// so none of them blocks.
 func publish(ev runner.Event) {
-	for _, observe := range observers {
-		observe(ev)
-	}
+	admin.Observe(ev)  // GET /jobrunner/events
+	alerts.Observe(ev) // Caddy's events app
+	past.note(ev)
+	metrics.Observe(ev)
 }
 
 // newEngine makes the runner of a configuration that comes into force. Tests put a fake in its place.

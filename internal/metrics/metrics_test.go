@@ -1,15 +1,15 @@
-package jobrunner
+package metrics
 
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
@@ -31,14 +31,14 @@ func everyEvent(name string) {
 		if kind == runner.EventLeaderChanged {
 			ev.Database = ""
 		}
-		observe(ev)
+		Observe(ev)
 	}
 }
 
 func registry(t *testing.T) *prometheus.Registry {
 	reg := prometheus.NewPedanticRegistry()
-	require.NoError(t, registerMetrics(reg))
-	require.NoError(t, registerMetrics(reg), "what is there already is no mistake")
+	require.NoError(t, Register(reg))
+	require.NoError(t, Register(reg), "what is there already is no mistake")
 	return reg
 }
 
@@ -220,16 +220,17 @@ func TestDroppedDatabasesAreForgotten(t *testing.T) {
 	require.NotContains(t, gathered(t, reg), name)
 }
 
-// TestMetricsOfConfigurations: every configuration's registry has them, also that
-// of one which fails.
-func TestMetricsOfConfigurations(t *testing.T) {
-	record(t)
-	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
-	for i := range 20 {
-		require.NoError(t, caddy.Load(config(one("default", dsnA, i+1), ""), true))
-		require.Error(t, caddy.Load(config(one("default", dsnA, 99), `"failing": {}`), true))
-	}
-	ctx := caddy.ActiveContext()
-	reg := ctx.GetMetricsRegistry()
-	require.Contains(t, gathered(t, reg), "caddy_jobrunner_open_exchanges{}")
+// FuzzScrape: whatever rows and channels say, a scrape succeeds.
+func FuzzScrape(f *testing.F) {
+	f.Add(int64(0), "a.b")
+	f.Add(int64(math.MaxInt64), "\xff\"\n")
+	f.Add(int64(math.MinInt64), "")
+	f.Add(int64(-1e17), "a.b")
+	f.Fuzz(func(t *testing.T, micros int64, text string) {
+		fakerunner.RunFuzzed(t, micros, text)
+		reg := prometheus.NewRegistry()
+		require.NoError(t, Register(reg))
+		_, err := reg.Gather()
+		require.NoError(t, err)
+	})
 }

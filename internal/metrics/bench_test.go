@@ -1,4 +1,4 @@
-package jobrunner
+package metrics
 
 import (
 	"context"
@@ -72,7 +72,7 @@ func BenchmarkScrape(b *testing.B) {
 		b.Run(fmt.Sprintf("jobs=%d", jobs), func(b *testing.B) {
 			waiting(b, jobs)
 			reg := prometheus.NewPedanticRegistry()
-			require.NoError(b, registerMetrics(reg))
+			require.NoError(b, Register(reg))
 			for b.Loop() {
 				_, err := reg.Gather()
 				require.NoError(b, err)

@@ -1,4 +1,6 @@
-package jobrunner
+// Package metrics has the metrics of the job runners: what their events add up to, and gauges that are
+// read when a scrape asks for them.
+package metrics
 
 import (
 	"errors"
@@ -37,9 +39,9 @@ var (
 	batchBuckets    = []float64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000}
 )
 
-// What events add up to. The vectors belong to the process, not to a
-// configuration: they go on counting over reloads, also over failed ones
-// (caddy.md 4.4). No label holds a job's uuid, model or method.
+// What events add up to. The vectors are global because they belong to the process, not to a
+// configuration: each configuration registers them in its own registry, and they go on counting
+// over reloads, including failed ones. No label holds a job's uuid, model or method.
 var (
 	attemptsTotal = counter("attempts_total",
 		"Attempts at jobs that ended, by how: done, failed, retried (pending again by itself), not_run (put back, its request did not run it), rescued (found dead and put back), gone (cancelled or deleted).",
@@ -106,13 +108,18 @@ func histogram(name, help string, buckets []float64, labels ...string) *promethe
 	}, labels)
 }
 
-// registerMetrics adds everything to the registry of a configuration, each of
-// which has its own. What is there already is left alone.
-func registerMetrics(reg *prometheus.Registry) error {
+// Collectors are all of them, the same for every configuration.
+func Collectors() []prometheus.Collector {
+	return append([]prometheus.Collector{liveMetrics{}}, eventCollectors...)
+}
+
+// Register adds all metrics to the registry of a configuration, each of which has its own. What is
+// there already is left alone. Without a registry there is nothing to do.
+func Register(reg *prometheus.Registry) error {
 	if reg == nil {
 		return nil
 	}
-	for _, c := range append([]prometheus.Collector{liveMetrics{}}, eventCollectors...) {
+	for _, c := range Collectors() {
 		var there prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &there) {
 			return fmt.Errorf("registering metrics: %w", err)
@@ -121,8 +128,8 @@ func registerMetrics(reg *prometheus.Registry) error {
 	return nil
 }
 
-// observe is a sink of events.
-func observe(ev runner.Event) {
+// Observe counts an event. It does not block.
+func Observe(ev runner.Event) {
 	switch {
 	case ev.Kind.Final():
 		observeEnd(&ev)
@@ -199,7 +206,8 @@ func observeDatabase(ev *runner.Event) {
 	}
 }
 
-// places and nodes are the label values in use.
+// places and nodes are the label values in use. They are global as the vectors are, which they
+// bound.
 var (
 	places = newAdmission(placesLimit)
 	nodes  = newAdmission(nodesLimit)

@@ -1,4 +1,4 @@
-package jobrunner
+package alerts
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package jobrunner
+package metrics
 
 import (
 	"context"
@@ -17,10 +17,10 @@ import (
 // does not answer in time has caddy_jobrunner_up 0 and no other gauge.
 const scrapeTimeout = 2 * time.Second
 
-// liveMetrics reads the runners when somebody scrapes, so that they cost nothing
-// when nobody does. It asks the supervisor, not a configuration: the registry of
-// one that failed to load tells the truth, too (caddy.md 4.4). Only counters are
-// read, whatever the number of jobs.
+// liveMetrics reads the runners at every scrape, so that they cost nothing without one. It asks the
+// supervisor, not a configuration: after a failed reload Caddy serves the registry of the
+// configuration that failed, and it has to tell the truth, too. Only counters are read, whatever the
+// number of jobs.
 type liveMetrics struct{}
 
 // What the gauges say. Those of channels exist for every channel that holds jobs

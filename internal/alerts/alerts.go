@@ -1,4 +1,5 @@
-package jobrunner
+// Package alerts hands events of the runners that people may want to hear of on to Caddy's events app.
+package alerts
 
 import (
 	"sync"
@@ -33,8 +34,9 @@ var alertKinds = map[runner.EventKind]bool{
 	runner.EventChannelBlocked: true, runner.EventResyncRepaired: true, runner.EventPaused: true, runner.EventResumed: true,
 }
 
-// alerts hands events on to Caddy's events app.
-var alerts = alerter{groups: make(map[alertKey]*alertGroup), emit: emitAlerts}
+// process hands the events of this process on. It is global because a reload must not make it forget
+// what it has told already.
+var process = alerter{groups: make(map[alertKey]*alertGroup), emit: emitAlerts}
 
 // alertKey is what events have in common that are gathered.
 type alertKey struct {
@@ -62,9 +64,9 @@ type alerter struct {
 	lost int
 }
 
-// emitter returns the function by which a configuration emits events. Which apps
+// Emitter returns the function by which a configuration emits events. Which apps
 // there are is known when all modules have been provisioned, so it asks later.
-func emitter(ctx caddy.Context) func(string, map[string]any) {
+func Emitter(ctx caddy.Context) func(string, map[string]any) {
 	return func(name string, data map[string]any) {
 		app, err := ctx.AppIfConfigured("events")
 		if err != nil {
@@ -76,7 +78,9 @@ func emitter(ctx caddy.Context) func(string, map[string]any) {
 	}
 }
 
-// publish is a sink.
+// Observe hands an event on if it is one of those, soon. It does not block.
+func Observe(ev runner.Event) { process.publish(ev) }
+
 func (a *alerter) publish(ev runner.Event) {
 	if !alertKinds[ev.Kind] {
 		return
