@@ -17,6 +17,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/dashboard"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/alerts"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/command"
@@ -228,7 +229,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 func publish(ev runner.Event) {
 	admin.Observe(ev)  // GET /jobrunner/events
 	alerts.Observe(ev) // Caddy's events app
-	past.note(ev)
+	dashboard.Observe(ev)
 	metrics.Observe(ev)
 }
 

@@ -1,4 +1,4 @@
-package jobrunner
+package dashboard
 
 import (
 	"errors"
@@ -29,14 +29,12 @@ func FuzzDashboard(f *testing.F) {
 	f.Add("POST", "/jobrunner/pause", []byte(`{"all": true}`), "", "null", true, int64(0), "")
 	f.Fuzz(func(t *testing.T, method, target string, body []byte, site, origin string, actions bool, micros int64, text string) {
 		e, logs := fakerunner.RunFuzzed(t, micros, text)
-		sharedData.expire()
-		sharedFailures.expire()
 		before := e.State(t)
-		d := &Dashboard{Actions: actions}
-		require.NoError(t, d.Provision(caddy.Context{}))
+		h := &Handler{Actions: actions}
+		require.NoError(t, h.Provision(caddy.Context{}))
 		next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errNotOurs })
 		page := func(w http.ResponseWriter, r *http.Request) error {
-			err := d.ServeHTTP(w, r, next)
+			err := h.ServeHTTP(w, r, next)
 			if errors.Is(err, errNotOurs) {
 				assert.Empty(t, w.Header(), "the rest of the site is not ours")
 				return admin.Error(http.StatusNotFound, "%w", err)
@@ -45,7 +43,7 @@ func FuzzDashboard(f *testing.F) {
 		}
 		header := map[string]string{"Content-Type": "application/json", "Sec-Fetch-Site": site, "Origin": origin}
 		if len(site) < 100 { // some requests come without
-			header[dashboardHeader] = "1"
+			header[actionHeader] = "1"
 		}
 		r, w := fakerunner.Ask(t, page, method, target, header, body)
 		if r == nil {
@@ -55,8 +53,8 @@ func FuzzDashboard(f *testing.F) {
 		if e.State(t) != before {
 			require.Equal(t, http.MethodPost, r.Method)
 			require.True(t, actions)
-			require.Equal(t, "1", r.Header.Get(dashboardHeader))
-			require.Contains(t, dashboardActions, strings.TrimPrefix(r.URL.Path, "/jobrunner/"))
+			require.Equal(t, "1", r.Header.Get(actionHeader))
+			require.Contains(t, actionPages, strings.TrimPrefix(r.URL.Path, "/jobrunner/"))
 			require.Contains(t, []string{"", "same-origin", "none"}, site)
 			if site == "" {
 				require.Contains(t, []string{"", "http://admin", "https://admin"}, origin)

@@ -1,4 +1,4 @@
-package jobrunner
+package dashboard
 
 import (
 	"bytes"
@@ -22,14 +22,14 @@ import (
 )
 
 const (
-	// dashboardFresh and failuresFresh are how old an answer may be that visitors
+	// dataFresh and failuresFresh are how old an answer may be that visitors
 	// share, so that the runners are asked no more often the more people look.
-	dashboardFresh = time.Second
-	failuresFresh  = 10 * time.Second
-	// dashboardTimeout bounds the question behind a page, failuresTimeout those
+	dataFresh     = time.Second
+	failuresFresh = 10 * time.Second
+	// dataTimeout bounds the question behind a page, failuresTimeout those
 	// to the databases for failed jobs.
-	dashboardTimeout = 3 * time.Second
-	failuresTimeout  = 10 * time.Second
+	dataTimeout     = 3 * time.Second
+	failuresTimeout = 10 * time.Second
 	// listLimit bounds the lists of databases, channels and tasks.
 	listLimit = 500
 	// failuresDatabases is how many databases are asked for failed jobs, those
@@ -51,11 +51,6 @@ type shared struct {
 	body  []byte
 	err   error
 }
-
-var (
-	sharedData     = shared{fresh: dashboardFresh}
-	sharedFailures = shared{fresh: failuresFresh}
-)
 
 // serve answers, with what is there if it is fresh enough.
 func (s *shared) serve(w http.ResponseWriter, build func() (any, error)) error {
@@ -91,8 +86,8 @@ func (s *shared) expire() {
 	s.at = time.Time{}
 }
 
-// dashboardRunner is what the page shows of one runner.
-type dashboardRunner struct {
+// runnerData is what the page shows of one runner.
+type runnerData struct {
 	Status    api.Status     `json:"status"`
 	Databases []api.Database `json:"databases"`
 	Channels  []api.Channel  `json:"channels"`
@@ -106,16 +101,16 @@ type dashboardRunner struct {
 }
 
 // data answers with what the runners do now.
-func (d *Dashboard) data(w http.ResponseWriter, r *http.Request) error {
+func (h *Handler) data(w http.ResponseWriter, r *http.Request) error {
 	if _, err := admin.Query(r); err != nil {
 		return err
 	}
-	w.Header().Set("X-Jobrunner-Actions", fmt.Sprint(d.Actions))
-	return sharedData.serve(w, func() (any, error) {
+	w.Header().Set("X-Jobrunner-Actions", fmt.Sprint(h.Actions))
+	return h.live.serve(w, func() (any, error) {
 		// Not the request's context: others wait for the same answer.
-		ctx, cancel := context.WithTimeout(context.Background(), dashboardTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), dataTimeout)
 		defer cancel()
-		list := []dashboardRunner{}
+		list := []runnerData{}
 		all := supervisor.Runners(ctx)
 		for _, name := range slices.Sorted(maps.Keys(all)) {
 			list = append(list, describeRunner(ctx, name, all[name]))
@@ -125,17 +120,17 @@ func (d *Dashboard) data(w http.ResponseWriter, r *http.Request) error {
 }
 
 // describeRunner asks one runner. One that does not answer is shown as such.
-func describeRunner(ctx context.Context, name string, k supervisor.Operations) dashboardRunner {
+func describeRunner(ctx context.Context, name string, k supervisor.Operations) runnerData {
 	st, err := k.Status(ctx)
 	var tasks []runner.TaskStatus
 	if err == nil {
 		tasks, err = k.Tasks(ctx)
 	}
 	if err != nil {
-		return dashboardRunner{Status: api.Status{Runner: name}, Problem: err.Error()}
+		return runnerData{Status: api.Status{Runner: name}, Problem: err.Error()}
 	}
 	now := time.Now()
-	out := dashboardRunner{
+	out := runnerData{
 		Status: api.NewStatus(name, &st, now), Databases: api.NewDatabases(name, &st, now),
 		Channels: api.NewChannels(name, &st, now), Tasks: api.NewTasks(name, tasks, now),
 	}
@@ -167,11 +162,11 @@ type failureGroup struct {
 }
 
 // failures answers with the last failed jobs, grouped.
-func (*Dashboard) failures(w http.ResponseWriter, r *http.Request) error {
+func (h *Handler) failures(w http.ResponseWriter, r *http.Request) error {
 	if _, err := admin.Query(r); err != nil {
 		return err
 	}
-	return sharedFailures.serve(w, func() (any, error) {
+	return h.failed.serve(w, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), failuresTimeout)
 		defer cancel()
 		groups, problems := []failureGroup{}, []string{}
@@ -265,8 +260,8 @@ func getWaiting(w http.ResponseWriter, r *http.Request) error {
 	return admin.Answer(w, http.StatusOK, map[string]any{"jobs": views, "more": page.Next != "", "problems": page.Problems})
 }
 
-// getDashboardWhy is the admin API's answer for one job, with the job in the query.
-func getDashboardWhy(w http.ResponseWriter, r *http.Request) error {
+// getWhy is the admin API's answer for one job, with the job in the query.
+func getWhy(w http.ResponseWriter, r *http.Request) error {
 	q, err := admin.Query(r, "runner", "database", "uuid")
 	if err != nil {
 		return err

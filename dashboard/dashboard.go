@@ -1,4 +1,5 @@
-package jobrunner
+// Package dashboard is a page that shows what the job runners do, as an HTTP handler of Caddy.
+package dashboard
 
 import (
 	"crypto/sha256"
@@ -23,29 +24,29 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(Dashboard{})
-	httpcaddyfile.RegisterDirective("jobrunner_dashboard", parseDashboard)
+	caddy.RegisterModule(Handler{})
+	httpcaddyfile.RegisterDirective("jobrunner_dashboard", parseDirective)
 	httpcaddyfile.RegisterDirectiveOrder("jobrunner_dashboard", httpcaddyfile.Before, "metrics")
 }
 
-// dashboardPath is where the dashboard is unless the configuration says otherwise.
-const dashboardPath = "/jobrunner"
+// defaultPath is where the dashboard is unless the configuration says otherwise.
+const defaultPath = "/jobrunner"
 
-// dashboardHeader must be set, to anything, in requests that change something. A
+// actionHeader must be set, to anything, in requests that change something. A
 // page of another site cannot set it without being allowed to.
-const dashboardHeader = "X-Jobrunner-Dashboard"
+const actionHeader = "X-Jobrunner-Dashboard"
 
-// dashboardPolicy lets the page load nothing but its own files, and keeps other
+// policy lets the page load nothing but its own files, and keeps other
 // pages from showing it in a frame, where visitors could be made to click.
-const dashboardPolicy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; " +
+const policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// Dashboard is an HTTP handler that shows what the job runners of this process
+// Handler is an HTTP handler that shows what the job runners of this process
 // do: databases, channels, Odoo servers, running and failed jobs, and why a job
 // does not run. It is one page without outside resources. It shows neither
 // arguments of jobs nor secrets, but names of databases, channels, models and
 // methods: put an authentication in front of it.
-type Dashboard struct {
+type Handler struct {
 	// The path of the page, with everything below it. Default: `/jobrunner`.
 	Path string `json:"path,omitempty"`
 
@@ -53,29 +54,31 @@ type Dashboard struct {
 	// Odoo servers. Whoever may see the page may then do so. Default: false.
 	Actions bool `json:"actions,omitempty"`
 
-	files map[string]dashboardFile
+	files map[string]file
 	pages map[string]caddyhttp.HandlerFunc
+	// live and failed are answers that visitors share.
+	live, failed *shared
 }
 
 // CaddyModule returns the Caddy module information.
-func (Dashboard) CaddyModule() caddy.ModuleInfo {
+func (Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "http.handlers.jobrunner_dashboard",
-		New: func() caddy.Module { return new(Dashboard) },
+		New: func() caddy.Module { return new(Handler) },
 	}
 }
 
-// parseDashboard reads the directive and gives it a route for its path.
-func parseDashboard(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
-	d := new(Dashboard)
-	if err := d.UnmarshalCaddyfile(h.Dispenser); err != nil {
+// parseDirective reads the directive and gives it a route for its path.
+func parseDirective(helper httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	h := new(Handler)
+	if err := h.UnmarshalCaddyfile(helper.Dispenser); err != nil {
 		return nil, err
 	}
-	paths := []string{d.base(), d.base() + "/*"}
-	if d.base() == "" {
+	paths := []string{h.base(), h.base() + "/*"}
+	if h.base() == "" {
 		paths = []string{"/*"}
 	}
-	return h.NewRoute(caddy.ModuleMap{"path": caddyconfig.JSON(paths, nil)}, d), nil
+	return helper.NewRoute(caddy.ModuleMap{"path": caddyconfig.JSON(paths, nil)}, h), nil
 }
 
 // UnmarshalCaddyfile reads the directive:
@@ -83,11 +86,11 @@ func parseDashboard(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //	jobrunner_dashboard [<path>] {
 //		actions
 //	}
-func (d *Dashboard) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
+func (h *Handler) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
 	disp.Next()
 	if disp.NextArg() {
-		d.Path = strings.TrimSuffix(disp.Val(), "*")
-		if err := d.check(); err != nil {
+		h.Path = strings.TrimSuffix(disp.Val(), "*")
+		if err := h.check(); err != nil {
 			return disp.WrapErr(err)
 		}
 	}
@@ -98,53 +101,54 @@ func (d *Dashboard) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
 		switch option := disp.Val(); {
 		case option != "actions":
 			return disp.Errf("unrecognized option %q", option)
-		case d.Actions:
+		case h.Actions:
 			return disp.Err("actions may stand only once")
 		case disp.NextArg():
 			return disp.ArgErr()
 		}
-		d.Actions = true
+		h.Actions = true
 	}
 	return nil
 }
 
 // base is the path without a slash at its end; empty for the whole site.
-func (d *Dashboard) base() string {
-	if d.Path == "" {
-		return dashboardPath
+func (h *Handler) base() string {
+	if h.Path == "" {
+		return defaultPath
 	}
-	return strings.TrimRight(d.Path, "/")
+	return strings.TrimRight(h.Path, "/")
 }
 
-func (d *Dashboard) check() error {
-	if d.Path != "" && (!strings.HasPrefix(d.Path, "/") || strings.ContainsAny(d.Path, "*?# ")) {
-		return fmt.Errorf("path %q: it begins with a slash and has no wildcards", d.Path)
+func (h *Handler) check() error {
+	if h.Path != "" && (!strings.HasPrefix(h.Path, "/") || strings.ContainsAny(h.Path, "*?# ")) {
+		return fmt.Errorf("path %q: it begins with a slash and has no wildcards", h.Path)
 	}
 	return nil
 }
 
-// dashboardFile is a static part of the page.
-type dashboardFile struct {
+// file is a static part of the page.
+type file struct {
 	content   []byte
 	kind, tag string
 }
 
-//go:embed dashboard/index.html dashboard/app.css dashboard/app.js dashboard/icon.svg
-var dashboardFiles embed.FS
+//go:embed index.html app.css app.js icon.svg
+var embedded embed.FS
 
 // Provision implements [caddy.Provisioner].
-func (d *Dashboard) Provision(caddy.Context) error {
-	if err := d.check(); err != nil {
+func (h *Handler) Provision(caddy.Context) error {
+	if err := h.check(); err != nil {
 		return err
 	}
-	d.files = make(map[string]dashboardFile)
+	h.live, h.failed = &shared{fresh: dataFresh}, &shared{fresh: failuresFresh}
+	h.files = make(map[string]file)
 	kinds := map[string]string{".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-	entries, err := fs.ReadDir(dashboardFiles, "dashboard")
+	entries, err := fs.ReadDir(embedded, ".")
 	if err != nil {
 		return fmt.Errorf("the dashboard's files: %w", err)
 	}
 	for _, entry := range entries {
-		content, err := dashboardFiles.ReadFile("dashboard/" + entry.Name())
+		content, err := embedded.ReadFile(entry.Name())
 		if err != nil {
 			return fmt.Errorf("the dashboard's files: %w", err)
 		}
@@ -153,57 +157,58 @@ func (d *Dashboard) Provision(caddy.Context) error {
 		if name == "index.html" {
 			name = ""
 		}
-		d.files[name] = dashboardFile{content: content, kind: kinds[path.Ext(entry.Name())], tag: `"` + hex.EncodeToString(sum[:8]) + `"`}
+		h.files[name] = file{content: content, kind: kinds[path.Ext(entry.Name())], tag: `"` + hex.EncodeToString(sum[:8]) + `"`}
 	}
-	d.pages = map[string]caddyhttp.HandlerFunc{
-		"data": d.data, "history": d.history, "failures": d.failures,
-		"waiting": reading(getWaiting), "why": reading(getDashboardWhy),
-		"pause": acting(admin.PostPause), "resume": acting(admin.PostResume), "drain": acting(admin.PostDrain), "undrain": acting(admin.PostUndrain),
+	h.pages = map[string]caddyhttp.HandlerFunc{
+		"data": h.data, "history": h.history, "failures": h.failures,
+		"waiting": reading(getWaiting), "why": reading(getWhy),
+		"pause": h.acting(admin.PostPause), "resume": h.acting(admin.PostResume),
+		"drain": h.acting(admin.PostDrain), "undrain": h.acting(admin.PostUndrain),
 	}
 	return nil
 }
 
-// dashboardActions are the pages that change something.
-var dashboardActions = []string{"pause", "resume", "drain", "undrain"}
+// actionPages are the pages that change something.
+var actionPages = []string{"pause", "resume", "drain", "undrain"}
 
 // ServeHTTP implements [caddyhttp.MiddlewareHandler].
-func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	name, below := strings.CutPrefix(r.URL.Path, d.base()+"/")
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	name, below := strings.CutPrefix(r.URL.Path, h.base()+"/")
 	switch {
-	case r.URL.Path == d.base() && d.base() != "":
+	case r.URL.Path == h.base() && h.base() != "":
 		// Relative, for the path that the browser sees can be another one.
-		w.Header().Set("Location", path.Base(d.base())+"/")
+		w.Header().Set("Location", path.Base(h.base())+"/")
 		w.WriteHeader(http.StatusPermanentRedirect)
 		return nil
 	case !below:
 		return next.ServeHTTP(w, r)
 	}
 	header := w.Header()
-	header.Set("Content-Security-Policy", dashboardPolicy)
+	header.Set("Content-Security-Policy", policy)
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")
 	header.Set("Cross-Origin-Resource-Policy", "same-origin")
 	header.Set("Cross-Origin-Opener-Policy", "same-origin")
-	if err := d.serve(w, r, name); err != nil {
-		return dashboardError(w, err)
+	if err := h.serve(w, r, name); err != nil {
+		return answerError(w, err)
 	}
 	return nil
 }
 
 // serve answers a request for a file, or for one of the pages.
-func (d *Dashboard) serve(w http.ResponseWriter, r *http.Request, name string) error {
-	if file, ok := d.files[name]; ok {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) error {
+	if file, ok := h.files[name]; ok {
 		if err := admin.OnlyMethod(w, r, http.MethodGet); err != nil {
 			return err
 		}
 		return file.serve(w, r)
 	}
-	page, ok := d.pages[name]
+	page, ok := h.pages[name]
 	if !ok {
 		return admin.Error(http.StatusNotFound, "there is no such page")
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	if !slices.Contains(dashboardActions, name) {
+	if !slices.Contains(actionPages, name) {
 		if err := admin.OnlyMethod(w, r, http.MethodGet); err != nil {
 			return err
 		}
@@ -212,7 +217,7 @@ func (d *Dashboard) serve(w http.ResponseWriter, r *http.Request, name string) e
 	if err := admin.OnlyMethod(w, r, http.MethodPost); err != nil {
 		return err
 	}
-	if !d.Actions {
+	if !h.Actions {
 		return admin.Error(http.StatusForbidden, "this dashboard only shows: the configuration does not allow actions")
 	}
 	if err := sameOrigin(r); err != nil {
@@ -221,7 +226,7 @@ func (d *Dashboard) serve(w http.ResponseWriter, r *http.Request, name string) e
 	return page(w, r)
 }
 
-func (f dashboardFile) serve(w http.ResponseWriter, r *http.Request) error {
+func (f file) serve(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", f.kind)
 	w.Header().Set("Cache-Control", "no-cache")
 	w.Header().Set("ETag", f.tag)
@@ -235,8 +240,8 @@ func (f dashboardFile) serve(w http.ResponseWriter, r *http.Request) error {
 
 // sameOrigin refuses what a page of another site can make a browser send.
 func sameOrigin(r *http.Request) error {
-	if r.Header.Get(dashboardHeader) == "" {
-		return fmt.Errorf("the header %s is missing", dashboardHeader)
+	if r.Header.Get(actionHeader) == "" {
+		return fmt.Errorf("the header %s is missing", actionHeader)
 	}
 	if err := http.NewCrossOriginProtection().Check(r); err != nil {
 		return fmt.Errorf("the request comes from another site: %w", err)
@@ -244,9 +249,9 @@ func sameOrigin(r *http.Request) error {
 	return nil
 }
 
-// dashboardError answers with an error; one that is not meant for people is left
+// answerError answers with an error; one that is not meant for people is left
 // to Caddy.
-func dashboardError(w http.ResponseWriter, err error) error {
+func answerError(w http.ResponseWriter, err error) error {
 	var shown caddy.APIError
 	if !errors.As(err, &shown) {
 		return err
@@ -263,13 +268,13 @@ func dashboardError(w http.ResponseWriter, err error) error {
 // visitor's address.
 func reading(h caddy.AdminHandlerFunc) caddyhttp.HandlerFunc { return caddyhttp.HandlerFunc(h) }
 
-func acting(h caddy.AdminHandlerFunc) caddyhttp.HandlerFunc {
+func (h *Handler) acting(action caddy.AdminHandlerFunc) caddyhttp.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		r = r.Clone(r.Context())
 		r.RemoteAddr = visitor(r)
 		r.TLS = nil // a client certificate of the site is none of the admin API
-		defer sharedData.expire()
-		return h(w, r)
+		defer h.live.expire()
+		return action(w, r)
 	}
 }
 
@@ -288,7 +293,7 @@ func visitor(r *http.Request) string {
 
 // Interface guards.
 var (
-	_ caddyfile.Unmarshaler       = (*Dashboard)(nil)
-	_ caddy.Provisioner           = (*Dashboard)(nil)
-	_ caddyhttp.MiddlewareHandler = (*Dashboard)(nil)
+	_ caddyfile.Unmarshaler       = (*Handler)(nil)
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
 )

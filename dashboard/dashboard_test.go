@@ -1,36 +1,38 @@
-package jobrunner
+package dashboard
 
 import (
 	"encoding/json"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddytest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
 )
+
+func TestMain(m *testing.M) {
+	os.Exit(caddytest.Main(m))
+}
 
 // desk runs Caddy with a dashboard and returns the address of the page.
 func desk(t *testing.T, e *fakerunner.Desk, directive string) string {
 	t.Helper()
-	original := newEngine
-	newEngine = func(runner.Config) (supervisor.Engine, error) { return e, nil }
-	t.Cleanup(func() { newEngine = original })
-	sharedData.expire()
-	sharedFailures.expire()
+	fakerunner.Run(t, "default", e, zap.NewNop())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	address := l.Addr().String()
 	l.Close()
-	raw, err := adapt(t, "{\n\tadmin off\n\tauto_https off\n\tstorage file_system "+t.TempDir()+"\n\tjobrunner {\n\t\tpostgres \""+dsnA+"\"\n\t\tupstream 127.0.0.1:1\n\t}\n}\nhttp://"+address+" {\n"+directive+"\n}\n")
+	raw, err := caddytest.Adapt("{\n\tadmin off\n\tauto_https off\n}\nhttp://" + address + " {\n" + directive + "\n}\n")
 	require.NoError(t, err)
 	require.NoError(t, caddy.Load(raw, true))
 	t.Cleanup(func() {
@@ -65,7 +67,7 @@ func TestDashboardPages(t *testing.T) {
 	require.Equal(t, "jobrunner/", res.Header.Get("Location"))
 	res, body := send(t, http.MethodGet, site+"/jobrunner/", "")
 	require.Equal(t, http.StatusOK, res.StatusCode)
-	require.Equal(t, dashboardPolicy, res.Header.Get("Content-Security-Policy"))
+	require.Equal(t, policy, res.Header.Get("Content-Security-Policy"))
 	require.NotContains(t, body, "http:", "no outside resources")
 	require.NotContains(t, body, "https:")
 	for file, kind := range map[string]string{"app.css": "text/css; charset=utf-8", "app.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"} {
@@ -133,7 +135,7 @@ func TestDashboardActions(t *testing.T) {
 	e := fakerunner.NewDesk()
 	site := desk(t, e, "jobrunner_dashboard {\n\tactions\n}")
 	page := site + "/jobrunner/pause"
-	ok := []string{"Content-Type", "application/json", dashboardHeader, "1", "Origin", site, "Sec-Fetch-Site", "same-origin"}
+	ok := []string{"Content-Type", "application/json", actionHeader, "1", "Origin", site, "Sec-Fetch-Site", "same-origin"}
 	with := func(name, value string) []string { return append(append([]string{}, ok...), name, value) }
 	for name, c := range map[string]struct {
 		header []string
@@ -176,16 +178,16 @@ func TestDashboardCaddyfile(t *testing.T) {
 		"jobrunner_dashboard a", "jobrunner_dashboard /a /b", "jobrunner_dashboard {\n\tx\n}", "jobrunner_dashboard {\n\tactions\n\tactions\n}",
 		"jobrunner_dashboard {\n\tactions on\n}", "jobrunner_dashboard /a/*b",
 	} {
-		_, err := adapt(t, ":1 {\n"+bad+"\n}")
+		_, err := caddytest.Adapt(":1 {\n" + bad + "\n}")
 		require.ErrorContains(t, err, "Caddyfile:", bad)
 	}
-	raw, err := adapt(t, ":1 {\n\treverse_proxy a:1\n\tjobrunner_dashboard /x/ {\n\tactions\n}\n}")
+	raw, err := caddytest.Adapt(":1 {\n\treverse_proxy a:1\n\tjobrunner_dashboard /x/ {\n\tactions\n}\n}")
 	require.NoError(t, err)
 	require.Contains(t, string(raw), `{"match":[{"path":["/x","/x/*"]}],"handle":[{"actions":true,"handler":"jobrunner_dashboard","path":"/x/"}]},{"handle":[{"handler":"reverse_proxy"`)
 }
 
 func TestHistory(t *testing.T) {
-	h := history{runners: make(map[string]*[historySlots]slot)}
+	h := history{runners: make(map[string]*[historyPoints]point)}
 	now := time.Unix(1_000_000_000, 0)
 	at := func(ago time.Duration, kind runner.EventKind, d time.Duration) {
 		h.note(runner.Event{Time: now.Add(-ago), Kind: kind, Runner: "r", Wait: d, Run: d})
@@ -199,17 +201,17 @@ func TestHistory(t *testing.T) {
 	at(0, runner.EventJobRetried, time.Second)
 	at(time.Minute, runner.EventJobNotRun, time.Second)
 	p := h.plots("r", now)
-	require.Len(t, p.Done, historySlots)
+	require.Len(t, p.Done, historyPoints)
 	var done, failed, back uint32
 	for i := range p.Done {
 		done, failed, back = done+p.Done[i], failed+p.Failed[i], back+p.Back[i]
 	}
 	require.Equal(t, [3]uint32{99, 1, 3}, [3]uint32{done, failed, back}, "what is older than an hour is forgotten")
-	i := historySlots - 1 - int(30*time.Minute/historySlot)
+	i := historyPoints - 1 - int(30*time.Minute/historyStep)
 	require.InDelta(t, 1, *p.Run50[i], .6)
 	require.Nil(t, p.Run50[0])
-	require.NotNil(t, p.Wait50[historySlots-1])
-	require.Nil(t, p.Wait50[historySlots-3], "what was not started has not been waited for")
+	require.NotNil(t, p.Wait50[historyPoints-1])
+	require.Nil(t, p.Wait50[historyPoints-3], "what was not started has not been waited for")
 	var all latencies
 	for range 2 {
 		all.add(48 * time.Hour)

@@ -1,4 +1,4 @@
-package jobrunner
+package dashboard
 
 import (
 	"math"
@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	// historySlot is the time that one point of a plot stands for, and
-	// historySlots how many are kept: an hour.
-	historySlot  = 30 * time.Second
-	historySlots = 120
+	// historyStep is the time that one point of a plot stands for, and
+	// historyPoints how many are kept: an hour.
+	historyStep   = 30 * time.Second
+	historyPoints = 120
 	// historyRunners bounds the runners with a past; each takes less than 50 kB.
 	historyRunners = 32
 	// A time falls into one of latencyBuckets, each latencyRatio times as long as
@@ -24,20 +24,21 @@ const (
 	latencyLeast   = time.Millisecond
 )
 
-// past is the last hour of all runners of this process.
-var past = history{started: time.Now(), runners: make(map[string]*[historySlots]slot)}
+// hour is the last hour of all runners of this process. It is global because it goes on over reloads,
+// and dashboards of several configurations show it.
+var hour = history{started: time.Now(), runners: make(map[string]*[historyPoints]point)}
 
 // history remembers how many jobs ended, and how long they took. It lives in
 // memory, of fixed size, and begins anew with the process.
 type history struct {
 	started time.Time
 	mu      sync.Mutex // guards the following
-	runners map[string]*[historySlots]slot
+	runners map[string]*[historyPoints]point
 }
 
-// slot is a point in time.
-type slot struct {
-	// number counts slots since the Unix epoch.
+// point is a point in time.
+type point struct {
+	// number counts points since the Unix epoch.
 	number             int64
 	done, failed, back uint32
 	wait, run          latencies
@@ -74,30 +75,32 @@ func (l *latencies) quantile(share float64) *float64 {
 	return new(latencyLeast.Seconds() * math.Pow(latencyRatio, float64(i)-1+part))
 }
 
-func slotNumber(t time.Time) int64 { return t.UnixNano() / int64(historySlot) }
+func pointNumber(t time.Time) int64 { return t.UnixNano() / int64(historyStep) }
 
-// note is a sink of events.
+// Observe remembers an event for the plots. It does not block.
+func Observe(ev runner.Event) { hour.note(ev) }
+
 func (h *history) note(ev runner.Event) {
 	if !ev.Kind.Final() {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	slots := h.runners[ev.Runner]
-	if slots == nil {
+	points := h.runners[ev.Runner]
+	if points == nil {
 		if len(h.runners) >= historyRunners {
 			return
 		}
-		slots = new([historySlots]slot)
-		h.runners[ev.Runner] = slots
+		points = new([historyPoints]point)
+		h.runners[ev.Runner] = points
 	}
-	n := slotNumber(ev.Time)
-	s := &slots[n%historySlots]
+	n := pointNumber(ev.Time)
+	s := &points[n%historyPoints]
 	switch {
 	case n < s.number:
 		return
 	case n > s.number:
-		*s = slot{number: n}
+		*s = point{number: n}
 	}
 	switch ev.Kind {
 	case runner.EventJobDone:
@@ -116,7 +119,7 @@ func (h *history) note(ev runner.Event) {
 	}
 }
 
-// plots is the last hour of a runner, oldest first. The present slot, which is
+// plots is the last hour of a runner, oldest first. The present point, which is
 // not over, is the last one.
 type plots struct {
 	Runner string    `json:"runner"`
@@ -136,22 +139,22 @@ type plots struct {
 
 // plots returns the last hour of a runner as of a time.
 func (h *history) plots(name string, now time.Time) plots {
-	last := slotNumber(now)
-	begin := time.Unix(0, last*int64(historySlot))
+	last := pointNumber(now)
+	begin := time.Unix(0, last*int64(historyStep))
 	p := plots{
-		Runner: name, End: begin.Add(historySlot).UTC(), Known: h.started.UTC(),
-		Step: historySlot.Seconds(), Elapsed: now.Sub(begin).Seconds(),
+		Runner: name, End: begin.Add(historyStep).UTC(), Known: h.started.UTC(),
+		Step: historyStep.Seconds(), Elapsed: now.Sub(begin).Seconds(),
 	}
-	var slots [historySlots]slot
+	var points [historyPoints]point
 	h.mu.Lock()
 	if kept := h.runners[name]; kept != nil {
-		slots = *kept
+		points = *kept
 	}
 	h.mu.Unlock()
-	for n := last - historySlots + 1; n <= last; n++ {
-		s := slots[n%historySlots]
+	for n := last - historyPoints + 1; n <= last; n++ {
+		s := points[n%historyPoints]
 		if s.number != n {
-			s = slot{}
+			s = point{}
 		}
 		p.Done, p.Failed, p.Back = append(p.Done, s.done), append(p.Failed, s.failed), append(p.Back, s.back)
 		p.Wait50, p.Wait95 = append(p.Wait50, s.wait.quantile(.5)), append(p.Wait95, s.wait.quantile(.95))
@@ -161,7 +164,7 @@ func (h *history) plots(name string, now time.Time) plots {
 }
 
 // history answers with the last hour of one runner.
-func (*Dashboard) history(w http.ResponseWriter, r *http.Request) error {
+func (*Handler) history(w http.ResponseWriter, r *http.Request) error {
 	q, err := admin.Query(r, "runner")
 	if err != nil {
 		return err
@@ -170,5 +173,5 @@ func (*Dashboard) history(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return admin.Answer(w, http.StatusOK, past.plots(name, time.Now()))
+	return admin.Answer(w, http.StatusOK, hour.plots(name, time.Now()))
 }

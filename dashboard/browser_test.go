@@ -1,6 +1,6 @@
 //go:build browser
 
-package jobrunner
+package dashboard
 
 import (
 	"context"
@@ -14,12 +14,13 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
-	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/browsertest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddytest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
 )
 
@@ -121,7 +122,7 @@ func busyStatus(now time.Time) runner.Status {
 func anHour(name string) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	now := time.Now()
-	for ago := time.Hour; ago > 0; ago -= historySlot {
+	for ago := time.Hour; ago > 0; ago -= historyStep {
 		at := now.Add(-ago)
 		wave := 1 + .5*math.Sin(ago.Minutes()/7) + .15*rng.NormFloat64()
 		slow := 1.0
@@ -138,34 +139,25 @@ func anHour(name string) {
 			case x < .02*slow*slow+1:
 				kind = runner.EventJobRetried
 			}
-			past.note(runner.Event{Time: at, Kind: kind, Runner: name, Wait: wait, Run: run})
+			hour.note(runner.Event{Time: at, Kind: kind, Runner: name, Wait: wait, Run: run})
 		}
 	}
 }
 
 // TestScreenshots takes the pictures in docs.
 func TestScreenshots(t *testing.T) {
-	record(t)
-	fake := newEngine
-	newEngine = func(runner.Config) (supervisor.Engine, error) {
-		return &busySite{fakerunner.Engine{Says: busyStatus(time.Now())}}, nil
-	}
-	t.Cleanup(func() { newEngine = fake })
-	past = history{started: time.Now().Add(-2 * time.Hour), runners: make(map[string]*[historySlots]slot)}
-	anHour(defaultName)
+	fakerunner.Run(t, "default", &busySite{fakerunner.Engine{Says: busyStatus(time.Now())}}, zap.NewNop())
+	hour = history{started: time.Now().Add(-2 * time.Hour), runners: make(map[string]*[historyPoints]point)}
+	anHour("default")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	address := l.Addr().String()
 	l.Close()
-	raw, err := adapt(t, `{
+	raw, err := caddytest.Adapt(`{
 		admin off
 		auto_https off
-		jobrunner {
-			postgres "`+dsnA+`"
-			upstream 127.0.0.1:1
-		}
 	}
-	http://`+address+` {
+	http://` + address + ` {
 		jobrunner_dashboard {
 			actions
 		}
@@ -185,7 +177,7 @@ func TestScreenshots(t *testing.T) {
 			p.Until("document.querySelector('#answer dl')")
 			browsertest.Eval[any](p, "document.activeElement.blur(), scrollTo(0, 0), null")
 		}
-		p.Screenshot(filepath.Join("docs", name+".png"))
+		p.Screenshot(filepath.Join("..", "docs", name+".png"))
 	}
 	shoot("dashboard", browsertest.Device{Width: 1440, Height: 1180})
 	shoot("dashboard-dark", browsertest.Device{Width: 1440, Height: 1720, Dark: true})
