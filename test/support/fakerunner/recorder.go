@@ -5,6 +5,7 @@ package fakerunner
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
@@ -89,11 +90,11 @@ type recorded struct {
 
 // describe shows what the tests change of a configuration.
 func describe(cfg runner.Config) string {
-	s := cfg.Name
+	words := []string{cfg.Name}
 	for _, c := range cfg.Channels {
-		s += fmt.Sprintf(" %s:%d", c.Name, c.Capacity)
+		words = append(words, fmt.Sprintf("%s:%d", c.Name, c.Capacity))
 	}
-	return s
+	return strings.Join(words, " ")
 }
 
 func (e *recorded) Start() {
