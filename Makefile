@@ -152,7 +152,7 @@ soak: ## Let faults happen at random for SOAK (default 30m); SEED repeats a run
 ## watch
 .PHONY: test-browser
 test-browser: ## Drive the dashboard in a headless Chromium, and take the pictures in docs (needs chromium)
-	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) -tags $(TAGS),browser -run 'Screenshots|Browser' . ./test/integration
+	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) -tags $(TAGS),browser -run 'Screenshots|Browser' ./dashboard ./test/integration
 
 .PHONY: test-deploy
 test-deploy: ## Check deploy/ with the real tools (needs promtool and systemd-analyze)

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/site"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
@@ -36,7 +37,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	return httpcaddyfile.App{Name: "jobrunner", Value: caddyconfig.JSON(app, nil)}, nil
 }
 
-// UnmarshalCaddyfile adds the runner of one block. Every option may stand once,
+// UnmarshalCaddyfile adds the runner of one block. Every option may be given once,
 // and all of them may be left out:
 //
 //	jobrunner [<name>] {
@@ -66,15 +67,15 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		shutdown_timeout  <duration>
 //	}
 //
-// channel may stand any number of times, for different channels.
+// channel may be given any number of times, for different channels.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.Next() {
 		name := defaultName
 		if d.NextArg() {
 			name = d.Val()
 		}
-		if !runnerNames.MatchString(name) {
-			return d.Errf("invalid runner name %q: it consists of letters, digits, '_', '-' and '.'", name)
+		if err := checkName(name); err != nil {
+			return d.WrapErr(err)
 		}
 		if a.Runners[name] != nil {
 			return d.Errf("a second jobrunner block for the runner %q", name)
@@ -134,7 +135,7 @@ func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// checkOption refuses options that stand twice, and braces where there is no
+// checkOption refuses options that are given twice, and braces where there is no
 // block: the parser of the line before has left them over.
 func checkOption(d *caddyfile.Dispenser, seen map[string]bool, block string) error {
 	option := d.Val()
@@ -177,7 +178,7 @@ func (r *Runner) parseSite(d *caddyfile.Dispenser) error {
 	if hasPlaceholder(r.Site) {
 		return nil
 	}
-	if _, err := parseSite(r.Site); err != nil {
+	if err := site.CheckAddress(r.Site); err != nil {
 		return d.WrapErr(err)
 	}
 	return nil
@@ -192,7 +193,7 @@ func (r *Runner) parseUpstreams(d *caddyfile.Dispenser) error {
 		if hasPlaceholder(address) {
 			continue
 		}
-		if _, err := parseUpstream(address); err != nil {
+		if err := site.CheckUpstream(address); err != nil {
 			return d.WrapErr(err)
 		}
 	}
@@ -202,9 +203,10 @@ func (r *Runner) parseUpstreams(d *caddyfile.Dispenser) error {
 // hasPlaceholder reports whether only the server knows the value.
 func hasPlaceholder(s string) bool { return strings.Contains(s, "{") }
 
-// parseChannels reads upstream's configuration string into channels. It keeps
-// upstream's meaning, except that a leading "root:0" is refused: there it switches
-// the runner off, while the scheduler takes it as "no limit" (contract.md 2.2, 4).
+// parseChannels reads the configuration string of OCA's runner into channels. It
+// keeps its meaning, except that a leading "root:0" is refused: OCA's runner is
+// switched off by it, while the scheduler takes it as "no limit" (docs/contract.md
+// 2.2, 4).
 func (r *Runner) parseChannels(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) == 0 {
@@ -227,7 +229,7 @@ func (r *Runner) parseChannels(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// databaseChannels is what stands in the place of a configuration string when
+// databaseChannels takes the place of a configuration string when
 // channels are configured in the databases.
 const databaseChannels = "database"
 
@@ -388,7 +390,7 @@ func (c *Channel) parseLimit(d *caddyfile.Dispenser, option string) error {
 }
 
 // parseCapacity reads the capacity of a typed option. What 0 and negative numbers
-// mean to upstream is in nobody's mind who writes them here, so they are refused.
+// mean to OCA's runner is hardly what a reader expects here, so they are refused.
 func parseCapacity(s string) (int, error) {
 	n, err := strconv.Atoi(s)
 	if err != nil {
@@ -400,8 +402,8 @@ func parseCapacity(s string) (int, error) {
 	return n, nil
 }
 
-// parseThrottle reads a duration; a bare number counts seconds, as in upstream's
-// configuration string.
+// parseThrottle reads a duration; a bare number counts seconds, as in the
+// configuration string of OCA's runner.
 func parseThrottle(s string) (caddy.Duration, error) {
 	d, err := caddy.ParseDuration(s)
 	if seconds, atoi := strconv.Atoi(s); atoi == nil {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 )
 
 // quietly makes a configuration around the JSON of the app that logs nothing.
@@ -24,9 +26,8 @@ func tryConfig(t *testing.T, app []byte) error {
 	var cfg *caddy.Config
 	require.NoError(t, json.Unmarshal(quietly(app), &cfg))
 	err := caddy.Validate(cfg)
-	_, left := supervisors.References(supervisorKey{})
-	require.False(t, left, "validating leaves nothing behind")
-	require.Empty(t, rec.take(), "validating starts nothing")
+	require.Zero(t, supervisor.References(), "validating leaves nothing behind")
+	require.Empty(t, rec.Take(), "validating starts nothing")
 	return err
 }
 

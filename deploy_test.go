@@ -17,13 +17,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/metrics"
 )
 
 // metricNames are all that we have, with the suffixes that histograms bring along.
 func metricNames(t *testing.T) map[string]bool {
 	t.Helper()
 	descs := make(chan *prometheus.Desc, 100)
-	for _, c := range append([]prometheus.Collector{liveMetrics{}}, eventCollectors...) {
+	for _, c := range metrics.Collectors() {
 		c.Describe(descs)
 	}
 	close(descs)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,6 +20,13 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
 )
+
+// oneServer is the upstream of a world without servers.
+type oneServer struct{}
+
+func (oneServer) Upstreams(context.Context) ([]driver.Upstream, error) {
+	return []driver.Upstream{{Name: "odoo"}}, nil
+}
 
 // BenchmarkDispatch runs jobs without PostgreSQL and Odoo: what is left are the
 // engine, its log and its events, and the mock.
@@ -72,4 +80,12 @@ func BenchmarkPublish(b *testing.B) {
 			publish(ev)
 		}
 	}
+}
+
+// processorTime is what the process has used, in the kernel too.
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -78,7 +78,7 @@ func (d *OdooDriver) Provision(ctx caddy.Context) error {
 			return errors.New("basic_auth needs a user")
 		}
 		if literal(d.BasicAuth.Password) {
-			ctx.Logger().Warn("the password of basic_auth is written out, so everybody can read it who reaches the admin API; use {file.*} or {env.*}")
+			ctx.Logger().Warn("the password of basic_auth is written out, so everyone who reaches the admin API can read it; use {file.*} or {env.*}")
 		}
 	}
 	d.build()

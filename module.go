@@ -7,44 +7,37 @@
 package jobrunner
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"regexp"
 	"slices"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"go.uber.org/zap"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/dashboard"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/alerts"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/command"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/metrics"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/tracing"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
 func init() {
 	caddy.RegisterModule(App{})
+	caddycmd.RegisterCommand(command.New())
 }
-
-// driverNamespace is where the modules of task drivers live.
-const driverNamespace = "jobrunner.drivers"
-
-// defaultName is the name of a runner whose block has none.
-const defaultName = "default"
-
-// runnerNames is what runners may be called: their names stand in the paths of
-// the admin API and in metrics.
-var runnerNames = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 
 // App runs the jobs of Odoo's queue_job on the Odoo servers that Caddy proxies to.
 //
-// It holds any number of runners. Each has a PostgreSQL cluster, a set of Odoo
-// servers and a channel tree of its own. A configuration reload does not disturb
-// running jobs: connections, locks and open requests go on, and the new channels,
+// It holds any number of runners. Each has its own PostgreSQL cluster, set of Odoo
+// servers and channel tree. A configuration reload does not disturb running jobs: connections, locks and open requests go on, and the new channels,
 // servers and options apply from the next job on.
 //
 // PostgreSQL or Odoo being down is never a configuration error: Caddy serves its
@@ -54,10 +47,12 @@ type App struct {
 	// is the runner `default`. Names consist of letters, digits, `_`, `-` and `.`.
 	Runners map[string]*Runner `json:"runners,omitempty"`
 
-	supervisor *supervisor
-	generation *generation
-	// traced is set while this configuration holds the tracer.
-	traced bool
+	supervisor *supervisor.Supervisor
+	generation *supervisor.Generation
+	// odoo is what Odoo's own configuration says, by runner; nil without odoo_config.
+	odoo map[string]*odooconf.Config
+	// untrace gives the tracer back; nil if this configuration has none.
+	untrace func() error
 }
 
 // Runner configures one job runner: one PostgreSQL cluster, one set of Odoo
@@ -70,7 +65,7 @@ type Runner struct {
 	// suffice without it. The database that it names is where the leader of
 	// several Caddy nodes is elected. Default: `postgres`.
 	//
-	// It must reach PostgreSQL itself or a pooler in session mode, for LISTEN and
+	// It must reach PostgreSQL itself or a pooler in session mode, because LISTEN and
 	// session locks do not survive transaction pooling.
 	//
 	// Placeholders such as `{env.ODOO_DSN}` are resolved by the server when it
@@ -117,8 +112,8 @@ type Runner struct {
 	// them. Default: `root` with capacity 1, which means one job at a time.
 	Channels map[string]*Channel `json:"channels,omitempty"`
 
-	// Gives each database a channel tree of its own, which stands in Odoo's table
-	// `queue_job_channel`, as the newest releases of `queue_job` have it. Excludes
+	// Gives each database its own channel tree, which Odoo keeps in the table
+	// `queue_job_channel`, as the newest releases of `queue_job` do. Excludes
 	// `channels`. Default: one tree, that of `channels`, for all databases.
 	DatabaseChannels *DatabaseChannels `json:"database_channels,omitempty"`
 
@@ -200,44 +195,76 @@ func (App) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision resolves the configuration. It connects to nothing and starts
-// nothing, for it runs in `caddy validate` too (caddy.md 3).
+// nothing, because `caddy validate` calls it too.
 func (a *App) Provision(ctx caddy.Context) error {
 	log := ctx.Logger()
-	gen := &generation{logger: log, runners: make(map[string]*member), emit: emitter(ctx)}
-	a.generation = gen
+	gen := &supervisor.Generation{Logger: log, Runners: make(map[string]*supervisor.Member), Emit: alerts.Emitter(ctx)}
+	a.generation, a.odoo = gen, make(map[string]*odooconf.Config)
 	for _, name := range slices.Sorted(maps.Keys(a.Runners)) {
-		if !runnerNames.MatchString(name) {
-			return fmt.Errorf("runner %q: a name consists of letters, digits, '_', '-' and '.'", name)
+		if err := checkName(name); err != nil {
+			return err
 		}
-		m, err := a.Runners[name].provision(ctx, name, log)
+		cfg, odoo, err := a.Runners[name].resolved(ctx, log.With(zap.String("runner", name)))
 		if err != nil {
 			return fmt.Errorf("runner %s: %w", name, err)
 		}
-		gen.runners[name] = m
+		gen.Runners[name], a.odoo[name] = wire(ctx, name, cfg), odoo
 	}
 	if err := a.trace(ctx); err != nil {
 		return err
 	}
-	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+	if err := metrics.Register(ctx.GetMetricsRegistry()); err != nil {
 		return err
 	}
-	value, _, err := supervisors.LoadOrNew(supervisorKey{}, newSupervisor)
+	sup, err := supervisor.Acquire()
 	if err != nil {
-		return fmt.Errorf("loading the supervisor: %w", err)
-	}
-	sup, ok := value.(*supervisor)
-	if !ok {
-		return fmt.Errorf("the supervisor is a %T", value)
+		return err
 	}
 	a.supervisor = sup
 	return nil
 }
 
-// Validate lets the engine look at its configuration.
+// publish hands an event of a runner on to all who observe the runners. It is called from their loops,
+// so none of them blocks.
+func publish(ev runner.Event) {
+	admin.Observe(ev)  // GET /jobrunner/events
+	alerts.Observe(ev) // Caddy's events app
+	dashboard.Observe(ev)
+	metrics.Observe(ev)
+}
+
+// newEngine makes the runner of a configuration that comes into force. Tests put a fake in its place.
+var newEngine = func(cfg runner.Config) (supervisor.Engine, error) { return runner.New(cfg) }
+
+// wire makes a resolved configuration a member of a generation, and says who hears of what happens.
+func wire(ctx caddy.Context, name string, cfg runner.Config) *supervisor.Member {
+	cfg.Name = name
+	cfg.Exiting = caddy.Exiting
+	cfg.Events = publish
+	return &supervisor.Member{Config: cfg, New: newEngine, Identity: connectionIdentity(cfg.Postgres), Storage: ctx.Storage()}
+}
+
+// trace gives the runners the tracer, if they are to be traced.
+func (a *App) trace(ctx caddy.Context) error {
+	if len(a.Runners) == 0 {
+		return nil
+	}
+	tracer, release, err := tracing.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	a.untrace = release
+	for _, m := range a.generation.Runners {
+		m.Config.Tracing = tracer
+	}
+	return nil
+}
+
+// Validate checks what Provision has resolved.
 func (a *App) Validate() error {
-	for _, name := range slices.Sorted(maps.Keys(a.generation.runners)) {
-		if _, err := newEngine(a.generation.runners[name].config); err != nil {
-			return fmt.Errorf("runner %s: %w", name, err)
+	for _, name := range slices.Sorted(maps.Keys(a.generation.Runners)) {
+		if err := a.generation.Runners[name].Config.Validate(); err != nil {
+			return err // it says which runner
 		}
 	}
 	return nil
@@ -246,287 +273,41 @@ func (a *App) Validate() error {
 // Start hands the configuration to the supervisor, which puts it into force when
 // Caddy has stopped the one before.
 func (a *App) Start() error {
-	a.supervisor.push(a.generation)
+	a.supervisor.Push(a.generation)
 	return nil
 }
 
 // Stop withdraws the configuration. On exit it waits for running jobs, as long
 // as shutdown_timeout says; on reload it does not wait.
 func (a *App) Stop() error {
-	a.supervisor.release(a.generation)
+	a.supervisor.Withdraw(a.generation)
 	return nil
 }
 
-// Cleanup withdraws the configuration if Stop has not: Caddy does not call Stop
-// after a failed start (caddy.md 1.1).
+// Cleanup withdraws the configuration if Stop has not: after a failed start, Caddy
+// does not stop the app whose start failed, nor those that it had not started yet.
 func (a *App) Cleanup() error {
 	var errs []error
 	if a.supervisor != nil {
-		a.supervisor.release(a.generation)
+		a.supervisor.Withdraw(a.generation)
 		a.supervisor = nil
-		if _, err := supervisors.Delete(supervisorKey{}); err != nil {
-			errs = append(errs, fmt.Errorf("releasing the supervisor: %w", err))
-		}
+		errs = append(errs, supervisor.Release())
 	}
 	// After the supervisor: what it stops may end spans.
-	if a.traced {
-		a.traced = false
-		if _, err := tracers.Delete(tracerKey{}); err != nil {
-			errs = append(errs, fmt.Errorf("releasing the tracer: %w", err))
-		}
+	if a.untrace != nil {
+		errs = append(errs, a.untrace())
 	}
 	return errors.Join(errs...)
 }
 
-// provision resolves the configuration of one runner.
-func (r *Runner) provision(ctx caddy.Context, name string, log *zap.Logger) (*member, error) {
-	if r == nil {
-		return nil, errors.New("it is null")
+// Subjects implements [doctor.Source].
+func (a *App) Subjects() []doctor.Subject {
+	var subjects []doctor.Subject
+	for _, name := range slices.Sorted(maps.Keys(a.generation.Runners)) {
+		m := a.generation.Runners[name]
+		subjects = append(subjects, doctor.Subject{Config: m.Config, Odoo: a.odoo[name]})
 	}
-	log = log.With(zap.String("runner", name))
-	r, conf, err := r.withOdooConfig(log)
-	if err != nil {
-		return nil, err
-	}
-	pg, err := r.connection(log)
-	if err != nil {
-		return nil, err
-	}
-	if conf != nil && conf.DBPassword != "" && r.PostgresPassword == "" {
-		pg.Password = conf.DBPassword
-	}
-	databases, err := resolveAll("databases", r.Databases)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := postgres.Patterns(databases); err != nil {
-		return nil, fmt.Errorf("databases: %w", err)
-	}
-	tree, bounds, err := r.trees(log)
-	if err != nil {
-		return nil, err
-	}
-	if r.DiscoverInterval < 0 {
-		return nil, errors.New("discover_interval must not be negative")
-	}
-	if r.RescueStartedAfter < 0 {
-		return nil, errors.New("rescue_started_after must not be negative")
-	}
-	drv, err := r.driver(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if conf != nil {
-		useBasicAuth(drv, conf)
-	}
-	targets, err := r.targets(ctx, log)
-	if err != nil {
-		return nil, err
-	}
-	return &member{
-		odoo:     conf,
-		identity: connectionIdentity(pg),
-		storage:  ctx.Storage(),
-		config: runner.Config{
-			Name:               name,
-			Postgres:           pg,
-			Databases:          databases,
-			Driver:             drv,
-			Targets:            targets,
-			Channels:           tree,
-			DatabaseChannels:   bounds,
-			DiscoverInterval:   time.Duration(r.DiscoverInterval),
-			ShutdownTimeout:    r.shutdownTimeout(),
-			RescueStartedAfter: time.Duration(r.RescueStartedAfter),
-			Logger:             log,
-			Exchanges:          exchanges,
-			Exiting:            caddy.Exiting,
-			Events:             publish,
-			Elected:            func(ctx context.Context) { elected(ctx, name) },
-		},
-	}, nil
-}
-
-// targets finds the Odoo servers.
-func (r *Runner) targets(ctx caddy.Context, log *zap.Logger) (runner.Targets, error) {
-	if r.Site != "" && len(r.Upstreams) > 0 {
-		return nil, errors.New("site and upstreams exclude each other")
-	}
-	if len(r.Upstreams) > 0 {
-		addresses, err := resolveAll("upstream", r.Upstreams)
-		if err != nil {
-			return nil, err
-		}
-		return explicitTargets(addresses)
-	}
-	site, err := resolve("site", r.Site)
-	if err != nil {
-		return nil, err
-	}
-	return siteTargets(ctx, site, log)
-}
-
-// driver loads the task driver.
-func (r *Runner) driver(ctx caddy.Context) (driver.Driver, error) {
-	var mod any
-	var err error
-	if r.DriverRaw == nil {
-		mod, err = ctx.LoadModuleByID(driverNamespace+".odoo", nil)
-	} else {
-		mod, err = ctx.LoadModule(r, "DriverRaw")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("driver: %w", err)
-	}
-	drv, ok := mod.(driver.Driver)
-	if !ok {
-		return nil, fmt.Errorf("driver: module %T is no task driver", mod)
-	}
-	return drv, nil
-}
-
-// channels turns the map into what the scheduler takes.
-func (r *Runner) channels(log *zap.Logger) ([]channels.Config, error) {
-	var tree []channels.Config
-	seen := make(map[string]bool)
-	for _, key := range slices.Sorted(maps.Keys(r.Channels)) {
-		name := channels.Normalize(key)
-		if seen[name] {
-			return nil, fmt.Errorf("channel %s is configured twice, with and without root", name)
-		}
-		seen[name] = true
-		c := r.Channels[key]
-		if c == nil {
-			c = new(Channel)
-		}
-		if c.Throttle < 0 {
-			return nil, fmt.Errorf("channel %s: throttle must not be negative", name)
-		}
-		cfg := c.config(name)
-		if err := cfg.Validate(); err != nil {
-			return nil, err
-		}
-		switch {
-		case cfg.Capacity == 0:
-			log.Warn("a channel with capacity 0 has no limit, as in Odoo's own runner", zap.String("channel", name))
-		case cfg.Capacity < 0:
-			log.Warn("a channel with a negative capacity never runs a job, as in Odoo's own runner; paused says so more clearly", zap.String("channel", name))
-		}
-		if cfg.CapacityDefault < 0 {
-			log.Warn("below a channel with a negative capacity_default, channels that are not configured never run a job, as in Odoo's own runner", zap.String("channel", name))
-		}
-		tree = append(tree, cfg)
-	}
-	return tree, nil
-}
-
-// trees returns the channel tree of all databases, or else what bounds those
-// that each of them has.
-func (r *Runner) trees(log *zap.Logger) (tree []channels.Config, bounds *channels.Capacities, err error) {
-	if r.DatabaseChannels == nil {
-		tree, err = r.channels(log)
-		return tree, nil, err
-	}
-	bounds, err = r.capacities(log)
-	return nil, bounds, err
-}
-
-// capacities turns database_channels into what the scheduler takes.
-func (r *Runner) capacities(log *zap.Logger) (*channels.Capacities, error) {
-	if len(r.Channels) > 0 {
-		return nil, errors.New("channels and database_channels exclude each other")
-	}
-	c, err := r.DatabaseChannels.config()
-	if err != nil {
-		return nil, fmt.Errorf("database_channels: %w", err)
-	}
-	if c.Max == 0 {
-		log.Warn("max_capacity is 0, so no job runs in any database")
-	}
-	return c, nil
-}
-
-func (c *DatabaseChannels) config() (*channels.Capacities, error) {
-	out := &channels.Capacities{Max: 1}
-	if c.MaxCapacity != nil {
-		out.Max = *c.MaxCapacity
-	}
-	if out.Max < 0 {
-		return nil, errors.New("max_capacity must not be negative")
-	}
-	if c.DBMaxCapacity == "" {
-		return out, nil
-	}
-	var err error
-	if out.Rules, err = channels.ParseCapacityRules(c.DBMaxCapacity); err != nil {
-		return nil, fmt.Errorf("db_max_capacity: %w", err)
-	}
-	return out, nil
-}
-
-// config returns the channel as the scheduler takes it.
-func (c *Channel) config(name string) channels.Config {
-	capacity := 1
-	if c.Capacity != nil {
-		capacity = *c.Capacity
-	}
-	return channels.Config{
-		Name:              name,
-		Capacity:          capacity,
-		Sequential:        c.Sequential,
-		Throttle:          time.Duration(c.Throttle),
-		Paused:            c.Paused,
-		CapacityDefault:   c.CapacityDefault,
-		SequentialDefault: c.SequentialDefault,
-	}
-}
-
-// shutdownTimeout returns how long to wait on exit, negative for not at all.
-func (r *Runner) shutdownTimeout() time.Duration {
-	switch {
-	case r.ShutdownTimeout == nil:
-		return runner.ShutdownTimeoutDefault
-	case *r.ShutdownTimeout <= 0:
-		return -1
-	}
-	return time.Duration(*r.ShutdownTimeout)
-}
-
-// resolve replaces placeholders. The result may be a secret: it is kept out of
-// the fields that Caddy shows (caddy.md 3).
-func resolve(option, value string) (string, error) {
-	out, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w%s", option, err, unreadable(value))
-	}
-	return out, nil
-}
-
-var filePlaceholder = regexp.MustCompile(`\{file\.([^{}]+)\}`)
-
-// unreadable says which file of a placeholder cannot be read, for Caddy itself
-// only says that the placeholder is empty.
-func unreadable(value string) string {
-	for _, match := range filePlaceholder.FindAllStringSubmatch(value, -1) {
-		f, err := os.Open(match[1])
-		if err != nil {
-			return fmt.Sprintf(" (%v)", err)
-		}
-		_ = f.Close()
-	}
-	return ""
-}
-
-func resolveAll(option string, values []string) ([]string, error) {
-	var out []string
-	for _, value := range values {
-		v, err := resolve(option, value)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, v)
-	}
-	return out, nil
+	return subjects
 }
 
 // Interface guards.
@@ -535,4 +316,5 @@ var (
 	_ caddy.Provisioner  = (*App)(nil)
 	_ caddy.Validator    = (*App)(nil)
 	_ caddy.CleanerUpper = (*App)(nil)
+	_ doctor.Source      = (*App)(nil)
 )

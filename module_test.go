@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -85,6 +86,24 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, []string{"http://10.0.0.5:8069"}, upstreamNames(t, cfg))
 }
 
+// TestSite: the address of the site may come from the environment.
+func TestSite(t *testing.T) {
+	const sites = `
+odoo.example.com {
+	reverse_proxy 10.0.0.5:8069
+}
+grafana.example.com {
+	reverse_proxy 10.0.0.5:3000
+}`
+	t.Setenv("DOMAIN", "odoo.example.com")
+	cfgs, err := validate(t, block("postgres host=db\nsite {env.DOMAIN}")+sites)
+	require.NoError(t, err)
+	require.Equal(t, []string{"http://10.0.0.5:8069"}, upstreamNames(t, cfgs["default"]))
+	t.Setenv("DOMAIN", "odoo.example.com/odoo")
+	_, err = validate(t, block("postgres host=db\nsite {env.DOMAIN}")+sites)
+	require.ErrorContains(t, err, "it must be a host, without path")
+}
+
 // TestSeveralRunners: each has its own settings.
 func TestSeveralRunners(t *testing.T) {
 	cfgs, err := validate(t, `{
@@ -142,7 +161,7 @@ func TestJSONErrors(t *testing.T) {
 	const good = `"postgres": "host=db", "upstreams": ["http://a"]`
 	for name, c := range map[string]struct{ runner, want string }{
 		"null":                  {`"default": null`, "runner default: it is null"},
-		"name":                  {`"a/b": {` + good + `}`, `runner "a/b": a name consists of`},
+		"name":                  {`"a/b": {` + good + `}`, `invalid runner name "a/b": it consists of`},
 		"site and upstreams":    {`"default": {` + good + `, "site": "x"}`, "site and upstreams exclude each other"},
 		"channel twice":         {`"default": {` + good + `, "channels": {"mail": {}, "root.mail": {}}}`, "channel root.mail is configured twice"},
 		"negative throttle":     {`"default": {` + good + `, "channels": {"mail": {"throttle": -1}}}`, "channel root.mail: throttle must not be negative"},
@@ -160,8 +179,8 @@ func TestJSONErrors(t *testing.T) {
 	}
 }
 
-// TestUnlimitedAndNever: JSON keeps upstream's meaning of 0 and of negative
-// numbers, so that a configuration string survives being adapted.
+// TestUnlimitedAndNever: JSON keeps what 0 and negative numbers mean to OCA's
+// runner, so that a configuration string survives being adapted.
 func TestUnlimitedAndNever(t *testing.T) {
 	cfgs, err := validate(t, block("postgres host=db\nupstream http://a\nchannels root:4,mail:0,off:-1,plain"))
 	require.NoError(t, err)
@@ -233,6 +252,18 @@ func TestConnectionIdentity(t *testing.T) {
 	}
 }
 
+// TestTracing: runners are traced if the environment says so.
+func TestTracing(t *testing.T) {
+	lines := block("postgres host=db\nupstream a:1")
+	cfgs, err := validate(t, lines)
+	require.NoError(t, err)
+	require.Nil(t, cfgs["default"].Tracing)
+	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1")
+	cfgs, err = validate(t, lines)
+	require.NoError(t, err)
+	require.NotNil(t, cfgs["default"].Tracing)
+}
+
 // TestCleanupAfterPartialProvision: Caddy cleans up what it could not provision.
 func TestCleanupAfterPartialProvision(t *testing.T) {
 	require.NoError(t, new(App).Cleanup())
@@ -242,10 +273,10 @@ func TestCleanupAfterPartialProvision(t *testing.T) {
 	require.Error(t, a.Provision(ctx))
 	require.NoError(t, a.Cleanup())
 	require.NoError(t, a.Cleanup())
-	require.Zero(t, references())
+	require.Zero(t, supervisor.References())
 }
 
-// TestDatabaseChannels: the limits of trees that stand in the databases.
+// TestDatabaseChannels: the limits of trees that are in the databases.
 func TestDatabaseChannels(t *testing.T) {
 	cfgs, err := validate(t, block(`postgres host=db
 	upstream a:1

@@ -34,7 +34,7 @@ func (r *Runner) withOdooConfig(log *zap.Logger) (*Runner, *odooconf.Config, err
 	if open {
 		if out.DatabaseChannels = odooDatabaseChannels(conf); out.DatabaseChannels != nil {
 			fields = append(fields, zap.String("channels",
-				"those of the databases (channels database), for there is max_capacity or db_max_capacity and no channels"))
+				"those of the databases (channels database), because there is max_capacity or db_max_capacity and no channels"))
 		}
 	}
 	log.Info("taking settings from Odoo's configuration, where the jobrunner block has none", fields...)
@@ -106,8 +106,8 @@ func odooDatabases(conf *odooconf.Config, log *zap.Logger) ([]string, error) {
 	return nil, nil
 }
 
-// odooDatabaseChannels are the limits of the mode in which channels stand in each
-// database, nil if it is not that mode. A max_capacity that switches Odoo's own
+// odooDatabaseChannels are the limits of the mode in which each database has its own
+// channels, nil if it is not that mode. A max_capacity that switches Odoo's own
 // runner off is none of ours.
 func odooDatabaseChannels(conf *odooconf.Config) *DatabaseChannels {
 	limit := conf.MaxCapacity

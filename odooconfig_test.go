@@ -205,7 +205,7 @@ type resolvedRunner struct {
 	Databases []string            `json:"databases"`
 	Upstreams []string            `json:"upstreams"`
 	Channels  map[string]*Channel `json:"channels"`
-	// InDatabases are the bounds where the channels stand in the databases.
+	// InDatabases are the bounds where the channels are in the databases.
 	InDatabases *channels.Capacities `json:"database_channels,omitempty"`
 	BasicAuth   string               `json:"basic_auth_user,omitempty"`
 }

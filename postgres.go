@@ -44,10 +44,10 @@ func (r *Runner) connection(log *zap.Logger) (*pgx.ConnConfig, error) {
 		pg.Password = password
 	}
 	if literalPassword(r.Postgres) {
-		log.Warn("postgres contains a password, which everybody can read who reaches the admin API; use postgres_password with {file.*} or {env.*}")
+		log.Warn("postgres contains a password, which everyone who reaches the admin API can read; use postgres_password with {file.*} or {env.*}")
 	}
 	if literal(r.PostgresPassword) {
-		log.Warn("postgres_password is written out, so everybody can read it who reaches the admin API; use {file.*} or {env.*}")
+		log.Warn("postgres_password is written out, so everyone who reaches the admin API can read it; use {file.*} or {env.*}")
 	}
 	return pg, nil
 }
@@ -67,11 +67,11 @@ var (
 	urlPassword   = regexp.MustCompile(`^postgres(ql)?://[^:/@?]*:[^@]+@`)
 	paramPassword = regexp.MustCompile(`(^|[\s?&])password\s*=\s*('[^']|[^'\s&])`)
 	// connectionShape is what a connection string looks like. In anything else a
-	// password may stand anywhere, or be all there is.
+	// password may be anywhere, or be all there is.
 	connectionShape = regexp.MustCompile(`^(postgres(ql)?://([^:@/?]*@)?[^@]*|(\s*\w+\s*=\s*('[^']*'|[^\s']*))*\s*)$`)
 )
 
-// literal reports whether a secret stands in the configuration itself.
+// literal reports whether a secret is written out in the configuration.
 func literal(secret string) bool { return placeholders.ReplaceAllString(secret, "") != "" }
 
 // literalPassword reports whether a connection string contains a password that

@@ -20,7 +20,7 @@ func (m *Manager) Configure(cfgs []Config) error {
 	for _, cfg := range cfgs {
 		name := Normalize(cfg.Name)
 		if _, ok := wanted[name]; ok {
-			errs = append(errs, fmt.Errorf("channel %s: configured twice", name))
+			errs = append(errs, fmt.Errorf("channel %s is configured twice", name))
 		}
 		errs = append(errs, cfg.Validate())
 		wanted[name] = cfg

@@ -208,7 +208,7 @@ func TestReconfigureRefused(t *testing.T) {
 		want string
 	}{
 		{[]Config{{Name: "A", Capacity: 1}, {Name: "S", Capacity: 2, Sequential: true}}, "channel root.S: a sequential channel must have a capacity of 1"},
-		{[]Config{{Name: "A", Capacity: 1}, {Name: "root.A", Capacity: 2}}, "channel root.A: configured twice"},
+		{[]Config{{Name: "A", Capacity: 1}, {Name: "root.A", Capacity: 2}}, "channel root.A is configured twice"},
 	} {
 		require.EqualError(t, f.Configure(c.cfgs), c.want)
 		require.Equal(t, before, f.Channels())

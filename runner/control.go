@@ -39,6 +39,17 @@ func (p *Pause) String() string {
 	return s
 }
 
+// Scope says what kind of thing is paused: "all", "database" or "channel".
+func (p *Pause) Scope() string {
+	switch {
+	case p.Database != "":
+		return "database"
+	case p.Channel != "":
+		return "channel"
+	}
+	return "all"
+}
+
 // sameAs reports whether two pauses concern the same thing.
 func (p *Pause) sameAs(o *Pause) bool { return p.Database == o.Database && p.Channel == o.Channel }
 

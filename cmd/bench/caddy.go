@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,7 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddyproc"
 )
 
@@ -156,30 +156,19 @@ func (c *caddy) load(ctx context.Context, channels string) error {
 	return err
 }
 
-// runnerStatus is what is read of GET /jobrunner/status.
-type runnerStatus struct {
-	Databases map[string]int `json:"databases"`
-	Jobs      struct {
-		Pending int `json:"pending"`
-		Failed  int `json:"failed"`
-	} `json:"jobs"`
-}
-
-func (c *caddy) status(ctx context.Context) (s runnerStatus, err error) {
-	body, err := c.get(ctx, "/jobrunner/status")
+func (c *caddy) status(ctx context.Context) (api.Status, error) {
+	client, err := api.NewClient(c.admin)
 	if err != nil {
-		return s, err
+		return api.Status{}, fmt.Errorf("asking for the status: %w", err)
 	}
-	var all struct {
-		Runners []runnerStatus `json:"runners"`
+	all, err := client.Status(ctx, "")
+	switch {
+	case err != nil:
+		return api.Status{}, fmt.Errorf("asking for the status: %w", err)
+	case len(all) != 1:
+		return api.Status{}, fmt.Errorf("reading the status: %d runners", len(all))
 	}
-	if err := json.Unmarshal(body, &all); err != nil {
-		return s, fmt.Errorf("reading the status: %w", err)
-	}
-	if len(all.Runners) != 1 {
-		return s, fmt.Errorf("reading the status: %d runners", len(all.Runners))
-	}
-	return all.Runners[0], nil
+	return all[0], nil
 }
 
 // waitReady waits until all databases are served.

@@ -16,7 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
-	jobrunner "github.com/caddy-jobrunner/caddy-jobrunner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/drivertest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
@@ -85,7 +85,7 @@ func TestDoctor(t *testing.T) {
 	for _, c := range doctorCases() {
 		covered[c.code] = true
 	}
-	for _, code := range jobrunner.DoctorCodes() {
+	for _, code := range doctor.Codes() {
 		require.True(t, covered[code], "no case sets up %s", code)
 		delete(covered, code)
 	}

@@ -141,7 +141,10 @@ func (d *Driver) begin(ctx context.Context, up driver.Upstream, t driver.Task) (
 	return b
 }
 
-// merge adds cookies, of which the later of one name count.
+// merge adds cookies, of which the later of one name count. A [net/http/cookiejar.Jar]
+// does not fit: it keeps a cookie back that is marked Secure where the server is reached by
+// plain HTTP, and refuses one for the site's domain where the server is reached by its address,
+// as servers behind a proxy are.
 func merge(have, more []*http.Cookie) []*http.Cookie {
 	var list []*http.Cookie
 	for _, c := range append(more, have...) {

@@ -1,0 +1,187 @@
+//go:build browser
+
+package dashboard
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/browsertest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddytest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
+)
+
+// busySite is a made-up installation that shows every part of the page.
+type busySite struct{ fakerunner.Engine }
+
+func (*busySite) Tasks(context.Context) ([]runner.TaskStatus, error) {
+	now := time.Now()
+	task := func(n int, db, channel, model, method, up string, ago time.Duration) runner.TaskStatus {
+		return runner.TaskStatus{
+			Key: channels.Key{DB: db, UUID: fmt.Sprintf("%08x-5a1e-4c1b-9d53-6f2f1c0a7e11", n*2654435761)}, Phase: "open",
+			Channel: channel, Model: model, Method: method, Upstream: "http://10.0.0." + up + ":8069", Since: now.Add(-ago),
+		}
+	}
+	return []runner.TaskStatus{
+		task(1, "prod_eu", "root.imports.shop", "product.feed", "import_batch", "5", 47*time.Minute),
+		task(2, "prod_eu", "root.imports.shop", "product.feed", "import_batch", "6", 12*time.Minute),
+		task(3, "prod_us", "root.mail", "mail.mail", "send", "5", 34*time.Second),
+		task(4, "prod_us", "root.mail", "mail.mail", "send", "6", 8*time.Second),
+		task(5, "prod_eu", "root", "sale.order", "action_confirm", "5", 2100*time.Millisecond),
+		task(6, "prod_ch", "root.stock", "stock.picking", "sync_carrier", "6", 300*time.Millisecond),
+	}, nil
+}
+
+func (*busySite) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage, error) {
+	var p runner.JobPage
+	add := func(n int, exception, model, method, channel string, ago time.Duration) {
+		for i := range n {
+			p.Jobs = append(p.Jobs, driver.Detail{
+				Row: driver.Row{
+					Job:      channels.Job{Key: channels.Key{DB: q.Database, UUID: fmt.Sprintf("%s-%d", model, i)}, Channel: channel, Created: time.Now().Add(-ago).UnixMicro()},
+					RawState: "failed", State: channels.Failed,
+				},
+				Model: model, Method: method, Exception: exception,
+			})
+		}
+	}
+	if q.Database == "prod_eu" {
+		add(14, "requests.exceptions.ConnectTimeout", "product.feed", "import_batch", "root.imports.shop", 4*time.Minute)
+		add(2, "odoo.exceptions.UserError", "account.move", "action_post", "root.invoices", 31*time.Minute)
+	} else {
+		add(3, "psycopg2.errors.LockNotAvailable", "sale.order", "action_confirm", "root", 52*time.Minute)
+	}
+	return p, nil
+}
+
+func (*busySite) Why(_ context.Context, key channels.Key) (runner.Why, error) {
+	return runner.Why{
+		Key: key, Found: true, Code: "sequential_failed", Channel: "root.invoices", Capacity: 1, Ahead: 3,
+		Text:    "channel root.invoices runs its jobs one after the other, and job 7c0e51f2 in it has failed",
+		Blocker: channels.Key{DB: "prod_eu", UUID: "7c0e51f2-5a1e-4c1b-9d53-6f2f1c0a7e11"},
+		Detail:  &driver.Detail{Row: driver.Row{Job: channels.Job{Key: key, Priority: 10}, RawState: "pending"}, Model: "account.move", Method: "action_post"},
+	}, nil
+}
+
+func busyStatus(now time.Time) runner.Status {
+	channel := func(name string, capacity, running, queued, failed int, oldest time.Duration) runner.ChannelStatus {
+		c := runner.ChannelStatus{Status: channels.Status{FullName: name, Configured: true, Capacity: capacity, Running: running, Queued: queued, Failed: failed}}
+		if oldest > 0 {
+			c.Oldest = now.Add(-oldest)
+		}
+		return c
+	}
+	st := runner.Status{
+		Leader: true, LeaderKnown: true, Open: 6,
+		Channels: []runner.ChannelStatus{
+			channel("root", 8, 6, 3, 3, 4*time.Second), channel("root.imports", 4, 2, 0, 0, 0),
+			channel("root.imports.shop", 2, 2, 1834, 14, 26*time.Minute), channel("root.invoices", 1, 0, 4, 2, 31*time.Minute),
+			channel("root.mail", 2, 2, 212, 0, 95*time.Second), channel("root.reports", 2, 0, 18, 0, 9*time.Minute), channel("root.stock", 0, 1, 0, 0, 0),
+		},
+		Upstreams: []runner.UpstreamStatus{
+			{Name: "http://10.0.0.5:8069", Up: true, InFlight: 3}, {Name: "http://10.0.0.6:8069", Up: true, InFlight: 3},
+			{Name: "http://10.0.0.7:8069", Up: true, Drain: &runner.Drain{By: "operator (10.1.2.3)", Note: "kernel update"}},
+			{Name: "http://10.0.0.8:8069", Reason: "connection refused"},
+		},
+		Counts: []channels.Count{
+			{DB: "prod_eu", Channel: "root.imports.shop", Pending: 1837, Started: 3, Failed: 16}, {DB: "prod_us", Channel: "root.mail", Pending: 212, Started: 2, Failed: 3},
+			{DB: "prod_ch", Channel: "root.stock", Pending: 22, Enqueued: 1},
+		},
+	}
+	st.Channels[3].Sequential = true
+	st.Channels[4].Throttle = time.Second
+	pause := runner.Pause{Channel: "root.reports", By: "operator (10.1.2.3)", Since: now.Add(-9 * time.Minute), Until: now.Add(51 * time.Minute), Note: "the printer is being moved"}
+	st.Channels[5].Stopped, st.Channels[5].Pause = true, &pause
+	st.Controls = runner.Controls{Pauses: []runner.Pause{pause}, Drains: []runner.Drain{*st.Upstreams[2].Drain}}
+	for _, c := range st.Counts {
+		st.Databases = append(st.Databases, runner.DatabaseStatus{
+			Name: c.DB, State: runner.DatabaseReady, Connected: now.Add(-26 * time.Hour), Heard: now, Synced: now,
+			Pending: c.Pending, Enqueued: c.Enqueued, Started: c.Started, Failed: c.Failed,
+		})
+	}
+	st.Databases = append(st.Databases,
+		runner.DatabaseStatus{Name: "prod_uk", State: runner.DatabaseHeld, Connected: now, Heard: now, Pending: 5, Detail: "Odoo answered 404 to the last 3 jobs"},
+		runner.DatabaseStatus{Name: "crm", State: runner.DatabaseUndetected, Detail: "queue_job is not installed"})
+	return st
+}
+
+// anHour fills the past with a working morning.
+func anHour(name string) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	now := time.Now()
+	for ago := time.Hour; ago > 0; ago -= historyStep {
+		at := now.Add(-ago)
+		wave := 1 + .5*math.Sin(ago.Minutes()/7) + .15*rng.NormFloat64()
+		slow := 1.0
+		if ago < 33*time.Minute && ago > 24*time.Minute {
+			slow, wave = 6, wave*.45
+		}
+		for range int(70 * max(wave, .1)) {
+			run := time.Duration(rng.ExpFloat64() * slow * float64(900*time.Millisecond))
+			wait := time.Duration(rng.ExpFloat64() * slow * slow * float64(700*time.Millisecond))
+			kind := runner.EventJobDone
+			switch x := rng.Float64() * 100; {
+			case x < .02*slow*slow:
+				kind = runner.EventJobFailed
+			case x < .02*slow*slow+1:
+				kind = runner.EventJobRetried
+			}
+			hour.note(runner.Event{Time: at, Kind: kind, Runner: name, Wait: wait, Run: run})
+		}
+	}
+}
+
+// TestScreenshots takes the pictures in docs.
+func TestScreenshots(t *testing.T) {
+	fakerunner.Run(t, "default", &busySite{fakerunner.Engine{Says: busyStatus(time.Now())}}, zap.NewNop())
+	hour = history{started: time.Now().Add(-2 * time.Hour), runners: make(map[string]*[historyPoints]point)}
+	anHour("default")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address := l.Addr().String()
+	l.Close()
+	raw, err := caddytest.Adapt(`{
+		admin off
+		auto_https off
+	}
+	http://` + address + ` {
+		jobrunner_dashboard {
+			actions
+		}
+	}`)
+	require.NoError(t, err)
+	require.NoError(t, caddy.Load(raw, true))
+	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
+
+	p := browsertest.New(t)
+	shoot := func(name string, d browsertest.Device) {
+		p.Use(d)
+		p.Open("http://" + address + "/jobrunner/")
+		p.Until("document.querySelectorAll('#channels tbody tr, #failures tbody tr').length > 5 && document.querySelector('#latency path') && !document.querySelector('#tiles').innerText.includes('–')")
+		if !d.Phone {
+			p.Type("#why-database", "prod_eu")
+			p.Type("#why-uuid", "c2b2ae35-5a1e-4c1b-9d53-6f2f1c0a7e11\r")
+			p.Until("document.querySelector('#answer dl')")
+			browsertest.Eval[any](p, "document.activeElement.blur(), scrollTo(0, 0), null")
+		}
+		p.Screenshot(filepath.Join("..", "docs", name+".png"))
+	}
+	shoot("dashboard", browsertest.Device{Width: 1440, Height: 1180})
+	shoot("dashboard-dark", browsertest.Device{Width: 1440, Height: 1720, Dark: true})
+	shoot("dashboard-phone", browsertest.Device{Width: 390, Height: 1500, Phone: true})
+	require.Empty(t, p.Problems())
+	require.Equal(t, []string{address}, p.Hosts())
+}

@@ -1,0 +1,299 @@
+// Package dashboard is a page that shows what the job runners do, as an HTTP handler of Caddy.
+package dashboard
+
+import (
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+	httpcaddyfile.RegisterDirective("jobrunner_dashboard", parseDirective)
+	httpcaddyfile.RegisterDirectiveOrder("jobrunner_dashboard", httpcaddyfile.Before, "metrics")
+}
+
+// defaultPath is where the dashboard is unless the configuration says otherwise.
+const defaultPath = "/jobrunner"
+
+// actionHeader must be set, to anything, in requests that change something. A
+// page of another site cannot set it without being allowed to.
+const actionHeader = "X-Jobrunner-Dashboard"
+
+// policy lets the page load nothing but its own files, and keeps other
+// pages from showing it in a frame, where visitors could be made to click.
+const policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// Handler is an HTTP handler that shows what the job runners of this process
+// do: databases, channels, Odoo servers, running and failed jobs, and why a job
+// does not run. It is one page without outside resources. It shows neither
+// arguments of jobs nor secrets, but names of databases, channels, models and
+// methods: put an authentication in front of it.
+type Handler struct {
+	// The path of the page, with everything below it. Default: `/jobrunner`.
+	Path string `json:"path,omitempty"`
+
+	// Lets visitors pause and resume channels, databases and everything, and drain
+	// Odoo servers. Whoever may see the page may then do so. Default: false.
+	Actions bool `json:"actions,omitempty"`
+
+	files map[string]file
+	pages map[string]caddyhttp.HandlerFunc
+	// live and failed are answers that visitors share.
+	live, failed *shared
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.jobrunner_dashboard",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// parseDirective reads the directive and gives it a route for its path.
+func parseDirective(helper httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	h := new(Handler)
+	if err := h.UnmarshalCaddyfile(helper.Dispenser); err != nil {
+		return nil, err
+	}
+	paths := []string{h.base(), h.base() + "/*"}
+	if h.base() == "" {
+		paths = []string{"/*"}
+	}
+	return helper.NewRoute(caddy.ModuleMap{"path": caddyconfig.JSON(paths, nil)}, h), nil
+}
+
+// UnmarshalCaddyfile reads the directive:
+//
+//	jobrunner_dashboard [<path>] {
+//		actions
+//	}
+func (h *Handler) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
+	disp.Next()
+	if disp.NextArg() {
+		h.Path = strings.TrimSuffix(disp.Val(), "*")
+		if err := h.check(); err != nil {
+			return disp.WrapErr(err)
+		}
+	}
+	if disp.NextArg() {
+		return disp.ArgErr()
+	}
+	for disp.NextBlock(0) {
+		switch option := disp.Val(); {
+		case option != "actions":
+			return disp.Errf("unrecognized option %q", option)
+		case h.Actions:
+			return disp.Err("actions may stand only once")
+		case disp.NextArg():
+			return disp.ArgErr()
+		}
+		h.Actions = true
+	}
+	return nil
+}
+
+// base is the path without a slash at its end; empty for the whole site.
+func (h *Handler) base() string {
+	if h.Path == "" {
+		return defaultPath
+	}
+	return strings.TrimRight(h.Path, "/")
+}
+
+func (h *Handler) check() error {
+	if h.Path != "" && (!strings.HasPrefix(h.Path, "/") || strings.ContainsAny(h.Path, "*?# ")) {
+		return fmt.Errorf("path %q: it begins with a slash and has no wildcards", h.Path)
+	}
+	return nil
+}
+
+// file is a static part of the page.
+type file struct {
+	content   []byte
+	kind, tag string
+}
+
+//go:embed index.html app.css app.js icon.svg
+var embedded embed.FS
+
+// Provision implements [caddy.Provisioner].
+func (h *Handler) Provision(caddy.Context) error {
+	if err := h.check(); err != nil {
+		return err
+	}
+	h.live, h.failed = &shared{fresh: dataFresh}, &shared{fresh: failuresFresh}
+	h.files = make(map[string]file)
+	kinds := map[string]string{".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+	entries, err := fs.ReadDir(embedded, ".")
+	if err != nil {
+		return fmt.Errorf("the dashboard's files: %w", err)
+	}
+	for _, entry := range entries {
+		content, err := embedded.ReadFile(entry.Name())
+		if err != nil {
+			return fmt.Errorf("the dashboard's files: %w", err)
+		}
+		sum := sha256.Sum256(content)
+		name := entry.Name()
+		if name == "index.html" {
+			name = ""
+		}
+		h.files[name] = file{content: content, kind: kinds[path.Ext(entry.Name())], tag: `"` + hex.EncodeToString(sum[:8]) + `"`}
+	}
+	h.pages = map[string]caddyhttp.HandlerFunc{
+		"data": h.data, "history": h.history, "failures": h.failures,
+		"waiting": reading(getWaiting), "why": reading(getWhy),
+		"pause": h.acting(admin.PostPause), "resume": h.acting(admin.PostResume),
+		"drain": h.acting(admin.PostDrain), "undrain": h.acting(admin.PostUndrain),
+	}
+	return nil
+}
+
+// actionPages are the pages that change something.
+var actionPages = []string{"pause", "resume", "drain", "undrain"}
+
+// ServeHTTP implements [caddyhttp.MiddlewareHandler].
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	name, below := strings.CutPrefix(r.URL.Path, h.base()+"/")
+	switch {
+	case r.URL.Path == h.base() && h.base() != "":
+		// Relative, for the path that the browser sees can be another one.
+		w.Header().Set("Location", path.Base(h.base())+"/")
+		w.WriteHeader(http.StatusPermanentRedirect)
+		return nil
+	case !below:
+		return next.ServeHTTP(w, r)
+	}
+	header := w.Header()
+	header.Set("Content-Security-Policy", policy)
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Referrer-Policy", "no-referrer")
+	header.Set("Cross-Origin-Resource-Policy", "same-origin")
+	header.Set("Cross-Origin-Opener-Policy", "same-origin")
+	if err := h.serve(w, r, name); err != nil {
+		return answerError(w, err)
+	}
+	return nil
+}
+
+// serve answers a request for a file, or for one of the pages.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name string) error {
+	if file, ok := h.files[name]; ok {
+		if err := admin.OnlyMethod(w, r, http.MethodGet); err != nil {
+			return err
+		}
+		return file.serve(w, r)
+	}
+	page, ok := h.pages[name]
+	if !ok {
+		return admin.Error(http.StatusNotFound, "there is no such page")
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	if !slices.Contains(actionPages, name) {
+		if err := admin.OnlyMethod(w, r, http.MethodGet); err != nil {
+			return err
+		}
+		return page(w, r)
+	}
+	if err := admin.OnlyMethod(w, r, http.MethodPost); err != nil {
+		return err
+	}
+	if !h.Actions {
+		return admin.Error(http.StatusForbidden, "this dashboard only shows: the configuration does not allow actions")
+	}
+	if err := sameOrigin(r); err != nil {
+		return admin.Error(http.StatusForbidden, "%w", err)
+	}
+	return page(w, r)
+}
+
+func (f file) serve(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Type", f.kind)
+	w.Header().Set("Cache-Control", "no-cache")
+	w.Header().Set("ETag", f.tag)
+	if r.Header.Get("If-None-Match") == f.tag {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	_, _ = w.Write(f.content) // the client has gone
+	return nil
+}
+
+// sameOrigin refuses what a page of another site can make a browser send.
+func sameOrigin(r *http.Request) error {
+	if r.Header.Get(actionHeader) == "" {
+		return fmt.Errorf("the header %s is missing", actionHeader)
+	}
+	if err := http.NewCrossOriginProtection().Check(r); err != nil {
+		return fmt.Errorf("the request comes from another site: %w", err)
+	}
+	return nil
+}
+
+// answerError answers with an error; one that is not meant for people is left
+// to Caddy.
+func answerError(w http.ResponseWriter, err error) error {
+	var shown caddy.APIError
+	if !errors.As(err, &shown) {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(shown.HTTPStatus)
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": shown.Message}) //nolint:errchkjson // at most the client has gone
+	return nil
+}
+
+// reading and acting take over handlers of the admin API. The latter log who it
+// was: the user that an authentication before the dashboard has found, and the
+// visitor's address.
+func reading(h caddy.AdminHandlerFunc) caddyhttp.HandlerFunc { return caddyhttp.HandlerFunc(h) }
+
+func (h *Handler) acting(action caddy.AdminHandlerFunc) caddyhttp.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		r = r.Clone(r.Context())
+		r.RemoteAddr = visitor(r)
+		r.TLS = nil // a client certificate of the site is none of the admin API
+		defer h.live.expire()
+		return action(w, r)
+	}
+}
+
+func visitor(r *http.Request) string {
+	who := "dashboard"
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		if user, ok := repl.GetString("http.auth.user.id"); ok && user != "" {
+			who = user + " at the dashboard"
+		}
+	}
+	if ip, ok := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string); ok && ip != "" {
+		who += ", " + ip
+	}
+	return who
+}
+
+// Interface guards.
+var (
+	_ caddyfile.Unmarshaler       = (*Handler)(nil)
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

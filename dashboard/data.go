@@ -1,0 +1,287 @@
+package dashboard
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+const (
+	// dataFresh and failuresFresh are how old an answer may be that visitors
+	// share, so that the runners are asked no more often the more people look.
+	dataFresh     = time.Second
+	failuresFresh = 10 * time.Second
+	// dataTimeout bounds the question behind a page, failuresTimeout those
+	// to the databases for failed jobs.
+	dataTimeout     = 3 * time.Second
+	failuresTimeout = 10 * time.Second
+	// listLimit bounds the lists of databases, channels and tasks.
+	listLimit = 500
+	// failuresDatabases is how many databases are asked for failed jobs, those
+	// with the most, and failuresEach for how many, the newest.
+	failuresDatabases = 5
+	failuresEach      = 100
+	// failuresShown is how many groups are shown, with failuresJobs of each.
+	failuresShown = 50
+	failuresJobs  = 3
+	// waitingShown is how many waiting jobs are listed.
+	waitingShown = 20
+)
+
+// shared is an answer that visitors share.
+type shared struct {
+	fresh time.Duration
+	mu    sync.Mutex // guards the following, and lets one build
+	at    time.Time
+	body  []byte
+	err   error
+}
+
+// serve answers, with what is there if it is fresh enough.
+func (s *shared) serve(w http.ResponseWriter, build func() (any, error)) error {
+	body, err := s.get(build)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(body) // the client has gone
+	return nil
+}
+
+func (s *shared) get(build func() (any, error)) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Since(s.at) < s.fresh {
+		return s.body, s.err
+	}
+	var v any
+	if s.err = guard.Call(func() (err error) { v, err = build(); return err }); s.err == nil {
+		var b bytes.Buffer
+		s.err = json.NewEncoder(&b).Encode(v)
+		s.body = b.Bytes()
+	}
+	s.at = time.Now()
+	return s.body, s.err
+}
+
+// expire lets the next visitor get a new answer.
+func (s *shared) expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at = time.Time{}
+}
+
+// runnerData is what the page shows of one runner.
+type runnerData struct {
+	Status    api.Status     `json:"status"`
+	Databases []api.Database `json:"databases"`
+	Channels  []api.Channel  `json:"channels"`
+	Tasks     []api.Task     `json:"tasks"`
+	// The numbers of what the lists leave out.
+	MoreDatabases int `json:"more_databases,omitempty"`
+	MoreChannels  int `json:"more_channels,omitempty"`
+	MoreTasks     int `json:"more_tasks,omitempty"`
+	// Problem says why there is nothing else.
+	Problem string `json:"problem,omitempty"`
+}
+
+// data answers with what the runners do now.
+func (h *Handler) data(w http.ResponseWriter, r *http.Request) error {
+	if _, err := admin.Query(r); err != nil {
+		return err
+	}
+	w.Header().Set("X-Jobrunner-Actions", fmt.Sprint(h.Actions))
+	return h.live.serve(w, func() (any, error) {
+		// Not the request's context: others wait for the same answer.
+		ctx, cancel := context.WithTimeout(context.Background(), dataTimeout)
+		defer cancel()
+		list := []runnerData{}
+		all := supervisor.Runners(ctx)
+		for _, name := range slices.Sorted(maps.Keys(all)) {
+			list = append(list, describeRunner(ctx, name, all[name]))
+		}
+		return map[string]any{"time": time.Now().UTC(), "runners": list}, nil
+	})
+}
+
+// describeRunner asks one runner. One that does not answer is shown as such.
+func describeRunner(ctx context.Context, name string, k supervisor.Operations) runnerData {
+	st, err := k.Status(ctx)
+	var tasks []runner.TaskStatus
+	if err == nil {
+		tasks, err = k.Tasks(ctx)
+	}
+	if err != nil {
+		return runnerData{Status: api.Status{Runner: name}, Problem: err.Error()}
+	}
+	now := time.Now()
+	out := runnerData{
+		Status: api.NewStatus(name, &st, now), Databases: api.NewDatabases(name, &st, now),
+		Channels: api.NewChannels(name, &st, now), Tasks: api.NewTasks(name, tasks, now),
+	}
+	out.Databases, out.MoreDatabases = head(out.Databases)
+	out.Channels, out.MoreChannels = head(out.Channels)
+	out.Tasks, out.MoreTasks = head(out.Tasks)
+	return out
+}
+
+// head returns the first of a list, and how many it leaves out.
+func head[T any](list []T) (first []T, more int) {
+	n := min(len(list), listLimit)
+	return append([]T{}, list[:n]...), len(list) - n
+}
+
+// failureGroup is failed jobs that have database, model, method and exception in
+// common.
+type failureGroup struct {
+	Runner    string    `json:"runner"`
+	Database  string    `json:"database"`
+	Exception string    `json:"exception"`
+	Model     string    `json:"model"`
+	Method    string    `json:"method"`
+	Channel   string    `json:"channel"`
+	Count     int       `json:"count"`
+	Last      time.Time `json:"last,omitzero"`
+	// Jobs are the newest of them.
+	Jobs []string `json:"jobs"`
+}
+
+// failures answers with the last failed jobs, grouped.
+func (h *Handler) failures(w http.ResponseWriter, r *http.Request) error {
+	if _, err := admin.Query(r); err != nil {
+		return err
+	}
+	return h.failed.serve(w, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), failuresTimeout)
+		defer cancel()
+		groups, problems := []failureGroup{}, []string{}
+		all := supervisor.Runners(ctx)
+		for _, name := range slices.Sorted(maps.Keys(all)) {
+			g, p := groupFailures(ctx, name, all[name])
+			groups, problems = append(groups, g...), append(problems, p...)
+		}
+		return map[string]any{"groups": groups, "problems": problems, "per_database": failuresEach}, nil
+	})
+}
+
+// groupFailures reads the newest failed jobs of the databases with the most.
+func groupFailures(ctx context.Context, name string, engine supervisor.Operations) (groups []failureGroup, problems []string) {
+	st, err := engine.Status(ctx)
+	if err != nil {
+		return nil, []string{err.Error()}
+	}
+	dbs := slices.DeleteFunc(slices.Clone(st.Databases), func(db runner.DatabaseStatus) bool { return db.Failed == 0 })
+	slices.SortFunc(dbs, func(a, b runner.DatabaseStatus) int {
+		return cmp.Or(cmp.Compare(b.Failed, a.Failed), cmp.Compare(a.Name, b.Name))
+	})
+	at := make(map[[5]string]int)
+	for i := range dbs[:min(len(dbs), failuresDatabases)] {
+		page, err := engine.Jobs(ctx, runner.JobQuery{
+			Database: dbs[i].Name, Filter: driver.Filter{States: []channels.State{channels.Failed}}, Limit: failuresEach,
+		})
+		if err != nil {
+			problems = append(problems, dbs[i].Name+": "+err.Error())
+			continue
+		}
+		problems = append(problems, page.Problems...)
+		for j := range page.Jobs {
+			groups = addFailure(groups, at, api.NewJob(name, &page.Jobs[j]))
+		}
+	}
+	slices.SortStableFunc(groups, func(a, b failureGroup) int { return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(b.Count, a.Count)) })
+	return groups[:min(len(groups), failuresShown)], problems
+}
+
+func addFailure(groups []failureGroup, at map[[5]string]int, job api.Job) []failureGroup {
+	key := [5]string{job.Database, job.Exception, job.Model, job.Method, job.Channel}
+	i, ok := at[key]
+	if !ok {
+		i = len(groups)
+		at[key] = i
+		groups = append(groups, failureGroup{
+			Runner: job.Runner, Database: job.Database, Exception: job.Exception, Model: job.Model, Method: job.Method, Channel: job.Channel,
+		})
+	}
+	g := &groups[i]
+	g.Count++
+	// A failed job has a time of its end only where the add-on writes one.
+	for _, t := range []time.Time{job.Done, job.Started, job.Created} {
+		if !t.IsZero() {
+			if t.After(g.Last) {
+				g.Last = t
+			}
+			break
+		}
+	}
+	if len(g.Jobs) < failuresJobs {
+		g.Jobs = append(g.Jobs, job.UUID)
+	}
+	return groups
+}
+
+// getWaiting lists the newest pending jobs of a channel or database.
+func getWaiting(w http.ResponseWriter, r *http.Request) error {
+	q, err := admin.Query(r, "runner", "database", "channel")
+	if err != nil {
+		return err
+	}
+	name, k, err := admin.OneRunner(q.Get("runner"))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), failuresTimeout)
+	defer cancel()
+	page, err := k.Jobs(ctx, runner.JobQuery{
+		Database: q.Get("database"), Limit: waitingShown,
+		Filter: driver.Filter{States: []channels.State{channels.Pending, channels.WaitDependencies}, Channel: q.Get("channel")},
+	})
+	if err != nil {
+		return admin.Failure(err)
+	}
+	views := []api.Job{}
+	for i := range page.Jobs {
+		views = append(views, api.NewJob(name, &page.Jobs[i]))
+	}
+	return admin.Answer(w, http.StatusOK, map[string]any{"jobs": views, "more": page.Next != "", "problems": page.Problems})
+}
+
+// getWhy is the admin API's answer for one job, with the job in the query.
+func getWhy(w http.ResponseWriter, r *http.Request) error {
+	q, err := admin.Query(r, "runner", "database", "uuid")
+	if err != nil {
+		return err
+	}
+	name, k, err := admin.OneRunner(q.Get("runner"))
+	if err != nil {
+		return err
+	}
+	key := channels.Key{DB: q.Get("database"), UUID: q.Get("uuid")}
+	if key.DB == "" || key.UUID == "" {
+		return admin.Error(http.StatusBadRequest, "database and uuid say which job is meant")
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), failuresTimeout)
+	defer cancel()
+	why, err := k.Why(ctx, key)
+	if err != nil {
+		return admin.Failure(err)
+	}
+	if !why.Found && (why.Code == runner.WhyUnknownJob || why.Code == runner.WhyNotServed) {
+		return admin.Error(http.StatusNotFound, "%s", why.Text)
+	}
+	return admin.Answer(w, http.StatusOK, api.NewWhy(name, &why))
+}

@@ -1,0 +1,214 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+)
+
+// each asks the runners that a request concerns for their status.
+func each(r *http.Request, show func(name string, st *runner.Status, now time.Time)) error {
+	q, err := Query(r, "runner")
+	if err != nil {
+		return err
+	}
+	all, err := runners(q.Get("runner"))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), readTimeout)
+	defer cancel()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		st, err := all[name].Status(ctx)
+		if err != nil {
+			return Failure(fmt.Errorf("runner %s: %w", name, err))
+		}
+		show(name, &st, time.Now())
+	}
+	return nil
+}
+
+func getStatus(w http.ResponseWriter, r *http.Request) error {
+	views := []api.Status{}
+	err := each(r, func(name string, st *runner.Status, now time.Time) {
+		views = append(views, api.NewStatus(name, st, now))
+	})
+	if err != nil {
+		return err
+	}
+	return Answer(w, http.StatusOK, api.Statuses{Runners: views})
+}
+
+// getLive tells that the process answers.
+func getLive(w http.ResponseWriter, r *http.Request) error {
+	if _, err := Query(r); err != nil {
+		return err
+	}
+	return Answer(w, http.StatusOK, api.Liveness{Live: true})
+}
+
+// getReady answers 503, with the reasons, unless every runner can do its work.
+func getReady(w http.ResponseWriter, r *http.Request) error {
+	problems := []string{}
+	n := 0
+	err := each(r, func(name string, st *runner.Status, now time.Time) {
+		n++
+		for _, p := range st.Problems(now) {
+			problems = append(problems, "runner "+name+": "+p)
+		}
+	})
+	var failed caddy.APIError
+	switch {
+	case errors.As(err, &failed) && failed.HTTPStatus >= http.StatusInternalServerError:
+		problems = append(problems, failed.Message)
+	case err != nil:
+		return err
+	case n == 0:
+		problems = append(problems, "no runner is configured")
+	}
+	if len(problems) > 0 {
+		return Answer(w, http.StatusServiceUnavailable, api.Readiness{Problems: problems})
+	}
+	return Answer(w, http.StatusOK, api.Readiness{Ready: true})
+}
+
+func getDatabases(w http.ResponseWriter, r *http.Request) error {
+	doc := api.Databases{Databases: []api.Database{}}
+	err := each(r, func(name string, st *runner.Status, now time.Time) {
+		doc.Databases = append(doc.Databases, api.NewDatabases(name, st, now)...)
+	})
+	if err != nil {
+		return err
+	}
+	return Answer(w, http.StatusOK, doc)
+}
+
+func getChannels(w http.ResponseWriter, r *http.Request) error {
+	doc := api.Channels{Channels: []api.Channel{}}
+	err := each(r, func(name string, st *runner.Status, now time.Time) {
+		doc.Channels = append(doc.Channels, api.NewChannels(name, st, now)...)
+	})
+	if err != nil {
+		return err
+	}
+	return Answer(w, http.StatusOK, doc)
+}
+
+func getUpstreams(w http.ResponseWriter, r *http.Request) error {
+	doc := api.Upstreams{Upstreams: []api.Upstream{}}
+	err := each(r, func(name string, st *runner.Status, _ time.Time) {
+		doc.Upstreams = append(doc.Upstreams, api.NewUpstreams(name, st)...)
+	})
+	if err != nil {
+		return err
+	}
+	return Answer(w, http.StatusOK, doc)
+}
+
+func getTasks(w http.ResponseWriter, r *http.Request) error {
+	q, err := Query(r, "runner")
+	if err != nil {
+		return err
+	}
+	all, err := runners(q.Get("runner"))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), readTimeout)
+	defer cancel()
+	views := []api.Task{}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		tasks, err := all[name].Tasks(ctx)
+		if err != nil {
+			return Failure(fmt.Errorf("runner %s: %w", name, err))
+		}
+		views = append(views, api.NewTasks(name, tasks, time.Now())...)
+	}
+	return Answer(w, http.StatusOK, api.Tasks{Tasks: views})
+}
+
+// getJobs reads one page of one runner's jobs.
+func getJobs(w http.ResponseWriter, r *http.Request) error {
+	q, err := Query(r, "runner", "database", "channel", "state", "exception", "older_than", "cursor", "limit")
+	if err != nil {
+		return err
+	}
+	f := api.JobFilter{
+		Channel: q.Get("channel"), Exception: q.Get("exception"), OlderThan: q.Get("older_than"),
+	}
+	for _, list := range q["state"] {
+		f.States = append(f.States, strings.Split(list, ",")...)
+	}
+	jq := runner.JobQuery{Database: q.Get("database"), Cursor: q.Get("cursor")}
+	if jq.Filter, err = jobFilter(&f); err != nil {
+		return err
+	}
+	if limit := q.Get("limit"); limit != "" {
+		if jq.Limit, err = strconv.Atoi(limit); err != nil || jq.Limit < 1 {
+			return Error(http.StatusBadRequest, "limit %q is not a number from 1 on", limit)
+		}
+	}
+	name, k, err := OneRunner(q.Get("runner"))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), api.QuestionTimeout)
+	defer cancel()
+	page, err := k.Jobs(ctx, jq)
+	if err != nil {
+		return Failure(err)
+	}
+	views := []api.Job{}
+	for i := range page.Jobs {
+		views = append(views, api.NewJob(name, &page.Jobs[i]))
+	}
+	return Answer(w, http.StatusOK, api.JobPage{Jobs: views, Next: page.Next, Problems: page.Problems})
+}
+
+// getJob tells of one job, and why it does or does not run.
+func getJob(w http.ResponseWriter, r *http.Request) error {
+	q, err := Query(r, "runner")
+	if err != nil {
+		return err
+	}
+	key := channels.Key{DB: r.PathValue("database"), UUID: r.PathValue("uuid")}
+	all, err := runners(q.Get("runner"))
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return Error(http.StatusServiceUnavailable, "no runner is configured")
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), api.QuestionTimeout)
+	defer cancel()
+	text := ""
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		why, err := all[name].Why(ctx, key)
+		if err != nil {
+			return Failure(fmt.Errorf("runner %s: %w", name, err))
+		}
+		served := why.Code != runner.WhyUnknownJob && why.Code != runner.WhyNotServed
+		if why.Found || served && len(all) == 1 {
+			return Answer(w, http.StatusOK, api.NewWhy(name, &why))
+		}
+		if why.Problem != "" {
+			return Error(http.StatusBadGateway, "%s; reading the row failed: %s", why.Text, why.Problem)
+		}
+		if text == "" || why.Code == runner.WhyUnknownJob {
+			text = why.Text
+		}
+	}
+	return Error(http.StatusNotFound, "%s", text)
+}

@@ -1,0 +1,98 @@
+package api
+
+// The fields of the answers are in the order of their names, as they always were.
+
+// Statuses is the answer of GET /jobrunner/status.
+type Statuses struct {
+	Runners []Status `json:"runners"`
+}
+
+// Databases is the answer of GET /jobrunner/databases.
+type Databases struct {
+	Databases []Database `json:"databases"`
+}
+
+// Channels is the answer of GET /jobrunner/channels.
+type Channels struct {
+	Channels []Channel `json:"channels"`
+}
+
+// Upstreams is the answer of GET /jobrunner/upstreams.
+type Upstreams struct {
+	Upstreams []Upstream `json:"upstreams"`
+}
+
+// Tasks is the answer of GET /jobrunner/tasks.
+type Tasks struct {
+	Tasks []Task `json:"tasks"`
+}
+
+// JobPage is the answer of GET /jobrunner/jobs.
+type JobPage struct {
+	Jobs []Job `json:"jobs"`
+	// Next is the cursor of the next page, empty on the last one.
+	Next string `json:"next,omitempty"`
+	// Problems are the databases that could not be read.
+	Problems []string `json:"problems,omitempty"`
+}
+
+// Liveness is the answer of GET /jobrunner/live.
+type Liveness struct {
+	Live bool `json:"live"`
+}
+
+// Readiness is the answer of GET /jobrunner/ready, with status 200 if Ready is
+// set, else with 503.
+type Readiness struct {
+	// Problems says why not.
+	Problems []string `json:"problems,omitempty"`
+	Ready    bool     `json:"ready"`
+}
+
+// OrderAnswer is the answer to pause, resume, drain and undrain.
+type OrderAnswer struct {
+	// Changed is 0 if everything was already as ordered.
+	Changed int     `json:"changed"`
+	Drains  []Drain `json:"drains"`
+	Pauses  []Pause `json:"pauses"`
+	Runner  string  `json:"runner"`
+	// Stored is false if the order is in force but would not survive a restart,
+	// which Warning says, too.
+	Stored    bool       `json:"stored"`
+	Upstreams []Upstream `json:"upstreams"`
+	Warning   string     `json:"warning,omitempty"`
+}
+
+// ChangeAnswer is the answer to the actions on jobs.
+type ChangeAnswer struct {
+	// Changed counts the jobs that were changed, or would be in a dry run, and
+	// Followed those that depend on them and changed with them.
+	Changed  int  `json:"changed"`
+	DryRun   bool `json:"dry_run"`
+	Followed int  `json:"followed"`
+	// Jobs are the first of those that were changed.
+	Jobs []JobKey `json:"jobs"`
+	// More is set if the limit was reached.
+	More bool `json:"more"`
+	// Problems are the databases in which it failed.
+	Problems []string `json:"problems,omitempty"`
+	Runner   string   `json:"runner"`
+}
+
+// JobKey names a job.
+type JobKey struct {
+	Database string `json:"database"`
+	UUID     string `json:"uuid"`
+}
+
+// ResyncAnswer is the answer to resync.
+type ResyncAnswer struct {
+	// Databases counts those that are read anew.
+	Databases int    `json:"databases"`
+	Runner    string `json:"runner"`
+}
+
+// ErrorAnswer is the answer to a request that failed.
+type ErrorAnswer struct {
+	Error string `json:"error"`
+}

@@ -1,0 +1,328 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+const (
+	// dialTimeout bounds a connection to the admin API, which is usually on the
+	// same machine.
+	dialTimeout = 10 * time.Second
+	// QuestionTimeout and ActionTimeout are how long the server takes for a
+	// question and for an action, which may change many jobs in batches. The
+	// client waits longer by answerGrace, so that the server says what took so long.
+	QuestionTimeout = 20 * time.Second
+	ActionTimeout   = 5 * time.Minute
+	answerGrace     = 10 * time.Second
+	// answerLimit bounds an answer, in bytes. A thousand databases are less than 1 MB.
+	answerLimit = 64 << 20
+	// errorLimit bounds the answer to a request that failed.
+	errorLimit = 1 << 20
+)
+
+// Client asks the admin API of one Caddy. It can be used by several goroutines.
+type Client struct {
+	// OnAnswer, if set, is told every answer, and every event, as it came.
+	OnAnswer func(raw []byte)
+
+	origin string
+	// header is what every request has.
+	header http.Header
+	http   *http.Client
+}
+
+// Error is an answer of the admin API that says that a request failed.
+type Error struct {
+	// Status is the HTTP status.
+	Status int
+	// Message says for people what went wrong.
+	Message string
+
+	raw []byte
+}
+
+// Error returns the message.
+func (e *Error) Error() string { return e.Message }
+
+// NewClient returns a client of the admin API at an address as Caddy writes it:
+// "localhost:2019" or "unix//run/caddy/admin.sock". It fails if the address cannot
+// be read, and connects to nothing.
+func NewClient(address string) (*Client, error) {
+	addr, err := caddy.ParseNetworkAddress(address)
+	if err != nil {
+		return nil, fmt.Errorf("the address %s of the admin API: %w", address, err)
+	}
+	if addr.PortRangeSize() > 1 {
+		return nil, fmt.Errorf("the address %s of the admin API: a range of ports is no address", address)
+	}
+	c := &Client{origin: "http://" + addr.JoinHostPort(0), header: http.Header{}}
+	if addr.IsUnixNetwork() {
+		// Caddy accepts this host on a socket, and asks for no origin there.
+		c.origin = "http://127.0.0.1"
+		// "/run/admin.sock|0660" carries the permissions of the socket's file.
+		addr.Host, _, _ = strings.Cut(addr.Host, "|")
+	} else {
+		c.header.Set("Origin", c.origin)
+	}
+	dialer := net.Dialer{Timeout: dialTimeout}
+	c.http = &http.Client{Transport: &http.Transport{
+		// A question now and then is not worth a connection that must be closed.
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, addr.Network, addr.JoinHostPort(0))
+		},
+	}}
+	return c, nil
+}
+
+// Status returns the status of a runner, or of all if name is empty.
+func (c *Client) Status(ctx context.Context, name string) ([]Status, error) {
+	doc, err := get[Statuses](ctx, c, "status", ofRunner(name))
+	return doc.Runners, err
+}
+
+// Databases lists the databases of a runner, or of all if name is empty.
+func (c *Client) Databases(ctx context.Context, name string) ([]Database, error) {
+	doc, err := get[Databases](ctx, c, "databases", ofRunner(name))
+	return doc.Databases, err
+}
+
+// Channels lists the channels of a runner, or of all if name is empty.
+func (c *Client) Channels(ctx context.Context, name string) ([]Channel, error) {
+	doc, err := get[Channels](ctx, c, "channels", ofRunner(name))
+	return doc.Channels, err
+}
+
+// Upstreams lists the Odoo servers of a runner, or of all if name is empty.
+func (c *Client) Upstreams(ctx context.Context, name string) ([]Upstream, error) {
+	doc, err := get[Upstreams](ctx, c, "upstreams", ofRunner(name))
+	return doc.Upstreams, err
+}
+
+// Tasks lists the jobs that hold slots, of a runner, or of all if name is empty.
+func (c *Client) Tasks(ctx context.Context, name string) ([]Task, error) {
+	doc, err := get[Tasks](ctx, c, "tasks", ofRunner(name))
+	return doc.Tasks, err
+}
+
+// JobQuery selects jobs. What is empty does not restrict them.
+type JobQuery struct {
+	// Runner may be left out if there is only one.
+	Runner string
+	// The filter's UUIDs are not used.
+	JobFilter
+	// Cursor is the Next of the page before, Limit how many jobs a page has: 0
+	// means as many as the server likes.
+	Cursor string
+	Limit  int
+}
+
+func (q *JobQuery) values() url.Values {
+	v := ofRunner(q.Runner)
+	for name, value := range map[string]string{
+		"database": q.Database, "channel": q.Channel, "exception": q.Exception, "older_than": q.OlderThan, "cursor": q.Cursor,
+	} {
+		if value != "" {
+			v.Set(name, value)
+		}
+	}
+	if len(q.States) > 0 {
+		v["state"] = q.States
+	}
+	if q.Limit != 0 {
+		v.Set("limit", strconv.Itoa(q.Limit))
+	}
+	return v
+}
+
+// Jobs reads one page of a runner's jobs, the newest first.
+func (c *Client) Jobs(ctx context.Context, q JobQuery) (JobPage, error) {
+	return get[JobPage](ctx, c, "jobs", q.values())
+}
+
+// Job says why a job does, or does not, run, and shows its row.
+func (c *Client) Job(ctx context.Context, name, database, uuid string) (Why, error) {
+	return get[Why](ctx, c, "jobs/"+url.PathEscape(database)+"/"+url.PathEscape(uuid), ofRunner(name))
+}
+
+// Ready asks whether a runner, or all if name is empty, can do its work. That it
+// cannot is no error.
+func (c *Client) Ready(ctx context.Context, name string) (Readiness, error) {
+	doc, err := get[Readiness](ctx, c, "ready", ofRunner(name))
+	var failed *Error
+	if errors.As(err, &failed) && failed.Status == http.StatusServiceUnavailable &&
+		json.Unmarshal(failed.raw, &doc) == nil && len(doc.Problems) > 0 {
+		c.answered(failed.raw)
+		return doc, nil
+	}
+	return doc, err
+}
+
+// Pause pauses a channel, a database or everything.
+func (c *Client) Pause(ctx context.Context, r PauseRequest) (OrderAnswer, error) {
+	return post[OrderAnswer](ctx, c, "pause", r)
+}
+
+// Resume ends a pause.
+func (c *Client) Resume(ctx context.Context, r PauseRequest) (OrderAnswer, error) {
+	return post[OrderAnswer](ctx, c, "resume", r)
+}
+
+// Drain keeps new jobs from an Odoo server, so that it can be stopped.
+func (c *Client) Drain(ctx context.Context, r DrainRequest) (OrderAnswer, error) {
+	return post[OrderAnswer](ctx, c, "drain", r)
+}
+
+// Undrain sends jobs to an Odoo server again.
+func (c *Client) Undrain(ctx context.Context, r DrainRequest) (OrderAnswer, error) {
+	return post[OrderAnswer](ctx, c, "undrain", r)
+}
+
+// Requeue makes failed, cancelled or done jobs pending again.
+func (c *Client) Requeue(ctx context.Context, r ChangeRequest) (ChangeAnswer, error) {
+	return post[ChangeAnswer](ctx, c, "requeue", r)
+}
+
+// Cancel cancels jobs that wait or failed.
+func (c *Client) Cancel(ctx context.Context, r ChangeRequest) (ChangeAnswer, error) {
+	return post[ChangeAnswer](ctx, c, "cancel", r)
+}
+
+// SetDone marks jobs done that wait or failed.
+func (c *Client) SetDone(ctx context.Context, r ChangeRequest) (ChangeAnswer, error) {
+	return post[ChangeAnswer](ctx, c, "set-done", r)
+}
+
+// Postpone gives pending jobs another eta.
+func (c *Client) Postpone(ctx context.Context, r ChangeRequest) (ChangeAnswer, error) {
+	return post[ChangeAnswer](ctx, c, "postpone", r)
+}
+
+// Resync reads the jobs of a database, or of all, anew.
+func (c *Client) Resync(ctx context.Context, r ResyncRequest) (ResyncAnswer, error) {
+	return post[ResyncAnswer](ctx, c, "resync", r)
+}
+
+// ofRunner returns the parameters that every question has.
+func ofRunner(name string) url.Values {
+	q := url.Values{}
+	if name != "" {
+		q.Set("runner", name)
+	}
+	return q
+}
+
+func get[T any](ctx context.Context, c *Client, path string, q url.Values) (doc T, err error) {
+	err = c.call(ctx, http.MethodGet, path, q, nil, &doc)
+	return doc, err
+}
+
+func post[T any](ctx context.Context, c *Client, path string, body any) (doc T, err error) {
+	err = c.call(ctx, http.MethodPost, path, nil, body, &doc)
+	return doc, err
+}
+
+// call sends a request and decodes the answer.
+func (c *Client) call(ctx context.Context, method, path string, q url.Values, body, into any) error {
+	timeout := QuestionTimeout + answerGrace
+	if method == http.MethodPost {
+		timeout = ActionTimeout + answerGrace
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	resp, err := c.send(ctx, method, path, q, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	raw, err := readAll(resp.Body, answerLimit)
+	if err != nil {
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	c.answered(raw)
+	return nil
+}
+
+func (c *Client) answered(raw []byte) {
+	if c.OnAnswer != nil {
+		c.OnAnswer(raw)
+	}
+}
+
+// send sends a request and returns the answer if it is none of an error.
+func (c *Client) send(ctx context.Context, method, path string, q url.Values, body any) (*http.Response, error) {
+	var reader io.Reader
+	if body != nil {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("writing the request: %w", err)
+		}
+		reader = bytes.NewReader(raw)
+	}
+	uri := c.origin + "/jobrunner/" + path
+	if len(q) > 0 {
+		uri += "?" + q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, uri, reader)
+	if err != nil {
+		return nil, fmt.Errorf("writing the request: %w", err)
+	}
+	req.Header = c.header.Clone()
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("asking the admin API: %w", err)
+	}
+	if resp.StatusCode < http.StatusBadRequest {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	raw, err := readAll(resp.Body, errorLimit)
+	if err != nil {
+		return nil, fmt.Errorf("the admin API answers %s, reading the answer: %w", resp.Status, err)
+	}
+	return nil, refusal(resp.StatusCode, raw)
+}
+
+// refusal turns an answer of an error into one.
+func refusal(status int, raw []byte) error {
+	var doc ErrorAnswer
+	if err := json.Unmarshal(raw, &doc); err != nil || doc.Error == "" {
+		doc.Error = strings.TrimSpace(string(raw))
+	}
+	switch {
+	case status == http.StatusNotFound && strings.HasPrefix(doc.Error, "404 "):
+		// Not the API's own answer but that of Caddy's router.
+		doc.Error = "this Caddy has no jobrunner module"
+	case doc.Error == "":
+		doc.Error = strings.ToLower(http.StatusText(status))
+	}
+	return &Error{Status: status, Message: doc.Error, raw: raw}
+}
+
+// readAll reads an answer that must not be larger than limit.
+func readAll(r io.Reader, limit int64) ([]byte, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(raw)) > limit {
+		err = fmt.Errorf("it is larger than %d bytes", limit)
+	}
+	return raw, err
+}

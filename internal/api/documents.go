@@ -1,0 +1,227 @@
+package api
+
+import "time"
+
+// Pause is a pause that is in force.
+type Pause struct {
+	// Scope is "all", "database" or "channel".
+	Scope    string `json:"scope"`
+	Database string `json:"database,omitempty"`
+	Channel  string `json:"channel,omitempty"`
+	// Since is when it began, Until when it ends by itself: zero for never.
+	Since time.Time `json:"since,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+	By    string    `json:"by,omitempty"`
+	Note  string    `json:"note,omitempty"`
+}
+
+// Drain keeps new jobs from an Odoo server.
+type Drain struct {
+	Upstream string    `json:"upstream"`
+	Since    time.Time `json:"since,omitzero"`
+	By       string    `json:"by,omitempty"`
+	Note     string    `json:"note,omitempty"`
+}
+
+// Status is one runner in GET /jobrunner/status.
+type Status struct {
+	Runner       string `json:"runner"`
+	Leader       bool   `json:"leader"`
+	LeaderKnown  bool   `json:"leader_known"`
+	LeaderDetail string `json:"leader_detail,omitempty"`
+	TakingOver   bool   `json:"taking_over,omitempty"`
+	Stopping     bool   `json:"stopping,omitempty"`
+	// Ready is what GET /jobrunner/ready says, Problems why not.
+	Ready    bool     `json:"ready"`
+	Problems []string `json:"problems,omitempty"`
+	// Warnings are about databases whose jobs wait although all is well otherwise.
+	Warnings []string   `json:"warnings,omitempty"`
+	Tasks    TaskCounts `json:"tasks"`
+	Jobs     JobCounts  `json:"jobs"`
+	// DatabaseChannels is there if each database has its own channel tree.
+	DatabaseChannels *Capacity `json:"database_channels,omitempty"`
+	// OldestPending is the age of the longest waiting job.
+	OldestPending *float64 `json:"oldest_pending_seconds,omitempty"`
+	// Databases counts them by state, Upstreams lists the servers.
+	Databases map[string]int `json:"databases"`
+	Upstreams []Upstream     `json:"upstreams"`
+	Pauses    []Pause        `json:"pauses"`
+	Drains    []Drain        `json:"drains"`
+}
+
+// Capacity is how many jobs run in all databases together, and how many may.
+type Capacity struct {
+	MaxCapacity int `json:"max_capacity"`
+	Running     int `json:"running"`
+}
+
+// TaskCounts counts the jobs that hold a slot, by phase.
+type TaskCounts struct {
+	Claiming int `json:"claiming"`
+	Open     int `json:"open"`
+	Watched  int `json:"watched"`
+}
+
+// JobCounts counts unfinished and failed jobs, by state.
+type JobCounts struct {
+	Pending  int `json:"pending"`
+	Enqueued int `json:"enqueued"`
+	Started  int `json:"started"`
+	Failed   int `json:"failed"`
+}
+
+// Database is one database in GET /jobrunner/databases.
+type Database struct {
+	Runner      string    `json:"runner"`
+	Database    string    `json:"database"`
+	State       string    `json:"state"`
+	Detail      string    `json:"detail,omitempty"`
+	HeldUntil   time.Time `json:"held_until,omitzero"`
+	Health      string    `json:"health"`
+	Description string    `json:"description,omitempty"`
+	Generation  string    `json:"generation,omitempty"`
+	Version     string    `json:"version,omitempty"`
+	Locks       bool      `json:"locks"`
+	// Fresh is false when a served database has no session that was heard lately.
+	Fresh bool `json:"fresh"`
+	// SessionAge is how long there has been a session, HeardAge how long
+	// PostgreSQL has been silent on it, SyncedAge how old the last snapshot is.
+	SessionAge    *float64  `json:"session_age_seconds,omitempty"`
+	HeardAge      *float64  `json:"heard_age_seconds,omitempty"`
+	SyncedAge     *float64  `json:"synced_age_seconds,omitempty"`
+	Notifications uint64    `json:"notifications"`
+	Jobs          JobCounts `json:"jobs"`
+	Pause         *Pause    `json:"pause,omitempty"`
+}
+
+// Channel is one channel in GET /jobrunner/channels.
+type Channel struct {
+	Runner string `json:"runner"`
+	// Database is left out in a tree of all databases.
+	Database   string `json:"database,omitempty"`
+	Channel    string `json:"channel"`
+	Configured bool   `json:"configured"`
+	// Capacity 0 means no limit.
+	Capacity   int     `json:"capacity"`
+	Sequential bool    `json:"sequential,omitempty"`
+	Throttle   float64 `json:"throttle_seconds,omitempty"`
+	// Paused is set by the configuration or, with Pause, by an operator.
+	Paused         bool      `json:"paused"`
+	PausedByConfig bool      `json:"paused_by_configuration,omitempty"`
+	Queued         int       `json:"queued"`
+	Running        int       `json:"running"`
+	Failed         int       `json:"failed"`
+	ThrottledUntil time.Time `json:"throttled_until,omitzero"`
+	OldestPending  *float64  `json:"oldest_pending_seconds,omitempty"`
+	Pause          *Pause    `json:"pause,omitempty"`
+}
+
+// Upstream is one Odoo server in GET /jobrunner/upstreams.
+type Upstream struct {
+	// Runner is left out where the document is about one runner.
+	Runner   string `json:"runner,omitempty"`
+	Upstream string `json:"upstream"`
+	Up       bool   `json:"up"`
+	// Reason says why it is not up.
+	Reason string `json:"reason,omitempty"`
+	// InFlight is the number of open requests of this process there.
+	InFlight int    `json:"in_flight"`
+	Drain    *Drain `json:"drain,omitempty"`
+	// SafeToStop is set when it is drained and runs no job of this process.
+	SafeToStop bool `json:"safe_to_stop,omitempty"`
+}
+
+// Task is a job that holds a slot, in GET /jobrunner/tasks.
+type Task struct {
+	Runner   string `json:"runner"`
+	Database string `json:"database"`
+	UUID     string `json:"uuid"`
+	// Phase is one of claiming, open, unclaiming, asked and watched.
+	Phase   string `json:"phase"`
+	Channel string `json:"channel,omitempty"`
+	Model   string `json:"model,omitempty"`
+	Method  string `json:"method,omitempty"`
+	Retry   int32  `json:"retry"`
+	// ID is that of the request, which Odoo's log can have, too.
+	ID       string   `json:"request_id,omitempty"`
+	Upstream string   `json:"upstream,omitempty"`
+	Age      *float64 `json:"age_seconds,omitempty"`
+}
+
+// Job is the row of a job, without its arguments and its result.
+type Job struct {
+	Runner     string    `json:"runner"`
+	Database   string    `json:"database"`
+	UUID       string    `json:"uuid"`
+	ID         int64     `json:"id"`
+	Channel    string    `json:"channel"`
+	State      string    `json:"state"`
+	Priority   int32     `json:"priority"`
+	Model      string    `json:"model,omitempty"`
+	Method     string    `json:"method,omitempty"`
+	Retry      int32     `json:"retry"`
+	MaxRetries int32     `json:"max_retries"`
+	Exception  string    `json:"exception,omitempty"`
+	Created    time.Time `json:"created,omitzero"`
+	ETA        time.Time `json:"eta,omitzero"`
+	Enqueued   time.Time `json:"enqueued,omitzero"`
+	Started    time.Time `json:"started,omitzero"`
+	Done       time.Time `json:"done,omitzero"`
+}
+
+// Why is the answer of GET /jobrunner/jobs/{database}/{uuid}: why a job does, or
+// does not, run. What the fields mean depends on the code, see [runner.Why].
+type Why struct {
+	Runner   string `json:"runner"`
+	Database string `json:"database"`
+	UUID     string `json:"uuid"`
+	// Why is the code, Text says the same for people.
+	Why      string    `json:"why"`
+	Text     string    `json:"text"`
+	Until    time.Time `json:"until,omitzero"`
+	Channel  string    `json:"channel,omitempty"`
+	Capacity int       `json:"capacity,omitempty"`
+	Running  int       `json:"running,omitempty"`
+	// Ahead is how many jobs are before it; at least so many if AtLeast is set.
+	Ahead    int       `json:"ahead,omitempty"`
+	AtLeast  bool      `json:"ahead_at_least,omitempty"`
+	Blocker  string    `json:"blocker,omitempty"`
+	Upstream string    `json:"upstream,omitempty"`
+	Since    time.Time `json:"since,omitzero"`
+	Pause    *Pause    `json:"pause,omitempty"`
+	// Job is the row, Problem why it could not be read.
+	Job     *Job   `json:"job,omitempty"`
+	Problem string `json:"problem,omitempty"`
+}
+
+// Event is the data of one event of GET /jobrunner/events. Two kinds are about
+// the stream itself and have nothing but Event and Count: EventDropped and
+// EventEnd.
+type Event struct {
+	Time     time.Time `json:"time"`
+	Event    string    `json:"event"`
+	Runner   string    `json:"runner"`
+	Database string    `json:"database,omitempty"`
+	UUID     string    `json:"uuid,omitempty"`
+	Channel  string    `json:"channel,omitempty"`
+	Model    string    `json:"model,omitempty"`
+	Method   string    `json:"method,omitempty"`
+	Upstream string    `json:"upstream,omitempty"`
+	Outcome  string    `json:"outcome,omitempty"`
+	Status   int       `json:"status,omitempty"`
+	Wait     float64   `json:"wait_seconds,omitempty"`
+	Run      float64   `json:"run_seconds,omitempty"`
+	Retry    int32     `json:"retry,omitempty"`
+	Count    int       `json:"count,omitempty"`
+	Detail   string    `json:"detail,omitempty"`
+}
+
+// The events about the stream itself.
+const (
+	// EventDropped says how many events the reader has missed because it was too
+	// slow, in Count.
+	EventDropped = "dropped"
+	// EventEnd is the last event of a stream: the configuration was reloaded, or
+	// Caddy stops.
+	EventEnd = "end"
+)

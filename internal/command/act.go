@@ -1,0 +1,236 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+)
+
+// controlCommands are the actions on channels, databases, servers and sessions.
+func controlCommands() []*cobra.Command {
+	pause := sub("pause", "Pauses a channel, a database or everything", cobra.NoArgs, (*call).pause)
+	pause.Flags().String("for", "", "End the pause after this time, for example 30m or 2d")
+	pause.Flags().String("until", "", "End the pause at this time (RFC 3339)")
+	resume := sub("resume", "Ends a pause", cobra.NoArgs, (*call).resume)
+	for _, cmd := range []*cobra.Command{pause, resume} {
+		cmd.Flags().String("channel", "", "The channel, with those below it")
+		cmd.Flags().String("database", "", "The database")
+		cmd.Flags().Bool("all", false, "Everything")
+	}
+	drain := sub("drain <upstream>", "Sends no new jobs to an Odoo server, so that it can be stopped", cobra.ExactArgs(1), (*call).drain)
+	drain.Flags().Bool("wait", false, "Return when the server can be stopped")
+	undrain := sub("undrain <upstream>", "Sends jobs to an Odoo server again", cobra.ExactArgs(1), (*call).undrain)
+	resync := sub("resync", "Reads all jobs anew", cobra.NoArgs, (*call).resync)
+	resync.Flags().String("database", "", "Only those of this database")
+	cmds := []*cobra.Command{pause, resume, drain, undrain, resync}
+	for _, cmd := range cmds {
+		signFlags(cmd)
+	}
+	return cmds
+}
+
+// signFlags adds the flags by which people sign an action.
+func signFlags(cmd *cobra.Command) {
+	cmd.Flags().String("note", "", "Why, for others to read")
+	cmd.Flags().String("by", "", "Who you are. Default: user and host")
+}
+
+// until is the time in the flag of that name, zero without it.
+func (c *call) until() (time.Time, error) {
+	s := c.text("until")
+	if s == "" {
+		return time.Time{}, nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("until: %q is not a time such as %s", s, time.RFC3339)
+	}
+	return t, nil
+}
+
+func (c *call) pauseRequest() (api.PauseRequest, error) {
+	until, err := c.until()
+	return api.PauseRequest{
+		Actor: c.actor(), Database: c.text("database"), Channel: c.text("channel"), All: c.flags.Bool("all"),
+		For: c.text("for"), Until: until,
+	}, err
+}
+
+func (c *call) pause() (int, error) {
+	r, err := c.pauseRequest()
+	if err != nil {
+		return 1, err
+	}
+	return c.ordered(c.api.Pause(c.ctx, r))
+}
+
+func (c *call) resume() (int, error) {
+	r, err := c.pauseRequest()
+	if err != nil {
+		return 1, err
+	}
+	return c.ordered(c.api.Resume(c.ctx, r))
+}
+
+func (c *call) undrain() (int, error) {
+	return c.ordered(c.api.Undrain(c.ctx, api.DrainRequest{Actor: c.actor(), Upstream: c.args[0]}))
+}
+
+// ordered prints the answer to an action that changes what is ordered.
+func (c *call) ordered(doc api.OrderAnswer, err error) (int, error) {
+	if err != nil {
+		return 1, err
+	}
+	code := 0
+	if doc.Changed == 0 {
+		code = exitNothing
+	}
+	if c.json() {
+		return code, nil
+	}
+	switch {
+	case doc.Changed == 0:
+		c.out.line("nothing was changed")
+	case doc.Warning != "":
+		c.out.line("%s", doc.Warning)
+	default:
+		c.out.line("done")
+	}
+	for _, p := range doc.Pauses {
+		order := p.Order()
+		c.out.line("%s is %s", pauseSubject(&p), &order)
+	}
+	return code, nil
+}
+
+// drainInterval is the time between two checks of a server that is drained.
+const drainInterval = 500 * time.Millisecond
+
+func (c *call) drain() (int, error) {
+	upstream := c.args[0]
+	code, err := c.ordered(c.api.Drain(c.ctx, api.DrainRequest{Actor: c.actor(), Upstream: upstream}))
+	if err != nil || !c.flags.Bool("wait") {
+		return code, err
+	}
+	if err := c.out.flush(); err != nil {
+		return 1, err
+	}
+	for {
+		if stopped, err := c.safeToStop(upstream); err != nil || stopped {
+			return 0, err
+		}
+		time.Sleep(drainInterval)
+	}
+}
+
+// safeToStop reports whether a server runs no job any more.
+func (c *call) safeToStop(upstream string) (bool, error) {
+	upstreams, err := c.quiet.Upstreams(c.ctx, c.runner)
+	if err != nil {
+		return false, err
+	}
+	for _, u := range upstreams {
+		if u.Upstream != upstream {
+			continue
+		}
+		switch {
+		case u.Drain == nil:
+			return false, fmt.Errorf("upstream %s is not drained any more", upstream)
+		case !u.SafeToStop:
+			return false, nil
+		case !c.json():
+			c.out.line("%s runs no job any more and can be stopped", upstream)
+		}
+		return true, nil
+	}
+	return true, nil
+}
+
+func (c *call) resync() (int, error) {
+	doc, err := c.api.Resync(c.ctx, api.ResyncRequest{Actor: c.actor(), Database: c.text("database")})
+	if err == nil && !c.json() {
+		c.out.line("databases that are read anew: %d", doc.Databases)
+	}
+	return 0, err
+}
+
+// changeCommands are the actions on jobs.
+func changeCommands() []*cobra.Command {
+	type send = func(*api.Client, context.Context, api.ChangeRequest) (api.ChangeAnswer, error)
+	var cmds []*cobra.Command
+	for _, a := range []struct {
+		name, short string
+		send        send
+	}{
+		{"requeue", "Makes failed, cancelled or done jobs pending again", (*api.Client).Requeue},
+		{"cancel", "Cancels jobs that wait or failed", (*api.Client).Cancel},
+		{"set-done", "Marks jobs done that wait or failed", (*api.Client).SetDone},
+		{"postpone", "Gives pending jobs another eta", (*api.Client).Postpone},
+	} {
+		cmd := sub(a.name+" [<uuid>...]", a.short, cobra.ArbitraryArgs, func(c *call) (int, error) {
+			r, err := c.changeRequest()
+			if err != nil {
+				return 1, err
+			}
+			return c.changed(a.send(c.api, c.ctx, r))
+		})
+		filterFlags(cmd)
+		signFlags(cmd)
+		cmd.Flags().Bool("all", false, "All jobs that this is possible for")
+		cmd.Flags().Int("limit", 0, "At most so many jobs; 0 means all that match")
+		cmd.Flags().BoolP("dry-run", "n", false, "Change nothing, only count")
+		if a.name == "postpone" {
+			cmd.Flags().String("for", "", "Run them after this time, for example 30m or 2d")
+			cmd.Flags().String("until", "", "Run them at this time (RFC 3339)")
+		}
+		cmds = append(cmds, cmd)
+	}
+	return cmds
+}
+
+func (c *call) changeRequest() (api.ChangeRequest, error) {
+	r := api.ChangeRequest{
+		Actor: c.actor(), All: c.flags.Bool("all"), DryRun: c.flags.Bool("dry-run"), Limit: c.flags.Int("limit"), For: c.text("for"),
+	}
+	var err error
+	if r.Until, err = c.until(); err != nil {
+		return r, err
+	}
+	r.JobFilter, err = c.filter()
+	r.UUIDs = c.args
+	return r, err
+}
+
+// changed prints the answer to an action on jobs.
+func (c *call) changed(doc api.ChangeAnswer, err error) (int, error) {
+	if err != nil {
+		return 1, err
+	}
+	code := 0
+	switch {
+	case len(doc.Problems) > 0:
+		err = errors.New("it failed in some databases")
+	case doc.Changed == 0:
+		code = exitNothing
+	}
+	if c.json() {
+		return code, err
+	}
+	verb := "changed"
+	if doc.DryRun {
+		verb = "that would be changed"
+	}
+	c.out.line("jobs %s: %d, and %d that depend on them", verb, doc.Changed, doc.Followed)
+	for _, p := range doc.Problems {
+		c.out.line("%s", p)
+	}
+	if doc.More {
+		c.out.line("the limit was reached, there may be more")
+	}
+	return code, err
+}

@@ -1,0 +1,155 @@
+// Package command is the sub-command jobrunner of caddy: it shows and controls the runners of a Caddy
+// that runs, through the admin API, and examines a configuration (doctor).
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/user"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+)
+
+// Exit statuses of the commands beyond 0 (it went well) and 1 (it did not).
+const (
+	exitNotReady = 3 // the runner cannot do its work now
+	exitNothing  = 4 // there is no such job or thing, or nothing was changed
+)
+
+// New returns the command. It has to be registered with [caddycmd.RegisterCommand] in an init function.
+func New() caddycmd.Command {
+	return caddycmd.Command{
+		Name:  "jobrunner",
+		Usage: "<command>",
+		Short: "Shows and controls the job runners of a running Caddy",
+		Long: `
+Shows and controls the job runners of a Caddy that runs, through its admin API.
+
+Exit statuses: 0 all went well; 1 it did not, for example because Caddy cannot be
+reached; 3 the runner is not ready (status); 4 there is no such job, or nothing was
+changed.`,
+		CobraFunc: addCommands,
+	}
+}
+
+func addCommands(cmd *cobra.Command) {
+	f := cmd.PersistentFlags()
+	f.String("address", "", "Address of Caddy's admin API, if not the default or the one in the configuration")
+	f.StringP("config", "c", "", "Configuration file: the doctor examines it, the others take the address from it")
+	f.StringP("adapter", "a", "", "Name of the adapter of the configuration file")
+	f.String("runner", "", "Name of the runner; needed for actions if there are several")
+	f.Bool("json", false, "Print the answer as JSON")
+	cmd.AddCommand(showCommands()...)
+	cmd.AddCommand(whyCommand(), jobsCommand(), eventsCommand())
+	cmd.AddCommand(controlCommands()...)
+	cmd.AddCommand(changeCommands()...)
+	cmd.AddCommand(doctorCommand())
+}
+
+// sub makes a sub-command that asks the admin API. What f returns is the exit status.
+func sub(use, short string, args cobra.PositionalArgs, f func(c *call) (int, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: args, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
+				c, err := newCall(cmd, fl, args)
+				if err != nil {
+					return 1, err
+				}
+				return c.exit(f(c))
+			})(cmd, args)
+		},
+	}
+}
+
+// call is one run of a sub-command.
+type call struct {
+	ctx    context.Context //nolint:containedctx // the life of the command
+	flags  caddycmd.Flags
+	args   []string
+	runner string
+	// api prints every answer as it came with --json; quiet does not.
+	api, quiet *api.Client
+	out        *printer
+}
+
+func newCall(cmd *cobra.Command, fl caddycmd.Flags, args []string) (*call, error) {
+	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, fl.String("config"), fl.String("adapter"))
+	if err != nil {
+		return nil, fmt.Errorf("finding the address of the admin API: %w", err)
+	}
+	c := &call{ctx: cmd.Context(), flags: fl, args: args, runner: fl.String("runner"), out: newPrinter(cmd.OutOrStdout())}
+	if c.api, err = api.NewClient(address); err != nil {
+		return nil, err
+	}
+	if c.quiet, err = api.NewClient(address); err != nil {
+		return nil, err
+	}
+	if c.json() {
+		c.api.OnAnswer = c.out.raw
+	}
+	return c, nil
+}
+
+func (c *call) json() bool { return c.flags.Bool("json") }
+
+// exit writes what has been collected. It turns an answer that there is no such thing, or that it
+// cannot be changed, into the exit status for that.
+func (c *call) exit(code int, err error) (int, error) {
+	var refused *api.Error
+	switch {
+	case errors.As(err, &refused) && (refused.Status == http.StatusNotFound || refused.Status == http.StatusConflict):
+		code = exitNothing
+	case err != nil:
+		code = 1
+	}
+	if failed := c.out.flush(); failed != nil && err == nil {
+		return 1, failed
+	}
+	return code, err
+}
+
+// text returns the value of a flag, empty for one that the sub-command does not have.
+func (c *call) text(flag string) string {
+	if fl := c.flags.Lookup(flag); fl != nil {
+		return fl.Value.String()
+	}
+	return ""
+}
+
+// actor is the part of a request that all actions have.
+func (c *call) actor() api.Actor {
+	by := c.text("by")
+	if by == "" {
+		by = myself()
+	}
+	return api.Actor{Runner: c.runner, By: by, Note: c.text("note")}
+}
+
+// myself names the user for the API.
+func myself() string {
+	name := os.Getenv("SUDO_USER")
+	if u, err := user.Current(); name == "" && err == nil {
+		name = u.Username
+	}
+	if host, err := os.Hostname(); err == nil && name != "" {
+		name += "@" + host
+	}
+	return name
+}
+
+// stateNames are the states of jobs, for completion.
+func stateNames() []string {
+	var names []string
+	for s := channels.WaitDependencies; s <= channels.Failed; s++ {
+		names = append(names, s.String())
+	}
+	return names
+}

@@ -1,0 +1,157 @@
+package command
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddytest"
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(caddytest.Main(m))
+}
+
+// TestExit: answers of the API become exit statuses by their status, not by their words.
+func TestExit(t *testing.T) {
+	for name, c := range map[string]struct {
+		code int
+		err  error
+		want int
+	}{
+		"all went well":    {0, nil, 0},
+		"not ready":        {exitNotReady, nil, exitNotReady},
+		"nothing changed":  {exitNothing, nil, exitNothing},
+		"no such job":      {1, fmt.Errorf("wrapped: %w", &api.Error{Status: http.StatusNotFound}), exitNothing},
+		"cannot be undone": {1, &api.Error{Status: http.StatusConflict}, exitNothing},
+		"a mistake":        {1, &api.Error{Status: http.StatusBadRequest, Message: "HTTP 404: x"}, 1},
+		"no answer":        {0, errors.New("connection refused"), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			cmd := &call{out: newPrinter(&out)}
+			cmd.out.line("x")
+			code, err := cmd.exit(c.code, c.err)
+			require.Equal(t, c.want, code)
+			require.Equal(t, c.err, err)
+			require.Equal(t, "x\n", out.String())
+		})
+	}
+}
+
+// TestTable: a table is cut to the width of a terminal, and what comes from elsewhere cannot control it.
+func TestTable(t *testing.T) {
+	var out bytes.Buffer
+	p := newPrinter(&out)
+	fill := func() {
+		tab := p.table("DATABASE", "DETAIL")
+		tab.row("prod", "\x1b[2J a text that is longer than the terminal is wide")
+		tab.row("ü", "")
+		tab.print()
+		require.NoError(t, p.flush())
+	}
+	fill()
+	require.Equal(t, "DATABASE  DETAIL\nprod      �[2J a text that is longer than the terminal is wide\nü\n", out.String())
+	out.Reset()
+	p.width = 24
+	fill()
+	require.Equal(t, "DATABASE  DETAIL\nprod      �[2J a text t…\nü\n", out.String())
+	out.Reset()
+	p.colour = true
+	p.line("x\r\n\x07")
+	require.NoError(t, p.flush())
+	require.Equal(t, "x���\n", out.String())
+}
+
+// TestReport: an error among the findings is the exit status 3, and anything less is 0.
+func TestReport(t *testing.T) {
+	found := []doctor.Finding{
+		{Severity: doctor.OK, Code: "postgres", Check: "postgres", Runner: "default", Message: "it answers"},
+		{Severity: doctor.Warning, Code: "rival", Check: "rival", Runner: "default", Database: "prod", Message: "a \x1b"},
+	}
+	var out bytes.Buffer
+	code, err := report(newPrinter(&out), found, false)
+	require.NoError(t, err)
+	require.Zero(t, code)
+	require.Equal(t, "ok      default: it answers\nwarning default, prod: a �\n", out.String())
+
+	out.Reset()
+	found = append(found, doctor.Finding{Severity: doctor.Error, Upstream: "http://a:1"})
+	code, err = report(newPrinter(&out), found[2:], true)
+	require.NoError(t, err)
+	require.Equal(t, exitNotReady, code)
+	require.JSONEq(t, `{"findings": [{"severity": "error", "code": "", "check": "", "runner": "", "upstream": "http://a:1", "message": ""}]}`, out.String())
+}
+
+// fakeApp takes the place of the jobrunner app.
+type fakeApp struct {
+	Names []string `json:"names"`
+}
+
+// cleaned counts the apps that were cleaned up.
+var cleaned int
+
+func init() {
+	caddy.RegisterModule(fakeApp{})
+}
+
+func (fakeApp) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "jobrunner", New: func() caddy.Module { return new(fakeApp) }}
+}
+
+func (*fakeApp) Start() error { return nil }
+func (*fakeApp) Stop() error  { return nil }
+func (*fakeApp) Cleanup() error {
+	cleaned++
+	return nil
+}
+
+func (f *fakeApp) Subjects() (all []doctor.Subject) {
+	for _, name := range f.Names {
+		all = append(all, doctor.Subject{Config: runner.Config{Name: name}})
+	}
+	return all
+}
+
+// TestLoad: the doctor examines all runners of a configuration, or the one that is named.
+func TestLoad(t *testing.T) {
+	for name, c := range map[string]struct {
+		config, runner string
+		want           []string
+		fails          string
+	}{
+		"all":            {`{"apps": {"jobrunner": {"names": ["a", "b"]}}}`, "", []string{"a", "b"}, ""},
+		"one":            {`{"apps": {"jobrunner": {"names": ["a", "b"]}}}`, "b", []string{"b"}, ""},
+		"another":        {`{"apps": {"jobrunner": {"names": ["a", "b"]}}}`, "c", nil, "there is no runner c"},
+		"no app":         {`{}`, "", nil, "there is no jobrunner in the configuration"},
+		"a mistake":      {`{"apps": {"jobrunner": {"names": 1}}}`, "", nil, "loading the configuration"},
+		"something else": {`x`, "", nil, "reading the configuration"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cleaned = 0
+			subjects, cleanup, err := load([]byte(c.config), c.runner)
+			var names []string
+			for _, s := range subjects {
+				names = append(names, s.Config.Name)
+			}
+			require.Equal(t, c.want, names)
+			if c.fails != "" {
+				require.ErrorContains(t, err, c.fails)
+				return
+			}
+			require.NoError(t, err)
+			require.Zero(t, cleaned)
+			cleanup()
+			require.Equal(t, 1, cleaned)
+		})
+	}
+}

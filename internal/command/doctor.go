@@ -1,0 +1,119 @@
+package command
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
+)
+
+// doctorCommand is the sub-command doctor.
+func doctorCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Checks a set-up and says what to do about what is wrong with it",
+		Long: `
+Loads a configuration without running it, connects to PostgreSQL and to the Odoo
+servers itself, and looks for everything that would keep jobs from running. It takes
+no locks and changes nothing; the servers are asked for a job that does not exist.
+
+Exit statuses: 0 nothing is wrong, or there are only warnings; 1 the configuration
+cannot be loaded; 3 something is wrong.`,
+		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
+				caddy.BufferedLog() // keeps the loading of the configuration off the terminal
+				raw, _, _, err := caddycmd.LoadConfig(fl.String("config"), fl.String("adapter"))
+				if err != nil {
+					return 1, fmt.Errorf("loading the configuration: %w", err)
+				}
+				subjects, cleanup, err := load(raw, fl.String("runner"))
+				if err != nil {
+					return 1, err
+				}
+				defer cleanup()
+				return report(newPrinter(cmd.OutOrStdout()), doctor.Examine(cmd.Context(), subjects), fl.Bool("json"))
+			})(cmd, args)
+		},
+	}
+}
+
+// load loads a configuration without running it and returns its runners; all of them if name is empty.
+// They can be used until cleanup is called.
+func load(raw []byte, name string) (subjects []doctor.Subject, cleanup func(), err error) {
+	var cfg *caddy.Config
+	if err := json.Unmarshal(raw, &cfg); err != nil {
+		return nil, nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	cfg.Logging = silent()
+	provisioned, err := caddy.ProvisionContext(cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("loading the configuration: %w", err)
+	}
+	app, err := provisioned.AppIfConfigured("jobrunner")
+	if err != nil {
+		return nil, nil, errors.New("there is no jobrunner in the configuration")
+	}
+	source, ok := app.(doctor.Source)
+	if !ok {
+		return nil, nil, fmt.Errorf("the jobrunner app is a %T", app)
+	}
+	cleanup = func() {
+		if c, ok := app.(caddy.CleanerUpper); ok {
+			_ = c.Cleanup() // the process ends
+		}
+	}
+	subjects = source.Subjects()
+	if name == "" {
+		return subjects, cleanup, nil
+	}
+	subjects = slices.DeleteFunc(subjects, func(s doctor.Subject) bool { return s.Config.Name != name })
+	if len(subjects) == 0 {
+		cleanup()
+		return nil, nil, fmt.Errorf("there is no runner %s in the configuration", name)
+	}
+	return subjects, cleanup, nil
+}
+
+// silent is a configuration of logs that writes nothing anywhere. The one of the
+// file names log files of the Caddy that runs, and the doctor tells what it finds
+// in its own words.
+func silent() *caddy.Logging {
+	return &caddy.Logging{Logs: map[string]*caddy.CustomLog{
+		caddy.DefaultLoggerName: {BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "discard"}`)}},
+	}}
+}
+
+// report prints findings and returns the exit status.
+func report(out *printer, found []doctor.Finding, asJSON bool) (int, error) {
+	status := 0
+	if slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Severity == doctor.Error }) {
+		status = exitNotReady
+	}
+	if asJSON {
+		var text bytes.Buffer
+		enc := json.NewEncoder(&text)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(map[string]any{"findings": found}); err != nil {
+			return 1, fmt.Errorf("writing the findings: %w", err)
+		}
+		out.raw(text.Bytes())
+	} else {
+		for _, f := range found {
+			where := slices.DeleteFunc([]string{f.Runner, f.Database, f.Upstream}, func(s string) bool { return s == "" })
+			out.line("%-8s%s: %s", f.Severity, strings.Join(where, ", "), f.Message)
+		}
+	}
+	if err := out.flush(); err != nil {
+		return 1, err
+	}
+	return status, nil
+}

@@ -1,0 +1,164 @@
+package command
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+)
+
+// printer writes for people: on a terminal in colours, unless NO_COLOR is set,
+// and no wider than the terminal; elsewhere plain and complete.
+type printer struct {
+	to     io.Writer
+	buffer bytes.Buffer
+	// width is that of the terminal, 0 elsewhere.
+	width  int
+	colour bool
+}
+
+func newPrinter(to io.Writer) *printer {
+	p := &printer{to: to}
+	if f, ok := to.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil {
+			p.width = width
+		}
+		p.colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	}
+	return p
+}
+
+// line writes a line. What comes from elsewhere cannot control the terminal.
+func (p *printer) line(format string, args ...any) {
+	p.buffer.WriteString(printable(fmt.Sprintf(format, args...)) + "\n")
+}
+
+// printable replaces control characters.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '�'
+		}
+		return r
+	}, s)
+}
+
+// raw writes JSON as it came.
+func (p *printer) raw(json []byte) {
+	p.buffer.Write(bytes.TrimSpace(json))
+	p.buffer.WriteByte('\n')
+}
+
+// clear begins a new screen on a terminal.
+func (p *printer) clear() {
+	if p.width > 0 {
+		p.buffer.WriteString("\x1b[H\x1b[2J")
+	}
+}
+
+// drop forgets what has been collected.
+func (p *printer) drop() { p.buffer.Reset() }
+
+// flush writes what has been collected.
+func (p *printer) flush() error {
+	defer p.buffer.Reset()
+	if _, err := p.to.Write(p.buffer.Bytes()); err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	return nil
+}
+
+// table is a table that is being filled.
+type table struct {
+	p    *printer
+	rows [][]string
+}
+
+func (p *printer) table(header ...string) *table { return &table{p, [][]string{header}} }
+
+func (t *table) row(cells ...string) {
+	for i := range cells {
+		cells[i] = printable(cells[i])
+	}
+	t.rows = append(t.rows, cells)
+}
+
+const (
+	columnGap = 2
+	// narrowest is how far a column is cut to make room for others.
+	narrowest = 8
+)
+
+// widths returns the widths of the columns, the widest cut until the table fits.
+func (t *table) widths() []int {
+	widths := make([]int, len(t.rows[0]))
+	for _, row := range t.rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for t.p.width > 0 {
+		total, widest := -columnGap, 0
+		for i, w := range widths {
+			total += w + columnGap
+			if w > widths[widest] {
+				widest = i
+			}
+		}
+		if total <= t.p.width || widths[widest] <= narrowest {
+			break
+		}
+		widths[widest] = max(narrowest, widths[widest]-(total-t.p.width))
+	}
+	return widths
+}
+
+// print writes the table.
+func (t *table) print() {
+	widths := t.widths()
+	for n, row := range t.rows {
+		var b strings.Builder
+		for i, cell := range row {
+			cell = cut(cell, widths[i])
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+columnGap)
+			if i == len(row)-1 {
+				pad = ""
+			}
+			b.WriteString(t.paint(cell, n == 0) + pad)
+		}
+		t.p.buffer.WriteString(strings.TrimRight(b.String(), " ") + "\n")
+	}
+}
+
+func cut(s string, width int) string {
+	if utf8.RuneCountInString(s) <= width {
+		return s
+	}
+	return string([]rune(s)[:width-1]) + "…"
+}
+
+// paint colours a cell by what it says.
+func (t *table) paint(cell string, header bool) string {
+	if !t.p.colour {
+		return cell
+	}
+	var code string
+	switch {
+	case header:
+		code = "1"
+	case cell == "failed" || cell == "unhealthy" || cell == "unreachable" || cell == "unknown":
+		code = "31"
+	case cell == "ready" || cell == "done" || cell == "this node":
+		code = "32"
+	case cell == "held" || cell == "standby" || cell == "watched":
+		code = "33"
+	default:
+		return cell
+	}
+	return "\x1b[" + code + "m" + cell + "\x1b[0m"
+}

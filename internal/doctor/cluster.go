@@ -1,0 +1,98 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
+)
+
+// cluster checks PostgreSQL and each of its databases.
+func (e *examination) cluster() {
+	cfg := e.subject.Config
+	ctx, cancel := context.WithTimeout(e.ctx, connectTimeout)
+	defer cancel()
+	c, err := cfg.Driver.OpenCluster(ctx, cfg.Postgres)
+	switch {
+	case errors.Is(err, postgres.ErrTransactionPooling):
+		e.add(foundPooler, "%s", postgres.ErrTransactionPooling)
+		return
+	case err != nil:
+		e.add(foundUnreachable, "PostgreSQL cannot be reached, check postgres, postgres_password and pg_hba.conf: %s", err)
+		return
+	}
+	defer c.Close(ctx)
+	list, err := c.Databases(ctx, cfg.Databases)
+	if err != nil {
+		e.add(foundNoList, "the databases cannot be listed: %s", err)
+		return
+	}
+	e.add(foundPostgres, "PostgreSQL answers and lists %d databases", len(list))
+	if len(list) == 0 {
+		e.add(foundNoDatabase, "no database is found for the role %s: name databases that belong to another role with databases, or check its patterns", cfg.Postgres.User)
+		return
+	}
+	e.served = make(map[string]driver.Examination)
+	for _, db := range list {
+		e.database(db.Name)
+	}
+	if len(e.served) == 0 && !e.neutralized {
+		e.add(foundNothing, "none of the databases has jobs that can be run: install queue_job in one of them, or choose others with databases")
+	}
+}
+
+// database checks one database.
+func (e *examination) database(name string) {
+	ctx, cancel := context.WithTimeout(e.ctx, databaseTimeout)
+	defer cancel()
+	x, err := e.examine(ctx, name)
+	add := func(k kind, format string, args ...any) {
+		e.add(k, format, args...).Database = name
+	}
+	switch {
+	case err != nil:
+		add(foundNoExamination, "it cannot be examined, GRANT CONNECT on it or exclude it with databases !%s: %s", name, err)
+		return
+	case x.Health == driver.Undetected:
+		add(foundUndetected, "nothing to do here: %s", x.Description)
+		return
+	case x.Health == driver.Neutralized:
+		e.neutralized = true
+		add(foundNeutralized, "%s %s: %s", x.Generation, x.Version, x.Description)
+		return
+	case x.Health == driver.Unhealthy:
+		add(foundUnhealthy, "%s %s: %s", x.Generation, x.Version, x.Description)
+		return
+	}
+	e.served[name] = x
+	add(foundHealthy, "%s %s: %s", x.Generation, x.Version, x.Description)
+	e.databaseChannels(ctx, name)
+	for _, w := range x.Warnings {
+		add(foundRival, "%s", w)
+	}
+	switch {
+	case x.Holder == "":
+		add(foundLockFree, "no runner serves it at the moment")
+	case strings.Contains(x.Holder, "application "+postgres.ApplicationPrefix):
+		add(foundLockOurs, "it is served by a Caddy (%s)", x.Holder)
+	default:
+		add(foundLockForeign, "another runner serves it (%s): switch Odoo's own runner off with channels = root:0 and restart Odoo, or stop that program", x.Holder)
+	}
+}
+
+// examine asks the driver as much as it can tell.
+func (e *examination) examine(ctx context.Context, name string) (x driver.Examination, err error) {
+	cfg := e.subject.Config
+	if d, ok := driver.AsExaminer(cfg.Driver); ok {
+		return d.Examine(ctx, cfg.Postgres, name)
+	}
+	s, err := cfg.Driver.OpenSession(ctx, cfg.Postgres, name)
+	if err != nil {
+		return x, err
+	}
+	defer s.Close(ctx)
+	x.Fingerprint, err = s.Fingerprint(ctx)
+	return x, err
+}

@@ -1,0 +1,111 @@
+// Package doctor finds out what keeps jobs from running. It connects to PostgreSQL and to the Odoo
+// servers as a runner does, takes no locks and changes nothing.
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// Timeouts of one check.
+const (
+	connectTimeout  = 15 * time.Second
+	databaseTimeout = 30 * time.Second
+	serverTimeout   = 10 * time.Second
+)
+
+// Subject is a runner to be examined.
+type Subject struct {
+	// Config is what the runner is told. The name in it is the runner's.
+	Config runner.Config
+	// Odoo is what Odoo's own configuration says, nil if it is not known.
+	Odoo *odooconf.Config
+}
+
+// Source is a Caddy app that has runners to be examined.
+type Source interface {
+	// Subjects returns the runners of the app's configuration, sorted by name.
+	Subjects() []Subject
+}
+
+// Examine examines runners, one after the other, and returns what it found in the order of the checks.
+// The databases of a runner are checked before its servers, which are asked about each of them.
+func Examine(ctx context.Context, subjects []Subject) []Finding {
+	var found []Finding
+	for _, s := range subjects {
+		e := &examination{ctx: ctx, subject: s}
+		e.run()
+		found = append(found, e.found...)
+	}
+	return found
+}
+
+// examination is that of one runner.
+type examination struct {
+	ctx     context.Context
+	subject Subject
+	found   []Finding
+	// served are the databases with jobs.
+	served map[string]driver.Examination
+	// neutralized is set when there is a copy whose jobs are left alone.
+	neutralized bool
+}
+
+func (e *examination) add(k kind, format string, args ...any) *Finding {
+	e.found = append(e.found, Finding{Severity: k.severity, Code: k.code, Check: k.check, Runner: e.subject.Config.Name, Message: fmt.Sprintf(format, args...)})
+	return &e.found[len(e.found)-1]
+}
+
+func (e *examination) run() {
+	e.odooConfig()
+	e.cluster()
+	e.upstreams()
+	e.capacity()
+}
+
+// odooConfig checks what Odoo itself is told.
+func (e *examination) odooConfig() {
+	conf := e.subject.Odoo
+	if conf != nil && !conf.RunnerOff {
+		e.add(foundRunnerOn, "Odoo's configuration does not switch its own runner off, so Odoo would start it: "+
+			"set ODOO_QUEUE_JOB_CHANNELS=root:0 in Odoo's environment, or channels = root:0 in its file and channels in the jobrunner block")
+	}
+}
+
+// capacity compares the root channel with the workers, where those are known.
+func (e *examination) capacity() {
+	conf, cfg := e.subject.Odoo, e.subject.Config
+	root := 1
+	for _, c := range cfg.Channels {
+		if c.Name == "root" {
+			root = c.Capacity
+		}
+	}
+	if d := cfg.DatabaseChannels; d != nil {
+		if root = d.Max; root == 0 {
+			e.add(foundNoCapacity, "max_capacity is 0, so no job runs: raise it")
+			return
+		}
+	}
+	switch {
+	case root == 0:
+		e.add(foundUnlimited, "the root channel has no limit, so jobs can take all workers away from the users: give it a capacity below the number of workers")
+	case conf != nil && conf.Workers > 0 && root >= conf.Workers:
+		e.add(foundCapacity, "up to %d jobs run at once and a server has %d workers, so jobs can take all of them away from the users: lower the capacity, or raise workers",
+			root, conf.Workers)
+	}
+	if conf != nil && len(conf.ServerWide) > 0 && len(e.served) > 1 {
+		for name, x := range e.served {
+			if x.Module != "" && !slices.Contains(conf.ServerWide, x.Module) {
+				e.add(foundServerWide, "server_wide_modules has no %s, which servers of several databases need: add it", x.Module).Database = name
+				return
+			}
+		}
+	}
+}

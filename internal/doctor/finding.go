@@ -1,0 +1,85 @@
+package doctor
+
+// Severity says how bad a finding is.
+type Severity string
+
+// The severities.
+const (
+	OK      Severity = "ok"
+	Warning Severity = "warning"
+	Error   Severity = "error"
+)
+
+// Finding is one thing that the doctor found, in one sentence with the remedy.
+type Finding struct {
+	Severity Severity `json:"severity"`
+	// Code names the finding for scripts; it is one of [Codes].
+	Code string `json:"code"`
+	// Check is what was checked: postgres, pooler, databases, database, rival,
+	// lock, channels, upstreams, upstream, route, capacity or odoo_config.
+	Check string `json:"check"`
+	// Runner is the name of the runner. Database and Upstream are empty if the
+	// finding is about no particular one.
+	Runner   string `json:"runner"`
+	Database string `json:"database,omitempty"`
+	Upstream string `json:"upstream,omitempty"`
+	Message  string `json:"message"`
+}
+
+// kind is what findings of one kind have in common.
+type kind struct {
+	severity    Severity
+	check, code string
+}
+
+// The kinds of findings. A code is for good: scripts compare it.
+var (
+	foundRunnerOn      = kind{Warning, "odoo_config", "odoo_runner_on"}
+	foundServerWide    = kind{Warning, "odoo_config", "server_wide_modules"}
+	foundPooler        = kind{Error, "pooler", "transaction_pooler"}
+	foundUnreachable   = kind{Error, "postgres", "postgres_unreachable"}
+	foundPostgres      = kind{OK, "postgres", "postgres"}
+	foundNoList        = kind{Error, "databases", "databases_not_listed"}
+	foundNoDatabase    = kind{Error, "databases", "no_database"}
+	foundNothing       = kind{Error, "databases", "no_jobs"}
+	foundNoExamination = kind{Error, "database", "database_not_examined"}
+	foundUndetected    = kind{OK, "database", "database_undetected"}
+	foundNeutralized   = kind{Warning, "database", "database_neutralized"}
+	foundUnhealthy     = kind{Error, "database", "database_unhealthy"}
+	foundHealthy       = kind{OK, "database", "database"}
+	foundRival         = kind{Warning, "rival", "rival"}
+	foundLockFree      = kind{OK, "lock", "lock_free"}
+	foundLockOurs      = kind{OK, "lock", "lock_of_caddy"}
+	foundLockForeign   = kind{Error, "lock", "lock_of_another_runner"}
+	foundNoUpstream    = kind{Error, "upstreams", "no_upstream"}
+	foundBusy          = kind{Warning, "upstream", "upstream_busy"}
+	foundDown          = kind{Error, "upstream", "upstream_down"}
+	foundUp            = kind{OK, "upstream", "upstream"}
+	foundRoute         = kind{OK, "route", "route"}
+	foundRouteRefused  = kind{Error, "route", "route_refused"}
+	foundRouteBroken   = kind{Error, "route", "route_broken"}
+	foundUnlimited     = kind{Warning, "capacity", "capacity_unlimited"}
+	foundCapacity      = kind{Warning, "capacity", "capacity_above_workers"}
+	foundNoCapacity    = kind{Warning, "capacity", "capacity_zero"}
+	foundChannels      = kind{OK, "channels", "channels"}
+	foundBadChannels   = kind{Error, "channels", "channels_unusable"}
+	foundStopped       = kind{Warning, "channels", "channels_stopped"}
+)
+
+// kinds are all of them.
+var kinds = []kind{
+	foundRunnerOn, foundServerWide, foundPooler, foundUnreachable, foundPostgres, foundNoList, foundNoDatabase,
+	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
+	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
+	foundRouteRefused, foundRouteBroken, foundUnlimited, foundCapacity, foundNoCapacity,
+	foundChannels, foundBadChannels, foundStopped,
+}
+
+// Codes returns the codes of everything that the doctor can find.
+func Codes() []string {
+	var codes []string
+	for _, k := range kinds {
+		codes = append(codes, k.code)
+	}
+	return codes
+}

@@ -1,0 +1,249 @@
+package metrics
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+)
+
+// scrapeTimeout bounds the question to all runners for one scrape. A runner that
+// does not answer in time has caddy_jobrunner_up 0 and no other gauge.
+const scrapeTimeout = 2 * time.Second
+
+// liveMetrics reads the runners at every scrape, so that they cost nothing without one. It asks the
+// supervisor, not a configuration: after a failed reload Caddy serves the registry of the
+// configuration that failed, and it has to tell the truth, too. Only counters are read, whatever the
+// number of jobs.
+type liveMetrics struct{}
+
+// What the gauges say. Those of channels exist for every channel that holds jobs
+// or is configured.
+var (
+	upDesc               = gauge("up", "Whether the runner answered in time; 0 means that its loop is stuck.", "runner")
+	leaderDesc           = gauge("leader", "Whether this process leads the runner.", "runner")
+	leaderKnownDesc      = gauge("leader_known", "Whether some process is known to lead the runner.", "runner")
+	readyDesc            = gauge("ready", "What GET /jobrunner/ready says of the runner.", "runner")
+	jobsDesc             = gauge("jobs", "Unfinished and failed jobs by the channel that they name.", "runner", "database", "channel", "state")
+	oldestDesc           = gauge("oldest_pending_seconds", "How long the oldest job that waits in the channel could have been running already; 0 if none waits.", "runner", "database", "channel")
+	capacityDesc         = gauge("channel_capacity", "Jobs that may run at once; absent for channels without a limit.", "runner", "database", "channel")
+	runningDesc          = gauge("channel_running", "Jobs of the channel and those below that hold a place.", "runner", "database", "channel")
+	queuedDesc           = gauge("channel_queued", "Jobs that wait in the channel, for a place or for their eta.", "runner", "database", "channel")
+	failedDesc           = gauge("channel_failed", "Failed jobs of the channel.", "runner", "database", "channel")
+	pausedDesc           = gauge("channel_paused", "Whether the channel is paused, by the configuration or by somebody.", "runner", "database", "channel")
+	blockedDesc          = gauge("channel_blocked", "Whether the channel is sequential and waits for somebody to deal with a failed job.", "runner", "database", "channel")
+	databasesDesc        = gauge("databases", "Databases by state.", "runner", "state")
+	connectedDesc        = gauge("session_connected", "Whether there is a connection that listens to the database, for databases that should have one.", "runner", "database")
+	silenceDesc          = gauge("session_silence_seconds", "Time since PostgreSQL was last heard on that connection.", "runner", "database")
+	syncedDesc           = gauge("resync_age_seconds", "Time since the last full read of the database's jobs.", "runner", "database")
+	upstreamUpDesc       = gauge("upstream_up", "Whether the Odoo server is believed to answer.", "runner", "upstream")
+	upstreamInFlightDesc = gauge("upstream_in_flight", "Open requests at the Odoo server.", "runner", "upstream")
+	upstreamDrainedDesc  = gauge("upstream_drained", "Whether somebody drains the Odoo server.", "runner", "upstream")
+	maxCapacityDesc      = gauge("max_capacity", "Jobs that may run at once in all databases together, where each has a channel tree of its own.", "runner")
+	tasksDesc            = gauge("tasks", "Jobs that hold a place, by phase: claiming, open (their request is), watched (they run without one of ours).", "runner", "phase")
+	pausesDesc           = gauge("pauses", "Pauses that somebody has ordered, by what they concern: all, database, channel.", "runner", "scope")
+	exchangesDesc        = gauge("open_exchanges", "Open requests of the process, also those of runners that were removed from the configuration.")
+)
+
+var liveDescs = []*prometheus.Desc{
+	upDesc, leaderDesc, leaderKnownDesc, readyDesc, jobsDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, failedDesc, pausedDesc,
+	blockedDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
+	upstreamDrainedDesc, maxCapacityDesc, tasksDesc, pausesDesc, exchangesDesc,
+}
+
+func gauge(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(metricsNamespace, metricsSubsystem, name), help, labels, nil)
+}
+
+// Describe implements [prometheus.Collector].
+func (liveMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range liveDescs {
+		ch <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (liveMetrics) Collect(ch chan<- prometheus.Metric) {
+	set := setter(ch)
+	set.to(exchangesDesc, float64(supervisor.OpenExchanges()))
+	for name, st := range statuses() {
+		set.to(upDesc, flag(st != nil), name)
+		if st != nil {
+			set.runner(name, st, time.Now())
+		}
+	}
+}
+
+// statuses asks all runners at once. One that does not answer in time is nil.
+func statuses() map[string]*runner.Status {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	var (
+		mu  sync.Mutex // guards all
+		all = make(map[string]*runner.Status)
+		wg  sync.WaitGroup
+	)
+	for name, k := range supervisor.Runners(ctx) {
+		wg.Go(func() {
+			var answer *runner.Status
+			_ = guard.Call(func() error {
+				st, err := k.Status(ctx)
+				if err == nil {
+					answer = &st
+				}
+				return err
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			all[name] = answer
+		})
+	}
+	wg.Wait()
+	return all
+}
+
+// setter sends gauges.
+type setter chan<- prometheus.Metric
+
+func (set setter) to(desc *prometheus.Desc, value float64, labels ...string) {
+	set <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+}
+
+// runner sends what is known of one runner.
+func (set setter) runner(name string, st *runner.Status, now time.Time) {
+	set.to(leaderDesc, flag(st.Leader), name)
+	set.to(leaderKnownDesc, flag(st.LeaderKnown), name)
+	set.to(readyDesc, flag(len(st.Problems(now)) == 0), name)
+	for phase, n := range map[string]int{"claiming": st.Claiming, "open": st.Open, "watched": st.Watched} {
+		set.to(tasksDesc, float64(n), name, phase)
+	}
+	if st.DatabaseChannels {
+		set.to(maxCapacityDesc, float64(st.MaxCapacity), name)
+	}
+	pauses := map[string]int{"all": 0, "database": 0, "channel": 0}
+	for i := range st.Controls.Pauses {
+		pauses[st.Controls.Pauses[i].Scope()]++
+	}
+	for scope, n := range pauses {
+		set.to(pausesDesc, float64(n), name, scope)
+	}
+	set.databases(name, st, now)
+	set.jobs(name, st)
+	set.channels(name, st, now)
+	set.upstreams(name, st)
+}
+
+func (set setter) databases(name string, st *runner.Status, now time.Time) {
+	states := make(map[runner.DatabaseState]int)
+	served := make(map[string]bool)
+	for i := range st.Databases {
+		db := &st.Databases[i]
+		states[db.State]++
+		served[db.Name] = true
+		label, _ := places.admit(name, db.Name, "")
+		if !db.Served() || label != db.Name {
+			continue
+		}
+		set.to(connectedDesc, flag(!db.Connected.IsZero()), name, label)
+		if !db.Connected.IsZero() {
+			set.to(silenceDesc, max(0, now.Sub(db.Heard).Seconds()), name, label)
+		}
+		if !db.Synced.IsZero() {
+			set.to(syncedDesc, max(0, now.Sub(db.Synced).Seconds()), name, label)
+		}
+	}
+	for state := runner.DatabaseConnecting; state <= runner.DatabaseNeutralized; state++ {
+		set.to(databasesDesc, float64(states[state]), name, state.String())
+	}
+	if st.Leader && !st.TakingOver && !st.Stopping {
+		forgetDatabases(name, func(database string) bool { return served[database] })
+	}
+}
+
+// jobs sends the counts, those of unadmitted places added up.
+func (set setter) jobs(name string, st *runner.Status) {
+	type place struct{ database, channel string }
+	sums := make(map[place]channels.Count)
+	for _, c := range st.Counts {
+		var at place
+		at.database, at.channel = places.admit(name, c.DB, c.Channel)
+		sum := sums[at]
+		sum.Pending += c.Pending
+		sum.Enqueued += c.Enqueued
+		sum.Started += c.Started
+		sum.Failed += c.Failed
+		sums[at] = sum
+	}
+	for at, c := range sums {
+		set.to(jobsDesc, float64(c.Pending), name, at.database, at.channel, "pending")
+		set.to(jobsDesc, float64(c.Enqueued), name, at.database, at.channel, "enqueued")
+		set.to(jobsDesc, float64(c.Started), name, at.database, at.channel, "started")
+		set.to(jobsDesc, float64(c.Failed), name, at.database, at.channel, "failed")
+	}
+}
+
+// channels sends what is known of the channels, those unadmitted added up. The
+// database is empty in a tree of all databases; to Prometheus that is no label.
+func (set setter) channels(name string, st *runner.Status, now time.Time) {
+	type place struct{ database, channel string }
+	type sum struct {
+		running, queued, failed int
+		oldest                  float64
+		paused, blocked         bool
+	}
+	sums := make(map[place]sum)
+	for i := range st.Channels {
+		c := &st.Channels[i]
+		var at place
+		at.database, at.channel = places.admit(name, c.DB, c.FullName)
+		if c.DB == "" {
+			at.database = ""
+		}
+		s := sums[at]
+		s.running += c.Running
+		s.queued += c.Queued
+		s.failed += c.Failed
+		s.paused = s.paused || c.Paused || c.Stopped
+		s.blocked = s.blocked || c.Sequential && c.Failed > 0
+		if !c.Oldest.IsZero() {
+			s.oldest = max(s.oldest, now.Sub(c.Oldest).Seconds())
+		}
+		sums[at] = s
+		if at.channel == c.FullName && c.Capacity != 0 {
+			set.to(capacityDesc, float64(max(c.Capacity, 0)), name, at.database, at.channel)
+		}
+	}
+	for at, s := range sums {
+		set.to(runningDesc, float64(s.running), name, at.database, at.channel)
+		set.to(queuedDesc, float64(s.queued), name, at.database, at.channel)
+		set.to(failedDesc, float64(s.failed), name, at.database, at.channel)
+		set.to(oldestDesc, s.oldest, name, at.database, at.channel)
+		set.to(pausedDesc, flag(s.paused), name, at.database, at.channel)
+		set.to(blockedDesc, flag(s.blocked), name, at.database, at.channel)
+	}
+}
+
+func (set setter) upstreams(name string, st *runner.Status) {
+	for i := range st.Upstreams {
+		u := &st.Upstreams[i]
+		if _, label := nodes.admit(name, "", u.Name); label != u.Name {
+			continue
+		}
+		set.to(upstreamUpDesc, flag(u.Up), name, u.Name)
+		set.to(upstreamInFlightDesc, float64(u.InFlight), name, u.Name)
+		set.to(upstreamDrainedDesc, flag(u.Drain != nil), name, u.Name)
+	}
+}
+
+func flag(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,276 @@
+// Package metrics has the metrics of the job runners: what their events add up to, and gauges that are
+// read when a scrape asks for them.
+package metrics
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+)
+
+const (
+	metricsNamespace = "caddy"
+	metricsSubsystem = "jobrunner"
+
+	// placesLimit bounds the pairs of database and channel that have series of
+	// their own, and nodesLimit the upstreams, for each name comes from outside:
+	// channels from rows, upstreams from the DNS. Everything further is counted
+	// together under otherLabel.
+	placesLimit = 5000
+	nodesLimit  = 500
+	// labelLimit bounds the length of such a name, in bytes. What is longer, or
+	// no UTF-8 (Prometheus would panic), is counted under otherLabel, too.
+	labelLimit = 300
+	otherLabel = "other"
+)
+
+// The buckets, in seconds, that tell a job's wait from an eternal one, a short
+// job from one that runs all night, and a quick claim from a slow one.
+var (
+	waitBuckets     = []float64{.01, .05, .1, .5, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400}
+	runBuckets      = []float64{.01, .05, .1, .5, 1, 5, 15, 60, 300, 900, 3600, 14400}
+	dispatchBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 15}
+	batchBuckets    = []float64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000}
+)
+
+// What events add up to. The vectors are global because they belong to the process, not to a
+// configuration: each configuration registers them in its own registry, and they go on counting
+// over reloads, including failed ones. No label holds a job's uuid, model or method.
+var (
+	attemptsTotal = counter("attempts_total",
+		"Attempts at jobs that ended, by how: done, failed, retried (pending again by itself), not_run (put back, its request did not run it), rescued (found dead and put back), gone (cancelled or deleted).",
+		"runner", "database", "channel", "outcome")
+	dispatchesTotal = counter("dispatches_total",
+		"Requests to run a job that ended, by how: answered, refused (by something that is not Odoo, or by an Odoo that cannot), not_sent (nothing was delivered), broken (after it may have been read).",
+		"runner", "upstream", "outcome")
+	requeuesTotal = counter("requeues_total",
+		"Jobs that were put back to pending by the runner, by reason: dead (found dead), no_request (claimed, and not sent), or how the request had ended.",
+		"runner", "database", "reason")
+	lostTotal = counter("lost_requests_total",
+		"Requests that ended while their job may go on. The jobs are watched until their rows tell more.",
+		"runner", "database")
+	blockedTotal = counter("channel_blocks_total",
+		"Failed jobs that stopped a sequential channel.",
+		"runner", "channel")
+	leaderChangesTotal = counter("leader_changes_total",
+		"How often this process began or ceased to lead the runner, or another leader was seen.",
+		"runner")
+	notificationsTotal = counter("notifications_total",
+		"Notifications of PostgreSQL that arrived.",
+		"runner", "database")
+	resyncsTotal = counter("resyncs_total",
+		"Full reads of a database's jobs that ended.",
+		"runner", "database")
+	resyncRepairsTotal = counter("resync_repairs_total",
+		"Jobs of which a full read found what no notification had told. It stays 0 unless something is wrong.",
+		"runner", "database")
+	waitSeconds = histogram("job_wait_seconds",
+		"Time from a job's creation, or its eta, to the request that started it. It is counted once for each attempt, when that has ended.",
+		waitBuckets, "runner", "channel")
+	runSeconds = histogram("job_run_seconds",
+		"Time from sending a job's request to the end of the attempt, for jobs that ended done, failed or retried.",
+		runBuckets, "runner", "channel")
+	dispatchSeconds = histogram("dispatch_seconds",
+		"Time from choosing a job to sending its request: what the claim in the database takes.",
+		dispatchBuckets, "runner")
+	claimSize = histogram("claim_batch_size",
+		"Jobs that were claimed in one statement.",
+		batchBuckets, "runner")
+)
+
+// eventCollectors are the vectors above, databaseCollectors those of them with
+// series of a database.
+var (
+	eventCollectors = []prometheus.Collector{
+		attemptsTotal, dispatchesTotal, requeuesTotal, lostTotal, blockedTotal, leaderChangesTotal, notificationsTotal,
+		resyncsTotal, resyncRepairsTotal, waitSeconds, runSeconds, dispatchSeconds, claimSize,
+	}
+	databaseCollectors = []*prometheus.CounterVec{
+		attemptsTotal, requeuesTotal, lostTotal, notificationsTotal, resyncsTotal, resyncRepairsTotal,
+	}
+)
+
+func counter(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: name, Help: help,
+	}, labels)
+}
+
+func histogram(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: name, Help: help, Buckets: buckets,
+	}, labels)
+}
+
+// Collectors are all of them, the same for every configuration.
+func Collectors() []prometheus.Collector {
+	return append([]prometheus.Collector{liveMetrics{}}, eventCollectors...)
+}
+
+// Register adds all metrics to the registry of a configuration, each of which has its own. What is
+// there already is left alone. Without a registry there is nothing to do.
+func Register(reg *prometheus.Registry) error {
+	if reg == nil {
+		return nil
+	}
+	for _, c := range Collectors() {
+		var there prometheus.AlreadyRegisteredError
+		if err := reg.Register(c); err != nil && !errors.As(err, &there) {
+			return fmt.Errorf("registering metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// Observe counts an event. It does not block.
+func Observe(ev runner.Event) {
+	switch {
+	case ev.Kind.Final():
+		observeEnd(&ev)
+		return
+	case ev.Database != "":
+		observeDatabase(&ev)
+		return
+	}
+	if ev.Kind == runner.EventLeaderChanged {
+		leaderChangesTotal.WithLabelValues(ev.Runner).Inc()
+	}
+}
+
+// observeEnd counts the end of an attempt.
+func observeEnd(ev *runner.Event) {
+	database, channel := places.admit(ev.Runner, ev.Database, ev.Channel)
+	attemptsTotal.WithLabelValues(ev.Runner, database, channel, strings.TrimPrefix(string(ev.Kind), "job_")).Inc()
+	attemptsTotal.WithLabelValues(ev.Runner, database, channel, "failed") // begins at 0, too
+	_, channel = places.admit(ev.Runner, "", ev.Channel)
+	if ev.Waited() {
+		waitSeconds.WithLabelValues(ev.Runner, channel).Observe(ev.Wait.Seconds())
+	}
+	switch ev.Kind {
+	case runner.EventJobDone, runner.EventJobFailed, runner.EventJobRetried:
+		if ev.Run > 0 {
+			runSeconds.WithLabelValues(ev.Runner, channel).Observe(ev.Run.Seconds())
+		}
+	case runner.EventJobRescued:
+		requeuesTotal.WithLabelValues(ev.Runner, database, "dead").Inc()
+	case runner.EventJobNotRun:
+		reason := ev.Outcome
+		if reason == "" {
+			reason = "no_request"
+		}
+		requeuesTotal.WithLabelValues(ev.Runner, database, reason).Inc()
+	default: // the attempt itself has been counted
+	}
+}
+
+// observeDatabase counts what happens on the way there.
+func observeDatabase(ev *runner.Event) {
+	switch ev.Kind {
+	case runner.EventClaimed:
+		claimSize.WithLabelValues(ev.Runner).Observe(float64(ev.Count))
+		return
+	case runner.EventDispatched:
+		if ev.Dispatch > 0 {
+			dispatchSeconds.WithLabelValues(ev.Runner).Observe(ev.Dispatch.Seconds())
+		}
+		return
+	case runner.EventAnswered:
+		_, upstream := nodes.admit(ev.Runner, "", ev.Upstream)
+		dispatchesTotal.WithLabelValues(ev.Runner, upstream, ev.Outcome).Inc()
+		return
+	default: // those that follow have a series for each database
+	}
+	database, _ := places.admit(ev.Runner, ev.Database, "")
+	switch ev.Kind {
+	case runner.EventJobLost:
+		lostTotal.WithLabelValues(ev.Runner, database).Inc()
+	case runner.EventChannelBlocked:
+		_, channel := places.admit(ev.Runner, "", ev.Channel)
+		blockedTotal.WithLabelValues(ev.Runner, channel).Inc()
+	case runner.EventNotifications:
+		notificationsTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
+	case runner.EventResynced:
+		resyncsTotal.WithLabelValues(ev.Runner, database).Inc()
+		// They begin at 0, or the first increase would not be seen as one.
+		resyncRepairsTotal.WithLabelValues(ev.Runner, database)
+		requeuesTotal.WithLabelValues(ev.Runner, database, "dead")
+	case runner.EventResyncRepaired:
+		resyncRepairsTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
+	default: // what is a state is read when somebody scrapes
+	}
+}
+
+// places and nodes are the label values in use. They are global as the vectors are, which they
+// bound.
+var (
+	places = newAdmission(placesLimit)
+	nodes  = newAdmission(nodesLimit)
+)
+
+// admission bounds the values of labels: whoever comes first has series of his own.
+type admission struct {
+	limit int
+	mu    sync.RWMutex // guards the following
+	seen  map[admitted]struct{}
+}
+
+type admitted struct{ runner, database, name string }
+
+func newAdmission(limit int) *admission {
+	return &admission{limit: limit, seen: make(map[admitted]struct{})}
+}
+
+// admit returns the labels for a database and a name: themselves, or otherLabel.
+func (a *admission) admit(runner, database, name string) (databaseLabel, nameLabel string) {
+	if len(name) > labelLimit || !utf8.ValidString(name) || !utf8.ValidString(database) {
+		return otherLabel, otherLabel
+	}
+	key := admitted{runner, database, name}
+	a.mu.RLock()
+	_, ok := a.seen[key]
+	full := len(a.seen) >= a.limit
+	a.mu.RUnlock()
+	switch {
+	case ok:
+		return database, name
+	case full:
+		return otherLabel, otherLabel
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen[key] = struct{}{}
+	return database, name
+}
+
+// retain forgets the databases of a runner that are not kept and returns them.
+func (a *admission) retain(runner string, kept func(database string) bool) (gone []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	dropped := make(map[string]bool)
+	for key := range a.seen {
+		if key.runner != runner || key.database == "" || kept(key.database) {
+			continue
+		}
+		delete(a.seen, key)
+		if !dropped[key.database] {
+			dropped[key.database] = true
+			gone = append(gone, key.database)
+		}
+	}
+	return gone
+}
+
+// forgetDatabases ends the series of databases that are not served any more.
+func forgetDatabases(name string, kept func(database string) bool) {
+	for _, database := range places.retain(name, kept) {
+		for _, c := range databaseCollectors {
+			c.DeletePartialMatch(prometheus.Labels{"runner": name, "database": database})
+		}
+	}
+}

@@ -1,0 +1,257 @@
+package jobrunner
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/site"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
+)
+
+// driverNamespace is where the modules of task drivers live.
+const driverNamespace = "jobrunner.drivers"
+
+// defaultName is the name of a runner whose block has none.
+const defaultName = "default"
+
+// runnerNames is what runners may be called: their names are part of the paths of
+// the admin API and of metrics.
+var runnerNames = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+
+func checkName(name string) error {
+	if !runnerNames.MatchString(name) {
+		return fmt.Errorf("invalid runner name %q: it consists of letters, digits, '_', '-' and '.'", name)
+	}
+	return nil
+}
+
+// resolved is the configuration that the runner describes, with placeholders, files and the
+// environment read, and what Odoo's own configuration says, nil without odoo_config. What depends on
+// more than one option is checked later, by [runner.Config.Validate].
+func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config, odoo *odooconf.Config, err error) {
+	if r == nil {
+		return cfg, nil, errors.New("it is null")
+	}
+	r, odoo, err = r.withOdooConfig(log)
+	if err != nil {
+		return cfg, nil, err
+	}
+	cfg = runner.Config{
+		DiscoverInterval:   time.Duration(r.DiscoverInterval),
+		ShutdownTimeout:    r.shutdownTimeout(),
+		RescueStartedAfter: time.Duration(r.RescueStartedAfter),
+		Logger:             log,
+	}
+	if cfg.Postgres, err = r.connection(log); err != nil {
+		return cfg, nil, err
+	}
+	if odoo != nil && odoo.DBPassword != "" && r.PostgresPassword == "" {
+		cfg.Postgres.Password = odoo.DBPassword
+	}
+	if cfg.Databases, err = r.databases(); err != nil {
+		return cfg, nil, err
+	}
+	if cfg.Channels, err = r.channels(log); err != nil {
+		return cfg, nil, err
+	}
+	if cfg.DatabaseChannels, err = r.capacities(log); err != nil {
+		return cfg, nil, err
+	}
+	if cfg.Driver, err = r.driver(ctx); err != nil {
+		return cfg, nil, err
+	}
+	if odoo != nil {
+		useBasicAuth(cfg.Driver, odoo)
+	}
+	if cfg.Targets, err = r.targets(ctx, log); err != nil {
+		return cfg, nil, err
+	}
+	return cfg, odoo, nil
+}
+
+// databases are the globs of the databases to serve.
+func (r *Runner) databases() ([]string, error) {
+	globs, err := resolveAll("databases", r.Databases)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := postgres.Patterns(globs); err != nil {
+		return nil, fmt.Errorf("databases: %w", err)
+	}
+	return globs, nil
+}
+
+// targets finds the Odoo servers.
+func (r *Runner) targets(ctx caddy.Context, log *zap.Logger) (runner.Targets, error) {
+	if r.Site != "" && len(r.Upstreams) > 0 {
+		return nil, errors.New("site and upstreams exclude each other")
+	}
+	if len(r.Upstreams) > 0 {
+		addresses, err := resolveAll("upstream", r.Upstreams)
+		if err != nil {
+			return nil, err
+		}
+		return site.Explicit(addresses)
+	}
+	address, err := resolve("site", r.Site)
+	if err != nil {
+		return nil, err
+	}
+	return site.OfProxy(ctx, address, log)
+}
+
+// driver loads the task driver.
+func (r *Runner) driver(ctx caddy.Context) (driver.Driver, error) {
+	var mod any
+	var err error
+	if r.DriverRaw == nil {
+		mod, err = ctx.LoadModuleByID(driverNamespace+".odoo", nil)
+	} else {
+		mod, err = ctx.LoadModule(r, "DriverRaw")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("driver: %w", err)
+	}
+	drv, ok := mod.(driver.Driver)
+	if !ok {
+		return nil, fmt.Errorf("driver: module %T is no task driver", mod)
+	}
+	return drv, nil
+}
+
+// channels turns the map into what the scheduler takes.
+func (r *Runner) channels(log *zap.Logger) ([]channels.Config, error) {
+	var tree []channels.Config
+	for _, key := range slices.Sorted(maps.Keys(r.Channels)) {
+		name := channels.Normalize(key)
+		c := r.Channels[key]
+		if c == nil {
+			c = new(Channel)
+		}
+		if c.Throttle < 0 {
+			return nil, fmt.Errorf("channel %s: throttle must not be negative", name)
+		}
+		cfg := c.config(name)
+		switch {
+		case cfg.Capacity == 0:
+			log.Warn("a channel with capacity 0 has no limit, as in Odoo's own runner", zap.String("channel", name))
+		case cfg.Capacity < 0:
+			log.Warn("a channel with a negative capacity never runs a job, as in Odoo's own runner; paused says so more clearly", zap.String("channel", name))
+		}
+		if cfg.CapacityDefault < 0 {
+			log.Warn("below a channel with a negative capacity_default, channels that are not configured never run a job, as in Odoo's own runner", zap.String("channel", name))
+		}
+		tree = append(tree, cfg)
+	}
+	return tree, nil
+}
+
+// capacities turns database_channels into what the scheduler takes, nil without.
+func (r *Runner) capacities(log *zap.Logger) (*channels.Capacities, error) {
+	if r.DatabaseChannels == nil {
+		return nil, nil
+	}
+	c, err := r.DatabaseChannels.config()
+	if err != nil {
+		return nil, fmt.Errorf("database_channels: %w", err)
+	}
+	if c.Max == 0 {
+		log.Warn("max_capacity is 0, so no job runs in any database")
+	}
+	return c, nil
+}
+
+func (c *DatabaseChannels) config() (*channels.Capacities, error) {
+	out := &channels.Capacities{Max: 1}
+	if c.MaxCapacity != nil {
+		out.Max = *c.MaxCapacity
+	}
+	if out.Max < 0 {
+		return nil, errors.New("max_capacity must not be negative")
+	}
+	if c.DBMaxCapacity == "" {
+		return out, nil
+	}
+	var err error
+	if out.Rules, err = channels.ParseCapacityRules(c.DBMaxCapacity); err != nil {
+		return nil, fmt.Errorf("db_max_capacity: %w", err)
+	}
+	return out, nil
+}
+
+// config returns the channel as the scheduler takes it.
+func (c *Channel) config(name string) channels.Config {
+	capacity := 1
+	if c.Capacity != nil {
+		capacity = *c.Capacity
+	}
+	return channels.Config{
+		Name:              name,
+		Capacity:          capacity,
+		Sequential:        c.Sequential,
+		Throttle:          time.Duration(c.Throttle),
+		Paused:            c.Paused,
+		CapacityDefault:   c.CapacityDefault,
+		SequentialDefault: c.SequentialDefault,
+	}
+}
+
+// shutdownTimeout returns how long to wait on exit, negative for not at all.
+func (r *Runner) shutdownTimeout() time.Duration {
+	switch {
+	case r.ShutdownTimeout == nil:
+		return runner.ShutdownTimeoutDefault
+	case *r.ShutdownTimeout <= 0:
+		return -1
+	}
+	return time.Duration(*r.ShutdownTimeout)
+}
+
+// resolve replaces placeholders. The result may be a secret: it is kept out of
+// the fields that Caddy shows.
+func resolve(option, value string) (string, error) {
+	out, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w%s", option, err, unreadable(value))
+	}
+	return out, nil
+}
+
+var filePlaceholder = regexp.MustCompile(`\{file\.([^{}]+)\}`)
+
+// unreadable says which file of a placeholder cannot be read, because Caddy itself
+// only says that the placeholder is empty.
+func unreadable(value string) string {
+	for _, match := range filePlaceholder.FindAllStringSubmatch(value, -1) {
+		f, err := os.Open(match[1])
+		if err != nil {
+			return fmt.Sprintf(" (%v)", err)
+		}
+		_ = f.Close()
+	}
+	return ""
+}
+
+func resolveAll(option string, values []string) ([]string, error) {
+	var out []string
+	for _, value := range values {
+		v, err := resolve(option, value)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
