@@ -21,7 +21,7 @@ var (
 	listItem  = regexp.MustCompile(`^\s*(?:\d+\.|[*-])\s`)
 	inCode    = regexp.MustCompile("`([^`]+)`")
 	pathLike  = regexp.MustCompile(`^[\w.{},*-]+(?:/[\w.{},*-]+)*/?$`)
-	fileLike  = regexp.MustCompile(`\.(?:go|md|ya?ml|js|css|html|svg|png|example|conf|json)$`)
+	fileLike  = regexp.MustCompile(`\.(?:go|md|ya?ml|js|css|html|svg|png|example|json)$`)
 	goName    = regexp.MustCompile(`^\*?([A-Za-z_]\w*)(?:\.([A-Za-z_]\w*))?(?:\(\))?$`)
 	between   = regexp.MustCompile(`^[\s:,(]*$`)
 )
@@ -164,8 +164,8 @@ func inText(text string, line int) []mention {
 	return list
 }
 
-// notOurs are the names of the standard library that the documents mention.
-var notOurs = []string{"net/http", "testing/synctest", "time.Sleep"}
+// notOurs are names that look like those of Go code or of files, and are something else.
+var notOurs = []string{"jobrunner.drivers", "odoo.conf", "net/http", "testing/synctest", "time.Sleep"}
 
 // TestNames: the files, the folders and the names of Go code that the tables and lists of
 // two documents mention exist.
