@@ -1,8 +1,6 @@
-package jobrunner
+package docs
 
 import (
-	"io/fs"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -18,20 +16,14 @@ func testNames(t *testing.T) (tests, real map[string]bool) {
 	t.Helper()
 	tests, real = map[string]bool{}, map[string]bool{}
 	function := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
-	require.NoError(t, fs.WalkDir(os.DirFS("."), ".", func(path string, _ fs.DirEntry, err error) error {
-		if err != nil || !strings.HasSuffix(path, "_test.go") {
-			return err
+	for _, f := range files(t, "_test.go") {
+		for _, m := range function.FindAllStringSubmatch(f.text, -1) {
+			tests[m[1]] = true
 		}
-		content, err := os.ReadFile(path)
-		for _, m := range function.FindAllSubmatch(content, -1) {
-			tests[string(m[1])] = true
-		}
-		return err
-	}))
-	suite, err := os.ReadFile("test/odoo/suite_test.go")
-	require.NoError(t, err)
-	for _, m := range regexp.MustCompile(`\{"(\w+)", test\w+\}`).FindAllSubmatch(suite, -1) {
-		real[string(m[1])] = true
+	}
+	suite := read(t, "test/odoo/suite_test.go").text
+	for _, m := range regexp.MustCompile(`\{"(\w+)", test\w+\}`).FindAllStringSubmatch(suite, -1) {
+		real[m[1]] = true
 	}
 	return tests, real
 }
@@ -51,9 +43,7 @@ func TestCompatibilityTable(t *testing.T) {
 		}
 		return real[name]
 	}
-	content, err := os.ReadFile("docs/compatibility.md")
-	require.NoError(t, err)
-	page := string(content)
+	page := read(t, "docs/compatibility.md").text
 
 	names := regexp.MustCompile("`([A-Z]\\w+(?:/\\w+)?)`")
 	rows := 0
@@ -73,7 +63,7 @@ func TestCompatibilityTable(t *testing.T) {
 	}
 	require.Equal(t, 6, rows)
 
-	// Elsewhere, the names of subtests stand in brackets.
+	// Elsewhere, the names of subtests are in brackets.
 	for _, list := range regexp.MustCompile("\\[(`[A-Z]\\w+`(?:,\\s`[A-Z]\\w+`)*)\\]").FindAllStringSubmatch(page, -1) {
 		for _, m := range names.FindAllStringSubmatch(list[1], -1) {
 			require.True(t, exists(m[1]), "there is no test %s", m[1])
