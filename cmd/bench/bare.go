@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // bareTimeout bounds one request of a bare client.
@@ -43,7 +43,7 @@ func runjob(ctx context.Context, transport http.RoundTripper, address, db, uuid 
 
 // limit is what the machine can do without any runner: so many clients have the
 // stub run jobs whose rows are enqueued already.
-func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*records, error) {
+func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*Records, error) {
 	j.state = "enqueued"
 	if err := l.insert(ctx, db, j); err != nil {
 		return nil, err
@@ -53,9 +53,10 @@ func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*recor
 	if err := l.exec(ctx, db, "ANALYZE queue_job"); err != nil {
 		return nil, err
 	}
-	uuids, err := l.uuids(ctx, db, "enqueued")
+	rows, _ := l.Pool(db).Query(ctx, "SELECT uuid FROM queue_job WHERE state = 'enqueued' ORDER BY id") // the error is that of rows
+	uuids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading the jobs of %s: %w", db, err)
 	}
 	work := make(chan string, len(uuids))
 	for _, uuid := range uuids {
@@ -63,19 +64,15 @@ func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*recor
 	}
 	close(work)
 	transport := bareTransport()
-	errs := make([]error, clients)
-	var wg sync.WaitGroup
-	for i := range clients {
-		wg.Go(func() {
-			for uuid := range work {
-				if errs[i] = runjob(ctx, transport, l.stub.address, db, uuid); errs[i] != nil {
-					return
-				}
+	err = parallel(clients, func(int) error {
+		for uuid := range work {
+			if err := runjob(ctx, transport, l.address, db, uuid); err != nil {
+				return err
 			}
-		})
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	return l.stub.take(ctx)

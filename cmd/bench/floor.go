@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -21,38 +19,38 @@ const (
 		WHERE uuid = $1 AND state = 'pending'`
 )
 
-// runFloor is the role of the floor: the least that gets a job from its commit to
-// its request, in a loop and one at a time. It has no queue, no channels, and no
-// idea of what to do when anything goes wrong.
-func runFloor(ctx context.Context, args []string) error {
-	flags := flag.NewFlagSet("floor", flag.ContinueOnError)
-	dsn := flags.String("dsn", "", "the URL of the database")
-	address := flags.String("stub", "", "the address of the stub")
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // ends with the parent, however that ends
-		cancel()
-	}()
-	conn, err := pgx.Connect(ctx, *dsn)
+// FloorArgs are those of [Partner.Floor].
+type FloorArgs struct {
+	// Postgres is the URL of the database, Stub the address of the stub.
+	Postgres, Stub string
+}
+
+// Floor starts the floor: the least that gets a job from its commit to its
+// request, in a loop and one at a time. It has no queue, no channels, and no idea
+// of what to do when anything goes wrong.
+func (*Partner) Floor(args FloorArgs, _ *bool) error {
+	ctx := context.Background() // it ends with the process
+	conn, err := pgx.Connect(ctx, args.Postgres)
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	// As the runner's claims, those of the floor do not wait for the disk.
 	if _, err := conn.Exec(ctx, "SET synchronous_commit = off; LISTEN queue_job"); err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
-	fmt.Println("listening")
-	transport := bareTransport()
-	for ctx.Err() == nil {
-		n, err := conn.WaitForNotification(ctx)
-		if ctx.Err() != nil {
-			return nil // the parent ends it
+	go func() {
+		if err := serveFloor(ctx, conn, args.Stub); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: the floor:", err)
 		}
+	}()
+	return nil
+}
+
+// serveFloor is the loop of the floor. It ends with an error.
+func serveFloor(ctx context.Context, conn *pgx.Conn, stub string) error {
+	transport := bareTransport()
+	for {
+		n, err := conn.WaitForNotification(ctx)
 		if err != nil {
 			return fmt.Errorf("waiting: %w", err)
 		}
@@ -63,13 +61,12 @@ func runFloor(ctx context.Context, args []string) error {
 		if claimed {
 			// In the background, so that the notifications of this job do not pile up.
 			go func() {
-				if err := runjob(ctx, transport, *address, conn.Config().Database, n.Payload); err != nil && ctx.Err() == nil {
-					fmt.Fprintln(os.Stderr, "bench floor:", err)
+				if err := runjob(ctx, transport, stub, conn.Config().Database, n.Payload); err != nil {
+					fmt.Fprintln(os.Stderr, "bench: the floor:", err)
 				}
 			}()
 		}
 	}
-	return nil
 }
 
 // floorOne reads a row and claims it if it is pending.
