@@ -7,7 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
 // jobs describes rows that are inserted together.
@@ -54,13 +55,8 @@ func (l *lab) insert(ctx context.Context, db string, j jobs) error {
 	return nil
 }
 
-// executor is a connection or a pool.
-type executor interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-}
-
 // commitOne commits one job and returns when that was known here.
-func commitOne(ctx context.Context, conn executor, uuid, state string, priority int32) (time.Time, error) {
+func commitOne(ctx context.Context, conn odoostub.DB, uuid, state string, priority int32) (time.Time, error) {
 	if _, err := conn.Exec(ctx, insertOne, uuid, state, priority); err != nil {
 		return time.Time{}, fmt.Errorf("inserting a job: %w", err)
 	}

@@ -145,7 +145,7 @@ func (l *lab) config(s served) testbed.Config {
 
 // caddy starts a Caddy; it may not be ready yet.
 func (l *lab) caddy(ctx context.Context, s served) (*testbed.Caddy, error) {
-	dir, err := l.TempDir(l.dir)
+	dir, err := l.Folder(l.dir)
 	if err != nil {
 		return nil, err
 	}

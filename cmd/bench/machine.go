@@ -6,8 +6,9 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
+
+	"github.com/prometheus/procfs"
 )
 
 // machine returns what the figures depend on. PostgreSQL adds itself once it runs.
@@ -52,43 +53,25 @@ func (r *report) know(name, value string) {
 	}
 }
 
-// times are those of all processors together, in ticks: nil where the system does
-// not tell. See proc(5).
-type times []float64
-
-// cpuTimes returns the times since the system was started.
-func cpuTimes() times {
-	name, rest, _ := strings.Cut(firstLine("/proc/stat"), " ")
-	if name != "cpu" {
-		return nil
+// cpuTimes returns the times of all processors since the system was started; zero
+// where the system does not tell.
+func cpuTimes() procfs.CPUStat {
+	fs, err := procfs.NewDefaultFS()
+	if err != nil {
+		return procfs.CPUStat{}
 	}
-	var t times
-	for field := range strings.FieldsSeq(rest) {
-		n, err := strconv.ParseFloat(field, 64)
-		if err != nil {
-			return nil
-		}
-		t = append(t, n)
+	stat, err := fs.Stat()
+	if err != nil {
+		return procfs.CPUStat{}
 	}
-	return t
+	return stat.CPUTotal
 }
 
-// stolenSince returns what a virtual machine has been kept waiting for, as a share
-// of the processor time that it wanted. With more than a few percent, nothing that
+// stolen returns what a virtual machine has been kept waiting for, as a share of
+// the processor time that it wanted. With more than a few percent, nothing that
 // was measured meanwhile means much.
-func (t times) stolenSince(before times) (share float64, ok bool) {
-	const idle, iowait, steal = 3, 4, 7
-	if len(t) <= steal || len(before) <= steal {
-		return 0, false
-	}
-	var wanted float64
-	for i := range steal + 1 {
-		if i != idle && i != iowait {
-			wanted += t[i] - before[i]
-		}
-	}
-	if wanted <= 0 {
-		return 0, false
-	}
-	return (t[steal] - before[steal]) / wanted, true
+func stolen(before, after procfs.CPUStat) (share float64, ok bool) {
+	wanted := func(s procfs.CPUStat) float64 { return s.User + s.Nice + s.System + s.IRQ + s.SoftIRQ + s.Steal }
+	all := wanted(after) - wanted(before)
+	return (after.Steal - before.Steal) / all, all > 0
 }

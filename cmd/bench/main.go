@@ -166,7 +166,7 @@ func (b *bench) run(ctx context.Context, chosen []scenario) {
 			b.report.fail(s.name, err)
 			say("   %s could not be measured: %v", s.name, err)
 		}
-		if share, ok := cpuTimes().stolenSince(before); ok {
+		if share, ok := stolen(before, cpuTimes()); ok {
 			b.report.add("processor time that the host gave to other guests, of what was asked for", "%", 1, nil, share*100)
 		}
 		say("   %s took %.0f s", s.name, time.Since(began).Seconds())

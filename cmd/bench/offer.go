@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"time"
 
@@ -39,7 +40,7 @@ type sentJob struct {
 // offer commits jobs, one by one, at random moments (a Poisson process) at a
 // rate for some time. after, if any, is called when the first minute is over.
 func (l *lab) offer(ctx context.Context, db string, rate float64, d time.Duration, after func() error) (*offered, error) {
-	o := &offered{began: time.Now()}
+	began := time.Now()
 	due := make(chan struct{}, int(rate*d.Seconds())*2+1_000)
 	committed := make([]map[string]time.Time, committers)
 	var requests []request
@@ -47,9 +48,9 @@ func (l *lab) offer(ctx context.Context, db string, rate float64, d time.Duratio
 		switch i {
 		case committers:
 			defer close(due)
-			return generate(ctx, o.began, rate, d, due)
+			return generate(ctx, began, rate, d, due)
 		case committers + 1:
-			requests, err = l.collect(ctx, o.began, d, after)
+			requests, err = l.collect(ctx, requests, after, func(int) bool { return time.Since(began) < d })
 		default:
 			committed[i], err = l.commitWhenDue(ctx, db, due)
 		}
@@ -58,32 +59,29 @@ func (l *lab) offer(ctx context.Context, db string, rate float64, d time.Duratio
 	if err != nil {
 		return nil, err
 	}
-	within, total := 0, 0
+	all := make(map[string]time.Time)
+	for _, m := range committed {
+		maps.Copy(all, m)
+	}
+	deadline := time.Now().Add(backlogTimeout)
+	requests, err = l.collect(ctx, requests, nil, func(n int) bool { return n < len(all) && time.Now().Before(deadline) })
+	if err != nil {
+		return nil, err
+	}
+	if len(requests) < len(all) {
+		return nil, fmt.Errorf("only %d of %d jobs were sent", len(requests), len(all))
+	}
+	o := &offered{began: began}
+	within := 0
 	for _, q := range requests {
-		if q.At.Before(o.began.Add(d)) {
+		if q.At.Before(began.Add(d)) {
 			within++
+		}
+		if at, ok := all[q.UUID]; ok {
+			o.jobs = append(o.jobs, sentJob{at, max(0, q.At.Sub(at))})
 		}
 	}
 	o.throughput = float64(within) / d.Seconds()
-	for _, m := range committed {
-		total += len(m)
-	}
-	for deadline := time.Now().Add(backlogTimeout); len(requests) < total; {
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("only %d of %d jobs were sent", len(requests), total)
-		}
-		if requests, err = l.collectOnce(ctx, requests); err != nil {
-			return nil, err
-		}
-	}
-	for _, q := range requests {
-		for _, m := range committed {
-			if at, ok := m[q.UUID]; ok {
-				o.jobs = append(o.jobs, sentJob{at, max(0, q.At.Sub(at))})
-				break
-			}
-		}
-	}
 	return o, l.stub.await(ctx, doneTimeout, func(n Counts) bool { return n.Running == 0 })
 }
 
@@ -129,12 +127,18 @@ func (l *lab) connect(ctx context.Context, db string) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// collect takes the stub's records while jobs are offered.
-func (l *lab) collect(ctx context.Context, began time.Time, d time.Duration, after func() error) (all []request, err error) {
-	for time.Since(began) < d {
-		if all, err = l.collectOnce(ctx, all); err != nil {
+// collect takes the stub's records, and adds the requests to those so far, as long
+// as there are to be more. after, if any, is called when a minute is over.
+func (l *lab) collect(ctx context.Context, all []request, after func() error, more func(n int) bool) ([]request, error) {
+	for began := time.Now(); more(len(all)); {
+		if err := sleep(ctx, collectInterval); err != nil {
 			return nil, err
 		}
+		got, err := l.stub.take(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, got.Requests...)
 		if after != nil && time.Since(began) > time.Minute {
 			if err := after(); err != nil {
 				return nil, err
@@ -143,17 +147,6 @@ func (l *lab) collect(ctx context.Context, began time.Time, d time.Duration, aft
 		}
 	}
 	return all, nil
-}
-
-func (l *lab) collectOnce(ctx context.Context, all []request) ([]request, error) {
-	if err := sleep(ctx, collectInterval); err != nil {
-		return nil, err
-	}
-	got, err := l.stub.take(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return append(all, got.Requests...), nil
 }
 
 // latencies returns those of the jobs that were committed in a window after the

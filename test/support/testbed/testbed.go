@@ -81,9 +81,9 @@ func (b *Bed) Close() error {
 	return errors.Join(errs...)
 }
 
-// TempDir makes a folder in another one, or in that for temporary files, which is
+// Folder makes a folder in another one, or in that for temporary files, which is
 // removed in the end.
-func (b *Bed) TempDir(parent string) (string, error) {
+func (b *Bed) Folder(parent string) (string, error) {
 	dir, err := os.MkdirTemp(parent, "jobrunner-")
 	if err != nil {
 		return "", fmt.Errorf("making a folder: %w", err)
@@ -186,7 +186,7 @@ func (b *Bed) AddProxy(target string) (*faultproxy.Proxy, error) {
 func (b *Bed) StartCaddy(ctx context.Context, o Options) (*Caddy, error) {
 	if o.Dir == "" {
 		var err error
-		if o.Dir, err = b.TempDir(""); err != nil {
+		if o.Dir, err = b.Folder(""); err != nil {
 			return nil, err
 		}
 	}
