@@ -9,9 +9,6 @@ import (
 )
 
 func burstAll(ctx context.Context, l *lab) error {
-	if err := warmUp(ctx, l); err != nil {
-		return err
-	}
 	for range l.runs {
 		for _, size := range []struct {
 			rows  int

@@ -83,18 +83,11 @@ func databasesRun(ctx context.Context, l *lab, c *testbed.Caddy, names []string)
 	r.add("p50, ratio to one database", "", 2, atMost(1.2), some.percentile(50)/single.percentile(50))
 	r.add("p99, ratio to one database", "", 2, nil, some.percentile(99)/single.percentile(99))
 
-	before, err := testbed.ProcessorTime(c.PID())
-	if err != nil {
+	var used time.Duration
+	nothing := pick(l.bench, 40*time.Second, 5*time.Second)
+	if err := timeProcessor(c, &used, func() error { return sleep(ctx, nothing) }); err != nil {
 		return err
 	}
-	began := time.Now()
-	if err := sleep(ctx, pick(l.bench, 40*time.Second, 5*time.Second)); err != nil {
-		return err
-	}
-	after, err := testbed.ProcessorTime(c.PID())
-	if err != nil {
-		return err
-	}
-	r.add("processor of an idle Caddy", "% of a core", 2, atMost(1), 100*(after-before).Seconds()/time.Since(began).Seconds())
+	r.add("processor of an idle Caddy", "% of a core", 2, atMost(1), 100*used.Seconds()/nothing.Seconds())
 	return nil
 }

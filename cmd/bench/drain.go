@@ -24,9 +24,6 @@ var drainBounds = []struct {
 
 func drainAll(ctx context.Context, l *lab) error {
 	j := jobs{count: pick(l.bench, 10_000, 1_000)}
-	if err := warmUp(ctx, l); err != nil {
-		return err
-	}
 	for run := range l.runs {
 		for _, d := range drainBounds {
 			root := fmt.Sprintf("root:%d", d.capacity)
@@ -51,9 +48,6 @@ func slowAll(ctx context.Context, l *lab) error {
 		ideal    = capacity * 10 // jobs of a tenth of a second
 	)
 	j := jobs{count: pick(l.bench, 3_000, 600), kwargs: `{"sleep_ms": 100}`}
-	if err := warmUp(ctx, l); err != nil {
-		return err
-	}
 	for run := range l.runs {
 		bare, got, err := l.limitAndDrain(ctx, run, capacity, j)
 		if err != nil {
@@ -65,16 +59,6 @@ func slowAll(ctx context.Context, l *lab) error {
 		r.add("share of the ideal 640 jobs/s", "", 3, atLeast(0.95), got.rate()/ideal)
 		r.add("ratio to the limit", "", 3, nil, got.rate()/bare.rate())
 		r.add("most in flight", "", 0, nil, float64(got.Most))
-	}
-	return nil
-}
-
-// warmUp opens the connections of all of the stub's workers to both databases.
-func warmUp(ctx context.Context, l *lab) error {
-	for _, db := range []string{benchDB, limitDB} {
-		if _, err := l.limit(ctx, db, stubWorkers, jobs{count: 1_000}); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -109,18 +93,26 @@ type drained struct {
 func (l *lab) drain(ctx context.Context, capacity int, j jobs) (*drained, error) {
 	d := new(drained)
 	err := l.whileServed(ctx, one(benchDB, fmt.Sprintf("root:%d", capacity)), func(c *testbed.Caddy) error {
-		before, err := testbed.ProcessorTime(c.PID())
-		if err != nil {
+		return timeProcessor(c, &d.processor, func() (err error) {
+			d.Records, err = l.insertAndWait(ctx, j)
 			return err
-		}
-		if d.Records, err = l.insertAndWait(ctx, j); err != nil {
-			return err
-		}
-		after, err := testbed.ProcessorTime(c.PID())
-		d.processor = after - before
-		return err
+		})
 	})
 	return d, err
+}
+
+// timeProcessor measures what Caddy uses of the processors while f runs.
+func timeProcessor(c *testbed.Caddy, used *time.Duration, f func() error) error {
+	before, err := testbed.ProcessorTime(c.PID())
+	if err != nil {
+		return err
+	}
+	if err := f(); err != nil {
+		return err
+	}
+	after, err := testbed.ProcessorTime(c.PID())
+	*used = after - before
+	return err
 }
 
 // insertAndWait commits jobs at once and waits until all are done.

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -71,7 +71,8 @@ func (l *lab) open(ctx context.Context) (*testbed.Bed, error) {
 	return bed, err
 }
 
-// fill makes the databases and starts the stub.
+// fill makes the databases and starts the stub. Where the limit is measured, it
+// opens the connections of all of the stub's workers.
 func (l *lab) fill(ctx context.Context, databases []string) (err error) {
 	if l.admin, err = l.Adopt("postgres"); err != nil {
 		return err
@@ -93,6 +94,14 @@ func (l *lab) fill(ctx context.Context, databases []string) (err error) {
 		return err
 	}
 	l.OnClose(l.stub.stop)
+	if !slices.Contains(databases, limitDB) {
+		return nil
+	}
+	for _, db := range []string{benchDB, limitDB} {
+		if _, err := l.limit(ctx, db, stubWorkers, jobs{count: 1_000}); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -105,14 +114,14 @@ func (l *lab) pool(db string) (*pgxpool.Pool, error) {
 }
 
 // exec runs a statement in a database.
-func (l *lab) exec(ctx context.Context, db, sql string, args ...any) error {
+func (l *lab) exec(ctx context.Context, db, sql string) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	pool, err := l.pool(db)
 	if err != nil {
 		return err
 	}
-	if _, err := pool.Exec(ctx, sql, args...); err != nil {
+	if _, err := pool.Exec(ctx, sql); err != nil {
 		return fmt.Errorf("running %q in %s: %w", sql, db, err)
 	}
 	return nil
@@ -133,12 +142,9 @@ func (l *lab) config(s served) testbed.Config {
 	if s.pattern == "" {
 		s.pattern = s.databases[0]
 	}
-	dsn := url.URL{
-		Scheme: "postgres", User: url.User(runnerRole), Host: fmt.Sprintf("127.0.0.1:%d", l.Postgres.Port()),
-		Path: "/postgres", RawQuery: "sslmode=disable",
-	}
 	return testbed.Config{Runners: []testbed.Runner{{
-		Postgres: dsn.String(), Databases: s.pattern, Channels: s.channels,
+		Postgres:  fmt.Sprintf("postgres://%s@127.0.0.1:%d/postgres?sslmode=disable", runnerRole, l.Postgres.Port()),
+		Databases: s.pattern, Channels: s.channels,
 		Options: "upstream http://" + l.address + "\nshutdown_timeout 1s",
 	}}}
 }

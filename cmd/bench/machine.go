@@ -1,12 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"os"
+	"regexp"
 	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/prometheus/procfs"
 )
@@ -14,36 +13,21 @@ import (
 // machine returns what the figures depend on. PostgreSQL adds itself once it runs.
 func machine() []fact {
 	return []fact{
-		{"processor", fmt.Sprintf("%s, %d cores", procField("/proc/cpuinfo", "model name"), runtime.NumCPU())},
-		{"memory", procField("/proc/meminfo", "MemTotal")},
-		{"kernel", firstLine("/proc/sys/kernel/osrelease")},
+		{"processor", fmt.Sprintf("%s, %d cores", find("/proc/cpuinfo", `model name\s*: (.*)`), runtime.NumCPU())},
+		{"memory", find("/proc/meminfo", `MemTotal:\s*(.*)`)},
+		{"kernel", find("/proc/sys/kernel/osrelease", `(.*)`)},
 		{"Go", runtime.Version()},
 	}
 }
 
-// procField returns the first value of a name in a file of "name : value" lines.
-func procField(file, name string) string {
-	f, err := os.Open(file)
-	if err != nil {
-		return "unknown"
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if key, value, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(key) == name {
-			return strings.TrimSpace(value)
-		}
-	}
-	return "unknown"
-}
-
-func firstLine(file string) string {
+// find returns what the group of a pattern matches first in a file.
+func find(file, pattern string) string {
 	text, err := os.ReadFile(file)
-	if err != nil {
+	found := regexp.MustCompile(pattern).FindSubmatch(text)
+	if err != nil || found == nil {
 		return "unknown"
 	}
-	line, _, _ := strings.Cut(string(text), "\n")
-	return strings.TrimSpace(line)
+	return string(found[1])
 }
 
 // know adds a fact, once.

@@ -8,6 +8,7 @@ import (
 	"net/rpc"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"time"
 
@@ -20,15 +21,13 @@ import (
 const (
 	// partnerRole is the first argument of this program when it is a partner.
 	partnerRole = "partner"
-	// startTimeout bounds the time until a partner is ready.
-	startTimeout = 20 * time.Second
 	// stopTimeout is how long a partner may take to end before it is killed.
 	stopTimeout = 5 * time.Second
 
 	// countInterval is the time between two questions how many jobs are done. The
 	// figures do not depend on it: they come from the stub's own records.
 	countInterval = 20 * time.Millisecond
-	// jobTimeout bounds the time until a job that was sent alone is done.
+	// jobTimeout bounds one question, also for a job that was sent alone to be done.
 	jobTimeout = 20 * time.Second
 	// doneTimeout bounds the time until all jobs are done, the start of a Caddy
 	// with millions of them included.
@@ -74,15 +73,15 @@ func startPartner(ctx context.Context, role string, args, reply any) (*partner, 
 		return nil, err
 	}
 	p := &partner{Client: rpc.NewClient(pipes{stdout, stdin}), process: process}
-	if err := p.ask(ctx, startTimeout, role, args, reply); err != nil {
+	if err := p.ask(ctx, role, args, reply); err != nil {
 		return nil, errors.Join(err, p.stop())
 	}
 	return p, nil
 }
 
 // ask calls a method of [Partner].
-func (p *partner) ask(ctx context.Context, limit time.Duration, method string, args, reply any) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func (p *partner) ask(ctx context.Context, method string, args, reply any) error {
+	ctx, cancel := context.WithTimeout(ctx, jobTimeout)
 	defer cancel()
 	call := p.Go("Partner."+method, args, reply, nil)
 	select {
@@ -108,7 +107,7 @@ func (p *partner) stop() error {
 // take returns the stub's records since the last time.
 func (p *partner) take(ctx context.Context) (*Records, error) {
 	r := new(Records)
-	return r, p.ask(ctx, jobTimeout, "Take", 0, r)
+	return r, p.ask(ctx, "Take", 0, r)
 }
 
 // awaitDone waits until so many jobs are done.
@@ -122,7 +121,7 @@ func (p *partner) await(ctx context.Context, limit time.Duration, holds func(Cou
 	defer cancel()
 	for {
 		var n Counts
-		err := p.ask(ctx, jobTimeout, "Counts", 0, &n)
+		err := p.ask(ctx, "Counts", 0, &n)
 		if err == nil && holds(n) {
 			return nil
 		}
@@ -138,7 +137,7 @@ func (p *partner) await(ctx context.Context, limit time.Duration, holds func(Cou
 // requestOf waits until a job that was sent alone is done, and returns when its
 // request arrived.
 func (p *partner) requestOf(ctx context.Context, db, uuid string) (at time.Time, err error) {
-	return at, p.ask(ctx, jobTimeout, "RequestOf", [2]string{db, uuid}, &at)
+	return at, p.ask(ctx, "RequestOf", [2]string{db, uuid}, &at)
 }
 
 // Partner is what a partner can be asked for.
@@ -188,7 +187,7 @@ func (p *Partner) Stub(args StubArgs, address *string) error {
 type Counts struct{ Started, Done, Running int }
 
 // Counts returns how far the jobs are.
-func (p *Partner) Counts(_ int, n *Counts) error {
+func (p *Partner) Counts(_ int, n *Counts) error { //nolint:unparam // net/rpc wants it
 	outcomes := p.stub.Recorder().CountOutcomes()
 	for _, c := range outcomes {
 		n.Started += c
@@ -217,7 +216,7 @@ type execution struct {
 }
 
 // Take returns the records since the last time, and forgets them.
-func (p *Partner) Take(_ int, out *Records) error {
+func (p *Partner) Take(_ int, out *Records) error { //nolint:unparam // net/rpc wants it
 	r := p.stub.Recorder()
 	out.Most = r.MaxConcurrent("root")
 	requests, executions := r.Reset()
@@ -247,39 +246,12 @@ func (p *Partner) RequestOf(job [2]string, at *time.Time) error {
 	return err
 }
 
-// span is the time from the first request to the end of the last job.
-func (r *Records) span() time.Duration {
-	if len(r.Requests) == 0 {
+// rate is the number of jobs done per second, from the first request to the end of
+// the last job.
+func (r *Records) rate() float64 {
+	if len(r.Requests) == 0 || len(r.Executions) == 0 {
 		return 0
 	}
-	first, last := r.Requests[0].At, r.Requests[0].At
-	for _, q := range r.Requests {
-		if q.At.Before(first) {
-			first = q.At
-		}
-	}
-	for _, x := range r.Executions {
-		if x.End.After(last) {
-			last = x.End
-		}
-	}
-	return last.Sub(first)
-}
-
-// rate is the number of jobs done per second of the span.
-func (r *Records) rate() float64 {
-	if span := r.span(); span > 0 {
-		return float64(len(r.Executions)) / span.Seconds()
-	}
-	return 0
-}
-
-// requestOf returns when the first request of a job arrived.
-func (r *Records) requestOf(uuid string) time.Time {
-	for _, q := range r.Requests {
-		if q.UUID == uuid {
-			return q.At
-		}
-	}
-	return time.Time{}
+	last := slices.MaxFunc(r.Executions, func(a, b execution) int { return a.End.Compare(b.End) })
+	return float64(len(r.Executions)) / last.End.Sub(r.Requests[0].At).Seconds()
 }

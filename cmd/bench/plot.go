@@ -12,6 +12,8 @@ import (
 const (
 	plotWidth, plotHeight = 720, 620
 	plotLeft, plotRight   = 70, 690
+	// plotStep is what the end of the throughput's axis is a multiple of, jobs/s.
+	plotStep = 200
 )
 
 // Colours that can be told apart in grey and by people who do not see all.
@@ -56,8 +58,8 @@ func drawPlot(points []point) string {
 	if !(lower.high > lower.low) { // also without points
 		lower.low, lower.high = 0, 1
 	}
-	step := niceStep(upper.high / 4)
-	for v := 0.0; v <= upper.high; v += step {
+	upper.high = math.Ceil(upper.high/plotStep) * plotStep
+	for v := 0.0; v <= upper.high; v += upper.high / 4 {
 		upper.grid(v)
 	}
 	for e := lower.low; e <= lower.high; e++ {
@@ -116,15 +118,4 @@ func (p *panel) line(from, y, to float64, colour string) {
 
 func (p *panel) text(x, y float64, anchor, text string) {
 	fmt.Fprintf(p, `<text x="%.1f" y="%.1f" text-anchor="%s" fill="#333333">%s</text>`+"\n", x, y, anchor, text)
-}
-
-// niceStep rounds up to 1, 2 or 5 times a power of ten.
-func niceStep(v float64) float64 {
-	power := math.Pow(10, math.Floor(math.Log10(max(v, 1))))
-	for _, m := range []float64{1, 2, 5} {
-		if m*power >= v {
-			return m * power
-		}
-	}
-	return 10 * power
 }

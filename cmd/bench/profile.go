@@ -28,9 +28,6 @@ func profileAll(ctx context.Context, l *lab) error {
 	if err := os.MkdirAll(l.profile, 0o755); err != nil {
 		return fmt.Errorf("making the folder for profiles: %w", err)
 	}
-	if err := warmUp(ctx, l); err != nil {
-		return err
-	}
 	names, err := l.copies(ctx)
 	if err != nil {
 		return err

@@ -13,9 +13,6 @@ import (
 const sustainedCapacity = 16
 
 func sustainedAll(ctx context.Context, l *lab) error {
-	if err := warmUp(ctx, l); err != nil {
-		return err
-	}
 	limit, err := committedLimit(ctx, l)
 	if err != nil {
 		return err
@@ -57,13 +54,12 @@ func (l *lab) commitAndRun(ctx context.Context, end time.Time) error {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	transport := bareTransport()
 	for time.Now().Before(end) {
 		uuid := odoostub.NewUUID()
 		if _, err := commitOne(ctx, conn, uuid, "enqueued", 10); err != nil {
 			return err
 		}
-		if err := runjob(ctx, transport, l.address, limitDB, uuid); err != nil {
+		if err := runjob(ctx, l.address, limitDB, uuid); err != nil {
 			return err
 		}
 	}

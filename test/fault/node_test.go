@@ -2,12 +2,10 @@ package fault
 
 import (
 	"cmp"
-	"context"
 	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/stretchr/testify/require"
 
@@ -72,19 +70,6 @@ func (n *node) start() {
 	require.NoError(n.tb, err)
 	n.tb.Cleanup(n.Kill)
 }
-
-// reload gives the node the configuration as it is now. Caddy's admin endpoint is
-// made anew by it, so that the answer may get lost.
-func (n *node) reload() {
-	n.tb.Helper()
-	n.tb.until("the configuration is loaded", func() bool {
-		err := n.Load(context.Background(), n.config())
-		require.NotErrorIs(n.tb, err, testbed.ErrRefused)
-		return err == nil
-	})
-}
-
-func (n *node) signal(s syscall.Signal) { require.NoError(n.tb, n.Signal(s)) }
 
 // logged counts how often a text is in the node's log.
 func (n *node) logged(text string) int { return strings.Count(n.Output(), text) }

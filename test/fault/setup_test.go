@@ -119,13 +119,6 @@ func (tb *testBed) createDatabase(name string) {
 	require.NoError(tb, err)
 }
 
-// adopt counts a database among those to serve.
-func (tb *testBed) adopt(name string) {
-	tb.Helper()
-	_, err := tb.Adopt(name)
-	require.NoError(tb, err)
-}
-
 // upstreams are the addresses that Caddy proxies to.
 func (tb *testBed) upstreams() (addrs string) {
 	for i, s := range tb.Odoo {

@@ -4,10 +4,33 @@ package fault
 
 import (
 	"context"
+	"syscall"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
+
+// reload gives the node the configuration as it is now. Caddy's admin endpoint is
+// made anew by it, so that the answer may get lost.
+func (n *node) reload() {
+	n.tb.Helper()
+	n.tb.until("the configuration is loaded", func() bool {
+		err := n.Load(context.Background(), n.config())
+		require.NotErrorIs(n.tb, err, testbed.ErrRefused)
+		return err == nil
+	})
+}
+
+func (n *node) signal(s syscall.Signal) { require.NoError(n.tb, n.Signal(s)) }
+
+// adopt counts a database among those to serve.
+func (tb *testBed) adopt(name string) {
+	tb.Helper()
+	_, err := tb.Adopt(name)
+	require.NoError(tb, err)
+}
 
 // exec runs a statement in one database.
 func (tb *testBed) exec(db, sql string, args ...any) {

@@ -14,12 +14,11 @@ import (
 // bareTimeout bounds one request of a bare client.
 const bareTimeout = time.Minute
 
-// bareTransport opens a connection per request, as the runner does: a request on
-// a connection that dies would be sent twice by Go's client.
-func bareTransport() *http.Transport { return &http.Transport{DisableKeepAlives: true} }
+// bareTransport opens a connection for each request, as the runner does.
+var bareTransport = &http.Transport{DisableKeepAlives: true}
 
 // runjob asks the stub to run one job, with nothing around it.
-func runjob(ctx context.Context, transport http.RoundTripper, address, db, uuid string) error {
+func runjob(ctx context.Context, address, db, uuid string) error {
 	ctx, cancel := context.WithTimeout(ctx, bareTimeout)
 	defer cancel()
 	query := url.Values{"db": {db}, "job_uuid": {uuid}}
@@ -27,7 +26,7 @@ func runjob(ctx context.Context, transport http.RoundTripper, address, db, uuid 
 	if err != nil {
 		return fmt.Errorf("running job %s: %w", uuid, err)
 	}
-	resp, err := transport.RoundTrip(req)
+	resp, err := bareTransport.RoundTrip(req)
 	if err != nil {
 		return fmt.Errorf("running job %s: %w", uuid, err)
 	}
@@ -63,10 +62,9 @@ func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*Recor
 		work <- uuid
 	}
 	close(work)
-	transport := bareTransport()
 	err = parallel(clients, func(int) error {
 		for uuid := range work {
-			if err := runjob(ctx, transport, l.address, db, uuid); err != nil {
+			if err := runjob(ctx, l.address, db, uuid); err != nil {
 				return err
 			}
 		}
