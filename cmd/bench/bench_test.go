@@ -4,33 +4,23 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"github.com/stretchr/testify/require"
 )
-
-func TestPercentile(t *testing.T) {
-	values := []float64{5, 3, 1, 4, 2}
-	require.Equal(t, 3.0, percentile(values, 50))
-	require.Equal(t, 5.0, percentile(values, 99))
-	require.Equal(t, 1.0, percentile(values, 0))
-	require.Equal(t, 2.0, percentile([]float64{1, 2, 3, 4}, 50))
-	require.Zero(t, percentile([]float64(nil), 50))
-}
 
 func TestReport(t *testing.T) {
 	r := newReport()
 	r.scenario = "drain"
 	r.know("Go", "1")
 	r.know("Go", "2")
-	r.figure("ratio", "", 2, atLeast(0.85)).add(0.9)
-	r.figure("ratio", "", 2, nil).add(0.8)
-	r.figure("ratio", "", 2, nil).add(0.87)
-	r.figure("processor", "s", 3, atMost(0.15)).add(0.2)
-	r.figure("not measured", "", 0, atMost(1))
+	r.add("ratio", "", 2, atLeast(0.85), 0.9)
+	r.add("ratio", "", 2, nil, 0.8)
+	r.add("ratio", "", 2, nil, 0.87)
+	r.add("processor", "s", 3, atMost(0.15), 0.2)
 	require.Equal(t, 1, r.exitCode())
 	r.fail("burst", errors.New("no | way\nat all"))
 	require.Equal(t, 2, r.exitCode())
@@ -47,16 +37,15 @@ func TestReport(t *testing.T) {
 }
 
 func TestRecords(t *testing.T) {
-	r := &records{
-		Requests:   []record{{UUID: "a", At: 100}, {UUID: "b", At: 400}, {UUID: "c", At: 500}},
-		Executions: []record{{UUID: "a", At: 150, End: 300}, {UUID: "b", At: 450, End: 2e9 + 100}},
+	at := func(d time.Duration) time.Time { return time.Unix(0, int64(d)) }
+	r := &Records{
+		Requests:   []request{{"a", at(100)}, {"b", at(400)}, {"c", at(500)}},
+		Executions: []execution{{"a", at(300)}, {"b", at(2*time.Second + 100)}},
 	}
-	require.Equal(t, 2*time.Second, r.span())
 	require.InDelta(t, 1.0, r.rate(), 1e-9)
-	require.Zero(t, new(records).rate())
-	require.Equal(t, int64(400), r.firstOf("b"))
-	require.Equal(t, 300*time.Nanosecond, r.longestGap(time.Unix(0, 50), time.Unix(0, 450)))
-	require.Equal(t, 500*time.Nanosecond, r.longestGap(time.Unix(0, 400), time.Unix(0, 1000)))
+	require.Zero(t, new(Records).rate())
+	require.Equal(t, 300*time.Nanosecond, r.longestGap(at(50), at(450)))
+	require.Equal(t, 500*time.Nanosecond, r.longestGap(at(400), at(1000)))
 }
 
 func TestLatenciesOfAWindow(t *testing.T) {
@@ -78,16 +67,6 @@ func TestPlotIsXML(t *testing.T) {
 	}
 }
 
-func TestProcessTime(t *testing.T) {
-	for end := time.Now().Add(50 * time.Millisecond); time.Now().Before(end); {
-	}
-	used, err := processTime(os.Getpid())
-	require.NoError(t, err)
-	require.Positive(t, used)
-	_, err = processTime(0)
-	require.Error(t, err)
-}
-
 func TestChoose(t *testing.T) {
 	all, err := choose(nil)
 	require.NoError(t, err)
@@ -101,13 +80,11 @@ func TestChoose(t *testing.T) {
 }
 
 func TestStolen(t *testing.T) {
-	before := times{100, 0, 50, 1000, 10, 0, 0, 20, 0, 0}
-	share, ok := times{150, 0, 80, 5000, 10, 0, 0, 40, 0, 0}.stolenSince(before)
+	before := procfs.CPUStat{User: 100, System: 50, Idle: 1000, Iowait: 10, Steal: 20}
+	share, ok := stolen(before, procfs.CPUStat{User: 150, System: 80, Idle: 5000, Iowait: 10, Steal: 40})
 	require.True(t, ok)
 	require.InDelta(t, 0.2, share, 1e-9)
-	for _, none := range []times{nil, before} {
-		_, ok = none.stolenSince(before)
-		require.False(t, ok)
-	}
-	require.NotEmpty(t, cpuTimes())
+	_, ok = stolen(before, before)
+	require.False(t, ok)
+	require.NotZero(t, cpuTimes())
 }

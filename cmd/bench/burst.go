@@ -4,30 +4,22 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
-var burst = scenario{
-	name: "burst", about: "the first request after a commit of very many rows",
-	run: func(ctx context.Context, b *bench) error {
-		return b.withLab(ctx, []string{benchDB, limitDB}, burstAll)
-	},
-}
-
 func burstAll(ctx context.Context, l *lab) error {
-	if err := warmUp(ctx, l); err != nil {
-		return err
-	}
 	for range l.runs {
 		for _, size := range []struct {
 			rows  int
 			bound float64 // ms
-		}{{l.size(10_000, 1_000), 30}, {l.size(100_000, 10_000), 250}} {
+		}{{pick(l.bench, 10_000, 1_000), 30}, {pick(l.bench, 100_000, 10_000), 250}} {
 			latency, err := burstOnce(ctx, l, size.rows)
 			if err != nil {
 				return fmt.Errorf("%d rows: %w", size.rows, err)
 			}
-			l.report.figure(fmt.Sprintf("first request after the commit of %d rows", size.rows), "ms", 1, atMost(size.bound)).
-				add(milliseconds(latency))
+			l.report.add(fmt.Sprintf("first request after the commit of %d rows", size.rows), "ms", 1, atMost(size.bound),
+				testbed.Milliseconds(latency))
 		}
 	}
 	return nil
@@ -39,27 +31,24 @@ func burstOnce(ctx context.Context, l *lab, rows int) (latency time.Duration, er
 	if err := l.clear(ctx, benchDB); err != nil {
 		return 0, err
 	}
-	c, err := l.startReady(ctx, config{Databases: benchDB, Channels: "root:4"})
+	var committed time.Time
+	err = l.whileServed(ctx, one(benchDB, "root:4"), func(*testbed.Caddy) error {
+		if err := l.insert(ctx, benchDB, jobs{count: rows, kwargs: `{"sleep_ms": 200}`}); err != nil {
+			return err
+		}
+		committed = time.Now()
+		return l.stub.await(ctx, jobTimeout, func(n Counts) bool { return n.Started > 0 })
+	})
 	if err != nil {
 		return 0, err
 	}
-	if err := l.insert(ctx, benchDB, jobs{count: rows, kwargs: `{"sleep_ms": 200}`}); err != nil {
-		return 0, err
-	}
-	committed := time.Now()
-	if err := l.stub.await(ctx, jobTimeout, func(n counts) bool { return n.Started > 0 }); err != nil {
-		return 0, err
-	}
 	// The four that run end before the next burst.
-	if err := c.Stop(); err != nil {
-		return 0, err
-	}
-	if err := l.stub.await(ctx, jobTimeout, func(n counts) bool { return n.Running == 0 }); err != nil {
+	if err := l.stub.await(ctx, jobTimeout, func(n Counts) bool { return n.Running == 0 }); err != nil {
 		return 0, err
 	}
 	r, err := l.stub.take(ctx)
 	if err != nil {
 		return 0, err
 	}
-	return max(0, time.Unix(0, r.Requests[0].At).Sub(committed)), nil
+	return max(0, r.Requests[0].At.Sub(committed)), nil
 }

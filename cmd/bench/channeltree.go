@@ -10,20 +10,17 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 )
 
-var channelTree = scenario{
-	name: "channels", about: "a change and a pass of the scheduler with 100,000 channels and with 10",
-	run: func(_ context.Context, b *bench) error {
-		for _, jobs := range []int{b.size(100_000, 10_000), b.size(1_000_000, 20_000)} {
-			if err := channelTreeOf(b, jobs, b.size(100_000, 2_000)); err != nil {
-				return err
-			}
+func channelsAll(_ context.Context, l *lab) error {
+	for _, jobs := range []int{pick(l.bench, 100_000, 10_000), pick(l.bench, 1_000_000, 20_000)} {
+		if err := compareTrees(l.bench, jobs, pick(l.bench, 100_000, 2_000)); err != nil {
+			return err
 		}
-		return nil
-	},
+	}
+	return nil
 }
 
-// channelTreeOf compares two trees with the same jobs, in short turns.
-func channelTreeOf(b *bench, count, many int) error {
+// compareTrees compares two trees with the same jobs, in short turns.
+func compareTrees(b *bench, count, many int) error {
 	const few = 10
 	small, err := newTree(count, few)
 	if err != nil {
@@ -49,9 +46,9 @@ func channelTreeOf(b *bench, count, many int) error {
 		}
 		per := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / (turns * changes) }
 		r := b.report
-		r.figure(fmt.Sprintf("a change of %d jobs in %d channels", count, few), "ns", 0, nil).add(per(of[0]))
-		r.figure(fmt.Sprintf("a change of %d jobs in %d channels", count, many), "ns", 0, nil).add(per(of[1]))
-		r.figure(fmt.Sprintf("%d jobs, ratio of %d channels to %d", count, many, few), "", 2, atMost(1.5)).add(per(of[1]) / per(of[0]))
+		r.add(fmt.Sprintf("a change of %d jobs in %d channels", count, few), "ns", 0, nil, per(of[0]))
+		r.add(fmt.Sprintf("a change of %d jobs in %d channels", count, many), "ns", 0, nil, per(of[1]))
+		r.add(fmt.Sprintf("%d jobs, ratio of %d channels to %d", count, many, few), "", 2, atMost(1.5), per(of[1])/per(of[0]))
 	}
 	return nil
 }

@@ -2,9 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 const (
@@ -13,117 +14,126 @@ const (
 	benchDB = "bench_db"
 )
 
-var drain = scenario{
-	name: "drain", about: "10,000 jobs that do nothing, against bare HTTP clients",
-	run: func(ctx context.Context, b *bench) error {
-		return b.withLab(ctx, []string{benchDB, limitDB}, drainAll)
-	},
-}
-
-// drainBounds are the capacities of root, and how much of the limit is asked for.
+// drainBounds are the capacities of root, how much of the limit is asked for, and
+// the bound of the processor time.
 var drainBounds = []struct {
-	capacity int
-	share    float64
-}{{16, 0.85}, {4, 0.8}, {64, 0.8}}
+	capacity  int
+	share     float64
+	processor *bound
+}{{16, 0.85, atMost(0.15)}, {4, 0.8, nil}, {64, 0.8, nil}}
 
 func drainAll(ctx context.Context, l *lab) error {
-	count := l.size(10_000, 1_000)
-	if err := warmUp(ctx, l); err != nil {
-		return err
-	}
+	j := jobs{count: pick(l.bench, 10_000, 1_000)}
 	for run := range l.runs {
 		for _, d := range drainBounds {
-			if err := drainOnce(ctx, l, run, d.capacity, count, d.share); err != nil {
-				return fmt.Errorf("run %d at root:%d: %w", run+1, d.capacity, err)
+			root := fmt.Sprintf("root:%d", d.capacity)
+			bare, got, err := l.limitAndDrain(ctx, run, d.capacity, j)
+			if err != nil {
+				return fmt.Errorf("run %d at %s: %w", run+1, root, err)
 			}
+			r := l.report
+			r.add(root+", jobs/s of the limit", "", 0, nil, bare.rate())
+			r.add(root+", jobs/s of the runner", "", 0, nil, got.rate())
+			r.add(root+", ratio", "", 3, atLeast(d.share), got.rate()/bare.rate())
+			r.add(root+", most in flight", "", 0, nil, float64(got.Most))
+			r.add(root+", CPU of Caddy per 1,000 jobs", "s", 3, d.processor, got.processor.Seconds()*1000/float64(j.count))
 		}
 	}
-	return countStatements(ctx, l, count)
+	return countStatements(ctx, l, j)
 }
 
-// warmUp opens the connections of all of the stub's workers to both databases.
-func warmUp(ctx context.Context, l *lab) error {
-	for _, db := range []string{benchDB, limitDB} {
-		if _, err := l.limit(ctx, db, stubWorkers, jobs{count: 1_000}); err != nil {
+func slowAll(ctx context.Context, l *lab) error {
+	const (
+		capacity = 64
+		ideal    = capacity * 10 // jobs of a tenth of a second
+	)
+	j := jobs{count: pick(l.bench, 3_000, 600), kwargs: `{"sleep_ms": 100}`}
+	for run := range l.runs {
+		bare, got, err := l.limitAndDrain(ctx, run, capacity, j)
+		if err != nil {
 			return err
 		}
+		r := l.report
+		r.add("jobs/s of the limit", "", 0, nil, bare.rate())
+		r.add("jobs/s of the runner", "", 0, nil, got.rate())
+		r.add("share of the ideal 640 jobs/s", "", 3, atLeast(0.95), got.rate()/ideal)
+		r.add("ratio to the limit", "", 3, nil, got.rate()/bare.rate())
+		r.add("most in flight", "", 0, nil, float64(got.Most))
 	}
 	return nil
 }
 
-// drainOnce measures limit and runner after each other, every other time in the
-// other order.
-func drainOnce(ctx context.Context, l *lab, run, capacity, count int, share float64) error {
+// limitAndDrain measures limit and runner after each other, every other time in
+// the other order.
+func (l *lab) limitAndDrain(ctx context.Context, run, capacity int, j jobs) (bare *Records, got *drained, err error) {
 	if err := l.clear(ctx, benchDB, limitDB); err != nil {
-		return err
+		return nil, nil, err
 	}
-	root := fmt.Sprintf("root:%d", capacity)
-	var bare *records
-	var got *drained
-	measure := []func() error{
-		func() (err error) { bare, err = l.limit(ctx, limitDB, capacity, jobs{count: count}); return err },
-		func() (err error) { got, err = l.drain(ctx, root, jobs{count: count}); return err },
-	}
-	for i := range measure {
-		if err := measure[(i+run)%2](); err != nil {
-			return err
+	for i := range 2 {
+		if (i+run)%2 == 0 {
+			bare, err = l.limit(ctx, limitDB, capacity, j)
+		} else {
+			got, err = l.drain(ctx, capacity, j)
+		}
+		if err != nil {
+			return nil, nil, err
 		}
 	}
-	r := l.report
-	r.figure(root+", jobs/s of the limit", "", 0, nil).add(bare.rate())
-	r.figure(root+", jobs/s of the runner", "", 0, nil).add(got.rate())
-	r.figure(root+", ratio", "", 3, atLeast(share)).add(got.rate() / bare.rate())
-	r.figure(root+", most in flight", "", 0, nil).add(float64(got.Most))
-	per := func(d time.Duration) float64 { return d.Seconds() * 1000 / float64(count) }
-	var bnd *bound
-	if capacity == 16 {
-		bnd = atMost(0.15)
-	}
-	r.figure(root+", CPU of Caddy per 1,000 jobs", "s", 3, bnd).add(per(got.processor))
-	return nil
+	return bare, got, nil
 }
 
 // drained is what was measured in one drain.
 type drained struct {
-	*records
+	*Records
 	processor time.Duration
 }
 
 // drain starts a Caddy, commits jobs at once while it is idle, and waits until
 // all are done.
-func (l *lab) drain(ctx context.Context, channels string, j jobs) (d *drained, err error) {
-	c, err := l.startReady(ctx, config{Databases: benchDB, Channels: channels})
+func (l *lab) drain(ctx context.Context, capacity int, j jobs) (*drained, error) {
+	d := new(drained)
+	err := l.whileServed(ctx, one(benchDB, fmt.Sprintf("root:%d", capacity)), func(c *testbed.Caddy) error {
+		return timeProcessor(c, &d.processor, func() (err error) {
+			d.Records, err = l.insertAndWait(ctx, j)
+			return err
+		})
+	})
+	return d, err
+}
+
+// timeProcessor measures what Caddy uses of the processors while f runs.
+func timeProcessor(c *testbed.Caddy, used *time.Duration, f func() error) error {
+	before, err := testbed.ProcessorTime(c.PID())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer func() { err = errors.Join(err, c.Stop()) }()
-	before, err := c.processorTime()
-	if err != nil {
-		return nil, err
+	if err := f(); err != nil {
+		return err
 	}
+	after, err := testbed.ProcessorTime(c.PID())
+	*used = after - before
+	return err
+}
+
+// insertAndWait commits jobs at once and waits until all are done.
+func (l *lab) insertAndWait(ctx context.Context, j jobs) (*Records, error) {
 	if err := l.insert(ctx, benchDB, j); err != nil {
 		return nil, err
 	}
 	if err := l.stub.awaitDone(ctx, j.count); err != nil {
 		return nil, err
 	}
-	d = new(drained)
-	if d.records, err = l.stub.take(ctx); err != nil {
-		return nil, err
-	}
-	after, err := c.processorTime()
-	d.processor = after - before
-	return d, err
+	return l.stub.take(ctx)
 }
 
 // countStatements drains once more, while PostgreSQL counts what the runner's
 // role executes. Counting costs time, so this drain is not measured otherwise.
-func countStatements(ctx context.Context, l *lab, count int) error {
+func countStatements(ctx context.Context, l *lab, j jobs) error {
 	if err := l.exec(ctx, "postgres", "CREATE EXTENSION IF NOT EXISTS pg_stat_statements"); err != nil {
 		say("   statements are not counted: %v", err)
 		return nil
 	}
-	// A role's setting is in force from its next connection on, and for nobody else.
+	// A role's setting is in force from its next connection on, and for no other.
 	// What the trigger executes within a statement does not count.
 	if err := l.exec(ctx, "postgres", "ALTER ROLE "+runnerRole+" SET pg_stat_statements.track = 'top'"); err != nil {
 		return err
@@ -132,33 +142,20 @@ func countStatements(ctx context.Context, l *lab, count int) error {
 		if err := l.clear(ctx, benchDB, limitDB); err != nil {
 			return err
 		}
-		if err := countOnce(ctx, l, count); err != nil {
+		err := l.whileServed(ctx, one(benchDB, "root:16"), func(*testbed.Caddy) error {
+			if err := l.exec(ctx, "postgres", "SELECT pg_stat_statements_reset()"); err != nil {
+				return err
+			}
+			if _, err := l.insertAndWait(ctx, j); err != nil {
+				return err
+			}
+			return l.addStatements(ctx, j.count)
+		})
+		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func countOnce(ctx context.Context, l *lab, count int) (err error) {
-	c, err := l.startReady(ctx, config{Databases: benchDB, Channels: "root:16"})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, c.Stop()) }()
-	if err := l.exec(ctx, "postgres", "SELECT pg_stat_statements_reset()"); err != nil {
-		return err
-	}
-	if err := l.insert(ctx, benchDB, jobs{count: count}); err != nil {
-		return err
-	}
-	if err := l.stub.awaitDone(ctx, count); err != nil {
-		return err
-	}
-	if err := l.addStatements(ctx, count); err != nil {
-		return err
-	}
-	_, err = l.stub.take(ctx)
-	return err
 }
 
 // addStatements reads what PostgreSQL has counted.
@@ -168,13 +165,13 @@ func (l *lab) addStatements(ctx context.Context, count int) error {
 			coalesce(sum(calls) FILTER (WHERE query LIKE '%j.uuid = ANY%' AND query NOT LIKE '%UPDATE%'), 0)::float8,
 			coalesce(sum(calls) FILTER (WHERE query LIKE '%UPDATE%'), 0)::float8
 		FROM pg_stat_statements s JOIN pg_roles r ON r.oid = s.userid WHERE r.rolname = $1`
-	if err := l.conns["postgres"].QueryRow(ctx, sql, runnerRole).Scan(&all, &reads, &claims); err != nil {
+	if err := l.admin.QueryRow(ctx, sql, runnerRole).Scan(&all, &reads, &claims); err != nil {
 		return fmt.Errorf("reading the statements: %w", err)
 	}
 	per := func(n float64) float64 { return n * 1000 / float64(count) }
 	r := l.report
-	r.figure("root:16, statements of the runner per 1,000 jobs", "", 0, atMost(600)).add(per(all))
-	r.figure("root:16, of these reads", "", 0, nil).add(per(reads))
-	r.figure("root:16, of these claims", "", 0, nil).add(per(claims))
+	r.add("root:16, statements of the runner per 1,000 jobs", "", 0, atMost(600), per(all))
+	r.add("root:16, of these reads", "", 0, nil, per(reads))
+	r.add("root:16, of these claims", "", 0, nil, per(claims))
 	return nil
 }

@@ -5,26 +5,27 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
+	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 const (
 	// runnerRole is the role of the runner, so that its statements can be told
-	// from those of the stub. Odoo's tables belong to somebody else.
+	// from those of the stub. Odoo's tables belong to another role.
 	runnerRole = "jobrunner"
 	// stubWorkers is more than any channel tree here lets run at once.
 	stubWorkers = 64
 	// statementTimeout bounds statements on the jobs, the longest of which
 	// inserts millions.
 	statementTimeout = 20 * time.Minute
-	// closeTimeout bounds the closing of a connection.
-	closeTimeout = 2 * time.Second
+	// readyTimeout bounds the time until a runner serves all its databases.
+	readyTimeout = 5 * time.Minute
 )
 
 // settings of PostgreSQL: those of a small server that is looked after. Commits
@@ -38,146 +39,147 @@ var settings = map[string]string{
 // and the stub. Caddys come and go.
 type lab struct {
 	*bench
-	dir     string
-	pg      *pgtest.Cluster
-	conns   map[string]*pgx.Conn
-	stub    *stub
-	caddies []*caddy
-	closers []func() error
+	*testbed.Bed
+	admin *pgxpool.Pool // connections to the maintenance database
+	stub  *partner
+	// address is that of the stub.
+	address string
 }
 
-// withLab runs a scenario's part in a lab of its own.
+// withLab runs a scenario's part in a new lab.
 func (b *bench) withLab(ctx context.Context, databases []string, f func(context.Context, *lab) error) (err error) {
-	l := &lab{bench: b, conns: make(map[string]*pgx.Conn)}
-	defer func() { err = errors.Join(err, l.close()) }()
-	if err := l.open(ctx, databases); err != nil {
+	l := &lab{bench: b}
+	if l.Bed, err = l.open(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	if err := l.fill(ctx, databases); err != nil {
 		return err
 	}
 	return f(ctx, l)
 }
 
-// open starts everything. What it leaves has to be closed, also on error.
-func (l *lab) open(ctx context.Context, databases []string) (err error) {
-	if l.dir, err = os.MkdirTemp(l.bench.dir, "jobrunner-bench-"); err != nil {
-		return fmt.Errorf("making a folder: %w", err)
-	}
-	if err := l.startPostgres(ctx); err != nil {
-		return err
-	}
-	if err := l.pg.Exec(ctx, "postgres", "CREATE ROLE "+runnerRole+" LOGIN SUPERUSER"); err != nil {
-		return err
-	}
-	for _, db := range databases {
-		if err := l.createDatabase(ctx, db); err != nil {
-			return err
-		}
-	}
-	l.stub, err = startStub(ctx, l.pg.DSN("postgres"), stubWorkers)
-	return err
-}
-
-// startPostgres starts the cluster, with the extension that counts statements if
-// the server has it.
-func (l *lab) startPostgres(ctx context.Context) (err error) {
+// open starts PostgreSQL, with the extension that counts statements if the server
+// has it.
+func (l *lab) open(ctx context.Context) (*testbed.Bed, error) {
 	s := maps.Clone(settings)
 	s["shared_preload_libraries"], s["pg_stat_statements.track"] = "pg_stat_statements", "none"
-	options := pgtest.Options{Dir: l.bench.dir, Durable: true, Settings: s}
-	if l.pg, err = pgtest.Start(ctx, options); err != nil && ctx.Err() == nil {
-		options.Settings = settings
-		l.pg, err = pgtest.Start(ctx, options)
+	bed, err := testbed.Open(ctx, pgtest.Options{Dir: l.dir, Durable: true, Settings: s})
+	if err != nil && ctx.Err() == nil {
+		return testbed.Open(ctx, pgtest.Options{Dir: l.dir, Durable: true, Settings: settings})
 	}
-	if err != nil {
-		return err
-	}
-	conn, err := l.connect(ctx, "postgres")
-	if err != nil {
+	return bed, err
+}
+
+// fill makes the databases and starts the stub. Where the limit is measured, it
+// opens the connections of all of the stub's workers.
+func (l *lab) fill(ctx context.Context, databases []string) (err error) {
+	if l.admin, err = l.Adopt("postgres"); err != nil {
 		return err
 	}
 	var version string
-	if err := conn.QueryRow(ctx, "SHOW server_version").Scan(&version); err != nil {
+	if err := l.admin.QueryRow(ctx, "SHOW server_version").Scan(&version); err != nil {
 		return fmt.Errorf("asking for the version: %w", err)
 	}
 	l.report.know("PostgreSQL", version+", fsync, full_page_writes and synchronous_commit on, shared_buffers "+settings["shared_buffers"])
+	if err := l.exec(ctx, "postgres", "CREATE ROLE "+runnerRole+" LOGIN SUPERUSER"); err != nil {
+		return err
+	}
+	for _, db := range databases {
+		if _, err := l.AddDatabase(ctx, db, odoostub.QueueJobLock); err != nil {
+			return err
+		}
+	}
+	if l.stub, err = startPartner(ctx, "Stub", StubArgs{l.Postgres.DSN("postgres"), stubWorkers}, &l.address); err != nil {
+		return err
+	}
+	l.OnClose(l.stub.stop)
+	if !slices.Contains(databases, limitDB) {
+		return nil
+	}
+	for _, db := range []string{benchDB, limitDB} {
+		if _, err := l.limit(ctx, db, stubWorkers, jobs{count: 1_000}); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// createDatabase makes a database of Odoo with the add-on.
-func (l *lab) createDatabase(ctx context.Context, db string) error {
-	if err := l.pg.CreateDatabase(ctx, db, ""); err != nil {
-		return err
+// pool returns connections to a database, which it opens when first asked.
+func (l *lab) pool(db string) (*pgxpool.Pool, error) {
+	if pool := l.Pool(db); pool != nil {
+		return pool, nil
 	}
-	conn, err := l.connect(ctx, db)
-	if err != nil {
-		return err
-	}
-	if err := odoostub.Install(ctx, conn, odoostub.QueueJobLock); err != nil {
-		return fmt.Errorf("installing queue_job in %s: %w", db, err)
-	}
-	return nil
-}
-
-// connect returns the lab's own connection to a database.
-func (l *lab) connect(ctx context.Context, db string) (*pgx.Conn, error) {
-	if conn := l.conns[db]; conn != nil {
-		return conn, nil
-	}
-	conn, err := pgx.ConnectConfig(ctx, l.pg.ConnConfig(db))
-	if err != nil {
-		return nil, fmt.Errorf("connecting to %s: %w", db, err)
-	}
-	l.conns[db] = conn
-	return conn, nil
-}
-
-// disconnect closes the lab's connection to a database that is to be copied.
-func (l *lab) disconnect(ctx context.Context, db string) {
-	if conn := l.conns[db]; conn != nil {
-		_ = conn.Close(ctx) // it goes anyway
-		delete(l.conns, db)
-	}
+	return l.Adopt(db)
 }
 
 // exec runs a statement in a database.
 func (l *lab) exec(ctx context.Context, db, sql string) error {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	conn, err := l.connect(ctx, db)
+	pool, err := l.pool(db)
 	if err != nil {
 		return err
 	}
-	if _, err := conn.Exec(ctx, sql); err != nil {
+	if _, err := pool.Exec(ctx, sql); err != nil {
 		return fmt.Errorf("running %q in %s: %w", sql, db, err)
 	}
 	return nil
 }
 
-// runnerDSN is how the runner connects.
-func (l *lab) runnerDSN() string {
-	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/postgres?sslmode=disable", runnerRole, l.pg.Port())
+// served is what a Caddy of a scenario serves, and how.
+type served struct {
+	// pattern is that of the databases. Default: their names.
+	pattern   string
+	databases []string
+	// channels is the configuration string.
+	channels string
 }
 
-// close ends everything, the last first, and removes all files.
-func (l *lab) close() error {
-	var errs []error
-	for _, c := range l.caddies {
-		errs = append(errs, c.Stop())
+// config is the configuration of a Caddy. The runner connects by a role that no
+// other party has.
+func (l *lab) config(s served) testbed.Config {
+	if s.pattern == "" {
+		s.pattern = s.databases[0]
 	}
-	for _, f := range l.closers {
-		errs = append(errs, f())
-	}
-	if l.stub != nil {
-		errs = append(errs, l.stub.stop())
-	}
-	for _, conn := range l.conns {
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-		_ = conn.Close(ctx) // the cluster goes anyway
-		cancel()
-	}
-	if l.pg != nil {
-		errs = append(errs, l.pg.Close())
-	}
-	if l.dir != "" {
-		errs = append(errs, os.RemoveAll(l.dir))
-	}
-	return errors.Join(errs...)
+	return testbed.Config{Runners: []testbed.Runner{{
+		Postgres:  fmt.Sprintf("postgres://%s@127.0.0.1:%d/postgres?sslmode=disable", runnerRole, l.Postgres.Port()),
+		Databases: s.pattern, Channels: s.channels,
+		Options: "upstream http://" + l.address + "\nshutdown_timeout 1s",
+	}}}
 }
+
+// caddy starts a Caddy; it may not be ready yet.
+func (l *lab) caddy(ctx context.Context, s served) (*testbed.Caddy, error) {
+	dir, err := l.Folder(l.dir)
+	if err != nil {
+		return nil, err
+	}
+	o := testbed.Options{Dir: dir, Config: l.config(s)}
+	if l.profile == "" { // otherwise it is this program, see main
+		o.Binary = l.binary
+	}
+	return l.StartCaddy(ctx, o)
+}
+
+// ready starts a Caddy and waits until it serves all databases.
+func (l *lab) ready(ctx context.Context, s served) (*testbed.Caddy, error) {
+	c, err := l.caddy(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.WaitReady(ctx, readyTimeout, s.databases...)
+}
+
+// whileServed runs f while a Caddy that is ready serves databases.
+func (l *lab) whileServed(ctx context.Context, s served, f func(*testbed.Caddy) error) (err error) {
+	c, err := l.ready(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Stop()) }()
+	return f(c)
+}
+
+// one is a single database that is served with a channel tree.
+func one(db, channels string) served { return served{databases: []string{db}, channels: channels} }

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,43 +27,46 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/caddy-jobrunner/caddy-jobrunner" // for the profiled Caddy
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
-// roles are what this program is as a child of itself, by its first argument.
-var roles = map[string]func(context.Context, []string) error{
-	"stub":  runStub,
-	"floor": runFloor,
-}
-
-// profiledRole is Caddy itself, with the profiles switched on that cost something.
-const profiledRole = "profiled-caddy"
-
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == profiledRole {
+	switch {
+	case testbed.IsCaddy(): // one whose profiles are wanted
 		profileBlocking()
-		os.Args = append(os.Args[:1], os.Args[2:]...)
 		caddycmd.Main()
+		return
+	case len(os.Args) > 1 && os.Args[1] == partnerRole:
+		servePartner()
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := command(ctx)
+	code, err := command(ctx)
 	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		code = 2
+	}
 	os.Exit(code)
 }
 
-// command runs a role, or the benchmarks, and returns the exit status.
-func command(ctx context.Context) int {
-	if len(os.Args) > 1 {
-		if role, ok := roles[os.Args[1]]; ok {
-			if err := role(ctx, os.Args[2:]); err != nil {
-				fmt.Fprintf(os.Stderr, "bench %s: %v\n", os.Args[1], err)
-				return 2
-			}
-			return 0
-		}
-	}
+// bench is what all scenarios share.
+type bench struct {
+	binary  string
+	dir     string
+	runs    int
+	quick   bool
+	sustain time.Duration
+	load    float64
+	plot    string
+	profile string
+	report  *report
+}
+
+// command runs the scenarios of the command line, and returns the exit status.
+func command(ctx context.Context) (int, error) {
 	b := &bench{report: newReport()}
-	flag.StringVar(&b.caddy, "caddy", "bin/caddy", "the Caddy `binary` with this module")
+	flag.StringVar(&b.binary, "caddy", "bin/caddy", "the Caddy `binary` with this module")
 	flag.StringVar(&b.dir, "dir", "", "the `folder` for all data, on the disk that is to be measured (default: that for temporary files)")
 	flag.IntVar(&b.runs, "runs", 5, "the `number` of runs")
 	flag.BoolVar(&b.quick, "quick", false, "small numbers, for development: the figures mean nothing")
@@ -74,17 +78,25 @@ func command(ctx context.Context) int {
 	flag.Usage = usage
 	flag.Parse()
 	chosen, err := choose(flag.Args())
-	if err == nil {
-		b.caddy, err = filepath.Abs(b.caddy)
-	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		return 2
+		return 0, err
+	}
+	if b.binary, err = filepath.Abs(b.binary); err != nil {
+		return 0, err
 	}
 	if b.profile != "" {
 		chosen = []scenario{profiles}
 	}
-	return b.run(ctx, chosen, *jsonFile)
+	b.run(ctx, chosen)
+	if err := b.report.print(os.Stdout); err != nil {
+		return 0, err
+	}
+	if *jsonFile != "" {
+		if err := b.report.save(*jsonFile); err != nil {
+			return 0, err
+		}
+	}
+	return b.report.exitCode(), nil
 }
 
 func usage() {
@@ -97,26 +109,27 @@ func usage() {
 	}
 }
 
-// bench is what all scenarios share.
-type bench struct {
-	caddy   string
-	dir     string
-	runs    int
-	quick   bool
-	sustain time.Duration
-	load    float64
-	plot    string
-	profile string
-	report  *report
-}
-
 // scenario is one part of the table.
 type scenario struct {
 	name, about string
-	run         func(context.Context, *bench) error
+	// databases are those of its lab. Without any it has an empty one.
+	databases []string
+	run       func(context.Context, *lab) error
 }
 
-var scenarios = []scenario{drain, slow, burst, idle, million, fiveMillion, databases, channelTree, reload, status, sustained}
+var scenarios = []scenario{
+	{"drain", "10,000 jobs that do nothing, against bare HTTP clients", []string{benchDB, limitDB}, drainAll},
+	{"slow", "3,000 jobs of 100 ms at root:64", []string{benchDB, limitDB}, slowAll},
+	{"burst", "the first request after a commit of very many rows", []string{benchDB, limitDB}, burstAll},
+	{"idle", "single jobs, against the least that gets a job to Odoo", []string{benchDB, floorDB}, idleAll},
+	{"million", "1,000,000 waiting jobs", []string{benchDB, idleDB}, millionAll},
+	{"5million", "5,000,000 waiting and 1,000,000 failed jobs", []string{benchDB, idleDB}, fiveMillionAll},
+	{"databases", "300 databases, one connection each", []string{templateDB, idleDB}, databasesAll},
+	{"channels", "a change and a pass of the scheduler with 100,000 channels and with 10", nil, channelsAll},
+	{"reload", "reloads with 1,000,000 jobs in memory while jobs run", []string{benchDB}, reloadAll},
+	{"status", "questions to the admin API with 1,000,000 jobs and 300 databases, while jobs run", []string{templateDB}, statusAll},
+	{"sustained", "jobs that are committed one by one at a steady rate: all loads, then one for long", []string{benchDB, limitDB}, sustainedAll},
+}
 
 // choose returns the named scenarios, or all.
 func choose(names []string) ([]scenario, error) {
@@ -124,34 +137,27 @@ func choose(names []string) ([]scenario, error) {
 		return scenarios, nil
 	}
 	var chosen []scenario
-next:
 	for _, name := range names {
-		for _, s := range scenarios {
-			if s.name == name {
-				chosen = append(chosen, s)
-				continue next
+		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })
+		if i < 0 {
+			var known []string
+			for _, s := range scenarios {
+				known = append(known, s.name)
 			}
+			return nil, fmt.Errorf("there is no scenario %q; there are %s", name, strings.Join(known, ", "))
 		}
-		return nil, fmt.Errorf("there is no scenario %q; there are %s", name, strings.Join(scenarioNames(), ", "))
+		chosen = append(chosen, scenarios[i])
 	}
 	return chosen, nil
 }
 
-func scenarioNames() []string {
-	names := make([]string, len(scenarios))
-	for i, s := range scenarios {
-		names[i] = s.name
-	}
-	return names
-}
-
 // run measures the scenarios one after the other; one that fails does not stop
 // the others.
-func (b *bench) run(ctx context.Context, chosen []scenario, jsonFile string) int {
+func (b *bench) run(ctx context.Context, chosen []scenario) {
 	b.report.Machine = machine()
 	for _, s := range chosen {
 		if ctx.Err() != nil {
-			break
+			return
 		}
 		began, before := time.Now(), cpuTimes()
 		say("== %s: %s", s.name, s.about)
@@ -160,22 +166,11 @@ func (b *bench) run(ctx context.Context, chosen []scenario, jsonFile string) int
 			b.report.fail(s.name, err)
 			say("   %s could not be measured: %v", s.name, err)
 		}
-		if share, ok := cpuTimes().stolenSince(before); ok {
-			b.report.figure("processor time that the host gave to other guests, of what was asked for", "%", 1, nil).add(share * 100)
+		if share, ok := stolen(before, cpuTimes()); ok {
+			b.report.add("processor time that the host gave to other guests, of what was asked for", "%", 1, nil, share*100)
 		}
 		say("   %s took %.0f s", s.name, time.Since(began).Seconds())
 	}
-	if err := b.report.print(os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		return 2
-	}
-	if jsonFile != "" {
-		if err := b.report.save(jsonFile); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			return 2
-		}
-	}
-	return b.report.exitCode()
 }
 
 // attempt runs a scenario and turns a panic into an error, so that everything is
@@ -186,36 +181,19 @@ func (b *bench) attempt(ctx context.Context, s scenario) (err error) {
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
-	return s.run(ctx, b)
+	if s.databases == nil {
+		return s.run(ctx, &lab{bench: b})
+	}
+	return b.withLab(ctx, s.databases, s.run)
 }
 
-// size is a number of jobs, databases or the like, which is small for development.
-func (b *bench) size(full, quick int) int {
+// pick returns what is measured, or what is small enough for development.
+func pick[T any](b *bench, full, quick T) T {
 	if b.quick {
 		return quick
 	}
 	return full
 }
 
-// duration is size for times.
-func (b *bench) duration(full, quick time.Duration) time.Duration {
-	if b.quick {
-		return quick
-	}
-	return full
-}
-
-// say tells what happens, on the standard error so that the table stands alone.
+// say tells what happens, on the standard error so that the table is alone.
 func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
-
-// sleep waits, unless ctx ends first.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
+	"slices"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 const (
@@ -18,74 +20,54 @@ const (
 	gated       = `{"gate": "never"}`
 )
 
-var million = scenario{
-	name: "million", about: "1,000,000 waiting jobs",
-	run: func(ctx context.Context, b *bench) error {
-		return b.withLab(ctx, []string{benchDB, idleDB}, millionAll)
-	},
-}
-
-var fiveMillion = scenario{
-	name: "5million", about: "5,000,000 waiting and 1,000,000 failed jobs",
-	run: func(ctx context.Context, b *bench) error {
-		return b.withLab(ctx, []string{benchDB, idleDB}, fiveMillionAll)
-	},
+// backlog is what waits while single jobs are measured, and what is asked for.
+type backlog struct {
+	waiting, failed     int
+	bytes, first, ratio *bound
 }
 
 func millionAll(ctx context.Context, l *lab) error {
-	waiting := l.size(1_000_000, 50_000)
-	if err := l.backlog(ctx, benchDB, waiting, 0); err != nil {
-		return err
-	}
-	idleCaddy, err := l.startReady(ctx, config{Databases: idleDB, Channels: backlogTree})
-	if err != nil {
-		return err
-	}
-	for range l.runs {
-		if err := backlogRun(ctx, l, idleCaddy, waiting, 0, backlogBounds{
-			bytes: atMost(160), first: atMost(2), ratio: atMost(1.2),
-		}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return backlogAll(ctx, l, l.runs, backlog{
+		waiting: pick(l.bench, 1_000_000, 50_000), bytes: atMost(160), first: atMost(2), ratio: atMost(1.2),
+	})
 }
 
 func fiveMillionAll(ctx context.Context, l *lab) error {
-	waiting, failed := l.size(5_000_000, 100_000), l.size(1_000_000, 20_000)
-	if err := l.backlog(ctx, benchDB, waiting, failed); err != nil {
+	return backlogAll(ctx, l, min(l.runs, 3), backlog{
+		waiting: pick(l.bench, 5_000_000, 100_000), failed: pick(l.bench, 1_000_000, 20_000),
+	})
+}
+
+func backlogAll(ctx context.Context, l *lab, runs int, b backlog) error {
+	if err := l.insertBacklog(ctx, benchDB, b.waiting, b.failed); err != nil {
 		return err
 	}
-	idleCaddy, err := l.startReady(ctx, config{Databases: idleDB, Channels: backlogTree})
+	idle, err := l.ready(ctx, one(idleDB, backlogTree))
 	if err != nil {
 		return err
 	}
-	for range min(l.runs, 3) {
-		if err := backlogRun(ctx, l, idleCaddy, waiting, failed, backlogBounds{}); err != nil {
+	for range runs {
+		if err := backlogRun(ctx, l, idle, b); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// backlog fills a database with jobs that wait behind one that never ends.
-func (l *lab) backlog(ctx context.Context, db string, waiting, failed int) error {
+// insertBacklog fills a database with jobs that wait behind one that never ends.
+func (l *lab) insertBacklog(ctx context.Context, db string, waiting, failed int) error {
 	if err := l.insert(ctx, db, jobs{count: waiting, channel: waitChannel, kwargs: gated, silent: true}); err != nil {
 		return err
 	}
-	if failed > 0 {
-		if err := l.insert(ctx, db, jobs{count: failed, state: "failed", channel: waitChannel, silent: true}); err != nil {
-			return err
-		}
+	if err := l.insert(ctx, db, jobs{count: failed, state: "failed", channel: waitChannel, silent: true}); err != nil {
+		return err
 	}
 	return l.settle(ctx, db)
 }
 
-type backlogBounds struct{ bytes, first, ratio *bound }
-
 // backlogRun starts a Caddy with the backlog and measures its start, its heap,
 // and the latency of new jobs in comparison with an idle Caddy.
-func backlogRun(ctx context.Context, l *lab, idleCaddy *caddy, waiting, failed int, bounds backlogBounds) (err error) {
+func backlogRun(ctx context.Context, l *lab, idle *testbed.Caddy, b backlog) (err error) {
 	r := l.report
 	if _, err := l.stub.take(ctx); err != nil {
 		return err
@@ -93,7 +75,7 @@ func backlogRun(ctx context.Context, l *lab, idleCaddy *caddy, waiting, failed i
 	if err := l.insert(ctx, benchDB, jobs{count: 1, priority: 1, silent: true}); err != nil {
 		return err
 	}
-	c, err := l.startCaddy(ctx, config{Databases: benchDB, Channels: backlogTree})
+	c, err := l.caddy(ctx, one(benchDB, backlogTree))
 	if err != nil {
 		return err
 	}
@@ -105,57 +87,49 @@ func backlogRun(ctx context.Context, l *lab, idleCaddy *caddy, waiting, failed i
 	if err != nil {
 		return err
 	}
-	first := time.Unix(0, got.firstOf(got.Executions[0].UUID)).Sub(c.Began())
-	if err := c.waitReady(ctx); err != nil {
+	if err := c.WaitReady(ctx, readyTimeout, benchDB); err != nil {
 		return err
 	}
-	s, err := c.status(ctx)
-	if err != nil {
+	if err := heapPerJob(ctx, l, c, idle, b); err != nil {
 		return err
 	}
-	if known := s.Jobs.Pending + s.Jobs.Failed; known < waiting+failed-1 {
-		return fmt.Errorf("the runner knows %d jobs of %d", known, waiting+failed)
-	}
-	if err := heapPerJob(ctx, c, idleCaddy, waiting+failed, bounds.bytes); err != nil {
-		return err
-	}
-	r.figure("first dispatch after the start of Caddy", "s", 2, bounds.first).add(first.Seconds())
+	i := slices.IndexFunc(got.Requests, func(q request) bool { return q.UUID == got.Executions[0].UUID })
+	r.add("first dispatch after the start of Caddy", "s", 2, b.first, got.Requests[i].At.Sub(c.Began).Seconds())
 
-	loaded := &lane{name: "the loaded runner", databases: []string{benchDB}, channel: "root", priority: 1}
-	empty := &lane{name: "the idle runner", databases: []string{idleDB}, channel: "root", priority: 1}
-	if err := l.warm(ctx, loaded, empty); err != nil {
+	loaded, empty := &lane{databases: []string{benchDB}, priority: 1}, &lane{databases: []string{idleDB}, priority: 1}
+	if err := l.compare(ctx, pick(l.bench, 300, 30), loaded, empty); err != nil {
 		return err
 	}
-	if err := l.alternate(ctx, l.size(300, 30), loaded, empty); err != nil {
-		return err
-	}
-	r.figure("commit to request of an urgent job, p50", "ms", 2, nil).add(loaded.percentile(50))
-	r.figure("commit to request of an urgent job, p99", "ms", 2, nil).add(loaded.percentile(99))
-	r.figure("p50, ratio to an idle runner", "", 2, bounds.ratio).add(loaded.percentile(50) / empty.percentile(50))
-	r.figure("p99, ratio to an idle runner", "", 2, nil).add(loaded.percentile(99) / empty.percentile(99))
+	r.add("commit to request of an urgent job, p50", "ms", 2, nil, loaded.percentile(50))
+	r.add("commit to request of an urgent job, p99", "ms", 2, nil, loaded.percentile(99))
+	r.add("p50, ratio to an idle runner", "", 2, b.ratio, loaded.percentile(50)/empty.percentile(50))
+	r.add("p99, ratio to an idle runner", "", 2, nil, loaded.percentile(99)/empty.percentile(99))
 	return nil
 }
 
-// heapPerJob compares the live heaps of two Caddys.
-func heapPerJob(ctx context.Context, c, idleCaddy *caddy, known int, bnd *bound) error {
-	full, err := c.liveHeap(ctx)
+// heapPerJob compares the live heap of a Caddy that knows the whole backlog with
+// that of an idle one.
+func heapPerJob(ctx context.Context, l *lab, c, idle *testbed.Caddy, b backlog) error {
+	var doc struct {
+		Runners []struct {
+			Jobs struct{ Pending, Failed int } `json:"jobs"`
+		} `json:"runners"`
+	}
+	if err := c.Decode(ctx, "/jobrunner/status", &doc); err != nil {
+		return err
+	}
+	all := b.waiting + b.failed
+	if known := doc.Runners[0].Jobs.Pending + doc.Runners[0].Jobs.Failed; known < all-1 {
+		return fmt.Errorf("the runner knows %d jobs of %d", known, all)
+	}
+	full, err := c.LiveHeap(ctx)
 	if err != nil {
 		return err
 	}
-	empty, err := idleCaddy.liveHeap(ctx)
+	empty, err := idle.LiveHeap(ctx)
 	if err != nil {
 		return err
 	}
-	c.lab.report.figure("live heap per job", "bytes", 0, bnd).add((full - empty) / float64(known))
+	l.report.add("live heap per job", "bytes", 0, b.bytes, float64(full-empty)/float64(all))
 	return nil
-}
-
-// firstOf returns when the first request of a job arrived.
-func (r *records) firstOf(uuid string) int64 {
-	for _, q := range r.Requests {
-		if q.UUID == uuid {
-			return q.At
-		}
-	}
-	return 0
 }

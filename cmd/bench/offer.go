@@ -2,10 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,12 +21,11 @@ const (
 	backlogTimeout = 2 * time.Minute
 )
 
-// offered is what became of jobs that were committed at a rate of their own,
-// whether the runner kept up or not.
+// offered is what became of jobs that were committed at a steady rate, whether
+// the runner kept up or not.
 type offered struct {
 	began time.Time
-	// jobs are in the order of their commits, roughly.
-	jobs []sentJob
+	jobs  []sentJob
 	// throughput is the number of requests per second while jobs were offered.
 	throughput float64
 }
@@ -45,51 +43,46 @@ func (l *lab) offer(ctx context.Context, db string, rate float64, d time.Duratio
 	began := time.Now()
 	due := make(chan struct{}, int(rate*d.Seconds())*2+1_000)
 	committed := make([]map[string]time.Time, committers)
-	errs := make([]error, committers+2)
-	var wg sync.WaitGroup
-	for i := range committers {
-		committed[i] = make(map[string]time.Time)
-		wg.Go(func() { errs[i] = l.commitWhenDue(ctx, db, due, committed[i]) })
-	}
-	wg.Go(func() {
-		defer close(due)
-		errs[committers] = generate(ctx, began, rate, d, due)
+	var requests []request
+	err := parallel(committers+2, func(i int) (err error) {
+		switch i {
+		case committers:
+			defer close(due)
+			return generate(ctx, began, rate, d, due)
+		case committers + 1:
+			requests, err = l.collect(ctx, requests, after, func(int) bool { return time.Since(began) < d })
+		default:
+			committed[i], err = l.commitWhenDue(ctx, db, due)
+		}
+		return err
 	})
-	all := new(records)
-	errs[committers+1] = l.collect(ctx, all, began, d, after)
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	total := 0
+	all := make(map[string]time.Time)
 	for _, m := range committed {
-		total += len(m)
+		maps.Copy(all, m)
+	}
+	deadline := time.Now().Add(backlogTimeout)
+	requests, err = l.collect(ctx, requests, nil, func(n int) bool { return n < len(all) && time.Now().Before(deadline) })
+	if err != nil {
+		return nil, err
+	}
+	if len(requests) < len(all) {
+		return nil, fmt.Errorf("only %d of %d jobs were sent", len(requests), len(all))
 	}
 	o := &offered{began: began}
 	within := 0
-	for _, q := range all.Requests {
-		if q.At < began.Add(d).UnixNano() {
+	for _, q := range requests {
+		if q.At.Before(began.Add(d)) {
 			within++
+		}
+		if at, ok := all[q.UUID]; ok {
+			o.jobs = append(o.jobs, sentJob{at, max(0, q.At.Sub(at))})
 		}
 	}
 	o.throughput = float64(within) / d.Seconds()
-	for deadline := time.Now().Add(backlogTimeout); len(all.Requests) < total; {
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("only %d of %d jobs were sent", len(all.Requests), total)
-		}
-		if err := l.collectOnce(ctx, all); err != nil {
-			return nil, err
-		}
-	}
-	for _, q := range all.Requests {
-		for _, m := range committed {
-			if at, ok := m[q.UUID]; ok {
-				o.jobs = append(o.jobs, sentJob{at, max(0, time.Unix(0, q.At).Sub(at))})
-				break
-			}
-		}
-	}
-	return o, l.stub.await(ctx, doneTimeout, func(n counts) bool { return n.Running == 0 })
+	return o, l.stub.await(ctx, doneTimeout, func(n Counts) bool { return n.Running == 0 })
 }
 
 // generate says when a job is due.
@@ -108,48 +101,52 @@ func generate(ctx context.Context, began time.Time, rate float64, d time.Duratio
 	}
 }
 
-// commitWhenDue commits jobs on a connection of its own.
-func (l *lab) commitWhenDue(ctx context.Context, db string, due <-chan struct{}, committed map[string]time.Time) error {
-	conn, err := pgx.ConnectConfig(ctx, l.pg.ConnConfig(db))
+// commitWhenDue commits jobs on a connection of its own, and returns when.
+func (l *lab) commitWhenDue(ctx context.Context, db string, due <-chan struct{}) (map[string]time.Time, error) {
+	conn, err := l.connect(ctx, db)
 	if err != nil {
-		return fmt.Errorf("connecting to %s: %w", db, err)
+		return nil, err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	committed := make(map[string]time.Time)
 	for range due {
 		uuid := odoostub.NewUUID()
-		if committed[uuid], err = commitOne(ctx, conn, uuid, "root", 10); err != nil {
-			return err
+		if committed[uuid], err = commitOne(ctx, conn, uuid, "pending", 10); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return committed, nil
 }
 
-// collect takes the stub's records while jobs are offered.
-func (l *lab) collect(ctx context.Context, all *records, began time.Time, d time.Duration, after func() error) error {
-	for time.Since(began) < d {
-		if err := l.collectOnce(ctx, all); err != nil {
-			return err
+// connect opens one more connection to a database.
+func (l *lab) connect(ctx context.Context, db string) (*pgx.Conn, error) {
+	conn, err := pgx.ConnectConfig(ctx, l.Postgres.ConnConfig(db))
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", db, err)
+	}
+	return conn, nil
+}
+
+// collect takes the stub's records, and adds the requests to those so far, as long
+// as there are to be more. after, if any, is called when a minute is over.
+func (l *lab) collect(ctx context.Context, all []request, after func() error, more func(n int) bool) ([]request, error) {
+	for began := time.Now(); more(len(all)); {
+		if err := sleep(ctx, collectInterval); err != nil {
+			return nil, err
 		}
+		got, err := l.stub.take(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, got.Requests...)
 		if after != nil && time.Since(began) > time.Minute {
 			if err := after(); err != nil {
-				return err
+				return nil, err
 			}
 			after = nil
 		}
 	}
-	return nil
-}
-
-func (l *lab) collectOnce(ctx context.Context, all *records) error {
-	if err := sleep(ctx, collectInterval); err != nil {
-		return err
-	}
-	got, err := l.stub.take(ctx)
-	if err != nil {
-		return err
-	}
-	all.Requests = append(all.Requests, got.Requests...)
-	return nil
+	return all, nil
 }
 
 // latencies returns those of the jobs that were committed in a window after the

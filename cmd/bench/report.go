@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // report collects the figures.
@@ -54,23 +56,18 @@ func (b *bound) met(v float64) bool {
 
 func newReport() *report { return &report{Failures: map[string]string{}} }
 
-// figure returns the line of that name in the scenario that runs now, which it
-// makes when first asked. digits are those after the point; bnd may be nil.
-func (r *report) figure(what, unit string, digits int, bnd *bound) *figure {
-	for _, f := range r.Figures {
-		if f.Scenario == r.scenario && f.What == what {
-			return f
-		}
+// add records what one run of the present scenario has measured, in the line of
+// that name. digits are those after the point; b may be nil.
+func (r *report) add(what, unit string, digits int, b *bound, v float64) *figure {
+	i := slices.IndexFunc(r.Figures, func(f *figure) bool { return f.Scenario == r.scenario && f.What == what })
+	if i < 0 {
+		i = len(r.Figures)
+		r.Figures = append(r.Figures, &figure{Scenario: r.scenario, What: what, Unit: unit, Bound: b, digits: digits})
 	}
-	f := &figure{Scenario: r.scenario, What: what, Unit: unit, Bound: bnd, digits: digits}
-	r.Figures = append(r.Figures, f)
-	return f
-}
-
-// add records what one run has measured.
-func (f *figure) add(v float64) {
+	f := r.Figures[i]
 	f.Samples = append(f.Samples, v)
 	say("   %s: %s", f.What, f.format(v))
+	return f
 }
 
 func (f *figure) format(v float64) string {
@@ -78,7 +75,7 @@ func (f *figure) format(v float64) string {
 }
 
 // median of the samples; of an even number the lower one.
-func (f *figure) median() float64 { return percentile(f.Samples, 50) }
+func (f *figure) median() float64 { return testbed.Percentile(f.Samples, 50) }
 
 // met reports whether the median keeps the bound.
 func (f *figure) met() bool { return f.Bound == nil || f.Bound.met(f.median()) }
@@ -90,7 +87,7 @@ func (r *report) exitCode() int {
 	switch {
 	case len(r.Failures) > 0:
 		return 2
-	case slices.ContainsFunc(r.Figures, func(f *figure) bool { return len(f.Samples) > 0 && !f.met() }):
+	case slices.ContainsFunc(r.Figures, func(f *figure) bool { return !f.met() }):
 		return 1
 	}
 	return 0
@@ -104,9 +101,7 @@ func (r *report) print(out io.Writer) error {
 	}
 	b.WriteString("\n| scenario | what | median | range | runs | bound | |\n|---|---|---|---|---|---|---|\n")
 	for _, f := range r.Figures {
-		if len(f.Samples) > 0 {
-			b.WriteString(f.row())
-		}
+		b.WriteString(f.row())
 	}
 	for _, s := range scenarios {
 		if err, ok := r.Failures[s.name]; ok {

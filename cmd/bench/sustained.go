@@ -2,35 +2,22 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // sustainedCapacity is that of root, and the number of bare clients.
 const sustainedCapacity = 16
 
-var sustained = scenario{
-	name: "sustained", about: "jobs that are committed one by one at a steady rate: all loads, then one for long",
-	run: func(ctx context.Context, b *bench) error {
-		return b.withLab(ctx, []string{benchDB, limitDB}, sustainedAll)
-	},
-}
-
 func sustainedAll(ctx context.Context, l *lab) error {
-	if err := warmUp(ctx, l); err != nil {
-		return err
-	}
 	limit, err := committedLimit(ctx, l)
 	if err != nil {
 		return err
 	}
-	c, err := l.startReady(ctx, config{Databases: benchDB, Channels: fmt.Sprintf("root:%d", sustainedCapacity)})
+	c, err := l.ready(ctx, one(benchDB, fmt.Sprintf("root:%d", sustainedCapacity)))
 	if err != nil {
 		return err
 	}
@@ -42,48 +29,37 @@ func sustainedAll(ctx context.Context, l *lab) error {
 
 // committedLimit is what the machine can do without any runner if every job is
 // committed by itself: clients that commit an enqueued row and have it run.
-func committedLimit(ctx context.Context, l *lab) (float64, error) {
-	f := l.report.figure("jobs/s of the limit, each job committed by itself", "", 0, nil)
+func committedLimit(ctx context.Context, l *lab) (limit float64, err error) {
 	for range l.runs {
 		if err := l.history(ctx, limitDB); err != nil {
 			return 0, err
 		}
-		end := time.Now().Add(l.duration(10*time.Second, 2*time.Second))
-		errs := make([]error, sustainedCapacity)
-		var wg sync.WaitGroup
-		for i := range errs {
-			wg.Go(func() { errs[i] = l.commitAndRun(ctx, end) })
-		}
-		wg.Wait()
-		if err := errors.Join(errs...); err != nil {
+		end := time.Now().Add(pick(l.bench, 10*time.Second, 2*time.Second))
+		if err := parallel(sustainedCapacity, func(int) error { return l.commitAndRun(ctx, end) }); err != nil {
 			return 0, err
 		}
 		got, err := l.stub.take(ctx)
 		if err != nil {
 			return 0, err
 		}
-		f.add(got.rate())
+		limit = l.report.add("jobs/s of the limit, each job committed by itself", "", 0, nil, got.rate()).median()
 	}
-	return f.median(), nil
+	return limit, nil
 }
 
 // commitAndRun is one client of the limit.
 func (l *lab) commitAndRun(ctx context.Context, end time.Time) error {
-	conn, err := pgx.ConnectConfig(ctx, l.pg.ConnConfig(limitDB))
+	conn, err := l.connect(ctx, limitDB)
 	if err != nil {
-		return fmt.Errorf("connecting to %s: %w", limitDB, err)
+		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	transport := bareTransport()
 	for time.Now().Before(end) {
 		uuid := odoostub.NewUUID()
-		const sql = `INSERT INTO queue_job (uuid, name, model_name, method_name, func_string, kwargs, state, channel,
-				priority, date_created, retry, max_retries)
-			VALUES ($1, 'bench', 'stub.model', 'run', 'stub.model().run()', '{}', 'enqueued', 'root', 10, now() AT TIME ZONE 'UTC', 0, 5)`
-		if _, err := conn.Exec(ctx, sql, uuid); err != nil {
-			return fmt.Errorf("inserting a job: %w", err)
+		if _, err := commitOne(ctx, conn, uuid, "enqueued", 10); err != nil {
+			return err
 		}
-		if err := runjob(ctx, transport, l.stub.address, limitDB, uuid); err != nil {
+		if err := runjob(ctx, l.address, limitDB, uuid); err != nil {
 			return err
 		}
 	}
@@ -101,30 +77,30 @@ type point struct {
 	P99 float64 `json:"p99"`
 }
 
+// p is a percentile of latencies, in milliseconds.
+func p(percent float64, latencies []time.Duration) float64 {
+	return testbed.Milliseconds(testbed.Percentile(latencies, percent))
+}
+
 // sweep offers one load after the other.
 func sweep(ctx context.Context, l *lab, limit float64) error {
 	loads := []float64{0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95}
-	if l.quick {
-		loads = []float64{0.1, 0.5, 0.8}
-	}
-	for _, load := range loads {
+	for _, load := range pick(l.bench, loads, []float64{0.1, 0.5, 0.8}) {
 		if err := l.history(ctx, benchDB); err != nil {
 			return err
 		}
-		o, err := l.offer(ctx, benchDB, load*limit, l.duration(20*time.Second, 3*time.Second), nil)
+		named := fmt.Sprintf("at %.0f %% of the limit", load*100)
+		o, err := l.offer(ctx, benchDB, load*limit, pick(l.bench, 20*time.Second, 3*time.Second), nil)
 		if err != nil {
-			return fmt.Errorf("at %.0f %% of the limit: %w", load*100, err)
+			return fmt.Errorf("%s: %w", named, err)
 		}
 		all := o.latencies(0, time.Hour)
-		p := point{
-			Load: load, Offered: load * limit, Done: o.throughput,
-			P50: milliseconds(percentile(all, 50)), P99: milliseconds(percentile(all, 99)),
-		}
-		l.report.Sweep = append(l.report.Sweep, p)
+		q := point{Load: load, Offered: load * limit, Done: o.throughput, P50: p(50, all), P99: p(99, all)}
 		r := l.report
-		r.figure(fmt.Sprintf("at %.0f %% of the limit, jobs/s", load*100), "", 0, nil).add(p.Done)
-		r.figure(fmt.Sprintf("at %.0f %% of the limit, p50", load*100), "ms", 2, nil).add(p.P50)
-		r.figure(fmt.Sprintf("at %.0f %% of the limit, p99", load*100), "ms", 2, nil).add(p.P99)
+		r.Sweep = append(r.Sweep, q)
+		r.add(named+", jobs/s", "", 0, nil, q.Done)
+		r.add(named+", p50", "ms", 2, nil, q.P50)
+		r.add(named+", p99", "ms", 2, nil, q.P99)
 	}
 	if l.plot == "" {
 		return nil
@@ -132,42 +108,37 @@ func sweep(ctx context.Context, l *lab, limit float64) error {
 	return writePlot(l.plot, l.report.Sweep)
 }
 
-// sustain offers one load for long, and compares the last minute with
-// the first.
-func sustain(ctx context.Context, l *lab, c *caddy, limit float64) error {
+// sustain offers one load for long, and compares the last minute with the first.
+func sustain(ctx context.Context, l *lab, c *testbed.Caddy, limit float64) error {
 	if err := l.history(ctx, benchDB); err != nil {
 		return err
 	}
-	length := l.sustain
-	if l.quick {
-		length = 10 * time.Second
-	}
+	length := pick(l.bench, l.sustain, 10*time.Second)
 	window := min(time.Minute, length/3)
-	var early float64
+	var early int
 	o, err := l.offer(ctx, benchDB, l.load*limit, length, func() (err error) {
-		early, err = c.liveHeap(ctx)
+		early, err = c.LiveHeap(ctx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	late, err := c.liveHeap(ctx)
+	late, err := c.LiveHeap(ctx)
 	if err != nil {
 		return err
 	}
-	first, last := o.latencies(0, window), o.latencies(length-window, length)
-	p99 := func(list []time.Duration) float64 { return milliseconds(percentile(list, 99)) }
+	first, last := p(99, o.latencies(0, window)), p(99, o.latencies(length-window, length))
 	r, named := l.report, func(what string) string {
 		return fmt.Sprintf("%s, %.0f %% of the limit for %s", what, l.load*100, length)
 	}
-	r.figure(named("jobs/s"), "", 0, nil).add(o.throughput)
-	r.figure(named("p99 in the first minute"), "ms", 2, nil).add(p99(first))
-	r.figure(named("p99 in the last minute"), "ms", 2, nil).add(p99(last))
-	r.figure(named("p99, last minute to first"), "", 2, atMost(1.2)).add(p99(last) / p99(first))
-	r.figure(named("live heap at the end"), "MB", 1, nil).add(late / 1e6)
+	r.add(named("jobs/s"), "", 0, nil, o.throughput)
+	r.add(named("p99 in the first minute"), "ms", 2, nil, first)
+	r.add(named("p99 in the last minute"), "ms", 2, nil, last)
+	r.add(named("p99, last minute to first"), "", 2, atMost(1.2), last/first)
+	r.add(named("live heap at the end"), "MB", 1, nil, float64(late)/1e6)
 	if early > 0 {
-		r.figure(named("live heap after the first minute"), "MB", 1, nil).add(early / 1e6)
-		r.figure(named("live heap, end to first minute"), "", 2, atMost(1.1)).add(late / early)
+		r.add(named("live heap after the first minute"), "MB", 1, nil, float64(early)/1e6)
+		r.add(named("live heap, end to first minute"), "", 2, atMost(1.1), float64(late)/float64(early))
 	}
 	return nil
 }

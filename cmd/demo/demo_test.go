@@ -24,14 +24,6 @@ func TestPlanHasAllJobsOnce(t *testing.T) {
 	}
 }
 
-func TestPercentile(t *testing.T) {
-	values := []time.Duration{5, 3, 1, 4, 2}
-	require.Equal(t, time.Duration(3), percentile(values, 50))
-	require.Equal(t, time.Duration(5), percentile(values, 99))
-	require.Equal(t, time.Duration(1), percentile(values, 0))
-	require.Zero(t, percentile(nil, 50))
-}
-
 // play lets a job be asked for and run as often as its ticket says.
 func play(r *odoostub.Recorder, t ticket, channel string) {
 	for run := range t.runs {

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
@@ -103,12 +101,12 @@ func graph() []odoostub.JobSpec {
 }
 
 // enqueue commits the jobs of one database, batch by batch.
-func enqueue(ctx context.Context, conn *pgx.Conn, db string, batches [][]odoostub.JobSpec) ([]ticket, error) {
+func enqueue(ctx context.Context, pool odoostub.DB, db string, batches [][]odoostub.JobSpec) ([]ticket, error) {
 	ctx, cancel := context.WithTimeout(ctx, enqueueTimeout)
 	defer cancel()
 	var tickets []ticket
 	for _, jobs := range batches {
-		if _, err := odoostub.Enqueue(ctx, conn, jobs); err != nil {
+		if _, err := odoostub.Enqueue(ctx, pool, jobs); err != nil {
 			return tickets, fmt.Errorf("enqueueing in %s: %w", db, err)
 		}
 		now := time.Now()

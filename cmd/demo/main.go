@@ -13,6 +13,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -45,11 +46,9 @@ func run(ctx context.Context, binary string, jobs int, keep bool) (held bool, er
 		return false, fmt.Errorf("at least %d jobs are needed for a bit of everything", len(databases)*minimumJobs)
 	}
 	s, err := open(ctx, binary)
-	defer func() {
-		if closeErr := s.close(); err == nil {
-			err = closeErr
-		}
-	}()
+	if s != nil {
+		defer func() { err = errors.Join(err, s.Close()) }()
+	}
 	if err != nil {
 		return false, err
 	}
@@ -60,7 +59,7 @@ func run(ctx context.Context, binary string, jobs int, keep bool) (held bool, er
 	if r.latencies, err = s.probe(ctx); err != nil {
 		return false, err
 	}
-	if r.public, err = s.caddy.publicStatus(ctx); err != nil {
+	if r.public, err = s.publicStatus(ctx); err != nil {
 		return false, err
 	}
 	held = r.report(os.Stdout)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 const nameWidth = 24
@@ -91,8 +91,8 @@ func (r *result) lines() []line {
 	}
 	return append(lines,
 		info("throughput", "%.0f jobs/s", float64(len(r.tickets))/r.elapsed.Seconds()),
-		info("dispatch latency p50", "%s", milliseconds(percentile(r.latencies, 50))),
-		info("dispatch latency p99", "%s", milliseconds(percentile(r.latencies, 99))),
+		info("dispatch latency p50", "%.1f ms", testbed.Milliseconds(testbed.Percentile(r.latencies, 50))),
+		info("dispatch latency p99", "%.1f ms", testbed.Milliseconds(testbed.Percentile(r.latencies, 99))),
 	)
 }
 
@@ -127,21 +127,7 @@ func (r *result) medianWait(priority int32) time.Duration {
 			waits = append(waits, at.Sub(t.committed))
 		}
 	}
-	return percentile(waits, 50)
-}
-
-// percentile returns the p-th percentile (nearest rank), 0 without values.
-func percentile(values []time.Duration, p int) time.Duration {
-	if len(values) == 0 {
-		return 0
-	}
-	sorted := slices.SortedFunc(slices.Values(values), cmp.Compare)
-	rank := (len(sorted)*p + 99) / 100
-	return sorted[max(rank, 1)-1]
-}
-
-func milliseconds(d time.Duration) string {
-	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
+	return testbed.Percentile(waits, 50)
 }
 
 // capacities returns the capacity of each channel.

@@ -11,8 +11,8 @@ import (
 
 // stay leaves everything running until ctx ends, and tells what to try. SIGUSR1
 // stops the last Odoo server, and starts it again.
-func (s *stage) stay(ctx context.Context) {
-	last := s.odoo[len(s.odoo)-1]
+func (s *setup) stay(ctx context.Context) {
+	last := s.Odoo[len(s.Odoo)-1]
 	toggle := make(chan os.Signal, 1)
 	signal.Notify(toggle, syscall.SIGUSR1)
 	defer signal.Stop(toggle)
@@ -24,7 +24,7 @@ func (s *stage) stay(ctx context.Context) {
 		case <-ctx.Done():
 			say("\nstopping")
 			return
-		case <-s.caddy.Ended():
+		case <-s.caddy.Done():
 			say("Caddy has ended, stopping")
 			return
 		case <-toggle:
@@ -43,7 +43,7 @@ func (s *stage) stay(ctx context.Context) {
 }
 
 // suggestions are things to try while everything runs.
-func (s *stage) suggestions(lastOdoo string) string {
+func (s *setup) suggestions(lastOdoo string) string {
 	db := databases[0]
 	const insert = `INSERT INTO queue_job (uuid, name, state, priority, date_created, retry, max_retries, channel, kwargs)
     SELECT gen_random_uuid(), 'by hand', 'pending', 10, now() AT TIME ZONE 'UTC', 0, 5, 'root.mail', '{"sleep_ms": 500}'
@@ -61,23 +61,23 @@ SQL
   psql '%[2]s' -c "SELECT state, count(*) FROM queue_job GROUP BY state"
 
   # what it says itself; jobs, channels, tasks, why, pause, requeue... are others
-  %[10]s jobrunner status --address 127.0.0.1:%[6]d
+  %[10]s jobrunner status --address %[6]s
 
   # let more of them run at once: in force for the next job, running ones go on
   curl -X PATCH -H 'Content-Type: application/json' -d 12 \
     %[4]s
 
   # a reload with the file as it was
-  %[10]s reload --config %[5]s --adapter caddyfile --address 127.0.0.1:%[6]d --force
+  %[10]s reload --config %[5]s --adapter caddyfile --address %[6]s --force
 
   # stop %[7]s; once more starts it again
   kill -USR1 %[8]d
 
   # the public cannot run jobs: 404
-  curl -i 'http://odoo.localhost:%[9]d/queue_job/runjob'
+  curl -i 'http://odoo.localhost:%[9]s/queue_job/runjob'
 
 Ctrl-C stops everything and removes it.`,
-		s.caddy.LogFile, s.postgres.DSN(db), insert,
-		s.caddy.AdminURL("/config/apps/jobrunner/runners/default/channels/root.mail/capacity"),
-		s.caddy.File, s.caddy.AdminPort, lastOdoo, os.Getpid(), s.caddy.SitePort, s.caddy.Binary))
+		s.caddy.Log, s.Postgres.DSN(db), insert,
+		s.caddy.URL("/config/apps/jobrunner/runners/default/channels/root.mail/capacity"),
+		s.caddy.File, s.caddy.Admin, lastOdoo, os.Getpid(), strings.TrimPrefix(s.caddy.Site, "127.0.0.1:"), s.caddy.Binary))
 }

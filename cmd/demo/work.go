@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddyproc"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
@@ -26,9 +25,9 @@ const (
 )
 
 // work enqueues all jobs and waits until they have ended, or the time is over.
-func (s *stage) work(ctx context.Context, jobs int) (*result, error) {
+func (s *setup) work(ctx context.Context, jobs int) (*result, error) {
 	say("enqueueing %d jobs in %d databases", jobs, len(databases))
-	r := &result{recorder: s.recorder}
+	r := &result{recorder: s.Recorder}
 	started := time.Now()
 	enqueued := make(chan error, 1)
 	go func() { enqueued <- s.enqueueAll(ctx, jobs, r) }()
@@ -46,8 +45,8 @@ func (s *stage) work(ctx context.Context, jobs int) (*result, error) {
 				return nil, err
 			}
 			enqueued = nil
-		case <-s.caddy.Ended():
-			return nil, fmt.Errorf("caddy has ended\n%s", caddyproc.Tail(s.caddy.LogFile))
+		case <-s.caddy.Done():
+			return nil, fmt.Errorf("caddy has ended\n%s", s.caddy.Tail())
 		case <-tick.C:
 		case <-ctx.Done():
 		}
@@ -70,7 +69,7 @@ func (s *stage) work(ctx context.Context, jobs int) (*result, error) {
 }
 
 // enqueueAll commits the jobs of all databases at the same time.
-func (s *stage) enqueueAll(ctx context.Context, jobs int, r *result) error {
+func (s *setup) enqueueAll(ctx context.Context, jobs int, r *result) error {
 	tickets := make([][]ticket, len(databases))
 	errs := make([]error, len(databases))
 	var wg sync.WaitGroup
@@ -79,7 +78,7 @@ func (s *stage) enqueueAll(ctx context.Context, jobs int, r *result) error {
 		if i == 0 {
 			share += jobs % len(databases)
 		}
-		wg.Go(func() { tickets[i], errs[i] = enqueue(ctx, s.conns[db], db, plan(share)) })
+		wg.Go(func() { tickets[i], errs[i] = enqueue(ctx, s.Pool(db), db, plan(share)) })
 	}
 	wg.Wait()
 	for _, t := range tickets {
@@ -89,14 +88,14 @@ func (s *stage) enqueueAll(ctx context.Context, jobs int, r *result) error {
 }
 
 // count returns how many jobs have ended and how many run now.
-func (s *stage) count() (settled, running int) {
-	n := s.recorder.CountOutcomes()
+func (s *setup) count() (settled, running int) {
+	n := s.Recorder.CountOutcomes()
 	return n[odoostub.Done] + n[odoostub.Failed], n[""]
 }
 
 // settle waits until the rows say what the servers have recorded a moment
 // before, and returns the jobs that remain all the same.
-func (s *stage) settle(ctx context.Context) ([]odoostub.Leftover, error) {
+func (s *setup) settle(ctx context.Context) ([]odoostub.Leftover, error) {
 	deadline := time.Now().Add(settleTimeout)
 	tick := time.NewTicker(drawInterval)
 	defer tick.Stop()
@@ -112,7 +111,7 @@ func (s *stage) settle(ctx context.Context) ([]odoostub.Leftover, error) {
 // probe measures the dispatch latency of an idle runner: from the moment at which
 // the commit of a single job has returned until an Odoo server has read its
 // request.
-func (s *stage) probe(ctx context.Context) ([]time.Duration, error) {
+func (s *setup) probe(ctx context.Context) ([]time.Duration, error) {
 	say("measuring the dispatch latency with %d single jobs", probes)
 	var latencies []time.Duration
 	for i := range probes {
@@ -125,16 +124,16 @@ func (s *stage) probe(ctx context.Context) ([]time.Duration, error) {
 	return latencies, nil
 }
 
-func (s *stage) probeOnce(ctx context.Context, db string) (time.Duration, error) {
+func (s *setup) probeOnce(ctx context.Context, db string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	uuid := odoostub.NewUUID()
 	before, _ := s.count()
-	if _, err := odoostub.Enqueue(ctx, s.conns[db], []odoostub.JobSpec{{UUID: uuid}}); err != nil {
+	if _, err := odoostub.Enqueue(ctx, s.Pool(db), []odoostub.JobSpec{{UUID: uuid}}); err != nil {
 		return 0, fmt.Errorf("in %s: %w", db, err)
 	}
 	committed := time.Now()
-	err := s.recorder.Await(ctx, func() bool {
+	err := s.Recorder.Await(ctx, func() bool {
 		settled, running := s.count()
 		return settled > before && running == 0
 	})
@@ -142,5 +141,5 @@ func (s *stage) probeOnce(ctx context.Context, db string) (time.Duration, error)
 		return 0, fmt.Errorf("waiting for job %s of %s to end: %w", uuid, db, err)
 	}
 	// The request may arrive while the commit is still on its way to this process.
-	return max(0, s.recorder.FirstRequestAt(db, uuid).Sub(committed)), nil
+	return max(0, s.Recorder.FirstRequestAt(db, uuid).Sub(committed)), nil
 }

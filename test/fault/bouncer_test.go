@@ -17,20 +17,20 @@ import (
 
 // bouncer is a PgBouncer.
 type bouncer struct {
-	p      *plant
+	tb     *testBed
 	config string
 	addr   string
 	cmd    *exec.Cmd
 }
 
-// startBouncer starts a PgBouncer in front of the plant's PostgreSQL, for all
+// startBouncer starts a PgBouncer in front of PostgreSQL, for all
 // nodes to connect through.
-func startBouncer(p *plant, mode string) *bouncer {
-	dir := p.TempDir()
-	b := &bouncer{p: p, config: filepath.Join(dir, "pgbouncer.ini"), addr: freeAddress(p)}
+func startBouncer(tb *testBed, mode string) *bouncer {
+	dir := tb.TempDir()
+	b := &bouncer{tb: tb, config: filepath.Join(dir, "pgbouncer.ini"), addr: freeAddress(tb)}
 	_, port, err := net.SplitHostPort(b.addr)
-	require.NoError(p, err)
-	require.NoError(p, os.WriteFile(b.config, fmt.Appendf(nil, `[databases]
+	require.NoError(tb, err)
+	require.NoError(tb, os.WriteFile(b.config, fmt.Appendf(nil, `[databases]
 * = host=127.0.0.1 port=%d user=postgres
 [pgbouncer]
 listen_addr = 127.0.0.1
@@ -39,9 +39,9 @@ unix_socket_dir =
 auth_type = any
 pool_mode = %s
 ignore_startup_parameters = extra_float_digits
-`, p.pg.Port(), port, mode), 0o600))
+`, tb.Postgres.Port(), port, mode), 0o600))
 	b.start()
-	p.dsn = p.pg.ProxyDSN(b.addr, "postgres")
+	tb.dsn = tb.Postgres.ProxyDSN(b.addr, "postgres")
 	return b
 }
 
@@ -55,9 +55,9 @@ func (b *bouncer) start() {
 	if os.Geteuid() == 0 { // it refuses to be root
 		b.become("nobody")
 	}
-	require.NoError(b.p, b.cmd.Start(), "the Debian package pgbouncer is needed")
-	b.p.Cleanup(b.kill)
-	b.p.until("PgBouncer listens", func() bool {
+	require.NoError(b.tb, b.cmd.Start(), "the Debian package pgbouncer is needed")
+	b.tb.Cleanup(b.kill)
+	b.tb.until("PgBouncer listens", func() bool {
 		conn, err := net.Dial("tcp", b.addr)
 		if err == nil {
 			conn.Close()
@@ -69,21 +69,21 @@ func (b *bouncer) start() {
 // become lets the process run as another user, who may read its configuration.
 func (b *bouncer) become(name string) {
 	u, err := user.Lookup(name)
-	require.NoError(b.p, err)
+	require.NoError(b.tb, err)
 	uid, err := strconv.Atoi(u.Uid)
-	require.NoError(b.p, err)
+	require.NoError(b.tb, err)
 	gid, err := strconv.Atoi(u.Gid)
-	require.NoError(b.p, err)
+	require.NoError(b.tb, err)
 	for dir := filepath.Dir(b.config); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
-		require.NoError(b.p, os.Chmod(dir, 0o755))
+		require.NoError(b.tb, os.Chmod(dir, 0o755))
 	}
-	require.NoError(b.p, os.Chown(b.config, uid, gid))
+	require.NoError(b.tb, os.Chown(b.config, uid, gid))
 	b.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 }
 
 func (b *bouncer) kill() {
 	if b.cmd.ProcessState == nil {
-		require.NoError(b.p, b.cmd.Process.Kill())
+		require.NoError(b.tb, b.cmd.Process.Kill())
 		_ = b.cmd.Wait() // killed, as it says
 	}
 }

@@ -12,46 +12,47 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/faultproxy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // caddyFaults happen to the nodes.
 var caddyFaults = []fault{
 	{
 		name: "Caddy killed before a claim", bound: 40 * time.Second,
-		strike: func(p *plant) {
-			for _, s := range p.odoo {
+		strike: func(tb *testBed) {
+			for _, s := range tb.Odoo {
 				s.Refuse()
 			}
-			p.until("nothing is claimed any more", func() bool {
-				n, err := p.total("SELECT count(*) FROM queue_job WHERE state IN ('enqueued', 'started')")
+			tb.until("nothing is claimed any more", func() bool {
+				n, err := tb.total("SELECT count(*) FROM queue_job WHERE state IN ('enqueued', 'started')")
 				return err == nil && n == 0
 			})
-			p.nodes[0].kill()
-			p.over()
-			for _, s := range p.odoo {
-				require.NoError(p, s.Accept())
+			tb.nodes[0].Kill()
+			tb.over()
+			for _, s := range tb.Odoo {
+				require.NoError(tb, s.Accept())
 			}
-			p.nodes[0].start()
+			tb.nodes[0].start()
 		},
 	},
 	{
 		name: "Caddy killed in the middle of a claim", bound: 40 * time.Second,
-		strike: func(p *plant) {
-			commit := claimBlocked(p)
-			p.nodes[0].kill()
+		strike: func(tb *testBed) {
+			commit := claimBlocked(tb)
+			tb.nodes[0].Kill()
 			commit()
-			p.over()
-			p.nodes[0].start()
+			tb.over()
+			tb.nodes[0].start()
 		},
 	},
 	{
 		name: "Caddy killed between claim and HTTP", bound: 40 * time.Second,
-		prepare: func(p *plant) { p.more = "driver faulty {\nbefore_run 100ms\n}" },
+		prepare: func(tb *testBed) { tb.more = "driver faulty {\nbefore_run 100ms\n}" },
 		strike:  killBeforeRequests,
 	},
 	{
 		name: "Caddy killed between claim and HTTP, no lock table", bound: 40 * time.Second, gen: odoostub.QueueJob12,
-		prepare: func(p *plant) { p.more = "driver faulty {\nbefore_run 100ms\n}" },
+		prepare: func(tb *testBed) { tb.more = "driver faulty {\nbefore_run 100ms\n}" },
 		strike:  killBeforeRequests,
 	},
 	{
@@ -60,47 +61,47 @@ var caddyFaults = []fault{
 	},
 	{
 		name: "Caddy stopped and started in a burst", bound: 15 * time.Second,
-		strike: func(p *plant) {
-			burst(p)
-			p.nodes[0].interrupt()
-			p.over()
-			p.nodes[0].start()
+		strike: func(tb *testBed) {
+			burst(tb)
+			require.NoError(tb, tb.nodes[0].Stop())
+			tb.over()
+			tb.nodes[0].start()
 		},
 	},
 	{
 		name: "two nodes, leader stopped cleanly", bound: 5 * time.Second, nodes: 2,
-		strike: func(p *plant) {
-			leader := p.leader()
+		strike: func(tb *testBed) {
+			leader := tb.leader()
 			leader.signal(syscall.SIGTERM)
-			p.until("the leader has given the lock back", func() bool { return p.leader() != leader })
-			p.over()
-			<-leader.ended
+			tb.until("the leader has given the lock back", func() bool { return tb.leader() != leader })
+			tb.over()
+			<-leader.Done()
 		},
 	},
 	{
 		name: "two nodes, leader's host vanished", bound: 30 * time.Second, nodes: 2, proxied: true,
-		strike: func(p *plant) {
-			leader := p.leader()
+		strike: func(tb *testBed) {
+			leader := tb.leader()
 			leader.proxy.Blackhole(faultproxy.Both)
 			leader.signal(syscall.SIGSTOP)
-			p.over()
-			p.until("another node leads", func() bool { return p.leader() != leader })
-			leader.kill()
+			tb.over()
+			tb.until("another node leads", func() bool { return tb.leader() != leader })
+			leader.Kill()
 		},
 	},
 	{
 		name: "two nodes, leader's host paused and woken", bound: 30 * time.Second, nodes: 2, proxied: true,
-		strike: func(p *plant) {
-			leader := p.leader()
+		strike: func(tb *testBed) {
+			leader := tb.leader()
 			leader.proxy.Blackhole(faultproxy.Both)
 			leader.signal(syscall.SIGSTOP)
-			p.over()
-			p.until("another node leads", func() bool { return p.leader() != leader })
+			tb.over()
+			tb.until("another node leads", func() bool { return tb.leader() != leader })
 			// It wakes up believing that it leads; then its connections come back.
 			leader.signal(syscall.SIGCONT)
-			p.wait(2 * time.Second)
+			tb.wait(2 * time.Second)
 			leader.proxy.Reset()
-			require.NoError(p, leader.proxy.Pass())
+			require.NoError(tb, leader.proxy.Pass())
 		},
 	},
 	{
@@ -115,27 +116,27 @@ var caddyFaults = []fault{
 		name: "20 databases, 2 runners, 2 nodes: leader killed", bound: 30 * time.Second,
 		nodes: 2, databases: 20, runners: twoRunners, alone: true,
 		capacities: map[string]int{"root.a": 4, "root.b": 4},
-		prepare:    func(p *plant) { p.load.channel = runnerChannel },
-		strike: func(p *plant) {
-			leader := p.leader()
-			leader.kill()
-			p.over()
+		prepare:    func(tb *testBed) { tb.load.channel = runnerChannel },
+		strike: func(tb *testBed) {
+			leader := tb.leader()
+			leader.Kill()
+			tb.over()
 		},
 	},
 	{
 		name: "20 databases, 2 runners, 2 nodes: clean stop", bound: 5 * time.Second,
 		nodes: 2, databases: 20, runners: twoRunners, alone: true,
 		capacities: map[string]int{"root.a": 4, "root.b": 4},
-		prepare:    func(p *plant) { p.load.channel = runnerChannel },
-		strike: func(p *plant) {
-			leader := p.leader()
+		prepare:    func(tb *testBed) { tb.load.channel = runnerChannel },
+		strike: func(tb *testBed) {
+			leader := tb.leader()
 			leader.signal(syscall.SIGTERM)
-			p.until("the leader has given its locks back", func() bool {
-				return p.ask(`SELECT count(*)::text FROM pg_locks JOIN pg_stat_activity a USING (pid)
+			tb.until("the leader has given its locks back", func() bool {
+				return tb.ask(`SELECT count(*)::text FROM pg_locks JOIN pg_stat_activity a USING (pid)
 					WHERE locktype = 'advisory' AND granted AND a.application_name = $1`, leader.name) == "0"
 			})
-			p.over()
-			<-leader.ended
+			tb.over()
+			<-leader.Done()
 		},
 	},
 	{
@@ -146,60 +147,60 @@ var caddyFaults = []fault{
 
 // killBeforeRequests kills Caddy when it has claimed jobs and sent no request
 // for some of them.
-func killBeforeRequests(p *plant) {
-	n := p.nodes[0]
-	n.more, p.more = "driver faulty {\nbefore_run 1m\n}", ""
+func killBeforeRequests(tb *testBed) {
+	n := tb.nodes[0]
+	n.more, tb.more = "driver faulty {\nbefore_run 1m\n}", ""
 	n.reload()
-	p.until("jobs are claimed and not sent", func() bool {
-		n, err := p.total("SELECT count(*) FROM queue_job WHERE state = 'enqueued'")
+	tb.until("jobs are claimed and not sent", func() bool {
+		n, err := tb.total("SELECT count(*) FROM queue_job WHERE state = 'enqueued'")
 		return err == nil && n >= 8
 	})
-	n.kill()
-	p.over()
+	n.Kill()
+	tb.over()
 	n.more = ""
 	n.start()
 }
 
 // reloadOften loads one configuration after the other for 10 s.
-func reloadOften(p *plant) {
-	n := p.nodes[0]
+func reloadOften(tb *testBed) {
+	n := tb.nodes[0]
 	for deadline, i := time.Now().Add(10*time.Second), 0; time.Now().Before(deadline); i++ {
 		n.more = fmt.Sprintf("shutdown_timeout %dms", 2000+i)
 		n.reload()
 	}
-	require.Zero(p, n.logged("panic"))
+	require.Zero(tb, n.logged("panic"))
 }
 
 // burst commits many jobs at once.
-func burst(p *plant) {
-	for _, db := range p.databases() {
-		require.True(p, p.load.enqueue(db, p.load.mixed(db, 200)...))
+func burst(tb *testBed) {
+	for _, db := range tb.Databases() {
+		require.True(tb, tb.load.enqueue(db, tb.load.mixed(db, 200)...))
 	}
 }
 
 // pauseProcess stops the leader's process, while its kernel goes on answering
 // for it. The server ends its sessions because they say nothing.
-func pauseProcess(p *plant) {
-	leader := p.leader()
+func pauseProcess(tb *testBed) {
+	leader := tb.leader()
 	leader.signal(syscall.SIGSTOP)
-	p.over()
-	p.until("another node leads", func() bool { return p.leader() != leader })
+	tb.over()
+	tb.until("another node leads", func() bool { return tb.leader() != leader })
 	leader.signal(syscall.SIGCONT)
 }
 
 // twoRunners shares the databases between two runners.
-func twoRunners(p *plant) []runner {
+func twoRunners(tb *testBed) []testbed.Runner {
 	var a, b []string
-	for i, db := range p.databases() {
+	for i, db := range tb.Databases() {
 		if i%2 == 0 {
 			a = append(a, db)
 		} else {
 			b = append(b, db)
 		}
 	}
-	return []runner{
-		{Name: "a", Databases: strings.Join(a, " "), Tree: `"root:4,a:4,a.mail:3,a.slow:2,a.one:1"`},
-		{Name: "b", Databases: strings.Join(b, " "), Tree: `"root:4,b:4,b.mail:3,b.slow:2,b.one:1"`},
+	return []testbed.Runner{
+		{Name: "a", Databases: strings.Join(a, " "), Channels: "root:4,a:4,a.mail:3,a.slow:2,a.one:1"},
+		{Name: "b", Databases: strings.Join(b, " "), Channels: "root:4,b:4,b.mail:3,b.slow:2,b.one:1"},
 	}
 }
 

@@ -28,17 +28,17 @@ var dataFaults = []fault{
 	},
 	{
 		name: "100,000 notifications of living jobs", bound: 30 * time.Second, alone: true,
-		prepare: func(p *plant) { insertJobs(p, "failed", 100_000) },
-		strike: func(p *plant) {
-			p.exec(p.databases()[0], "UPDATE queue_job SET priority = 11 WHERE state = 'failed' AND name = 'bulk'")
+		prepare: func(tb *testBed) { insertJobs(tb, "failed", 100_000) },
+		strike: func(tb *testBed) {
+			tb.exec(tb.Databases()[0], "UPDATE queue_job SET priority = 11 WHERE state = 'failed' AND name = 'bulk'")
 		},
 	},
 	{
 		name: "1,000,000 failed jobs, sessions terminated", bound: 60 * time.Second, alone: true,
-		prepare: func(p *plant) { insertJobs(p, "failed", failedRows) },
-		strike: func(p *plant) {
-			require.NotZero(p, p.terminate(p.nodes[0], "true"))
-			p.over()
+		prepare: func(tb *testBed) { insertJobs(tb, "failed", failedRows) },
+		strike: func(tb *testBed) {
+			require.NotZero(tb, tb.terminate(tb.nodes[0], "true"))
+			tb.over()
 		},
 	},
 	{
@@ -46,19 +46,19 @@ var dataFaults = []fault{
 	},
 	{
 		name: "add-on upgraded in one transaction of 8 s", bound: 30 * time.Second,
-		strike: func(p *plant) {
-			commit := p.hold(p.databases()[0], dropped+recreated)
-			p.wait(8 * time.Second)
+		strike: func(tb *testBed) {
+			commit := tb.hold(tb.Databases()[0], dropped+recreated)
+			tb.wait(8 * time.Second)
 			commit()
 		},
 	},
 	{
 		name: "add-on upgraded in steps of 5 s", bound: 40 * time.Second,
-		strike: func(p *plant) {
-			db := p.databases()[0]
-			p.exec(db, dropped)
-			p.wait(5 * time.Second)
-			p.exec(db, recreated)
+		strike: func(tb *testBed) {
+			db := tb.Databases()[0]
+			tb.exec(db, dropped)
+			tb.wait(5 * time.Second)
+			tb.exec(db, recreated)
 		},
 	},
 	{
@@ -74,10 +74,10 @@ var dataFaults = []fault{
 		name: "database restored from a dump under load", bound: 60 * time.Second, strike: restore,
 	},
 	{
-		name: "database's clock 1 h ahead", bound: 40 * time.Second, clock: true, strike: func(p *plant) { stepClock(p, "+3600") },
+		name: "database's clock 1 h ahead", bound: 40 * time.Second, clock: true, strike: func(tb *testBed) { stepClock(tb, "+3600") },
 	},
 	{
-		name: "database's clock 1 h behind", bound: 40 * time.Second, clock: true, strike: func(p *plant) { stepClock(p, "-3600") },
+		name: "database's clock 1 h behind", bound: 40 * time.Second, clock: true, strike: func(tb *testBed) { stepClock(tb, "-3600") },
 	},
 }
 
@@ -94,10 +94,10 @@ const (
 )
 
 // insertJobs puts many jobs into the first database that nobody will run.
-func insertJobs(p *plant, state string, n int) {
-	ctx, cancel := context.WithTimeout(p.Context(), patience)
+func insertJobs(tb *testBed, state string, n int) {
+	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
-	err := pgx.BeginFunc(ctx, p.pool(p.databases()[0]), func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, tb.Pool(tb.Databases()[0]), func(tx pgx.Tx) error {
 		for _, sql := range []string{
 			"ALTER TABLE queue_job DISABLE TRIGGER queue_job_notify",
 			`INSERT INTO queue_job (uuid, name, state, channel, priority, date_created, retry, max_retries)
@@ -111,47 +111,47 @@ func insertJobs(p *plant, state string, n int) {
 		}
 		return nil
 	})
-	require.NoError(p, err)
-	p.exec(p.databases()[0], "ANALYZE queue_job")
+	require.NoError(tb, err)
+	tb.exec(tb.Databases()[0], "ANALYZE queue_job")
 }
 
 // flood sends notifications of jobs that do not exist.
-func flood(p *plant) {
-	for _, db := range p.databases() {
-		p.exec(db, "SELECT count(pg_notify('queue_job', gen_random_uuid()::text)) FROM generate_series(1, 100000)")
+func flood(tb *testBed) {
+	for _, db := range tb.Databases() {
+		tb.exec(db, "SELECT count(pg_notify('queue_job', gen_random_uuid()::text)) FROM generate_series(1, 100000)")
 	}
 }
 
 // lockRows holds locks on jobs that are due meanwhile. The others go on.
-func lockRows(p *plant) {
-	db := p.databases()[0]
+func lockRows(tb *testBed) {
+	db := tb.Databases()[0]
 	due := make([]odoostub.JobSpec, 20)
 	for i := range due {
 		due[i] = odoostub.JobSpec{ETA: time.Now().Add(2 * time.Second), Channel: new("root.mail")}
 	}
-	require.True(p, p.load.enqueue(db, due...))
-	commit := p.hold(db, "SELECT FROM queue_job WHERE state = 'pending' AND eta IS NOT NULL FOR UPDATE")
-	before, err := p.count(db, "SELECT count(*) FROM queue_job WHERE state = 'done'")
-	require.NoError(p, err)
-	p.wait(6 * time.Second)
-	after, err := p.count(db, "SELECT count(*) FROM queue_job WHERE state = 'done'")
-	require.NoError(p, err)
-	require.Greater(p, after, before+60, "other jobs of the database are run")
+	require.True(tb, tb.load.enqueue(db, due...))
+	commit := tb.hold(db, "SELECT FROM queue_job WHERE state = 'pending' AND eta IS NOT NULL FOR UPDATE")
+	before, err := tb.count(db, "SELECT count(*) FROM queue_job WHERE state = 'done'")
+	require.NoError(tb, err)
+	tb.wait(6 * time.Second)
+	after, err := tb.count(db, "SELECT count(*) FROM queue_job WHERE state = 'done'")
+	require.NoError(tb, err)
+	require.Greater(tb, after, before+60, "other jobs of the database are run")
 	commit()
 }
 
 // change runs a statement for which nobody may be connected to a database. The
 // runner leaves by itself; Odoo has to be told, again if the runner's last
 // requests have made it come back.
-func (p *plant) change(db, sql string) {
-	p.Helper()
-	p.until(sql, func() bool {
-		for _, s := range p.odoo {
+func (tb *testBed) change(db, sql string) {
+	tb.Helper()
+	tb.until(sql, func() bool {
+		for _, s := range tb.Odoo {
 			s.Forget(db)
 		}
-		err := p.pg.Exec(p.Context(), "postgres", sql)
+		err := tb.Postgres.Exec(tb.Context(), "postgres", sql)
 		if err != nil {
-			require.ErrorContains(p, err, "being accessed by other users")
+			require.ErrorContains(tb, err, "being accessed by other users")
 		}
 		return err == nil
 	})
@@ -159,37 +159,36 @@ func (p *plant) change(db, sql string) {
 
 // dropAndCreate drops a database with its jobs, as a user does by Odoo's
 // database manager, and makes a new one of the same name.
-func dropAndCreate(p *plant) {
-	db := p.databases()[0]
-	p.load.stopOne(db)
-	p.leaveDatabase(db)
-	p.load.forget(db)
-	p.change(db, "DROP DATABASE "+db)
-	p.createDatabase(db)
-	p.over()
-	p.load.startOne(db)
+func dropAndCreate(tb *testBed) {
+	db := tb.Databases()[0]
+	tb.load.stopOne(db)
+	tb.Leave(db)
+	tb.load.forget(db)
+	tb.change(db, "DROP DATABASE "+db)
+	tb.createDatabase(db)
+	tb.over()
+	tb.load.startOne(db)
 }
 
 // duplicate copies a database. Its jobs that run at that moment run in the copy
 // too, as far as their rows say.
-func duplicate(p *plant) {
-	db := p.databases()[0]
-	copied := p.id + "_copy"
-	p.load.stopOne(db)
-	p.leaveDatabase(db)
-	p.change(db, "CREATE DATABASE "+copied+" TEMPLATE "+db)
-	p.Cleanup(func() { require.NoError(p, p.pg.DropDatabase(context.Background(), copied)) })
-	p.adoptDatabase(copied)
-	p.adoptDatabase(db)
-	p.load.adopt(copied, openJobs(p, copied))
-	p.over()
-	p.load.startOne(db)
-	p.load.startOne(copied)
+func duplicate(tb *testBed) {
+	db := tb.Databases()[0]
+	copied := tb.ID + "_copy"
+	tb.load.stopOne(db)
+	tb.Leave(db)
+	tb.change(db, "CREATE DATABASE "+copied+" TEMPLATE "+db)
+	tb.adopt(copied)
+	tb.adopt(db)
+	tb.load.adopt(copied, openJobs(tb, copied))
+	tb.over()
+	tb.load.startOne(db)
+	tb.load.startOne(copied)
 }
 
 // openJobs are the jobs of a database that are still to be done.
-func openJobs(p *plant, db string) (uuids []string) {
-	for uuid, state := range p.jobStates(db) {
+func openJobs(tb *testBed, db string) (uuids []string) {
+	for uuid, state := range tb.jobStates(db) {
 		if state != "done" && state != "failed" {
 			uuids = append(uuids, uuid)
 		}
@@ -197,52 +196,50 @@ func openJobs(p *plant, db string) (uuids []string) {
 	return uuids
 }
 
-func rename(p *plant) {
-	db := p.databases()[0]
-	renamed := p.id + "_renamed"
-	p.load.stopOne(db)
-	p.leaveDatabase(db)
-	p.change(db, "ALTER DATABASE "+db+" RENAME TO "+renamed)
-	p.Cleanup(func() { require.NoError(p, p.pg.DropDatabase(context.Background(), renamed)) })
-	p.load.rename(db, renamed)
-	p.adoptDatabase(renamed)
-	p.over()
-	p.load.startOne(renamed)
+func rename(tb *testBed) {
+	db := tb.Databases()[0]
+	renamed := tb.ID + "_renamed"
+	tb.load.stopOne(db)
+	tb.Leave(db)
+	tb.change(db, "ALTER DATABASE "+db+" RENAME TO "+renamed)
+	tb.load.rename(db, renamed)
+	tb.adopt(renamed)
+	tb.over()
+	tb.load.startOne(renamed)
 }
 
 // restore makes a database out of a dump of one that is at work.
-func restore(p *plant) {
-	db := p.databases()[0]
-	restored := p.id + "_restored"
-	bin := strings.TrimSpace(p.ask("SELECT setting FROM pg_config() WHERE name = 'BINDIR'"))
-	dump := filepath.Join(p.TempDir(), "dump")
+func restore(tb *testBed) {
+	db := tb.Databases()[0]
+	restored := tb.ID + "_restored"
+	bin := strings.TrimSpace(tb.ask("SELECT setting FROM pg_config() WHERE name = 'BINDIR'"))
+	dump := filepath.Join(tb.TempDir(), "dump")
 	run := func(program string, args ...string) {
-		p.Helper()
-		out, err := exec.CommandContext(p.Context(), filepath.Join(bin, program), args...).CombinedOutput()
-		require.NoError(p, err, string(out))
+		tb.Helper()
+		out, err := exec.CommandContext(tb.Context(), filepath.Join(bin, program), args...).CombinedOutput()
+		require.NoError(tb, err, string(out))
 	}
-	run("pg_dump", "--format=custom", "--file="+dump, "--dbname="+p.pg.DSN(db))
-	require.NoError(p, p.pg.CreateDatabase(p.Context(), restored, ""))
-	p.Cleanup(func() { require.NoError(p, p.pg.DropDatabase(context.Background(), restored)) })
-	run("pg_restore", "--dbname="+p.pg.DSN(restored), dump)
-	p.adoptDatabase(restored)
-	p.load.adopt(restored, openJobs(p, restored))
-	p.over()
-	p.load.startOne(restored)
+	run("pg_dump", "--format=custom", "--file="+dump, "--dbname="+tb.Postgres.DSN(db))
+	require.NoError(tb, tb.Postgres.CreateDatabase(tb.Context(), restored, ""))
+	run("pg_restore", "--dbname="+tb.Postgres.DSN(restored), dump)
+	tb.adopt(restored)
+	tb.load.adopt(restored, openJobs(tb, restored))
+	tb.over()
+	tb.load.startOne(restored)
 }
 
 // stepClock moves the clock of the database server, for as long as the fault
 // lasts. The runner's own clock cannot be moved, for Go does not read it through
 // the C library.
-func stepClock(p *plant, offset string) {
+func stepClock(tb *testBed, offset string) {
 	clock := func() int {
-		seconds, err := strconv.Atoi(p.ask("SELECT round(extract(epoch FROM clock_timestamp()))::int8::text"))
-		require.NoError(p, err)
+		seconds, err := strconv.Atoi(tb.ask("SELECT round(extract(epoch FROM clock_timestamp()))::int8::text"))
+		require.NoError(tb, err)
 		return seconds - int(time.Now().Unix())
 	}
-	require.NoError(p, os.WriteFile(p.clock, []byte(offset+"\n"), 0o644))
+	require.NoError(tb, os.WriteFile(tb.clock, []byte(offset+"\n"), 0o644))
 	expected, err := strconv.Atoi(offset)
-	require.NoError(p, err)
-	p.until("the server's clock has been moved", func() bool { return max(clock()-expected, expected-clock()) < 5 })
-	p.wait(12 * time.Second)
+	require.NoError(tb, err)
+	tb.until("the server's clock has been moved", func() bool { return max(clock()-expected, expected-clock()) < 5 })
+	tb.wait(12 * time.Second)
 }

@@ -31,16 +31,16 @@ var guards = []struct {
 	{
 		fault: fault{
 			name: "dead without evidence: overlapping executions", gen: odoostub.QueueJob12,
-			prepare: func(p *plant) { p.load.slow = 20 * time.Second }, strike: killDuringRequests,
+			prepare: func(tb *testBed) { tb.load.slow = 20 * time.Second }, strike: killDuringRequests,
 		},
 		without: "evidence", noticed: func(r report) int { return r.overlaps }, give: 18 * time.Second,
 	},
 	{
-		fault:   fault{name: "no rescue: jobs left behind", strike: func(p *plant) { killWorkers(p, 3) }},
+		fault:   fault{name: "no rescue: jobs left behind", strike: func(tb *testBed) { killWorkers(tb, 3) }},
 		without: "rescue", noticed: func(r report) int { return r.left }, give: 25 * time.Second,
 	},
 	{
-		fault:   fault{name: "no notifications: jobs lost", unserved: true, strike: func(p *plant) { p.wait(2 * time.Second) }},
+		fault:   fault{name: "no notifications: jobs lost", unserved: true, strike: func(tb *testBed) { tb.wait(2 * time.Second) }},
 		without: "notifications", noticed: func(r report) int { return r.lost }, give: 5 * time.Second,
 	},
 }
@@ -50,27 +50,27 @@ func TestGuards(t *testing.T) {
 	for _, g := range guards {
 		t.Run(g.name, func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t, g.fault)
-			p.more = "driver faulty {\nwithout " + g.without + "\n}"
-			p.begin()
-			g.strike(p)
-			p.wait(g.give)
-			p.load.stop()
-			p.within(5*time.Second, func() bool { return p.unfinished() == 0 })
+			tb := newTestBed(t, g.fault)
+			tb.more = "driver faulty {\nwithout " + g.without + "\n}"
+			tb.begin()
+			g.strike(tb)
+			tb.wait(g.give)
+			tb.load.stop()
+			tb.within(5*time.Second, func() bool { return tb.unfinished() == 0 })
 			r := report{name: g.name}
-			p.judge(&r)
-			require.NotZero(t, g.noticed(r), "%s\n%s", r, p.details())
+			tb.judge(&r)
+			require.NotZero(t, g.noticed(r), "%s\n%s", r, tb.details())
 		})
 	}
 }
 
 // burstOfSlowJobs commits more jobs than there are places.
-func burstOfSlowJobs(p *plant) {
+func burstOfSlowJobs(tb *testBed) {
 	jobs := make([]odoostub.JobSpec, 40)
 	for i := range jobs {
 		jobs[i] = odoostub.JobSpec{Behaviour: odoostub.Behaviour{SleepMS: 300}}
 	}
-	for _, db := range p.databases() {
-		require.True(p, p.load.enqueue(db, jobs...))
+	for _, db := range tb.Databases() {
+		require.True(tb, tb.load.enqueue(db, jobs...))
 	}
 }

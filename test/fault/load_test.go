@@ -25,7 +25,7 @@ const (
 // load are the users: they commit jobs of mixed length and channel to every
 // database, all the time, and remember which.
 type load struct {
-	p *plant
+	tb *testBed
 
 	mu sync.Mutex // guards the following
 	// ledger holds the jobs by database: true once the commit was confirmed.
@@ -40,16 +40,16 @@ type load struct {
 	slow time.Duration
 }
 
-func newLoad(p *plant) *load {
+func newLoad(tb *testBed) *load {
 	return &load{
-		p: p, ledger: make(map[string]map[string]bool), users: make(map[string]func()),
+		tb: tb, ledger: make(map[string]map[string]bool), users: make(map[string]func()),
 		slow: 400 * time.Millisecond,
 	}
 }
 
 // start lets the users of all databases work.
 func (l *load) start() {
-	for _, db := range l.p.databases() {
+	for _, db := range l.tb.Databases() {
 		l.startOne(db)
 	}
 }
@@ -68,7 +68,7 @@ func (l *load) startOne(db string) {
 	}
 	go func() {
 		defer close(gone)
-		tick := time.NewTicker(beat * time.Duration(max(l.p.fault.databases, manyDatabases)) / manyDatabases)
+		tick := time.NewTicker(beat * time.Duration(max(l.tb.fault.databases, manyDatabases)) / manyDatabases)
 		defer tick.Stop()
 		for ctx.Err() == nil {
 			l.enqueue(db, l.mixed(db, perBeat)...)
@@ -102,7 +102,7 @@ func (l *load) stopOne(db string) {
 
 // enqueue commits jobs and reports whether that is certain.
 func (l *load) enqueue(db string, jobs ...odoostub.JobSpec) bool {
-	pool := l.p.pool(db)
+	pool := l.tb.Pool(db)
 	if pool == nil {
 		return false
 	}

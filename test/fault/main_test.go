@@ -2,7 +2,6 @@ package fault
 
 import (
 	"flag"
-	"io"
 	"os"
 	"strings"
 	"testing"
@@ -11,15 +10,11 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
-// beCaddy, in the environment, makes the test binary a Caddy, so that a fault
-// can kill one.
-const beCaddy = "JOBRUNNER_TEST_BE_CADDY"
-
 func TestMain(m *testing.M) {
-	if os.Getenv(beCaddy) != "" {
-		go endWithParent()
+	if testbed.IsCaddy() {
 		caddycmd.Main()
 		return
 	}
@@ -35,11 +30,4 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(pgtest.Main(m))
-}
-
-// endWithParent ends this Caddy when the test binary dies without cleaning up:
-// its end closes the pipe that is our standard input.
-func endWithParent() {
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	os.Exit(1)
 }

@@ -20,21 +20,21 @@ import (
 var postgresFaults = []fault{
 	{
 		name: "PostgreSQL restarted, immediate", bound: 40 * time.Second, cluster: &pgtest.Options{},
-		strike: func(p *plant) { require.NoError(p, p.pg.Restart(p.Context(), pgtest.Immediate)) },
+		strike: func(tb *testBed) { require.NoError(tb, tb.Postgres.Restart(tb.Context(), pgtest.Immediate)) },
 	},
 	{
 		name: "PostgreSQL killed", bound: 40 * time.Second, cluster: &pgtest.Options{},
-		strike: func(p *plant) {
-			p.pg.Kill()
-			require.NoError(p, p.pg.StartAgain(p.Context()))
+		strike: func(tb *testBed) {
+			tb.Postgres.Kill()
+			require.NoError(tb, tb.Postgres.StartAgain(tb.Context()))
 		},
 	},
 	{
 		name: "PostgreSQL down for 20 s", bound: 40 * time.Second, cluster: &pgtest.Options{},
-		strike: func(p *plant) {
-			require.NoError(p, p.pg.Stop(p.Context(), pgtest.Fast))
-			p.wait(20 * time.Second)
-			require.NoError(p, p.pg.StartAgain(p.Context()))
+		strike: func(tb *testBed) {
+			require.NoError(tb, tb.Postgres.Stop(tb.Context(), pgtest.Fast))
+			tb.wait(20 * time.Second)
+			require.NoError(tb, tb.Postgres.StartAgain(tb.Context()))
 		},
 	},
 	{
@@ -48,26 +48,26 @@ var postgresFaults = []fault{
 	},
 	{
 		name: "connections black-holed towards the server", bound: 30 * time.Second, proxied: true,
-		strike: func(p *plant) { blackhole(p, faultproxy.ToServer) },
+		strike: func(tb *testBed) { blackhole(tb, faultproxy.ToServer) },
 	},
 	{
 		name: "connections black-holed towards the client", bound: 30 * time.Second, proxied: true,
-		strike: func(p *plant) { blackhole(p, faultproxy.ToClient) },
+		strike: func(tb *testBed) { blackhole(tb, faultproxy.ToClient) },
 	},
 	{
 		name: "connections black-holed in both directions", bound: 30 * time.Second, proxied: true,
-		strike: func(p *plant) { blackhole(p, faultproxy.Both) },
+		strike: func(tb *testBed) { blackhole(tb, faultproxy.Both) },
 	},
 	{
 		name: "backends frozen for 15 s", bound: 40 * time.Second,
-		strike: func(p *plant) { freezeBackends(p, 15*time.Second) },
+		strike: func(tb *testBed) { freezeBackends(tb, 15*time.Second) },
 	},
 	{
 		name: "connections reset, again and again for 10 s", bound: 30 * time.Second, proxied: true,
-		strike: func(p *plant) {
+		strike: func(tb *testBed) {
 			for range 20 {
-				p.nodes[0].proxy.Reset()
-				p.wait(500 * time.Millisecond)
+				tb.nodes[0].proxy.Reset()
+				tb.wait(500 * time.Millisecond)
 			}
 		},
 	},
@@ -76,68 +76,68 @@ var postgresFaults = []fault{
 // blackhole swallows bytes until the server gives the connections up, which the
 // keepalives of the sessions let it do after 20 s (contract.md 3.1). Those of the
 // kernel end at the proxy, so that their work is done here.
-func blackhole(p *plant, d faultproxy.Direction) {
-	proxy := p.nodes[0].proxy
+func blackhole(tb *testBed, d faultproxy.Direction) {
+	proxy := tb.nodes[0].proxy
 	proxy.Blackhole(d)
-	p.wait(25 * time.Second)
+	tb.wait(25 * time.Second)
 	proxy.Reset()
-	require.NoError(p, proxy.Pass())
+	require.NoError(tb, proxy.Pass())
 }
 
 // freezeBackends stops the server processes of the node's sessions. They hold
 // their locks meanwhile, and carry out afterwards what they had been asked for.
-func freezeBackends(p *plant, d time.Duration) {
+func freezeBackends(tb *testBed, d time.Duration) {
 	var list string
-	p.until("the node has sessions", func() bool { // after another fault it may be connecting
-		list = p.ask("SELECT coalesce(string_agg(pid::text, ' '), '') FROM pg_stat_activity WHERE application_name = $1", p.nodes[0].name)
+	tb.until("the node has sessions", func() bool { // after another fault it may be connecting
+		list = tb.ask("SELECT coalesce(string_agg(pid::text, ' '), '') FROM pg_stat_activity WHERE application_name = $1", tb.nodes[0].name)
 		return list != ""
 	})
 	for _, s := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT} {
 		for field := range strings.FieldsSeq(list) {
 			pid, err := strconv.Atoi(field)
-			require.NoError(p, err)
-			require.NoError(p, syscall.Kill(pid, s))
+			require.NoError(tb, err)
+			require.NoError(tb, syscall.Kill(pid, s))
 		}
 		if s == syscall.SIGSTOP {
-			p.wait(d)
+			tb.wait(d)
 		}
 	}
 }
 
 // exhaustConnections ends all sessions and takes every connection there is.
-func exhaustConnections(p *plant) {
+func exhaustConnections(tb *testBed) {
 	var hoarded []*pgx.Conn
-	require.NoError(p, p.pg.TerminateBackends(p.Context(), ""))
+	require.NoError(tb, tb.Postgres.TerminateBackends(tb.Context(), ""))
 	deadline := time.Now().Add(10 * time.Second)
 	for time.Now().Before(deadline) {
-		ctx, cancel := context.WithTimeout(p.Context(), queryTimeout)
-		conn, err := pgx.ConnectConfig(ctx, p.pg.ConnConfig("postgres"))
+		ctx, cancel := context.WithTimeout(tb.Context(), queryTimeout)
+		conn, err := pgx.ConnectConfig(ctx, tb.Postgres.ConnConfig("postgres"))
 		cancel()
 		if err == nil {
 			hoarded = append(hoarded, conn)
 			continue
 		}
-		p.wait(100 * time.Millisecond)
+		tb.wait(100 * time.Millisecond)
 	}
-	require.Greater(p, len(hoarded), 40, "connections were taken")
+	require.Greater(tb, len(hoarded), 40, "connections were taken")
 	for _, conn := range hoarded {
-		require.NoError(p, conn.Close(p.Context()))
+		require.NoError(tb, conn.Close(tb.Context()))
 	}
 }
 
 // readOnly does what a failover does to the sessions of the old primary.
-func readOnly(p *plant) {
-	conn := p.connect("postgres")
+func readOnly(tb *testBed) {
+	conn := tb.connect("postgres")
 	for _, sql := range []string{"ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"} {
-		_, err := conn.Exec(p.Context(), sql)
-		require.NoError(p, err)
+		_, err := conn.Exec(tb.Context(), sql)
+		require.NoError(tb, err)
 	}
-	p.wait(10 * time.Second)
+	tb.wait(10 * time.Second)
 	for _, sql := range []string{
 		"SET default_transaction_read_only = off", "ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()",
 	} {
-		_, err := conn.Exec(p.Context(), sql)
-		require.NoError(p, err)
+		_, err := conn.Exec(tb.Context(), sql)
+		require.NoError(tb, err)
 	}
-	require.NoError(p, conn.Close(p.Context()))
+	require.NoError(tb, conn.Close(tb.Context()))
 }

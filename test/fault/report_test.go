@@ -67,26 +67,26 @@ func (r report) broken() []string {
 }
 
 // over says that the cause has ended: the clock of the recovery starts.
-func (p *plant) over() {
-	p.Helper()
-	p.since = time.Now()
-	p.hit = make(map[string][]attempt)
-	for _, db := range p.databases() {
+func (tb *testBed) over() {
+	tb.Helper()
+	tb.since = time.Now()
+	tb.hit = make(map[string][]attempt)
+	for _, db := range tb.Databases() {
 		var running []attempt
-		p.until("the running jobs are known", func() bool {
+		tb.until("the running jobs are known", func() bool {
 			var err error
-			running, err = p.running(db)
+			running, err = tb.running(db)
 			return err == nil
 		})
-		p.hit[db] = running
+		tb.hit[db] = running
 	}
 }
 
 // running returns the attempts under way.
-func (p *plant) running(db string) ([]attempt, error) {
+func (tb *testBed) running(db string) ([]attempt, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), queryTimeout)
 	defer cancel()
-	rows, err := p.pool(db).Query(ctx, `SELECT uuid, coalesce(date_enqueued, '-infinity') FROM queue_job WHERE state IN ('enqueued', 'started')`)
+	rows, err := tb.Pool(db).Query(ctx, `SELECT uuid, coalesce(date_enqueued, '-infinity') FROM queue_job WHERE state IN ('enqueued', 'started')`)
 	if err != nil {
 		return nil, err
 	}
@@ -96,32 +96,32 @@ func (p *plant) running(db string) ([]attempt, error) {
 }
 
 // measure measures how long it takes until all is as before.
-func (p *plant) measure(r *report) {
-	p.Helper()
+func (tb *testBed) measure(r *report) {
+	tb.Helper()
 	give := r.bound + 30*time.Second
 	markers := make(map[string][]string)
-	for _, db := range p.databases() {
-		p.until("a new job can be committed", func() bool {
+	for _, db := range tb.Databases() {
+		tb.until("a new job can be committed", func() bool {
 			jobs := []odoostub.JobSpec{{Priority: new(int32(0))}}
-			if p.load.channel != nil {
-				jobs[0].Channel = new(p.load.channel(db))
+			if tb.load.channel != nil {
+				jobs[0].Channel = new(tb.load.channel(db))
 			}
-			if !p.load.enqueue(db, jobs...) {
+			if !tb.load.enqueue(db, jobs...) {
 				return false
 			}
 			markers[db] = []string{jobs[0].UUID}
 			return true
 		})
 	}
-	p.within(time.Until(p.since.Add(give)), func() bool {
-		if r.served == 0 && p.every(markers, func(db string, uuids []string) (bool, error) {
-			n, err := p.count(db, "SELECT count(*) FROM queue_job WHERE uuid = ANY($1) AND state = 'done'", uuids)
+	tb.within(time.Until(tb.since.Add(give)), func() bool {
+		if r.served == 0 && tb.every(markers, func(db string, uuids []string) (bool, error) {
+			n, err := tb.count(db, "SELECT count(*) FROM queue_job WHERE uuid = ANY($1) AND state = 'done'", uuids)
 			return n == len(uuids), err
 		}) {
-			r.served = time.Since(p.since)
+			r.served = time.Since(tb.since)
 		}
-		if r.repaired == 0 && p.nothingHit() {
-			r.repaired = time.Since(p.since)
+		if r.repaired == 0 && tb.nothingHit() {
+			r.repaired = time.Since(tb.since)
 		}
 		return r.served != 0 && r.repaired != 0
 	})
@@ -133,7 +133,7 @@ func (p *plant) measure(r *report) {
 }
 
 // every reports whether something holds for the jobs of all databases.
-func (p *plant) every(jobs map[string][]string, holds func(db string, uuids []string) (bool, error)) bool {
+func (tb *testBed) every(jobs map[string][]string, holds func(db string, uuids []string) (bool, error)) bool {
 	for db, uuids := range jobs {
 		if ok, err := holds(db, uuids); err != nil || !ok {
 			return false
@@ -143,12 +143,12 @@ func (p *plant) every(jobs map[string][]string, holds func(db string, uuids []st
 }
 
 // nothingHit reports whether all attempts of then have ended.
-func (p *plant) nothingHit() bool {
-	for db, attempts := range p.hit {
-		if len(attempts) == 0 || p.pool(db) == nil {
+func (tb *testBed) nothingHit() bool {
+	for db, attempts := range tb.hit {
+		if len(attempts) == 0 || tb.Pool(db) == nil {
 			continue
 		}
-		now, err := p.running(db)
+		now, err := tb.running(db)
 		if err != nil {
 			return false
 		}
@@ -167,8 +167,8 @@ func (p *plant) nothingHit() bool {
 
 // unfinished counts the jobs that are still to be done; -1 means that nobody
 // knows.
-func (p *plant) unfinished() int {
-	n, err := p.total("SELECT count(*) FROM queue_job WHERE state NOT IN ('done', 'failed', 'cancelled')")
+func (tb *testBed) unfinished() int {
+	n, err := tb.total("SELECT count(*) FROM queue_job WHERE state NOT IN ('done', 'failed', 'cancelled')")
 	if err != nil {
 		return -1
 	}
@@ -176,10 +176,10 @@ func (p *plant) unfinished() int {
 }
 
 // judge counts what became of the jobs.
-func (p *plant) judge(r *report) {
-	p.Helper()
-	for db, jobs := range p.load.books() {
-		states := p.jobStates(db)
+func (tb *testBed) judge(r *report) {
+	tb.Helper()
+	for db, jobs := range tb.load.books() {
+		states := tb.jobStates(db)
 		for uuid, sure := range jobs {
 			state, exists := states[uuid]
 			if !exists && !sure {
@@ -195,48 +195,48 @@ func (p *plant) judge(r *report) {
 			}
 		}
 	}
-	r.overlaps = len(p.recorder.Overlaps())
-	r.twice = len(p.recorder.Duplicates())
+	r.overlaps = len(tb.Recorder.Overlaps())
+	r.twice = len(tb.Recorder.Duplicates())
 	promised := capacities
-	if p.fault.capacities != nil {
-		promised = p.fault.capacities
+	if tb.fault.capacities != nil {
+		promised = tb.fault.capacities
 	}
-	for _, v := range p.recorder.Violations(promised) {
+	for _, v := range tb.Recorder.Violations(promised) {
 		r.above += v.Max - v.Capacity
 	}
 }
 
 // jobStates returns the states of all jobs of a database that the users made.
-func (p *plant) jobStates(db string) map[string]string {
+func (tb *testBed) jobStates(db string) map[string]string {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	rows, err := p.pool(db).Query(ctx, "SELECT uuid, state FROM queue_job WHERE name <> 'bulk'")
-	require.NoError(p, err)
+	rows, err := tb.Pool(db).Query(ctx, "SELECT uuid, state FROM queue_job WHERE name <> 'bulk'")
+	require.NoError(tb, err)
 	states := make(map[string]string)
 	var uuid, state string
 	_, err = pgx.ForEachRow(rows, []any{&uuid, &state}, func() error {
 		states[uuid] = state
 		return nil
 	})
-	require.NoError(p, err)
+	require.NoError(tb, err)
 	return states
 }
 
 // details tells more about what went wrong.
-func (p *plant) details() string {
+func (tb *testBed) details() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "jobs: %s\n", p.states())
-	for _, o := range p.recorder.Overlaps() {
+	fmt.Fprintf(&b, "jobs: %s\n", tb.states())
+	for _, o := range tb.Recorder.Overlaps() {
 		fmt.Fprintf(&b, "overlap: %s\n", o)
 	}
-	for _, d := range p.recorder.Duplicates() {
+	for _, d := range tb.Recorder.Duplicates() {
 		fmt.Fprintf(&b, "done twice: %s\n", d)
 	}
-	for _, v := range p.recorder.Violations(capacities) {
+	for _, v := range tb.Recorder.Violations(capacities) {
 		fmt.Fprintf(&b, "%s\n", v)
 	}
-	for _, n := range p.nodes {
-		fmt.Fprintf(&b, "--- the end of %s's log\n%s\n", n.name, n.tail())
+	for _, n := range tb.nodes {
+		fmt.Fprintf(&b, "--- the end of %s's log\n%s\n", n.name, n.Tail())
 	}
 	return b.String()
 }

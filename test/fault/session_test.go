@@ -15,66 +15,66 @@ import (
 var sessionFaults = []fault{
 	{
 		name: "sessions terminated in the middle of a claim", bound: 30 * time.Second,
-		strike: func(p *plant) {
-			commit := claimBlocked(p)
-			require.NotZero(p, p.terminate(p.nodes[0], "datname <> 'postgres'"))
+		strike: func(tb *testBed) {
+			commit := claimBlocked(tb)
+			require.NotZero(tb, tb.terminate(tb.nodes[0], "datname <> 'postgres'"))
 			commit()
 		},
 	},
 	{
 		name: "sessions terminated between claim and HTTP", bound: 40 * time.Second,
-		prepare: func(p *plant) { p.more = "driver faulty {\nbefore_run 300ms\n}" },
-		strike: func(p *plant) {
+		prepare: func(tb *testBed) { tb.more = "driver faulty {\nbefore_run 300ms\n}" },
+		strike: func(tb *testBed) {
 			for range 10 {
-				p.terminate(p.nodes[0], "true")
-				p.wait(700 * time.Millisecond)
+				tb.terminate(tb.nodes[0], "true")
+				tb.wait(700 * time.Millisecond)
 			}
 		},
 	},
 	{
 		name: "only the maintenance session terminated", bound: 15 * time.Second,
-		strike: func(p *plant) { require.Equal(p, 1, p.terminate(p.nodes[0], "datname = 'postgres'")) },
+		strike: func(tb *testBed) { require.Equal(tb, 1, tb.terminate(tb.nodes[0], "datname = 'postgres'")) },
 	},
 	{
 		name: "LISTEN registrations lost", bound: 30 * time.Second,
-		prepare: func(p *plant) {
-			p.more = "driver faulty {\nflag " + deafFlag(p) + "\n}"
+		prepare: func(tb *testBed) {
+			tb.more = "driver faulty {\nflag " + deafFlag(tb) + "\n}"
 		},
-		strike: func(p *plant) {
-			require.NoError(p, os.WriteFile(deafFlag(p), nil, 0o600))
+		strike: func(tb *testBed) {
+			require.NoError(tb, os.WriteFile(deafFlag(tb), nil, 0o600))
 			// The fault lasts until the runner notices; that is part of its recovery.
-			p.over()
-			p.until("the sessions are connected anew", func() bool {
-				return p.nodes[0].logged("database cannot be reached") >= 2
+			tb.over()
+			tb.until("the sessions are connected anew", func() bool {
+				return tb.nodes[0].logged("database cannot be reached") >= 2
 			})
-			require.NoError(p, os.Remove(deafFlag(p)))
+			require.NoError(tb, os.Remove(deafFlag(tb)))
 		},
 	},
 	bouncerKilled(),
 	{
 		name: "PgBouncer in transaction mode, refused", bound: 30 * time.Second, unserved: true,
-		prepare: func(p *plant) { startBouncer(p, "transaction") },
+		prepare: func(tb *testBed) { startBouncer(tb, "transaction") },
 		strike:  refusedBouncer,
 	},
 	{
 		name: "PgBouncer in statement mode, refused", bound: 30 * time.Second, unserved: true,
-		prepare: func(p *plant) { startBouncer(p, "statement") },
+		prepare: func(tb *testBed) { startBouncer(tb, "statement") },
 		strike:  refusedBouncer,
 	},
 }
 
-func deafFlag(p *plant) string {
-	return filepath.Join(os.TempDir(), p.id+"-"+strconv.Itoa(os.Getpid())+"-deaf")
+func deafFlag(tb *testBed) string {
+	return filepath.Join(os.TempDir(), tb.ID+"-"+strconv.Itoa(os.Getpid())+"-deaf")
 }
 
 // claimBlocked lets claims wait for a lock on the table, and returns when one
 // does.
-func claimBlocked(p *plant) (commit func()) {
-	db := p.databases()[0]
-	commit = p.hold(db, "LOCK TABLE queue_job IN SHARE ROW EXCLUSIVE MODE")
-	p.until("a claim waits", func() bool {
-		return p.ask(`SELECT count(*)::text FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'
-			AND application_name = $2 AND query LIKE '%enqueued%'`, db, p.nodes[0].name) != "0"
+func claimBlocked(tb *testBed) (commit func()) {
+	db := tb.Databases()[0]
+	commit = tb.hold(db, "LOCK TABLE queue_job IN SHARE ROW EXCLUSIVE MODE")
+	tb.until("a claim waits", func() bool {
+		return tb.ask(`SELECT count(*)::text FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'
+			AND application_name = $2 AND query LIKE '%enqueued%'`, db, tb.nodes[0].name) != "0"
 	})
 	return commit
 }
@@ -84,10 +84,10 @@ func bouncerKilled() fault {
 	var b *bouncer
 	return fault{
 		name: "PgBouncer in session mode, killed", bound: 30 * time.Second,
-		prepare: func(p *plant) { b = startBouncer(p, "session") },
-		strike: func(p *plant) {
+		prepare: func(tb *testBed) { b = startBouncer(tb, "session") },
+		strike: func(tb *testBed) {
 			b.kill()
-			p.wait(2 * time.Second)
+			tb.wait(2 * time.Second)
 			b.start()
 		},
 	}
@@ -95,13 +95,13 @@ func bouncerKilled() fault {
 
 // refusedBouncer checks that nothing is done through a pooler that does not keep
 // sessions, and that the log says what to do; then it goes around the pooler.
-func refusedBouncer(p *plant) {
-	n := p.nodes[0]
-	p.until("the pooler is refused", func() bool { return n.logged("use session pooling, or connect to PostgreSQL directly") > 0 })
-	p.wait(3 * time.Second)
-	claimed, err := p.total("SELECT count(*) FROM queue_job WHERE state <> 'pending'")
-	require.NoError(p, err)
-	require.Zero(p, claimed, "nothing is claimed")
-	p.dsn = ""
+func refusedBouncer(tb *testBed) {
+	n := tb.nodes[0]
+	tb.until("the pooler is refused", func() bool { return n.logged("use session pooling, or connect to PostgreSQL directly") > 0 })
+	tb.wait(3 * time.Second)
+	claimed, err := tb.total("SELECT count(*) FROM queue_job WHERE state <> 'pending'")
+	require.NoError(tb, err)
+	require.Zero(tb, claimed, "nothing is claimed")
+	tb.dsn = ""
 	n.reload()
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // fault is one row of the suite's table.
@@ -18,10 +19,10 @@ type fault struct {
 	bound time.Duration
 	// strike brings the fault about, and ends it. Where the clock of the recovery
 	// starts earlier than at its end, it calls over.
-	strike func(*plant)
+	strike func(*testBed)
 
-	// prepare changes the plant before the nodes are started.
-	prepare func(*plant)
+	// prepare changes the test bed before the nodes are started.
+	prepare func(*testBed)
 	// gen is what the databases speak. Default: with the lock table.
 	gen odoostub.Generation
 	// databases is the number of databases, nodes that of Caddys.
@@ -35,7 +36,7 @@ type fault struct {
 	// between the nodes and each Odoo server.
 	proxied, fronted bool
 	// runners and capacities replace the one runner and its channels.
-	runners    func(*plant) []runner
+	runners    func(*testBed) []testbed.Runner
 	capacities map[string]int
 	// unserved does not wait for jobs to be run before the fault.
 	unserved bool
@@ -47,49 +48,49 @@ type fault struct {
 const afterwards = time.Second
 
 // run has a fault happen under load and reports what became of the jobs.
-func (f fault) run(t *testing.T) (*plant, report) {
-	p := newPlant(t, f)
-	p.begin()
-	f.strike(p)
-	if p.since.IsZero() {
-		p.over()
+func (f fault) run(t *testing.T) (*testBed, report) {
+	tb := newTestBed(t, f)
+	tb.begin()
+	f.strike(tb)
+	if tb.since.IsZero() {
+		tb.over()
 	}
 	r := report{name: f.name, bound: f.bound}
-	p.measure(&r)
-	p.wait(afterwards)
-	p.load.stop()
-	p.within(patience, func() bool { return p.unfinished() == 0 })
-	p.judge(&r)
-	return p, r
+	tb.measure(&r)
+	tb.wait(afterwards)
+	tb.load.stop()
+	tb.within(patience, func() bool { return tb.unfinished() == 0 })
+	tb.judge(&r)
+	return tb, r
 }
 
 // begin starts the nodes and the load.
-func (p *plant) begin() {
-	if p.fault.prepare != nil {
-		p.fault.prepare(p)
+func (tb *testBed) begin() {
+	if tb.fault.prepare != nil {
+		tb.fault.prepare(tb)
 	}
-	for range max(p.fault.nodes, 1) {
-		p.addNode()
+	for range max(tb.fault.nodes, 1) {
+		tb.addNode()
 	}
-	for _, n := range p.nodes {
+	for _, n := range tb.nodes {
 		n.start()
 	}
-	p.load.start()
-	if !p.fault.unserved {
-		p.untilBusy()
+	tb.load.start()
+	if !tb.fault.unserved {
+		tb.untilBusy()
 	}
 }
 
 // untilBusy waits until jobs have been run in every database and others are
 // under way, so that the fault hits some.
-func (p *plant) untilBusy() {
-	p.until("jobs are run", func() bool {
-		for _, db := range p.databases() {
-			if n, err := p.count(db, "SELECT count(*) FROM queue_job WHERE state = 'done'"); err != nil || n < 10 {
+func (tb *testBed) untilBusy() {
+	tb.until("jobs are run", func() bool {
+		for _, db := range tb.Databases() {
+			if n, err := tb.count(db, "SELECT count(*) FROM queue_job WHERE state = 'done'"); err != nil || n < 10 {
 				return false
 			}
 		}
-		n, err := p.total("SELECT count(*) FROM queue_job WHERE state = 'started'")
+		n, err := tb.total("SELECT count(*) FROM queue_job WHERE state = 'started'")
 		return err == nil && n >= 2
 	})
 }
@@ -102,10 +103,10 @@ func testFaults(t *testing.T, faults []fault) {
 			if !f.alone {
 				t.Parallel()
 			}
-			p, r := f.run(t)
+			tb, r := f.run(t)
 			fmt.Fprintln(os.Stdout, r)
 			if broken := r.broken(); len(broken) > 0 {
-				t.Errorf("%s: %s\n%s", f.name, strings.Join(broken, ", "), p.details())
+				t.Errorf("%s: %s\n%s", f.name, strings.Join(broken, ", "), tb.details())
 			}
 		})
 	}

@@ -3,84 +3,61 @@
 package fault
 
 import (
-	"bytes"
 	"context"
-	"io"
-	"net/http"
-	"slices"
 	"syscall"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
-// interrupt asks the process to end and waits until it has.
-func (n *node) interrupt() {
-	n.signal(syscall.SIGTERM)
-	<-n.ended
-	require.True(n.p, n.cmd.ProcessState.Success(), "the clean stop of Caddy: %s", n.tail())
-}
-
-// reload gives the node the configuration as it stands now. Caddy's admin
-// endpoint is made anew by it, so that the answer may get lost.
+// reload gives the node the configuration as it is now. Caddy's admin endpoint is
+// made anew by it, so that the answer may get lost.
 func (n *node) reload() {
-	n.p.Helper()
-	n.p.until("the configuration is loaded", func() bool {
-		req, err := http.NewRequestWithContext(n.p.Context(), http.MethodPost, "http://"+n.admin+"/load", bytes.NewReader(n.caddyfile()))
-		require.NoError(n.p, err)
-		req.Header.Set("Content-Type", "text/caddyfile")
-		req.Close = true
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return false
-		}
-		defer res.Body.Close()
-		body, err := io.ReadAll(res.Body)
-		require.True(n.p, err != nil || res.StatusCode == http.StatusOK, string(body))
+	n.tb.Helper()
+	n.tb.until("the configuration is loaded", func() bool {
+		err := n.Load(context.Background(), n.config())
+		require.NotErrorIs(n.tb, err, testbed.ErrRefused)
 		return err == nil
 	})
 }
 
-// leaveDatabase closes all connections of the test and of Odoo to a database,
-// and does not count it any more.
-func (p *plant) leaveDatabase(name string) {
-	p.mu.Lock()
-	pool := p.pools[name]
-	delete(p.pools, name)
-	p.dbs = slices.DeleteFunc(p.dbs, func(s string) bool { return s == name })
-	p.mu.Unlock()
-	pool.Close()
-	for _, s := range p.odoo {
-		s.Forget(name)
-	}
+func (n *node) signal(s syscall.Signal) { require.NoError(n.tb, n.Signal(s)) }
+
+// adopt counts a database among those to serve.
+func (tb *testBed) adopt(name string) {
+	tb.Helper()
+	_, err := tb.Adopt(name)
+	require.NoError(tb, err)
 }
 
 // exec runs a statement in one database.
-func (p *plant) exec(db, sql string, args ...any) {
-	p.Helper()
+func (tb *testBed) exec(db, sql string, args ...any) {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), queryTimeout)
 	defer cancel()
-	_, err := p.pool(db).Exec(ctx, sql, args...)
-	require.NoError(p, err, sql)
+	_, err := tb.Pool(db).Exec(ctx, sql, args...)
+	require.NoError(tb, err, sql)
 }
 
 // hold begins a transaction in a database, runs a statement in it, and returns
 // what commits it.
-func (p *plant) hold(db, sql string) (commit func()) {
-	p.Helper()
-	conn := p.connect(db)
+func (tb *testBed) hold(db, sql string) (commit func()) {
+	tb.Helper()
+	conn := tb.connect(db)
 	run := func(sql string) {
-		p.Helper()
-		ctx, cancel := context.WithTimeout(p.Context(), patience)
+		tb.Helper()
+		ctx, cancel := context.WithTimeout(tb.Context(), patience)
 		defer cancel()
 		_, err := conn.Exec(ctx, sql)
-		require.NoError(p, err, sql)
+		require.NoError(tb, err, sql)
 	}
 	run("BEGIN")
 	run(sql)
 	return func() {
 		run("COMMIT")
-		require.NoError(p, conn.Close(p.Context()))
+		require.NoError(tb, conn.Close(tb.Context()))
 	}
 }
 
@@ -110,9 +87,9 @@ func (l *load) forget(db string) {
 }
 
 // killWorkers kills workers at work until so many have died.
-func killWorkers(p *plant, count int) {
-	for killed := 0; killed < count; p.wait(100 * time.Millisecond) {
-		for _, s := range p.odoo {
+func killWorkers(tb *testBed, count int) {
+	for killed := 0; killed < count; tb.wait(100 * time.Millisecond) {
+		for _, s := range tb.Odoo {
 			killed += s.KillBusy()
 		}
 	}

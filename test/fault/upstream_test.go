@@ -15,28 +15,28 @@ import (
 var upstreamFaults = []fault{
 	{
 		name: "Odoo refuses connections", bound: 20 * time.Second,
-		strike: func(p *plant) {
-			for _, s := range p.odoo {
+		strike: func(tb *testBed) {
+			for _, s := range tb.Odoo {
 				s.Refuse()
 			}
-			p.wait(5 * time.Second)
-			for _, s := range p.odoo {
-				require.NoError(p, s.Accept())
+			tb.wait(5 * time.Second)
+			for _, s := range tb.Odoo {
+				require.NoError(tb, s.Accept())
 			}
 		},
 	},
 	{
 		name: "one of two Odoo servers stopped", bound: 20 * time.Second,
-		strike: func(p *plant) {
-			p.odoo[0].Refuse()
-			p.over()
+		strike: func(tb *testBed) {
+			tb.Odoo[0].Refuse()
+			tb.over()
 		},
 	},
 	{
 		name: "one of two Odoo servers killed", bound: 40 * time.Second,
-		strike: func(p *plant) {
-			p.odoo[0].Crash()
-			p.over()
+		strike: func(tb *testBed) {
+			tb.Odoo[0].Crash()
+			tb.over()
 		},
 	},
 	misbehaviour("Odoo resets before it reads", odoostub.Fault{Kind: odoostub.ResetBeforeRead}),
@@ -51,18 +51,18 @@ var upstreamFaults = []fault{
 	misbehaviour("Odoo answers byte by byte", odoostub.Fault{Kind: odoostub.SlowAnswer, Pace: 20 * time.Millisecond}),
 	{
 		name: "proxy cuts idle requests while the jobs live", bound: 40 * time.Second, fronted: true,
-		prepare: func(p *plant) { p.load.slow = 3 * time.Second },
+		prepare: func(tb *testBed) { tb.load.slow = 3 * time.Second },
 		strike:  cutIdle,
 	},
 	{
 		name: "proxy cuts idle requests, no lock table", bound: 40 * time.Second, fronted: true, gen: odoostub.QueueJob12,
-		prepare: func(p *plant) { p.load.slow = 3 * time.Second },
+		prepare: func(tb *testBed) { tb.load.slow = 3 * time.Second },
 		strike:  cutIdle,
 	},
 	{
 		name: "workers killed", bound: 40 * time.Second,
-		strike: func(p *plant) {
-			killWorkers(p, 20)
+		strike: func(tb *testBed) {
+			killWorkers(tb, 20)
 		},
 	},
 	{
@@ -71,8 +71,8 @@ var upstreamFaults = []fault{
 	},
 	{
 		name: "workers killed, no lock table, a limit of 5 s", bound: 20 * time.Second, gen: odoostub.QueueJob12,
-		prepare: func(p *plant) { p.more = "rescue_started_after 5s" },
-		strike:  func(p *plant) { killWorkers(p, 5) },
+		prepare: func(tb *testBed) { tb.more = "rescue_started_after 5s" },
+		strike:  func(tb *testBed) { killWorkers(tb, 5) },
 	},
 }
 
@@ -81,32 +81,32 @@ const heldJobs = "state = 'started' AND date_started < now() AT TIME ZONE 'UTC' 
 
 // misbehaviour is a fault of all Odoo servers for a while.
 func misbehaviour(name string, f odoostub.Fault) fault {
-	return fault{name: name, bound: 40 * time.Second, strike: func(p *plant) { misbehave(p, f) }}
+	return fault{name: name, bound: 40 * time.Second, strike: func(tb *testBed) { misbehave(tb, f) }}
 }
 
 // cutIdle has a proxy reset every request that takes longer than half a second:
 // the jobs go on.
-func cutIdle(p *plant) {
-	for _, front := range p.fronts {
+func cutIdle(tb *testBed) {
+	for _, front := range tb.fronts {
 		front.CutIdle(500 * time.Millisecond)
 	}
-	p.wait(10 * time.Second)
-	for _, front := range p.fronts {
+	tb.wait(10 * time.Second)
+	for _, front := range tb.fronts {
 		front.CutIdle(0)
 	}
 }
 
 // operatorRequeues kills workers where nothing proves them dead: the jobs are
 // held until somebody decides.
-func operatorRequeues(p *plant) {
-	killWorkers(p, 3)
+func operatorRequeues(tb *testBed) {
+	killWorkers(tb, 3)
 	// Longer than any guess would take.
-	p.wait(25 * time.Second)
-	held, err := p.total("SELECT count(*) FROM queue_job WHERE " + heldJobs)
-	require.NoError(p, err)
-	require.NotZero(p, held, "jobs are held")
-	p.over()
-	for _, db := range p.databases() {
-		p.exec(db, "UPDATE queue_job SET state = 'pending', date_enqueued = NULL, date_started = NULL WHERE "+heldJobs)
+	tb.wait(25 * time.Second)
+	held, err := tb.total("SELECT count(*) FROM queue_job WHERE " + heldJobs)
+	require.NoError(tb, err)
+	require.NotZero(tb, held, "jobs are held")
+	tb.over()
+	for _, db := range tb.Databases() {
+		tb.exec(db, "UPDATE queue_job SET state = 'pending', date_enqueued = NULL, date_started = NULL WHERE "+heldJobs)
 	}
 }

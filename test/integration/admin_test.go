@@ -16,47 +16,47 @@ import (
 )
 
 // get asks the admin API and decodes the answer.
-func (p *plant) get(path string, want int) map[string]any {
-	p.Helper()
-	return p.ask(http.MethodGet, path, "", want)
+func (tb *testBed) get(path string, want int) map[string]any {
+	tb.Helper()
+	return tb.ask(http.MethodGet, path, "", want)
 }
 
 // post sends an action.
-func (p *plant) post(path, body string, want int) map[string]any {
-	p.Helper()
-	return p.ask(http.MethodPost, path, body, want)
+func (tb *testBed) post(path, body string, want int) map[string]any {
+	tb.Helper()
+	return tb.ask(http.MethodPost, path, body, want)
 }
 
-func (p *plant) ask(method, path, body string, want int) map[string]any {
-	p.Helper()
-	status, text := p.request(method, "/jobrunner/"+path, body)
-	require.Equal(p, want, status, "%s %s: %s", method, path, text)
+func (tb *testBed) ask(method, path, body string, want int) map[string]any {
+	tb.Helper()
+	status, text := tb.request(method, "/jobrunner/"+path, body)
+	require.Equal(tb, want, status, "%s %s: %s", method, path, text)
 	var doc map[string]any
-	require.NoError(p, json.Unmarshal([]byte(text), &doc), text)
+	require.NoError(tb, json.Unmarshal([]byte(text), &doc), text)
 	return doc
 }
 
 // why returns the reason and the sentence of a job.
-func (p *plant) why(db, uuid string) (code, text string) {
-	p.Helper()
-	doc := p.get("jobs/"+db+"/"+uuid, http.StatusOK)
+func (tb *testBed) why(db, uuid string) (code, text string) {
+	tb.Helper()
+	doc := tb.get("jobs/"+db+"/"+uuid, http.StatusOK)
 	return doc["why"].(string), doc["text"].(string)
 }
 
 // untilReady waits until the runner can do its work.
-func (p *plant) untilReady() {
-	p.Helper()
-	p.until("ready", func() bool {
-		status, _ := p.request(http.MethodGet, "/jobrunner/ready", "")
+func (tb *testBed) untilReady() {
+	tb.Helper()
+	tb.until("ready", func() bool {
+		status, _ := tb.request(http.MethodGet, "/jobrunner/ready", "")
 		return status == http.StatusOK
 	})
 }
 
 // untilWhy waits until a job has a reason.
-func (p *plant) untilWhy(db, uuid, want string) {
-	p.Helper()
-	p.until(want, func() bool {
-		_, text := p.request(http.MethodGet, "/jobrunner/jobs/"+db+"/"+uuid, "")
+func (tb *testBed) untilWhy(db, uuid, want string) {
+	tb.Helper()
+	tb.until(want, func() bool {
+		_, text := tb.request(http.MethodGet, "/jobrunner/jobs/"+db+"/"+uuid, "")
 		return strings.Contains(text, fmt.Sprintf("%q:%q", "why", want))
 	})
 }
@@ -80,29 +80,29 @@ func in(channel string, spec odoostub.JobSpec) odoostub.JobSpec {
 }
 
 func TestQuestions(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 2, 1)
-	p.tree = "root:2,mail:1"
-	p.run()
-	p.untilReady()
-	running := p.enqueue(p.dbs[0], gated("end"), in("mail", gated("end")))
-	p.untilRunning(2)
-	waiting := p.enqueue(p.dbs[0], in("mail", odoostub.JobSpec{}))
-	p.enqueue(p.dbs[1], odoostub.JobSpec{State: "failed"}, odoostub.JobSpec{State: "done"})
-	p.until("all jobs are known", func() bool {
-		jobs := list(p.get("status", http.StatusOK), "runners")[0]["jobs"].(map[string]any)
+	tb := newTestBed(t, odoostub.QueueJobLock, 2, 1)
+	tb.tree = "root:2,mail:1"
+	tb.run()
+	tb.untilReady()
+	running := tb.enqueue(tb.dbs[0], gated("end"), in("mail", gated("end")))
+	tb.untilRunning(2)
+	waiting := tb.enqueue(tb.dbs[0], in("mail", odoostub.JobSpec{}))
+	tb.enqueue(tb.dbs[1], odoostub.JobSpec{State: "failed"}, odoostub.JobSpec{State: "done"})
+	tb.until("all jobs are known", func() bool {
+		jobs := list(tb.get("status", http.StatusOK), "runners")[0]["jobs"].(map[string]any)
 		return jobs["pending"] == 1.0 && jobs["failed"] == 1.0
 	})
 
-	status := list(p.get("status", http.StatusOK), "runners")
+	status := list(tb.get("status", http.StatusOK), "runners")
 	require.Len(t, status, 1)
 	require.Equal(t, true, status[0]["leader"])
 	require.Equal(t, true, status[0]["ready"])
 	require.Equal(t, 2.0, status[0]["tasks"].(map[string]any)["open"])
 	require.NotNil(t, status[0]["oldest_pending_seconds"])
-	require.Equal(t, map[string]any{"live": true}, p.get("live", http.StatusOK))
-	require.Equal(t, map[string]any{"ready": true}, p.get("ready", http.StatusOK))
+	require.Equal(t, map[string]any{"live": true}, tb.get("live", http.StatusOK))
+	require.Equal(t, map[string]any{"ready": true}, tb.get("ready", http.StatusOK))
 
-	dbs := list(p.get("databases?runner=default", http.StatusOK), "databases")
+	dbs := list(tb.get("databases?runner=default", http.StatusOK), "databases")
 	require.Len(t, dbs, 2)
 	for _, db := range dbs {
 		require.Equal(t, "ready", db["state"])
@@ -110,28 +110,28 @@ func TestQuestions(t *testing.T) {
 		require.NotNil(t, db["session_age_seconds"])
 		require.NotNil(t, db["synced_age_seconds"])
 	}
-	channels := list(p.get("channels", http.StatusOK), "channels")
+	channels := list(tb.get("channels", http.StatusOK), "channels")
 	require.Equal(t, "root.mail", channels[1]["channel"])
 	require.Equal(t, 1.0, channels[1]["running"])
 	require.Equal(t, 1.0, channels[1]["queued"])
 	require.NotNil(t, channels[1]["oldest_pending_seconds"])
-	ups := list(p.get("upstreams", http.StatusOK), "upstreams")
+	ups := list(tb.get("upstreams", http.StatusOK), "upstreams")
 	require.Len(t, ups, 1)
 	require.Equal(t, 2.0, ups[0]["in_flight"])
-	tasks := list(p.get("tasks", http.StatusOK), "tasks")
+	tasks := list(tb.get("tasks", http.StatusOK), "tasks")
 	require.Len(t, tasks, 2)
 	require.Equal(t, "stub.model", tasks[0]["model"])
 	require.Len(t, tasks[0]["request_id"], 32)
 
-	jobs := p.get("jobs", http.StatusOK)
+	jobs := tb.get("jobs", http.StatusOK)
 	require.Nil(t, jobs["problems"])
 	require.Len(t, list(jobs, "jobs"), 5)
-	require.Len(t, list(p.get("jobs?state=failed,done", http.StatusOK), "jobs"), 2)
-	require.Len(t, list(p.get("jobs?channel=root.mail&database="+p.dbs[0], http.StatusOK), "jobs"), 2)
-	require.Empty(t, list(p.get("jobs?older_than=1h", http.StatusOK), "jobs"))
+	require.Len(t, list(tb.get("jobs?state=failed,done", http.StatusOK), "jobs"), 2)
+	require.Len(t, list(tb.get("jobs?channel=root.mail&database="+tb.dbs[0], http.StatusOK), "jobs"), 2)
+	require.Empty(t, list(tb.get("jobs?older_than=1h", http.StatusOK), "jobs"))
 	var seen []string
 	for path := "jobs?limit=2"; path != ""; {
-		page := p.get(path, http.StatusOK)
+		page := tb.get(path, http.StatusOK)
 		for _, j := range list(page, "jobs") {
 			seen = append(seen, j["uuid"].(string))
 		}
@@ -141,20 +141,20 @@ func TestQuestions(t *testing.T) {
 		}
 	}
 	require.Len(t, seen, 5)
-	_, text := p.request(http.MethodGet, "/jobrunner/jobs", "")
+	_, text := tb.request(http.MethodGet, "/jobrunner/jobs", "")
 	require.NotContains(t, text, "gate", "no arguments of jobs")
 
-	code, text := p.why(p.dbs[0], running[0])
+	code, text := tb.why(tb.dbs[0], running[0])
 	require.Equal(t, "running", code)
-	require.Contains(t, text, p.odoo[0].Addr())
-	code, text = p.why(p.dbs[0], waiting[0])
+	require.Contains(t, text, tb.Odoo[0].Addr())
+	code, text = tb.why(tb.dbs[0], waiting[0])
 	require.Equal(t, "channel_full", code)
 	require.Contains(t, text, "root.mail")
-	p.gates.Open("end")
-	p.untilStates(map[string]int{"done": 4, "failed": 1})
-	code, _ = p.why(p.dbs[0], waiting[0])
+	tb.Gates.Open("end")
+	tb.untilStates(map[string]int{"done": 4, "failed": 1})
+	code, _ = tb.why(tb.dbs[0], waiting[0])
 	require.Equal(t, "done", code)
-	for _, r := range p.recorder.AllRequests() {
+	for _, r := range tb.Recorder.AllRequests() {
 		if strings.HasSuffix(r.Path, "/runjob") {
 			require.Regexp(t, `^[0-9a-f]{32}$`, r.Header.Get("X-Request-ID"))
 			require.Contains(t, r.Header.Get("Traceparent"), r.Header.Get("X-Request-ID"))
@@ -163,13 +163,13 @@ func TestQuestions(t *testing.T) {
 }
 
 func TestMistakesInRequests(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
-	p.run()
-	p.untilReady()
-	failed := p.enqueue(p.dbs[0], odoostub.JobSpec{State: "failed"})
-	running := p.enqueue(p.dbs[0], gated("end"))
-	p.untilRunning(1)
-	db := p.dbs[0]
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb.run()
+	tb.untilReady()
+	failed := tb.enqueue(tb.dbs[0], odoostub.JobSpec{State: "failed"})
+	running := tb.enqueue(tb.dbs[0], gated("end"))
+	tb.untilRunning(1)
+	db := tb.dbs[0]
 	for _, tc := range []struct {
 		method, path, body string
 		status             int
@@ -218,257 +218,257 @@ func TestMistakesInRequests(t *testing.T) {
 		{"POST", "cancel", `{"uuids":["` + running[0] + `"],"database":"` + db + `"}`, 409, "state started"},
 		{"POST", "resync", `{"database":"nowhere"}`, 409, "no database"},
 	} {
-		status, text := p.request(tc.method, "/jobrunner/"+tc.path, tc.body)
+		status, text := tb.request(tc.method, "/jobrunner/"+tc.path, tc.body)
 		name := tc.method + " " + tc.path + " " + tc.body[:min(len(tc.body), 60)]
 		require.Equal(t, tc.status, status, "%s: %s", name, text)
 		require.Contains(t, text, tc.message, name)
 	}
 	for header, value := range map[string]string{"Origin": "http://evil.example", "Host": "evil.example", "Sec-Fetch-Mode": "no-cors"} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+p.admin+"/jobrunner/pause", strings.NewReader(`{"all":true}`))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+tb.admin+"/jobrunner/pause", strings.NewReader(`{"all":true}`))
 		require.NoError(t, err)
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set(header, value)
 		if header == "Host" {
 			req.Host = value
 		}
-		p.refuses(req)
+		tb.refuses(req)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+p.admin+"/jobrunner/pause", strings.NewReader(`{"all":true}`))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+tb.admin+"/jobrunner/pause", strings.NewReader(`{"all":true}`))
 	require.NoError(t, err)
 	req.Header.Set("Content-Type", "text/plain")
-	p.refuses(req)
-	require.Empty(t, list(p.get("status", 200), "runners")[0]["pauses"])
-	require.Equal(t, map[string]int{"failed": 1, "started": 1}, p.states())
-	p.gates.Open("end")
-	p.untilStates(map[string]int{"failed": 1, "done": 1})
+	tb.refuses(req)
+	require.Empty(t, list(tb.get("status", 200), "runners")[0]["pauses"])
+	require.Equal(t, map[string]int{"failed": 1, "started": 1}, tb.states())
+	tb.Gates.Open("end")
+	tb.untilStates(map[string]int{"failed": 1, "done": 1})
 }
 
 // refuses requires that a request is refused as one the client must not send.
-func (p *plant) refuses(req *http.Request) {
-	p.Helper()
+func (tb *testBed) refuses(req *http.Request) {
+	tb.Helper()
 	res, err := http.DefaultClient.Do(req)
-	require.NoError(p, err)
+	require.NoError(tb, err)
 	defer http.DefaultClient.CloseIdleConnections()
 	defer res.Body.Close()
-	require.GreaterOrEqual(p, res.StatusCode, 400)
-	require.Less(p, res.StatusCode, 500)
+	require.GreaterOrEqual(tb, res.StatusCode, 400)
+	require.Less(tb, res.StatusCode, 500)
 }
 
 func TestPausesAndResumes(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 2, 1)
-	p.run()
-	p.untilReady()
+	tb := newTestBed(t, odoostub.QueueJobLock, 2, 1)
+	tb.run()
+	tb.untilReady()
 	for _, tc := range []struct {
 		subject, why, channel string
 		free                  bool
 	}{
 		{`"all":true`, "paused_all", "mail", false},
-		{fmt.Sprintf(`"database":%q`, p.dbs[0]), "paused_database", "mail", true},
+		{fmt.Sprintf(`"database":%q`, tb.dbs[0]), "paused_database", "mail", true},
 		{`"channel":"mail"`, "paused_channel", "mail.de", true},
 	} {
-		p.post("pause", `{`+tc.subject+`,"note":"lunch","by":"operator"}`, http.StatusOK)
-		held := p.enqueue(p.dbs[0], in(tc.channel, odoostub.JobSpec{}))
-		p.untilWhy(p.dbs[0], held[0], tc.why)
-		_, text := p.why(p.dbs[0], held[0])
+		tb.post("pause", `{`+tc.subject+`,"note":"lunch","by":"operator"}`, http.StatusOK)
+		held := tb.enqueue(tb.dbs[0], in(tc.channel, odoostub.JobSpec{}))
+		tb.untilWhy(tb.dbs[0], held[0], tc.why)
+		_, text := tb.why(tb.dbs[0], held[0])
 		require.Contains(t, text, "operator (127.0.0.1")
 		require.Contains(t, text, "(lunch)")
 		if tc.free {
-			other := p.enqueue(p.dbs[1], odoostub.JobSpec{})
-			p.until("what is not paused runs", func() bool { return p.recorder.Requests(p.dbs[1], other[0]) == 1 })
+			other := tb.enqueue(tb.dbs[1], odoostub.JobSpec{})
+			tb.until("what is not paused runs", func() bool { return tb.Recorder.Requests(tb.dbs[1], other[0]) == 1 })
 		}
-		require.Zero(t, p.recorder.Requests(p.dbs[0], held[0]))
-		require.Equal(t, 1.0, p.post("resume", `{`+tc.subject+`}`, http.StatusOK)["changed"])
-		require.Equal(t, 0.0, p.post("resume", `{`+tc.subject+`}`, http.StatusOK)["changed"])
-		p.until("it runs", func() bool { return p.recorder.Requests(p.dbs[0], held[0]) == 1 })
+		require.Zero(t, tb.Recorder.Requests(tb.dbs[0], held[0]))
+		require.Equal(t, 1.0, tb.post("resume", `{`+tc.subject+`}`, http.StatusOK)["changed"])
+		require.Equal(t, 0.0, tb.post("resume", `{`+tc.subject+`}`, http.StatusOK)["changed"])
+		tb.until("it runs", func() bool { return tb.Recorder.Requests(tb.dbs[0], held[0]) == 1 })
 	}
 	// One that ends by itself.
-	p.post("pause", `{"all":true,"for":"1s"}`, http.StatusOK)
-	p.enqueue(p.dbs[0], odoostub.JobSpec{})
-	p.untilStates(map[string]int{"done": 6})
-	require.Empty(t, list(p.get("status", 200), "runners")[0]["pauses"])
+	tb.post("pause", `{"all":true,"for":"1s"}`, http.StatusOK)
+	tb.enqueue(tb.dbs[0], odoostub.JobSpec{})
+	tb.untilStates(map[string]int{"done": 6})
+	require.Empty(t, list(tb.get("status", 200), "runners")[0]["pauses"])
 }
 
 func TestPausesSurvive(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
-	home := p.TempDir()
-	c := p.startProcessAt(home)
-	p.untilReady()
-	p.post("pause", `{"channel":"mail","note":"audit","by":"operator"}`, http.StatusOK)
-	p.post("drain", fmt.Sprintf(`{"upstream":"http://%s"}`, p.odoo[0].Addr()), http.StatusOK)
-	held := p.enqueue(p.dbs[0], in("mail", odoostub.JobSpec{}))
-	c.kill()
-	p.startProcessAt(home)
-	p.untilWhy(p.dbs[0], held[0], "paused_channel")
-	require.Equal(t, true, list(p.get("upstreams", 200), "upstreams")[0]["safe_to_stop"])
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	home := tb.TempDir()
+	c := tb.startProcess(home)
+	tb.untilReady()
+	tb.post("pause", `{"channel":"mail","note":"audit","by":"operator"}`, http.StatusOK)
+	tb.post("drain", fmt.Sprintf(`{"upstream":"http://%s"}`, tb.Odoo[0].Addr()), http.StatusOK)
+	held := tb.enqueue(tb.dbs[0], in("mail", odoostub.JobSpec{}))
+	c.Kill()
+	tb.startProcess(home)
+	tb.untilWhy(tb.dbs[0], held[0], "paused_channel")
+	require.Equal(t, true, list(tb.get("upstreams", 200), "upstreams")[0]["safe_to_stop"])
 	// Another node that shares the storage hears of what is ordered here.
-	p.post("undrain", fmt.Sprintf(`{"upstream":"http://%s"}`, p.odoo[0].Addr()), http.StatusOK)
-	p.enqueue(p.dbs[0], odoostub.JobSpec{})
-	p.untilStates(map[string]int{"done": 1, "pending": 1})
-	p.post("resume", `{"channel":"mail"}`, http.StatusOK)
-	p.untilStates(map[string]int{"done": 2})
+	tb.post("undrain", fmt.Sprintf(`{"upstream":"http://%s"}`, tb.Odoo[0].Addr()), http.StatusOK)
+	tb.enqueue(tb.dbs[0], odoostub.JobSpec{})
+	tb.untilStates(map[string]int{"done": 1, "pending": 1})
+	tb.post("resume", `{"channel":"mail"}`, http.StatusOK)
+	tb.untilStates(map[string]int{"done": 2})
 }
 
 func TestDrain(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 2)
-	p.run()
-	p.untilReady()
-	p.until("both servers are known to work", func() bool {
-		_, text := p.request(http.MethodGet, "/jobrunner/upstreams", "")
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 2)
+	tb.run()
+	tb.untilReady()
+	tb.until("both servers are known to work", func() bool {
+		_, text := tb.request(http.MethodGet, "/jobrunner/upstreams", "")
 		return strings.Count(text, `"up":true`) == 2
 	})
-	p.enqueue(p.dbs[0], repeat(4, gated("end"))...)
-	p.untilRunning(4)
-	name := "http://" + p.odoo[0].Addr()
-	p.post("drain", fmt.Sprintf(`{"upstream":%q}`, name), http.StatusOK)
-	for _, u := range list(p.get("upstreams", 200), "upstreams") {
+	tb.enqueue(tb.dbs[0], repeat(4, gated("end"))...)
+	tb.untilRunning(4)
+	name := "http://" + tb.Odoo[0].Addr()
+	tb.post("drain", fmt.Sprintf(`{"upstream":%q}`, name), http.StatusOK)
+	for _, u := range list(tb.get("upstreams", 200), "upstreams") {
 		require.Equal(t, u["upstream"] == name, u["drain"] != nil)
 		require.Nil(t, u["safe_to_stop"])
 	}
-	p.gates.Open("end")
-	p.untilStates(map[string]int{"done": 4})
-	p.until("safe to stop", func() bool {
-		_, text := p.request(http.MethodGet, "/jobrunner/upstreams", "")
+	tb.Gates.Open("end")
+	tb.untilStates(map[string]int{"done": 4})
+	tb.until("safe to stop", func() bool {
+		_, text := tb.request(http.MethodGet, "/jobrunner/upstreams", "")
 		return strings.Contains(text, `"safe_to_stop":true`)
 	})
-	p.enqueue(p.dbs[0], repeat(8, odoostub.JobSpec{})...)
-	p.untilStates(map[string]int{"done": 12})
+	tb.enqueue(tb.dbs[0], repeat(8, odoostub.JobSpec{})...)
+	tb.untilStates(map[string]int{"done": 12})
 	to := map[string]int{}
-	for _, r := range p.recorder.AllRequests() {
+	for _, r := range tb.Recorder.AllRequests() {
 		if strings.HasSuffix(r.Path, "/runjob") {
 			to[r.Server]++
 		}
 	}
 	require.Equal(t, map[string]int{"odoo1": 2, "odoo2": 10}, to)
-	p.post("drain", fmt.Sprintf(`{"upstream":%q}`, "http://"+p.odoo[1].Addr()), http.StatusOK)
-	held := p.enqueue(p.dbs[0], odoostub.JobSpec{})
-	p.untilWhy(p.dbs[0], held[0], "upstreams_drained")
-	require.Contains(t, fmt.Sprint(p.get("ready", http.StatusServiceUnavailable)["problems"]), "no Odoo server is healthy")
-	p.post("undrain", fmt.Sprintf(`{"upstream":%q}`, name), http.StatusOK)
-	p.untilStates(map[string]int{"done": 13})
+	tb.post("drain", fmt.Sprintf(`{"upstream":%q}`, "http://"+tb.Odoo[1].Addr()), http.StatusOK)
+	held := tb.enqueue(tb.dbs[0], odoostub.JobSpec{})
+	tb.untilWhy(tb.dbs[0], held[0], "upstreams_drained")
+	require.Contains(t, fmt.Sprint(tb.get("ready", http.StatusServiceUnavailable)["problems"]), "no Odoo server is healthy")
+	tb.post("undrain", fmt.Sprintf(`{"upstream":%q}`, name), http.StatusOK)
+	tb.untilStates(map[string]int{"done": 13})
 }
 
 func TestActionsOnJobs(t *testing.T) {
 	for _, gen := range []odoostub.Generation{odoostub.QueueJob10, odoostub.QueueJobLock} {
 		t.Run(gen.String(), func(t *testing.T) {
-			p := newPlant(t, gen, 1, 1)
-			db := p.dbs[0]
+			tb := newTestBed(t, gen, 1, 1)
+			db := tb.dbs[0]
 			if gen == odoostub.QueueJob10 {
-				require.NoError(t, odoostub.InstallTrigger(t.Context(), p.pools[db]))
+				require.NoError(t, odoostub.InstallTrigger(t.Context(), tb.Pool(db)))
 			}
-			p.run()
-			p.untilReady()
-			failed := p.enqueue(db, repeat(3, in("mail", odoostub.JobSpec{State: "failed", Retry: 5}))...)
-			p.enqueue(db, repeat(2, odoostub.JobSpec{State: "failed"})...)
-			dry := p.post("requeue", `{"channel":"mail","dry_run":true}`, http.StatusOK)
+			tb.run()
+			tb.untilReady()
+			failed := tb.enqueue(db, repeat(3, in("mail", odoostub.JobSpec{State: "failed", Retry: 5}))...)
+			tb.enqueue(db, repeat(2, odoostub.JobSpec{State: "failed"})...)
+			dry := tb.post("requeue", `{"channel":"mail","dry_run":true}`, http.StatusOK)
 			require.Equal(t, 3.0, dry["changed"])
 			require.Len(t, list(dry, "jobs"), 3)
-			require.Equal(t, map[string]int{"failed": 5}, p.states())
+			require.Equal(t, map[string]int{"failed": 5}, tb.states())
 			one := fmt.Sprintf(`{"database":%q,"uuids":[%q],"by":"operator"}`, db, failed[0])
-			require.Equal(t, 1.0, p.post("requeue", one, http.StatusOK)["changed"])
-			p.untilStates(map[string]int{"failed": 4, "done": 1})
-			require.Equal(t, 1.0, p.post("set-done", `{"states":["failed"],"channel":"mail","limit":1}`, http.StatusOK)["changed"])
-			cancelled := p.post("cancel", `{"channel":"root.mail"}`, http.StatusOK)
+			require.Equal(t, 1.0, tb.post("requeue", one, http.StatusOK)["changed"])
+			tb.untilStates(map[string]int{"failed": 4, "done": 1})
+			require.Equal(t, 1.0, tb.post("set-done", `{"states":["failed"],"channel":"mail","limit":1}`, http.StatusOK)["changed"])
+			cancelled := tb.post("cancel", `{"channel":"root.mail"}`, http.StatusOK)
 			if gen == odoostub.QueueJob10 {
 				// The series has no cancelled jobs, and Odoo would not know what that is.
 				require.Equal(t, 0.0, cancelled["changed"])
 				require.Contains(t, fmt.Sprint(cancelled["problems"]), "knows no cancelled jobs")
-				p.untilStates(map[string]int{"failed": 3, "done": 2})
+				tb.untilStates(map[string]int{"failed": 3, "done": 2})
 			} else {
 				require.Equal(t, 1.0, cancelled["changed"])
-				p.untilStates(map[string]int{"failed": 2, "done": 2, "cancelled": 1})
+				tb.untilStates(map[string]int{"failed": 2, "done": 2, "cancelled": 1})
 			}
-			require.Equal(t, 0.0, p.post("requeue", `{"all":true,"older_than":"1h"}`, http.StatusOK)["changed"])
+			require.Equal(t, 0.0, tb.post("requeue", `{"all":true,"older_than":"1h"}`, http.StatusOK)["changed"])
 
-			p.post("pause", `{"all":true}`, http.StatusOK)
-			late := p.enqueue(db, odoostub.JobSpec{})
-			p.untilWhy(db, late[0], "paused_all")
-			require.Equal(t, 1.0, p.post("postpone", `{"states":["pending"],"for":"1h"}`, http.StatusOK)["changed"])
-			p.post("resume", `{"all":true}`, http.StatusOK)
-			p.untilWhy(db, late[0], "eta")
-			require.Equal(t, 1.0, p.post("resync", `{}`, http.StatusOK)["databases"])
+			tb.post("pause", `{"all":true}`, http.StatusOK)
+			late := tb.enqueue(db, odoostub.JobSpec{})
+			tb.untilWhy(db, late[0], "paused_all")
+			require.Equal(t, 1.0, tb.post("postpone", `{"states":["pending"],"for":"1h"}`, http.StatusOK)["changed"])
+			tb.post("resume", `{"all":true}`, http.StatusOK)
+			tb.untilWhy(db, late[0], "eta")
+			require.Equal(t, 1.0, tb.post("resync", `{}`, http.StatusOK)["databases"])
 		})
 	}
 }
 
 func TestGraphs(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
-	p.run()
-	p.untilReady()
-	db := p.dbs[0]
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb.run()
+	tb.untilReady()
+	db := tb.dbs[0]
 	graph := func() (parent, child, grandchild string) {
 		a, b, c := odoostub.NewUUID(), odoostub.NewUUID(), odoostub.NewUUID()
-		p.enqueue(db, odoostub.JobSpec{UUID: a, State: "failed"},
+		tb.enqueue(db, odoostub.JobSpec{UUID: a, State: "failed"},
 			odoostub.JobSpec{UUID: b, DependsOn: []string{a}}, odoostub.JobSpec{UUID: c, DependsOn: []string{b}})
 		return a, b, c
 	}
 	a, b, _ := graph()
-	code, text := p.why(db, b)
+	code, text := tb.why(db, b)
 	require.Equal(t, "wait_dependencies", code)
 	require.Contains(t, text, a)
-	set := p.post("set-done", fmt.Sprintf(`{"database":%q,"uuids":[%q]}`, db, a), http.StatusOK)
+	set := tb.post("set-done", fmt.Sprintf(`{"database":%q,"uuids":[%q]}`, db, a), http.StatusOK)
 	require.Equal(t, 1.0, set["followed"], "the child is released, and Odoo releases the next")
-	p.untilStates(map[string]int{"done": 3})
+	tb.untilStates(map[string]int{"done": 3})
 	a, b, _ = graph()
-	cancelled := p.post("cancel", fmt.Sprintf(`{"database":%q,"uuids":[%q]}`, db, a), http.StatusOK)
+	cancelled := tb.post("cancel", fmt.Sprintf(`{"database":%q,"uuids":[%q]}`, db, a), http.StatusOK)
 	require.Equal(t, 2.0, cancelled["followed"])
-	require.Equal(t, map[string]int{"done": 3, "cancelled": 3}, p.states())
-	p.post("requeue", fmt.Sprintf(`{"database":%q,"uuids":[%q]}`, db, b), http.StatusOK)
-	require.Equal(t, map[string]int{"done": 3, "cancelled": 2, "wait_dependencies": 1}, p.states())
+	require.Equal(t, map[string]int{"done": 3, "cancelled": 3}, tb.states())
+	tb.post("requeue", fmt.Sprintf(`{"database":%q,"uuids":[%q]}`, db, b), http.StatusOK)
+	require.Equal(t, map[string]int{"done": 3, "cancelled": 2, "wait_dependencies": 1}, tb.states())
 }
 
 func TestWhy(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
-	p.run()
-	p.untilReady()
-	db := p.dbs[0]
-	ctx, cancel := p.patient()
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb.run()
+	tb.untilReady()
+	db := tb.dbs[0]
+	ctx, cancel := tb.patient()
 	defer cancel()
 
-	require.NoError(t, odoostub.SetAddonState(ctx, p.pools[db], "to upgrade"))
-	held := p.enqueue(db, odoostub.JobSpec{ETA: time.Now().Add(time.Hour)})
-	p.untilWhy(db, held[0], "eta")
-	p.post("resync", `{}`, http.StatusOK)
-	p.untilWhy(db, held[0], "database_unhealthy")
-	require.Contains(t, fmt.Sprint(p.get("ready", http.StatusServiceUnavailable)["problems"]), "to upgrade")
-	require.NoError(t, odoostub.SetAddonState(ctx, p.pools[db], "installed"))
-	p.untilReady()
+	require.NoError(t, odoostub.SetAddonState(ctx, tb.Pool(db), "to upgrade"))
+	held := tb.enqueue(db, odoostub.JobSpec{ETA: time.Now().Add(time.Hour)})
+	tb.untilWhy(db, held[0], "eta")
+	tb.post("resync", `{}`, http.StatusOK)
+	tb.untilWhy(db, held[0], "database_unhealthy")
+	require.Contains(t, fmt.Sprint(tb.get("ready", http.StatusServiceUnavailable)["problems"]), "to upgrade")
+	require.NoError(t, odoostub.SetAddonState(ctx, tb.Pool(db), "installed"))
+	tb.untilReady()
 
-	p.odoo[0].Close()
-	now := p.enqueue(db, odoostub.JobSpec{})
-	p.untilWhy(db, now[0], "no_upstream")
-	p.until("not ready", func() bool {
-		status, _ := p.request(http.MethodGet, "/jobrunner/ready", "")
+	tb.Odoo[0].Close()
+	now := tb.enqueue(db, odoostub.JobSpec{})
+	tb.untilWhy(db, now[0], "no_upstream")
+	tb.until("not ready", func() bool {
+		status, _ := tb.request(http.MethodGet, "/jobrunner/ready", "")
 		return status == http.StatusServiceUnavailable
 	})
 }
 
 func TestAdminAfterAFailedReload(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
-	p.run()
-	p.untilReady()
-	p.tree = "root:9"
-	p.loadBroken()
-	require.Equal(t, 4.0, list(p.get("channels", http.StatusOK), "channels")[0]["capacity"])
-	p.post("pause", `{"all":true}`, http.StatusOK)
-	p.enqueue(p.dbs[0], odoostub.JobSpec{})
-	p.load()
-	require.Equal(t, 9.0, list(p.get("channels", http.StatusOK), "channels")[0]["capacity"])
-	require.Equal(t, map[string]int{"pending": 1}, p.states())
-	p.post("resume", `{"all":true}`, http.StatusOK)
-	p.untilStates(map[string]int{"done": 1})
-	p.without = true
-	p.load()
-	require.Equal(t, []any{"no runner is configured"}, p.get("ready", http.StatusServiceUnavailable)["problems"])
-	p.post("pause", `{"all":true}`, http.StatusServiceUnavailable)
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb.run()
+	tb.untilReady()
+	tb.tree = "root:9"
+	tb.loadBroken()
+	require.Equal(t, 4.0, list(tb.get("channels", http.StatusOK), "channels")[0]["capacity"])
+	tb.post("pause", `{"all":true}`, http.StatusOK)
+	tb.enqueue(tb.dbs[0], odoostub.JobSpec{})
+	tb.load()
+	require.Equal(t, 9.0, list(tb.get("channels", http.StatusOK), "channels")[0]["capacity"])
+	require.Equal(t, map[string]int{"pending": 1}, tb.states())
+	tb.post("resume", `{"all":true}`, http.StatusOK)
+	tb.untilStates(map[string]int{"done": 1})
+	tb.without = true
+	tb.load()
+	require.Equal(t, []any{"no runner is configured"}, tb.get("ready", http.StatusServiceUnavailable)["problems"])
+	tb.post("pause", `{"all":true}`, http.StatusServiceUnavailable)
 }
 
 func TestEventStream(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
-	p.run()
-	p.untilReady()
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb.run()
+	tb.untilReady()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.admin+"/jobrunner/events?event=dispatched,job_done", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+tb.admin+"/jobrunner/events?event=dispatched,job_done", nil)
 	require.NoError(t, err)
 	res, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
@@ -477,7 +477,7 @@ func TestEventStream(t *testing.T) {
 	require.Equal(t, "text/event-stream", res.Header.Get("Content-Type"))
 	lines := bufio.NewScanner(res.Body)
 	require.True(t, lines.Scan())
-	job := p.enqueue(p.dbs[0], in("mail", odoostub.JobSpec{}))
+	job := tb.enqueue(tb.dbs[0], in("mail", odoostub.JobSpec{}))
 	var events []map[string]any
 	for len(events) < 2 && lines.Scan() {
 		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
@@ -496,7 +496,7 @@ func TestEventStream(t *testing.T) {
 	}
 	require.Positive(t, events[1]["run_seconds"])
 	// A reload ends the stream, so that it does not keep the old endpoint.
-	p.load()
+	tb.load()
 	rest := ""
 	for lines.Scan() {
 		rest += lines.Text() + "\n"

@@ -31,9 +31,9 @@ func (*alertHandler) Handle(_ context.Context, ev caddy.Event) error {
 }
 
 func TestEventsReachCaddy(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
 	var cfg map[string]any
-	require.NoError(t, json.Unmarshal(p.adapt(), &cfg))
+	require.NoError(t, json.Unmarshal(tb.adapt(), &cfg))
 	cfg["apps"].(map[string]any)["events"] = map[string]any{"subscriptions": []any{map[string]any{
 		"events": []string{"jobrunner.job_failed"}, "modules": []string{"jobrunner"},
 		"handlers": []any{map[string]any{"handler": "alerted"}},
@@ -42,9 +42,9 @@ func TestEventsReachCaddy(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, caddy.Load(raw, true))
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
-	p.untilReady()
-	job := p.enqueue(p.dbs[0], in("mail", odoostub.JobSpec{Behaviour: odoostub.Behaviour{Fail: "ValueError"}}))
-	ctx, cancel := p.patient()
+	tb.untilReady()
+	job := tb.enqueue(tb.dbs[0], in("mail", odoostub.JobSpec{Behaviour: odoostub.Behaviour{Fail: "ValueError"}}))
+	ctx, cancel := tb.patient()
 	defer cancel()
 	select {
 	case ev := <-alerted:

@@ -3,11 +3,8 @@
 package integration
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 
@@ -16,38 +13,6 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/browsertest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
-
-// start runs Caddy in a process of its own, which ends with the test or by stop.
-func (p *plant) start(config, home string) (stop func()) {
-	p.Helper()
-	cmd := p.caddyCommand(context.Background(), home, "run", "--config", config, "--adapter", "caddyfile")
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	require.NoError(p, cmd.Start())
-	ended := false
-	stop = func() {
-		if ended {
-			return
-		}
-		ended = true
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
-		if p.Failed() {
-			p.Log(out.String())
-		}
-	}
-	p.Cleanup(stop)
-	p.until("Caddy answers", func() bool {
-		res, err := http.Get("http://" + p.site + "/jobrunner/data")
-		if err != nil {
-			return false
-		}
-		res.Body.Close()
-		http.DefaultClient.CloseIdleConnections()
-		return res.StatusCode == http.StatusOK
-	})
-	return stop
-}
 
 // channelRow is a JavaScript expression for the row of a channel.
 func channelRow(name string) string {
@@ -62,27 +27,26 @@ func cell(channel, label string) string {
 // TestDashboardInABrowser drives the dashboard of a Caddy in a process of its own
 // as an operator would.
 func TestDashboardInABrowser(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
-	p.tree = "root:3,root.mail:1"
-	p.routes = "jobrunner_dashboard {\n\t\tactions\n\t}\n\t" + p.routes
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb.tree = "root:3,root.mail:1"
+	tb.routes = "jobrunner_dashboard {\n\t\tactions\n\t}\n\t" + tb.routes
 	home := t.TempDir()
-	config := p.writeConfig()
-	stop := p.start(config, home)
-	db, mail := p.dbs[0], "root.mail"
+	c := tb.startProcess(home)
+	db, mail := tb.dbs[0], "root.mail"
 
 	b := browsertest.New(t)
 	b.Use(browsertest.Device{Width: 1280, Height: 900})
-	b.Open("http://" + p.site + "/jobrunner")
+	b.Open("http://" + tb.site + "/jobrunner")
 	b.Until(`document.querySelector('#state').innerText === 'Running'`)
 	b.Until(`document.querySelector('#databases').innerText.includes('ready')`)
 
 	t.Run("follows jobs", func(*testing.T) {
 		held := odoostub.Behaviour{Gate: "end"}
-		p.enqueue(db, odoostub.JobSpec{Channel: &mail, Behaviour: held}, odoostub.JobSpec{Channel: &mail, Behaviour: held}, odoostub.JobSpec{Channel: &mail})
+		tb.enqueue(db, odoostub.JobSpec{Channel: &mail, Behaviour: held}, odoostub.JobSpec{Channel: &mail, Behaviour: held}, odoostub.JobSpec{Channel: &mail})
 		b.Until(cell(mail, "Running") + ` === '1 of 1'`)
 		b.Until(cell(mail, "Waiting") + ` === '2'`)
 		b.Until(`document.querySelectorAll('#tasks tbody tr').length === 1`)
-		p.enqueue(db, odoostub.JobSpec{Behaviour: odoostub.Behaviour{Fail: "odoo.exceptions.UserError"}})
+		tb.enqueue(db, odoostub.JobSpec{Behaviour: odoostub.Behaviour{Fail: "odoo.exceptions.UserError"}})
 		b.Until(`document.querySelector('#failures').innerText.includes('UserError')`)
 	})
 	t.Run("asks why", func(*testing.T) {
@@ -99,15 +63,15 @@ func TestDashboardInABrowser(t *testing.T) {
 		b.Until(`document.querySelector('#ask').open`)
 		b.Type("#ask-note", "printer is moved\r")
 		b.Until(`document.querySelector('#pauses').innerText.includes('printer is moved')`)
-		p.gates.Open("end")
-		p.untilStates(map[string]int{"done": 1, "failed": 1, "pending": 2})
+		tb.Gates.Open("end")
+		tb.untilStates(map[string]int{"done": 1, "failed": 1, "pending": 2})
 		b.Until(cell(mail, "Running") + ` === '0 of 1'`)
 	})
 	require.Empty(t, b.Problems())
 
 	t.Run("survives a reload of Caddy", func(*testing.T) {
-		p.tree = "root:5,root.mail:2"
-		status, body := p.request(http.MethodPost, "/load", string(p.adapt()))
+		tb.tree = "root:5,root.mail:2"
+		status, body := tb.request(http.MethodPost, "/load", string(tb.adapt()))
 		require.Equal(t, http.StatusOK, status, body)
 		b.Until(cell("root", "Running") + ` === '0 of 5'`)
 		require.Contains(t, b.Text("#pauses"), "printer is moved")
@@ -115,10 +79,9 @@ func TestDashboardInABrowser(t *testing.T) {
 	require.Empty(t, b.Problems())
 
 	t.Run("survives a restart of Caddy, and so does the pause", func(*testing.T) {
-		stop()
+		require.NoError(t, c.Stop())
 		b.Until(`!document.querySelector('#offline').hidden && document.querySelector('#state').innerText === 'No connection'`)
-		require.NoError(t, os.WriteFile(config, []byte(p.caddyfile()), 0o600))
-		p.start(config, home)
+		tb.startProcess(home)
 		b.Until(`document.querySelector('#offline').hidden && document.querySelector('#state').innerText === 'Running'`)
 		b.Until(`document.querySelector('#pauses').innerText.includes('printer is moved')`)
 		for _, problem := range b.Problems() {
@@ -128,7 +91,7 @@ func TestDashboardInABrowser(t *testing.T) {
 	t.Run("resumes it", func(*testing.T) {
 		b.Click(`#pauses button`)
 		b.Until(`document.querySelector('#pauses').hidden`)
-		p.untilStates(map[string]int{"done": 3, "failed": 1})
+		tb.untilStates(map[string]int{"done": 3, "failed": 1})
 		b.Until(cell(mail, "Waiting") + ` === '0'`)
 	})
 	t.Run("has no accessible control without a name", func(*testing.T) {
@@ -142,7 +105,7 @@ func TestDashboardInABrowser(t *testing.T) {
 	})
 	require.Empty(t, b.Problems())
 	for _, host := range b.Hosts() {
-		require.Contains(t, []string{p.site, ""}, host, "no outside requests")
+		require.Contains(t, []string{tb.site, ""}, host, "no outside requests")
 	}
 	require.NotContains(t, strings.ToLower(b.Text("body")), "postgres://")
 }

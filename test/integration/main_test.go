@@ -14,14 +14,11 @@ import (
 
 	_ "github.com/caddy-jobrunner/caddy-jobrunner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
-// beCaddy, in the environment, makes the test binary a Caddy, so that a test can
-// kill one.
-const beCaddy = "JOBRUNNER_TEST_BE_CADDY"
-
 func TestMain(m *testing.M) {
-	if os.Getenv(beCaddy) != "" {
+	if testbed.IsCaddy() {
 		caddycmd.Main()
 		return
 	}

@@ -28,95 +28,95 @@ func (*broken) Start() error { return http.ErrNotSupported }
 func (*broken) Stop() error  { return nil }
 
 // loadBroken loads the present configuration with the broken app in it.
-func (p *plant) loadBroken() {
+func (tb *testBed) loadBroken() {
 	var cfg map[string]any
-	require.NoError(p, json.Unmarshal(p.adapt(), &cfg))
+	require.NoError(tb, json.Unmarshal(tb.adapt(), &cfg))
 	cfg["apps"].(map[string]any)["broken"] = map[string]any{}
 	raw, err := json.Marshal(cfg)
-	require.NoError(p, err)
-	require.ErrorContains(p, caddy.Load(raw, true), http.ErrNotSupported.Error())
+	require.NoError(tb, err)
+	require.ErrorContains(tb, caddy.Load(raw, true), http.ErrNotSupported.Error())
 }
 
 func TestReloadsUnderLoad(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 2, 2)
-	p.run()
-	for _, db := range p.dbs {
-		p.enqueue(db, repeat(200, odoostub.JobSpec{Behaviour: odoostub.Behaviour{SleepMS: 20}})...)
+	tb := newTestBed(t, odoostub.QueueJobLock, 2, 2)
+	tb.run()
+	for _, db := range tb.dbs {
+		tb.enqueue(db, repeat(200, odoostub.JobSpec{Behaviour: odoostub.Behaviour{SleepMS: 20}})...)
 	}
-	held := p.enqueue(p.dbs[0], odoostub.JobSpec{Behaviour: odoostub.Behaviour{Gate: "end"}})
+	held := tb.enqueue(tb.dbs[0], odoostub.JobSpec{Behaviour: odoostub.Behaviour{Gate: "end"}})
 	before := runtime.NumGoroutine()
 	for i := range 100 {
-		p.tree = []string{"root:4", "root:4,mail:1", "root:4,a.b.c:2:throttle=1"}[i%3]
-		p.load()
+		tb.tree = []string{"root:4", "root:4,mail:1", "root:4,a.b.c:2:throttle=1"}[i%3]
+		tb.load()
 		if i%10 == 9 {
-			p.tree = "root:1"
-			p.loadBroken()
+			tb.tree = "root:1"
+			tb.loadBroken()
 		}
 	}
-	p.untilStates(map[string]int{"done": 400, "started": 1})
-	require.Equal(t, 1, p.recorder.Requests(p.dbs[0], held[0]), "the open request is untouched")
-	p.gates.Open("end")
-	p.untilStates(map[string]int{"done": 401})
-	p.exactlyOnce(map[string]int{"root": 4})
+	tb.untilStates(map[string]int{"done": 400, "started": 1})
+	require.Equal(t, 1, tb.Recorder.Requests(tb.dbs[0], held[0]), "the open request is untouched")
+	tb.Gates.Open("end")
+	tb.untilStates(map[string]int{"done": 401})
+	tb.exactlyOnce(map[string]int{"root": 4})
 	http.DefaultClient.CloseIdleConnections()
-	p.until("goroutines are as many as before", func() bool { return runtime.NumGoroutine() <= before+10 })
+	tb.until("goroutines are as many as before", func() bool { return runtime.NumGoroutine() <= before+10 })
 }
 
 func TestChangedCapacityIsInForceForTheNextJob(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 2)
-	p.tree = "root:2"
-	p.run()
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 2)
+	tb.tree = "root:2"
+	tb.run()
 	for _, gate := range []string{"a", "a", "a", "a", "a", "a", "b", "b", "b", "b"} {
-		p.enqueue(p.dbs[0], odoostub.JobSpec{Behaviour: odoostub.Behaviour{Gate: gate}})
+		tb.enqueue(tb.dbs[0], odoostub.JobSpec{Behaviour: odoostub.Behaviour{Gate: gate}})
 	}
-	p.untilRunning(2)
+	tb.untilRunning(2)
 
-	p.tree = "root:5"
-	p.load()
-	p.untilRunning(5)
+	tb.tree = "root:5"
+	tb.load()
+	tb.untilRunning(5)
 
-	status, body := p.request(http.MethodPatch, "/config/apps/jobrunner/runners/default/channels/root/capacity", "6")
+	status, body := tb.request(http.MethodPatch, "/config/apps/jobrunner/runners/default/channels/root/capacity", "6")
 	require.Equal(t, http.StatusOK, status, body)
-	p.untilRunning(6)
+	tb.untilRunning(6)
 
 	// Shrunk below what runs: nothing is killed, nothing new starts.
-	status, body = p.request(http.MethodPatch, "/config/apps/jobrunner/runners/default/channels/root/capacity", "1")
+	status, body = tb.request(http.MethodPatch, "/config/apps/jobrunner/runners/default/channels/root/capacity", "1")
 	require.Equal(t, http.StatusOK, status, body)
-	p.gates.Open("a")
-	p.untilStates(map[string]int{"done": 6, "started": 1, "pending": 3})
+	tb.Gates.Open("a")
+	tb.untilStates(map[string]int{"done": 6, "started": 1, "pending": 3})
 
-	status, body = p.request(http.MethodPatch, "/config/apps/jobrunner/runners/default/channels/root/capacity", `"x"`)
+	status, body = tb.request(http.MethodPatch, "/config/apps/jobrunner/runners/default/channels/root/capacity", `"x"`)
 	require.GreaterOrEqual(t, status, 400, body)
-	p.gates.Open("b")
-	p.untilStates(map[string]int{"done": 10})
-	p.exactlyOnce(map[string]int{"root": 6})
+	tb.Gates.Open("b")
+	tb.untilStates(map[string]int{"done": 10})
+	tb.exactlyOnce(map[string]int{"root": 6})
 }
 
 func TestRemovedAndAddedAgain(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
-	p.run()
-	p.enqueue(p.dbs[0], repeat(6, odoostub.JobSpec{Behaviour: odoostub.Behaviour{Gate: "end"}})...)
-	p.untilRunning(4)
-	p.without = true
-	p.load()
-	p.without = false
-	p.load()
-	p.enqueue(p.dbs[0], repeat(6, odoostub.JobSpec{})...)
-	p.gates.Open("end")
-	p.untilStates(map[string]int{"done": 12})
-	p.exactlyOnce(map[string]int{"root": 4})
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb.run()
+	tb.enqueue(tb.dbs[0], repeat(6, odoostub.JobSpec{Behaviour: odoostub.Behaviour{Gate: "end"}})...)
+	tb.untilRunning(4)
+	tb.without = true
+	tb.load()
+	tb.without = false
+	tb.load()
+	tb.enqueue(tb.dbs[0], repeat(6, odoostub.JobSpec{})...)
+	tb.Gates.Open("end")
+	tb.untilStates(map[string]int{"done": 12})
+	tb.exactlyOnce(map[string]int{"root": 4})
 }
 
 func TestChangedConnection(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
-	p.run()
-	p.enqueue(p.dbs[0], repeat(6, odoostub.JobSpec{Behaviour: odoostub.Behaviour{Gate: "end"}})...)
-	p.untilRunning(4)
-	p.dsn = strings.Replace(p.dsn, "127.0.0.1", "localhost", 1)
-	require.Contains(t, p.dsn, "localhost")
-	p.load()
-	p.enqueue(p.dbs[0], repeat(6, odoostub.JobSpec{})...)
-	p.gates.Open("end")
-	p.untilStates(map[string]int{"done": 12})
-	p.exactlyOnce(map[string]int{"root": 4})
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb.run()
+	tb.enqueue(tb.dbs[0], repeat(6, odoostub.JobSpec{Behaviour: odoostub.Behaviour{Gate: "end"}})...)
+	tb.untilRunning(4)
+	tb.dsn = strings.Replace(tb.dsn, "127.0.0.1", "localhost", 1)
+	require.Contains(t, tb.dsn, "localhost")
+	tb.load()
+	tb.enqueue(tb.dbs[0], repeat(6, odoostub.JobSpec{})...)
+	tb.Gates.Open("end")
+	tb.untilStates(map[string]int{"done": 12})
+	tb.exactlyOnce(map[string]int{"root": 4})
 }

@@ -17,8 +17,8 @@ import (
 type endpoint struct{ method, path, body string }
 
 // endpoints are all of them, by pattern.
-func (p *plant) endpoints(failed string) map[string]endpoint {
-	db, upstream := p.dbs[0], "http://"+p.odoo[0].Addr()
+func (tb *testBed) endpoints(failed string) map[string]endpoint {
+	db, upstream := tb.dbs[0], "http://"+tb.Odoo[0].Addr()
 	one := fmt.Sprintf(`"database":%q,"uuids":[%q]`, db, failed)
 	all := map[string]endpoint{
 		"jobs/{database}/{uuid}": {http.MethodGet, "jobs/" + db + "/" + failed, ""},
@@ -39,14 +39,14 @@ func (p *plant) endpoints(failed string) map[string]endpoint {
 }
 
 // answerTo sends a request and returns its status and what it says.
-func (p *plant) answerTo(method, path, body string, change func(*http.Request)) (status int, allow, text string) {
-	p.Helper()
-	req, err := http.NewRequestWithContext(p.Context(), method, "http://"+p.admin+"/jobrunner/"+path, strings.NewReader(body))
-	require.NoError(p, err)
+func (tb *testBed) answerTo(method, path, body string, change func(*http.Request)) (status int, allow, text string) {
+	tb.Helper()
+	req, err := http.NewRequestWithContext(tb.Context(), method, "http://"+tb.admin+"/jobrunner/"+path, strings.NewReader(body))
+	require.NoError(tb, err)
 	req.Header.Set("Content-Type", "application/json")
 	change(req)
 	res, err := http.DefaultClient.Do(req)
-	require.NoError(p, err)
+	require.NoError(tb, err)
 	defer http.DefaultClient.CloseIdleConnections()
 	defer res.Body.Close()
 	raw := make([]byte, 1<<10)
@@ -57,13 +57,13 @@ func (p *plant) answerTo(method, path, body string, change func(*http.Request)) 
 // TestEveryEndpoint: whatever must not be sent to it gets the right status and a
 // message that says why, and changes nothing.
 func TestEveryEndpoint(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
-	p.run()
-	p.untilReady()
-	failed := p.enqueue(p.dbs[0], odoostub.JobSpec{State: "failed"})[0]
-	p.post("pause", `{"channel":"held"}`, http.StatusOK)
-	p.enqueue(p.dbs[0], in("held", odoostub.JobSpec{}))
-	all := p.endpoints(failed)
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb.run()
+	tb.untilReady()
+	failed := tb.enqueue(tb.dbs[0], odoostub.JobSpec{State: "failed"})[0]
+	tb.post("pause", `{"channel":"held"}`, http.StatusOK)
+	tb.enqueue(tb.dbs[0], in("held", odoostub.JobSpec{}))
+	all := tb.endpoints(failed)
 
 	info, err := caddy.GetModule("admin.api.jobrunner")
 	require.NoError(t, err)
@@ -75,7 +75,7 @@ func TestEveryEndpoint(t *testing.T) {
 		e := all[pattern]
 		refused := func(what string, want int, says, method, path, body string, change func(*http.Request)) {
 			t.Helper()
-			status, allow, text := p.answerTo(method, path, body, change)
+			status, allow, text := tb.answerTo(method, path, body, change)
 			require.Equal(t, want, status, "%s, %s: %s", pattern, what, text)
 			require.Contains(t, text, says, "%s, %s", pattern, what)
 			if status == http.StatusMethodNotAllowed {
@@ -114,22 +114,22 @@ func TestEveryEndpoint(t *testing.T) {
 		refused("an unknown field", 400, "unknown field", e.method, e.path, with(`"colour":"red"`), plain)
 		refused("a body that is too large", 413, "larger", e.method, e.path, with(`"note":"`+strings.Repeat("x", 2<<20)+`"`), plain)
 	}
-	require.Equal(t, map[string]int{"failed": 1, "pending": 1}, p.states())
-	runner := list(p.get("status", http.StatusOK), "runners")[0]
+	require.Equal(t, map[string]int{"failed": 1, "pending": 1}, tb.states())
+	runner := list(tb.get("status", http.StatusOK), "runners")[0]
 	require.Len(t, list(runner, "pauses"), 1)
-	require.Nil(t, list(p.get("upstreams", http.StatusOK), "upstreams")[0]["drain"])
+	require.Nil(t, list(tb.get("upstreams", http.StatusOK), "upstreams")[0]["drain"])
 	// What is ordered is stored, and the tests of this process share a storage.
-	p.post("resume", `{"channel":"held"}`, http.StatusOK)
-	p.untilStates(map[string]int{"failed": 1, "done": 1})
+	tb.post("resume", `{"channel":"held"}`, http.StatusOK)
+	tb.untilStates(map[string]int{"failed": 1, "done": 1})
 }
 
 // TestEveryCommand: each says what is wrong, with an exit status for scripts.
 func TestEveryCommand(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
-	p.run()
-	p.untilReady()
-	db, nobody := p.dbs[0], odoostub.NewUUID()
-	p.enqueue(db, odoostub.JobSpec{State: "failed"})
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb.run()
+	tb.untilReady()
+	db, nobody := tb.dbs[0], odoostub.NewUUID()
+	tb.enqueue(db, odoostub.JobSpec{State: "failed"})
 	type refusal struct {
 		code int
 		says string
@@ -169,7 +169,7 @@ func TestEveryCommand(t *testing.T) {
 		"resync": {{4, "no database", []string{"--database", "nowhere"}}, other},
 		"doctor": {{1, "unknown flag", []string{"--colour"}}},
 	}
-	out, code := p.caddy("__complete", "jobrunner", "")
+	out, code := tb.caddy("__complete", "jobrunner", "")
 	require.Zero(t, code, out)
 	found := 0
 	for line := range strings.Lines(out) {
@@ -182,23 +182,23 @@ func TestEveryCommand(t *testing.T) {
 	require.Equal(t, len(every), found)
 	for name, refusals := range every {
 		for _, r := range refusals {
-			p.commands(r.code, r.says, append([]string{name}, r.args...)...)
+			tb.commands(r.code, r.says, append([]string{name}, r.args...)...)
 		}
 	}
-	require.Equal(t, map[string]int{"failed": 1}, p.states())
-	runner := list(p.get("status", http.StatusOK), "runners")[0]
+	require.Equal(t, map[string]int{"failed": 1}, tb.states())
+	runner := list(tb.get("status", http.StatusOK), "runners")[0]
 	require.Empty(t, list(runner, "pauses"))
-	require.Nil(t, list(p.get("upstreams", http.StatusOK), "upstreams")[0]["drain"])
+	require.Nil(t, list(tb.get("upstreams", http.StatusOK), "upstreams")[0]["drain"])
 }
 
 // TestWatchCommand shows the same again and again.
 func TestWatchCommand(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
-	p.run()
-	p.untilReady()
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb.run()
+	tb.untilReady()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := p.caddyCommand(ctx, p.TempDir(), "jobrunner", "channels", "--watch", "--interval", "100ms", "--address", p.admin)
+	cmd := tb.caddyCommand(ctx, tb.TempDir(), "jobrunner", "channels", "--watch", "--interval", "100ms", "--address", tb.admin)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())

@@ -104,19 +104,19 @@ func traceTo(t *testing.T, r *receiver) {
 
 // TestSpans: each attempt is a span, and Odoo gets its context.
 func TestSpans(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
 	r := newReceiver(t, nil)
-	p.run()
-	db := p.dbs[0]
-	p.enqueue(db, odoostub.JobSpec{})
-	p.untilStates(map[string]int{"done": 1})
+	tb.run()
+	db := tb.dbs[0]
+	tb.enqueue(db, odoostub.JobSpec{})
+	tb.untilStates(map[string]int{"done": 1})
 	require.False(t, exporting(), "nothing is there for what nobody wants")
 
 	traceTo(t, r)
-	p.load()
-	done := p.enqueue(db, in("mail", odoostub.JobSpec{}))[0]
-	failed := p.enqueue(db, odoostub.JobSpec{Behaviour: odoostub.Behaviour{Fail: "ValueError"}})[0]
-	p.until("the spans arrive", func() bool { return len(r.of(done)) > 0 && len(r.of(failed)) > 0 })
+	tb.load()
+	done := tb.enqueue(db, in("mail", odoostub.JobSpec{}))[0]
+	failed := tb.enqueue(db, odoostub.JobSpec{Behaviour: odoostub.Behaviour{Fail: "ValueError"}})[0]
+	tb.until("the spans arrive", func() bool { return len(r.of(done)) > 0 && len(r.of(failed)) > 0 })
 	require.Len(t, r.of(done), 1)
 	require.Len(t, r.of(failed), 1)
 	span := r.of(done)[0]
@@ -127,7 +127,7 @@ func TestSpans(t *testing.T) {
 	got := attributes(span)
 	for name, want := range map[string]any{
 		"db.namespace": db, "job.channel": "root.mail", "job.model": "stub.model", "job.attempt": 1, "job.runner": "default",
-		"job.upstream": "http://" + p.odoo[0].Addr(), "job.outcome": "done", "job.request_outcome": "answered",
+		"job.upstream": "http://" + tb.Odoo[0].Addr(), "job.outcome": "done", "job.request_outcome": "answered",
 		"http.response.status_code": 200,
 	} {
 		require.Equal(t, want, got[name], name)
@@ -137,7 +137,7 @@ func TestSpans(t *testing.T) {
 	require.Equal(t, trace.Status_STATUS_CODE_ERROR, r.of(failed)[0].GetStatus().GetCode())
 
 	seen := 0
-	for _, req := range p.recorder.AllRequests() {
+	for _, req := range tb.Recorder.AllRequests() {
 		if req.UUID == done && strings.HasSuffix(req.Path, "/runjob") {
 			seen++
 			id := hex.EncodeToString(span.GetTraceId())
@@ -148,41 +148,41 @@ func TestSpans(t *testing.T) {
 	require.Equal(t, 1, seen)
 
 	// A reload interrupts no span, and one that ends tracing ends the exporter.
-	long := p.enqueue(db, gated("end"))[0]
-	p.untilRunning(1)
-	p.tree = "root:5"
-	p.load()
-	p.gates.Open("end")
-	p.until("the span arrives", func() bool { return len(r.of(long)) == 1 })
+	long := tb.enqueue(db, gated("end"))[0]
+	tb.untilRunning(1)
+	tb.tree = "root:5"
+	tb.load()
+	tb.Gates.Open("end")
+	tb.until("the span arrives", func() bool { return len(r.of(long)) == 1 })
 	t.Setenv("OTEL_SDK_DISABLED", "true")
-	p.tree = "root:6"
-	p.load()
-	p.until("the exporter has ended", func() bool { return !exporting() })
+	tb.tree = "root:6"
+	tb.load()
+	tb.until("the exporter has ended", func() bool { return !exporting() })
 	before := r.requests()
-	p.enqueue(db, odoostub.JobSpec{})
-	p.untilStates(map[string]int{"done": 4, "failed": 1})
+	tb.enqueue(db, odoostub.JobSpec{})
+	tb.untilStates(map[string]int{"done": 4, "failed": 1})
 	require.Equal(t, before, r.requests())
 }
 
 // TestBrokenExporter: jobs do not wait for whoever should take the spans, and
 // neither does a reload.
 func TestBrokenExporter(t *testing.T) {
-	p := newPlant(t, odoostub.QueueJobLock, 1, 1)
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
 	hang := make(chan struct{})
 	r := newReceiver(t, hang)
 	t.Cleanup(func() { close(hang) })
 	traceTo(t, r)
 	t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "10")
 	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "5")
-	p.run()
-	p.enqueue(p.dbs[0], repeat(100, odoostub.JobSpec{})...)
-	p.untilStates(map[string]int{"done": 100})
-	p.until("it is asked", func() bool { return r.requests() > 0 })
-	p.exactlyOnce(map[string]int{"root": 4})
+	tb.run()
+	tb.enqueue(tb.dbs[0], repeat(100, odoostub.JobSpec{})...)
+	tb.untilStates(map[string]int{"done": 100})
+	tb.until("it is asked", func() bool { return r.requests() > 0 })
+	tb.exactlyOnce(map[string]int{"root": 4})
 	t.Setenv("OTEL_SDK_DISABLED", "true")
-	p.tree = "root:5"
+	tb.tree = "root:5"
 	began := time.Now()
-	p.load()
+	tb.load()
 	require.Less(t, time.Since(began), 10*time.Second)
-	p.until("the exporter has ended", func() bool { return !exporting() })
+	tb.until("the exporter has ended", func() bool { return !exporting() })
 }

@@ -13,14 +13,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 const (
 	compareJobs   = 500
 	compareRounds = 3
 	compareStarts = 20
-	// clockTick is the unit of /proc/PID/stat: USER_HZ is 100 on all of Linux.
-	clockTick = time.Second / 100
 )
 
 // figures are what one runner did in one round, or in all of them.
@@ -65,7 +65,7 @@ func testSideBySide(t *testing.T, s *site) {
 			odoo := s.startServer(t, "ours", serverOptions{options: options})
 			c := startCaddy(t, odoo, caddyOptions{Databases: db.name, Channels: "root:4"})
 			c.waitReady(t, db.name)
-			db.measure(t, &ours, samples, c.cmd.Process.Pid)
+			db.measure(t, &ours, samples, c.PID())
 		})
 		t.Run("Upstream", func(t *testing.T) {
 			odoo := s.startServer(t, "upstream", serverOptions{ownRunner: "root:4", options: options})
@@ -137,15 +137,9 @@ func (d *database) copyJob(t *testing.T, uuid string, jobs int) {
 // cpuSeconds is the processor time that a process has used, with its threads.
 func cpuSeconds(t *testing.T, pid int) float64 {
 	t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	used, err := testbed.ProcessorTime(pid)
 	require.NoError(t, err)
-	_, rest, _ := strings.Cut(string(stat), ") ") // the name may contain spaces
-	fields := strings.Fields(rest)
-	user, err := strconv.Atoi(fields[11])
-	require.NoError(t, err)
-	system, err := strconv.Atoi(fields[12])
-	require.NoError(t, err)
-	return (time.Duration(user+system) * clockTick).Seconds()
+	return used.Seconds()
 }
 
 // clientProcess is the process of this machine at the other end of the one

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -22,6 +21,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 const (
@@ -224,12 +225,12 @@ func call(t *testing.T, base, db, model, method string, result any, args ...any)
 	}
 }
 
-// freePort returns a TCP port of 127.0.0.1 that nobody uses now.
+// freePort returns a TCP port of 127.0.0.1 that no program uses now.
 func freePort(t *testing.T) int {
 	t.Helper()
-	var config net.ListenConfig
-	l, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	address, err := testbed.FreeAddress()
 	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	port, err := strconv.Atoi(strings.TrimPrefix(address, "127.0.0.1:"))
+	require.NoError(t, err)
+	return port
 }

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/child"
 )
 
 const (
@@ -79,8 +81,8 @@ type Cluster struct {
 	owner *owner // whom the server runs as; nil means the current user
 	port  int
 
-	mu     sync.Mutex // one start or stop at a time
-	server *process   // nil while stopped
+	mu     sync.Mutex     // one start or stop at a time
+	server *child.Process // nil before the first start
 }
 
 // Start creates a cluster in a folder of its own and starts it on a free TCP
@@ -248,9 +250,10 @@ func (c *Cluster) start(ctx context.Context) error {
 	// Not bound to ctx: the server outlives its start.
 	cmd := c.command(context.WithoutCancel(ctx), "postgres", args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	server, err := startProcess(cmd)
+	// Aborting the server ends its children as well.
+	server, err := child.Start(cmd, syscall.SIGQUIT)
 	if err != nil {
-		return fmt.Errorf("starting postgres: %w", err)
+		return err
 	}
 	c.server = server
 	if err := c.waitReady(ctx); err != nil {
@@ -271,8 +274,8 @@ func (c *Cluster) waitReady(ctx context.Context) error {
 		}
 		last = err
 		select {
-		case <-c.server.done:
-			return fmt.Errorf("the server ended: %w", c.server.err)
+		case <-c.server.Done():
+			return fmt.Errorf("the server ended: %s", c.server.State())
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", ctx.Err(), last)
 		case <-tick.C:
@@ -296,17 +299,7 @@ func (c *Cluster) Running() bool {
 	return c.running()
 }
 
-func (c *Cluster) running() bool {
-	if c.server == nil {
-		return false
-	}
-	select {
-	case <-c.server.done:
-		return false
-	default:
-		return true
-	}
-}
+func (c *Cluster) running() bool { return c.server != nil && c.server.Running() }
 
 // Stop stops the server and waits until it is gone. The data stay. It does
 // nothing when the server does not run.
@@ -320,13 +313,13 @@ func (c *Cluster) stop(ctx context.Context, mode Mode) error {
 	if !c.running() {
 		return nil
 	}
-	if err := c.server.signal(mode.signal()); err != nil {
+	if err := c.server.Signal(mode.signal()); err != nil {
 		return fmt.Errorf("stopping postgres: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	select {
-	case <-c.server.done:
+	case <-c.server.Done():
 		return nil
 	case <-ctx.Done():
 		c.kill()
@@ -344,7 +337,7 @@ func (c *Cluster) Kill() {
 
 func (c *Cluster) kill() {
 	if c.running() {
-		c.server.killTree()
+		c.server.KillTree()
 	}
 }
 

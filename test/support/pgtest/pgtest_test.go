@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/child"
 )
 
 func TestMain(m *testing.M) { os.Exit(Main(m)) }
@@ -114,13 +116,13 @@ func TestCloseLeavesNothing(t *testing.T) {
 		c, err = Start(t.Context(), Options{})
 	}
 	require.NoError(t, err)
-	pid := c.server.cmd.Process.Pid
-	all := append(children(pid), pid)
+	pid := c.server.PID()
+	all := append(child.Children(pid), pid)
 	require.Greater(t, len(all), 1)
 	require.NoError(t, c.Close())
 	require.NoDirExists(t, c.Dir())
 	require.Eventually(t, func() bool {
-		return !slices.ContainsFunc(all, lives)
+		return !slices.ContainsFunc(all, child.Lives)
 	}, recoveryTimeout, 10*time.Millisecond)
 	require.NoError(t, c.Close(), "closing twice is no error")
 }

@@ -80,11 +80,6 @@ func Main(m *testing.M, opts ...goleak.Option) int {
 	return 0
 }
 
-// IgnoreServer lets a goleak check within a test overlook the running cluster.
-func IgnoreServer() goleak.Option {
-	return goleak.IgnoreAnyFunction("github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest.(*process).supervise")
-}
-
 // NewDatabase creates an empty database with a name that no other test has, and
 // drops it when the test ends.
 func (c *Cluster) NewDatabase(tb testing.TB) string {

@@ -2,24 +2,23 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // bareTimeout bounds one request of a bare client.
 const bareTimeout = time.Minute
 
-// bareTransport opens a connection per request, as the runner does: a request on
-// a connection that dies would be sent twice by Go's client.
-func bareTransport() *http.Transport { return &http.Transport{DisableKeepAlives: true} }
+// bareTransport opens a connection for each request, as the runner does.
+var bareTransport = &http.Transport{DisableKeepAlives: true}
 
 // runjob asks the stub to run one job, with nothing around it.
-func runjob(ctx context.Context, transport http.RoundTripper, address, db, uuid string) error {
+func runjob(ctx context.Context, address, db, uuid string) error {
 	ctx, cancel := context.WithTimeout(ctx, bareTimeout)
 	defer cancel()
 	query := url.Values{"db": {db}, "job_uuid": {uuid}}
@@ -27,7 +26,7 @@ func runjob(ctx context.Context, transport http.RoundTripper, address, db, uuid 
 	if err != nil {
 		return fmt.Errorf("running job %s: %w", uuid, err)
 	}
-	resp, err := transport.RoundTrip(req)
+	resp, err := bareTransport.RoundTrip(req)
 	if err != nil {
 		return fmt.Errorf("running job %s: %w", uuid, err)
 	}
@@ -43,7 +42,7 @@ func runjob(ctx context.Context, transport http.RoundTripper, address, db, uuid 
 
 // limit is what the machine can do without any runner: so many clients have the
 // stub run jobs whose rows are enqueued already.
-func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*records, error) {
+func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*Records, error) {
 	j.state = "enqueued"
 	if err := l.insert(ctx, db, j); err != nil {
 		return nil, err
@@ -53,29 +52,25 @@ func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*recor
 	if err := l.exec(ctx, db, "ANALYZE queue_job"); err != nil {
 		return nil, err
 	}
-	uuids, err := l.uuids(ctx, db, "enqueued")
+	rows, _ := l.Pool(db).Query(ctx, "SELECT uuid FROM queue_job WHERE state = 'enqueued' ORDER BY id") // the error is that of rows
+	uuids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading the jobs of %s: %w", db, err)
 	}
 	work := make(chan string, len(uuids))
 	for _, uuid := range uuids {
 		work <- uuid
 	}
 	close(work)
-	transport := bareTransport()
-	errs := make([]error, clients)
-	var wg sync.WaitGroup
-	for i := range clients {
-		wg.Go(func() {
-			for uuid := range work {
-				if errs[i] = runjob(ctx, transport, l.stub.address, db, uuid); errs[i] != nil {
-					return
-				}
+	err = parallel(clients, func(int) error {
+		for uuid := range work {
+			if err := runjob(ctx, l.address, db, uuid); err != nil {
+				return err
 			}
-		})
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	return l.stub.take(ctx)

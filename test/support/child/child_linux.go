@@ -1,4 +1,4 @@
-package pgtest
+package child
 
 import (
 	"bytes"
@@ -8,12 +8,12 @@ import (
 	"syscall"
 )
 
-// endWithParent makes the kernel abort the server when this process dies in a
-// way that leaves it no time to clean up. Aborting ends its children as well.
-func endWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGQUIT }
+// endWithParent makes the kernel send a signal to the child when this process dies, also
+// in a way that leaves it no time to clean up.
+func endWithParent(attr *syscall.SysProcAttr, death syscall.Signal) { attr.Pdeathsig = death }
 
-// children returns the processes that pid has started.
-func children(pid int) []int {
+// Children returns the processes that pid has started.
+func Children(pid int) []int {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // errors only on a bad pattern
 	var found []int
 	for _, stat := range stats {
@@ -28,8 +28,8 @@ func children(pid int) []int {
 	return found
 }
 
-// lives reports whether a process runs; one that nobody has waited for does not.
-func lives(pid int) bool {
+// Lives reports whether a process runs; one that nobody has waited for does not.
+func Lives(pid int) bool {
 	_, state := parentAndState(pid)
 	return state != "" && state != "Z" && state != "X"
 }

@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package pgtest
+package child
 
 import (
 	"os/exec"
@@ -10,10 +10,10 @@ import (
 )
 
 // endWithParent does nothing: only Linux offers it.
-func endWithParent(*syscall.SysProcAttr) {}
+func endWithParent(*syscall.SysProcAttr, syscall.Signal) {}
 
-// children returns the processes that pid has started.
-func children(pid int) []int {
+// Children returns the processes that pid has started.
+func Children(pid int) []int {
 	out, err := exec.Command("ps", "-axo", "pid=,ppid=").Output()
 	if err != nil {
 		return nil
@@ -31,5 +31,5 @@ func children(pid int) []int {
 	return found
 }
 
-// lives reports whether a process exists.
-func lives(pid int) bool { return syscall.Kill(pid, 0) == nil }
+// Lives reports whether a process exists.
+func Lives(pid int) bool { return syscall.Kill(pid, 0) == nil }
