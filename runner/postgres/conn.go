@@ -68,6 +68,9 @@ type Conn struct {
 	// Pooling is what lies between the client and that backend. Behind
 	// [TransactionPooling] the session has none of our settings.
 	Pooling Pooling
+
+	// frozen watches who holds a lock that this session wants.
+	frozen frozen
 }
 
 // Connect opens a connection to a database and sets its session up. cfg is not
