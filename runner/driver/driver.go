@@ -194,6 +194,9 @@ type Notifications struct {
 	Echoes []string
 	// Reload is set when the application announced a changed configuration.
 	Reload bool
+	// Overflow is set when more jobs were named than the session keeps: all jobs
+	// have to be read anew.
+	Overflow bool
 }
 
 // Row is a job as it stands in the database.

@@ -7,6 +7,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -69,6 +70,8 @@ type Conn struct {
 	// [TransactionPooling] the session has none of our settings.
 	Pooling Pooling
 
+	// messages are what the server sends.
+	messages *messages
 	// frozen watches who holds a lock that this session wants.
 	frozen frozen
 }
@@ -97,13 +100,15 @@ func Connect(ctx context.Context, cfg *pgx.ConnConfig, database, applicationName
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = ConnectTimeout
 	}
+	messages := new(messages)
+	cfg.BuildFrontend = messages.frontend
 	var met server
 	cfg.ValidateConnect = met.validate(cfg.ValidateConnect)
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, lost(err, "connect to "+cfg.Database)
 	}
-	c := &Conn{Conn: conn, PID: met.pid}
+	c := &Conn{Conn: conn, PID: met.pid, messages: messages}
 	if c.Pooling, err = c.pooling(ctx); err == nil && c.Pooling != TransactionPooling {
 		err = c.setUp(ctx)
 	}
@@ -234,6 +239,9 @@ func (c *Conn) setUp(ctx context.Context) error {
 // returns nil for nil.
 func (c *Conn) Failed(err error, doing string) error {
 	if err != nil && c.IsClosed() {
+		if c.messages != nil && c.messages.tooLarge.Load() && !errors.Is(err, errTooLarge) {
+			err = fmt.Errorf("%w (%w)", errTooLarge, err)
+		}
 		return lost(err, doing)
 	}
 	return Wrap(err, doing)

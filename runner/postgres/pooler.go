@@ -48,7 +48,7 @@ func (c *Conn) pooling(ctx context.Context) (Pooling, error) {
 	}
 	cfg := c.Config()
 	var met server
-	cfg.ValidateConnect = met.ask
+	cfg.ValidateConnect, cfg.BuildFrontend = met.ask, new(messages).frontend
 	second, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return Direct, Wrap(err, "look for a pooler")

@@ -109,12 +109,12 @@ func (o *operations) List(ctx context.Context, f driver.Filter, before int64, li
 // detail reads what List selects.
 func (s *scanner) detail(rows pgx.Rows) (d driver.Detail, err error) {
 	var model, method, exception pgtype.Text
-	var limit pgtype.Int4
+	var limit pgtype.Int8
 	var started, done pgtype.Timestamp
 	if d.Row, err = s.scan(rows, &model, &method, &limit, &exception, &started, &done); err != nil {
 		return d, err
 	}
-	d.Model, d.Method, d.Exception, d.MaxRetries = model.String, method.String, exception.String, limit.Int32
+	d.Model, d.Method, d.Exception, d.MaxRetries = model.String, method.String, exception.String, narrow(limit.Int64)
 	if started.Valid {
 		d.Started = started.Time
 	}

@@ -2,10 +2,13 @@ package odoo
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -79,13 +82,28 @@ func (g *generation) optional(columns []column) string { return selectList(colum
 // column is one of queue_job, with its type.
 type column struct{ name, kind string }
 
+// Limits of texts in rows, in characters. They are those of others; what is longer
+// is cut by the server.
+const (
+	// UUIDLimit is the length of the longest uuid that a job can be run by. One that
+	// is longer counts as none.
+	UUIDLimit = 128
+	// textLimit is that of all other texts: states, channels, models, exceptions.
+	textLimit = 256
+)
+
 func selectList(columns []column, present []string) string {
 	list := make([]string, 0, len(columns))
 	for _, c := range columns {
-		if slices.Contains(present, c.name) {
-			list = append(list, "j."+c.name)
-		} else {
+		switch {
+		case !slices.Contains(present, c.name):
 			list = append(list, "NULL::"+c.kind)
+		case c.name == "uuid":
+			list = append(list, fmt.Sprintf("left(j.uuid, %d)", UUIDLimit+1))
+		case c.kind == "varchar":
+			list = append(list, fmt.Sprintf("left(j.%s, %d)", c.name, textLimit))
+		default:
+			list = append(list, "j."+c.name)
 		}
 	}
 	return strings.Join(list, ", ")
@@ -179,12 +197,13 @@ LEFT JOIN pg_locks h ON h.locktype = 'transactionid' AND h.mode = 'ExclusiveLock
 WHERE j.uuid = ANY($1)`
 
 // foundSQL are the attempts that an inspection found, as far as their rows have
-// not changed since.
+// not changed since. A time that is too far to be counted is infinite for us.
 const foundSQL = `
 WITH path AS (SELECT %[1]s AS path), c AS (
 	SELECT j.id FROM queue_job j
 	JOIN unnest($1::varchar[], $2::timestamp[], $3::varchar[]) AS d(uuid, enqueued, state)
-	ON j.uuid = d.uuid AND j.date_enqueued = d.enqueued AND j.state = d.state
+	ON j.uuid = d.uuid AND j.state = d.state AND (j.date_enqueued = d.enqueued
+		OR d.enqueued = 'infinity' AND j.date_enqueued > '294246-01-01')
 	WHERE j.state IN ('enqueued', 'started')
 	FOR NO KEY UPDATE OF j SKIP LOCKED
 )`
@@ -202,7 +221,8 @@ SET state = CASE WHEN ` + exhausted + ` THEN 'failed' ELSE 'pending' END,
 	exc_info = CASE WHEN ` + exhausted + ` THEN 'Job found dead after too many retries' ELSE j.exc_info END
 FROM path, c
 WHERE j.id = c.id AND j.state IN ('enqueued', 'started')
-AND j.date_enqueued < now() AT TIME ZONE 'UTC' - interval '10 seconds'
+AND (j.date_enqueued < now() AT TIME ZONE 'UTC' - interval '10 seconds'
+	OR j.date_enqueued > now() AT TIME ZONE 'UTC' + interval '10 seconds')
 AND (
 	j.id IN (SELECT l.queue_job_id FROM queue_job_lock l WHERE l.queue_job_id = j.id FOR NO KEY UPDATE SKIP LOCKED)
 	OR NOT EXISTS (SELECT FROM queue_job_lock l WHERE l.queue_job_id = j.id)
@@ -232,11 +252,24 @@ func (g *generation) rescueExpiredSQL() string {
 }
 
 // attempts splits tasks into the columns of a statement's parameters.
-func attempts(n int, at func(int) driver.Task) (uuids []string, enqueued []time.Time) {
+func attempts(n int, at func(int) driver.Task) (uuids []string, enqueued []pgtype.Timestamp) {
 	for i := range n {
 		t := at(i)
 		uuids = append(uuids, t.UUID)
-		enqueued = append(enqueued, time.UnixMicro(t.Enqueued).UTC())
+		enqueued = append(enqueued, timestamp(t.Enqueued))
 	}
 	return uuids, enqueued
+}
+
+// timestamp is the inverse of micros.
+func timestamp(micros int64) pgtype.Timestamp {
+	switch micros {
+	case 0:
+		return pgtype.Timestamp{}
+	case math.MaxInt64:
+		return pgtype.Timestamp{InfinityModifier: pgtype.Infinity, Valid: true}
+	case math.MinInt64:
+		return pgtype.Timestamp{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	}
+	return pgtype.Timestamp{Time: time.UnixMicro(micros).UTC(), Valid: true}
 }
