@@ -237,8 +237,13 @@ func (n *notes) state(db *database) {
 }
 
 // repaired tells of jobs that a snapshot put right although a notification should have. That is a sign
-// of a mistake somewhere. named are the jobs that notifications have named meanwhile.
+// of a mistake somewhere. named are the jobs that notifications have named meanwhile,
+// nil if there were too many.
 func (n *notes) repaired(db *database, named map[string]struct{}) {
+	if named == nil {
+		db.repairs = nil // which were missed cannot be told
+		return
+	}
 	missed := slices.DeleteFunc(db.repairs, func(uuid string) bool {
 		_, ok := named[uuid]
 		return ok

@@ -95,6 +95,34 @@ func TestReadAfterAClaimFails(t *testing.T) {
 	})
 }
 
+// More notifications than are kept are made good by a snapshot, which whoever sends
+// them cannot have made all the time, and which is no sign of a mistake.
+func TestTooManyNotifications(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		var j journal
+		b.AddDatabase("prod")
+		cfg := b.config("root:4")
+		cfg.Events = j.add
+		r := b.start(cfg)
+		b.settle(time.Minute)
+		snapshots := b.Calls("prod", "Snapshot")
+		b.Fault("prod", func(f *mock.Faults) { f.Deaf = true })
+		k := b.one("prod", "a")
+		b.Overflow("prod")
+		b.settle(time.Second)
+		b.requireRanOnce(k)
+		require.Equal(b, snapshots+1, b.Calls("prod", "Snapshot"))
+		b.Fault("prod", func(f *mock.Faults) { f.Deaf = false })
+		for range 60 {
+			b.Overflow("prod")
+			b.settle(time.Second)
+		}
+		require.LessOrEqual(b, b.Calls("prod", "Snapshot"), snapshots+8)
+		require.Empty(b, j.of("", runner.EventResyncRepaired))
+		b.requireIdle(r)
+	})
+}
+
 // Without notifications nothing is heard of a new job until the probe, or the
 // missing echo of a claim, shows that something is wrong.
 func TestDeafSession(t *testing.T) {

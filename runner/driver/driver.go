@@ -194,6 +194,9 @@ type Notifications struct {
 	Echoes []string
 	// Reload is set when the application announced a changed configuration.
 	Reload bool
+	// Overflow is set when more jobs were named than the session keeps: all jobs
+	// have to be read anew.
+	Overflow bool
 }
 
 // Row is the row of a job in the database.

@@ -21,13 +21,9 @@ func OpenCluster(ctx context.Context, cfg *pgx.ConnConfig) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	pooling, err := conn.Pooling(ctx)
-	if err == nil && pooling == TransactionPooling {
-		err = ErrTransactionPooling
-	}
-	if err != nil {
+	if conn.Pooling == TransactionPooling {
 		conn.Abandon(ctx)
-		return nil, lost(err, "connect to "+conn.Config().Database)
+		return nil, lost(ErrTransactionPooling, "connect to "+conn.Config().Database)
 	}
 	return &Cluster{conn: conn}, nil
 }

@@ -6,6 +6,8 @@ package postgres
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -43,6 +45,12 @@ const (
 	// every 15 s. It needs PostgreSQL 14.
 	IdleTimeout = 20 * time.Second
 
+	// ClientCheckInterval is how often the server looks whether the client of a
+	// statement under way is still there. Without it a statement that cannot be
+	// interrupted, because a trigger traps the interruption, keeps its backend and
+	// its locks for as long as it likes. It needs PostgreSQL 14.
+	ClientCheckInterval = 5 * time.Second
+
 	// CloseTimeout bounds the goodbye on a connection that turned out to be of
 	// no use.
 	CloseTimeout = 2 * time.Second
@@ -58,6 +66,14 @@ type Conn struct {
 	// PID is the backend's process id as the server itself says. Behind a
 	// pooler it differs from the one that the client was told.
 	PID uint32
+	// Pooling is what lies between the client and that backend. Behind
+	// [TransactionPooling] the session has none of our settings.
+	Pooling Pooling
+
+	// messages are what the server sends.
+	messages *messages
+	// frozen watches who holds a lock that this session wants.
+	frozen frozen
 }
 
 // Connect opens a connection to a database and sets its session up. cfg is not
@@ -65,6 +81,9 @@ type Conn struct {
 // used after [ApplicationPrefix] unless cfg has an application_name. Where cfg
 // does not ask for a kind of server, it must be a primary: of several hosts the
 // first one that is not in recovery is taken.
+//
+// Behind a pooler in transaction mode nothing is set up, because the settings
+// would stay with a backend that others use: see [Conn.Pooling].
 //
 // All errors match [driver.ErrLost].
 func Connect(ctx context.Context, cfg *pgx.ConnConfig, database, applicationName string) (*Conn, error) {
@@ -81,19 +100,71 @@ func Connect(ctx context.Context, cfg *pgx.ConnConfig, database, applicationName
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = ConnectTimeout
 	}
-	if cfg.ValidateConnect == nil {
-		cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
-	}
+	messages := new(messages)
+	cfg.BuildFrontend = messages.frontend
+	var met server
+	cfg.ValidateConnect = met.validate(cfg.ValidateConnect)
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, lost(err, "connect to "+cfg.Database)
 	}
-	c := &Conn{Conn: conn}
-	if err := c.setUp(ctx); err != nil {
+	c := &Conn{Conn: conn, PID: met.pid, messages: messages}
+	if c.Pooling, err = c.pooling(ctx); err == nil && c.Pooling != TransactionPooling {
+		err = c.setUp(ctx)
+	}
+	if err != nil {
 		c.Abandon(ctx)
 		return nil, lost(err, "set up the session in "+cfg.Database)
 	}
 	return c, nil
+}
+
+// server is what the server says about a new connection.
+type server struct {
+	pid        uint32
+	recovering bool
+}
+
+// validate asks the server before anything else is, and then lets want decide,
+// by default whether the server is a primary. Until the session is set up, names
+// are looked up along a path that the owner of the database chooses, so all of
+// ours are qualified, and those of want, which pgx brings, get a path of a
+// transaction: a session's would stay with the backend of a pooler.
+func (s *server) validate(want pgconn.ValidateConnectFunc) pgconn.ValidateConnectFunc {
+	return func(ctx context.Context, conn *pgconn.PgConn) error {
+		if err := s.ask(ctx, conn); err != nil {
+			return err
+		}
+		if want == nil {
+			if s.recovering {
+				return errRecovering
+			}
+			return nil
+		}
+		if err := conn.Exec(ctx, "BEGIN; SET LOCAL search_path = "+SearchPath).Close(); err != nil {
+			return err
+		}
+		refused := want(ctx, conn)
+		return errors.Join(refused, conn.Exec(ctx, "ROLLBACK").Close())
+	}
+}
+
+// errRecovering refuses a server that cannot be written to.
+var errRecovering = errors.New("the server is in recovery: a standby, not a primary")
+
+// ask is a question of whose names nobody else can have defined one.
+func (s *server) ask(ctx context.Context, conn *pgconn.PgConn) error {
+	results, err := conn.Exec(ctx, "SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()").ReadAll()
+	if err != nil {
+		return err
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 2 {
+		return errors.New("the server does not say who it is")
+	}
+	row := results[0].Rows[0]
+	pid, err := strconv.ParseUint(string(row[0]), 10, 32)
+	s.pid, s.recovering = uint32(pid), string(row[1]) == "t"
+	return err
 }
 
 // Abandon closes a connection that is of no use, without waiting long.
@@ -103,18 +174,41 @@ func (c *Conn) Abandon(ctx context.Context) {
 	_ = c.Close(ctx) // nobody is interested any more
 }
 
-// settings returns the session's settings. Behind a pooler they must be set
-// after connecting; most poolers refuse them as start-up parameters.
+// SearchPath is the path of our sessions. Names without a schema are looked up
+// nowhere but among PostgreSQL's own. The owner of a database, or of a role, can set any path, and
+// whoever may create functions and operators in a schema on it, as everybody may
+// in public up to PostgreSQL 14, would have them called by our role.
+const SearchPath = "pg_catalog, pg_temp"
+
+// settings returns the settings of our sessions: everything that a database or a
+// role can set otherwise and that a statement depends on. Behind a pooler they
+// must be set after connecting; most poolers refuse them as start-up parameters.
 func settings() (names, values []string) {
 	ms := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	s := func(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
 	for _, g := range [][2]string{
+		{"search_path", SearchPath},
+		// How text, times and literals are written and read.
+		{"client_encoding", "UTF8"},
+		{"DateStyle", "ISO, MDY"},
+		{"IntervalStyle", "postgres"},
 		{"TimeZone", "UTC"},
+		{"standard_conforming_strings", "on"},
+		{"transform_null_equals", "off"},
+		// Each statement is a transaction that sees what was committed before it.
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		// A policy that hides rows from us is an error, not silence; nor do its
+		// expressions run as our role.
+		{"row_security", "off"},
 		{"statement_timeout", ms(StatementTimeout)},
+		{"transaction_timeout", "0"}, // since PostgreSQL 17
 		{"lock_timeout", ms(LockTimeout)},
 		{"idle_in_transaction_session_timeout", "0"},
-		{"idle_session_timeout", ms(IdleTimeout)}, // since PostgreSQL 14
-		{"jit", "off"},                            // since PostgreSQL 11; compiling would take longer than our statements
+		{"idle_session_timeout", ms(IdleTimeout)},                     // since PostgreSQL 14
+		{"client_connection_check_interval", ms(ClientCheckInterval)}, // since PostgreSQL 14
+		{"jit", "off"}, // since PostgreSQL 11; compiling would take longer than our statements
 		{"tcp_keepalives_idle", s(KeepaliveIdle)},
 		{"tcp_keepalives_interval", s(KeepaliveInterval)},
 		{"tcp_keepalives_count", strconv.Itoa(KeepaliveCount)},
@@ -125,19 +219,19 @@ func settings() (names, values []string) {
 	return names, values
 }
 
-// setUp makes the settings that the server knows, in one round trip, and learns
-// the backend's process id. The server ignores keepalives on Unix sockets.
+// settingsSQL makes the settings that the server knows. It runs under a path that
+// is not ours yet, so every name and operator is qualified.
+const settingsSQL = `
+SELECT pg_catalog.count(pg_catalog.set_config(s.name, w.value, false))
+FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS w (name, value)
+JOIN pg_catalog.pg_settings s ON s.name OPERATOR(pg_catalog.=) w.name`
+
+// setUp makes the settings in one round trip: a prepared statement would be a
+// second one, and would not be there any more behind some poolers. The server
+// ignores keepalives on Unix sockets.
 func (c *Conn) setUp(ctx context.Context) error {
 	names, values := settings()
-	// One round trip: a prepared statement would be a second one, and would not
-	// be there any more behind some poolers.
-	return c.QueryRow(ctx, `
-		SELECT pg_backend_pid(), (
-			SELECT count(set_config(s.name, w.value, false))
-			FROM unnest($1::text[], $2::text[]) AS w(name, value)
-			JOIN pg_settings s ON s.name = w.name)`,
-		pgx.QueryExecModeExec, names, values,
-	).Scan(&c.PID, nil)
+	return c.QueryRow(ctx, settingsSQL, pgx.QueryExecModeExec, names, values).Scan(nil)
 }
 
 // Failed wraps the error of a statement with what was being done. Errors after
@@ -145,6 +239,9 @@ func (c *Conn) setUp(ctx context.Context) error {
 // returns nil for nil.
 func (c *Conn) Failed(err error, doing string) error {
 	if err != nil && c.IsClosed() {
+		if c.messages != nil && c.messages.tooLarge.Load() && !errors.Is(err, errTooLarge) {
+			err = fmt.Errorf("%w (%w)", errTooLarge, err)
+		}
 		return lost(err, doing)
 	}
 	return Wrap(err, doing)

@@ -25,7 +25,7 @@ func IsLost(err error) bool {
 	}
 	var netErr net.Error
 	return errors.Is(err, driver.ErrLost) ||
-		errors.Is(err, pgconn.ErrConnClosed) ||
+		errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, errTooLarge) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, net.ErrClosed) || errors.As(err, &netErr)
@@ -57,7 +57,30 @@ func Wrap(err error, doing string) error {
 	case IsLost(err):
 		return lost(err, doing)
 	}
-	return fmt.Errorf("%s: %w", doing, err)
+	return fmt.Errorf("%s: %w", doing, cut(err))
+}
+
+// ErrorLimit is how much of an error's text is kept, in bytes. A trigger can raise
+// one of any length.
+const ErrorLimit = 1000
+
+// cutError is an error with less text.
+type cutError struct {
+	error
+	text string
+}
+
+func (e *cutError) Error() string { return e.text }
+
+func (e *cutError) Unwrap() error { return e.error }
+
+// cut returns an error whose text is short.
+func cut(err error) error {
+	text := err.Error()
+	if len(text) <= ErrorLimit {
+		return err
+	}
+	return &cutError{err, strings.ToValidUTF8(text[:ErrorLimit], "") + "…"}
 }
 
 // lost wraps an error that ended a connection.
@@ -65,5 +88,5 @@ func lost(err error, doing string) error {
 	if errors.Is(err, driver.ErrLost) {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
-	return fmt.Errorf("%s: %w: %w", doing, driver.ErrLost, err)
+	return fmt.Errorf("%s: %w: %w", doing, driver.ErrLost, cut(err))
 }

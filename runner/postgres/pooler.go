@@ -28,47 +28,45 @@ var ErrTransactionPooling = errors.New("there is a connection pooler in transact
 // poolerProbes is how many transactions are looked at for a changing backend.
 const poolerProbes = 5
 
-// Pooling finds out whether there is a pooler. A pooler hands out process ids
-// of its own. In transaction mode one of two things shows: consecutive
+// pooling finds out whether there is a pooler. A pooler hands out process ids
+// that are its own. In transaction mode one of two things shows: consecutive
 // transactions run on different backends, or, if the pooler is idle and always
 // takes the same one, a second connection gets the backend of the first, which
-// a pooler in session mode never does. The second connection is only made when
-// there is a pooler.
-func (c *Conn) Pooling(ctx context.Context) (Pooling, error) {
-	told := c.PgConn().PID()
-	for i := range poolerProbes {
+// a pooler in session mode never does. Where there is no pooler, nothing is asked.
+func (c *Conn) pooling(ctx context.Context) (Pooling, error) {
+	if c.PID == c.PgConn().PID() {
+		return Direct, nil
+	}
+	for range poolerProbes {
 		pid, err := backendPID(ctx, c.Conn)
 		switch {
 		case err != nil:
 			return Direct, c.Failed(err, "look for a pooler")
 		case pid != c.PID:
 			return TransactionPooling, nil
-		case i == 0 && pid == told:
-			return Direct, nil
 		}
 	}
-	second, err := pgx.ConnectConfig(ctx, c.Config())
+	cfg := c.Config()
+	var met server
+	cfg.ValidateConnect, cfg.BuildFrontend = met.ask, new(messages).frontend
+	second, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return Direct, Wrap(err, "look for a pooler")
 	}
 	defer (&Conn{Conn: second}).Abandon(ctx)
-	other, err := backendPID(ctx, second)
-	if err != nil {
-		return Direct, Wrap(err, "look for a pooler")
-	}
 	first, err := backendPID(ctx, c.Conn)
 	switch {
 	case err != nil:
 		return Direct, c.Failed(err, "look for a pooler")
-	case other == c.PID || first != c.PID:
+	case met.pid == c.PID || first != c.PID:
 		return TransactionPooling, nil
 	}
 	return SessionPooling, nil
 }
 
 // backendPID asks without a prepared statement, which might stay behind on
-// another backend.
+// another backend, and without a name that somebody could have defined.
 func backendPID(ctx context.Context, conn *pgx.Conn) (pid uint32, err error) {
-	err = conn.QueryRow(ctx, "SELECT pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid)
+	err = conn.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid)
 	return pid, err
 }

@@ -164,8 +164,6 @@ func TestLostConnections(t *testing.T) {
 			_, err := c.TryLock(deadline(t), 1)
 			require.ErrorIs(t, err, driver.ErrLost)
 			require.ErrorIs(t, c.Unlock(deadline(t), 1), driver.ErrLost)
-			_, err = c.Pooling(deadline(t))
-			require.ErrorIs(t, err, driver.ErrLost)
 		})
 	}
 	t.Run("a failed statement is not lost", func(t *testing.T) {
@@ -245,9 +243,7 @@ func TestPooling(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cfg := drivertest.NewPooler(t, pg.ConnConfig(pg.NewDatabase(t)), test.mode)
 			c := connect(t, cfg)
-			got, err := c.Pooling(deadline(t))
-			require.NoError(t, err)
-			require.Equal(t, test.want, got)
+			require.Equal(t, test.want, c.Pooling)
 
 			cluster, err := postgres.OpenCluster(deadline(t), cfg)
 			if test.want == postgres.TransactionPooling {
@@ -260,8 +256,6 @@ func TestPooling(t *testing.T) {
 		})
 	}
 	t.Run("none", func(t *testing.T) {
-		got, err := connect(t, pg.ConnConfig("postgres")).Pooling(deadline(t))
-		require.NoError(t, err)
-		require.Equal(t, postgres.Direct, got)
+		require.Equal(t, postgres.Direct, connect(t, pg.ConnConfig("postgres")).Pooling)
 	})
 }

@@ -21,7 +21,7 @@ type Listener interface {
 	// SnapshotBegin, SnapshotRows and SnapshotEnd bring a snapshot. SnapshotRows may block until the
 	// listener has caught up; it reports whether it has taken all earlier rows, so that their memory
 	// can be used again. named are the jobs that notifications have named and that have not been read
-	// since.
+	// since; nil if more were named than were kept.
 	SnapshotBegin()
 	SnapshotRows(ctx context.Context, rows []driver.Row) (earlier bool)
 	SnapshotEnd(named map[string]struct{})

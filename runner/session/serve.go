@@ -30,6 +30,11 @@ const (
 	// resyncInterval is the time between two snapshots of a healthy database.
 	resyncInterval = 5 * time.Minute
 
+	// backlogLimit is how many jobs may wait to be read. A snapshot takes the place of what is beyond
+	// it, at most once in overflowInterval.
+	backlogLimit     = 200_000
+	overflowInterval = 10 * time.Second
+
 	// readBatch bounds one read, claimBatch one claim. Between two reads claims have their turn, so
 	// that the first jobs of a very large commit start while the others are still being read: the
 	// first read of many is one of readBatchFirst, and each that follows is of readBatchGrowth times
@@ -119,7 +124,12 @@ func (s *Session) listen(ctx context.Context) error {
 		s.echoSince = time.Time{}
 	}
 	s.reload = s.reload || n.Reload
+	s.overflow = s.overflow || n.Overflow
 	for _, uuid := range n.Changed {
+		if s.dirty.len() >= backlogLimit {
+			s.overflow = true
+			break
+		}
 		if !s.foreseen.wait(uuid, s.heard) {
 			s.dirty.add(uuid)
 		}
@@ -134,7 +144,7 @@ func (s *Session) listen(ctx context.Context) error {
 
 // deadline is when the session has something to do by itself.
 func (s *Session) deadline() time.Time {
-	d := timing.Earliest(s.heard.Add(probeInterval), s.resyncAt)
+	d := timing.Earliest(s.heard.Add(probeInterval), s.snapshotAt())
 	if !s.echoSince.IsZero() {
 		d = timing.Earliest(d, s.echoSince.Add(echoTimeout))
 	}
@@ -142,6 +152,15 @@ func (s *Session) deadline() time.Time {
 		d = timing.Earliest(d, due)
 	}
 	return d
+}
+
+// snapshotAt is when the next snapshot is due. More notifications than are kept make one necessary,
+// but whoever sends them does not choose how often.
+func (s *Session) snapshotAt() time.Time {
+	if s.overflow {
+		return timing.Earliest(s.resyncAt, moment(&s.pulse.synced).Add(overflowInterval))
+	}
+	return s.resyncAt
 }
 
 // execute carries orders out. Claims and reads go together. While there is more to
@@ -324,7 +343,7 @@ func (s *Session) revive(ctx context.Context, o *orders) error {
 // attend does what is due by the clock: resync, echo watch, probe.
 func (s *Session) attend(ctx context.Context) error {
 	now := time.Now()
-	if !now.Before(s.resyncAt) {
+	if !now.Before(s.snapshotAt()) {
 		if err := s.recheck(ctx); err != nil {
 			return err
 		}

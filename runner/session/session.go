@@ -78,6 +78,7 @@ type Session struct {
 	batch    int       // the size of the next read, if that is one of many
 	notified int       // the notifications that the listener has not been told of
 	reload   bool      // the database's channels have changed
+	overflow bool      // more jobs were named than are kept
 	// echoSince is when the oldest claim without an echo was made; zero if there is none.
 	echoSince time.Time
 	resyncAt  time.Time

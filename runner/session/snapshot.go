@@ -25,6 +25,8 @@ func (s *Session) snapshot(ctx context.Context) error {
 	if err := s.readChannels(ctx); err != nil {
 		return err
 	}
+	overflow := s.overflow
+	s.overflow = false
 	s.out.SnapshotBegin()
 	var chunk, before []driver.Row
 	err := timing.Within(ctx, snapshotTimeout, func(ctx context.Context) error {
@@ -48,8 +50,11 @@ func (s *Session) snapshot(ctx context.Context) error {
 	if err := s.collect(ctx); err != nil {
 		return err
 	}
-	named := s.dirty.copy()
-	maps.Copy(named, s.foreseen.waiting.set)
+	var named map[string]struct{}
+	if !overflow && !s.overflow {
+		named = s.dirty.copy()
+		maps.Copy(named, s.foreseen.waiting.set)
+	}
 	s.out.SnapshotEnd(named)
 	now := time.Now()
 	s.heard, s.probed, s.resyncAt = now, now, now.Add(timing.Jitter(resyncInterval))

@@ -336,7 +336,7 @@ func (s *session) Wait(ctx context.Context) (driver.Notifications, error) {
 			return driver.Notifications{}, s.failed("Wait", driver.ErrLost)
 		}
 		n := s.inbox
-		if !s.db.faults.Frozen && (len(n.Changed) > 0 || len(n.Echoes) > 0 || n.Reload) {
+		if !s.db.faults.Frozen && (len(n.Changed) > 0 || len(n.Echoes) > 0 || n.Reload || n.Overflow) {
 			s.inbox = driver.Notifications{}
 			return n, nil
 		}

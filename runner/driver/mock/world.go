@@ -304,6 +304,17 @@ func (w *World) Notify(db, payload string) {
 	w.notify(db, payload, 0)
 }
 
+// Overflow makes the sessions of a database say that more jobs were named than they
+// keep, without naming any.
+func (w *World) Overflow(db string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for s := range w.databases[db].sessions {
+		s.inbox.Overflow = true
+		s.signal()
+	}
+}
+
 // notify delivers to everybody who listens, with the mutex held.
 func (w *World) notify(name, payload string, pid uint32) {
 	db := w.databases[name]

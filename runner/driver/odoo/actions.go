@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
@@ -81,7 +82,7 @@ func (o *operations) List(ctx context.Context, f driver.Filter, before int64, li
 	args = append(args, before, limit)
 	sql := fmt.Sprintf("SELECT %s, %s FROM queue_job j WHERE %s AND j.id < $%d::int8 ORDER BY j.id DESC LIMIT $%d",
 		o.g.rowColumns(), o.g.optional(detailColumns), where, len(args)-1, len(args))
-	rows, err := o.conn.Query(ctx, sql, args...)
+	rows, err := o.conn.Query(ctx, o.g.named(sql), args...)
 	if err != nil {
 		return nil, o.conn.Failed(err, "list jobs")
 	}
@@ -108,12 +109,12 @@ func (o *operations) List(ctx context.Context, f driver.Filter, before int64, li
 // detail reads what List selects.
 func (s *scanner) detail(rows pgx.Rows) (d driver.Detail, err error) {
 	var model, method, exception pgtype.Text
-	var limit pgtype.Int4
+	var limit pgtype.Int8
 	var started, done pgtype.Timestamp
 	if d.Row, err = s.scan(rows, &model, &method, &limit, &exception, &started, &done); err != nil {
 		return d, err
 	}
-	d.Model, d.Method, d.Exception, d.MaxRetries = model.String, method.String, exception.String, limit.Int32
+	d.Model, d.Method, d.Exception, d.MaxRetries = model.String, method.String, exception.String, narrow(limit.Int64)
 	if started.Valid {
 		d.Started = started.Time
 	}
@@ -129,9 +130,9 @@ func (o *operations) parents(ctx context.Context, d *driver.Detail) error {
 		return nil
 	}
 	var first *string
-	err := o.conn.QueryRow(ctx, `SELECT count(*), min(d.uuid) FROM queue_job j, `+dependsOn+`
+	err := o.conn.QueryRow(ctx, o.g.named(`SELECT count(*), min(d.uuid) FROM queue_job j, `+dependsOn+`
 		LEFT JOIN queue_job p ON p.uuid = d.uuid
-		WHERE j.id = $1 AND p.state IS DISTINCT FROM 'done'`, d.ID).Scan(&d.WaitsFor, &first)
+		WHERE j.id = $1 AND p.state IS DISTINCT FROM 'done'`), d.ID).Scan(&d.WaitsFor, &first)
 	if err != nil {
 		return o.conn.Failed(err, "look for the jobs that a job waits for")
 	}
@@ -220,7 +221,12 @@ func (o *operations) Change(ctx context.Context, a driver.Change, f driver.Filte
 		if dryRun || len(ids) == 0 {
 			return nil
 		}
-		return o.apply(ctx, tx, a, ids, &out)
+		if err := o.apply(ctx, tx, a, ids, &out); err != nil || o.g.path == "" {
+			return err
+		}
+		// For triggers that are deferred to the end of the transaction.
+		_, err = tx.Exec(ctx, "SELECT "+o.g.pathSQL())
+		return err
 	})
 	return out, o.conn.Failed(err, a.Action.String()+" jobs")
 }
@@ -245,7 +251,7 @@ func (o *operations) choose(ctx context.Context, tx pgx.Tx, f driver.Filter, aft
 	if !dryRun {
 		sql += " FOR NO KEY UPDATE OF j SKIP LOCKED"
 	}
-	rows, err := tx.Query(ctx, sql, args...)
+	rows, err := tx.Query(ctx, o.g.named(sql), args...)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -265,8 +271,8 @@ func (o *operations) apply(ctx context.Context, tx pgx.Tx, a driver.Change, ids 
 	if err != nil {
 		return err
 	}
-	sql := "UPDATE queue_job j SET " + set + " WHERE j.id = ANY($1)"
-	if _, err := tx.Exec(ctx, sql, append([]any{ids}, args...)...); err != nil {
+	sql := "WITH path AS (SELECT " + o.g.pathSQL() + " AS path) UPDATE queue_job j SET " + set + " FROM path WHERE j.id = ANY($1)"
+	if _, err := o.write(ctx, tx, sql, append([]any{ids}, args...)...); err != nil {
 		return err
 	}
 	if !o.g.graphs() || a.Action != driver.Cancel && a.Action != driver.SetDone {
@@ -274,6 +280,15 @@ func (o *operations) apply(ctx context.Context, tx pgx.Tx, a driver.Change, ids 
 	}
 	out.Followed, err = o.follow(ctx, tx, a, ids)
 	return err
+}
+
+// write changes rows. The path that it opens for the triggers of others is closed
+// again before the names of the next statement are looked up.
+func (o *operations) write(ctx context.Context, tx pgx.Tx, sql string, args ...any) (tag pgconn.CommandTag, err error) {
+	if tag, err = tx.Exec(ctx, o.g.named(sql), args...); err == nil && o.g.path != "" {
+		_, err = tx.Exec(ctx, "SET LOCAL search_path = "+postgres.SearchPath)
+	}
+	return tag, err
 }
 
 // assignments are the SET clause of an action; its arguments begin with $2.
@@ -338,7 +353,7 @@ func (o *operations) follow(ctx context.Context, tx pgx.Tx, a driver.Change, ids
 		}
 	}
 	sql := `
-WITH c AS (
+WITH path AS (SELECT ` + o.g.pathSQL() + ` AS path), c AS (
 	SELECT j.id FROM queue_job j
 	WHERE j.state = 'wait_dependencies'
 	AND j.graph_uuid IN (SELECT graph_uuid FROM queue_job WHERE id = ANY($1))
@@ -346,9 +361,9 @@ WITH c AS (
 	AND NOT EXISTS (SELECT FROM ` + dependsOn + ` LEFT JOIN queue_job p ON p.uuid = d.uuid WHERE p.state IS DISTINCT FROM $2)
 	FOR NO KEY UPDATE OF j SKIP LOCKED
 )
-UPDATE queue_job j SET ` + set + ` FROM c WHERE j.id = c.id AND j.state = 'wait_dependencies'`
+UPDATE queue_job j SET ` + set + ` FROM path, c WHERE j.id = c.id AND j.state = 'wait_dependencies'`
 	for range followRounds {
-		tag, err := tx.Exec(ctx, sql, ids, needed, to)
+		tag, err := o.write(ctx, tx, sql, ids, needed, to)
 		if err != nil {
 			return n, err
 		}

@@ -83,6 +83,10 @@ func (d *Driver) bootstrap(ctx context.Context, up driver.Upstream, t driver.Tas
 	defer cancel()
 	x := d.begin(ctx, up, t)
 	switch {
+	case x.err != nil && !x.unsent:
+		// The server was reached, and others may be served well: this says something
+		// about the database alone.
+		return nil, &driver.Result{Outcome: driver.Refused, Err: fmt.Errorf("begin a session in %s: %w", t.DB, x.err)}
 	case x.err != nil, unavailable(x.status):
 		// Nothing that starts a job was sent, and another server may do better.
 		err := x.err
@@ -111,6 +115,8 @@ type begun struct {
 	cookies []*http.Cookie
 	status  int
 	err     error
+	// unsent is set when the server was not reached.
+	unsent bool
 }
 
 // begin asks for a session, and follows the redirects of the server on itself.
@@ -124,6 +130,7 @@ func (d *Driver) begin(ctx context.Context, up driver.Upstream, t driver.Task) (
 	for range bootstrapHops {
 		x := d.exchange(ctx, up, c)
 		if b.status, b.err = x.status, x.err; b.err != nil {
+			b.unsent = x.unsent && !errors.Is(x.err, errUnspeakable)
 			return b
 		}
 		c.cookies = merge(c.cookies, (&http.Response{Header: x.header}).Cookies())

@@ -20,9 +20,9 @@ var channelColumns = []string{"capacity", "sequential", "throttle", "paused", "c
 
 // channelCatalogSQL tells which columns the table has, and whether we may read it.
 const channelCatalogSQL = `SELECT coalesce(array_agg(attname::text), '{}'),
-	coalesce(has_table_privilege(to_regclass('queue_job_channel'), 'SELECT'), false)
+	coalesce(has_table_privilege(to_regclass($1), 'SELECT'), false)
 FROM pg_attribute
-WHERE attrelid = to_regclass('queue_job_channel') AND attnum > 0 AND NOT attisdropped`
+WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped`
 
 // channelsSQL reads what is configured. NULL is 0 or false, and the unit of a
 // throttle is the second, as in the configuration string.
@@ -39,7 +39,7 @@ func (s *session) Channels(ctx context.Context) ([]channels.Config, error) {
 	}
 	var columns []string
 	var readable bool
-	if err := s.conn.QueryRow(ctx, channelCatalogSQL, pgx.QueryExecModeExec).Scan(&columns, &readable); err != nil {
+	if err := s.conn.QueryRow(ctx, channelCatalogSQL, pgx.QueryExecModeExec, s.generation.tables.qualify("queue_job_channel")).Scan(&columns, &readable); err != nil {
 		return nil, s.conn.Failed(err, "look for the channels")
 	}
 	switch missing := without(channelColumns, columns); {
@@ -52,7 +52,7 @@ func (s *session) Channels(ctx context.Context) ([]channels.Config, error) {
 		return nil, fmt.Errorf("%w: the role may not read queue_job_channel: GRANT SELECT on it", driver.ErrChannels)
 	}
 	// Nothing is prepared: the table can change while we are connected.
-	rows, err := s.conn.Query(ctx, channelsSQL, pgx.QueryExecModeExec)
+	rows, err := s.conn.Query(ctx, s.generation.named(channelsSQL), pgx.QueryExecModeExec)
 	if err != nil {
 		return nil, s.conn.Failed(err, "read the channels")
 	}

@@ -79,9 +79,11 @@ func (d *Driver) OpenSession(ctx context.Context, pg *pgx.ConnConfig, database s
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Exec(ctx, planSettings, pgx.QueryExecModeExec); err != nil {
-		conn.Abandon(ctx)
-		return nil, conn.Failed(err, "set up the session")
+	if conn.Pooling != postgres.TransactionPooling {
+		if _, err := conn.Exec(ctx, planSettings, pgx.QueryExecModeExec); err != nil {
+			conn.Abandon(ctx)
+			return nil, conn.Failed(err, "set up the session")
+		}
 	}
 	s.conn = conn
 	s.inbox.own = conn.PID

@@ -59,6 +59,13 @@ type generation struct {
 	locks bool
 	// trigger is what Listen has to create first.
 	trigger trigger
+	// tables are the schemas of the tables.
+	tables schemas
+	// path is where names are looked up while triggers of others run; empty where
+	// there are none.
+	path string
+	// oddities are warnings about queue_job, whose owner can have code run as us.
+	oddities []string
 }
 
 // catalog is what the system catalogs say about a database.
@@ -85,6 +92,20 @@ type catalog struct {
 	// as the owner, Creating whether the owner may create in the schema.
 	Schema, Owner    string
 	Owning, Creating bool
+	// Path is where the role and the database look names up when nobody says
+	// otherwise.
+	Path string
+	// Tables are those of Odoo that exist, Schemas those that they are in.
+	Tables, Schemas []string
+	// Odd are those that are no tables, Hidden those whose rows a policy may hide,
+	// and Typed those with types that are not PostgreSQL's; of queue_job,
+	// TypedColumns are the columns of such types.
+	Odd, Hidden, Typed, TypedColumns []string
+	// Others are further triggers of queue_job, Rules its rules. Policies tells
+	// whether it has row-level security, Stranger whether its owner is not that of
+	// Odoo's other tables.
+	Others, Rules      []string
+	Policies, Stranger bool
 }
 
 // Bits of pg_trigger.tgtype.
@@ -97,28 +118,56 @@ const (
 
 // catalogSQL reads a catalog in one round trip. Row locks need the privilege to
 // update, on any column.
+//
+// Which tables are meant is decided as Odoo's own connections decide it: along the
+// path that the role or the database has. It is in force for this one statement,
+// and only when its own names have been looked up. The tables are then read by
+// statements that name their schemas.
 const catalogSQL = `
-WITH t AS (
+WITH p AS (
+	SELECT set_config('search_path', reset_val, true) AS path FROM pg_settings WHERE name = 'search_path'
+), t AS (
 	SELECT to_regclass('ir_module_module')::oid AS modules,
 		to_regclass('queue_job')::oid AS jobs,
 		to_regclass('queue_job_lock')::oid AS locks,
-		to_regclass('ir_config_parameter')::oid AS parameters
+		to_regclass('ir_config_parameter')::oid AS parameters,
+		to_regclass('queue_job_channel')::oid AS channels,
+		to_regclass('ir_cron')::oid AS crons,
+		to_regclass('queue_worker')::oid AS workers,
+		to_regclass('ir_model_data')::oid AS data
+	FROM p
+), k AS (
+	SELECT coalesce(array_agg(relname::text), '{}') AS names, coalesce(array_agg(nspname::text), '{}') AS schemas,
+		array_agg(relname::text) FILTER (WHERE relkind NOT IN ('r', 'p')) AS odd,
+		array_agg(relname::text) FILTER (WHERE row_security_active(pg_class.oid)) AS hidden,
+		array_agg(relname::text) FILTER (WHERE pg_class.oid <> coalesce(t.jobs, 0) AND EXISTS (
+			SELECT FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+			WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped AND ` + foreignType + `)) AS typed
+	FROM t JOIN pg_class ON pg_class.oid IN (t.modules, t.jobs, t.locks, t.parameters, t.channels, t.crons, t.workers, t.data)
+	JOIN pg_namespace ON pg_namespace.oid = relnamespace
 ), c AS (
 	SELECT array_agg(attname::text ORDER BY attnum) AS columns,
 		array_agg(attname::text) FILTER (WHERE has_column_privilege(attrelid, attnum, 'SELECT')) AS readable,
-		array_agg(attname::text) FILTER (WHERE has_column_privilege(attrelid, attnum, 'UPDATE')) AS writable
-	FROM t JOIN pg_attribute ON attrelid = t.jobs
+		array_agg(attname::text) FILTER (WHERE has_column_privilege(attrelid, attnum, 'UPDATE')) AS writable,
+		array_agg(attname::text) FILTER (WHERE ` + foreignType + `) AS typed
+	FROM t JOIN pg_attribute ON attrelid = t.jobs JOIN pg_type ON pg_type.oid = atttypid
 	WHERE attnum > 0 AND NOT attisdropped
 ), g AS (
-	SELECT max(pg_trigger.oid) AS oid, bit_or(tgtype) FILTER (WHERE tgenabled IN ('O', 'A')) AS events,
-		coalesce(bool_or(tgenabled NOT IN ('O', 'A')), false) AS disabled,
-		coalesce(string_agg(prosrc, ' '), '') AS source
-	FROM t JOIN pg_trigger ON tgrelid = t.jobs JOIN pg_proc ON pg_proc.oid = tgfoid
-	WHERE tgname = 'queue_job_notify' AND NOT tgisinternal
+	SELECT max(pg_trigger.oid) FILTER (WHERE announces) AS oid,
+		bit_or(tgtype) FILTER (WHERE announces AND tgenabled IN ('O', 'A')) AS events,
+		coalesce(bool_or(tgenabled NOT IN ('O', 'A')) FILTER (WHERE announces), false) AS disabled,
+		coalesce(string_agg(prosrc, ' ') FILTER (WHERE announces), '') AS source,
+		array_agg(tgname::text ORDER BY tgname) FILTER (WHERE NOT announces AND tgenabled <> 'D') AS others
+	FROM t JOIN pg_trigger ON tgrelid = t.jobs JOIN pg_proc ON pg_proc.oid = tgfoid,
+		LATERAL (SELECT tgname = 'queue_job_notify') AS n (announces)
+	WHERE NOT tgisinternal
 ), o AS (
 	SELECT max(nspname::text) AS schema, max(pg_get_userbyid(relowner)::text) AS owner,
 		bool_or(pg_has_role(relowner, 'USAGE')) AS owning,
-		bool_or(has_schema_privilege(relowner, relnamespace, 'CREATE')) AS creating
+		bool_or(has_schema_privilege(relowner, relnamespace, 'CREATE')) AS creating,
+		bool_or(relrowsecurity) AS policies,
+		bool_or(relowner <> ALL (SELECT m.relowner FROM pg_class m WHERE m.oid = t.modules)) AS stranger,
+		(SELECT array_agg(rulename::text) FROM pg_rewrite WHERE ev_class = max(t.jobs)) AS rules
 	FROM t JOIN pg_class ON pg_class.oid = t.jobs JOIN pg_namespace ON pg_namespace.oid = relnamespace
 )
 SELECT pg_backend_pid(), pg_is_in_recovery(),
@@ -131,18 +180,66 @@ SELECT pg_backend_pid(), pg_is_in_recovery(),
 		AND has_column_privilege(attrelid, attnum, 'SELECT')), false),
 	t.parameters IS NOT NULL,
 	coalesce(g.oid, 0), coalesce(g.events, 0)::int2, g.disabled, g.source,
-	coalesce(o.schema, ''), coalesce(o.owner, ''), coalesce(o.owning, false), coalesce(o.creating, false)
-FROM t, c, g, o`
+	coalesce(o.schema, ''), coalesce(o.owner, ''), coalesce(o.owning, false), coalesce(o.creating, false),
+	p.path, k.names, k.schemas, coalesce(k.odd, '{}'), coalesce(k.hidden, '{}'), coalesce(k.typed, '{}'), coalesce(c.typed, '{}'),
+	coalesce(g.others, '{}'), coalesce(o.rules, '{}'), coalesce(o.policies, false), coalesce(o.stranger, false)
+FROM p, t, k, c, g, o`
+
+// foreignType is an SQL expression: whether a type is none of PostgreSQL's own, so
+// that reading it may call a cast of its owner's.
+const foreignType = `typnamespace <> 'pg_catalog'::regnamespace`
 
 // readCatalog asks the server. Nothing is prepared: a statement prepared before
 // an upgrade of the add-on may not fit afterwards.
 func readCatalog(ctx context.Context, conn *postgres.Conn) (catalog, error) {
+	if conn.Pooling == postgres.TransactionPooling {
+		// The session has none of our settings, not even our path.
+		return catalog{}, postgres.Wrap(postgres.ErrTransactionPooling, "read the catalog")
+	}
 	rows, err := conn.Query(ctx, catalogSQL, pgx.QueryExecModeExec)
 	if err != nil {
 		return catalog{}, conn.Failed(err, "read the catalog")
 	}
 	c, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[catalog])
 	return c, conn.Failed(err, "read the catalog")
+}
+
+// schemas are those of the tables that exist, by the table's name.
+type schemas map[string]string
+
+// qualify returns the full name of a table for SQL. A table that does not exist is
+// looked for in public, where it would be.
+func (s schemas) qualify(table string) string {
+	schema, ok := s[table]
+	if !ok {
+		schema = "public"
+	}
+	return pgx.Identifier{schema, table}.Sanitize()
+}
+
+// schemas returns the schemas of the tables.
+func (c *catalog) schemas() schemas {
+	m := make(schemas, len(c.Tables))
+	for i, table := range c.Tables {
+		m[table] = c.Schemas[i]
+	}
+	return m
+}
+
+// untrusted says which table would have code of its owner run as our role when it
+// is read, or hides rows from us; empty if none does.
+func (c *catalog) untrusted() string {
+	switch {
+	case len(c.Odd) > 0:
+		return "not a table but something that may run code of its owner when it is read: " + strings.Join(c.Odd, ", ")
+	case len(c.Typed) > 0:
+		return "a table with a column whose type is none of PostgreSQL's own, which may run code of its owner when it is read: " +
+			strings.Join(c.Typed, ", ")
+	case len(c.Hidden) > 0:
+		return fmt.Sprintf("row-level security hides rows of %s from the role: connect as the owner, or ALTER TABLE ... DISABLE ROW LEVEL SECURITY",
+			strings.Join(c.Hidden, ", "))
+	}
+	return ""
 }
 
 // module is an add-on's row in ir_module_module.
@@ -159,11 +256,11 @@ type modules map[string]module
 // readModules reads them, if the catalog says that it can be done.
 func readModules(ctx context.Context, conn *postgres.Conn, c catalog) (modules, error) {
 	found := modules{}
-	if !c.Modules || !c.ReadModules {
+	if !c.Modules || !c.ReadModules || c.untrusted() != "" {
 		return found, nil
 	}
-	rows, err := conn.Query(ctx, `SELECT name, coalesce(state, ''), coalesce(latest_version, '')
-		FROM ir_module_module WHERE name IN ($1, $2)`, pgx.QueryExecModeExec, queueJob.module, connector.module)
+	rows, err := conn.Query(ctx, `SELECT name, coalesce(left(state, 100), ''), coalesce(left(latest_version, 100), '')
+		FROM `+c.schemas().qualify("ir_module_module")+` WHERE name IN ($1, $2)`, pgx.QueryExecModeExec, queueJob.module, connector.module)
 	if err != nil {
 		return nil, conn.Failed(err, "look for the add-on")
 	}
@@ -182,10 +279,19 @@ func detect(c catalog, found modules) (*generation, driver.Fingerprint) {
 	if !c.Modules {
 		return nil, undetected("not an Odoo database")
 	}
+	if why := c.untrusted(); why != "" {
+		return nil, unhealthy("%s", why)
+	}
 	if !c.ReadModules {
 		return nil, unhealthy("the role may not read ir_module_module: GRANT SELECT on it")
 	}
-	g := &generation{contract: queueJob, columns: c.Columns, readable: c.Readable, writable: c.Writable}
+	g := &generation{
+		contract: queueJob, columns: c.Columns, readable: c.Readable, writable: c.Writable,
+		tables: c.schemas(), oddities: c.oddities(),
+	}
+	if len(c.Others) > 0 {
+		g.path = c.Path
+	}
 	m := found[queueJob.module]
 	if !m.present() {
 		g.contract, m = connector, found[connector.module]
@@ -256,6 +362,10 @@ func (g *generation) obstacle(c catalog, m module) string {
 	if missing := without(g.required(), c.Columns); len(missing) > 0 {
 		return fmt.Sprintf("the table queue_job lacks %s", strings.Join(missing, ", "))
 	}
+	if odd := intersect(c.TypedColumns, g.used()); len(odd) > 0 {
+		return fmt.Sprintf("the columns of queue_job that have no type of PostgreSQL's own may run code of its owner when they are read: %s",
+			strings.Join(odd, ", "))
+	}
 	if missing := without(intersect(g.read(), c.Columns), c.Readable); len(missing) > 0 {
 		return fmt.Sprintf("the role may not read queue_job (%s): GRANT SELECT on it", strings.Join(missing, ", "))
 	}
@@ -306,6 +416,17 @@ func (g *generation) required() []string {
 // read are the columns that the statements read, if they exist.
 func (g *generation) read() []string {
 	return append(g.required(), "channel", "priority", "date_created", "eta")
+}
+
+// used are all columns that some statement names.
+func (g *generation) used() []string {
+	columns := append(g.read(), "graph_uuid", "dependencies", "result", "worker_pid", "exec_time", "date_cancelled")
+	for _, list := range [][]column{claimColumns, detailColumns} {
+		for _, c := range list {
+			columns = append(columns, c.name)
+		}
+	}
+	return columns
 }
 
 // written are the columns that the statements write, if they exist.

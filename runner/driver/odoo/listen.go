@@ -18,7 +18,14 @@ type inbox struct {
 	own             uint32
 	changed, echoes set
 	reload          bool
+	// overflow is set when more jobs were named than are kept.
+	overflow bool
 }
+
+// inboxLimit is how many different jobs an inbox keeps, some 20 MB of them.
+// Everybody who may connect can notify, at any rate; beyond this, reading all jobs
+// is cheaper than reading those that were named.
+const inboxLimit = 100_000
 
 // set is a list without duplicates, in the order of arrival.
 type set struct {
@@ -38,8 +45,16 @@ func (s *set) add(v string) {
 
 // put is the handler that pgx calls.
 func (b *inbox) put(_ *pgconn.PgConn, n *pgconn.Notification) {
-	if n.PID == b.own {
+	switch {
+	case n.PID == b.own:
 		b.echoes.add(n.Payload)
+		return
+	case len(n.Payload) > UUIDLimit:
+		// No job has such a name, so all that it can announce is a configuration.
+		b.reload = true
+		return
+	case len(b.changed.list) >= inboxLimit:
+		b.overflow = true
 		return
 	}
 	b.changed.add(n.Payload)
@@ -55,12 +70,14 @@ func isReload(payload string) bool {
 
 // take empties the inbox.
 func (b *inbox) take() driver.Notifications {
-	n := driver.Notifications{Changed: b.changed.list, Echoes: b.echoes.list, Reload: b.reload}
-	b.changed, b.echoes, b.reload = set{}, set{}, false
+	n := driver.Notifications{Changed: b.changed.list, Echoes: b.echoes.list, Reload: b.reload, Overflow: b.overflow}
+	b.changed, b.echoes, b.reload, b.overflow = set{}, set{}, false, false
 	return n
 }
 
-func (b *inbox) empty() bool { return len(b.changed.list) == 0 && len(b.echoes.list) == 0 }
+func (b *inbox) empty() bool {
+	return len(b.changed.list) == 0 && len(b.echoes.list) == 0 && !b.reload && !b.overflow
+}
 
 // Listen implements [driver.Session]. In series that expect it of their runner,
 // it creates the trigger first.

@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -95,10 +96,18 @@ func TestBetterIsAnOrder(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
-	for _, enqueued := range []int64{0, math.MaxInt64, math.MinInt64} {
-		e := evidence{row: driver.Row{State: channels.Started, Enqueued: enqueued}}
-		require.Equal(t, driver.Uncertain, judge(e, true).Verdict)
-		require.Zero(t, judge(e, true).Age)
+	now := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	for enqueued, want := range map[int64]driver.Verdict{
+		0:             driver.Uncertain, // nobody has claimed it
+		math.MaxInt64: driver.Dead, math.MinInt64: driver.Dead,
+		now.Add(time.Hour).UnixMicro():            driver.Dead, // no claim has written that
+		now.Add(Grace).UnixMicro():                driver.Uncertain,
+		now.Add(-Grace).UnixMicro():               driver.Uncertain,
+		now.Add(-Grace - time.Second).UnixMicro(): driver.Dead,
+	} {
+		e := evidence{row: driver.Row{State: channels.Started, Enqueued: enqueued}, now: now}
+		require.Equal(t, want, judge(e, true).Verdict, enqueued)
+		require.Equal(t, driver.Uncertain, judge(e, false).Verdict)
 		e.held, e.pid = true, 7
 		require.Equal(t, driver.Alive, judge(e, true).Verdict, "a lock is a lock")
 	}

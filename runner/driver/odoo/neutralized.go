@@ -2,6 +2,7 @@ package odoo
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -21,7 +22,7 @@ const (
 
 // neutralizedSQL looks for the mark that Odoo 16.0 and later leave. Odoo itself
 // takes every value that is not empty for a yes.
-const neutralizedSQL = `SELECT EXISTS (SELECT FROM ir_config_parameter
+const neutralizedSQL = `SELECT EXISTS (SELECT FROM %s
 	WHERE key = 'database.is_neutralized' AND value <> '')`
 
 // neutralized finds out whether the database was neutralized, which switches off
@@ -31,7 +32,7 @@ func neutralized(ctx context.Context, conn *postgres.Conn, c catalog) (yes bool,
 	if !c.ReadParameters {
 		return false, nil
 	}
-	err = conn.QueryRow(ctx, neutralizedSQL, pgx.QueryExecModeExec).Scan(&yes)
+	err = conn.QueryRow(ctx, fmt.Sprintf(neutralizedSQL, c.schemas().qualify("ir_config_parameter")), pgx.QueryExecModeExec).Scan(&yes)
 	return yes, conn.Failed(err, "look whether the database is neutralized")
 }
 

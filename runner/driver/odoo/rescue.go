@@ -72,14 +72,17 @@ func judge(e evidence, locks bool) driver.Liveness {
 	if !e.row.State.Running() {
 		return l
 	}
-	known := enqueued != 0 && enqueued != math.MaxInt64 && enqueued != math.MinInt64
-	if known {
+	infinite := enqueued == math.MaxInt64 || enqueued == math.MinInt64
+	if enqueued != 0 && !infinite {
 		l.Age = e.now.Sub(time.UnixMicro(enqueued))
 	}
+	// A claim writes the time at which it is made. One in the future was written by
+	// hand, and would keep its slot for ever if it had to pass first.
+	odd := infinite || l.Age < -Grace
 	switch {
 	case e.held:
 		l.Verdict, l.PID = driver.Alive, e.pid
-	case locks && known && l.Age > Grace:
+	case locks && (odd || l.Age > Grace):
 		l.Verdict = driver.Dead
 	}
 	return l

@@ -13,7 +13,7 @@ import (
 // scanner reads rows without allocating more than their strings.
 type scanner struct {
 	database               string
-	id, priority, retry    pgtype.Int4
+	id, priority, retry    pgtype.Int8
 	uuid, channel, state   pgtype.Text
 	created, eta, enqueued pgtype.Timestamp
 }
@@ -30,18 +30,22 @@ func (s *scanner) scan(rows pgx.Rows, more ...any) (driver.Row, error) {
 		Job: channels.Job{
 			Key:      channels.Key{DB: s.database, UUID: s.uuid.String},
 			Channel:  s.channel.String,
-			ID:       int64(s.id.Int32),
-			Priority: s.priority.Int32,
+			ID:       s.id.Int64,
+			Priority: narrow(s.priority.Int64),
 			Created:  micros(s.created),
 			ETA:      etaMicros(s.eta),
 		},
 		State:    channels.ParseState(s.state.String),
 		RawState: s.state.String,
 		Enqueued: micros(s.enqueued),
-		Retry:    s.retry.Int32,
-		Nameless: !s.uuid.Valid,
+		Retry:    narrow(s.retry.Int64),
+		Nameless: !s.uuid.Valid || len(s.uuid.String) > UUIDLimit,
 	}, nil
 }
+
+// narrow makes a number fit. Odoo's own are of four bytes, but a site may have made
+// the columns wider; beyond that, only the order of the numbers counts.
+func narrow(n int64) int32 { return int32(min(max(n, math.MinInt32), math.MaxInt32)) } //nolint:gosec // it fits
 
 // lastSecond is the last one since the Unix epoch whose microseconds can be
 // counted. PostgreSQL's years go on to 294276, thirty more than that.

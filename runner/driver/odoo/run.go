@@ -14,6 +14,8 @@ import (
 	"time"
 	"unicode"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
@@ -59,6 +61,8 @@ func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) dri
 	})
 	result := driver.Result{Status: x.status}
 	switch {
+	case errors.Is(x.err, errUnspeakable):
+		result.Outcome, result.Err = driver.Refused, x.err
 	case x.err != nil && x.unsent:
 		result.Outcome, result.Err = driver.NotSent, x.err
 	case x.err != nil:
@@ -87,6 +91,8 @@ func runPath(t driver.Task) string {
 func classify(status int, body []byte) (driver.Outcome, error) {
 	page := len(body) > 0 && strings.HasPrefix(http.DetectContentType(body), "text/html")
 	switch {
+	case gaveUp(status):
+		return driver.Broken, fmt.Errorf("status %d: something between here and Odoo stopped waiting; the job may go on", status)
 	case unavailable(status), status == http.StatusTooManyRequests:
 		return driver.Unavailable, fmt.Errorf("status %d: the server cannot run jobs now", status)
 	case status >= 300 && status < 400:
@@ -100,6 +106,13 @@ func classify(status int, body []byte) (driver.Outcome, error) {
 		return driver.Refused, fmt.Errorf("status %d with a page that is not the add-on's answer", status)
 	}
 	return driver.Answered, nil
+}
+
+// gaveUp reports whether a status is that of a gateway, an Envoy or a content
+// delivery network for instance, that passed a request on and stopped waiting for
+// the answer. 504 and its like are [unavailable], and prove as little.
+func gaveUp(status int) bool {
+	return status == http.StatusRequestTimeout || status >= 520 && status <= 527
 }
 
 // unavailable reports whether a status is that of a proxy without a server.
@@ -165,14 +178,16 @@ func (d *Driver) exchange(ctx context.Context, up driver.Upstream, c call) excha
 func (d *Driver) request(ctx context.Context, up driver.Upstream, c call) (*http.Request, error) {
 	database := c.task.DB
 	if strings.ContainsFunc(database, unicode.IsControl) {
-		return nil, fmt.Errorf("database %q cannot be named in an HTTP header", database)
+		return nil, fmt.Errorf("%w: database %q", errUnspeakable, database)
 	}
 	u := url.URL{Scheme: up.Scheme, Host: up.Host, Path: c.path, RawQuery: c.query}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
-	req.Host = d.host(up, database)
+	if req.Host = d.host(up, database); !httpguts.ValidHostHeader(req.Host) {
+		return nil, fmt.Errorf("%w: the host %q of database %q", errUnspeakable, req.Host, database)
+	}
 	req.Close = true
 	req.Header.Set("User-Agent", d.options.UserAgent)
 	if database != "" {
@@ -186,6 +201,9 @@ func (d *Driver) request(ctx context.Context, up driver.Upstream, c call) (*http
 	}
 	return req, nil
 }
+
+// errUnspeakable is about a database, not about the server that was to be asked.
+var errUnspeakable = errors.New("it cannot be named in an HTTP header")
 
 // isTraceID reports whether W3C Trace Context allows it as one.
 func isTraceID(id string) bool {

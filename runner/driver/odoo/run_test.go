@@ -88,6 +88,9 @@ func TestAnswers(t *testing.T) {
 		{401, "", driver.Refused, true},
 		{403, page, driver.Answered, true},
 		{404, page, driver.Refused, true},
+		{408, page, driver.Broken, true},
+		{520, "error code: 520", driver.Broken, true},
+		{524, page, driver.Broken, true},
 		{404, `{"error": "no"}`, driver.Answered, true},
 		{422, page, driver.Answered, true},
 		{429, "", driver.Unavailable, true},
@@ -266,8 +269,14 @@ func TestNotSent(t *testing.T) {
 	t.Run("unspeakable database", func(t *testing.T) {
 		evil := driver.Task{Key: channels.Key{DB: "a\r\nX-Evil: 1", UUID: "x"}}
 		res := odoo.New(odoo.Options{}).Run(t.Context(), upstream("127.0.0.1:1"), evil)
-		require.Equal(t, driver.NotSent, res.Outcome)
+		require.Equal(t, driver.Refused, res.Outcome, "that is no fault of the server")
 		require.ErrorContains(t, res.Err, "header")
+		evil.DriverState = "connector"
+		res = odoo.New(odoo.Options{}).Run(t.Context(), upstream("127.0.0.1:1"), evil)
+		require.Equal(t, driver.Refused, res.Outcome)
+		named := odoo.New(odoo.Options{HostTemplate: "{database}.example.com"})
+		res = named.Run(t.Context(), upstream("127.0.0.1:1"), driver.Task{Key: channels.Key{DB: "a/b\"c", UUID: "x"}})
+		require.Equal(t, driver.Refused, res.Outcome)
 	})
 	t.Run("late", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -21,7 +21,6 @@ type session struct {
 
 	generation *generation
 	statements statements
-	pooling    *postgres.Pooling // nil until looked at
 	listening  bool
 	trigger    uint32  // the OID of the one that notifies
 	lockKeys   []int64 // of the locks that it holds
@@ -35,6 +34,10 @@ var errNoFingerprint = errors.New("the database has no fingerprint yet, or one w
 // Fingerprint implements [driver.Session]. Beyond the contract's conditions,
 // a database behind a pooler in transaction mode is unhealthy.
 func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
+	if s.conn.Pooling == postgres.TransactionPooling {
+		s.generation = nil
+		return unhealthy("%s", postgres.ErrTransactionPooling), nil
+	}
 	c, err := readCatalog(ctx, s.conn)
 	if err != nil {
 		return driver.Fingerprint{}, err
@@ -49,15 +52,8 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 		return fp, nil
 	}
 	s.generation, s.statements, s.trigger = g, g.statements(), c.Trigger
-	if s.pooling == nil {
-		p, err := s.conn.Pooling(ctx)
-		if err != nil {
-			return driver.Fingerprint{}, err
-		}
-		s.pooling = &p
-	}
 	if c.PID != s.conn.PID {
-		*s.pooling = postgres.TransactionPooling
+		s.conn.Pooling = postgres.TransactionPooling
 	}
 	copied, err := neutralized(ctx, s.conn, c)
 	if err != nil {
@@ -77,7 +73,7 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 		if c.Parameters && !c.ReadParameters && !s.runNeutralized {
 			fp.Warnings = append(fp.Warnings, neutralizedUnreadable)
 		}
-		switch *s.pooling {
+		switch s.conn.Pooling {
 		case postgres.TransactionPooling:
 			fp.Health, fp.Description = driver.Unhealthy, postgres.ErrTransactionPooling.Error()
 		case postgres.SessionPooling:

@@ -101,7 +101,7 @@ func decodable(fields []pgconn.FieldDescription) bool {
 		case atCreated, atETA, atEnqueued:
 			ok = f.DataTypeOID == pgtype.TimestampOID && f.Format == pgx.BinaryFormatCode
 		default:
-			ok = f.DataTypeOID == pgtype.Int4OID && f.Format == pgx.BinaryFormatCode
+			ok = (f.DataTypeOID == pgtype.Int4OID || f.DataTypeOID == pgtype.Int8OID) && f.Format == pgx.BinaryFormatCode
 		}
 		if !ok {
 			return false
@@ -117,7 +117,7 @@ func wellFormed(values [][]byte) bool {
 		return false
 	}
 	for _, at := range [...]int{atID, atPriority, atRetry} {
-		if v := values[at]; v != nil && len(v) != 4 {
+		if v := values[at]; v != nil && len(v) != 4 && len(v) != 8 {
 			return false
 		}
 	}
@@ -140,24 +140,28 @@ func (r *reader) decode(values [][]byte, database string) driver.Row {
 		Job: channels.Job{
 			Key:      channels.Key{DB: database, UUID: r.uuids.add(values[atUUID])},
 			Channel:  r.channel.get(values[atChannel]),
-			ID:       int64(wireInt(values[atID])),
-			Priority: wireInt(values[atPriority]),
+			ID:       wireInt(values[atID]),
+			Priority: narrow(wireInt(values[atPriority])),
 			Created:  wireMicros(values[atCreated]),
 			ETA:      eta,
 		},
 		State:    channels.ParseState(state),
 		RawState: state,
 		Enqueued: wireMicros(values[atEnqueued]),
-		Retry:    wireInt(values[atRetry]),
-		Nameless: values[atUUID] == nil,
+		Retry:    narrow(wireInt(values[atRetry])),
+		Nameless: values[atUUID] == nil || len(values[atUUID]) > UUIDLimit,
 	}
 }
 
-func wireInt(value []byte) int32 {
-	if value == nil {
-		return 0
+// wireInt reads a number of four or eight bytes.
+func wireInt(value []byte) int64 {
+	switch len(value) {
+	case 4:
+		return int64(int32(binary.BigEndian.Uint32(value))) //nolint:gosec // so it is sent
+	case 8:
+		return int64(binary.BigEndian.Uint64(value)) //nolint:gosec // so it is sent
 	}
-	return int32(binary.BigEndian.Uint32(value)) //nolint:gosec // so it is sent
+	return 0
 }
 
 // millennium is PostgreSQL's epoch in microseconds since that of Unix.

@@ -2,9 +2,13 @@ package odoo
 
 import (
 	"fmt"
+	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -14,7 +18,8 @@ import (
 const Grace = 10 * time.Second
 
 // statements are the SQL of one generation. All of them are single statements
-// in autocommit, with times on the database's clock in UTC.
+// in autocommit, with times on the database's clock in UTC. Names without a schema
+// are PostgreSQL's, for our sessions look nowhere else; tables are named with theirs.
 type statements struct {
 	snapshot, read, claim, unclaim, inspect, rescue string
 }
@@ -26,16 +31,45 @@ func (g *generation) statements() statements {
 		snapshot: "SELECT " + columns + " FROM queue_job j WHERE " + unfinished,
 		read:     "SELECT " + columns + " FROM queue_job j WHERE j.uuid = ANY($1)",
 		claim:    g.claimSQL(columns),
-		unclaim:  unclaimSQL + columns,
+		unclaim:  fmt.Sprintf(unclaimSQL, g.pathSQL()) + columns,
 		inspect:  "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
-		rescue:   g.rescueExpiredSQL() + columns,
+		rescue:   fmt.Sprintf(g.rescueExpiredSQL(), g.pathSQL()) + columns,
 	}
 	if g.locks {
 		s.inspect = "SELECT " + columns + inspectSQL
-		s.rescue = rescueSQL + columns
+		s.rescue = fmt.Sprintf(rescueSQL, g.pathSQL()) + columns
+	}
+	for _, sql := range []*string{&s.snapshot, &s.read, &s.claim, &s.unclaim, &s.inspect, &s.rescue} {
+		*sql = g.named(*sql)
 	}
 	return s
 }
+
+// tables finds the names of tables in our SQL.
+var tables = regexp.MustCompile(`\b(FROM|JOIN|UPDATE) (queue_job(?:_lock|_channel)?|ir_\w+|queue_worker)\b`)
+
+// named names the tables of a statement with their schemas.
+func (g *generation) named(sql string) string {
+	return tables.ReplaceAllStringFunc(sql, func(found string) string {
+		word, table, _ := strings.Cut(found, " ")
+		return word + " " + g.tables.qualify(table)
+	})
+}
+
+// pathSQL is an expression that has the triggers of others look names up where the
+// database and the role say, as they do when Odoo itself writes; until the end of
+// the transaction, and after our own names have been looked up. Where there is no
+// such trigger it does nothing.
+func (g *generation) pathSQL() string {
+	if g.path == "" {
+		return "NULL"
+	}
+	return "set_config('search_path', " + literal(g.path) + ", true)"
+}
+
+// literal quotes a text for SQL. Backslashes mean nothing: our sessions have
+// standard_conforming_strings.
+func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
 // rowColumns is the select list that a scanner reads. A column that does not
 // exist is NULL.
@@ -48,13 +82,28 @@ func (g *generation) optional(columns []column) string { return selectList(colum
 // column is one of queue_job, with its type.
 type column struct{ name, kind string }
 
+// Limits of texts in rows, in characters. They are those of others; what is longer
+// is cut by the server.
+const (
+	// UUIDLimit is the length of the longest uuid that a job can be run by. One that
+	// is longer counts as none.
+	UUIDLimit = 128
+	// textLimit is that of all other texts: states, channels, models, exceptions.
+	textLimit = 256
+)
+
 func selectList(columns []column, present []string) string {
 	list := make([]string, 0, len(columns))
 	for _, c := range columns {
-		if slices.Contains(present, c.name) {
-			list = append(list, "j."+c.name)
-		} else {
+		switch {
+		case !slices.Contains(present, c.name):
 			list = append(list, "NULL::"+c.kind)
+		case c.name == "uuid":
+			list = append(list, fmt.Sprintf("left(j.uuid, %d)", UUIDLimit+1))
+		case c.kind == "varchar":
+			list = append(list, fmt.Sprintf("left(j.%s, %d)", c.name, textLimit))
+		default:
+			list = append(list, "j."+c.name)
 		}
 	}
 	return strings.Join(list, ", ")
@@ -93,7 +142,7 @@ const unfinished = `(j.state < 'cancelled'
 // The rows of $2 are read along, as they were before the claim.
 const claimSQL = `
 WITH durable AS (
-	SELECT set_config('synchronous_commit', %[1]s, true)
+	SELECT set_config('synchronous_commit', %[1]s, true), %[5]s
 ), claimed AS (
 	UPDATE queue_job j
 	SET state = 'enqueued', date_enqueued = date_trunc('second', now() AT TIME ZONE 'UTC')
@@ -119,13 +168,13 @@ func (g *generation) claimSQL(columns string) string {
 	if g.locks {
 		durable = "'off'"
 	}
-	return fmt.Sprintf(claimSQL, durable, columns, g.optional(claimColumns), noClaimColumns)
+	return fmt.Sprintf(claimSQL, durable, columns, g.optional(claimColumns), noClaimColumns, g.pathSQL())
 }
 
 // unclaimSQL puts back what is still as the claim left it. A row that somebody
 // has locked is left out; its job may be somebody else's by now.
 const unclaimSQL = `
-WITH c AS (
+WITH path AS (SELECT %[1]s AS path), c AS (
 	SELECT j.id FROM queue_job j
 	JOIN unnest($1::varchar[], $2::timestamp[]) AS t(uuid, enqueued)
 	ON j.uuid = t.uuid AND j.date_enqueued = t.enqueued
@@ -133,7 +182,7 @@ WITH c AS (
 	FOR NO KEY UPDATE OF j SKIP LOCKED
 )
 UPDATE queue_job j SET state = 'pending', date_enqueued = NULL
-FROM c WHERE j.id = c.id AND j.state = 'enqueued'
+FROM path, c WHERE j.id = c.id AND j.state = 'enqueued'
 RETURNING `
 
 // inspectSQL looks who holds a lock row without touching it: the transaction
@@ -148,12 +197,13 @@ LEFT JOIN pg_locks h ON h.locktype = 'transactionid' AND h.mode = 'ExclusiveLock
 WHERE j.uuid = ANY($1)`
 
 // foundSQL are the attempts that an inspection found, as far as their rows have
-// not changed since.
+// not changed since. A time that is too far to be counted is infinite for us.
 const foundSQL = `
-WITH c AS (
+WITH path AS (SELECT %[1]s AS path), c AS (
 	SELECT j.id FROM queue_job j
 	JOIN unnest($1::varchar[], $2::timestamp[], $3::varchar[]) AS d(uuid, enqueued, state)
-	ON j.uuid = d.uuid AND j.date_enqueued = d.enqueued AND j.state = d.state
+	ON j.uuid = d.uuid AND j.state = d.state AND (j.date_enqueued = d.enqueued
+		OR d.enqueued = 'infinity' AND j.date_enqueued > '294246-01-01')
 	WHERE j.state IN ('enqueued', 'started')
 	FOR NO KEY UPDATE OF j SKIP LOCKED
 )`
@@ -169,9 +219,10 @@ SET state = CASE WHEN ` + exhausted + ` THEN 'failed' ELSE 'pending' END,
 	retry = CASE WHEN j.state = 'started' THEN coalesce(j.retry, 0) + 1 ELSE j.retry END,
 	exc_name = CASE WHEN ` + exhausted + ` THEN 'JobFoundDead' ELSE j.exc_name END,
 	exc_info = CASE WHEN ` + exhausted + ` THEN 'Job found dead after too many retries' ELSE j.exc_info END
-FROM c
+FROM path, c
 WHERE j.id = c.id AND j.state IN ('enqueued', 'started')
-AND j.date_enqueued < now() AT TIME ZONE 'UTC' - interval '10 seconds'
+AND (j.date_enqueued < now() AT TIME ZONE 'UTC' - interval '10 seconds'
+	OR j.date_enqueued > now() AT TIME ZONE 'UTC' + interval '10 seconds')
 AND (
 	j.id IN (SELECT l.queue_job_id FROM queue_job_lock l WHERE l.queue_job_id = j.id FOR NO KEY UPDATE SKIP LOCKED)
 	OR NOT EXISTS (SELECT FROM queue_job_lock l WHERE l.queue_job_id = j.id)
@@ -197,15 +248,28 @@ func (g *generation) rescueExpiredSQL() string {
 			set += ", " + c.name + " = CASE WHEN " + exhausted + " THEN " + c.value + " ELSE j." + c.name + " END" //nolint:modernize // two at most
 		}
 	}
-	return foundSQL + " UPDATE queue_job j " + set + " FROM c WHERE j.id = c.id AND j.state = 'started' RETURNING "
+	return foundSQL + " UPDATE queue_job j " + set + " FROM path, c WHERE j.id = c.id AND j.state = 'started' RETURNING "
 }
 
 // attempts splits tasks into the columns of a statement's parameters.
-func attempts(n int, at func(int) driver.Task) (uuids []string, enqueued []time.Time) {
+func attempts(n int, at func(int) driver.Task) (uuids []string, enqueued []pgtype.Timestamp) {
 	for i := range n {
 		t := at(i)
 		uuids = append(uuids, t.UUID)
-		enqueued = append(enqueued, time.UnixMicro(t.Enqueued).UTC())
+		enqueued = append(enqueued, timestamp(t.Enqueued))
 	}
 	return uuids, enqueued
+}
+
+// timestamp is the inverse of micros.
+func timestamp(micros int64) pgtype.Timestamp {
+	switch micros {
+	case 0:
+		return pgtype.Timestamp{}
+	case math.MaxInt64:
+		return pgtype.Timestamp{InfinityModifier: pgtype.Infinity, Valid: true}
+	case math.MinInt64:
+		return pgtype.Timestamp{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	}
+	return pgtype.Timestamp{Time: time.UnixMicro(micros).UTC(), Valid: true}
 }

@@ -75,9 +75,12 @@ func TestOddValues(t *testing.T) {
 	found, err := s.Inspect(h.deadline(), []string{"far", "past", "null"})
 	require.NoError(t, err)
 	for _, l := range found {
-		require.Equal(t, driver.Uncertain, l.Verdict)
+		require.Equal(t, l.Row.UUID != "null", l.Verdict == driver.Dead, l.Row.UUID)
 		require.Zero(t, l.Age)
 	}
+	rescued, err := s.Rescue(h.deadline(), found)
+	require.NoError(t, err)
+	require.Len(t, rescued, 2, "times that no claim has written keep no slot")
 	none, err := s.Read(h.deadline(), []string{"nullstate"})
 	require.NoError(t, err)
 	require.Equal(t, channels.Done, none[0].State)

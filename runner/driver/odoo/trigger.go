@@ -31,9 +31,9 @@ const triggerFunctionSQL = `
 CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql AS $announce$
 BEGIN
 	IF TG_OP IN ('INSERT', 'UPDATE') THEN
-		PERFORM pg_notify('%s', NEW.uuid);
+		PERFORM pg_catalog.pg_notify('%s', NEW.uuid);
 	ELSIF OLD.state <> 'done' THEN
-		PERFORM pg_notify('%[2]s', OLD.uuid);
+		PERFORM pg_catalog.pg_notify('%[2]s', OLD.uuid);
 	END IF;
 	RETURN NULL;
 END
@@ -67,8 +67,8 @@ func (s *session) createTrigger(ctx context.Context) error {
 				return err
 			}
 		}
-		return tx.QueryRow(ctx, "SELECT oid FROM pg_trigger WHERE tgrelid = to_regclass('queue_job') AND tgname = 'queue_job_notify'").
-			Scan(&s.trigger)
+		return tx.QueryRow(ctx, "SELECT oid FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname = 'queue_job_notify'",
+			s.generation.tables.qualify("queue_job")).Scan(&s.trigger)
 	})
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == lockNotAvailable {
 		return errors.New("create the trigger queue_job_notify: a transaction has been writing to queue_job " +

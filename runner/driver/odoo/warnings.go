@@ -2,6 +2,8 @@ package odoo
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -10,9 +12,9 @@ import (
 
 // rivalsSQL tells which tables we may read that know of others who start jobs.
 const rivalsSQL = `SELECT
-	coalesce(has_table_privilege(to_regclass('ir_cron'), 'SELECT'), false),
-	coalesce(has_table_privilege(to_regclass('queue_worker'), 'SELECT'), false),
-	coalesce(has_table_privilege(to_regclass('ir_model_data'), 'SELECT'), false)`
+	coalesce(has_table_privilege(to_regclass($1), 'SELECT'), false),
+	coalesce(has_table_privilege(to_regclass($2), 'SELECT'), false),
+	coalesce(has_table_privilege(to_regclass($3), 'SELECT'), false)`
 
 // The rivals, each as a query for whether there is one. Tables are read through
 // JSON where their columns differ between series.
@@ -29,13 +31,36 @@ const (
 		WHERE c.active AND d.module = 'queue_job_cron_jobrunner')`
 )
 
+// oddities are warnings about what lets others than Odoo's owner have code run as
+// our role, each time that a job is claimed or put back. PostgreSQL has no remedy
+// against the owner of a table, so all databases of a runner have to trust each
+// other.
+func (c *catalog) oddities() (list []string) {
+	if c.Stranger && !c.Owning {
+		list = append(list, fmt.Sprintf("queue_job belongs to %s, who is neither our role nor the owner of Odoo's other tables, "+
+			"and can have code run as our role", c.Owner))
+	}
+	if len(c.Others) > 0 {
+		list = append(list, "queue_job has triggers that are not the add-on's, whose code runs as our role: "+strings.Join(c.Others, ", "))
+	}
+	if len(c.Rules) > 0 {
+		list = append(list, "queue_job has rules, whose code runs as our role: "+strings.Join(c.Rules, ", "))
+	}
+	if c.Policies {
+		list = append(list, "queue_job has row-level security, whose policies hide jobs from other roles than its owner's")
+	}
+	return list
+}
+
 // warnings looks for others who start the same jobs and do not take the lock that
 // would keep them and us apart.
 func (g *generation) warnings(ctx context.Context, conn *postgres.Conn) (list []string, err error) {
 	var cron, worker, data bool
-	if err := conn.QueryRow(ctx, rivalsSQL, pgx.QueryExecModeExec).Scan(&cron, &worker, &data); err != nil {
+	if err := conn.QueryRow(ctx, rivalsSQL, pgx.QueryExecModeExec, g.tables.qualify("ir_cron"),
+		g.tables.qualify("queue_worker"), g.tables.qualify("ir_model_data")).Scan(&cron, &worker, &data); err != nil {
 		return nil, conn.Failed(err, "look for other runners")
 	}
+	list = append(list, g.oddities...)
 	old := g.module == connector.module
 	for _, r := range []struct {
 		look      bool
@@ -49,7 +74,7 @@ func (g *generation) warnings(ctx context.Context, conn *postgres.Conn) (list []
 		if !r.look {
 			continue
 		}
-		if err := conn.QueryRow(ctx, r.sql, pgx.QueryExecModeExec).Scan(&found); err != nil {
+		if err := conn.QueryRow(ctx, g.named(r.sql), pgx.QueryExecModeExec).Scan(&found); err != nil {
 			return nil, conn.Failed(err, "look for other runners")
 		}
 		if found {

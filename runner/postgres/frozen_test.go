@@ -1,0 +1,126 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
+)
+
+// stopped is a connection whose client can stop reading, as a process that is
+// stopped does: nothing is closed.
+type stopped struct {
+	net.Conn
+	gate chan struct{} // closed while it reads
+}
+
+func (s *stopped) Read(b []byte) (int, error) {
+	<-s.gate
+	return s.Conn.Read(b)
+}
+
+// holdFrozen takes a lock on a connection that listens and then reads nothing any
+// more, and has its backend block in sending notifications.
+func holdFrozen(t *testing.T, pg *pgtest.Cluster, dsn string, key int64) (pid uint32) {
+	t.Helper()
+	cfg, err := pgx.ParseConfig(dsn)
+	require.NoError(t, err)
+	dial := cfg.DialFunc
+	gate := make(chan struct{})
+	close(gate)
+	var conn *stopped
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		conn = &stopped{Conn: c, gate: gate}
+		return conn, err
+	}
+	c, err := postgres.Connect(deadline(t), cfg, "", "test")
+	require.NoError(t, err)
+	lock, err := c.TryLock(deadline(t), key)
+	require.NoError(t, err)
+	require.True(t, lock.Held)
+	_, err = c.Exec(deadline(t), "LISTEN noise")
+	require.NoError(t, err)
+	conn.gate = make(chan struct{})
+	t.Cleanup(func() {
+		close(conn.gate)
+		_, _ = io.Copy(io.Discard, conn.Conn)
+		_ = conn.Close()
+	})
+	admin := connect(t, pg.ConnConfig(cfg.Database))
+	payload := fmt.Sprintf("%7000s", "x")
+	blocked := func() (yes bool) {
+		require.NoError(t, admin.QueryRow(deadline(t), `SELECT coalesce(bool_or(wait_event = 'ClientWrite'), false)
+			FROM pg_stat_activity WHERE pid = $1`, c.PID).Scan(&yes))
+		return yes
+	}
+	for range 2000 {
+		_, err := admin.Exec(deadline(t), "SELECT pg_notify('noise', $1 || i) FROM generate_series(1, 20) i", payload)
+		require.NoError(t, err)
+		if blocked() {
+			return c.PID
+		}
+	}
+	require.Fail(t, "the backend does not block")
+	return 0
+}
+
+// TestFrozenHolderLosesItsLock: over both transports, a runner that reads nothing
+// any more is replaced, although its backend is blocked and its client lives.
+func TestFrozenHolderLosesItsLock(t *testing.T) {
+	pg := pgtest.Shared(t)
+	for name, dsn := range map[string]func(string) string{"unix socket": pg.SocketDSN, "tcp": pg.DSN} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := pg.NewDatabase(t)
+			key := int64(5)
+			pid := holdFrozen(t, pg, dsn(db), key)
+			rival := connect(t, pg.ConnConfig(db))
+			began := time.Now()
+			tick := time.NewTicker(time.Second)
+			defer tick.Stop()
+			for {
+				lock, err := rival.TryLock(deadline(t), key)
+				require.NoError(t, err)
+				if lock.Held {
+					break
+				}
+				require.Contains(t, lock.Holder, fmt.Sprint(pid))
+				require.Less(t, time.Since(began), 30*time.Second)
+				<-tick.C
+			}
+			require.GreaterOrEqual(t, time.Since(began), postgres.FrozenAfter)
+		})
+	}
+}
+
+// TestUninterruptibleStatementEnds: a statement whose trigger traps every
+// interruption does not keep its backend, nor its locks, when its client is gone.
+// pgx waits 15 s for the statement to end before it closes the connection.
+func TestUninterruptibleStatementEnds(t *testing.T) {
+	t.Parallel()
+	pg := pgtest.Shared(t)
+	db := pg.NewDatabase(t)
+	c := connect(t, pg.ConnConfig(db))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := c.Exec(ctx, `DO $$ BEGIN LOOP
+		BEGIN PERFORM pg_sleep(3600); EXCEPTION WHEN query_canceled THEN END;
+	END LOOP; END $$`)
+	require.Error(t, err)
+	admin := connect(t, pg.ConnConfig("postgres"))
+	require.EventuallyWithT(t, func(t *assert.CollectT) {
+		var n int
+		require.NoError(t, admin.QueryRow(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE pid = $1", c.PID).Scan(&n))
+		require.Zero(t, n)
+	}, 15*time.Second+2*postgres.ClientCheckInterval, 200*time.Millisecond)
+}

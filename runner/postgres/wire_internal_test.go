@@ -1,0 +1,38 @@
+package postgres
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"testing"
+	"testing/iotest"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// TestMessages: however the stream is cut into pieces, what fits passes unchanged
+// and what does not ends it before it is read.
+func TestMessages(t *testing.T) {
+	t.Parallel()
+	message := func(length int) []byte {
+		b := binary.BigEndian.AppendUint32([]byte{'D'}, uint32(length))
+		return append(b, make([]byte, min(length, 1000)-4)...)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		var stream []byte
+		for range rapid.IntRange(0, 20).Draw(t, "messages") {
+			stream = append(stream, message(rapid.IntRange(4, 1000).Draw(t, "length"))...)
+		}
+		cut := func(r io.Reader) io.Reader { return r }
+		if rapid.Bool().Draw(t, "byte by byte") {
+			cut = iotest.OneByteReader
+		}
+		got, err := io.ReadAll(&messages{from: cut(bytes.NewReader(stream))})
+		require.NoError(t, err)
+		require.Equal(t, len(stream), len(got))
+		large := append(bytes.Clone(stream), message(rapid.IntRange(MessageLimit+1, 1<<31).Draw(t, "large"))...)
+		_, err = io.ReadAll(&messages{from: cut(bytes.NewReader(large))})
+		require.ErrorIs(t, err, errTooLarge)
+	})
+}
