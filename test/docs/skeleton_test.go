@@ -38,6 +38,11 @@ func (Tickets) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
+// Capabilities implements [driver.Driver]: no optional ability, and a name for log lines.
+func (*Tickets) Capabilities() driver.Capabilities {
+	return driver.Capabilities{Application: "Tickets"}
+}
+
 // OpenCluster implements [driver.Driver] with what is there for all of PostgreSQL.
 func (*Tickets) OpenCluster(ctx context.Context, pg *pgx.ConnConfig) (driver.Cluster, error) {
 	return postgres.OpenCluster(ctx, pg)
@@ -58,7 +63,7 @@ func (*Tickets) OpenSession(ctx context.Context, pg *pgx.ConnConfig, database st
 
 // Check implements [driver.Driver]. It never runs a task.
 func (*Tickets) Check(ctx context.Context, up driver.Upstream) error {
-	_, err := get(ctx, up, "/health", nil)
+	_, err := get(ctx, up, "/health", nil, nil)
 	return err
 }
 
@@ -67,26 +72,31 @@ func (*Tickets) Run(ctx context.Context, up driver.Upstream, t driver.Task) driv
 	sent := false
 	trace := &httptrace.ClientTrace{WroteHeaders: func() { sent = true }}
 	status, err := get(httptrace.WithClientTrace(ctx, trace), up, "/run",
-		url.Values{"database": {t.DB}, "ticket": {t.UUID}})
+		url.Values{"database": {t.DB}, "ticket": {t.UUID}}, t.Trace)
 	switch {
 	case err != nil && !sent:
 		return driver.Result{Outcome: driver.NotSent, Err: err}
 	case err != nil:
 		return driver.Result{Outcome: driver.Broken, Err: err}
 	case status == http.StatusServiceUnavailable:
-		return driver.Result{Outcome: driver.Refused, Status: status, Err: fmt.Errorf("status %d", status)}
+		return driver.Result{Outcome: driver.Unavailable, Status: status, Err: fmt.Errorf("status %d", status)}
 	}
 	return driver.Result{Outcome: driver.Answered, Status: status}
 }
 
 // get sends one request by the transport that the engine has chosen.
-func get(ctx context.Context, up driver.Upstream, path string, query url.Values) (status int, err error) {
+func get(ctx context.Context, up driver.Upstream, path string, query url.Values,
+	trace map[string]string,
+) (status int, err error) {
 	u := url.URL{Scheme: up.Scheme, Host: up.Host, Path: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
 	if err != nil {
 		return 0, err
 	}
 	req.Host = up.HostHeader
+	for name, value := range trace {
+		req.Header.Set(name, value)
+	}
 	resp, err := up.Transport.RoundTrip(req)
 	if err != nil {
 		return 0, err
