@@ -8,7 +8,7 @@ import (
 )
 
 // Capacities bounds what runs where each database has a channel tree of its own
-// (contract.md 6.2).
+// (docs/contract.md 6.2).
 type Capacities struct {
 	// Max is the number of jobs that may run at once in all databases together.
 	// With 0 or less nothing runs.
@@ -42,7 +42,7 @@ func (c Capacities) Of(db string) int {
 }
 
 // ParseCapacityRules reads upstream's string of rules, "pattern:capacity" with
-// commas between them, or one number for all databases (contract.md 6.2).
+// commas between them, or one number for all databases (docs/contract.md 6.2).
 func ParseCapacityRules(s string) ([]CapacityRule, error) {
 	var rules []CapacityRule
 	for text := range strings.SplitSeq(s, ",") {

@@ -85,7 +85,7 @@ func (c *channel) unconfigured() limits {
 	return c.parent.defaults
 }
 
-// hasCapacity is contract.md 2.2 and 2.4.
+// hasCapacity is docs/contract.md 2.2 and 2.4.
 func (c *channel) hasCapacity() bool {
 	if c.paused || c.stopped || c.sequential && c.failed.len() > 0 {
 		return false
@@ -99,7 +99,7 @@ func (c *channel) canYield() bool {
 }
 
 // heldBack reports whether a sequential channel waits for a job with an eta:
-// only the one with the earliest eta is compared (contract.md 2.4).
+// only the one with the earliest eta is compared (docs/contract.md 2.4).
 func (c *channel) heldBack() bool {
 	return c.sequential && c.eta.len() > 0 && c.eta.first().before(c.ready.first())
 }

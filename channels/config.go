@@ -23,7 +23,7 @@ type Config struct {
 	// CapacityDefault is the capacity of the channel's direct children that are
 	// not configured themselves. Default: 0, unlimited; a negative one never has
 	// room. What is further down is unlimited and shares the child's capacity
-	// (contract.md 6.3).
+	// (docs/contract.md 6.3).
 	CapacityDefault int
 	// SequentialDefault makes those children sequential. It requires
 	// CapacityDefault 1.
@@ -57,7 +57,7 @@ func (c Config) defaults() limits {
 
 // Normalize returns the full name of a channel: with "root" in front, and
 // "root" for the empty name. Names are case-sensitive, and neither spaces nor
-// empty parts are dropped (contract.md 2.7).
+// empty parts are dropped (docs/contract.md 2.7).
 func Normalize(name string) string {
 	switch {
 	case name == "":

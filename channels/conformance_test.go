@@ -389,7 +389,7 @@ func checkChannel(t require.TestingT, m *Manager, c *channel) {
 	}
 }
 
-// slowWake is contract.md 2.6 without any heap.
+// slowWake is docs/contract.md 2.6 without any heap.
 func slowWake(c *channel) int64 {
 	switch {
 	case !c.hasCapacity():

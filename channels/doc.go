@@ -1,6 +1,6 @@
 // Package channels decides which jobs run when: a tree of channels, each with
 // a capacity and a priority queue, as OCA's queue_job add-on for Odoo has it
-// (contract.md 2). It is pure: no clock, no goroutine, no log, no database.
+// (docs/contract.md 2). It is pure: no clock, no goroutine, no log, no database.
 //
 // # The tree
 //

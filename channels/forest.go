@@ -6,7 +6,7 @@ import (
 )
 
 // Forest is either one channel tree for the jobs of all databases, which is how
-// it begins, or a tree for each database (contract.md 6.2). With trees of their
+// it begins, or a tree for each database (docs/contract.md 6.2). With trees of their
 // own, databases that have something to start take turns, job by job, and no
 // more than Capacities.Max jobs run in all of them together.
 //

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// refForest is contract.md 6.2 written down as directly as possible: one
+// refForest is docs/contract.md 6.2 written down as directly as possible: one
 // reference for each database, asked in turn for one job after the other.
 type refForest struct {
 	shared     *reference

@@ -3,7 +3,7 @@ package channels
 import "fmt"
 
 // Key identifies a job. A uuid alone does not: a cloned database holds the
-// uuids of its original (contract.md 5.4).
+// uuids of its original (docs/contract.md 5.4).
 type Key struct {
 	DB   string
 	UUID string
@@ -17,7 +17,7 @@ type Job struct {
 	Key
 
 	// Channel is the name as it stands in the row: "root" may be left out,
-	// and the empty name means root (contract.md 1.2).
+	// and the empty name means root (docs/contract.md 1.2).
 	Channel string
 
 	// ID is the row's primary key, the last tie-break of the order.
@@ -31,14 +31,14 @@ type Job struct {
 	Created int64
 
 	// ETA is the earliest start in microseconds since the Unix epoch, UTC.
-	// 0 means that there is none (contract.md 2.3).
+	// 0 means that there is none (docs/contract.md 2.3).
 	ETA int64
 }
 
 // State is the state of a job, as far as scheduling is concerned.
 type State uint8
 
-// The states of contract.md 1.3.
+// The states of docs/contract.md 1.3.
 const (
 	// Unknown is a state this version has never heard of. It changes nothing.
 	Unknown State = iota
@@ -63,7 +63,7 @@ var stateNames = [...]string{
 }
 
 // ParseState reads a state as the database spells it. An empty state counts as
-// done (contract.md 1.3); one that is not known gives Unknown.
+// done (docs/contract.md 1.3); one that is not known gives Unknown.
 func ParseState(s string) State {
 	if s == "" {
 		return Done

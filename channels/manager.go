@@ -32,7 +32,7 @@ func NewManager() *Manager {
 	}
 }
 
-// Set applies a row as it was just read, as upstream's notify does (contract.md
+// Set applies a row as it was just read, as upstream's notify does (docs/contract.md
 // 2.1, 2.2):
 //
 //   - pending queues the job in its channel. One that waits further up the tree
@@ -224,7 +224,7 @@ func (m *Manager) transition(r *record, s State) bool {
 	}
 	// Among the moves: a pending job whose eta has come goes back to those that
 	// wait for it, until the next pass. So does upstream's, which has forgotten
-	// the eta and sees a changed property (contract.md 2.1).
+	// the eta and sees a changed property (docs/contract.md 2.1).
 	m.take(r)
 	m.put(r, s)
 	return true

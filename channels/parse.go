@@ -50,7 +50,7 @@ func (e Entry) String() string {
 	return b.String()
 }
 
-// ParseConfig reads upstream's channel string (contract.md 2.7):
+// ParseConfig reads upstream's channel string (docs/contract.md 2.7):
 //
 //	name[:capacity][:key[=value]]...
 //

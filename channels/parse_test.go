@@ -106,7 +106,7 @@ func TestParseConfigs(t *testing.T) {
 	require.Equal(t, []Config{{Name: "root", Capacity: 4}, {Name: "root.sub", Capacity: 1}}, cfgs)
 	require.Equal(t, []string{"channel root.sub: listed again, the last entry counts"}, warnings)
 
-	// The spellings that came with 18.0.4 (compatibility.md, "Defaults of channels").
+	// The spellings that came with 18.0.4 (docs/compatibility.md, "Defaults of channels").
 	cfgs, warnings, err = ParseConfigs("root:4:sequential_default,sub:paused,mail:capacity_default=2")
 	require.NoError(t, err)
 	require.Equal(t, []Config{

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Next does one scheduling pass (contract.md 2.2): it returns the jobs to start
+// Next does one scheduling pass (docs/contract.md 2.2): it returns the jobs to start
 // now, best first. They count as running from now on; a job that could not be
 // started is given back with Set.
 //
@@ -34,7 +34,7 @@ func (m *Manager) Next(now time.Time, limit int) []Key {
 func (m *Manager) Pending() bool { return m.dirt > 0 }
 
 // Wakeup returns the time of the next pass that is needed even if nothing
-// changes, or the zero time if there is none (contract.md 2.6). It can be in
+// changes, or the zero time if there is none (docs/contract.md 2.6). It can be in
 // the past: then a pass is due.
 func (m *Manager) Wakeup() time.Time {
 	if m.root.wake == never {

@@ -189,7 +189,7 @@ func (r *record) differs(j *Job) bool {
 		r.home.name != j.Channel && r.home.channel.name != Normalize(j.Channel)
 }
 
-// before is the order of ready jobs: priority, date_created, id (contract.md
+// before is the order of ready jobs: priority, date_created, id (docs/contract.md
 // 2.3). Rows of two databases can agree in all three; names decide then, so
 // that the order never depends on chance.
 func (r *record) before(o *record) bool {

@@ -1,6 +1,6 @@
 // Package odooconf reads what a job runner needs to know out of Odoo's
 // configuration file and environment, with the meaning and the precedence that
-// they have for the runners that Odoo itself starts (contract.md 1.6): an
+// they have for the runners that Odoo itself starts (docs/contract.md 1.6): an
 // environment variable goes before the add-on's section, and that before Odoo's
 // own options. It knows all series from 7.0 on.
 package odooconf
@@ -250,7 +250,7 @@ func (r *reader) readServer() error {
 }
 
 // readChannels reads capacities. Odoo's own runner is off if the string begins
-// with root:0, exactly so (contract.md 4), or if an empty variable is set for
+// with root:0, exactly so (docs/contract.md 4), or if an empty variable is set for
 // connector, or if no database may run anything.
 func (r *reader) readChannels() error {
 	c := r.config

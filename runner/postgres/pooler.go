@@ -15,9 +15,9 @@ const (
 	Direct Pooling = iota
 	// SessionPooling: a pooler that keeps one backend per client. That works.
 	SessionPooling
-	// TransactionPooling: a pooler that gives each transaction any backend.
-	// LISTEN and session locks appear to succeed there and mean nothing
-	// (peers.md, finding 4).
+	// TransactionPooling: a pooler that gives each transaction any backend. LISTEN and session
+	// locks appear to succeed there and mean nothing: no notification arrives, and two clients can
+	// hold the same exclusive lock.
 	TransactionPooling
 )
 

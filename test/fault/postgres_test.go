@@ -74,7 +74,7 @@ var postgresFaults = []fault{
 }
 
 // blackhole swallows bytes until the server gives the connections up, which the
-// keepalives of the sessions let it do after 20 s (contract.md 3.1). Those of the
+// keepalives of the sessions let it do after 20 s (docs/contract.md 3.1). Those of the
 // kernel end at the proxy, so that their work is done here.
 func blackhole(tb *testBed, d faultproxy.Direction) {
 	proxy := tb.nodes[0].proxy

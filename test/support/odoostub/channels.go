@@ -23,7 +23,7 @@ type Channel struct {
 const ReloadPayload = "reload"
 
 // SetChannels creates or changes channels as Odoo does: in one transaction, and
-// with the notification (contract.md 6.2). Other channels stay.
+// with the notification (docs/contract.md 6.2). Other channels stay.
 func SetChannels(ctx context.Context, db DB, list ...Channel) error {
 	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		for _, c := range list {

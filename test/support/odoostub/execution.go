@@ -23,7 +23,7 @@ const (
 )
 
 // execution is one run of one job by one worker, in the transactions of
-// contract.md 1.5: A and B without the columns of 12.0, C without the lock table, E
+// docs/contract.md 1.5: A and B without the columns of 12.0, C without the lock table, E
 // with it.
 type execution struct {
 	server *Server

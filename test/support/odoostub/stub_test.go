@@ -648,7 +648,7 @@ func TestSchema(t *testing.T) {
 	require.Equal(t, "uninstalled", one(module))
 }
 
-// The trigger announces what contract.md 1.1 says.
+// The trigger announces what docs/contract.md 1.1 says.
 func TestTrigger(t *testing.T) {
 	t.Parallel()
 	b := setup(t, QueueJobLock, Options{})
