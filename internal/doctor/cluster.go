@@ -24,6 +24,15 @@ func (e *examination) cluster() {
 		return
 	}
 	defer c.Close(ctx)
+	if adviser, ok := c.(driver.Adviser); ok {
+		warnings, err := adviser.Warnings(ctx)
+		if err != nil {
+			warnings = append(warnings, err.Error())
+		}
+		for _, w := range warnings {
+			e.add(foundRights, "%s", w)
+		}
+	}
 	list, err := c.Databases(ctx, cfg.Databases)
 	if err != nil {
 		e.add(foundNoList, "the databases cannot be listed: %s", err)

@@ -39,6 +39,7 @@ var (
 	foundPooler        = kind{Error, "pooler", "transaction_pooler"}
 	foundUnreachable   = kind{Error, "postgres", "postgres_unreachable"}
 	foundPostgres      = kind{OK, "postgres", "postgres"}
+	foundRights        = kind{Warning, "postgres", "role_rights"}
 	foundNoList        = kind{Error, "databases", "databases_not_listed"}
 	foundNoDatabase    = kind{Error, "databases", "no_database"}
 	foundNothing       = kind{Error, "databases", "no_jobs"}
@@ -68,7 +69,7 @@ var (
 
 // kinds are all of them.
 var kinds = []kind{
-	foundRunnerOn, foundServerWide, foundPooler, foundUnreachable, foundPostgres, foundNoList, foundNoDatabase,
+	foundRunnerOn, foundServerWide, foundPooler, foundUnreachable, foundPostgres, foundRights, foundNoList, foundNoDatabase,
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
 	foundRouteRefused, foundRouteBroken, foundUnlimited, foundCapacity, foundNoCapacity,

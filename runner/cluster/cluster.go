@@ -84,6 +84,8 @@ type Maintenance struct {
 	// checked is set once busyNow has been reported on this connection and in this term of
 	// leadership.
 	checked bool
+	// warned are the warnings that have been logged.
+	warned []string
 }
 
 // New returns a connection that is not open yet.
@@ -163,6 +165,9 @@ func (m *Maintenance) serve(ctx context.Context, pause *timing.Backoff) error {
 				return err
 			}
 			if m.lead && !led {
+				if err := m.advise(ctx); err != nil {
+					return err
+				}
 				discoverAt, busyAt, m.checked = time.Time{}, time.Time{}, false
 			}
 			leadAt = now.Add(timing.Jitter(leadInterval))
@@ -192,6 +197,24 @@ func (m *Maintenance) serve(ctx context.Context, pause *timing.Backoff) error {
 		case pauseOver:
 		}
 	}
+}
+
+// advise logs what is unwise about the connection, each thing once.
+func (m *Maintenance) advise(ctx context.Context) error {
+	adviser, ok := m.cluster.(driver.Adviser)
+	if !ok {
+		return nil
+	}
+	return timing.Within(ctx, discoverTimeout, func(ctx context.Context) error {
+		warnings, err := adviser.Warnings(ctx)
+		for _, w := range warnings {
+			if !slices.Contains(m.warned, w) {
+				m.warned = append(m.warned, w)
+				m.config().Logger.Warn(w)
+			}
+		}
+		return err
+	})
 }
 
 type pauseResult uint8

@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,7 +14,10 @@ import (
 // [driver.Cluster] and knows nothing about the application.
 type Cluster struct{ conn *Conn }
 
-var _ driver.Cluster = (*Cluster)(nil)
+var (
+	_ driver.Cluster = (*Cluster)(nil)
+	_ driver.Adviser = (*Cluster)(nil)
+)
 
 // OpenCluster connects to the database that cfg names. A pooler in transaction
 // mode is refused: the leader lock would mean nothing.
@@ -71,6 +76,37 @@ func (c *Cluster) Busy(ctx context.Context) ([]string, error) {
 	}
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	return names, c.conn.Failed(err, "look for databases being dropped, renamed or copied")
+}
+
+// privileges are the attributes of a role that code of others could use.
+var privileges = []struct{ column, words string }{
+	{"rolsuper", "is a superuser"},
+	{"rolcreaterole", "may create and change roles (CREATEROLE)"},
+	{"rolbypassrls", "reads rows that policies hide (BYPASSRLS)"},
+}
+
+// Warnings implements [driver.Adviser]. A trigger on a table runs as the role that
+// writes to it, so the owner of one database has all rights of that role.
+func (c *Cluster) Warnings(ctx context.Context) ([]string, error) {
+	var role string
+	has := make([]bool, len(privileges))
+	targets := []any{&role}
+	columns := []string{"rolname"}
+	for i, p := range privileges {
+		targets, columns = append(targets, &has[i]), append(columns, p.column)
+	}
+	err := c.conn.QueryRow(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM pg_roles WHERE rolname = session_user").Scan(targets...)
+	if err != nil {
+		return nil, c.conn.Failed(err, "read the rights of the role")
+	}
+	var list []string
+	for i, p := range privileges {
+		if has[i] {
+			list = append(list, fmt.Sprintf("the role %s %s, and a trigger on queue_job runs with its rights, "+
+				"so the owner of any of the databases has them too: connect as a role without them", role, p.words))
+		}
+	}
+	return list, nil
 }
 
 // Lead implements [driver.Cluster].

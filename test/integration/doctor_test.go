@@ -53,6 +53,12 @@ func TestDoctorFindsNothing(t *testing.T) {
 	for _, gen := range odoostub.Generations() {
 		t.Run(gen.String(), func(t *testing.T) {
 			tb := newTestBed(t, gen, 1, 2)
+			role := tb.connectAs("owner", "postgres")
+			tb.exec("GRANT CREATE ON SCHEMA public TO " + role)
+			tb.exec(`DO $$ DECLARE t record; BEGIN
+				FOR t IN SELECT oid::regclass AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' LOOP
+					EXECUTE 'ALTER TABLE ' || t.name || ' OWNER TO ` + role + `';
+				END LOOP; END $$`)
 			found, status := tb.doctor()
 			require.Zero(t, status, "%+v", found)
 			checks := map[string]int{}
@@ -136,6 +142,7 @@ func casesOfPostgres() []doctorCase {
 				tb.dsn = "host=" + cfg.Host + " port=" + itoa(cfg.Port) + " user=" + cfg.User + " password=" + cfg.Password
 			}
 		}},
+		{code: "role_rights", severity: "warning", words: "the role postgres is a superuser", setUp: func(*testBed) {}},
 		{code: "databases_not_listed", severity: "error", status: 3, words: "pg_database", setUp: func(tb *testBed) {
 			db := tb.dbs[0]
 			require.NoError(tb, tb.Postgres.Exec(tb.Context(), db, "REVOKE SELECT ON pg_catalog.pg_database FROM PUBLIC"))
@@ -294,7 +301,7 @@ func (tb *testBed) connectAs(name, maintenance string) (role string) {
 	role = name + "_" + db
 	require.NoError(tb, tb.Postgres.Exec(tb.Context(), db, "CREATE ROLE "+role+" LOGIN"))
 	tb.Cleanup(func() {
-		require.NoError(tb, tb.Postgres.Exec(context.Background(), db, "DROP OWNED BY "+role))
+		require.NoError(tb, tb.Postgres.Exec(context.Background(), db, "DROP OWNED BY "+role+" CASCADE"))
 		require.NoError(tb, tb.Postgres.Exec(context.Background(), db, "DROP ROLE "+role))
 	})
 	cfg := tb.Postgres.ConnConfig(db)

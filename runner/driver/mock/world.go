@@ -45,6 +45,7 @@ type World struct {
 	plan      Plan
 	down      error
 	serial    uint32
+	warnings  []string
 	record    record
 	stop      chan struct{}
 	closed    bool
@@ -142,6 +143,13 @@ func (w *World) DropDatabase(name string) {
 	defer w.mu.Unlock()
 	w.loseSessions(w.database(name))
 	delete(w.databases, name)
+}
+
+// SetWarnings sets what connections to the cluster warn of.
+func (w *World) SetWarnings(warnings ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.warnings = warnings
 }
 
 // SetBusy says which databases are being dropped, renamed or copied.
