@@ -51,6 +51,11 @@ func (e *engine) leading(yes bool, holder string) {
 	l.leading, l.detail, l.known = yes, holder, yes || holder != ""
 	switch {
 	case yes && !was:
+		// Whatever was known of databases without a session is old: another one may have led.
+		l.settled, l.settleBy = false, time.Time{}
+		for _, db := range e.databases.byName {
+			db.told = db.stage.known()
+		}
 		e.log().Info("leading this runner")
 		e.notes.emit(Event{Kind: EventLeaderChanged, Detail: leadingDetail})
 	case !yes && holder != "" && (was || before != holder):
@@ -99,15 +104,14 @@ func (e *engine) discovered(dbs []driver.Database) {
 func (e *engine) busy(names []string) {
 	for name, db := range e.databases.byName {
 		yield := slices.Contains(names, name)
-		if yield == db.yielding {
-			continue
-		}
-		db.yielding = yield
-		if yield {
+		switch {
+		case yield == (db.stage == stageYielding):
+		case yield:
 			e.log().Info("leaving a database that is being dropped, renamed or copied", zap.String("database", name))
+			e.step(db, stepYield, "")
 			e.stopSession(db)
-			e.databases.setState(db, DatabaseYielding, "")
-		} else {
+		default:
+			e.step(db, stepReturn, "")
 			e.startSession(db)
 		}
 	}

@@ -232,7 +232,7 @@ var stateEvents = map[DatabaseState]EventKind{
 // state reports a transition of a database.
 func (n *notes) state(db *database) {
 	if kind, ok := stateEvents[db.state]; ok {
-		n.emit(Event{Kind: kind, Database: db.Name, Detail: db.detail})
+		n.emit(Event{Kind: kind, Database: db.Name, Detail: db.reason})
 	}
 }
 

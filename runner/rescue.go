@@ -37,7 +37,7 @@ func (e *engine) scan(now time.Time) {
 			continue
 		}
 		db := e.databases.get(key.DB)
-		if db == nil || !db.known {
+		if db == nil || !db.stage.known() {
 			continue
 		}
 		if db.fingerprint.Locks {

@@ -73,16 +73,13 @@ func (e *engine) stopSession(db *database) {
 		return
 	}
 	db.cancel()
-	e.lose(db)
 	db.session, db.cancel = nil, nil
 }
 
-// lose takes the jobs of a database out of the queues. Running ones keep their slots. What was being
+// lose lets go of what was under way in a database. Running jobs keep their slots. What was being
 // claimed has not been sent, so its slots are free for other databases; how the claim ended is found
 // by the next snapshot. It returns how many these were.
 func (e *engine) lose(db *database) (claiming int) {
-	db.known = false
-	e.tree.Suspend(db.Name)
 	for key, t := range e.tasks {
 		if key.DB != db.Name {
 			continue
@@ -100,24 +97,27 @@ func (e *engine) lose(db *database) (claiming int) {
 	return claiming
 }
 
+// step takes in what happened to a database, and what that means for its tasks.
+func (e *engine) step(db *database, what step, detail string) {
+	if !e.databases.step(db, what, detail) {
+		return
+	}
+	if claiming := e.lose(db); claiming > 0 && what != stepYield {
+		e.databases.claimsLost(db)
+	}
+}
+
 // sessionState takes in how far a session is.
 func (e *engine) sessionState(db *database, state session.State, detail string) {
 	switch state {
 	case session.Connecting:
-		e.databases.setState(db, DatabaseConnecting, detail)
+		e.step(db, stepConnect, "")
 	case session.Standby:
-		e.databases.setState(db, DatabaseStandby, detail)
-	case session.Unreachable:
-		e.databases.setState(db, DatabaseUnreachable, detail)
-	case session.Lost, session.Changed:
-		if e.lose(db) > 0 {
-			e.databases.claimsLost(db)
-		}
-		if state == session.Changed {
-			e.databases.setState(db, DatabaseConnecting, "")
-		} else {
-			e.databases.setState(db, DatabaseUnreachable, detail)
-		}
+		e.step(db, stepStandby, detail)
+	case session.Unreachable, session.Lost:
+		e.step(db, stepFail, detail)
+	case session.Changed:
+		e.step(db, stepChange, "")
 	}
 }
 
@@ -131,13 +131,13 @@ func (e *engine) fingerprinted(db *database, fp driver.Fingerprint) {
 	db.fingerprint = fp
 	switch fp.Health {
 	case driver.Undetected:
-		e.databases.setState(db, DatabaseUndetected, fp.Description)
+		e.step(db, stepUndetected, fp.Description)
 		e.forget(db.Name)
 		e.tree.Withhold(db.Name)
 	case driver.Unhealthy:
-		e.databases.setState(db, DatabaseUnhealthy, fp.Description)
+		e.step(db, stepUnhealthy, fp.Description)
 	case driver.Neutralized:
-		e.databases.setState(db, DatabaseNeutralized, fp.Description)
+		e.step(db, stepNeutralized, fp.Description)
 		e.forget(db.Name)
 		e.tree.Withhold(db.Name)
 	case driver.Healthy:
@@ -146,9 +146,7 @@ func (e *engine) fingerprinted(db *database, fp driver.Fingerprint) {
 
 // snapshotBegin, snapshotRows and snapshotEnd take a snapshot in.
 func (e *engine) snapshotBegin(db *database) {
-	if !db.known {
-		e.databases.setState(db, DatabaseLoading, "")
-	}
+	e.step(db, stepLoad, "")
 	db.repairs = nil
 	e.tree.BeginSync(db.Name)
 }
@@ -157,7 +155,7 @@ func (e *engine) snapshotBegin(db *database) {
 func (e *engine) snapshotRows(db *database, rows []driver.Row) {
 	set := e.tree.Sync
 	for i := range rows {
-		if e.applyRow(&rows[i], 0, set) && db.known {
+		if e.applyRow(&rows[i], 0, set) && db.stage.known() {
 			db.repairs = append(db.repairs, rows[i].UUID)
 		}
 	}
@@ -170,7 +168,7 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 		}
 	}
 	e.notes.emit(Event{Kind: EventResynced, Database: db.Name, Count: len(db.repairs)})
-	if db.known {
+	if db.stage.known() {
 		e.notes.repaired(db, named)
 		return
 	}

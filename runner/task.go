@@ -254,7 +254,7 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 // unclaim has a task put back to pending that certainly does not run.
 func (e *engine) unclaim(key channels.Key, t *task) {
 	db := e.databases.get(key.DB)
-	if db == nil || db.session == nil || !db.known {
+	if db == nil || db.session == nil || !db.stage.known() {
 		t.watch()
 		return
 	}
@@ -304,7 +304,7 @@ func (e *engine) putBack(db *database, row *driver.Row, t *task) {
 
 // ask has the row of a task read whose exchange is over.
 func (e *engine) ask(db *database, key channels.Key, t *task) {
-	if db.session == nil || !db.known {
+	if db.session == nil || !db.stage.known() {
 		t.watch()
 		return
 	}

@@ -170,8 +170,8 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 		w.say(WhyNoLeader, "no process leads the runner%s", with(": ", e.leadership.detail))
 	case db == nil:
 		w.say(WhyNotServed, "database %s is not among those that this runner serves", w.Key.DB)
-	case !db.known || !db.hold.until.IsZero() || db.misconfigured != "":
-		w.say("database_"+db.state.String(), "database %s is %s%s", db.Name, db.state, with(": ", db.detail))
+	case !db.stage.known() || !db.hold.until.IsZero() || db.misconfigured != "":
+		w.say("database_"+db.state.String(), "database %s is %s%s", db.Name, db.state, with(": ", db.reason))
 		w.Until = db.hold.until
 	case e.pausedAll != nil:
 		w.paused(WhyPaused, "everything", e.pausedAll)
