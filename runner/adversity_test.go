@@ -2,13 +2,17 @@ package runner_test
 
 import (
 	"fmt"
+	"net/http"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
 )
 
 // running inserts jobs that another node has left running.
@@ -75,5 +79,232 @@ func TestTakeOverAfterALossOfBothConnections(t *testing.T) {
 		b.settle(time.Minute)
 		b.requireRanOnce(keys...)
 		b.requireIdle(r)
+	})
+}
+
+// A database that is out of reach keeps no slot of a job that Odoo has answered for.
+func TestAnsweredJobOfALostDatabaseFreesItsSlot(t *testing.T) {
+	for name, c := range map[string]struct {
+		plan mock.Plan
+		runs int
+	}{
+		"done":      {mock.Plan{RunFor: 5 * time.Second}, 1},
+		"not run":   {mock.Plan{StartAfter: 5 * time.Second, StayEnqueued: true}, 2},
+		"refused":   {mock.Plan{Refuse: http.StatusSeeOther}, 2},
+		"not begun": {mock.Plan{FailBeforeSend: true}, 2},
+	} {
+		for _, unguarded := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, unguarded=%t", name, unguarded), func(t *testing.T) {
+				inBubble(t, func(b *bench) {
+					b.AddDatabase("bad", "good")
+					heal := func() { b.Fault("bad", func(f *mock.Faults) { *f = mock.Faults{} }) }
+					if unguarded {
+						heal = func() { b.Fault("bad", func(f *mock.Faults) { f.OpenErr = nil }) }
+						b.Unguarded("bad")
+					}
+					late := make(chan struct{})
+					cfg := b.config("root:1")
+					cfg.Driver = &fakeDriver{Driver: b.Driver(), run: func(t driver.Task) {
+						if t.DB == "bad" {
+							<-late
+						}
+					}}
+					b.PlanFor(key("bad", "a"), c.plan)
+					k := b.one("bad", "a")
+					r := b.start(cfg)
+					b.Fault("bad", func(f *mock.Faults) { f.OpenErr = errFault })
+					b.LoseSession("bad")
+					close(late)
+					b.settle(10 * time.Second)
+					next := b.one("good", "b")
+					b.settle(time.Second)
+					b.requireRanOnce(next)
+					b.settle(24 * time.Hour)
+					heal()
+					b.settle(time.Minute)
+					b.requireDone(k)
+					require.Len(b, b.RunsOf(k), c.runs)
+					b.requireIdle(r)
+				})
+			})
+		}
+	}
+}
+
+// A request that is open keeps its job from being sent again, also by the next engine of the process,
+// and whatever its row says.
+func TestOpenRequestOfAnotherEngine(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		t.Run(fmt.Sprintf("put back while served=%t", after), func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.Unguarded("prod")
+				b.SetPlan(mock.Plan{RunFor: time.Minute})
+				k := b.one("prod", "a")
+				cfg := b.config("root:1")
+				cfg.Exchanges = exchange.NewRegister()
+				b.stop(b.start(cfg))
+				var r *runner.Runner
+				if after {
+					b.SetState(k, channels.Done)
+					r = b.start(cfg)
+				}
+				b.SetState(k, channels.Pending)
+				if !after {
+					r = b.start(cfg)
+				}
+				other := b.one("prod", "b")
+				b.settle(30 * time.Second)
+				require.Len(b, b.RunsOf(k), 1)
+				require.Equal(b, 1, b.status(r).Open)
+				b.settle(5 * time.Minute)
+				b.requireDone(k, other)
+				require.Equal(b, 1, b.MaxExecuting(nil))
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+// Two inspections that find no holder are of the same state of the same attempt.
+func TestInspectionsOfTheSameState(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		old := time.Now().Add(-time.Minute).UnixMicro()
+		k := b.one("prod", "a", func(j *mock.Job) { j.State, j.Enqueued = channels.Enqueued, old })
+		looks := make(chan time.Time, 1000)
+		cfg := b.config("root:1")
+		cfg.Driver = &fakeDriver{Driver: b.Driver(), session: func(s driver.Session) driver.Session {
+			return &fakeSession{Session: s, inspect: func([]driver.Liveness) { looks <- time.Now() }}
+		}}
+		b.start(cfg)
+		for len(looks) == 0 {
+			b.settle(100 * time.Millisecond)
+		}
+		b.SetState(k, channels.Started) // a worker has begun, and its lock was not seen yet
+		first := <-looks
+		for len(looks) == 0 {
+			b.settle(100 * time.Millisecond)
+		}
+		<-looks
+		row, _ := b.Row(k)
+		require.Equal(b, channels.Started.String(), row.State.String(), "one inspection of that state was enough")
+		b.settle(15 * time.Second)
+		b.requireDone(k)
+		require.Greater(b, b.RunsOf(k)[0].Opened.Sub(first), 9*time.Second)
+	})
+}
+
+// What became of a job during an outage is read from its row.
+func TestJobsThatEndDuringAnOutage(t *testing.T) {
+	for name, plan := range map[string]mock.Plan{
+		"answered": {RunFor: 5 * time.Second},
+		"open":     {RunFor: 5 * time.Second, HoldAnswer: time.Minute},
+		"watched":  {RunFor: 5 * time.Second, DropConnAfter: time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.PlanFor(key("prod", "a"), plan)
+				b.PlanFor(key("prod", "b"), plan)
+				var j journal
+				cfg := b.config("root:2")
+				cfg.Events = j.add
+				b.one("prod", "a")
+				k := b.one("prod", "b")
+				r := b.start(cfg)
+				b.Fault("prod", func(f *mock.Faults) { f.OpenErr = errFault })
+				b.LoseSession("prod")
+				b.settle(20 * time.Second)
+				b.Delete(k)
+				b.Fault("prod", func(f *mock.Faults) { f.OpenErr = nil })
+				b.settle(2 * time.Minute)
+				require.Len(b, j.of("a", runner.EventJobDone), 1)
+				require.Empty(b, j.of("a", runner.EventJobGone))
+				require.Len(b, j.of("b", runner.EventJobGone), 1)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+// What still executes in a database that may not be served any more keeps its slot.
+func TestRetiredDatabaseKeepsSlots(t *testing.T) {
+	for name, retire := range map[string]func(*bench){
+		"neutralized": func(b *bench) { b.Neutralized("copy") },
+		"undetected":  func(b *bench) { b.Undetected("copy") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("copy", "good")
+				b.PlanFor(key("copy", "a"), mock.Plan{RunFor: 5 * time.Minute, DropConnAfter: time.Second})
+				b.one("copy", "a")
+				r := b.start(b.config("root:1"))
+				b.settle(2 * time.Second)
+				retire(b)
+				b.LoseSession("copy")
+				b.settle(10 * time.Second)
+				k := b.one("good", "b")
+				b.settle(4 * time.Minute)
+				require.Empty(b, b.RunsOf(k), "the job executes")
+				b.settle(20 * time.Minute)
+				b.requireRanOnce(k)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+// A state that nobody has heard of, after the run, is no reason to keep a slot for ever.
+func TestUnknownStateAfterTheRun(t *testing.T) {
+	for name, plan := range map[string]mock.Plan{
+		"answered": {RunFor: time.Second},
+		"broken":   {RunFor: time.Second, DropConnAfter: 500 * time.Millisecond},
+	} {
+		for _, locks := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, locks=%t", name, locks), func(t *testing.T) {
+				inBubble(t, func(b *bench) {
+					b.AddDatabase("prod")
+					if !locks {
+						b.WithoutLocks("prod")
+					}
+					plan.Then = func(j *mock.Job) { j.RawState = "on_hold" }
+					b.PlanFor(key("prod", "a"), plan)
+					a := b.one("prod", "a")
+					r := b.start(b.config("root:1"))
+					k := b.one("prod", "b")
+					if name == "answered" {
+						b.settle(time.Second)
+						b.requireRanOnce(k)
+					}
+					b.settle(11 * time.Minute)
+					b.requireRanOnce(k)
+					b.requireIdle(r)
+					b.SetState(a, channels.Pending)
+					b.settle(time.Second)
+					require.Len(b, b.RunsOf(a), 2)
+				})
+			})
+		}
+	}
+}
+
+// A server that accepts requests and never answers does not keep jobs for ever that it has not
+// started, where a second request does no harm.
+func TestServerThatNeverAnswers(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod", "old")
+		b.Unguarded("old")
+		for _, db := range []string{"prod", "old"} {
+			b.PlanFor(key(db, "a"), mock.Plan{StartAfter: 1000 * time.Hour})
+			b.one(db, "a")
+		}
+		r := b.start(b.config("root:4"))
+		b.settle(9 * time.Minute)
+		require.Equal(b, 2, b.status(r).Open)
+		b.settle(3 * time.Minute)
+		b.requireDone(key("prod", "a"))
+		b.settle(time.Hour)
+		require.Len(b, b.RunsOf(key("old", "a")), 1, "it would not notice the second request")
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -20,8 +21,10 @@ type database struct {
 	cancel  context.CancelFunc
 
 	// stage decides, with hold, pause and misconfigured; detail says why it is that one.
-	stage       stage
-	detail      string
+	stage  stage
+	detail string
+	// entered is when it became that one.
+	entered     time.Time
 	fingerprint driver.Fingerprint
 	// told is true once the database has said what runs there, since this process leads.
 	told bool
@@ -38,6 +41,9 @@ type database struct {
 	misconfigured string
 	// unreadable is set when that is because its configuration cannot be read.
 	unreadable bool
+	// open are the jobs, by uuid, that had an open request in this process when the present first
+	// snapshot began.
+	open map[string]struct{}
 	// repairs collects the jobs that the present snapshot changed.
 	repairs []string
 }
@@ -106,7 +112,9 @@ func (d *databases) drop(db *database) {
 // not any more.
 func (d *databases) step(db *database, what step, detail string) (lost bool) {
 	was := db.stage
-	db.stage = was.after(what)
+	if db.stage = was.after(what); db.stage != was {
+		db.entered = time.Now()
+	}
 	if db.stage != was || detail != "" {
 		db.detail = detail
 	}

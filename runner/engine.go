@@ -42,19 +42,22 @@ type engine struct {
 	pausedAll *Pause
 	shutdown  shutdown
 	scanAt    time.Time
-	targetsAt time.Time
+	// answeredAt is when each server answered last.
+	answeredAt map[string]time.Time
+	targetsAt  time.Time
 	// awaited are closed after the next pass.
 	awaited []chan struct{}
 }
 
 func newEngine(config func() Config) *engine {
 	e := &engine{
-		config:   config,
-		mail:     newMailbox(),
-		tree:     channels.NewForest(),
-		tasks:    make(map[channels.Key]*task),
-		delays:   make(delays),
-		shutdown: shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
+		config:     config,
+		mail:       newMailbox(),
+		tree:       channels.NewForest(),
+		tasks:      make(map[channels.Key]*task),
+		delays:     make(delays),
+		answeredAt: make(map[string]time.Time),
+		shutdown:   shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
 	}
 	e.notes = &notes{config: config, tree: e.tree}
 	e.databases = newDatabases(config, e.tree, e.notes)

@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -27,7 +28,7 @@ func (e *engine) dropDatabases(which func(*database) bool) {
 		}
 		e.stopSession(db)
 		e.databases.drop(db)
-		if e.forget(name); !e.anyJob(name) {
+		if e.forget(name, false); !e.anyJob(name) {
 			e.tree.RemoveDB(name)
 		}
 		e.log().Info("database is not served any more", zap.String("database", name))
@@ -35,11 +36,13 @@ func (e *engine) dropDatabases(which func(*database) bool) {
 }
 
 // forget removes everything of a database from memory, except tasks with an open request, whose slots
-// stay taken until it ends.
-func (e *engine) forget(name string) {
+// stay taken until it ends. If the database may come back as what it is, tasks that may be executing
+// without a request of ours stay, too.
+func (e *engine) forget(name string, comesBack bool) {
 	var gone []channels.Key
 	for job := range e.tree.Jobs(name) {
-		if t := e.tasks[job.Key]; t == nil || t.phase != phaseOpen {
+		t := e.tasks[job.Key]
+		if t == nil || t.phase != phaseOpen && (!comesBack || t.phase != phaseWatched) {
 			gone = append(gone, job.Key)
 		}
 	}
@@ -51,6 +54,13 @@ func (e *engine) forget(name string) {
 		delete(e.delays, key)
 		e.tree.Remove(key)
 	}
+}
+
+// retire is forget for a database that still exists, and in which nothing may run now. What executes
+// keeps its slot as long as something is learnt of it, and then for [mysteryLimit].
+func (e *engine) retire(db *database) {
+	e.forget(db.Name, true)
+	e.tree.Withhold(db.Name)
 }
 
 func (e *engine) anyJob(name string) bool {
@@ -89,9 +99,9 @@ func (e *engine) lose(db *database) (claiming int) {
 			claiming++
 			delete(e.tasks, key)
 			e.requeue(key)
-		case phaseUnclaiming, phaseAsked:
-			t.watch()
-		case phaseOpen, phaseWatched:
+		case phaseUnclaiming, phaseAsked, phaseWatched:
+			e.rest(key, t)
+		case phaseOpen, phaseParked:
 		}
 	}
 	return claiming
@@ -132,21 +142,21 @@ func (e *engine) fingerprinted(db *database, fp driver.Fingerprint) {
 	switch fp.Health {
 	case driver.Undetected:
 		e.step(db, stepUndetected, fp.Description)
-		e.forget(db.Name)
-		e.tree.Withhold(db.Name)
+		e.retire(db)
 	case driver.Unhealthy:
 		e.step(db, stepUnhealthy, fp.Description)
 	case driver.Neutralized:
 		e.step(db, stepNeutralized, fp.Description)
-		e.forget(db.Name)
-		e.tree.Withhold(db.Name)
+		e.retire(db)
 	case driver.Healthy:
 	}
 }
 
 // snapshotBegin, snapshotRows and snapshotEnd take a snapshot in.
 func (e *engine) snapshotBegin(db *database) {
-	e.step(db, stepLoad, "")
+	if e.step(db, stepLoad, ""); !db.stage.known() {
+		db.open = e.config().Exchanges.OpenOf(db.Name)
+	}
 	db.repairs = nil
 	e.tree.BeginSync(db.Name)
 }
@@ -162,15 +172,42 @@ func (e *engine) snapshotRows(db *database, rows []driver.Row) {
 }
 
 func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
+	// Tasks among these have ended meanwhile, or were deleted: their rows tell which.
+	var ended []channels.Key
 	for _, key := range e.tree.Stale(db.Name) {
-		if e.applyGone(key) {
+		if e.tasks[key] != nil {
+			ended = append(ended, key)
+		} else if e.applyGone(key) {
 			db.repairs = append(db.repairs, key.UUID)
 		}
 	}
+	db.open = nil
 	e.notes.emit(Event{Kind: EventResynced, Database: db.Name, Count: len(db.repairs)})
 	if db.stage.known() {
+		e.askEnded(db, ended)
 		e.notes.repaired(db, named)
 		return
 	}
+	for _, key := range ended {
+		if e.tasks[key].phase == phaseParked {
+			e.tree.Remove(key) // or it would be in the queues
+		}
+	}
 	e.databases.ready(db)
+	e.askEnded(db, ended)
+	e.scanAt = time.Time{} // what is known of parked tasks can be put to use
+}
+
+// askEnded has the rows of tasks read that a snapshot did not contain.
+func (e *engine) askEnded(db *database, ended []channels.Key) {
+	for _, key := range ended {
+		t := e.tasks[key]
+		switch t.phase {
+		case phaseOpen:
+			db.session.Read(key.UUID)
+		case phaseWatched, phaseParked:
+			e.ask(db, key, t)
+		case phaseClaiming, phaseUnclaiming, phaseAsked:
+		}
+	}
 }
