@@ -150,10 +150,14 @@ func TestOpenRequestOfAnotherEngine(t *testing.T) {
 					r = b.start(cfg)
 				}
 				b.SetState(k, channels.Pending)
+				other := b.one("prod", "b", func(j *mock.Job) {
+					if !after {
+						j.Priority = 1 // it would be first
+					}
+				})
 				if !after {
 					r = b.start(cfg)
 				}
-				other := b.one("prod", "b")
 				b.settle(30 * time.Second)
 				require.Len(b, b.RunsOf(k), 1)
 				require.Equal(b, 1, b.status(r).Open)
