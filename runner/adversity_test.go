@@ -1,8 +1,10 @@
 package runner_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -195,7 +197,7 @@ func TestInspectionsOfTheSameState(t *testing.T) {
 		require.Equal(b, channels.Started.String(), row.State.String(), "one inspection of that state was enough")
 		b.settle(15 * time.Second)
 		b.requireDone(k)
-		require.Greater(b, b.RunsOf(k)[0].Opened.Sub(first), 9*time.Second)
+		require.Greater(b, b.RunsOf(k)[0].Opened.Sub(first), 7*time.Second)
 	})
 }
 
@@ -310,5 +312,101 @@ func TestServerThatNeverAnswers(t *testing.T) {
 		b.requireDone(key("prod", "a"))
 		b.settle(time.Hour)
 		require.Len(b, b.RunsOf(key("old", "a")), 1, "it would not notice the second request")
+	})
+}
+
+// slowSession takes its time for a snapshot of a database in which something runs.
+type slowSession struct {
+	driver.Session
+	runs bool
+}
+
+func (s *slowSession) Running(ctx context.Context) ([]driver.Row, error) {
+	rows, err := s.Session.Running(ctx)
+	s.runs = len(rows) > 0
+	return rows, err
+}
+
+func (s *slowSession) Snapshot(ctx context.Context, yield func(driver.Row)) error {
+	if s.runs {
+		<-time.After(time.Minute)
+	}
+	return s.Session.Snapshot(ctx, yield)
+}
+
+// What runs is read before the snapshot, which may take longer than others can wait for it.
+func TestRunningJobsCountBeforeTheSnapshot(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("slow", "fast")
+		left := b.running("slow", 2)
+		keys := b.jobs("fast", "", "a", 10)
+		cfg := b.config("root:3")
+		cfg.Driver = &fakeDriver{Driver: b.Driver(), session: func(s driver.Session) driver.Session {
+			return &slowSession{Session: s}
+		}}
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		r := b.start(cfg)
+		b.settle(20 * time.Second)
+		b.requireRanOnce(keys...)
+		require.Equal(b, 1, b.MaxConcurrent(nil))
+		require.Equal(b, 2, b.status(r).Watched)
+		for _, k := range left {
+			b.SetState(k, channels.Done)
+		}
+		b.settle(2 * time.Minute)
+		b.requireIdle(r)
+	})
+}
+
+// After hours in stand-by nothing is what it was.
+func TestExaminedAgainAfterStandby(t *testing.T) {
+	for name, change := range map[string]func(*bench){
+		"neutralized": func(b *bench) { b.Neutralized("prod") },
+		"generation":  func(b *bench) { b.WithoutLocks("prod") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.LockHeldBy("prod", "another runner")
+				r := b.start(b.config("root:1"))
+				b.settle(time.Hour)
+				k := b.one("prod", "a")
+				change(b)
+				b.LockHeldBy("prod", "")
+				b.settle(5 * time.Second)
+				if name == "neutralized" {
+					require.Empty(b, b.Runs())
+					b.requireState(r, "prod", runner.DatabaseNeutralized)
+					require.Zero(b, b.connections("prod"), "the lock is given back")
+					return
+				}
+				b.requireRanOnce(k)
+				require.False(b, b.status(r).Databases[0].Fingerprint.Locks)
+			})
+		})
+	}
+}
+
+// A node that cannot ask who leads gives up what another one needs in order to lead.
+func TestLockGivenUpToAnotherLeader(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		var refuse atomic.Bool
+		cfg := b.config("root:3")
+		cfg.Driver = &fakeDriver{Driver: b.Driver(), openCluster: func() error {
+			if refuse.Load() {
+				return errFault
+			}
+			return nil
+		}}
+		first := b.start(cfg)
+		second := b.start(b.config("root:3"))
+		require.True(b, b.status(first).Leader)
+		refuse.Store(true)
+		b.LoseClusters()
+		k := b.one("prod", "a")
+		b.settle(45 * time.Second)
+		require.True(b, b.status(second).Leader)
+		b.requireRanOnce(k)
 	})
 }

@@ -26,8 +26,9 @@ type database struct {
 	// entered is when it became that one.
 	entered     time.Time
 	fingerprint driver.Fingerprint
-	// told is true once the database has said what runs there, since this process leads.
-	told bool
+	// told is true once all of its jobs have been read since this process leads, and counted once those
+	// that occupy slots have been.
+	told, counted bool
 	// state and reason are what was shown last, derived of all these.
 	state  DatabaseState
 	reason string
@@ -55,7 +56,7 @@ func (db *database) serving() bool {
 }
 
 // settling reports whether a new leader should wait for the database: it may still tell of jobs that
-// run, which occupy slots.
+// run, which occupy slots, and of jobs that go before others.
 func (db *database) settling() bool { return !db.told && db.stage.mayTell() }
 
 // shown is what users see of the state, and the reason.

@@ -107,6 +107,9 @@ func (e *engine) tick(now time.Time) {
 	}
 	e.expirePauses(now)
 	e.databases.release(now)
+	if !e.leadership.lostAt.IsZero() {
+		e.giveUp(now)
+	}
 	e.leadership.settle(now, e.databases.settling)
 	if !now.Before(e.scanAt) {
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
@@ -123,7 +126,7 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	if until := e.controls.expiry(); !until.IsZero() {
 		next = timing.Earliest(next, until)
 	}
-	next = e.databases.releaseAt(next)
+	next = e.giveUpAt(e.databases.releaseAt(next))
 	if due := e.leadership.due(); !due.IsZero() {
 		next = timing.Earliest(next, due)
 	}

@@ -32,7 +32,7 @@ func (e *engine) scan(now time.Time) {
 		switch t.phase {
 		case phaseOpen:
 			e.abandon(key, t, now)
-			e.giveUp(key, t, now)
+			e.giveUpUnstarted(key, t, now)
 			continue
 		case phaseWatched:
 		case phaseClaiming, phaseUnclaiming, phaseAsked, phaseParked:
@@ -89,9 +89,9 @@ func (e *engine) expire(db *database, key channels.Key, t *task, now time.Time) 
 	}
 }
 
-// giveUp gives up a request whose job has not been started for very long, at a server that does
+// giveUpUnstarted gives up a request whose job has not been started for very long, at a server that does
 // nothing at all for us, where a second request does no harm.
-func (e *engine) giveUp(key channels.Key, t *task, now time.Time) {
+func (e *engine) giveUpUnstarted(key channels.Key, t *task, now time.Time) {
 	db := e.databases.get(key.DB)
 	since := t.trail.sent
 	if since.IsZero() {

@@ -152,6 +152,33 @@ func (e *engine) fingerprinted(db *database, fp driver.Fingerprint) {
 	}
 }
 
+// running takes in the jobs that occupy slots, which count from now on, however long the snapshot takes.
+func (e *engine) running(db *database, rows []driver.Row) {
+	if db.stage == stageNeutralized {
+		e.retired(db, rows)
+		return
+	}
+	for i := range rows {
+		e.applyRow(&rows[i], 0, e.tree.Set)
+	}
+	db.counted = true
+}
+
+// retired takes in what still runs in a neutralized database. What does not any more is over as far as
+// it concerns us.
+func (e *engine) retired(db *database, rows []driver.Row) {
+	runs := make(map[string]struct{}, len(rows))
+	for i := range rows {
+		runs[rows[i].UUID] = struct{}{}
+	}
+	for key, t := range e.tasks {
+		if _, ok := runs[key.UUID]; key.DB == db.Name && t.phase == phaseWatched && !ok {
+			t.row, t.gone, t.unserved = nil, true, true
+			e.settle(key, t)
+		}
+	}
+}
+
 // snapshotBegin, snapshotRows and snapshotEnd take a snapshot in.
 func (e *engine) snapshotBegin(db *database) {
 	if e.step(db, stepLoad, ""); !db.stage.known() {
