@@ -152,7 +152,7 @@ func (r *Runner) Control(ctx context.Context, c Controls) error {
 func (r *Runner) Resync(ctx context.Context, database string) (n int, err error) {
 	err = r.do(ctx, func(e *engine) {
 		for name, db := range e.databases.byName {
-			if (database == "" || database == name) && db.session != nil && db.known {
+			if (database == "" || database == name) && db.session != nil && db.stage.known() {
 				db.session.Resync()
 				n++
 			}

@@ -42,19 +42,22 @@ type engine struct {
 	pausedAll *Pause
 	shutdown  shutdown
 	scanAt    time.Time
-	targetsAt time.Time
+	// answeredAt is when each server answered last.
+	answeredAt map[string]time.Time
+	targetsAt  time.Time
 	// awaited are closed after the next pass.
 	awaited []chan struct{}
 }
 
 func newEngine(config func() Config) *engine {
 	e := &engine{
-		config:   config,
-		mail:     newMailbox(),
-		tree:     channels.NewForest(),
-		tasks:    make(map[channels.Key]*task),
-		delays:   make(delays),
-		shutdown: shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
+		config:     config,
+		mail:       newMailbox(),
+		tree:       channels.NewForest(),
+		tasks:      make(map[channels.Key]*task),
+		delays:     make(delays),
+		answeredAt: make(map[string]time.Time),
+		shutdown:   shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
 	}
 	e.notes = &notes{config: config, tree: e.tree}
 	e.databases = newDatabases(config, e.tree, e.notes)
@@ -104,6 +107,9 @@ func (e *engine) tick(now time.Time) {
 	}
 	e.expirePauses(now)
 	e.databases.release(now)
+	if !e.leadership.lostAt.IsZero() {
+		e.giveUp(now)
+	}
 	e.leadership.settle(now, e.databases.settling)
 	if !now.Before(e.scanAt) {
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
@@ -120,7 +126,7 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	if until := e.controls.expiry(); !until.IsZero() {
 		next = timing.Earliest(next, until)
 	}
-	next = e.databases.releaseAt(next)
+	next = e.giveUpAt(e.databases.releaseAt(next))
 	if due := e.leadership.due(); !due.IsZero() {
 		next = timing.Earliest(next, due)
 	}

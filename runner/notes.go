@@ -178,7 +178,7 @@ func (n *notes) ended(key channels.Key, t *task, served bool) {
 // ending says what became of an attempt.
 func (t *task) ending(served bool) (kind EventKind, detail string) {
 	switch {
-	case t.gone && !served:
+	case t.gone && (!served || t.unserved):
 		return EventJobGone, "the database is not served any more"
 	case t.gone:
 		return EventJobGone, "the job was deleted"
@@ -190,6 +190,8 @@ func (t *task) ending(served bool) (kind EventKind, detail string) {
 		return EventJobFailed, ""
 	case t.row.State == channels.Cancelled:
 		return EventJobGone, "the job was cancelled"
+	case t.row.State == channels.Unknown:
+		return EventJobGone, "the job is in a state that is not known"
 	case t.trail.rescued:
 		return EventJobRescued, deadDetail
 	case t.trail.why != "" && t.phase == phaseUnclaiming:
@@ -232,7 +234,7 @@ var stateEvents = map[DatabaseState]EventKind{
 // state reports a transition of a database.
 func (n *notes) state(db *database) {
 	if kind, ok := stateEvents[db.state]; ok {
-		n.emit(Event{Kind: kind, Database: db.Name, Detail: db.detail})
+		n.emit(Event{Kind: kind, Database: db.Name, Detail: db.reason})
 	}
 }
 

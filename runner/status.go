@@ -194,18 +194,22 @@ func (e *engine) status(now time.Time) Status {
 			st.Open++
 		case phaseUnclaiming, phaseAsked, phaseWatched:
 			st.Watched++
+		case phaseParked: // without a slot
 		}
 	}
 	return st
 }
 
 var phaseNames = [...]string{
-	phaseClaiming: "claiming", phaseOpen: "open", phaseUnclaiming: "unclaiming", phaseAsked: "asked", phaseWatched: "watched",
+	phaseClaiming: "claiming", phaseOpen: "open", phaseUnclaiming: "unclaiming", phaseAsked: "asked", phaseWatched: "watched", phaseParked: "parked",
 }
 
 func (e *engine) taskList() []TaskStatus {
 	list := make([]TaskStatus, 0, len(e.tasks))
 	for key, t := range e.tasks {
+		if t.phase == phaseParked {
+			continue // it occupies none
+		}
 		list = append(list, TaskStatus{
 			Key: key, Phase: phaseNames[t.phase], Channel: e.notes.channelOf(key),
 			Model: t.attempt.Model, Method: t.attempt.Method, Retry: t.attempt.Retry, ID: t.attempt.ID,

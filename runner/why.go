@@ -158,7 +158,7 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 	db := e.databases.get(w.Key.DB)
 	t := e.tasks[w.Key]
 	switch {
-	case t != nil:
+	case t != nil && t.phase != phaseParked:
 		w.task(e, t)
 	case known && x.Reason == channels.ReasonFailed:
 		w.say(x.Reason.String(), "the job failed and runs again only if somebody requeues it")
@@ -170,8 +170,8 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 		w.say(WhyNoLeader, "no process leads the runner%s", with(": ", e.leadership.detail))
 	case db == nil:
 		w.say(WhyNotServed, "database %s is not among those that this runner serves", w.Key.DB)
-	case !db.known || !db.hold.until.IsZero() || db.misconfigured != "":
-		w.say("database_"+db.state.String(), "database %s is %s%s", db.Name, db.state, with(": ", db.detail))
+	case !db.stage.known() || !db.hold.until.IsZero() || db.misconfigured != "":
+		w.say("database_"+db.state.String(), "database %s is %s%s", db.Name, db.state, with(": ", db.reason))
 		w.Until = db.hold.until
 	case e.pausedAll != nil:
 		w.paused(WhyPaused, "everything", e.pausedAll)
@@ -198,6 +198,7 @@ func (w *Why) task(e *engine, t *task) {
 		w.say(channels.ReasonRunning.String(), "the job has been running on %s since %s", w.Upstream, w.Since.UTC().Format(time.RFC3339))
 	case phaseUnclaiming:
 		w.say(WhyUnclaiming, "the job is being put back: %s", t.trail.why)
+	case phaseParked: // the state of its database says it
 	case phaseWatched:
 		_, state, _ := e.tree.Lookup(w.Key)
 		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: should it be dead, it is put back", state)

@@ -145,6 +145,10 @@ type Session interface {
 	// database beyond its jobs. It is called with the lock held.
 	Listen(ctx context.Context) error
 
+	// Running reads the jobs that are enqueued or started. Other than a snapshot, it takes no longer
+	// where many jobs wait: a new leader must know what runs before it starts anything.
+	Running(ctx context.Context) ([]Row, error)
+
 	// Snapshot reads every job that is not finished, and the failed ones.
 	Snapshot(ctx context.Context, yield func(Row)) error
 

@@ -159,6 +159,16 @@ func testSnapshot(b *bench) {
 	}))
 	require.Equal(b.t, want, got)
 	require.Len(b.t, ids, len(want))
+
+	running, err := s.Running(b.ctx)
+	require.NoError(b.t, err)
+	require.Len(b.t, running, 2)
+	for _, r := range running {
+		require.True(b.t, r.State.Running())
+		require.Equal(b.t, want[r.UUID], r.State)
+		require.Equal(b.t, "sub", r.Channel)
+		require.Equal(b.t, enqueued.UnixMicro(), r.Enqueued)
+	}
 }
 
 func testRead(b *bench) {

@@ -120,6 +120,15 @@ func (s *session) olderKey(ctx context.Context) (key int64, err error) {
 	return key, s.conn.Failed(err, "find the key of the lock "+s.generation.olderLock)
 }
 
+// Running implements [driver.Session]. An index serves it: add-ons of every series have one of the
+// state.
+func (s *session) Running(ctx context.Context) ([]driver.Row, error) {
+	if s.generation == nil {
+		return nil, errNoFingerprint
+	}
+	return s.rows(ctx, "read the jobs that run", s.statements.running)
+}
+
 // Read implements [driver.Session]. Of several rows of one uuid it returns the
 // one that matters.
 func (s *session) Read(ctx context.Context, uuids []string) ([]driver.Row, error) {

@@ -21,13 +21,14 @@ const Grace = 10 * time.Second
 // in autocommit, with times on the database's clock in UTC. Names without a schema
 // are PostgreSQL's, for our sessions look nowhere else; tables are named with theirs.
 type statements struct {
-	snapshot, read, claim, unclaim, inspect, rescue string
+	running, snapshot, read, claim, unclaim, inspect, rescue string
 }
 
 // statements builds the SQL for the columns that exist.
 func (g *generation) statements() statements {
 	columns := g.rowColumns()
 	s := statements{
+		running:  "SELECT " + columns + " FROM queue_job j WHERE j.state IN ('enqueued', 'started')",
 		snapshot: "SELECT " + columns + " FROM queue_job j WHERE " + unfinished,
 		read:     "SELECT " + columns + " FROM queue_job j WHERE j.uuid = ANY($1)",
 		claim:    g.claimSQL(columns),
@@ -39,7 +40,7 @@ func (g *generation) statements() statements {
 		s.inspect = "SELECT " + columns + inspectSQL
 		s.rescue = fmt.Sprintf(rescueSQL, g.pathSQL()) + columns
 	}
-	for _, sql := range []*string{&s.snapshot, &s.read, &s.claim, &s.unclaim, &s.inspect, &s.rescue} {
+	for _, sql := range []*string{&s.running, &s.snapshot, &s.read, &s.claim, &s.unclaim, &s.inspect, &s.rescue} {
 		*sql = g.named(*sql)
 	}
 	return s

@@ -1,0 +1,412 @@
+package runner_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
+)
+
+// running inserts jobs that another node has left running.
+func (b *bench) running(db string, n int) (keys []channels.Key) {
+	now := time.Now().UnixMicro()
+	for i := range n {
+		keys = append(keys, b.one(db, fmt.Sprintf("running%d", i), func(j *mock.Job) {
+			j.State, j.Enqueued, j.LockRow, j.LockPID = channels.Started, now, true, 7
+		}))
+	}
+	return keys
+}
+
+// A new leader waits for a database that has stumbled, too: it may still tell of jobs that run.
+func TestTakeOverWaitsForADatabaseThatStumbles(t *testing.T) {
+	for name, fault := range map[string]func(*bench){
+		"unreachable": func(b *bench) { b.Fault("slow", func(f *mock.Faults) { f.OpenErr = errFault }) },
+		"snapshot":    func(b *bench) { b.Fault("slow", func(f *mock.Faults) { f.SnapshotErr = errFault }) },
+		"unhealthy":   func(b *bench) { b.Unhealthy("slow", "the trigger is missing") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("slow", "fast")
+				left := b.running("slow", 2)
+				keys := b.jobs("fast", "", "a", 10)
+				fault(b)
+				r := b.start(b.config("root:2"))
+				b.Fault("slow", func(f *mock.Faults) { *f = mock.Faults{} })
+				b.settle(3 * time.Second)
+				require.Equal(b, 2, b.status(r).Watched)
+				require.Empty(b, b.Runs(), "all slots are taken")
+				for _, k := range left {
+					b.SetState(k, channels.Done)
+				}
+				b.settle(time.Minute)
+				b.requireRanOnce(keys...)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+// Nor does a leader that comes back trust what it knew: another one may have led meanwhile.
+func TestTakeOverAfterALossOfBothConnections(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("slow", "fast")
+		r := b.start(b.config("root:2"))
+		b.settle(10 * time.Second)
+		b.Fault("slow", func(f *mock.Faults) { f.OpenErr = errFault })
+		b.Down()
+		left := b.running("slow", 2)
+		keys := b.jobs("fast", "", "a", 10)
+		b.settle(2 * time.Second)
+		b.Up()
+		for !b.status(r).Leader {
+			b.settle(100 * time.Millisecond)
+		}
+		b.Fault("slow", func(f *mock.Faults) { *f = mock.Faults{} })
+		b.settle(4 * time.Second)
+		require.Empty(b, b.Runs(), "all slots are taken")
+		for _, k := range left {
+			b.SetState(k, channels.Done)
+		}
+		b.settle(time.Minute)
+		b.requireRanOnce(keys...)
+		b.requireIdle(r)
+	})
+}
+
+// A database that is out of reach keeps no slot of a job that Odoo has answered for.
+func TestAnsweredJobOfALostDatabaseFreesItsSlot(t *testing.T) {
+	for name, c := range map[string]struct {
+		plan mock.Plan
+		runs int
+	}{
+		"done":      {mock.Plan{RunFor: 5 * time.Second}, 1},
+		"not run":   {mock.Plan{StartAfter: 5 * time.Second, StayEnqueued: true}, 2},
+		"refused":   {mock.Plan{Refuse: http.StatusSeeOther}, 2},
+		"not begun": {mock.Plan{FailBeforeSend: true}, 2},
+	} {
+		for _, unguarded := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, unguarded=%t", name, unguarded), func(t *testing.T) {
+				inBubble(t, func(b *bench) {
+					b.AddDatabase("bad", "good")
+					heal := func() { b.Fault("bad", func(f *mock.Faults) { *f = mock.Faults{} }) }
+					if unguarded {
+						heal = func() { b.Fault("bad", func(f *mock.Faults) { f.OpenErr = nil }) }
+						b.Unguarded("bad")
+					}
+					late := make(chan struct{})
+					cfg := b.config("root:1")
+					cfg.Driver = &fakeDriver{Driver: b.Driver(), run: func(t driver.Task) {
+						if t.DB == "bad" {
+							<-late
+						}
+					}}
+					b.PlanFor(key("bad", "a"), c.plan)
+					k := b.one("bad", "a")
+					r := b.start(cfg)
+					b.Fault("bad", func(f *mock.Faults) { f.OpenErr = errFault })
+					b.LoseSession("bad")
+					close(late)
+					b.settle(10 * time.Second)
+					next := b.one("good", "b")
+					b.settle(time.Second)
+					b.requireRanOnce(next)
+					b.settle(24 * time.Hour)
+					heal()
+					b.settle(time.Minute)
+					b.requireDone(k)
+					require.Len(b, b.RunsOf(k), c.runs)
+					b.requireIdle(r)
+				})
+			})
+		}
+	}
+}
+
+// A request that is open keeps its job from being sent again, also by the next engine of the process,
+// and whatever its row says.
+func TestOpenRequestOfAnotherEngine(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		t.Run(fmt.Sprintf("put back while served=%t", after), func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.Unguarded("prod")
+				b.SetPlan(mock.Plan{RunFor: time.Minute})
+				k := b.one("prod", "a")
+				cfg := b.config("root:1")
+				cfg.Exchanges = exchange.NewRegister()
+				b.stop(b.start(cfg))
+				var r *runner.Runner
+				if after {
+					b.SetState(k, channels.Done)
+					r = b.start(cfg)
+				}
+				b.SetState(k, channels.Pending)
+				other := b.one("prod", "b", func(j *mock.Job) {
+					if !after {
+						j.Priority = 1 // it would be first
+					}
+				})
+				if !after {
+					r = b.start(cfg)
+				}
+				b.settle(30 * time.Second)
+				require.Len(b, b.RunsOf(k), 1)
+				require.Equal(b, 1, b.status(r).Open)
+				b.settle(5 * time.Minute)
+				b.requireDone(k, other)
+				require.Equal(b, 1, b.MaxExecuting(nil))
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+// Two inspections that find no holder are of the same state of the same attempt.
+func TestInspectionsOfTheSameState(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		old := time.Now().Add(-time.Minute).UnixMicro()
+		k := b.one("prod", "a", func(j *mock.Job) { j.State, j.Enqueued = channels.Enqueued, old })
+		looks := make(chan time.Time, 1000)
+		cfg := b.config("root:1")
+		cfg.Driver = &fakeDriver{Driver: b.Driver(), session: func(s driver.Session) driver.Session {
+			return &fakeSession{Session: s, inspect: func([]driver.Liveness) { looks <- time.Now() }}
+		}}
+		b.start(cfg)
+		for len(looks) == 0 {
+			b.settle(100 * time.Millisecond)
+		}
+		b.SetState(k, channels.Started) // a worker has begun, and its lock was not seen yet
+		first := <-looks
+		for len(looks) == 0 {
+			b.settle(100 * time.Millisecond)
+		}
+		<-looks
+		row, _ := b.Row(k)
+		require.Equal(b, channels.Started.String(), row.State.String(), "one inspection of that state was enough")
+		b.settle(15 * time.Second)
+		b.requireDone(k)
+		require.Greater(b, b.RunsOf(k)[0].Opened.Sub(first), 7*time.Second)
+	})
+}
+
+// What became of a job during an outage is read from its row.
+func TestJobsThatEndDuringAnOutage(t *testing.T) {
+	for name, plan := range map[string]mock.Plan{
+		"answered": {RunFor: 5 * time.Second},
+		"open":     {RunFor: 5 * time.Second, HoldAnswer: time.Minute},
+		"watched":  {RunFor: 5 * time.Second, DropConnAfter: time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.PlanFor(key("prod", "a"), plan)
+				b.PlanFor(key("prod", "b"), plan)
+				var j journal
+				cfg := b.config("root:2")
+				cfg.Events = j.add
+				b.one("prod", "a")
+				k := b.one("prod", "b")
+				r := b.start(cfg)
+				b.Fault("prod", func(f *mock.Faults) { f.OpenErr = errFault })
+				b.LoseSession("prod")
+				b.settle(20 * time.Second)
+				b.Delete(k)
+				b.Fault("prod", func(f *mock.Faults) { f.OpenErr = nil })
+				b.settle(2 * time.Minute)
+				require.Len(b, j.of("a", runner.EventJobDone), 1)
+				require.Empty(b, j.of("a", runner.EventJobGone))
+				require.Len(b, j.of("b", runner.EventJobGone), 1)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+// What still executes in a database that may not be served any more keeps its slot.
+func TestRetiredDatabaseKeepsSlots(t *testing.T) {
+	for name, retire := range map[string]func(*bench){
+		"neutralized": func(b *bench) { b.Neutralized("copy") },
+		"undetected":  func(b *bench) { b.Undetected("copy") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("copy", "good")
+				b.PlanFor(key("copy", "a"), mock.Plan{RunFor: 5 * time.Minute, DropConnAfter: time.Second})
+				b.one("copy", "a")
+				r := b.start(b.config("root:1"))
+				b.settle(2 * time.Second)
+				retire(b)
+				b.LoseSession("copy")
+				b.settle(10 * time.Second)
+				k := b.one("good", "b")
+				b.settle(4 * time.Minute)
+				require.Empty(b, b.RunsOf(k), "the job executes")
+				b.settle(20 * time.Minute)
+				b.requireRanOnce(k)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+// A state that nobody has heard of, after the run, is no reason to keep a slot for ever.
+func TestUnknownStateAfterTheRun(t *testing.T) {
+	for name, plan := range map[string]mock.Plan{
+		"answered": {RunFor: time.Second},
+		"broken":   {RunFor: time.Second, DropConnAfter: 500 * time.Millisecond},
+	} {
+		for _, locks := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, locks=%t", name, locks), func(t *testing.T) {
+				inBubble(t, func(b *bench) {
+					b.AddDatabase("prod")
+					if !locks {
+						b.WithoutLocks("prod")
+					}
+					plan.Then = func(j *mock.Job) { j.RawState = "on_hold" }
+					b.PlanFor(key("prod", "a"), plan)
+					a := b.one("prod", "a")
+					r := b.start(b.config("root:1"))
+					k := b.one("prod", "b")
+					if name == "answered" {
+						b.settle(time.Second)
+						b.requireRanOnce(k)
+					}
+					b.settle(11 * time.Minute)
+					b.requireRanOnce(k)
+					b.requireIdle(r)
+					b.SetState(a, channels.Pending)
+					b.settle(time.Second)
+					require.Len(b, b.RunsOf(a), 2)
+				})
+			})
+		}
+	}
+}
+
+// A server that accepts requests and never answers does not keep jobs for ever that it has not
+// started, where a second request does no harm.
+func TestServerThatNeverAnswers(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod", "old")
+		b.Unguarded("old")
+		for _, db := range []string{"prod", "old"} {
+			b.PlanFor(key(db, "a"), mock.Plan{StartAfter: 1000 * time.Hour})
+			b.one(db, "a")
+		}
+		r := b.start(b.config("root:4"))
+		b.settle(9 * time.Minute)
+		require.Equal(b, 2, b.status(r).Open)
+		b.settle(3 * time.Minute)
+		b.requireDone(key("prod", "a"))
+		b.settle(time.Hour)
+		require.Len(b, b.RunsOf(key("old", "a")), 1, "it would not notice the second request")
+	})
+}
+
+// slowSession takes its time for a snapshot of a database in which something runs.
+type slowSession struct {
+	driver.Session
+	runs bool
+}
+
+func (s *slowSession) Running(ctx context.Context) ([]driver.Row, error) {
+	rows, err := s.Session.Running(ctx)
+	s.runs = len(rows) > 0
+	return rows, err
+}
+
+func (s *slowSession) Snapshot(ctx context.Context, yield func(driver.Row)) error {
+	if s.runs {
+		<-time.After(time.Minute)
+	}
+	return s.Session.Snapshot(ctx, yield)
+}
+
+// What runs is read before the snapshot, which may take longer than others can wait for it.
+func TestRunningJobsCountBeforeTheSnapshot(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("slow", "fast")
+		left := b.running("slow", 2)
+		keys := b.jobs("fast", "", "a", 10)
+		cfg := b.config("root:3")
+		cfg.Driver = &fakeDriver{Driver: b.Driver(), session: func(s driver.Session) driver.Session {
+			return &slowSession{Session: s}
+		}}
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		r := b.start(cfg)
+		b.settle(20 * time.Second)
+		b.requireRanOnce(keys...)
+		require.Equal(b, 1, b.MaxConcurrent(nil))
+		require.Equal(b, 2, b.status(r).Watched)
+		for _, k := range left {
+			b.SetState(k, channels.Done)
+		}
+		b.settle(2 * time.Minute)
+		b.requireIdle(r)
+	})
+}
+
+// After hours in stand-by nothing is what it was.
+func TestExaminedAgainAfterStandby(t *testing.T) {
+	for name, change := range map[string]func(*bench){
+		"neutralized": func(b *bench) { b.Neutralized("prod") },
+		"generation":  func(b *bench) { b.WithoutLocks("prod") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.LockHeldBy("prod", "another runner")
+				r := b.start(b.config("root:1"))
+				b.settle(time.Hour)
+				k := b.one("prod", "a")
+				change(b)
+				b.LockHeldBy("prod", "")
+				b.settle(5 * time.Second)
+				if name == "neutralized" {
+					require.Empty(b, b.Runs())
+					b.requireState(r, "prod", runner.DatabaseNeutralized)
+					require.Zero(b, b.connections("prod"), "the lock is given back")
+					return
+				}
+				b.requireRanOnce(k)
+				require.False(b, b.status(r).Databases[0].Fingerprint.Locks)
+			})
+		})
+	}
+}
+
+// A node that cannot ask who leads gives up what another one needs in order to lead.
+func TestLockGivenUpToAnotherLeader(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		var refuse atomic.Bool
+		cfg := b.config("root:3")
+		cfg.Driver = &fakeDriver{Driver: b.Driver(), openCluster: func() error {
+			if refuse.Load() {
+				return errFault
+			}
+			return nil
+		}}
+		first := b.start(cfg)
+		second := b.start(b.config("root:3"))
+		require.True(b, b.status(first).Leader)
+		refuse.Store(true)
+		b.LoseClusters()
+		k := b.one("prod", "a")
+		b.settle(45 * time.Second)
+		require.True(b, b.status(second).Leader)
+		b.requireRanOnce(k)
+	})
+}
