@@ -1,6 +1,7 @@
 package jobrunner
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -43,6 +44,9 @@ func checkName(name string) error {
 func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config, odoo *odooconf.Config, err error) {
 	if r == nil {
 		return cfg, nil, errors.New("it is null")
+	}
+	if err := r.checkDurations(); err != nil {
+		return cfg, nil, err
 	}
 	r, odoo, err = r.withOdooConfig(log)
 	if err != nil {
@@ -140,8 +144,8 @@ func (r *Runner) channels(log *zap.Logger) ([]channels.Config, error) {
 		if c == nil {
 			c = new(Channel)
 		}
-		if c.Throttle < 0 {
-			return nil, fmt.Errorf("channel %s: throttle must not be negative", name)
+		if err := c.check(key); err != nil {
+			return nil, err
 		}
 		cfg := c.config(name)
 		switch {
@@ -194,7 +198,10 @@ func (c *DatabaseChannels) config() (*channels.Capacities, error) {
 // config returns the channel as the scheduler takes it.
 func (c *Channel) config(name string) channels.Config {
 	capacity := 1
-	if c.Capacity != nil {
+	switch {
+	case c.OCACapacity != nil:
+		capacity = *c.OCACapacity
+	case c.Capacity != nil:
 		capacity = *c.Capacity
 	}
 	return channels.Config{
@@ -203,7 +210,7 @@ func (c *Channel) config(name string) channels.Config {
 		Sequential:        c.Sequential,
 		Throttle:          time.Duration(c.Throttle),
 		Paused:            c.Paused,
-		CapacityDefault:   c.CapacityDefault,
+		CapacityDefault:   cmp.Or(c.CapacityDefault, c.OCACapacityDefault),
 		SequentialDefault: c.SequentialDefault,
 	}
 }
