@@ -63,7 +63,11 @@ type Runner struct {
 	// values (`host=db.internal user=odoo`). The variables `PGHOST`, `PGPORT`,
 	// `PGUSER`, `PGPASSWORD`, `PGSERVICE` and so on fill what it leaves open, and
 	// suffice without it. The database that it names is where the leader of
-	// several Caddy nodes is elected. Default: `postgres`.
+	// several Caddy nodes is elected. Default: `postgres` or, if the role may not
+	// enter that, the first of `databases` that is a plain name.
+	//
+	// With `odoo_config`, a string without host, port and user completes what that
+	// file says.
 	//
 	// It must reach PostgreSQL itself or a pooler in session mode, because LISTEN and
 	// session locks do not survive transaction pooling.
@@ -137,6 +141,9 @@ type Runner struct {
 	// the `TimeoutStopSec` of Caddy's systemd unit, 5 s by default. Reloads never
 	// wait. Default: `3s`.
 	ShutdownTimeout *caddy.Duration `json:"shutdown_timeout,omitempty"`
+
+	// found are the values that odoo_config supplies.
+	found found
 }
 
 // Channel sets the limits of a channel.

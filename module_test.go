@@ -249,7 +249,7 @@ func TestLiteral(t *testing.T) {
 func TestConnectionIdentity(t *testing.T) {
 	identity := func(dsn string) string {
 		r := Runner{Postgres: dsn}
-		pg, err := r.connection(caddy.Log())
+		pg, err := r.connection(nil, caddy.Log())
 		require.NoError(t, err)
 		return connectionIdentity(pg)
 	}
