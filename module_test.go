@@ -164,6 +164,22 @@ func TestJSONErrors(t *testing.T) {
 		"name":                  {`"a/b": {` + good + `}`, `invalid runner name "a/b": it consists of`},
 		"site and upstreams":    {`"default": {` + good + `, "site": "x"}`, "site and upstreams exclude each other"},
 		"channel twice":         {`"default": {` + good + `, "channels": {"mail": {}, "root.mail": {}}}`, "channel root.mail is configured twice"},
+		"capacity 0":            {`"default": {` + good + `, "channels": {"root": {"capacity": 0}}}`, "channel root: invalid capacity 0: it must be at least 1"},
+		"negative capacity":     {`"default": {` + good + `, "channels": {"mail": {"capacity": -1}}}`, "channel root.mail: invalid capacity -1"},
+		"negative default":      {`"default": {` + good + `, "channels": {"mail": {"capacity_default": -1}}}`, "channel root.mail: invalid capacity_default -1"},
+		"OCA's capacity 1":      {`"default": {` + good + `, "channels": {"mail": {"oca_capacity": 1}}}`, "channel root.mail: oca_capacity 1: it is only for"},
+		"two capacities":        {`"default": {` + good + `, "channels": {"mail": {"oca_capacity": 0, "capacity": 3}}}`, "capacity and oca_capacity exclude each other"},
+		"OCA's default 1":       {`"default": {` + good + `, "channels": {"mail": {"oca_capacity_default": 1}}}`, "oca_capacity_default 1: it is only for"},
+		"two defaults":          {`"default": {` + good + `, "channels": {"mail": {"oca_capacity_default": -1, "capacity_default": 2}}}`, "exclude each other"},
+		"channel without name":  {`"default": {` + good + `, "channels": {"": {}}}`, `invalid channel name ""`},
+		"name of two":           {`"default": {` + good + `, "channels": {"a,b": {}}}`, `invalid channel name "a,b"`},
+		"name turned around":    {`"default": {` + good + `, "channels": {"a\u202eb": {}}}`, `invalid channel name "a\u202eb": it contains a control character`},
+		"name with escape":      {`"default": {` + good + `, "channels": {"a\u001b[2J": {}}}`, "it contains a control character"},
+		"interval number":       {`"default": {` + good + `, "discover_interval": 30}`, `discover_interval: 30ns is too short, it must be at least 500ms; write it with a unit, such as "30s"`},
+		"throttle number":       {`"default": {` + good + `, "channels": {"mail": {"throttle": 5}}}`, `channel root.mail: throttle: 5ns is too short, it must be at least 1ms; write it with a unit`},
+		"rescue number":         {`"default": {` + good + `, "rescue_started_after": 7200}`, `rescue_started_after: 7.2µs is too short, it must be at least 1s`},
+		"shutdown number":       {`"default": {` + good + `, "shutdown_timeout": 3}`, `shutdown_timeout: 3ns is too short`},
+		"negative shutdown":     {`"default": {` + good + `, "shutdown_timeout": "-1s"}`, `shutdown_timeout must not be negative`},
 		"negative throttle":     {`"default": {` + good + `, "channels": {"mail": {"throttle": -1}}}`, "channel root.mail: throttle must not be negative"},
 		"sequential capacity 2": {`"default": {` + good + `, "channels": {"mail": {"capacity": 2, "sequential": true}}}`, "capacity of 1"},
 		"negative limit":        {`"default": {` + good + `, "rescue_started_after": -1}`, "rescue_started_after must not be negative"},
@@ -179,15 +195,15 @@ func TestJSONErrors(t *testing.T) {
 	}
 }
 
-// TestUnlimitedAndNever: JSON keeps what 0 and negative numbers mean to OCA's
-// runner, so that a configuration string survives being adapted.
+// TestUnlimitedAndNever: what 0 and negative numbers mean to OCA's runner survives being adapted, and
+// so does a throttle that delays nothing.
 func TestUnlimitedAndNever(t *testing.T) {
-	cfgs, err := validate(t, block("postgres host=db\nupstream http://a\nchannels root:4,mail:0,off:-1,plain"))
+	cfgs, err := validate(t, block("postgres host=db\nupstream http://a\nchannels root:4,mail:0,off:-1:capacity_default=-2,plain:1:throttle=-3"))
 	require.NoError(t, err)
 	require.Equal(t, []channels.Config{
 		{Name: "root", Capacity: 4},
 		{Name: "root.mail", Capacity: 0},
-		{Name: "root.off", Capacity: -1},
+		{Name: "root.off", Capacity: -1, CapacityDefault: -2},
 		{Name: "root.plain", Capacity: 1},
 	}, cfgs["default"].Channels)
 
@@ -233,7 +249,7 @@ func TestLiteral(t *testing.T) {
 func TestConnectionIdentity(t *testing.T) {
 	identity := func(dsn string) string {
 		r := Runner{Postgres: dsn}
-		pg, err := r.connection(caddy.Log())
+		pg, err := r.connection(nil, caddy.Log())
 		require.NoError(t, err)
 		return connectionIdentity(pg)
 	}

@@ -1,6 +1,7 @@
 package jobrunner
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -44,6 +45,9 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 	if r == nil {
 		return cfg, nil, errors.New("it is null")
 	}
+	if err := r.checkDurations(); err != nil {
+		return cfg, nil, err
+	}
 	r, odoo, err = r.withOdooConfig(log)
 	if err != nil {
 		return cfg, nil, err
@@ -54,11 +58,8 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 		RescueStartedAfter: time.Duration(r.RescueStartedAfter),
 		Logger:             log,
 	}
-	if cfg.Postgres, err = r.connection(log); err != nil {
+	if cfg.Postgres, err = r.connection(odoo, log); err != nil {
 		return cfg, nil, err
-	}
-	if odoo != nil && odoo.DBPassword != "" && r.PostgresPassword == "" {
-		cfg.Postgres.Password = odoo.DBPassword
 	}
 	if cfg.Databases, err = r.databases(); err != nil {
 		return cfg, nil, err
@@ -72,9 +73,12 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 	if cfg.Driver, err = r.driver(ctx); err != nil {
 		return cfg, nil, err
 	}
+	served := cfg.Databases
 	if odoo != nil {
 		useBasicAuth(cfg.Driver, odoo)
+		served = append(slices.Clip(served), odoo.Databases...)
 	}
+	chooseMaintenance(cfg.Postgres, cfg.Driver, served)
 	if cfg.Targets, err = r.targets(ctx, log); err != nil {
 		return cfg, nil, err
 	}
@@ -86,6 +90,12 @@ func (r *Runner) databases() ([]string, error) {
 	globs, err := resolveAll("databases", r.Databases)
 	if err != nil {
 		return nil, err
+	}
+	globs = append(globs, r.found.databases...)
+	for _, glob := range globs {
+		if err := checkText("pattern of databases", glob); err != nil {
+			return nil, err
+		}
 	}
 	if _, err := postgres.Patterns(globs); err != nil {
 		return nil, fmt.Errorf("databases: %w", err)
@@ -104,6 +114,9 @@ func (r *Runner) targets(ctx caddy.Context, log *zap.Logger) (runner.Targets, er
 			return nil, err
 		}
 		return site.Explicit(addresses)
+	}
+	if r.found.upstream != "" {
+		return site.Explicit([]string{r.found.upstream})
 	}
 	address, err := resolve("site", r.Site)
 	if err != nil {
@@ -140,8 +153,8 @@ func (r *Runner) channels(log *zap.Logger) ([]channels.Config, error) {
 		if c == nil {
 			c = new(Channel)
 		}
-		if c.Throttle < 0 {
-			return nil, fmt.Errorf("channel %s: throttle must not be negative", name)
+		if err := c.check(key); err != nil {
+			return nil, err
 		}
 		cfg := c.config(name)
 		switch {
@@ -194,7 +207,10 @@ func (c *DatabaseChannels) config() (*channels.Capacities, error) {
 // config returns the channel as the scheduler takes it.
 func (c *Channel) config(name string) channels.Config {
 	capacity := 1
-	if c.Capacity != nil {
+	switch {
+	case c.OCACapacity != nil:
+		capacity = *c.OCACapacity
+	case c.Capacity != nil:
 		capacity = *c.Capacity
 	}
 	return channels.Config{
@@ -203,7 +219,7 @@ func (c *Channel) config(name string) channels.Config {
 		Sequential:        c.Sequential,
 		Throttle:          time.Duration(c.Throttle),
 		Paused:            c.Paused,
-		CapacityDefault:   c.CapacityDefault,
+		CapacityDefault:   cmp.Or(c.CapacityDefault, c.OCACapacityDefault),
 		SequentialDefault: c.SequentialDefault,
 	}
 }
@@ -222,6 +238,11 @@ func (r *Runner) shutdownTimeout() time.Duration {
 // resolve replaces placeholders. The result may be a secret: it is kept out of
 // the fields that Caddy shows.
 func resolve(option, value string) (string, error) {
+	for _, match := range filePlaceholder.FindAllStringSubmatch(value, -1) {
+		if err := checkRegular(match[1]); err != nil {
+			return "", fmt.Errorf("%s: %w", option, err)
+		}
+	}
 	out, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w%s", option, err, unreadable(value))
