@@ -27,23 +27,43 @@ no locks and changes nothing; the servers are asked for a job that does not exis
 
 Exit statuses: 0 nothing is wrong, or there are only warnings; 1 the configuration
 cannot be loaded; 3 something is wrong.`,
-		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
-				caddy.BufferedLog() // keeps the loading of the configuration off the terminal
-				raw, _, _, err := caddycmd.LoadConfig(fl.String("config"), fl.String("adapter"))
-				if err != nil {
-					return 1, fmt.Errorf("loading the configuration: %w", err)
-				}
-				subjects, cleanup, err := load(raw, fl.String("runner"))
-				if err != nil {
-					return 1, err
-				}
-				defer cleanup()
-				return report(newPrinter(cmd.OutOrStdout()), doctor.Examine(cmd.Context(), subjects), fl.Bool("json"))
-			})(cmd, args)
-		},
+		Args: checked(cobra.NoArgs), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: run(func(cmd *cobra.Command, fl caddycmd.Flags, _ []string) (int, error) {
+			caddy.BufferedLog() // keeps the loading of the configuration off the terminal
+			raw, file, err := readConfig(fl.String("config"), fl.String("adapter"))
+			if err != nil {
+				return 1, err
+			}
+			subjects, cleanup, err := load(raw, fl.String("runner"))
+			if err != nil {
+				return 1, hint(err, "%s was examined", file)
+			}
+			defer cleanup()
+			return report(newPrinter(cmd.OutOrStdout()), doctor.Examine(cmd.Context(), subjects), fl.Bool("json"))
+		}),
 	}
+}
+
+// readConfig reads a configuration as Caddy does, which looks for a Caddyfile in the current folder
+// if none is named. It says which file it was.
+func readConfig(name, adapter string) (raw []byte, file string, err error) {
+	raw, file, _, err = caddycmd.LoadConfig(name, adapter)
+	switch {
+	case err != nil:
+		return nil, "", unloaded(err)
+	case len(raw) == 0:
+		return nil, "", hint(errors.New("there is no configuration: no Caddyfile is in the current folder"), "name one with --config")
+	}
+	return raw, file, nil
+}
+
+// loading is what Caddy says about its own way to a mistake in the configuration.
+var loading = strings.NewReplacer("adapting config using caddyfile: ", "", "parsing caddyfile tokens for 'jobrunner': ", "",
+	"loading jobrunner app module: ", "", "provision jobrunner: ", "", "validate jobrunner: ", "", "reading config from file: ", "")
+
+// unloaded says why a configuration cannot be loaded.
+func unloaded(err error) error {
+	return errors.New("loading the configuration: " + loading.Replace(err.Error()))
 }
 
 // load loads a configuration without running it and returns its runners; all of them if name is empty.
@@ -56,11 +76,11 @@ func load(raw []byte, name string) (subjects []doctor.Subject, cleanup func(), e
 	cfg.Logging = silent()
 	provisioned, err := caddy.ProvisionContext(cfg)
 	if err != nil {
-		return nil, nil, fmt.Errorf("loading the configuration: %w", err)
+		return nil, nil, unloaded(err)
 	}
 	app, err := provisioned.AppIfConfigured("jobrunner")
 	if err != nil {
-		return nil, nil, errors.New("there is no jobrunner in the configuration")
+		return nil, nil, errors.New("there is no jobrunner in the configuration: the global options of the Caddyfile need a jobrunner block")
 	}
 	source, ok := app.(doctor.Source)
 	if !ok {

@@ -6,10 +6,11 @@ import (
 	"io"
 	"os"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/term"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 )
 
 // printer writes for people: on a terminal in colours, unless NO_COLOR is set,
@@ -35,17 +36,7 @@ func newPrinter(to io.Writer) *printer {
 
 // line writes a line. What comes from elsewhere cannot control the terminal.
 func (p *printer) line(format string, args ...any) {
-	p.buffer.WriteString(printable(fmt.Sprintf(format, args...)) + "\n")
-}
-
-// printable replaces control characters.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return '�'
-		}
-		return r
-	}, s)
+	p.buffer.WriteString(api.Printable(fmt.Sprintf(format, args...)) + "\n")
 }
 
 // raw writes JSON as it came.
@@ -83,7 +74,7 @@ func (p *printer) table(header ...string) *table { return &table{p, [][]string{h
 
 func (t *table) row(cells ...string) {
 	for i := range cells {
-		cells[i] = printable(cells[i])
+		cells[i] = api.Printable(cells[i])
 	}
 	t.rows = append(t.rows, cells)
 }
