@@ -136,13 +136,16 @@ test-odoo: build ## Run the suite with a real Odoo 14 and 19 (root, network, 4 G
 ## fault
 
 FAULT ?=
+TRANSPORT ?= tcp
+# The major version of PostgreSQL; nothing means that of the machine.
+PG ?=
 SOAK ?= 30m
 SEED ?=
 
 .PHONY: fault
-fault: ## Run the fault suite, ten minutes (FAULT=Odoo-answers narrows it)
+fault: ## Run the fault suite, ten minutes (FAULT=Odoo-answers narrows; TRANSPORT=unix, PG=18)
 	@$(GO) test -c -tags $(TAGS),fault -o bin/fault.test ./test/fault
-	@bin/fault.test -test.timeout 25m -test.run '^(TestFaults|TestGuards)$$/$(FAULT)'
+	@JOBRUNNER_PG_VERSION=$(PG) bin/fault.test -transport $(TRANSPORT) -test.timeout 25m -test.run '^(TestFaults|TestGuards)$$/$(FAULT)'
 
 .PHONY: soak
 soak: ## Let faults happen at random for SOAK (default 30m); SEED repeats a run
