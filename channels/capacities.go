@@ -10,22 +10,21 @@ import (
 // Capacities bounds what runs where each database has a channel tree of its own
 // (docs/contract.md 6.2).
 type Capacities struct {
-	// Max is the number of jobs that may run at once in all databases together.
-	// With 0 or less nothing runs.
+	// Max is the number of jobs that may run at once in all databases together. With 0 or less
+	// nothing runs.
 	Max int
-	// Rules say how many of them may run in one database. The first one counts
-	// whose pattern matches its name; without one it is Max. ParseCapacityRules
-	// makes them.
+	// Rules say how many of them may run in one database. The first one counts whose pattern
+	// matches its name; without one it is Max. ParseCapacityRules makes them.
 	Rules []CapacityRule
 }
 
 // CapacityRule is the capacity of the databases whose names match a pattern.
 type CapacityRule struct {
-	// Pattern is one of Python's fnmatch: *, ?, [abc], [a-c] and [!abc]. Case counts.
-	// There is no white space in it.
+	// Pattern is one of Python's fnmatch: *, ?, [abc], [a-c] and [!abc]. Case counts. There is no
+	// white space in it.
 	Pattern string
-	// Capacity is the number of jobs that may run at once in each of them. With
-	// 0 or less nothing runs.
+	// Capacity is the number of jobs that may run at once in each of them. With 0 or less nothing
+	// runs.
 	Capacity int
 
 	name *regexp.Regexp
@@ -41,8 +40,8 @@ func (c Capacities) Of(db string) int {
 	return c.Max
 }
 
-// ParseCapacityRules reads upstream's string of rules, "pattern:capacity" with
-// commas between them, or one number for all databases (docs/contract.md 6.2).
+// ParseCapacityRules reads upstream's string of rules, "pattern:capacity" with commas between them,
+// or one number for all databases (docs/contract.md 6.2).
 func ParseCapacityRules(s string) ([]CapacityRule, error) {
 	var rules []CapacityRule
 	for text := range strings.SplitSeq(s, ",") {
@@ -75,8 +74,8 @@ func ParseCapacityRules(s string) ([]CapacityRule, error) {
 	return rules, nil
 }
 
-// fnmatch understands a pattern of Python's fnmatch. There, nothing escapes, and
-// a bracket that is not closed means itself.
+// fnmatch understands a pattern of Python's fnmatch. There, nothing escapes, and a bracket that is
+// not closed means itself.
 func fnmatch(pattern string) (*regexp.Regexp, error) {
 	var b strings.Builder
 	b.WriteString(`(?s)\A`)
@@ -107,8 +106,8 @@ func fnmatch(pattern string) (*regexp.Regexp, error) {
 	return re, nil
 }
 
-// literalLength is the length of what stands for itself at the beginning of a
-// pattern, at least one byte.
+// literalLength is the length of what stands for itself at the beginning of a pattern, at least one
+// byte.
 func literalLength(pattern string) int {
 	if end := strings.IndexAny(pattern[1:], "*?["); end >= 0 {
 		return 1 + end

@@ -11,8 +11,8 @@ const (
 	// never is later than every time.
 	never = math.MaxInt64
 
-	// maxDepth bounds the tree: names come from rows, and place counts levels
-	// in one byte. Below it, what is left of a name is one segment.
+	// maxDepth bounds the tree: names come from rows, and place counts levels in one byte. Below
+	// it, what is left of a name is one segment.
 	maxDepth = 100
 )
 
@@ -76,8 +76,8 @@ func newChannel(parent *channel, segment string) *channel {
 	return c
 }
 
-// unconfigured returns the limits of the channel as long as no configuration
-// names it: those its parent hands out, by default none. Root has capacity 1.
+// unconfigured returns the limits of the channel as long as no configuration names it: those its
+// parent hands out, by default none. Root has capacity 1.
 func (c *channel) unconfigured() limits {
 	if c.parent == nil {
 		return limits{capacity: 1}
@@ -98,8 +98,8 @@ func (c *channel) canYield() bool {
 	return c.ready.len() > 0 && c.pausedUntil == 0 && c.hasCapacity() && !c.heldBack()
 }
 
-// heldBack reports whether a sequential channel waits for a job with an eta:
-// only the one with the earliest eta is compared (docs/contract.md 2.4).
+// heldBack reports whether a sequential channel waits for a job with an eta: only the one with the
+// earliest eta is compared (docs/contract.md 2.4).
 func (c *channel) heldBack() bool {
 	return c.sequential && c.eta.len() > 0 && c.eta.first().before(c.ready.first())
 }
@@ -167,8 +167,8 @@ func (m *Manager) walk(name string, child func(*channel, string) *channel) *chan
 	return c
 }
 
-// prune removes the channel, and what is above it, if only jobs that are gone
-// needed it. Without this, channels made by a typing error would stay for ever.
+// prune removes the channel, and what is above it, if only jobs that are gone needed it. Without
+// this, channels made by a typing error would stay for ever.
 func (m *Manager) prune(c *channel) {
 	for c.parent != nil && !c.configured && c.own == 0 && len(c.children) == 0 {
 		delete(c.parent.children, c.segment)

@@ -16,13 +16,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The vectors are facts about upstream's scheduler. testdata holds a copy;
-// JOBRUNNER_VECTORS names another folder, or one file, to read instead.
+// The vectors are facts about upstream's scheduler. testdata holds a copy; JOBRUNNER_VECTORS names
+// another folder, or one file, to read instead.
 const vectorsVariable = "JOBRUNNER_VECTORS"
 
-// doubledNames are the names upstream gives to channels it creates itself
-// below a configured one: it appends the full path once more. Here they hang
-// under their own name; scheduling is the same.
+// doubledNames are the names upstream gives to channels it creates itself below a configured one:
+// it appends the full path once more. Here they hang under their own name; scheduling is the same.
 var doubledNames = map[string]string{
 	"root.sub.sub.not.configured": "root.sub.not.configured",
 }
@@ -162,9 +161,9 @@ func dump(m *Manager) string {
 	return strings.Join(lines, "\n")
 }
 
-// withoutDropped sorts the lines of an expected dump and leaves out channels
-// that upstream created for a job and keeps for ever, while this Manager drops
-// them with their last job. They are unlimited and empty.
+// withoutDropped sorts the lines of an expected dump and leaves out channels that upstream created
+// for a job and keeps for ever, while this Manager drops them with their last job. They are
+// unlimited and empty.
 func withoutDropped(m *Manager, lines []string) []string {
 	lines = slices.DeleteFunc(lines, func(line string) bool {
 		name, empty := strings.CutSuffix(line, "(C:inf,Q:0,R:0,F:0)")

@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// Forest is either one channel tree for the jobs of all databases, which is how
-// it begins, or a tree for each database (docs/contract.md 6.2). With trees of their
-// own, databases that have something to start take turns, job by job, and no
-// more than Capacities.Max jobs run in all of them together.
+// Forest is either one channel tree for the jobs of all databases, which is how it begins, or a
+// tree for each database (docs/contract.md 6.2). With trees of their own, databases that have
+// something to start take turns, job by job, and no more than Capacities.Max jobs run in all of
+// them together.
 //
-// It takes the place of a [Manager] and says what its methods say, of all trees.
-// Like it, it is not safe for concurrent use and reads no clock. What a change or
-// a pass costs does not depend on the number of databases in which nothing changed.
+// It takes the place of a [Manager] and says what its methods say, of all trees. Like it, it is not
+// safe for concurrent use and reads no clock. What a change or a pass costs does not depend on the
+// number of databases in which nothing changed.
 type Forest struct {
 	shared *Manager         // the tree of all databases; nil if each has its own
 	trees  map[string]*tree // otherwise, by database
@@ -57,16 +57,14 @@ type dawnOrder struct{}
 func (dawnOrder) before(a, b *tree) bool   { return a.dawn < b.dawn }
 func (dawnOrder) moved(t *tree, index int) { t.wakeIndex = index }
 
-// NewForest returns one tree for all databases, with the one channel "root" of
-// capacity 1.
+// NewForest returns one tree for all databases, with the one channel "root" of capacity 1.
 func NewForest() *Forest {
 	return &Forest{shared: NewManager(), stopped: make(map[string]struct{})}
 }
 
-// Configure makes it one tree for all databases, if it is not, and configures
-// that as [Manager.Configure] does. On an error nothing changes. A change from
-// trees of their own loses no job, and what runs stays counted; only the pauses
-// of throttled channels begin anew.
+// Configure makes it one tree for all databases, if it is not, and configures that as
+// [Manager.Configure] does. On an error nothing changes. A change from trees of their own loses no
+// job, and what runs stays counted; only the pauses of throttled channels begin anew.
 func (f *Forest) Configure(cfgs []Config) error {
 	if f.shared != nil {
 		return f.shared.Configure(cfgs)
@@ -82,9 +80,9 @@ func (f *Forest) Configure(cfgs []Config) error {
 	return nil
 }
 
-// ConfigureDatabases gives each database a tree of its own, if it has none, and
-// sets what bounds them. A tree yields nothing before ConfigureDatabase has
-// configured it. As with Configure, no job is lost.
+// ConfigureDatabases gives each database a tree of its own, if it has none, and sets what bounds
+// them. A tree yields nothing before ConfigureDatabase has configured it. As with Configure, no job
+// is lost.
 func (f *Forest) ConfigureDatabases(c Capacities) {
 	f.capacities = c
 	if f.shared == nil {
@@ -103,11 +101,10 @@ func (f *Forest) ConfigureDatabases(c Capacities) {
 	}
 }
 
-// ConfigureDatabase replaces the configuration of one database's tree, at any
-// time, as [Manager.Configure] does. The capacity of its root is at most what
-// Capacities says; 0 means just that. On an error the tree yields nothing until
-// there is a configuration without one; other trees are not concerned. With one
-// tree for all databases it does nothing.
+// ConfigureDatabase replaces the configuration of one database's tree, at any time, as
+// [Manager.Configure] does. The capacity of its root is at most what Capacities says; 0 means just
+// that. On an error the tree yields nothing until there is a configuration without one; other trees
+// are not concerned. With one tree for all databases it does nothing.
 func (f *Forest) ConfigureDatabase(db string, cfgs []Config) error {
 	if f.shared != nil {
 		return nil
@@ -125,8 +122,8 @@ func (f *Forest) ConfigureDatabase(db string, cfgs []Config) error {
 	return err
 }
 
-// Withhold lets a database's tree yield nothing until ConfigureDatabase: its
-// configuration cannot be read, or has not been yet.
+// Withhold lets a database's tree yield nothing until ConfigureDatabase: its configuration cannot
+// be read, or has not been yet.
 func (f *Forest) Withhold(db string) {
 	if f.shared == nil {
 		t := f.plant(db)
@@ -150,8 +147,7 @@ func validateDatabase(cfgs []Config) error {
 	return nil
 }
 
-// limited is the configuration of a database with the capacity that its root may
-// have at most.
+// limited is the configuration of a database with the capacity that its root may have at most.
 func (c Capacities) limited(db string, cfgs []Config) []Config {
 	cfgs = slices.Clone(cfgs)
 	i := slices.IndexFunc(cfgs, func(cfg Config) bool { return Normalize(cfg.Name) == rootName })
@@ -190,8 +186,8 @@ func (f *Forest) plant(db string) *tree {
 	return t
 }
 
-// adopt takes over the jobs of a database from another Manager, with what a
-// synchronization knows of them. A nil database has none.
+// adopt takes over the jobs of a database from another Manager, with what a synchronization knows
+// of them. A nil database has none.
 func (m *Manager) adopt(old *database) {
 	if old == nil {
 		return
@@ -210,8 +206,8 @@ func (m *Manager) adopt(old *database) {
 	})
 }
 
-// settle brings up to date what is derived of a tree after it has changed. A nil
-// tree is the one of all databases, of which nothing is.
+// settle brings up to date what is derived of a tree after it has changed. A nil tree is the one of
+// all databases, of which nothing is.
 func (f *Forest) settle(t *tree) {
 	if t == nil {
 		return

@@ -107,8 +107,7 @@ func (f *Forest) Lookup(k Key) (Job, State, bool) {
 	return Job{}, Unknown, false
 }
 
-// Jobs returns all known jobs of a database, in no particular order. The loop
-// must not change any.
+// Jobs returns all known jobs of a database, in no particular order. The loop must not change any.
 func (f *Forest) Jobs(db string) iter.Seq2[Job, State] {
 	m := f.find(db)
 	if m == nil {
@@ -132,9 +131,8 @@ func (f *Forest) Stale(db string) []Key {
 	return nil
 }
 
-// Next is [Manager.Next]. With trees of their own, each database that has
-// something to start gives one job, in turn, as long as there is room; the one
-// that has waited longest for its turn begins.
+// Next is [Manager.Next]. With trees of their own, each database that has something to start gives
+// one job, in turn, as long as there is room; the one that has waited longest for its turn begins.
 func (f *Forest) Next(now time.Time, limit int) []Key {
 	if f.shared != nil {
 		return f.shared.Next(now, limit)
@@ -164,8 +162,8 @@ func (f *Forest) Pending() bool {
 	return f.ready.len() > 0 && f.hasRoom()
 }
 
-// Wakeup is [Manager.Wakeup], the first of all trees. Without room there is none:
-// the end of a job makes room.
+// Wakeup is [Manager.Wakeup], the first of all trees. Without room there is none: the end of a job
+// makes room.
 func (f *Forest) Wakeup() time.Time {
 	switch {
 	case f.shared != nil:
@@ -212,8 +210,8 @@ func (f *Forest) Counts() []Count {
 	return counts
 }
 
-// Channel returns one channel, as jobs of a database have it, or reports false
-// for one that does not exist.
+// Channel returns one channel, as jobs of a database have it, or reports false for one that does
+// not exist.
 func (f *Forest) Channel(db, name string) (Status, bool) {
 	m := f.find(db)
 	if m == nil {
@@ -226,8 +224,8 @@ func (f *Forest) Channel(db, name string) (Status, bool) {
 	return st, ok
 }
 
-// Channels returns every channel, sorted by database and full name. Databases of
-// which neither channels nor jobs are known have none.
+// Channels returns every channel, sorted by database and full name. Databases of which neither
+// channels nor jobs are known have none.
 func (f *Forest) Channels() []Status {
 	if f.shared != nil {
 		return f.shared.Channels()
@@ -241,8 +239,8 @@ func (f *Forest) Channels() []Status {
 	return list
 }
 
-// DatabaseChannels returns the channels of a database's own tree, sorted by full
-// name; none if it has no tree of its own.
+// DatabaseChannels returns the channels of a database's own tree, sorted by full name; none if it
+// has no tree of its own.
 func (f *Forest) DatabaseChannels(db string) []Status {
 	t := f.trees[db]
 	if t == nil {
@@ -255,8 +253,8 @@ func (f *Forest) DatabaseChannels(db string) []Status {
 	return list
 }
 
-// Running returns how many jobs run in all databases that have trees of their
-// own, and how many may.
+// Running returns how many jobs run in all databases that have trees of their own, and how many
+// may.
 func (f *Forest) Running() (running, limit int) { return f.running, f.capacities.Max }
 
 // Place names a channel: DB is empty if the tree is that of all databases.

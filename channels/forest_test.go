@@ -10,8 +10,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestForestIsTheReference compares Forest with the reference model over random
-// configurations and histories, changes between the two modes among them.
+// TestForestIsTheReference compares Forest with the reference model over random configurations and
+// histories, changes between the two modes among them.
 func TestForestIsTheReference(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -162,8 +162,8 @@ func (s *forestComparison) suspend(t *rapid.T) {
 	s.ref.tree(db).suspend(db, yes)
 }
 
-// snapshot syncs some of the jobs, perhaps over a change of mode: the others are
-// stale all the same.
+// snapshot syncs some of the jobs, perhaps over a change of mode: the others are stale all the
+// same.
 func (s *forestComparison) snapshot(t *rapid.T) {
 	db := drawForestDB.Draw(t, "db")
 	s.f.BeginSync(db)
@@ -428,8 +428,7 @@ func TestForestViews(t *testing.T) {
 	require.ErrorContains(t, f.Configure([]Config{{Name: "a", Sequential: true}}), "sequential")
 }
 
-// TestForestRefusesAndStays: a configuration with a mistake changes nothing, the
-// mode included.
+// TestForestRefusesAndStays: a configuration with a mistake changes nothing, the mode included.
 func TestForestRefusesAndStays(t *testing.T) {
 	t.Parallel()
 	f := grove(t, Capacities{Max: 2}, "", "a")
@@ -437,8 +436,8 @@ func TestForestRefusesAndStays(t *testing.T) {
 	require.Len(t, f.DatabaseChannels("a"), 1)
 }
 
-// many returns so many databases, each with a full root and waiting jobs, some
-// for an eta, and the key of the job that runs in the first.
+// many returns so many databases, each with a full root and waiting jobs, some for an eta, and the
+// key of the job that runs in the first.
 func many(t require.TestingT, n int) (*Forest, Key) {
 	var dbs []string
 	for i := range n {
@@ -453,8 +452,8 @@ func many(t require.TestingT, n int) (*Forest, Key) {
 	return f, f.Next(at(1), 0)[0]
 }
 
-// TestForestPassTouchesOnlyWhatChanged: after a change in one of many databases,
-// a pass looks at that one.
+// TestForestPassTouchesOnlyWhatChanged: after a change in one of many databases, a pass looks at
+// that one.
 func TestForestPassTouchesOnlyWhatChanged(t *testing.T) {
 	t.Parallel()
 	f, running := many(t, 300)
@@ -465,8 +464,8 @@ func TestForestPassTouchesOnlyWhatChanged(t *testing.T) {
 	require.Zero(t, f.ready.len())
 }
 
-// BenchmarkForestChange is what a busy runner does all the time, a job ends and
-// the next one starts: the same change in one of so many databases.
+// BenchmarkForestChange is what a busy runner does all the time, a job ends and the next one
+// starts: the same change in one of so many databases.
 func BenchmarkForestChange(b *testing.B) {
 	for _, n := range []int{1, 10, 300} {
 		b.Run(fmt.Sprintf("databases=%d", n), func(b *testing.B) {

@@ -65,8 +65,8 @@ func TestWaitDependencies(t *testing.T) {
 	f.run(2, "b")
 }
 
-// TestDueJobAgain: a job whose eta has come and that is set again waits for
-// its eta again, as upstream's does, until the next pass.
+// TestDueJobAgain: a job whose eta has come and that is set again waits for its eta again, as
+// upstream's does, until the next pass.
 func TestDueJobAgain(t *testing.T) {
 	t.Parallel()
 	m := NewManager()
@@ -82,8 +82,7 @@ func TestDueJobAgain(t *testing.T) {
 	require.Equal(t, []Key{b.Key}, m.Next(at(6), 1))
 }
 
-// TestFullChannelKeepsEtas: the end of a throttle pause does not promote jobs
-// of a full channel.
+// TestFullChannelKeepsEtas: the end of a throttle pause does not promote jobs of a full channel.
 func TestFullChannelKeepsEtas(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, "root:9,A:1:throttle=5")
@@ -251,8 +250,8 @@ func TestEndlessName(t *testing.T) {
 	f.dump("root(C:2,Q:0,R:0,F:0)\nroot.x(C:1,Q:0,R:0,F:0)")
 }
 
-// TestPassTouchesOnlyWhatChanged counts with the dirty set: of many idle
-// channels, one change marks one path.
+// TestPassTouchesOnlyWhatChanged counts with the dirty set: of many idle channels, one change marks
+// one path.
 func TestPassTouchesOnlyWhatChanged(t *testing.T) {
 	t.Parallel()
 	m := loaded(t, 5_000, 1_000, "root:1000000")

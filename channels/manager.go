@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// Manager decides which jobs start when. It holds the channel tree and every
-// job that is not done, of any number of databases.
+// Manager decides which jobs start when. It holds the channel tree and every job that is not done,
+// of any number of databases.
 //
-// A Manager is not safe for concurrent use: one goroutine owns it. It reads no
-// clock; times are parameters.
+// A Manager is not safe for concurrent use: one goroutine owns it. It reads no clock; times are
+// parameters.
 type Manager struct {
 	root       *channel
 	dbs        map[string]*database
@@ -21,8 +21,7 @@ type Manager struct {
 	dirt       int                 // how many these are
 }
 
-// NewManager returns a Manager without jobs and with the one channel "root",
-// which has capacity 1.
+// NewManager returns a Manager without jobs and with the one channel "root", which has capacity 1.
 func NewManager() *Manager {
 	return &Manager{
 		root:       newChannel(nil, rootName),
@@ -32,8 +31,7 @@ func NewManager() *Manager {
 	}
 }
 
-// Set applies a row as it was just read, as upstream's notify does (docs/contract.md
-// 2.1, 2.2):
+// Set applies a row as it was just read, as upstream's notify does (docs/contract.md 2.1, 2.2):
 //
 //   - pending queues the job in its channel. One that waits further up the tree
 //     or was counted as running is pulled back.
@@ -43,8 +41,8 @@ func NewManager() *Manager {
 //   - done, cancelled and wait_dependencies remove it.
 //   - Unknown changes nothing.
 //
-// A changed id, priority, date_created, eta or channel places the job anew.
-// Set reports whether state, place or properties of the job changed.
+// A changed id, priority, date_created, eta or channel places the job anew. Set reports whether
+// state, place or properties of the job changed.
 func (m *Manager) Set(j Job, s State) (changed bool) {
 	d, n := m.dbs[j.DB], newName(j.UUID)
 	return m.set(d, d.find(&n), &n, &j, s)
@@ -80,9 +78,8 @@ func (m *Manager) set(d *database, r *record, n *name, j *Job, s State) (changed
 	return m.transition(r, s)
 }
 
-// Sync is Set for a row of a full snapshot: a job that memory and the row agree
-// on is left where it is, and only noted as seen. It reports whether something
-// had to be repaired.
+// Sync is Set for a row of a full snapshot: a job that memory and the row agree on is left where it
+// is, and only noted as seen. It reports whether something had to be repaired.
 func (m *Manager) Sync(j Job, s State) (repaired bool) {
 	d, n := m.dbs[j.DB], newName(j.UUID)
 	r := d.find(&n)
@@ -103,23 +100,22 @@ func (m *Manager) Remove(k Key) bool {
 	return true
 }
 
-// RemoveDB forgets a database with all its jobs and returns their number. A
-// suspension ends with it.
+// RemoveDB forgets a database with all its jobs and returns their number. A suspension ends with
+// it.
 func (m *Manager) RemoveDB(db string) int {
 	n := m.removeIf(db, func(*record) bool { return true })
 	delete(m.dbs, db)
 	return n
 }
 
-// RemoveWaiting forgets the jobs of a database that do not run, pending and
-// failed ones, and returns their number. It is for a database that is out of
-// reach for a while: what it runs keeps its places.
+// RemoveWaiting forgets the jobs of a database that do not run, pending and failed ones, and
+// returns their number. It is for a database that is out of reach for a while: what it runs keeps
+// its places.
 func (m *Manager) RemoveWaiting(db string) int {
 	return m.removeIf(db, func(r *record) bool { return r.place != inRunning })
 }
 
-// Lookup returns a job as it was last set. The state of a job that Next
-// returned is Enqueued.
+// Lookup returns a job as it was last set. The state of a job that Next returned is Enqueued.
 func (m *Manager) Lookup(k Key) (Job, State, bool) {
 	r := m.known(k)
 	if r == nil {
@@ -131,8 +127,8 @@ func (m *Manager) Lookup(k Key) (Job, State, bool) {
 // Len returns the number of known jobs.
 func (m *Manager) Len() int { return m.jobs }
 
-// Jobs returns all known jobs of a database, or of all databases if db is
-// empty, in no particular order. The loop may remove jobs, not add any.
+// Jobs returns all known jobs of a database, or of all databases if db is empty, in no particular
+// order. The loop may remove jobs, not add any.
 func (m *Manager) Jobs(db string) iter.Seq2[Job, State] {
 	return func(yield func(Job, State) bool) {
 		more := true
@@ -151,8 +147,8 @@ func (m *Manager) Jobs(db string) iter.Seq2[Job, State] {
 	}
 }
 
-// BeginSync begins the reading of a full snapshot of a database: from now on,
-// Stale knows which jobs no Set or Sync has touched.
+// BeginSync begins the reading of a full snapshot of a database: from now on, Stale knows which
+// jobs no Set or Sync has touched.
 func (m *Manager) BeginSync(db string) {
 	d := m.dbs[db]
 	if d == nil {
@@ -169,8 +165,8 @@ func (m *Manager) BeginSync(db string) {
 	}
 }
 
-// Stale returns the jobs of a database that nothing has touched since
-// BeginSync, in no particular order. What became of them is up to the caller.
+// Stale returns the jobs of a database that nothing has touched since BeginSync, in no particular
+// order. What became of them is up to the caller.
 func (m *Manager) Stale(db string) []Key {
 	d := m.dbs[db]
 	if d == nil || d.seen == d.len() {
@@ -222,9 +218,9 @@ func (m *Manager) transition(r *record, s State) bool {
 	if stays {
 		return false
 	}
-	// Among the moves: a pending job whose eta has come goes back to those that
-	// wait for it, until the next pass. So does upstream's, which has forgotten
-	// the eta and sees a changed property (docs/contract.md 2.1).
+	// Among the moves: a pending job whose eta has come goes back to those that wait for it, until
+	// the next pass. So does upstream's, which has forgotten the eta and sees a changed property
+	// (docs/contract.md 2.1).
 	m.take(r)
 	m.put(r, s)
 	return true
@@ -314,8 +310,7 @@ func (m *Manager) put(r *record, s State) {
 	m.settle(own, top)
 }
 
-// take takes a job out of its place, and its count out of every channel that
-// has let it pass.
+// take takes a job out of its place, and its count out of every channel that has let it pass.
 func (m *Manager) take(r *record) {
 	own := r.home.channel
 	top := own

@@ -10,8 +10,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestManagerIsTheReference compares Manager with the reference model over
-// random configurations and histories.
+// TestManagerIsTheReference compares Manager with the reference model over random configurations
+// and histories.
 func TestManagerIsTheReference(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -200,8 +200,8 @@ func (s *comparison) check(t *rapid.T) {
 	}
 }
 
-// checkExplanation: when no pass is due, nothing is explained as ready, and
-// explaining changes nothing (the next check would see it).
+// checkExplanation: when no pass is due, nothing is explained as ready, and explaining changes
+// nothing (the next check would see it).
 func (s *comparison) checkExplanation(t *rapid.T, k Key, state State) {
 	e, ok := s.m.Explain(k, time.Unix(s.now, 0))
 	require.True(t, ok)

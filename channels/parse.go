@@ -11,8 +11,8 @@ import (
 type Entry struct {
 	Name     string
 	Capacity int
-	// Unlimited is set when options stand where the capacity is expected, as in
-	// "sub:paused". Capacity is then 0.
+	// Unlimited is set when options stand where the capacity is expected, as in "sub:paused".
+	// Capacity is then 0.
 	Unlimited bool
 	Options   []Option
 }
@@ -54,11 +54,10 @@ func (e Entry) String() string {
 //
 //	name[:capacity][:key[=value]]...
 //
-// separated by commas or newlines. A name alone has capacity 1. A channel other
-// than root may go on with an option of that name that is known, and has then no
-// limit of its own; what is not known there is taken for a capacity with a typing
-// error. Keys are not interpreted otherwise; see Entry.Config. There is no comment
-// syntax.
+// separated by commas or newlines. A name alone has capacity 1. A channel other than root may go on
+// with an option of that name that is known, and has then no limit of its own; what is not known
+// there is taken for a capacity with a typing error. Keys are not interpreted otherwise; see
+// Entry.Config. There is no comment syntax.
 func ParseConfig(s string) ([]Entry, error) {
 	var entries []Entry
 	for text := range strings.SplitSeq(strings.ReplaceAll(s, "\n", ","), ",") {
@@ -136,8 +135,8 @@ func splitTrim(s, sep string) []string {
 	return parts
 }
 
-// parseInt reads an integer as Python does: a sign and single underscores
-// between digits are fine, other bases are not.
+// parseInt reads an integer as Python does: a sign and single underscores between digits are fine,
+// other bases are not.
 func parseInt(s string) (int, error) {
 	digits := strings.TrimLeft(s, "+-")
 	if strings.HasPrefix(digits, "_") || strings.HasSuffix(digits, "_") || strings.Contains(digits, "__") {
@@ -146,9 +145,8 @@ func parseInt(s string) (int, error) {
 	return strconv.Atoi(strings.ReplaceAll(s, "_", ""))
 }
 
-// Config understands the options of an entry the way upstream does. What
-// upstream accepts although it hardly says what its author meant is accepted,
-// with a warning.
+// Config understands the options of an entry the way upstream does. What upstream accepts although
+// it hardly says what its author meant is accepted, with a warning.
 func (e Entry) Config() (cfg Config, warnings []string, err error) {
 	cfg = Config{Name: e.Name, Capacity: e.Capacity}
 	name := Normalize(e.Name)
@@ -203,8 +201,8 @@ func (e Entry) Config() (cfg Config, warnings []string, err error) {
 	case cfg.CapacityDefault < 0:
 		warn("capacity_default %d means that no job of a channel below it without an entry of its own ever runs", cfg.CapacityDefault)
 	case cfg.SequentialDefault && cfg.CapacityDefault == 0:
-		// Upstream leaves such channels sequential and without a limit at once,
-		// which it refuses where it is written down for a channel.
+		// Upstream leaves such channels sequential and without a limit at once, which it refuses
+		// where it is written down for a channel.
 		cfg.CapacityDefault = 1
 		warn("sequential_default means a capacity_default of 1")
 	}
@@ -233,9 +231,8 @@ func looksOff(value string) bool {
 	return false
 }
 
-// ParseConfigs reads a channel string and understands its options. Of several
-// entries for one channel the last wins. The result is validated as a whole:
-// Manager.Configure accepts it.
+// ParseConfigs reads a channel string and understands its options. Of several entries for one
+// channel the last wins. The result is validated as a whole: Manager.Configure accepts it.
 func ParseConfigs(s string) (cfgs []Config, warnings []string, err error) {
 	entries, err := ParseConfig(s)
 	if err != nil {

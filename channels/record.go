@@ -9,9 +9,8 @@ import (
 
 // record is one job in memory. There can be millions: its size is 64 bytes.
 //
-// A job is in exactly one place at a time, and only put, take and the pass
-// move it, adjusting the counters of the channels it goes through. So a place
-// cannot be released twice.
+// A job is in exactly one place at a time, and only put, take and the pass move it, adjusting the
+// counters of the channels it goes through. So a place cannot be released twice.
 type record struct {
 	home     *home
 	created  int64
@@ -26,10 +25,9 @@ type record struct {
 	odd      bool  // its uuid is not canonical, see database.oddNames
 }
 
-// place says where a job is: running, among the failed jobs of its own
-// channel, among those of its own channel that wait for their eta, parked because
-// its database is suspended, or in the ready queue of the channel that many levels
-// above its own.
+// place says where a job is: running, among the failed jobs of its own channel, among those of its
+// own channel that wait for their eta, parked because its database is suspended, or in the ready
+// queue of the channel that many levels above its own.
 type place uint8
 
 const (
@@ -43,8 +41,8 @@ const (
 // inReady reports whether the place is some channel's ready queue.
 func (p place) inReady() bool { return p < suspended }
 
-// home is what all jobs of one database with the same channel name share.
-// It exists as long as such a job does.
+// home is what all jobs of one database with the same channel name share. It exists as long as such
+// a job does.
 type home struct {
 	db      *database
 	channel *channel
@@ -127,8 +125,8 @@ func (d *database) see(r *record) {
 	}
 }
 
-// forgetAbove is the size from which on an emptied map is replaced: maps of
-// Go never give memory back.
+// forgetAbove is the size from which on an emptied map is replaced: maps of Go never give memory
+// back.
 const forgetAbove = 1024
 
 func (d *database) drop(r *record) {
@@ -148,8 +146,7 @@ func (d *database) drop(r *record) {
 
 func (d *database) len() int { return len(d.jobs) + len(d.odd) }
 
-// each calls yield for all records until it returns false. Records may be
-// dropped meanwhile.
+// each calls yield for all records until it returns false. Records may be dropped meanwhile.
 func (d *database) each(yield func(*record) bool) {
 	for _, r := range d.jobs {
 		if !yield(r) {
@@ -182,16 +179,14 @@ func (r *record) job() Job {
 	}
 }
 
-// differs reports whether a property that influences scheduling is not what
-// the row says.
+// differs reports whether a property that influences scheduling is not what the row says.
 func (r *record) differs(j *Job) bool {
 	return r.id != j.ID || r.priority != j.Priority || r.created != j.Created || r.eta != j.ETA ||
 		r.home.name != j.Channel && r.home.channel.name != Normalize(j.Channel)
 }
 
-// before is the order of ready jobs: priority, date_created, id (docs/contract.md
-// 2.3). Rows of two databases can agree in all three; names decide then, so
-// that the order never depends on chance.
+// before is the order of ready jobs: priority, date_created, id (docs/contract.md 2.3). Rows of two
+// databases can agree in all three; names decide then, so that the order never depends on chance.
 func (r *record) before(o *record) bool {
 	if r.priority != o.priority {
 		return r.priority < o.priority

@@ -2,12 +2,11 @@ package channels
 
 import "slices"
 
-// Suspend takes the jobs of a database out of the queues until Resume: they
-// are remembered, but nothing starts them, and they are in nobody's way.
-// Running jobs keep their places and failed ones stay failed; what Set brings
-// meanwhile is remembered like the rest. It is for a database that is being
-// loaded or is out of reach. No Status counts them. It costs O(n log n) for n
-// jobs of the database.
+// Suspend takes the jobs of a database out of the queues until Resume: they are remembered, but
+// nothing starts them, and they are in nobody's way. Running jobs keep their places and failed ones
+// stay failed; what Set brings meanwhile is remembered like the rest. It is for a database that is
+// being loaded or is out of reach. No Status counts them. It costs O(n log n) for n jobs of the
+// database.
 func (m *Manager) Suspend(db string) {
 	d := m.database(db)
 	if d.suspended {
@@ -35,8 +34,8 @@ func (m *Manager) Resume(db string) {
 	}
 }
 
-// park adds a job to those that wait for Resume. The list doubles, other than
-// those of append, so that it leaves less garbage while a database is loaded.
+// park adds a job to those that wait for Resume. The list doubles, other than those of append, so
+// that it leaves less garbage while a database is loaded.
 func (h *home) park(r *record) {
 	if items := h.parked.items; len(items) == cap(items) {
 		h.parked.items = slices.Grow(items, max(len(items), 1))
@@ -44,9 +43,9 @@ func (h *home) park(r *record) {
 	h.parked.push(r)
 }
 
-// unpark puts all jobs that are parked into the queues of their channel at once:
-// to order them takes less than to find the place of each, and a full snapshot
-// brings them in an order that is not far from theirs.
+// unpark puts all jobs that are parked into the queues of their channel at once: to order them
+// takes less than to find the place of each, and a full snapshot brings them in an order that is
+// not far from theirs.
 func (m *Manager) unpark(h *home) {
 	ready := h.parked.items
 	h.parked.items = nil

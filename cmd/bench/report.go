@@ -56,8 +56,8 @@ func (b *bound) met(v float64) bool {
 
 func newReport() *report { return &report{Failures: map[string]string{}} }
 
-// add records what one run of the present scenario has measured, in the line of
-// that name. digits are those after the point; b may be nil.
+// add records what one run of the present scenario has measured, in the line of that name. digits
+// are those after the point; b may be nil.
 func (r *report) add(what, unit string, digits int, b *bound, v float64) *figure {
 	i := slices.IndexFunc(r.Figures, func(f *figure) bool { return f.Scenario == r.scenario && f.What == what })
 	if i < 0 {

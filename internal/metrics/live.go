@@ -13,18 +13,17 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
-// scrapeTimeout bounds the question to all runners for one scrape. A runner that
-// does not answer in time has caddy_jobrunner_up 0 and no other gauge.
+// scrapeTimeout bounds the question to all runners for one scrape. A runner that does not answer in
+// time has caddy_jobrunner_up 0 and no other gauge.
 const scrapeTimeout = 2 * time.Second
 
 // liveMetrics reads the runners at every scrape, so that they cost nothing without one. It asks the
 // supervisor, not a configuration: after a failed reload Caddy serves the registry of the
-// configuration that failed, and it has to tell the truth, too. Only counters are read, whatever the
-// number of jobs.
+// configuration that failed, and it has to tell the truth, too. Only counters are read, whatever
+// the number of jobs.
 type liveMetrics struct{}
 
-// What the gauges say. Those of channels exist for every channel that holds jobs
-// or is configured.
+// What the gauges say. Those of channels exist for every channel that holds jobs or is configured.
 var (
 	upDesc               = gauge("up", "Whether the runner answered in time; 0 means that its loop is stuck.", "runner")
 	leaderDesc           = gauge("leader", "Whether this process leads the runner.", "runner")
@@ -188,8 +187,8 @@ func (set setter) jobs(name string, st *runner.Status) {
 	}
 }
 
-// channels sends what is known of the channels, those unadmitted added up. The
-// database is empty in a tree of all databases; to Prometheus that is no label.
+// channels sends what is known of the channels, those unadmitted added up. The database is empty in
+// a tree of all databases; to Prometheus that is no label.
 func (set setter) channels(name string, st *runner.Status, now time.Time) {
 	type place struct{ database, channel string }
 	type sum struct {

@@ -1,5 +1,5 @@
-// Package metrics has the metrics of the job runners: what their events add up to, and gauges that are
-// read when a scrape asks for them.
+// Package metrics has the metrics of the job runners: what their events add up to, and gauges that
+// are read when a scrape asks for them.
 package metrics
 
 import (
@@ -18,20 +18,19 @@ const (
 	metricsNamespace = "caddy"
 	metricsSubsystem = "jobrunner"
 
-	// placesLimit bounds the pairs of database and channel that have series of
-	// their own, and nodesLimit the upstreams, for each name comes from outside:
-	// channels from rows, upstreams from the DNS. Everything further is counted
-	// together under otherLabel.
+	// placesLimit bounds the pairs of database and channel that have series of their own, and
+	// nodesLimit the upstreams, for each name comes from outside: channels from rows, upstreams
+	// from the DNS. Everything further is counted together under otherLabel.
 	placesLimit = 5000
 	nodesLimit  = 500
-	// labelLimit bounds the length of such a name, in bytes. What is longer, or
-	// no UTF-8 (Prometheus would panic), is counted under otherLabel, too.
+	// labelLimit bounds the length of such a name, in bytes. What is longer, or no UTF-8
+	// (Prometheus would panic), is counted under otherLabel, too.
 	labelLimit = 300
 	otherLabel = "other"
 )
 
-// The buckets, in seconds, that tell a job's wait from an eternal one, a short
-// job from one that runs all night, and a quick claim from a slow one.
+// The buckets, in seconds, that tell a job's wait from an eternal one, a short job from one that
+// runs all night, and a quick claim from a slow one.
 var (
 	waitBuckets     = []float64{.01, .05, .1, .5, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400}
 	runBuckets      = []float64{.01, .05, .1, .5, 1, 5, 15, 60, 300, 900, 3600, 14400}
@@ -84,8 +83,8 @@ var (
 		batchBuckets, "runner")
 )
 
-// eventCollectors are the vectors above, databaseCollectors those of them with
-// series of a database.
+// eventCollectors are the vectors above, databaseCollectors those of them with series of a
+// database.
 var (
 	eventCollectors = []prometheus.Collector{
 		attemptsTotal, dispatchesTotal, requeuesTotal, lostTotal, blockedTotal, leaderChangesTotal, notificationsTotal,

@@ -190,8 +190,7 @@ func TestEventsAreCounted(t *testing.T) {
 	require.Equal(t, want, plain)
 }
 
-// TestLabelsAreBounded: channels come from rows, and a module could make any
-// number of them.
+// TestLabelsAreBounded: channels come from rows, and a module could make any number of them.
 func TestLabelsAreBounded(t *testing.T) {
 	a := newAdmission(3)
 	for i := range 10 {

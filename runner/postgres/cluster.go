@@ -10,8 +10,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// Cluster is the maintenance connection to a PostgreSQL cluster. It implements
-// [driver.Cluster] and knows nothing about the application.
+// Cluster is the maintenance connection to a PostgreSQL cluster. It implements [driver.Cluster] and
+// knows nothing about the application.
 type Cluster struct{ conn *Conn }
 
 var (
@@ -19,8 +19,8 @@ var (
 	_ driver.Adviser = (*Cluster)(nil)
 )
 
-// OpenCluster connects to the database that cfg names. A pooler in transaction
-// mode is refused: the leader lock would mean nothing.
+// OpenCluster connects to the database that cfg names. A pooler in transaction mode is refused: the
+// leader lock would mean nothing.
 func OpenCluster(ctx context.Context, cfg *pgx.ConnConfig) (*Cluster, error) {
 	conn, err := Connect(ctx, cfg, "", "maintenance")
 	if err != nil {
@@ -33,8 +33,8 @@ func OpenCluster(ctx context.Context, cfg *pgx.ConnConfig) (*Cluster, error) {
 	return &Cluster{conn: conn}, nil
 }
 
-// Databases implements [driver.Cluster]. A name that matches patterns is listed
-// whoever owns the database.
+// Databases implements [driver.Cluster]. A name that matches patterns is listed whoever owns the
+// database.
 func (c *Cluster) Databases(ctx context.Context, patterns []string) ([]driver.Database, error) {
 	match, err := Patterns(patterns)
 	if err != nil {
@@ -60,11 +60,10 @@ func (c *Cluster) Databases(ctx context.Context, patterns []string) ([]driver.Da
 	return list, c.conn.Failed(err, "list the databases")
 }
 
-// Busy implements [driver.Cluster]. DROP DATABASE and ALTER DATABASE ... RENAME
-// take AccessExclusiveLock on the row of pg_database before they wait for other
-// connections to leave, CREATE DATABASE ... TEMPLATE takes ShareLock (observed
-// on PostgreSQL 15). A connection attempt takes RowExclusiveLock, so each mode
-// that conflicts with it counts, granted or not.
+// Busy implements [driver.Cluster]. DROP DATABASE and ALTER DATABASE ... RENAME take
+// AccessExclusiveLock on the row of pg_database before they wait for other connections to leave,
+// CREATE DATABASE ... TEMPLATE takes ShareLock (observed on PostgreSQL 15). A connection attempt
+// takes RowExclusiveLock, so each mode that conflicts with it counts, granted or not.
 func (c *Cluster) Busy(ctx context.Context) ([]string, error) {
 	rows, err := c.conn.Query(ctx, `
 		SELECT DISTINCT d.datname FROM pg_locks l JOIN pg_database d ON d.oid = l.objid

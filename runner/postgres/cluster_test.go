@@ -129,8 +129,8 @@ func TestBusyWithAWaitingLock(t *testing.T) {
 	pg := pgtest.Shared(t)
 	db := pg.NewDatabase(t)
 	cluster := openCluster(t)
-	// A transaction that merely describes the database holds up a rename before
-	// the latter gets its lock.
+	// A transaction that merely describes the database holds up a rename before the latter gets its
+	// lock.
 	holder, err := pgx.ConnectConfig(deadline(t), pg.ConnConfig("postgres"))
 	require.NoError(t, err)
 	defer holder.Close(t.Context())

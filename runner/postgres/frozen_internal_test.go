@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestFrozen: only a session of ours that is blocked at every look, for long
-// enough, is frozen, or one that has been silent for longer than it may.
+// TestFrozen: only a session of ours that is blocked at every look, for long enough, is frozen, or
+// one that has been silent for longer than it may.
 func TestFrozen(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_700_000_000, 0)

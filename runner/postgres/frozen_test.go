@@ -16,8 +16,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 )
 
-// stopped is a connection whose client can stop reading, as a process that is
-// stopped does: nothing is closed.
+// stopped is a connection whose client can stop reading, as a process that is stopped does: nothing
+// is closed.
 type stopped struct {
 	net.Conn
 	gate chan struct{} // closed while it reads
@@ -28,8 +28,8 @@ func (s *stopped) Read(b []byte) (int, error) {
 	return s.Conn.Read(b)
 }
 
-// holdFrozen takes a lock on a connection that listens and then reads nothing any
-// more, and has its backend block in sending notifications.
+// holdFrozen takes a lock on a connection that listens and then reads nothing any more, and has its
+// backend block in sending notifications.
 func holdFrozen(t *testing.T, pg *pgtest.Cluster, dsn string, key int64) (pid uint32) {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(dsn)
@@ -74,8 +74,8 @@ func holdFrozen(t *testing.T, pg *pgtest.Cluster, dsn string, key int64) (pid ui
 	return 0
 }
 
-// TestFrozenHolderLosesItsLock: over both transports, a runner that reads nothing
-// any more is replaced, although its backend is blocked and its client lives.
+// TestFrozenHolderLosesItsLock: over both transports, a runner that reads nothing any more is
+// replaced, although its backend is blocked and its client lives.
 func TestFrozenHolderLosesItsLock(t *testing.T) {
 	pg := pgtest.Shared(t)
 	for name, dsn := range map[string]func(string) string{"unix socket": pg.SocketDSN, "tcp": pg.DSN} {
@@ -103,9 +103,9 @@ func TestFrozenHolderLosesItsLock(t *testing.T) {
 	}
 }
 
-// TestUninterruptibleStatementEnds: a statement whose trigger traps every
-// interruption does not keep its backend, nor its locks, when its client is gone.
-// pgx waits 15 s for the statement to end before it closes the connection.
+// TestUninterruptibleStatementEnds: a statement whose trigger traps every interruption does not
+// keep its backend, nor its locks, when its client is gone. pgx waits 15 s for the statement to end
+// before it closes the connection.
 func TestUninterruptibleStatementEnds(t *testing.T) {
 	t.Parallel()
 	pg := pgtest.Shared(t)

@@ -28,11 +28,10 @@ var ErrTransactionPooling = errors.New("there is a connection pooler in transact
 // poolerProbes is how many transactions are looked at for a changing backend.
 const poolerProbes = 5
 
-// pooling finds out whether there is a pooler. A pooler hands out process ids
-// that are its own. In transaction mode one of two things shows: consecutive
-// transactions run on different backends, or, if the pooler is idle and always
-// takes the same one, a second connection gets the backend of the first, which
-// a pooler in session mode never does. Where there is no pooler, nothing is asked.
+// pooling finds out whether there is a pooler. A pooler hands out process ids that are its own. In
+// transaction mode one of two things shows: consecutive transactions run on different backends, or,
+// if the pooler is idle and always takes the same one, a second connection gets the backend of the
+// first, which a pooler in session mode never does. Where there is no pooler, nothing is asked.
 func (c *Conn) pooling(ctx context.Context) (Pooling, error) {
 	if c.PID == c.PgConn().PID() {
 		return Direct, nil
@@ -64,8 +63,8 @@ func (c *Conn) pooling(ctx context.Context) (Pooling, error) {
 	return SessionPooling, nil
 }
 
-// backendPID asks without a prepared statement, which might stay behind on
-// another backend, and without a name that somebody could have defined.
+// backendPID asks without a prepared statement, which might stay behind on another backend, and
+// without a name that somebody could have defined.
 func backendPID(ctx context.Context, conn *pgx.Conn) (pid uint32, err error) {
 	err = conn.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid)
 	return pid, err

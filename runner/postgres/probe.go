@@ -12,8 +12,8 @@ type Expect struct {
 	Channel string
 	// Lock is the key of the advisory lock that it holds; nil for none.
 	Lock *int64
-	// Trigger is the OID of the trigger that notifies, which must be there and be
-	// switched on; 0 for none.
+	// Trigger is the OID of the trigger that notifies, which must be there and be switched on; 0
+	// for none.
 	Trigger uint32
 }
 

@@ -9,10 +9,9 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// MessageLimit is the size of the largest message, in bytes, that is read from a
-// server. Our statements cut the texts that they select, so a row has some
-// kilobytes; what is larger comes from a trigger or a value that others have
-// chosen, and pgx would keep all of it in memory.
+// MessageLimit is the size of the largest message, in bytes, that is read from a server. Our
+// statements cut the texts that they select, so a row has some kilobytes; what is larger comes from
+// a trigger or a value that others have chosen, and pgx would keep all of it in memory.
 const MessageLimit = 4 << 20
 
 // errTooLarge ends a connection whose server sends more than that.
@@ -24,20 +23,18 @@ func (m *messages) frontend(r io.Reader, w io.Writer) *pgproto3.Frontend {
 	return pgproto3.NewFrontend(m, w)
 }
 
-// headSize is that of a message's head: a type, and the length of the rest, which
-// counts itself.
+// headSize is that of a message's head: a type, and the length of the rest, which counts itself.
 const headSize = 5
 
-// messages is the stream of a server's messages, and ends with an error before one
-// that is too large.
+// messages is the stream of a server's messages, and ends with an error before one that is too
+// large.
 type messages struct {
 	from io.Reader
-	// head holds the bytes of a head that has begun, body the number of bytes of
-	// the present message that are still to come.
+	// head holds the bytes of a head that has begun, body the number of bytes of the present
+	// message that are still to come.
 	head []byte
 	body int
-	// tooLarge is set when one was. pgx itself may then only say that the
-	// connection is closed.
+	// tooLarge is set when one was. pgx itself may then only say that the connection is closed.
 	tooLarge atomic.Bool
 }
 

@@ -11,8 +11,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestMessages: however the stream is cut into pieces, what fits passes unchanged
-// and what does not ends it before it is read.
+// TestMessages: however the stream is cut into pieces, what fits passes unchanged and what does not
+// ends it before it is read.
 func TestMessages(t *testing.T) {
 	t.Parallel()
 	message := func(length int) []byte {

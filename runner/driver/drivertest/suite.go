@@ -18,8 +18,8 @@ func Run(t *testing.T, fresh func(*testing.T) Harness) {
 	run(t, fresh, true)
 }
 
-// RunWithoutLocks runs the part of the suite for applications whose jobs have no
-// lock rows, so that nothing proves a task dead.
+// RunWithoutLocks runs the part of the suite for applications whose jobs have no lock rows, so that
+// nothing proves a task dead.
 func RunWithoutLocks(t *testing.T, fresh func(*testing.T) Harness) {
 	t.Helper()
 	run(t, fresh, false)

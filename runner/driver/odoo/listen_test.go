@@ -75,8 +75,8 @@ func FuzzClassify(f *testing.F) {
 	})
 }
 
-// better is a strict order, so that the choice among several rows of one uuid
-// does not depend on the order in which they are read.
+// better is a strict order, so that the choice among several rows of one uuid does not depend on
+// the order in which they are read.
 func TestBetterIsAnOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func(name string) driver.Row {

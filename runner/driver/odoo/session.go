@@ -31,8 +31,8 @@ var _ driver.Session = (*session)(nil)
 // errNoFingerprint is a mistake of the caller.
 var errNoFingerprint = errors.New("the database has no fingerprint yet, or one without a generation")
 
-// Fingerprint implements [driver.Session]. Beyond the contract's conditions,
-// a database behind a pooler in transaction mode is unhealthy.
+// Fingerprint implements [driver.Session]. Beyond the contract's conditions, a database behind a
+// pooler in transaction mode is unhealthy.
 func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 	if s.conn.Pooling == postgres.TransactionPooling {
 		s.generation = nil
@@ -87,8 +87,8 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 	return fp, nil
 }
 
-// Lock implements [driver.Session] with upstream's own lock, so that a Python
-// runner and this one exclude each other (docs/contract.md 3.5).
+// Lock implements [driver.Session] with upstream's own lock, so that a Python runner and this one
+// exclude each other (docs/contract.md 3.5).
 func (s *session) Lock(ctx context.Context) (driver.Lock, error) {
 	if s.generation == nil {
 		return driver.Lock{}, errNoFingerprint
@@ -129,8 +129,7 @@ func (s *session) Running(ctx context.Context) ([]driver.Row, error) {
 	return s.rows(ctx, "read the jobs that run", s.statements.running)
 }
 
-// Read implements [driver.Session]. Of several rows of one uuid it returns the
-// one that matters.
+// Read implements [driver.Session]. Of several rows of one uuid it returns the one that matters.
 func (s *session) Read(ctx context.Context, uuids []string) ([]driver.Row, error) {
 	if s.generation == nil {
 		return nil, errNoFingerprint
@@ -220,8 +219,7 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 	return tasks, read.list, nil
 }
 
-// Unclaim implements [driver.Session]. A row that somebody else has locked is
-// left alone.
+// Unclaim implements [driver.Session]. A row that somebody else has locked is left alone.
 func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) ([]driver.Row, error) {
 	if s.generation == nil {
 		return nil, errNoFingerprint
@@ -230,8 +228,8 @@ func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) ([]driver.Ro
 	return s.rows(ctx, "put jobs back", s.statements.unclaim, uuids, enqueued)
 }
 
-// Probe implements [driver.Session]. Every error matches [driver.ErrLost]: a
-// session that is not what it should be is of no use.
+// Probe implements [driver.Session]. Every error matches [driver.ErrLost]: a session that is not
+// what it should be is of no use.
 func (s *session) Probe(ctx context.Context) error {
 	var want postgres.Expect
 	if s.generation != nil && s.listening {
