@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 )
 
 // script is a database that is served as told, and notes what it is asked for.
@@ -118,11 +119,11 @@ func TestMissingEchoEndsTheConnection(t *testing.T) {
 				require.NoError(t, s.claim(t.Context(), []string{"a"}, nil))
 				began := s.echoSince
 				require.False(t, began.IsZero())
-				time.Sleep(time.Second)
+				timing.Sleep(t.Context(), time.Second)
 				require.NoError(t, s.claim(t.Context(), []string{"b"}, nil))
 				require.Equal(t, began, s.echoSince, "the oldest claim counts")
 				require.Equal(t, began.Add(echoTimeout), s.deadline())
-				time.Sleep(time.Until(began.Add(echoTimeout - 1)))
+				timing.Sleep(t.Context(), time.Until(began.Add(echoTimeout - 1)))
 				require.NoError(t, s.attend(t.Context()))
 				if echo {
 					d.wait = func(context.Context) (driver.Notifications, error) {
@@ -130,7 +131,7 @@ func TestMissingEchoEndsTheConnection(t *testing.T) {
 					}
 					require.NoError(t, s.collect(t.Context()))
 				}
-				time.Sleep(1)
+				timing.Sleep(t.Context(), 1)
 				err := s.attend(t.Context())
 				if echo {
 					require.NoError(t, err)
@@ -159,7 +160,7 @@ func TestChangesOfOthersAreNoEcho(t *testing.T) {
 		}}
 		s := scripted(d, &ear{})
 		require.NoError(t, s.claim(t.Context(), []string{"a"}, nil))
-		time.Sleep(time.Second)
+		timing.Sleep(t.Context(), time.Second)
 		require.NoError(t, s.collect(t.Context()))
 		require.False(t, s.echoSince.IsZero())
 		require.Equal(t, time.Now(), s.heard, "but PostgreSQL was heard")
@@ -175,20 +176,20 @@ func TestProbes(t *testing.T) {
 		now := time.Now()
 		s.resyncAt, s.heard, s.probed = now.Add(time.Hour), now, now
 		require.Equal(t, now.Add(probeInterval), s.deadline())
-		time.Sleep(probeInterval - 1)
+		timing.Sleep(t.Context(), probeInterval - 1)
 		require.NoError(t, s.collect(t.Context()))
 		require.Equal(t, now, s.heard)
 		require.NoError(t, s.attend(t.Context()))
 		require.Zero(t, d.probes)
-		time.Sleep(1)
+		timing.Sleep(t.Context(), 1)
 		require.NoError(t, s.attend(t.Context()))
 		require.Equal(t, 1, d.probes)
 		require.Equal(t, time.Now(), s.heard)
-		time.Sleep(probeLimit - 1)
+		timing.Sleep(t.Context(), probeLimit - 1)
 		s.heard = time.Now()
 		require.NoError(t, s.attend(t.Context()))
 		require.Equal(t, 1, d.probes)
-		time.Sleep(1)
+		timing.Sleep(t.Context(), 1)
 		require.NoError(t, s.attend(t.Context()))
 		require.Equal(t, 2, d.probes)
 	})
@@ -291,7 +292,7 @@ func TestPauseAfterALostConnection(t *testing.T) {
 			if ctx.Err() != nil { // a snapshot collects
 				return driver.Notifications{}, nil
 			}
-			time.Sleep(serves)
+			timing.Sleep(t.Context(), serves)
 			return driver.Notifications{}, errors.New("broken")
 		}
 		out := &ear{}
@@ -299,13 +300,13 @@ func TestPauseAfterALostConnection(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		over := make(chan struct{})
 		go func() { defer close(over); s.Run(ctx) }()
-		time.Sleep(time.Minute)
+		timing.Sleep(t.Context(), time.Minute)
 		synctest.Wait()
 		n := len(opened)
 		require.Greater(t, opened[n-1].Sub(opened[n-2]), reconnectLimit*7/10)
 		require.Contains(t, out.states, Lost)
 		serves = stableAfter
-		time.Sleep(time.Minute)
+		timing.Sleep(t.Context(), time.Minute)
 		synctest.Wait()
 		n = len(opened)
 		require.Less(t, opened[n-1].Sub(opened[n-2]), stableAfter+2*reconnectFirst)
