@@ -103,9 +103,7 @@ func (r *Register) Start(
 		result := driver.Result{Outcome: driver.Broken}
 		safego.Run(log, "dispatch", func() { result = d.Run(ctx, up, attempt) })
 		r.mu.Lock()
-		if r.open[attempt.Key] == x {
-			delete(r.open, attempt.Key)
-		}
+		delete(r.open, attempt.Key) // it is x: no other one starts while x is open
 		r.mu.Unlock()
 		safego.Run(log, "dispatch", func() { x.finish(result) })
 	}()
