@@ -107,6 +107,7 @@ func (e *engine) tick(now time.Time) {
 	}
 	e.expirePauses(now)
 	e.databases.release(now)
+	e.notes.countOdd(now)
 	if !e.leadership.lostAt.IsZero() {
 		e.giveUp(now)
 	}

@@ -121,11 +121,11 @@ func (e *engine) rowsRead(db *database, read session.Reading) {
 // of a snapshot. A task keeps a copy, for the row has many neighbours in memory.
 func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, channels.State) bool) bool {
 	if row.Nameless {
-		e.log().Error("a job without a uuid can never run", zap.String("database", row.DB), zap.Int64("id", row.ID))
+		e.notes.oddRow(oddity{row.DB, "no uuid"}, "a job without a uuid can never run", zap.Int64("id", row.ID))
 		return false
 	}
 	if row.State == channels.Unknown {
-		e.log().Error("unexpected state "+printable(row.RawState)+" for job "+printable(row.UUID), zap.String("database", row.DB))
+		e.notes.oddRow(oddity{row.DB, "unexpected state"}, "unexpected state "+printable(row.RawState)+" for job "+printable(row.UUID))
 		return e.applyMystery(row, asked)
 	}
 	t := e.tasks[row.Key]
