@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -512,6 +513,76 @@ func TestWorkerDiesBeforeItStartsTheJob(t *testing.T) {
 				row, _ := b.Row(k)
 				require.Zero(b, row.Retry)
 				require.Equal(b, 2-c.runs, b.logs.FilterMessageSnippet("job stays enqueued").Len())
+			})
+		})
+	}
+}
+
+// desk is where a leader leaves a note for the next one.
+type desk struct {
+	mu   sync.Mutex // guards the following
+	note []runner.Slots
+	err  error
+}
+
+func (d *desk) Load(context.Context) ([]runner.Slots, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.note, d.err
+}
+
+func (d *desk) Store(_ context.Context, note []runner.Slots) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err == nil {
+		d.note = note
+	}
+	return d.err
+}
+
+// A new leader reserves what ran in databases that it cannot ask, as far as the former one has told.
+func TestHandover(t *testing.T) {
+	for name, c := range map[string]struct {
+		back, broken bool
+	}{"back": {back: true}, "never back": {}, "storage broken": {broken: true}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("slow", "fast")
+				d := &desk{}
+				cfg := b.config("root:3,sub:2")
+				cfg.Handover = d
+				for _, k := range b.jobs("slow", "sub", "s", 2) {
+					b.PlanFor(k, mock.Plan{RunFor: 5 * time.Minute})
+				}
+				first := b.start(cfg)
+				b.settle(5 * time.Second)
+				require.Equal(b, []runner.Slots{{Database: "slow", Channel: "root.sub", Jobs: 2}}, d.note)
+				b.stop(first)
+				if d.mu.Lock(); c.broken {
+					d.err = errFault
+				}
+				d.mu.Unlock()
+				b.Fault("slow", func(f *mock.Faults) { f.OpenErr = errFault })
+				b.SetPlan(mock.Plan{RunFor: time.Minute})
+				keys := b.jobs("fast", "", "f", 3)
+				second := b.start(cfg)
+				b.settle(20 * time.Second)
+				if c.broken {
+					require.Equal(b, 3, b.status(second).Open, "it does not wait for ever")
+					require.Equal(b, 1, b.logged("what the former leader ran cannot be read, its slots are not reserved"))
+					return
+				}
+				require.Equal(b, 1, b.status(second).Open)
+				if c.back {
+					b.Fault("slow", func(f *mock.Faults) { f.OpenErr = nil })
+					b.settle(10 * time.Second)
+					require.Equal(b, 2, b.status(second).Watched)
+					require.Equal(b, 1, b.status(second).Open)
+				}
+				b.settle(10 * time.Minute)
+				b.requireRanOnce(keys...)
+				require.LessOrEqual(b, b.MaxExecuting(nil), 3)
+				b.requireIdle(second)
 			})
 		})
 	}

@@ -41,6 +41,7 @@ type engine struct {
 	controls  Controls
 	pausedAll *Pause
 	shutdown  shutdown
+	handover  handover
 	scanAt    time.Time
 	// answeredAt is when each server answered last.
 	answeredAt map[string]time.Time
@@ -63,7 +64,11 @@ func newEngine(config func() Config) *engine {
 	e.databases = newDatabases(config, e.tree, e.notes)
 	e.pool = upstream.New(func() upstream.Config { return config().upstream() }, poolReports{e},
 		func(name string, f func()) { e.spawn(name, f) })
-	e.maint = cluster.New(func() cluster.Config { return config().cluster() }, clusterReports{e})
+	e.maint = cluster.New(func() cluster.Config {
+		cfg := config().cluster()
+		cfg.Elected = e.elected
+		return cfg
+	}, clusterReports{e})
 	return e
 }
 
@@ -112,7 +117,9 @@ func (e *engine) tick(now time.Time) {
 		e.giveUp(now)
 	}
 	e.leadership.settle(now, e.databases.settling)
+	e.handOver(now)
 	if !now.Before(e.scanAt) {
+		e.expireReserved(now)
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
 		e.scan(now)
 	}

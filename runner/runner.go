@@ -96,6 +96,7 @@ func (r *Runner) runEngine(e *engine) {
 	defer func() {
 		cancel()
 		sessions.Wait()
+		e.leave()
 		cancelMaint()
 		maint.Wait()
 		e.mail.close()

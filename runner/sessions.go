@@ -13,9 +13,10 @@ import (
 )
 
 func (e *engine) addDatabase(d driver.Database) {
-	db := &database{Database: d, pause: e.controls.pause(d.Name, "")}
+	db := &database{Database: d, added: time.Now(), pause: e.controls.pause(d.Name, "")}
 	e.databases.byName[d.Name] = db
 	e.tree.Suspend(d.Name)
+	e.reserve(db)
 	e.startSession(db)
 }
 
@@ -60,6 +61,7 @@ func (e *engine) forget(name string, comesBack bool) {
 // keeps its slot as long as something is learnt of it, and then for [mysteryLimit].
 func (e *engine) retire(db *database) {
 	e.forget(db.Name, true)
+	db.reserved = nil
 	e.tree.Withhold(db.Name)
 }
 
@@ -158,6 +160,7 @@ func (e *engine) running(db *database, rows []driver.Row) {
 		e.retired(db, rows)
 		return
 	}
+	e.unreserve(db)
 	for i := range rows {
 		e.applyRow(&rows[i], 0, e.tree.Set)
 	}
