@@ -587,3 +587,27 @@ func TestHandover(t *testing.T) {
 		})
 	}
 }
+
+// A task that a lost database has given up is not forgotten when the next connection is lost, too.
+func TestParkedTaskSurvivesASecondLoss(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 5 * time.Second})
+		b.one("prod", "a")
+		var j journal
+		cfg := b.config("root:1")
+		cfg.Events = j.add
+		r := b.start(cfg)
+		b.Fault("prod", func(f *mock.Faults) { f.OpenErr = errFault })
+		b.LoseSession("prod")
+		b.settle(10 * time.Second)
+		require.Empty(b, j.of("a", runner.EventJobDone))
+		b.Fault("prod", func(f *mock.Faults) { f.OpenErr, f.ReadErr = nil, errFault }) // after each snapshot
+		b.settle(time.Minute)
+		require.Empty(b, j.of("a", runner.EventJobDone))
+		b.Fault("prod", func(f *mock.Faults) { f.ReadErr = nil })
+		b.settle(10 * time.Second)
+		require.Len(b, j.of("a", runner.EventJobDone), 1)
+		b.requireIdle(r)
+	})
+}

@@ -43,6 +43,8 @@ type engine struct {
 	shutdown  shutdown
 	handover  handover
 	scanAt    time.Time
+	// inheriting is the open of the database whose snapshot is being applied, nil outside of that.
+	inheriting map[string]struct{}
 	// answeredAt is when each server answered last.
 	answeredAt map[string]time.Time
 	targetsAt  time.Time

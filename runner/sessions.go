@@ -47,6 +47,11 @@ func (e *engine) forget(name string, comesBack bool) {
 			gone = append(gone, job.Key)
 		}
 	}
+	for key, t := range e.tasks {
+		if _, _, ok := e.tree.Lookup(key); key.DB == name && t.phase == phaseParked && !ok {
+			gone = append(gone, key)
+		}
+	}
 	for _, key := range gone {
 		if t := e.tasks[key]; t != nil {
 			t.span.leave()
@@ -194,6 +199,8 @@ func (e *engine) snapshotBegin(db *database) {
 // snapshotRows applies rows whose memory is used again.
 func (e *engine) snapshotRows(db *database, rows []driver.Row) {
 	set := e.tree.Sync
+	e.inheriting = db.open
+	defer func() { e.inheriting = nil }()
 	for i := range rows {
 		if e.applyRow(&rows[i], 0, set) && db.stage.known() {
 			db.repairs = append(db.repairs, rows[i].UUID)
@@ -217,6 +224,11 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 		e.askEnded(db, ended)
 		e.notes.repaired(db, named)
 		return
+	}
+	for key, t := range e.tasks {
+		if key.DB == db.Name && t.phase == phaseParked && !slices.Contains(ended, key) {
+			ended = append(ended, key) // the tree has forgotten it, at the end of an earlier snapshot
+		}
 	}
 	for _, key := range ended {
 		if e.tasks[key].phase == phaseParked {

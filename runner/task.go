@@ -242,11 +242,10 @@ func (e *engine) adopt(row *driver.Row) {
 // inherit takes on a pending job for which another engine of this process still waits: it may be
 // executing, whatever its row says. It reports whether there is one.
 func (e *engine) inherit(row *driver.Row) bool {
-	db := e.databases.get(row.DB)
-	if db == nil || len(db.open) == 0 {
+	if len(e.inheriting) == 0 {
 		return false
 	}
-	if _, ok := db.open[row.UUID]; !ok || e.config().Exchanges.Lookup(row.Key) == nil {
+	if _, ok := e.inheriting[row.UUID]; !ok || e.config().Exchanges.Lookup(row.Key) == nil {
 		return false
 	}
 	e.adopt(row)
