@@ -130,16 +130,7 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 	}
 	t := e.tasks[row.Key]
 	if t == nil {
-		if row.State.Running() {
-			e.adopt(row)
-		} else if row.State == channels.Pending && e.inherit(row) {
-			return set(row.Job, channels.Enqueued)
-		}
-		if row.State.Finished() {
-			delete(e.delays, row.Key)
-		}
-		e.delays.postpone(row)
-		return set(row.Job, row.State)
+		return e.applyToTree(row, set)
 	}
 	e.seen(row)
 	row = new(*row)
@@ -170,6 +161,20 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 		return e.stillRunning(row, t)
 	}
 	return e.settle(row.Key, t)
+}
+
+// applyToTree takes in the row of a job that is no task, and makes it one if it may be executing.
+func (e *engine) applyToTree(row *driver.Row, set func(channels.Job, channels.State) bool) bool {
+	if row.State.Running() {
+		e.adopt(row)
+	} else if row.State == channels.Pending && e.inherit(row) {
+		return set(row.Job, channels.Enqueued)
+	}
+	if row.State.Finished() {
+		delete(e.delays, row.Key)
+	}
+	e.delays.postpone(row)
+	return set(row.Job, row.State)
 }
 
 // applyMystery takes in a row whose state is not known. It changes nothing, but for a task that
