@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -316,22 +317,21 @@ func TestServerThatNeverAnswers(t *testing.T) {
 }
 
 // slowSession takes its time for a snapshot of a database in which something runs.
-type slowSession struct {
-	driver.Session
-	runs bool
-}
-
-func (s *slowSession) Running(ctx context.Context) ([]driver.Row, error) {
-	rows, err := s.Session.Running(ctx)
-	s.runs = len(rows) > 0
-	return rows, err
-}
+type slowSession struct{ driver.Session }
 
 func (s *slowSession) Snapshot(ctx context.Context, yield func(driver.Row)) error {
-	if s.runs {
+	var rows []driver.Row
+	runs := false
+	err := s.Session.Snapshot(ctx, func(row driver.Row) {
+		rows, runs = append(rows, row), runs || row.State.Running()
+	})
+	if runs {
 		<-time.After(time.Minute)
 	}
-	return s.Session.Snapshot(ctx, yield)
+	for _, row := range rows {
+		yield(row)
+	}
+	return err
 }
 
 // What runs is read before the snapshot, which may take longer than others can wait for it.
@@ -342,7 +342,7 @@ func TestRunningJobsCountBeforeTheSnapshot(t *testing.T) {
 		keys := b.jobs("fast", "", "a", 10)
 		cfg := b.config("root:3")
 		cfg.Driver = &fakeDriver{Driver: b.Driver(), session: func(s driver.Session) driver.Session {
-			return &slowSession{Session: s}
+			return &slowSession{s}
 		}}
 		b.SetPlan(mock.Plan{RunFor: time.Second})
 		r := b.start(cfg)
@@ -408,5 +408,206 @@ func TestLockGivenUpToAnotherLeader(t *testing.T) {
 		b.settle(45 * time.Second)
 		require.True(b, b.status(second).Leader)
 		b.requireRanOnce(k)
+	})
+}
+
+// An engine that is busy for long takes a new configuration afterwards.
+func TestReconfigureOfABusyEngine(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		var busy atomic.Bool
+		cfg := b.config("root:1")
+		cfg.Exiting = func() bool {
+			if busy.CompareAndSwap(true, false) {
+				<-time.After(20 * time.Second)
+			}
+			return false
+		}
+		r := b.start(cfg)
+		busy.Store(true)
+		b.settle(3 * time.Second)
+		cfg.Channels = b.config("root:3").Channels
+		began := time.Now()
+		require.NoError(b, r.Reconfigure(cfg))
+		b.within(began, time.Now(), 10*time.Second, 10*time.Second)
+		require.Equal(b, 1, b.logged("the engine is busy, it takes the new configuration when it is not any more"))
+		b.settle(20 * time.Second)
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		keys := b.jobs("prod", "", "a", 9)
+		b.settle(time.Minute)
+		b.requireRanOnce(keys...)
+		require.Equal(b, 3, b.MaxConcurrent(nil))
+	})
+}
+
+// A panic in the answer to a question is the matter of the one who asks.
+func TestQuestionPanics(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.panics = true
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{RunFor: time.Minute})
+		var broken atomic.Bool
+		cfg := b.config("root:1")
+		cfg.Exiting = func() bool {
+			if broken.CompareAndSwap(true, false) {
+				panic("as the test wants it")
+			}
+			return false
+		}
+		keys := b.jobs("prod", "", "a", 2)
+		r := b.start(cfg)
+		broken.Store(true)
+		_, err := r.Why(b.Context(), keys[1])
+		require.Error(b, err)
+		require.Equal(b, 1, b.logged("panic in question"))
+		require.Zero(b, b.logged("panic in engine"))
+		require.Equal(b, 1, b.status(r).Open)
+		b.settle(3 * time.Minute)
+		b.requireRanOnce(keys...)
+	})
+}
+
+// Rows that nothing can be made of do not fill the log.
+func TestOddRowsAreLoggedOnceAMinute(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		for i := range 1000 {
+			b.one("prod", fmt.Sprintf("strange%d", i), func(j *mock.Job) { j.State, j.RawState = channels.Unknown, "strange" })
+			b.one("prod", fmt.Sprintf("nameless%d", i), func(j *mock.Job) { j.Nameless = true })
+		}
+		b.start(b.config("root:1"))
+		b.settle(20 * time.Minute)
+		require.NotZero(b, b.logs.FilterMessageSnippet("unexpected state strange for job strange").Len())
+		require.NotZero(b, b.logged("a job without a uuid can never run"))
+		for _, entry := range b.logs.FilterMessage("more rows of this kind").All() {
+			require.GreaterOrEqual(b, entry.ContextMap()["rows"], int64(999))
+		}
+		lines := b.logs.FilterMessageSnippet("unexpected state").Len() + b.logged("a job without a uuid can never run") +
+			b.logged("more rows of this kind")
+		require.LessOrEqual(b, lines, 2*2*5)
+	})
+}
+
+// A worker that dies while it loads the registry has read the request and not started the job. Where
+// Odoo would notice a second request the job is put back after the grace, elsewhere an operator is told.
+func TestWorkerDiesBeforeItStartsTheJob(t *testing.T) {
+	for name, c := range map[string]struct {
+		generation func(*bench)
+		runs       int
+	}{
+		"locks":     {func(*bench) {}, 2},
+		"no locks":  {func(b *bench) { b.WithoutLocks("prod") }, 2},
+		"unguarded": {func(b *bench) { b.Unguarded("prod") }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				c.generation(b)
+				b.UpstreamFault("odoo1", func(f *mock.UpstreamFaults) { f.CutN = 1 })
+				k := b.one("prod", "a")
+				b.start(b.config("root:1"))
+				b.settle(8 * time.Second)
+				require.Len(b, b.RunsOf(k), 1, "the request may wait in a backlog as well")
+				b.settle(time.Minute)
+				require.Len(b, b.RunsOf(k), c.runs)
+				row, _ := b.Row(k)
+				require.Zero(b, row.Retry)
+				require.Equal(b, 2-c.runs, b.logs.FilterMessageSnippet("job stays enqueued").Len())
+			})
+		})
+	}
+}
+
+// desk is where a leader leaves a note for the next one.
+type desk struct {
+	mu   sync.Mutex // guards the following
+	note []runner.Slots
+	err  error
+}
+
+func (d *desk) Load(context.Context) ([]runner.Slots, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.note, d.err
+}
+
+func (d *desk) Store(_ context.Context, note []runner.Slots) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err == nil {
+		d.note = note
+	}
+	return d.err
+}
+
+// A new leader reserves what ran in databases that it cannot ask, as far as the former one has told.
+func TestHandover(t *testing.T) {
+	for name, c := range map[string]struct {
+		back, broken bool
+	}{"back": {back: true}, "never back": {}, "storage broken": {broken: true}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("slow", "fast")
+				d := &desk{}
+				cfg := b.config("root:3,sub:2")
+				cfg.Handover = d
+				for _, k := range b.jobs("slow", "sub", "s", 2) {
+					b.PlanFor(k, mock.Plan{RunFor: 5 * time.Minute})
+				}
+				first := b.start(cfg)
+				b.settle(5 * time.Second)
+				require.Equal(b, []runner.Slots{{Database: "slow", Channel: "root.sub", Jobs: 2}}, d.note)
+				b.stop(first)
+				if d.mu.Lock(); c.broken {
+					d.err = errFault
+				}
+				d.mu.Unlock()
+				b.Fault("slow", func(f *mock.Faults) { f.OpenErr = errFault })
+				b.SetPlan(mock.Plan{RunFor: time.Minute})
+				keys := b.jobs("fast", "", "f", 3)
+				second := b.start(cfg)
+				b.settle(20 * time.Second)
+				if c.broken {
+					require.Equal(b, 3, b.status(second).Open, "it does not wait for ever")
+					require.Equal(b, 1, b.logged("what the former leader ran cannot be read, its slots are not reserved"))
+					return
+				}
+				require.Equal(b, 1, b.status(second).Open)
+				if c.back {
+					b.Fault("slow", func(f *mock.Faults) { f.OpenErr = nil })
+					b.settle(10 * time.Second)
+					require.Equal(b, 2, b.status(second).Watched)
+					require.Equal(b, 1, b.status(second).Open)
+				}
+				b.settle(10 * time.Minute)
+				b.requireRanOnce(keys...)
+				require.LessOrEqual(b, b.MaxExecuting(nil), 3)
+				b.requireIdle(second)
+			})
+		})
+	}
+}
+
+// A task that a lost database has given up is not forgotten when the next connection is lost, too.
+func TestParkedTaskSurvivesASecondLoss(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 5 * time.Second})
+		b.one("prod", "a")
+		var j journal
+		cfg := b.config("root:1")
+		cfg.Events = j.add
+		r := b.start(cfg)
+		b.Fault("prod", func(f *mock.Faults) { f.OpenErr = errFault })
+		b.LoseSession("prod")
+		b.settle(10 * time.Second)
+		require.Empty(b, j.of("a", runner.EventJobDone))
+		b.Fault("prod", func(f *mock.Faults) { f.OpenErr, f.ReadErr = nil, errFault }) // after each snapshot
+		b.settle(time.Minute)
+		require.Empty(b, j.of("a", runner.EventJobDone))
+		b.Fault("prod", func(f *mock.Faults) { f.ReadErr = nil })
+		b.settle(10 * time.Second)
+		require.Len(b, j.of("a", runner.EventJobDone), 1)
+		b.requireIdle(r)
 	})
 }

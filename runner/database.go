@@ -42,6 +42,10 @@ type database struct {
 	misconfigured string
 	// unreadable is set when that is because its configuration cannot be read.
 	unreadable bool
+	// reserved are the slots that are kept for jobs of a former leader, since added, when the database
+	// was found.
+	reserved []channels.Key
+	added    time.Time
 	// open are the jobs, by uuid, that had an open request in this process when the present first
 	// snapshot began.
 	open map[string]struct{}

@@ -41,7 +41,10 @@ type engine struct {
 	controls  Controls
 	pausedAll *Pause
 	shutdown  shutdown
+	handover  handover
 	scanAt    time.Time
+	// inheriting is the open of the database whose snapshot is being applied, nil outside of that.
+	inheriting map[string]struct{}
 	// answeredAt is when each server answered last.
 	answeredAt map[string]time.Time
 	targetsAt  time.Time
@@ -63,7 +66,11 @@ func newEngine(config func() Config) *engine {
 	e.databases = newDatabases(config, e.tree, e.notes)
 	e.pool = upstream.New(func() upstream.Config { return config().upstream() }, poolReports{e},
 		func(name string, f func()) { e.spawn(name, f) })
-	e.maint = cluster.New(func() cluster.Config { return config().cluster() }, clusterReports{e})
+	e.maint = cluster.New(func() cluster.Config {
+		cfg := config().cluster()
+		cfg.Elected = e.elected
+		return cfg
+	}, clusterReports{e})
 	return e
 }
 
@@ -107,11 +114,14 @@ func (e *engine) tick(now time.Time) {
 	}
 	e.expirePauses(now)
 	e.databases.release(now)
+	e.notes.countOdd(now)
 	if !e.leadership.lostAt.IsZero() {
 		e.giveUp(now)
 	}
 	e.leadership.settle(now, e.databases.settling)
+	e.handOver(now)
 	if !now.Before(e.scanAt) {
+		e.expireReserved(now)
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
 		e.scan(now)
 	}

@@ -168,7 +168,10 @@ func (t *task) request() requestSays {
 func (e *engine) evidence(db *database, t *task, now time.Time) evidence {
 	ev := evidence{
 		open: t.exchange != nil, request: t.request(),
-		lock: t.lock(now), waited: now.Sub(t.since), limit: e.config().RescueStartedAfter,
+		lock: t.lock(now), limit: e.config().RescueStartedAfter,
+	}
+	if t.phase == phaseWatched {
+		ev.waited = now.Sub(t.since)
 	}
 	if t.row != nil || t.gone {
 		ev.row = saysOf(t.row)

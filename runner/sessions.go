@@ -13,9 +13,10 @@ import (
 )
 
 func (e *engine) addDatabase(d driver.Database) {
-	db := &database{Database: d, pause: e.controls.pause(d.Name, "")}
+	db := &database{Database: d, added: time.Now(), pause: e.controls.pause(d.Name, "")}
 	e.databases.byName[d.Name] = db
 	e.tree.Suspend(d.Name)
+	e.reserve(db)
 	e.startSession(db)
 }
 
@@ -46,6 +47,11 @@ func (e *engine) forget(name string, comesBack bool) {
 			gone = append(gone, job.Key)
 		}
 	}
+	for key, t := range e.tasks {
+		if _, _, ok := e.tree.Lookup(key); key.DB == name && t.phase == phaseParked && !ok {
+			gone = append(gone, key)
+		}
+	}
 	for _, key := range gone {
 		if t := e.tasks[key]; t != nil {
 			t.span.leave()
@@ -60,6 +66,7 @@ func (e *engine) forget(name string, comesBack bool) {
 // keeps its slot as long as something is learnt of it, and then for [mysteryLimit].
 func (e *engine) retire(db *database) {
 	e.forget(db.Name, true)
+	db.reserved = nil
 	e.tree.Withhold(db.Name)
 }
 
@@ -158,6 +165,7 @@ func (e *engine) running(db *database, rows []driver.Row) {
 		e.retired(db, rows)
 		return
 	}
+	e.unreserve(db)
 	for i := range rows {
 		e.applyRow(&rows[i], 0, e.tree.Set)
 	}
@@ -191,6 +199,8 @@ func (e *engine) snapshotBegin(db *database) {
 // snapshotRows applies rows whose memory is used again.
 func (e *engine) snapshotRows(db *database, rows []driver.Row) {
 	set := e.tree.Sync
+	e.inheriting = db.open
+	defer func() { e.inheriting = nil }()
 	for i := range rows {
 		if e.applyRow(&rows[i], 0, set) && db.stage.known() {
 			db.repairs = append(db.repairs, rows[i].UUID)
@@ -214,6 +224,11 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 		e.askEnded(db, ended)
 		e.notes.repaired(db, named)
 		return
+	}
+	for key, t := range e.tasks {
+		if key.DB == db.Name && t.phase == phaseParked && !slices.Contains(ended, key) {
+			ended = append(ended, key) // the tree has forgotten it, at the end of an earlier snapshot
+		}
 	}
 	for _, key := range ended {
 		if e.tasks[key].phase == phaseParked {

@@ -157,13 +157,13 @@ type TaskStatus struct {
 
 // Status describes what the runner is doing.
 func (r *Runner) Status(ctx context.Context) (st Status, err error) {
-	err = r.do(ctx, func(e *engine) { st = e.status(time.Now()) })
+	err = r.ask(ctx, func(e *engine) { st = e.status(time.Now()) })
 	return st, err
 }
 
 // Tasks lists the jobs that occupy slots, in no particular order.
 func (r *Runner) Tasks(ctx context.Context) (tasks []TaskStatus, err error) {
-	err = r.do(ctx, func(e *engine) { tasks = e.taskList() })
+	err = r.ask(ctx, func(e *engine) { tasks = e.taskList() })
 	return tasks, err
 }
 

@@ -121,25 +121,16 @@ func (e *engine) rowsRead(db *database, read session.Reading) {
 // of a snapshot. A task keeps a copy, for the row has many neighbours in memory.
 func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, channels.State) bool) bool {
 	if row.Nameless {
-		e.log().Error("a job without a uuid can never run", zap.String("database", row.DB), zap.Int64("id", row.ID))
+		e.notes.oddRow(oddity{row.DB, "no uuid"}, "a job without a uuid can never run", zap.Int64("id", row.ID))
 		return false
 	}
 	if row.State == channels.Unknown {
-		e.log().Error("unexpected state "+printable(row.RawState)+" for job "+printable(row.UUID), zap.String("database", row.DB))
+		e.notes.oddRow(oddity{row.DB, "unexpected state"}, "unexpected state "+printable(row.RawState)+" for job "+printable(row.UUID))
 		return e.applyMystery(row, asked)
 	}
 	t := e.tasks[row.Key]
 	if t == nil {
-		if row.State.Running() {
-			e.adopt(row)
-		} else if row.State == channels.Pending && e.inherit(row) {
-			return set(row.Job, channels.Enqueued)
-		}
-		if row.State.Finished() {
-			delete(e.delays, row.Key)
-		}
-		e.delays.postpone(row)
-		return set(row.Job, row.State)
+		return e.applyToTree(row, set)
 	}
 	e.seen(row)
 	row = new(*row)
@@ -170,6 +161,20 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 		return e.stillRunning(row, t)
 	}
 	return e.settle(row.Key, t)
+}
+
+// applyToTree takes in the row of a job that is no task, and makes it one if it may be executing.
+func (e *engine) applyToTree(row *driver.Row, set func(channels.Job, channels.State) bool) bool {
+	if row.State.Running() {
+		e.adopt(row)
+	} else if row.State == channels.Pending && e.inherit(row) {
+		return set(row.Job, channels.Enqueued)
+	}
+	if row.State.Finished() {
+		delete(e.delays, row.Key)
+	}
+	e.delays.postpone(row)
+	return set(row.Job, row.State)
 }
 
 // applyMystery takes in a row whose state is not known. It changes nothing, but for a task that
@@ -242,11 +247,10 @@ func (e *engine) adopt(row *driver.Row) {
 // inherit takes on a pending job for which another engine of this process still waits: it may be
 // executing, whatever its row says. It reports whether there is one.
 func (e *engine) inherit(row *driver.Row) bool {
-	db := e.databases.get(row.DB)
-	if db == nil || len(db.open) == 0 {
+	if len(e.inheriting) == 0 {
 		return false
 	}
-	if _, ok := db.open[row.UUID]; !ok || e.config().Exchanges.Lookup(row.Key) == nil {
+	if _, ok := e.inheriting[row.UUID]; !ok || e.config().Exchanges.Lookup(row.Key) == nil {
 		return false
 	}
 	e.adopt(row)

@@ -68,7 +68,7 @@ const (
 
 // Explain says what the scheduler alone knows of a job; see [Runner.Why].
 func (r *Runner) Explain(ctx context.Context, key channels.Key) (x channels.Explanation, known bool, err error) {
-	err = r.do(ctx, func(e *engine) { x, known = e.tree.Explain(key, time.Now()) })
+	err = r.ask(ctx, func(e *engine) { x, known = e.tree.Explain(key, time.Now()) })
 	return x, known, err
 }
 
@@ -77,7 +77,7 @@ func (r *Runner) Explain(ctx context.Context, key channels.Key) (x channels.Expl
 func (r *Runner) Why(ctx context.Context, key channels.Key) (w Why, err error) {
 	w.Key = key
 	known := false
-	err = r.do(ctx, func(e *engine) { known = w.ask(e, time.Now()) })
+	err = r.ask(ctx, func(e *engine) { known = w.ask(e, time.Now()) })
 	if err != nil {
 		return w, err
 	}

@@ -75,14 +75,14 @@ type Generation struct {
 
 // Member is one runner of a generation.
 type Member struct {
-	// Config is what the engine gets. The supervisor adds what belongs to the process: Exchanges
-	// and Elected.
+	// Config is what the engine gets. The supervisor adds what belongs to the process: Exchanges,
+	// Elected and Handover.
 	Config runner.Config
 	// New makes the engine: no I/O, no goroutine.
 	New func(cfg runner.Config) (Engine, error)
 	// Identity is the PostgreSQL connection, which a live engine cannot change.
 	Identity string
-	// Storage is where the orders of operators are kept.
+	// Storage is where the orders of operators are kept, and what runs is passed on to the next leader.
 	Storage certmagic.Storage
 }
 
@@ -91,6 +91,9 @@ func (m *Member) config(name string) runner.Config {
 	cfg := m.Config
 	cfg.Exchanges = exchanges
 	cfg.Elected = func(ctx context.Context) { elected(ctx, name) }
+	if m.Storage != nil {
+		cfg.Handover = newHandover(name, m.Storage)
+	}
 	return cfg
 }
 
