@@ -44,7 +44,7 @@ is no such job, or nothing was changed; 5 the runner is degraded (status).`,
 const helpTemplate = `{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
 
 {{end}}{{if or .Runnable .HasSubCommands}}{{.UsageString}}{{end}}
-Documentation: https://github.com/caddy-jobrunner/caddy-jobrunner/blob/main/docs/operations.md
+Documentation: docs/operations.md in https://github.com/caddy-jobrunner/caddy-jobrunner
 `
 
 func addCommands(cmd *cobra.Command) {
