@@ -65,6 +65,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		}
 //		discover_interval <duration>
 //		rescue_started_after <duration>
+//		ready_fails_on    not_ready|degraded|never
 //		shutdown_timeout  <duration>
 //	}
 //
@@ -109,6 +110,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"driver":               (*Runner).parseDriver,
 	"discover_interval":    (*Runner).parseDiscoverInterval,
 	"rescue_started_after": (*Runner).parseRescueStartedAfter,
+	"ready_fails_on":       (*Runner).parseReadyFailsOn,
 	"shutdown_timeout":     (*Runner).parseShutdownTimeout,
 }
 
@@ -157,6 +159,16 @@ func parseString(d *caddyfile.Dispenser, to *string) error {
 	}
 	if *to == "" {
 		return d.Errf("%s is empty", option)
+	}
+	return nil
+}
+
+func (r *Runner) parseReadyFailsOn(d *caddyfile.Dispenser) error {
+	if err := parseString(d, &r.ReadyFailsOn); err != nil {
+		return err
+	}
+	if _, err := readyFailsOn(r.ReadyFailsOn); err != nil {
+		return d.WrapErr(err)
 	}
 	return nil
 }

@@ -136,6 +136,12 @@ type Runner struct {
 	// value well above any job's time limit. At least `1s`. Default: `0`, never.
 	RescueStartedAfter caddy.Duration `json:"rescue_started_after,omitempty"`
 
+	// When `GET /jobrunner/ready` answers 503: `not_ready`, if no job runs;
+	// `degraded`, also if a part of them does not, for example those of one database
+	// of many; `never`. What is wrong is in the answer in any case. Default:
+	// `not_ready`.
+	ReadyFailsOn string `json:"ready_fails_on,omitempty"`
+
 	// How long Caddy waits for running jobs when it exits; `0` means not at all.
 	// Odoo finishes a job in any case, and the next runner finds it. Keep it below
 	// the `TimeoutStopSec` of Caddy's systemd unit, 5 s by default. Reloads never
@@ -224,6 +230,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("runner %s: %w", name, err)
 		}
 		gen.Runners[name], a.odoo[name] = wire(ctx, name, cfg), odoo
+		if gen.Runners[name].FailsOn, err = readyFailsOn(a.Runners[name].ReadyFailsOn); err != nil {
+			return fmt.Errorf("runner %s: %w", name, err)
+		}
 	}
 	if err := a.trace(ctx); err != nil {
 		return err
@@ -246,6 +255,7 @@ func publish(ev runner.Event) {
 	alerts.Observe(ev) // Caddy's events app
 	dashboard.Observe(ev)
 	metrics.Observe(ev)
+	supervisor.Observe(ev) // how long jobs have waited
 }
 
 // newEngine makes the runner of a configuration that comes into force. Tests put a fake in its place.
@@ -320,7 +330,9 @@ func (a *App) Subjects() []doctor.Subject {
 	var subjects []doctor.Subject
 	for _, name := range slices.Sorted(maps.Keys(a.generation.Runners)) {
 		m := a.generation.Runners[name]
-		subjects = append(subjects, doctor.Subject{Config: m.Config, Odoo: a.odoo[name]})
+		subjects = append(subjects, doctor.Subject{
+			Config: m.Config, Odoo: a.odoo[name], Settings: a.Runners[name].settings(&m.Config, a.odoo[name]),
+		})
 	}
 	return subjects
 }

@@ -47,6 +47,7 @@ func TestProvision(t *testing.T) {
 		}
 		discover_interval 1m
 		rescue_started_after 2h
+		ready_fails_on degraded
 		shutdown_timeout 10s`))
 	require.NoError(t, err)
 	cfg := cfgs["default"]
@@ -320,4 +321,17 @@ func TestDatabaseChannels(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(raw), &cfg))
 		require.ErrorContains(t, caddy.Validate(&cfg), want)
 	}
+}
+
+// TestReadyFailsOn: the word chooses from which health on a runner does not count as ready.
+func TestReadyFailsOn(t *testing.T) {
+	for word, want := range map[string]runner.Health{
+		"": runner.NotReady, "not_ready": runner.NotReady, "degraded": runner.Degraded, "never": runner.NotReady + 1,
+	} {
+		got, err := readyFailsOn(word)
+		require.NoError(t, err)
+		require.Equal(t, want, got, word)
+	}
+	_, err := readyFailsOn("ready")
+	require.ErrorContains(t, err, "none of not_ready, degraded and never")
 }

@@ -235,6 +235,19 @@ func (r *Runner) shutdownTimeout() time.Duration {
 	return time.Duration(*r.ShutdownTimeout)
 }
 
+// readyFailsOn is the health from which on the runner does not count as ready.
+func readyFailsOn(word string) (runner.Health, error) {
+	switch word {
+	case "", runner.NotReady.String():
+		return runner.NotReady, nil
+	case runner.Degraded.String():
+		return runner.Degraded, nil
+	case "never":
+		return runner.NotReady + 1, nil
+	}
+	return 0, fmt.Errorf("ready_fails_on: %q is none of not_ready, degraded and never", word)
+}
+
 // resolve replaces placeholders. The result may be a secret: it is kept out of
 // the fields that Caddy shows.
 func resolve(option, value string) (string, error) {

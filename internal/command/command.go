@@ -44,7 +44,7 @@ is no such job, or nothing was changed; 5 the runner is degraded (status).`,
 const helpTemplate = `{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
 
 {{end}}{{if or .Runnable .HasSubCommands}}{{.UsageString}}{{end}}
-Documentation: https://github.com/caddy-jobrunner/caddy-jobrunner/blob/main/docs/operations.md
+Documentation: docs/operations.md in https://github.com/caddy-jobrunner/caddy-jobrunner
 `
 
 func addCommands(cmd *cobra.Command) {
@@ -62,6 +62,10 @@ func addCommands(cmd *cobra.Command) {
 	cmd.AddCommand(controlCommands()...)
 	cmd.AddCommand(changeCommands()...)
 	cmd.AddCommand(doctorCommand())
+	for _, sub := range cmd.Commands() {
+		completeFlags(sub)
+	}
+	_ = cmd.RegisterFlagCompletionFunc("runner", offer(runnerNames)) // fails only for a flag that does not exist
 }
 
 // sub makes a sub-command that asks the admin API. What f returns is the exit status.
@@ -95,6 +99,9 @@ func newCall(cmd *cobra.Command, fl caddycmd.Flags, args []string) (*call, error
 		return nil, fmt.Errorf("finding the address of the admin API: %w", err)
 	}
 	c := &call{ctx: cmd.Context(), flags: fl, args: args, runner: fl.String("runner"), out: newPrinter(cmd.OutOrStdout())}
+	if fl.Lookup("wide") != nil && fl.Bool("wide") {
+		c.out.width = 0
+	}
 	if c.api, err = api.NewClient(address); err != nil {
 		return nil, err
 	}
@@ -123,6 +130,11 @@ func (c *call) exit(code int, err error) (int, error) {
 		return 1, failed
 	}
 	return code, err
+}
+
+// wideFlag adds the flag by which a table is shown as wide as it is.
+func wideFlag(cmd *cobra.Command) {
+	cmd.Flags().Bool("wide", false, "Show all columns, and the runner, however wide the table gets")
 }
 
 // text returns the value of a flag, empty for one that the sub-command does not have.

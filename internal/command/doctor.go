@@ -12,6 +12,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
 )
 
@@ -39,7 +40,7 @@ cannot be loaded; 3 something is wrong.`,
 				return 1, hint(err, "%s was examined", file)
 			}
 			defer cleanup()
-			return report(newPrinter(cmd.OutOrStdout()), doctor.Examine(cmd.Context(), subjects), fl.Bool("json"))
+			return report(newPrinter(cmd.OutOrStdout()), doctor.Settings(subjects), doctor.Examine(cmd.Context(), subjects), fl.Bool("json"))
 		}),
 	}
 }
@@ -112,28 +113,61 @@ func silent() *caddy.Logging {
 	}}
 }
 
-// report prints findings and returns the exit status.
-func report(out *printer, found []doctor.Finding, asJSON bool) (int, error) {
+// report prints settings and findings, and returns the exit status.
+func report(out *printer, settings []doctor.Setting, found []doctor.Finding, asJSON bool) (int, error) {
 	status := 0
 	if slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Severity == doctor.Error }) {
 		status = exitNotReady
 	}
+	for i := range found {
+		found[i].Message = api.Plain(found[i].Message)
+	}
 	if asJSON {
+		doc := map[string]any{"findings": found}
+		if len(settings) > 0 {
+			doc["settings"] = settings
+		}
 		var text bytes.Buffer
 		enc := json.NewEncoder(&text)
 		enc.SetIndent("", "  ")
-		if err := enc.Encode(map[string]any{"findings": found}); err != nil {
+		if err := enc.Encode(doc); err != nil {
 			return 1, fmt.Errorf("writing the findings: %w", err)
 		}
 		out.raw(text.Bytes())
 	} else {
-		for _, f := range found {
-			where := slices.DeleteFunc([]string{f.Runner, f.Database, f.Upstream}, func(s string) bool { return s == "" })
-			out.line("%-8s%s: %s", f.Severity, strings.Join(where, ", "), f.Message)
-		}
+		printFindings(out, settings, found)
 	}
 	if err := out.flush(); err != nil {
 		return 1, err
 	}
 	return status, nil
+}
+
+// printFindings prints what was examined, what was found, and how much of that is wrong.
+func printFindings(out *printer, settings []doctor.Setting, found []doctor.Finding) {
+	if len(settings) > 0 {
+		t := out.table("RUNNER", "SETTING", "VALUE", "FROM")
+		for _, s := range settings {
+			t.row(s.Runner, s.Name, s.Value, s.Source)
+		}
+		t.print()
+		out.line("")
+	}
+	count := make(map[doctor.Severity]int)
+	for _, f := range found {
+		count[f.Severity]++
+		where := slices.DeleteFunc([]string{f.Runner, f.Database, f.Upstream}, func(s string) bool { return s == "" })
+		out.line("%-8s%s: %s", f.Severity, strings.Join(where, ", "), strings.Join(strings.Fields(f.Message), " "))
+	}
+	if len(found) > 0 {
+		out.line("summary: %s, %s, %d in order", plural(count[doctor.Error], "error"), plural(count[doctor.Warning], "warning"), count[doctor.OK])
+	}
+}
+
+// plural writes "1 error" and "2 errors".
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }

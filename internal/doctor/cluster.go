@@ -38,7 +38,11 @@ func (e *examination) cluster() {
 		e.add(foundNoList, "the databases cannot be listed: %s", err)
 		return
 	}
-	e.add(foundPostgres, "PostgreSQL answers and lists %d databases", len(list))
+	what := "databases"
+	if len(list) == 1 {
+		what = "database"
+	}
+	e.add(foundPostgres, "PostgreSQL answers and lists %d %s", len(list), what)
 	if len(list) == 0 {
 		e.add(foundNoDatabase, "no database is found for the role %s: name databases that belong to another role with databases, or check its patterns", cfg.Postgres.User)
 		return

@@ -36,6 +36,7 @@ type kind struct {
 var (
 	foundRunnerOn      = kind{Warning, "odoo_config", "odoo_runner_on"}
 	foundServerWide    = kind{Warning, "odoo_config", "server_wide_modules"}
+	foundFilter        = kind{Warning, "odoo_config", "dbfilter_not_used"}
 	foundPooler        = kind{Error, "pooler", "transaction_pooler"}
 	foundUnreachable   = kind{Error, "postgres", "postgres_unreachable"}
 	foundPostgres      = kind{OK, "postgres", "postgres"}
@@ -61,6 +62,7 @@ var (
 	foundRouteBroken   = kind{Error, "route", "route_broken"}
 	foundUnlimited     = kind{Warning, "capacity", "capacity_unlimited"}
 	foundCapacity      = kind{Warning, "capacity", "capacity_above_workers"}
+	foundOneAtATime    = kind{Warning, "capacity", "no_channels"}
 	foundNoCapacity    = kind{Warning, "capacity", "capacity_zero"}
 	foundChannels      = kind{OK, "channels", "channels"}
 	foundBadChannels   = kind{Error, "channels", "channels_unusable"}
@@ -69,10 +71,11 @@ var (
 
 // kinds are all of them.
 var kinds = []kind{
-	foundRunnerOn, foundServerWide, foundPooler, foundUnreachable, foundPostgres, foundRights, foundNoList, foundNoDatabase,
+	foundRunnerOn, foundServerWide, foundFilter, foundPooler, foundUnreachable, foundPostgres, foundRights, foundNoList,
+	foundNoDatabase,
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
-	foundRouteRefused, foundRouteBroken, foundUnlimited, foundCapacity, foundNoCapacity,
+	foundRouteRefused, foundRouteBroken, foundUnlimited, foundCapacity, foundOneAtATime, foundNoCapacity,
 	foundChannels, foundBadChannels, foundStopped,
 }
 

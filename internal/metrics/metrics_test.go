@@ -192,7 +192,7 @@ func TestEventsAreCounted(t *testing.T) {
 
 // TestLabelsAreBounded: channels come from rows, and a module could make any number of them.
 func TestLabelsAreBounded(t *testing.T) {
-	a := newAdmission(3)
+	a := newAdmission(3, 3)
 	for i := range 10 {
 		a.admit("r", "db", fmt.Sprint("c", i))
 	}
@@ -204,6 +204,27 @@ func TestLabelsAreBounded(t *testing.T) {
 	require.Equal(t, []string{"db"}, a.retain("r", func(string) bool { return false }))
 	db, c = a.admit("r", "db", "c9")
 	require.Equal(t, "db/c9", db+"/"+c)
+}
+
+// TestQuotaOfADatabase: the rows of one database do not take the series of the others away, and what it
+// does not use any more is given back.
+func TestQuotaOfADatabase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAdmission(100, 2)
+		for i := range 1000 {
+			a.admit("r", "greedy", fmt.Sprint("c", i))
+		}
+		require.Len(t, a.seen, 2)
+		db, c := a.admit("r", "modest", "c9")
+		require.Equal(t, "modest/c9", db+"/"+c)
+		<-time.After(2 * time.Hour)
+		a.admit("r", "greedy", "c1")
+		gone, shared := a.expire("r", time.Now().Add(-time.Hour))
+		require.ElementsMatch(t, []admitted{{"r", "greedy", "c0"}, {"r", "modest", "c9"}}, gone)
+		require.True(t, shared["c1"])
+		db, c = a.admit("r", "greedy", "new")
+		require.Equal(t, "greedy/new", db+"/"+c)
+	})
 }
 
 // TestDroppedDatabasesAreForgotten: their series end with the next scrape.

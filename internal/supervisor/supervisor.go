@@ -84,6 +84,16 @@ type Member struct {
 	Identity string
 	// Storage is where the orders of operators are kept, and what runs is passed on to the next leader.
 	Storage certmagic.Storage
+	// FailsOn is the health from which on GET /jobrunner/ready fails. Default: runner.NotReady.
+	FailsOn runner.Health
+}
+
+// failsOn is FailsOn, or its default.
+func (m *Member) failsOn() runner.Health {
+	if m.FailsOn == runner.Ready {
+		return runner.NotReady
+	}
+	return m.FailsOn
 }
 
 // config returns the configuration with what belongs to the process.
@@ -279,7 +289,7 @@ func (s *Supervisor) apply(name string, m *Member, log *zap.Logger) error {
 		}
 		old.wait = m.Config.ShutdownTimeout
 		if old.runner != nil {
-			old.runner.use(m.Storage, m.Config.Logger)
+			old.runner.use(m)
 		}
 		return nil
 	}
@@ -299,6 +309,7 @@ func (s *Supervisor) apply(name string, m *Member, log *zap.Logger) error {
 	l := &live{engine: next, identity: m.Identity, wait: m.Config.ShutdownTimeout}
 	if o, ok := next.(operated); ok {
 		l.runner = newRunner(name, o, m.Storage, m.Config.Logger)
+		l.runner.use(m)
 	}
 	s.engines[name] = l
 	return guard.Call(func() error {

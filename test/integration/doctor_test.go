@@ -131,7 +131,7 @@ func doctorCases() []doctorCase {
 
 func casesOfPostgres() []doctorCase {
 	return []doctorCase{
-		{code: "postgres", severity: "ok", words: "lists 1 databases", setUp: func(*testBed) {}},
+		{code: "postgres", severity: "ok", words: "lists 1 database", setUp: func(*testBed) {}},
 		{code: "postgres_unreachable", severity: "error", status: 3, words: "cannot be reached", setUp: func(tb *testBed) {
 			tb.dsn = "host=127.0.0.1 port=1 user=odoo password=hush"
 		}},
@@ -256,6 +256,13 @@ func casesOfOdooConfig() []doctorCase {
 			tb.addDatabase(odoostub.QueueJobLock)
 			tb.odooConfig("server_wide_modules = base,web\n", good)
 		}},
+		{code: "dbfilter_not_used", severity: "warning", words: "regular expression", setUp: func(tb *testBed) {
+			tb.patterns = none
+			tb.odooConfig("dbfilter = ^(a|b)$\n", good)
+		}},
+		{code: "no_channels", severity: "warning", words: "one job runs at a time", setUp: func(tb *testBed) {
+			tb.tree = none
+		}},
 		{code: "capacity_above_workers", severity: "warning", words: "has 4 workers", setUp: func(tb *testBed) {
 			tb.odooConfig("workers = 4\n", good)
 		}},
@@ -348,8 +355,12 @@ func TestDoctorIsQuiet(t *testing.T) {
 	out, status := tb.caddy("jobrunner", "doctor", "--config", tb.writeConfig(), "--adapter", "caddyfile")
 	require.Zero(t, status, out)
 	require.NotEmpty(t, out)
-	for line := range strings.Lines(out) {
-		require.Regexp(t, `^(ok|warning|error) +default`, line)
+	settings, findings, _ := strings.Cut(out, "\n\n")
+	require.Regexp(t, `(?m)^default +channels +root:4 +configuration$`, settings)
+	require.Regexp(t, `(?m)^default +discover_interval +500ms +configuration$`, settings)
+	require.Regexp(t, `(?m)^default +shutdown_timeout +3s +default$`, settings)
+	for line := range strings.Lines(findings) {
+		require.Regexp(t, `^(ok|warning|error) +default|^summary: 0 errors, 0 warnings, \d in order`, line)
 	}
 	require.NoFileExists(t, path)
 	require.NoFileExists(t, access)
