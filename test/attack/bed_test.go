@@ -102,7 +102,7 @@ func (b *bed) start() {
 	if b.attack.runner != nil { // for the database of the attacker
 		databases = goodDB
 	}
-	runners := []testbed.Runner{{Postgres: b.dsn(), Databases: databases, Channels: "root:20", Options: "discover_interval 1s"}}
+	runners := []testbed.Runner{{Postgres: b.dsn(), Databases: databases, Channels: "root:250", Options: "discover_interval 1s"}}
 	if b.attack.runner != nil {
 		runners = append(runners, b.attack.runner(b))
 	}

@@ -44,12 +44,14 @@ var clusterAttacks = []attack{
 		},
 	},
 	{
-		name: "database whose name no encoding can show",
+		name: "database whose name is in no encoding",
 		strike: func(b *bed) {
-			b.exec("postgres", "CREATE DATABASE evil_latin ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0 OWNER evil")
-			b.exec("evil_latin", `DO $$ BEGIN EXECUTE 'CREATE ROLE "unused"'; END $$`)
-			b.exec("evil_latin", "UPDATE pg_database SET datname = convert_from('\\x6576696ce9ff'::bytea, 'SQL_ASCII')::name WHERE datname = 'evil_x'")
-			b.exec("evil_latin", "SET client_encoding = 'SQL_ASCII'; ALTER DATABASE evil RENAME TO evil_gone")
+			b.tenant(evilDB+"_x", "evil")
+			b.exec("postgres", "UPDATE pg_database SET datname = 'evil_' || chr(1) || 'x' WHERE datname = 'evil_x'")
+			b.exec("postgres", "CREATE DATABASE evil_latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0 OWNER evil")
+			// A byte that is no character of UTF-8, which a database of another encoding can write.
+			b.exec("evil_latin", `SET client_encoding = 'LATIN1'; DO $$ BEGIN EXECUTE 'CREATE DATABASE "evil_' || chr(233) || '"'; EXCEPTION WHEN OTHERS THEN NULL; END $$`)
+			b.exec("evil_latin", "UPDATE pg_database SET datname = 'evil' || chr(233) WHERE datname LIKE 'evil_%x'")
 			b.wait(5 * time.Second)
 		},
 	},

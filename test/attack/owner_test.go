@@ -3,7 +3,6 @@
 package attack
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -192,5 +191,6 @@ func reconnecting(b *bed) {
 		b.reconnect(evilDB)
 		b.wait(500 * time.Millisecond)
 	}
-	b.note("%s is %s", evilDB, fmt.Sprint(b.states()[evilDB]))
+	within(5*time.Second, func() bool { return b.states()[evilDB] == "ready" })
+	b.note("%s is %s", evilDB, b.states()[evilDB])
 }
