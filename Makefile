@@ -158,6 +158,13 @@ fault: ## Run the fault suite, ten minutes (FAULT=Odoo-answers narrows; TRANSPOR
 	@$(GO) test -c -tags $(TAGS),fault -o bin/fault.test ./test/fault
 	@JOBRUNNER_PG_VERSION=$(PG) bin/fault.test -transport $(TRANSPORT) -test.timeout 25m -test.run '^(TestFaults|TestGuards)$$/$(FAULT)'
 
+ATTACK ?=
+
+.PHONY: attack
+attack: ## Run the attack suite, fifteen minutes (ATTACK=false-Odoo narrows it)
+	@$(GO) test -c -tags $(TAGS),attack -o bin/attack.test ./test/attack
+	@cd test/attack && ../../bin/attack.test -test.timeout 40m -test.run '^TestAttacks$$/$(ATTACK)'
+
 .PHONY: soak
 soak: ## Let faults happen at random for SOAK (default 30m); SEED repeats a run
 	@$(GO) test -c -tags $(TAGS),fault,soak -o bin/soak.test ./test/fault

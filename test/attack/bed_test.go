@@ -41,7 +41,7 @@ type bed struct {
 	attack attack
 	nodes  []*testbed.Caddy
 	load   *load
-	// routes precede those of the site.
+	// owners are the roles that databases belong to.
 	owners map[string]string
 	// rows counts what the attacker has seen or changed that is not his, notes say
 	// more about what happened.
@@ -102,7 +102,7 @@ func (b *bed) start() {
 	if b.attack.runner != nil { // for the database of the attacker
 		databases = goodDB
 	}
-	runners := []testbed.Runner{{Postgres: b.dsn(), Databases: databases, Channels: "root:20", Options: "discover_interval 1s"}}
+	runners := []testbed.Runner{{Postgres: b.dsn(), Databases: databases, Channels: "root:250", Options: "discover_interval 1s"}}
 	if b.attack.runner != nil {
 		runners = append(runners, b.attack.runner(b))
 	}
@@ -140,7 +140,9 @@ func (b *bed) logSize() (size int64) {
 }
 
 // note says something at the end of the line.
-func (b *bed) note(format string, args ...any) { b.notes = append(b.notes, fmt.Sprintf(format, args...)) }
+func (b *bed) note(format string, args ...any) {
+	b.notes = append(b.notes, fmt.Sprintf(format, args...))
+}
 
 // wait lets time pass: an attack that lasts.
 func (b *bed) wait(d time.Duration) {

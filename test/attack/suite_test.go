@@ -53,7 +53,7 @@ type report struct {
 	notes        []string
 }
 
-const header = "attack                                                  memory (of 150)   p99 quiet  p99 attacked  (of)      rows (of 0)  log"
+const header = "attack                                                    memory (of 150)   p99 quiet  p99 attacked  (of)    rows (of 0)  log"
 
 func (r report) String() string {
 	verdict := "ok"
