@@ -150,12 +150,12 @@ func (e *engine) snapshotBegin(db *database) {
 		e.databases.setState(db, DatabaseLoading, "")
 	}
 	db.repairs = nil
-	e.tree.BeginSync(db.Name)
+	e.tree.BeginSnapshot(db.Name)
 }
 
 // snapshotRows applies rows whose memory is used again.
 func (e *engine) snapshotRows(db *database, rows []driver.Row) {
-	set := e.tree.Sync
+	set := e.tree.SetFromSnapshot
 	for i := range rows {
 		if e.applyRow(&rows[i], 0, set) && db.known {
 			db.repairs = append(db.repairs, rows[i].UUID)
