@@ -19,7 +19,7 @@ const (
 	metricsSubsystem = "jobrunner"
 
 	// placesLimit bounds the pairs of database and channel that have series of their own, and
-	// nodesLimit the upstreams, for each name comes from outside: channels from rows, upstreams
+	// nodesLimit the upstreams, because each name comes from outside: channels from rows, upstreams
 	// from the DNS. Everything further is counted together under otherLabel.
 	placesLimit = 5000
 	nodesLimit  = 500
@@ -64,10 +64,10 @@ var (
 		"Notifications of PostgreSQL that arrived.",
 		"runner", "database")
 	resyncsTotal = counter("resyncs_total",
-		"Full reads of a database's jobs that ended.",
+		"Snapshots of a database's jobs that ended.",
 		"runner", "database")
 	resyncRepairsTotal = counter("resync_repairs_total",
-		"Jobs of which a full read found what no notification had told. It stays 0 unless something is wrong.",
+		"Jobs of which a snapshot found what no notification had told. It stays 0 unless something is wrong.",
 		"runner", "database")
 	waitSeconds = histogram("job_wait_seconds",
 		"Time from a job's creation, or its eta, to the request that started it. It is counted once for each attempt, when that has ended.",
@@ -201,7 +201,7 @@ func observeDatabase(ev *runner.Event) {
 		requeuesTotal.WithLabelValues(ev.Runner, database, "dead")
 	case runner.EventResyncRepaired:
 		resyncRepairsTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
-	default: // what is a state is read when somebody scrapes
+	default: // a state is read at each scrape
 	}
 }
 
@@ -212,7 +212,7 @@ var (
 	nodes  = newAdmission(nodesLimit)
 )
 
-// admission bounds the values of labels: whoever comes first has series of his own.
+// admission bounds the values of labels: the first ones have their own series.
 type admission struct {
 	limit int
 	mu    sync.RWMutex // guards the following
