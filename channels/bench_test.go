@@ -95,9 +95,9 @@ func BenchmarkTakeIn(b *testing.B) {
 			for b.Loop() {
 				f := NewForest()
 				f.Suspend("db")
-				f.BeginSync("db")
+				f.BeginSnapshot("db")
 				for _, j := range jobs {
-					f.Sync(j, Pending)
+					f.SetFromSnapshot(j, Pending)
 				}
 				require.Empty(b, f.Stale("db"))
 				f.Resume("db")

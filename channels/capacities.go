@@ -7,8 +7,7 @@ import (
 	"unicode"
 )
 
-// Capacities bounds what runs where each database has a channel tree of its own
-// (docs/contract.md 6.2).
+// Capacities bounds what runs when each database has its own channel tree (docs/contract.md 6.2).
 type Capacities struct {
 	// Max is the number of jobs that may run at once in all databases together. With 0 or less
 	// nothing runs.
@@ -40,8 +39,8 @@ func (c Capacities) Of(db string) int {
 	return c.Max
 }
 
-// ParseCapacityRules reads upstream's string of rules, "pattern:capacity" with commas between them,
-// or one number for all databases (docs/contract.md 6.2).
+// ParseCapacityRules reads a string of rules as the add-on writes it, "pattern:capacity" with
+// commas between them, or one number for all databases (docs/contract.md 6.2).
 func ParseCapacityRules(s string) ([]CapacityRule, error) {
 	var rules []CapacityRule
 	for text := range strings.SplitSeq(s, ",") {
@@ -61,7 +60,7 @@ func ParseCapacityRules(s string) ([]CapacityRule, error) {
 			return nil, fmt.Errorf("rule %q: the pattern is empty", text)
 		}
 		if strings.ContainsFunc(rule.Pattern, unicode.IsSpace) {
-			return nil, fmt.Errorf("rule %q: a comma is missing; ? stands for a space in a name", text)
+			return nil, fmt.Errorf("rule %q: a comma is missing; write ? for a space in a name", text)
 		}
 		if rule.name, err = fnmatch(rule.Pattern); err != nil {
 			return nil, fmt.Errorf("rule %q: %w", text, err)
@@ -106,8 +105,7 @@ func fnmatch(pattern string) (*regexp.Regexp, error) {
 	return re, nil
 }
 
-// literalLength is the length of what stands for itself at the beginning of a pattern, at least one
-// byte.
+// literalLength is the length of the literal text at the beginning of a pattern, at least one byte.
 func literalLength(pattern string) int {
 	if end := strings.IndexAny(pattern[1:], "*?["); end >= 0 {
 		return 1 + end

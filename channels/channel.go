@@ -11,8 +11,8 @@ const (
 	// never is later than every time.
 	never = math.MaxInt64
 
-	// maxDepth bounds the tree: names come from rows, and place counts levels in one byte. Below
-	// it, what is left of a name is one segment.
+	// maxDepth bounds the tree because names come from rows, and location counts levels in one
+	// byte. Below it, what is left of a name is one segment.
 	maxDepth = 100
 )
 
@@ -45,7 +45,7 @@ type channel struct {
 	pausedUntil int64 // end of the throttle pause in microseconds, 0: none
 
 	// What follows is derived from the above by settle.
-	timer      int64 // when the next pass has to look at it
+	timer      int64 // when the next pass has to check it
 	timerIndex int
 	wake       int64 // what the subtree contributes to Wakeup
 	wakeIndex  int   // in the parent's wakes
@@ -105,7 +105,7 @@ func (c *channel) heldBack() bool {
 }
 
 // ancestor returns the channel that many levels above.
-func (c *channel) ancestor(levels place) *channel {
+func (c *channel) ancestor(levels location) *channel {
 	for ; levels > 0; levels-- {
 		c = c.parent
 	}
@@ -118,7 +118,7 @@ type wakeOrder struct{}
 func (wakeOrder) before(a, b *channel) bool   { return a.wake < b.wake }
 func (wakeOrder) moved(c *channel, index int) { c.wakeIndex = index }
 
-// timerOrder is the order of channels by the time they need a look.
+// timerOrder is the order of channels by the time at which they need a check.
 type timerOrder struct{}
 
 func (timerOrder) before(a, b *channel) bool   { return a.timer < b.timer }

@@ -6,8 +6,8 @@
 //
 // The dots in a channel's name are the tree; "root" is its top and may be left out. The
 // configuration sets limits on nodes. Every other channel a job names exists as long as the job
-// does, without limits of its own, so its configured ancestors decide. Changing the configuration
-// therefore never moves a job to another channel.
+// does and has no limits, so its configured ancestors decide. Changing the configuration therefore
+// never moves a job to another channel.
 //
 // Jobs flow from their own channel towards root. In a pass, every channel lets its best jobs pass
 // into the queue of its parent, as far as its own limits allow; what root lets pass is started:
@@ -23,7 +23,7 @@
 //	      └─────────┘                       └─────────┘
 //	       eta: J8 at 12:00                  failed: none
 //
-// J3 and J9 wait in root's queue and already occupy places in their own channels. They keep
+// J3 and J9 wait in root's queue and already occupy slots in their own channels. They keep
 // competing there with jobs that arrive later.
 //
 // # Order
@@ -41,9 +41,9 @@
 // A throttled channel lets one job pass and then none until the throttle time is over. In front of
 // a full parent this spaces the moves into its queue, not the starts.
 //
-// A sequential channel has capacity 1 and stops at a failed job of its own until that is requeued,
-// done, cancelled or deleted. It also waits for the job with the earliest eta if that would come
-// first without its eta.
+// A sequential channel has capacity 1 and stops when one of its jobs fails, until that job is
+// requeued, done, cancelled or deleted. It also waits for the job with the earliest eta if that
+// would come first without its eta.
 //
 // A paused channel lets nothing pass; jobs of the channels below gather in its queue.
 //

@@ -13,7 +13,7 @@ type Reason uint8
 const (
 	// ReasonRunning: the job counts as running.
 	ReasonRunning Reason = iota + 1
-	// ReasonFailed: the job failed and waits for somebody to requeue it.
+	// ReasonFailed: the job failed and waits until it is requeued.
 	ReasonFailed
 	// ReasonReady: the next pass starts it.
 	ReasonReady
@@ -21,7 +21,7 @@ const (
 	ReasonETA
 	// ReasonPaused: the channel is paused, by configuration or by Pause.
 	ReasonPaused
-	// ReasonChannelFull: the channel has no place (Capacity, Running).
+	// ReasonChannelFull: the channel has no free slot (Capacity, Running).
 	ReasonChannelFull
 	// ReasonThrottled: the channel lets nothing pass for a while (Until).
 	ReasonThrottled
@@ -30,15 +30,15 @@ const (
 	// ReasonSequentialETA: the channel is sequential and a job that comes first waits for its eta
 	// (Blocker, Until).
 	ReasonSequentialETA
-	// ReasonBehind: the next pass gives the channel's free places to others (Capacity, Running).
+	// ReasonBehind: the next pass gives the channel's free slots to others (Capacity, Running).
 	ReasonBehind
 	// ReasonSuspended: the database is being loaded or cannot be served.
 	ReasonSuspended
-	// ReasonWithheld: the database has a tree of its own, and its configuration is not known or
-	// cannot be used.
+	// ReasonWithheld: the database has its own tree, and its configuration is not known or cannot
+	// be used.
 	ReasonWithheld
-	// ReasonMaxCapacity: as many jobs run as may in all databases together, which have trees of
-	// their own (Capacity, Running).
+	// ReasonMaxCapacity: all databases together, each with its own tree, run as many jobs as they
+	// may (Capacity, Running).
 	ReasonMaxCapacity
 )
 
@@ -89,9 +89,9 @@ type Explanation struct {
 // Explain tells why a job does, or does not, run at the given time, or reports false for a job that
 // is not known. It changes nothing.
 //
-// It describes what the next pass would find. Of jobs that this pass would first bring up from
-// other channels it knows nothing, so while Pending is true an explanation can be too optimistic.
-// Its cost grows with the number of jobs that go before this one, up to a limit.
+// It describes what the next pass would find. It does not know the jobs that this pass would first
+// bring up from other channels, so an explanation can be too optimistic while Pending is true. Its
+// cost grows with the number of jobs that go before this one, up to a limit.
 func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 	r := m.known(k)
 	if r == nil {
@@ -101,19 +101,19 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 	t := now.UnixMicro()
 	e := Explanation{Job: r.job(), State: r.state, Channel: own.name, Capacity: own.capacity, Running: own.running}
 	switch {
-	case r.place == inRunning:
+	case r.location == inRunning:
 		e.Reason = ReasonRunning
-	case r.place == inFailed:
+	case r.location == inFailed:
 		e.Reason = ReasonFailed
-	case r.place == suspended:
+	case r.location == suspended:
 		e.Reason = ReasonSuspended
-	case r.place == inETAQueue && r.eta > t:
+	case r.location == inETAQueue && r.eta > t:
 		e.Reason = ReasonETA
 		e.Until = time.UnixMicro(r.eta).UTC()
 	default:
 		c := own
-		if r.place.inReady() {
-			c = own.ancestor(r.place)
+		if r.location.inReady() {
+			c = own.ancestor(r.location)
 		}
 		for c != nil && !e.holds(c, r, t) {
 			c = c.parent
@@ -153,9 +153,9 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 	return true
 }
 
-// competitors looks at the jobs in the queue of c whose time has come, r included: how many of them
+// competitors examines the jobs in the queue of c whose time has come, r included: how many of them
 // go before r, and which is the best. The job with the earliest eta still to come is next. What
-// sorts after r need not be looked at, and there is a limit for the rest (atLeast).
+// sorts after r need not be visited, and there is a limit for the rest (atLeast).
 func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, best, next *record) {
 	best = r
 	budget := explainLimit
@@ -184,8 +184,8 @@ func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, be
 	return ahead, budget == 0, best, next
 }
 
-// explainLimit bounds the jobs that one look at a queue visits, so that a queue of a million does
-// not keep its owner.
+// explainLimit bounds the jobs of one queue that an explanation visits, so that a queue of a
+// million jobs does not hold up its owner.
 const explainLimit = 10000
 
 // explore visits the items of a binary heap from the top, as many as the budget allows, and goes
@@ -219,7 +219,7 @@ func (e Explanation) String() string {
 	case ReasonRunning:
 		return fmt.Sprintf("%s is %s in channel %s", job, e.State, e.Channel)
 	case ReasonFailed:
-		return fmt.Sprintf("%s failed in channel %s and runs again only if somebody requeues it", job, e.Channel)
+		return fmt.Sprintf("%s failed in channel %s and runs again only if it is requeued", job, e.Channel)
 	case ReasonReady:
 		return job + " starts in the next scheduling pass"
 	case ReasonETA:

@@ -16,8 +16,8 @@ func (k Key) String() string { return k.DB + "/" + k.UUID }
 type Job struct {
 	Key
 
-	// Channel is the name as it stands in the row: "root" may be left out, and the empty name means
-	// root (docs/contract.md 1.2).
+	// Channel is the name as the row has it: "root" may be left out, and the empty name means root
+	// (docs/contract.md 1.2).
 	Channel string
 
 	// ID is the row's primary key, the last tie-break of the order.
@@ -84,9 +84,9 @@ func (s State) String() string {
 	return stateNames[s]
 }
 
-// Running reports whether a job in this state occupies a place of its channel.
+// Running reports whether a job in this state occupies a slot of its channel.
 func (s State) Running() bool { return s == Enqueued || s == Started }
 
-// Finished reports whether nothing is left to do for a job in this state unless somebody requeues
-// it by hand.
+// Finished reports whether nothing is left to do for a job in this state unless it is requeued by
+// hand.
 func (s State) Finished() bool { return s == Done || s == Cancelled || s == Failed }

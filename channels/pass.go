@@ -30,7 +30,7 @@ func (m *Manager) Next(now time.Time, limit int) []Key {
 // Pending reports whether a pass would move or start a job that is ready. Jobs with an eta and
 // throttled channels do not count before their time has come and a pass has seen it: ask Wakeup
 // too.
-func (m *Manager) Pending() bool { return m.dirt > 0 }
+func (m *Manager) Pending() bool { return m.dirtyCount > 0 }
 
 // Wakeup returns the time of the next pass that is needed even if nothing changes, or the zero time
 // if there is none (docs/contract.md 2.6). It can be in the past: then a pass is due.
@@ -49,7 +49,7 @@ func (m *Manager) expire(c *channel, now int64) {
 	if c.pausedUntil == 0 && c.hasCapacity() {
 		for c.eta.len() > 0 && c.eta.first().eta <= now {
 			r := c.eta.pop()
-			r.place = inOwnQueue
+			r.location = inOwnQueue
 			c.ready.push(r)
 		}
 	}
@@ -60,14 +60,14 @@ func (m *Manager) expire(c *channel, now int64) {
 func (m *Manager) advance(c *channel, now int64) {
 	if c.capacity == 0 && c.throttle == 0 && !c.sequential {
 		for _, r := range c.ready.items {
-			r.place++
+			r.location++
 		}
 		c.running += c.ready.len()
 		c.parent.ready.merge(&c.ready)
 	} else {
 		for c.canYield() {
 			r := c.yield(now)
-			r.place++
+			r.location++
 			c.parent.ready.push(r)
 		}
 	}
@@ -79,7 +79,7 @@ func (m *Manager) start(now int64, limit int) []Key {
 	var keys []Key
 	for m.root.canYield() && (limit <= 0 || len(keys) < limit) {
 		r := m.root.yield(now)
-		r.place = inRunning
+		r.location = inRunning
 		r.home.count(r.state, -1)
 		r.home.count(Enqueued, 1)
 		r.state = Enqueued
@@ -162,7 +162,7 @@ func (m *Manager) mark(c *channel, dirty bool) {
 		}
 		c.dirtyIndex = len(m.dirty[c.depth])
 		m.dirty[c.depth] = append(m.dirty[c.depth], c)
-		m.dirt++
+		m.dirtyCount++
 		return
 	}
 	level := m.dirty[c.depth]
@@ -171,5 +171,5 @@ func (m *Manager) mark(c *channel, dirty bool) {
 	last.dirtyIndex = c.dirtyIndex
 	m.dirty[c.depth] = slices.Delete(level, len(level)-1, len(level))
 	c.dirtyIndex = -1
-	m.dirt--
+	m.dirtyCount--
 }

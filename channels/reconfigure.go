@@ -6,7 +6,7 @@ import (
 )
 
 // Configure replaces the configuration of all channels, at any time. A channel that cfgs does not
-// name is unlimited, but root, which then has capacity 1. On an error nothing changes.
+// name is unlimited, except root, which then has capacity 1. On an error nothing changes.
 //
 // No job is lost and none changes its channel. Running jobs stay counted, also above a smaller
 // capacity. Where a channel becomes stricter (a capacity below what it has let pass, paused,
@@ -116,7 +116,7 @@ func (m *Manager) callBack(strict map[*channel]struct{}) {
 	for _, r := range back {
 		m.take(r)
 		r.home.count(r.state, 1)
-		r.place = inOwnQueue
+		r.location = inOwnQueue
 		r.home.channel.ready.push(r)
 		m.settle(r.home.channel, r.home.channel)
 	}
@@ -134,7 +134,7 @@ func (c *channel) stricter(old limits) bool {
 // hasPassed reports whether a job in a ready queue has passed one of the channels.
 func (r *record) hasPassed(channels map[*channel]struct{}) bool {
 	c := r.home.channel
-	for range r.place {
+	for range r.location {
 		if _, ok := channels[c]; ok {
 			return true
 		}

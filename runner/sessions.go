@@ -193,12 +193,12 @@ func (e *engine) snapshotBegin(db *database) {
 		db.open = e.config().Exchanges.OpenOf(db.Name)
 	}
 	db.repairs = nil
-	e.tree.BeginSync(db.Name)
+	e.tree.BeginSnapshot(db.Name)
 }
 
 // snapshotRows applies rows whose memory is used again.
 func (e *engine) snapshotRows(db *database, rows []driver.Row) {
-	set := e.tree.Sync
+	set := e.tree.SetFromSnapshot
 	e.inheriting = db.open
 	defer func() { e.inheriting = nil }()
 	for i := range rows {

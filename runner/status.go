@@ -182,7 +182,7 @@ func (e *engine) status(now time.Time) Status {
 	}
 	for _, c := range e.tree.Channels() {
 		st.Channels = append(st.Channels, ChannelStatus{
-			Status: c, Oldest: oldest[channels.Place{DB: c.DB, Channel: c.FullName}], Pause: e.controls.pause("", c.FullName),
+			Status: c, Oldest: oldest[channels.ID{DB: c.DB, Channel: c.FullName}], Pause: e.controls.pause("", c.FullName),
 		})
 	}
 	st.Databases = e.databases.status(st.Counts)

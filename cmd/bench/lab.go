@@ -27,7 +27,7 @@ const (
 	readyTimeout = 5 * time.Minute
 )
 
-// settings of PostgreSQL: those of a small server that is looked after. Commits are as durable as
+// settings of PostgreSQL: those of a small server with an administrator. Commits are as durable as
 // always; no checkpoint falls into a measurement by chance.
 var settings = map[string]string{
 	"shared_buffers": "512MB", "max_wal_size": "16GB", "checkpoint_timeout": "30min",
@@ -41,7 +41,7 @@ type lab struct {
 	*testbed.Bed
 	admin *pgxpool.Pool // connections to the maintenance database
 	stub  *partner
-	// address is that of the stub.
+	// address is the stub's.
 	address string
 }
 
@@ -127,7 +127,7 @@ func (l *lab) exec(ctx context.Context, db, sql string) error {
 
 // served is what a Caddy of a scenario serves, and how.
 type served struct {
-	// pattern is that of the databases. Default: their names.
+	// pattern selects the databases. Default: their names.
 	pattern   string
 	databases []string
 	// channels is the configuration string.

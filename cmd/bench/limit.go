@@ -52,7 +52,7 @@ func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*Recor
 	if err := l.exec(ctx, db, "ANALYZE queue_job"); err != nil {
 		return nil, err
 	}
-	rows, _ := l.Pool(db).Query(ctx, "SELECT uuid FROM queue_job WHERE state = 'enqueued' ORDER BY id") // the error is that of rows
+	rows, _ := l.Pool(db).Query(ctx, "SELECT uuid FROM queue_job WHERE state = 'enqueued' ORDER BY id") // rows has the error
 	uuids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return nil, fmt.Errorf("reading the jobs of %s: %w", db, err)

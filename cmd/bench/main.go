@@ -1,7 +1,6 @@
 // Command bench measures what the runner costs and what it makes jobs wait for, against what the
 // same machine can do without any runner. It starts PostgreSQL with its normal durability, a stub
-// of Odoo in a process of its own, and a real Caddy with the module, and prints a table in
-// Markdown.
+// of Odoo in a separate process, and a real Caddy with the module, and prints a table in Markdown.
 //
 // Usage:
 //

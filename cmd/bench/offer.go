@@ -100,7 +100,7 @@ func generate(ctx context.Context, began time.Time, rate float64, d time.Duratio
 	}
 }
 
-// commitWhenDue commits jobs on a connection of its own, and returns when.
+// commitWhenDue commits jobs on a separate connection, and returns when.
 func (l *lab) commitWhenDue(ctx context.Context, db string, due <-chan struct{}) (map[string]time.Time, error) {
 	conn, err := l.connect(ctx, db)
 	if err != nil {

@@ -34,10 +34,9 @@ const (
 	doneTimeout = 5 * time.Minute
 )
 
-// partner is this program again, as the stub of Odoo or as the floor. A process of its own keeps
-// its processor time apart and lets no garbage collector stop two parties at once. It is asked by
-// net/rpc over its standard input and output, and ends with the former, so also when this process
-// dies.
+// partner is this program again, as the stub of Odoo or as the floor. A separate process keeps its
+// processor time apart, and no garbage collector stops two parties at once. It answers net/rpc on
+// its standard input and output, and ends when its input does, so also when this process dies.
 type partner struct {
 	*rpc.Client
 	process *child.Process

@@ -82,7 +82,7 @@ func (f *figure) met() bool { return f.Bound == nil || f.Bound.met(f.median()) }
 
 func (r *report) fail(scenario string, err error) { r.Failures[scenario] = err.Error() }
 
-// exitCode is that of the program.
+// exitCode is the program's.
 func (r *report) exitCode() int {
 	switch {
 	case len(r.Failures) > 0:

@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
-// sustainedCapacity is that of root, and the number of bare clients.
+// sustainedCapacity is the capacity of root, and the number of bare clients.
 const sustainedCapacity = 16
 
 func sustainedAll(ctx context.Context, l *lab) error {

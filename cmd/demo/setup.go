@@ -65,8 +65,8 @@ func open(ctx context.Context, binary string) (*setup, error) {
 	return s, s.caddy.WaitReady(ctx, readyTimeout, databases...)
 }
 
-// config is that of a site as people have it, with a pool of its own for /websocket that jobs must
-// not go to, and with the run route closed to the public.
+// config is the configuration of a typical site: /websocket has a separate pool that jobs must not
+// go to, and the run route is closed to the public.
 func (s *setup) config() testbed.Config {
 	var options, upstreams strings.Builder
 	fmt.Fprintf(&options, "site %s\n", siteName)

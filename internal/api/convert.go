@@ -143,7 +143,7 @@ func databaseCause(db *runner.DatabaseStatus, now time.Time) string {
 }
 
 // held counts the jobs that are in no queue, by place in the channel tree.
-func held(st *runner.Status, now time.Time) map[channels.Place]int {
+func held(st *runner.Status, now time.Time) map[channels.ID]int {
 	out := make(map[string]bool)
 	for i := range st.Databases {
 		if db := &st.Databases[i]; db.Pending > 0 && (db.Obstacle(now) != "" || db.Pause != nil) {
@@ -153,12 +153,12 @@ func held(st *runner.Status, now time.Time) map[channels.Place]int {
 	if len(out) == 0 {
 		return nil
 	}
-	sums := make(map[channels.Place]int)
+	sums := make(map[channels.ID]int)
 	for _, c := range st.Counts {
 		if !out[c.DB] {
 			continue
 		}
-		at := channels.Place{Channel: c.Channel}
+		at := channels.ID{Channel: c.Channel}
 		if st.DatabaseChannels {
 			at.DB = c.DB
 		}
@@ -176,7 +176,7 @@ func NewChannels(name string, st *runner.Status, now time.Time) []Channel {
 		views = append(views, Channel{
 			Runner: name, Database: c.DB, Channel: c.FullName, Configured: c.Configured, Capacity: c.Capacity, Sequential: c.Sequential,
 			Throttle: c.Throttle.Seconds(), Paused: c.Paused || c.Stopped, PausedByConfig: c.Paused,
-			Queued: c.Queued, Held: held[channels.Place{DB: c.DB, Channel: c.FullName}], Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
+			Queued: c.Queued, Held: held[channels.ID{DB: c.DB, Channel: c.FullName}], Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
 			OldestPending: age(now, c.Oldest), Pause: NewPause(c.Pause),
 		})
 	}

@@ -35,21 +35,21 @@ var (
 	jobsDesc             = gauge("jobs", "Unfinished and failed jobs by the channel that they name.", "runner", "database", "channel", "state")
 	oldestDesc           = gauge("oldest_pending_seconds", "How long the oldest job that waits in the channel could have been running already; 0 if none waits.", "runner", "database", "channel")
 	capacityDesc         = gauge("channel_capacity", "Jobs that may run at once; absent for channels without a limit.", "runner", "database", "channel")
-	runningDesc          = gauge("channel_running", "Jobs of the channel and those below that hold a place.", "runner", "database", "channel")
-	queuedDesc           = gauge("channel_queued", "Jobs that wait in the channel, for a place or for their eta.", "runner", "database", "channel")
+	runningDesc          = gauge("channel_running", "Jobs of the channel and those below that hold a slot.", "runner", "database", "channel")
+	queuedDesc           = gauge("channel_queued", "Jobs that wait in the channel, for a slot or for their eta.", "runner", "database", "channel")
 	failedDesc           = gauge("channel_failed", "Failed jobs of the channel.", "runner", "database", "channel")
-	pausedDesc           = gauge("channel_paused", "Whether the channel is paused, by the configuration or by somebody.", "runner", "database", "channel")
-	blockedDesc          = gauge("channel_blocked", "Whether the channel is sequential and waits for somebody to deal with a failed job.", "runner", "database", "channel")
+	pausedDesc           = gauge("channel_paused", "Whether the channel is paused, by the configuration or by an operator.", "runner", "database", "channel")
+	blockedDesc          = gauge("channel_blocked", "Whether the channel is sequential and a failed job stops it.", "runner", "database", "channel")
 	databasesDesc        = gauge("databases", "Databases by state.", "runner", "state")
 	connectedDesc        = gauge("session_connected", "Whether there is a connection that listens to the database, for databases that should have one.", "runner", "database")
 	silenceDesc          = gauge("session_silence_seconds", "Time since PostgreSQL was last heard on that connection.", "runner", "database")
-	syncedDesc           = gauge("resync_age_seconds", "Time since the last full read of the database's jobs.", "runner", "database")
+	syncedDesc           = gauge("resync_age_seconds", "Time since the last snapshot of the database's jobs.", "runner", "database")
 	upstreamUpDesc       = gauge("upstream_up", "Whether the Odoo server is believed to answer.", "runner", "upstream")
 	upstreamInFlightDesc = gauge("upstream_in_flight", "Open requests at the Odoo server.", "runner", "upstream")
-	upstreamDrainedDesc  = gauge("upstream_drained", "Whether somebody drains the Odoo server.", "runner", "upstream")
-	maxCapacityDesc      = gauge("max_capacity", "Jobs that may run at once in all databases together, where each has a channel tree of its own.", "runner")
-	tasksDesc            = gauge("tasks", "Jobs that hold a place, by phase: claiming, open (their request is), watched (they run without one of ours).", "runner", "phase")
-	pausesDesc           = gauge("pauses", "Pauses that somebody has ordered, by what they concern: all, database, channel.", "runner", "scope")
+	upstreamDrainedDesc  = gauge("upstream_drained", "Whether an operator drains the Odoo server.", "runner", "upstream")
+	maxCapacityDesc      = gauge("max_capacity", "Jobs that may run at once in all databases together, when each has its own channel tree.", "runner")
+	tasksDesc            = gauge("tasks", "Jobs that hold a slot, by phase: claiming, open (their request is), watched (they run without one of ours).", "runner", "phase")
+	pausesDesc           = gauge("pauses", "Pauses that operators have ordered, by what they concern: all, database, channel.", "runner", "scope")
 	exchangesDesc        = gauge("open_exchanges", "Open requests of the process, also those of runners that were removed from the configuration.")
 )
 
@@ -182,8 +182,8 @@ func (set setter) databases(name string, st *runner.Status, now time.Time) {
 	}
 }
 
-// jobs sends the counts, those of unadmitted places added up. It returns the channels that have series
-// of their own, with those above them.
+// jobs sends the counts, those of channels without their own series added up. It returns the channels that have their
+// own series, with those above them.
 func (set setter) jobs(name string, st *runner.Status) (own map[string]bool) {
 	own = make(map[string]bool)
 	type place struct{ database, channel string }

@@ -21,7 +21,7 @@ const (
 	metricsSubsystem = "jobrunner"
 
 	// placesLimit bounds the pairs of database and channel that have series of their own, and
-	// nodesLimit the upstreams, for each name comes from outside: channels from rows, upstreams
+	// nodesLimit the upstreams, because each name comes from outside: channels from rows, upstreams
 	// from the DNS. Everything further is counted together under otherLabel.
 	placesLimit = 5000
 	nodesLimit  = 500
@@ -70,10 +70,10 @@ var (
 		"Notifications of PostgreSQL that arrived.",
 		"runner", "database")
 	resyncsTotal = counter("resyncs_total",
-		"Full reads of a database's jobs that ended.",
+		"Snapshots of a database's jobs that ended.",
 		"runner", "database")
 	resyncRepairsTotal = counter("resync_repairs_total",
-		"Jobs of which a full read found what no notification had told. It stays 0 unless something is wrong.",
+		"Jobs of which a snapshot found what no notification had told. It stays 0 unless something is wrong.",
 		"runner", "database")
 	waitSeconds = histogram("job_wait_seconds",
 		"Time from a job's creation, or its eta, to the request that started it. It is counted once for each attempt, when that has ended.",
@@ -206,7 +206,7 @@ func observeDatabase(ev *runner.Event) {
 		requeuesTotal.WithLabelValues(ev.Runner, database, "dead")
 	case runner.EventResyncRepaired:
 		resyncRepairsTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
-	default: // what is a state is read when somebody scrapes
+	default: // a state is read at each scrape
 	}
 }
 
@@ -217,8 +217,8 @@ var (
 	nodes  = newAdmission(nodesLimit, nodesLimit)
 )
 
-// admission bounds the values of labels: whoever comes first has series of his own. No database has
-// more names than its quota, so that the rows of one do not take all series away from the others, and
+// admission bounds the values of labels: the first ones have their own series. No database has more
+// names than its quota, so that the rows of one do not take all series away from the others, and
 // names that are not used any more are given back.
 type admission struct {
 	limit, quota int

@@ -68,7 +68,7 @@ func TestLiveMetrics(t *testing.T) {
 	fakerunner.Run(t, "live", &fakerunner.Engine{Says: fakerunner.Status(time.Now())}, zap.NewNop())
 	reg := registry(t)
 	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(`
-# HELP caddy_jobrunner_channel_blocked Whether the channel is sequential and waits for somebody to deal with a failed job.
+# HELP caddy_jobrunner_channel_blocked Whether the channel is sequential and a failed job stops it.
 # TYPE caddy_jobrunner_channel_blocked gauge
 caddy_jobrunner_channel_blocked{channel="root",database="",runner="live"} 0
 caddy_jobrunner_channel_blocked{channel="root.free",database="",runner="live"} 0
@@ -77,7 +77,7 @@ caddy_jobrunner_channel_blocked{channel="root.one",database="",runner="live"} 1
 # TYPE caddy_jobrunner_channel_capacity gauge
 caddy_jobrunner_channel_capacity{channel="root",database="",runner="live"} 4
 caddy_jobrunner_channel_capacity{channel="root.one",database="",runner="live"} 1
-# HELP caddy_jobrunner_channel_paused Whether the channel is paused, by the configuration or by somebody.
+# HELP caddy_jobrunner_channel_paused Whether the channel is paused, by the configuration or by an operator.
 # TYPE caddy_jobrunner_channel_paused gauge
 caddy_jobrunner_channel_paused{channel="root",database="",runner="live"} 0
 caddy_jobrunner_channel_paused{channel="root.free",database="",runner="live"} 1
@@ -91,7 +91,7 @@ caddy_jobrunner_jobs{channel="root.one",database="prod",runner="live",state="sta
 # HELP caddy_jobrunner_leader Whether this process leads the runner.
 # TYPE caddy_jobrunner_leader gauge
 caddy_jobrunner_leader{runner="live"} 1
-# HELP caddy_jobrunner_pauses Pauses that somebody has ordered, by what they concern: all, database, channel.
+# HELP caddy_jobrunner_pauses Pauses that operators have ordered, by what they concern: all, database, channel.
 # TYPE caddy_jobrunner_pauses gauge
 caddy_jobrunner_pauses{runner="live",scope="all"} 0
 caddy_jobrunner_pauses{runner="live",scope="channel"} 1
@@ -100,7 +100,7 @@ caddy_jobrunner_pauses{runner="live",scope="database"} 1
 # TYPE caddy_jobrunner_session_connected gauge
 caddy_jobrunner_session_connected{database="lost",runner="live"} 0
 caddy_jobrunner_session_connected{database="prod",runner="live"} 1
-# HELP caddy_jobrunner_upstream_drained Whether somebody drains the Odoo server.
+# HELP caddy_jobrunner_upstream_drained Whether an operator drains the Odoo server.
 # TYPE caddy_jobrunner_upstream_drained gauge
 caddy_jobrunner_upstream_drained{runner="live",upstream="http://a:1"} 0
 caddy_jobrunner_upstream_drained{runner="live",upstream="http://b:1"} 1

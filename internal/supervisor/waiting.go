@@ -114,13 +114,13 @@ func (r *Runner) wait(st *runner.Status, now time.Time) {
 	if len(since) == 0 {
 		return
 	}
-	oldest := make(map[channels.Place]time.Time)
+	oldest := make(map[channels.ID]time.Time)
 	for _, c := range st.Counts {
 		began, ok := since[c.DB]
 		if !ok || c.Pending == 0 {
 			continue
 		}
-		at := channels.Place{Channel: c.Channel}
+		at := channels.ID{Channel: c.Channel}
 		if st.DatabaseChannels {
 			at.DB = c.DB
 		}
@@ -130,7 +130,7 @@ func (r *Runner) wait(st *runner.Status, now time.Time) {
 	}
 	for i := range st.Channels {
 		c := &st.Channels[i]
-		if began, ok := oldest[channels.Place{DB: c.DB, Channel: c.FullName}]; ok && (c.Oldest.IsZero() || began.Before(c.Oldest)) {
+		if began, ok := oldest[channels.ID{DB: c.DB, Channel: c.FullName}]; ok && (c.Oldest.IsZero() || began.Before(c.Oldest)) {
 			c.Oldest = began
 		}
 	}

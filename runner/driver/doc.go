@@ -44,6 +44,6 @@
 // no declaration, because nothing can ask for them. A driver that wraps another one should embed its
 // type, not the interface Driver, which hides these methods.
 //
-// Package drivertest is the conformance suite that every driver has to pass, package mock a driver
-// that is good for a template: it has all abilities and needs no database.
+// Package drivertest is the conformance suite that every driver has to pass, package mock is a
+// driver that serves as a template: it has all abilities and needs no database.
 package driver

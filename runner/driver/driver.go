@@ -161,7 +161,7 @@ type Session interface {
 	// Inspect tells, without disturbing the application, whether tasks are alive.
 	Inspect(ctx context.Context, uuids []string) ([]Liveness, error)
 
-	// Rescue puts those of the given dead tasks back that are still dead when it looks again, in
+	// Rescue puts those of the given dead tasks back that are still dead when it checks again, in
 	// the same statement. It returns the rows it changed. Where no lock row can prove anything, it
 	// puts those back that are expired and whose rows are unchanged.
 	Rescue(ctx context.Context, dead []Liveness) ([]Row, error)

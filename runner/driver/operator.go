@@ -51,7 +51,7 @@ type Filter struct {
 }
 
 // Detail is a job as people want to see it. It holds neither arguments nor results nor messages of
-// exceptions, for these can be confidential. Times are zero where the row has none.
+// exceptions, because these can be confidential. Times are zero where the row has none.
 type Detail struct {
 	Row
 	Model, Method string
@@ -127,7 +127,7 @@ type Changed struct {
 	UUIDs []string
 	// Followed is the number of jobs that changed because they depended on those.
 	Followed int
-	// Last is the greatest id that was looked at; More is set when there may be jobs with greater
+	// Last is the greatest id that was visited; More is set when there may be jobs with greater
 	// ones.
 	Last int64
 	More bool

@@ -33,8 +33,8 @@ func OpenCluster(ctx context.Context, cfg *pgx.ConnConfig) (*Cluster, error) {
 	return &Cluster{conn: conn}, nil
 }
 
-// Databases implements [driver.Cluster]. A name that matches patterns is listed whoever owns the
-// database.
+// Databases implements [driver.Cluster]. A name that matches patterns is listed, no matter which
+// role owns the database.
 func (c *Cluster) Databases(ctx context.Context, patterns []string) ([]driver.Database, error) {
 	match, err := Patterns(patterns)
 	if err != nil {
@@ -71,10 +71,10 @@ func (c *Cluster) Busy(ctx context.Context) ([]string, error) {
 		AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
 		ORDER BY d.datname`)
 	if err != nil {
-		return nil, c.conn.Failed(err, "look for databases being dropped, renamed or copied")
+		return nil, c.conn.Failed(err, "list the databases that are being dropped, renamed or copied")
 	}
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	return names, c.conn.Failed(err, "look for databases being dropped, renamed or copied")
+	return names, c.conn.Failed(err, "list the databases that are being dropped, renamed or copied")
 }
 
 // privileges are the attributes of a role that code of others could use.

@@ -97,7 +97,7 @@ func TestBusy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			db := pg.NewDatabase(t)
-			// Somebody is connected, so the statement waits.
+			// There is a connection, so the statement waits.
 			user := connect(t, pg.ConnConfig(db))
 			busy, err := cluster.Busy(deadline(t))
 			require.NoError(t, err)

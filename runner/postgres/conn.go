@@ -19,8 +19,8 @@ const (
 	// connect_timeout. The context given to [Connect] bounds all of them together.
 	ConnectTimeout = 10 * time.Second
 
-	// StatementTimeout is the server's own bound on a statement, for the case that the client
-	// cannot tell it to stop any more. Every statement has a shorter one in its context.
+	// StatementTimeout is the server's own bound on a statement, in case the client cannot tell it
+	// to stop any more. Every statement has a shorter one in its context.
 	StatementTimeout = 15 * time.Minute
 
 	// LockTimeout is how long the server lets a statement wait for a lock, for example while an
@@ -40,13 +40,13 @@ const (
 	// that lives says something at least every 15 s. It needs PostgreSQL 14.
 	IdleTimeout = 20 * time.Second
 
-	// ClientCheckInterval is how often the server looks whether the client of a statement under way
-	// is still there. Without it a statement that cannot be interrupted, because a trigger traps
-	// the interruption, keeps its backend and its locks for as long as it likes. It needs
+	// ClientCheckInterval is how often the server checks whether the client of a statement under
+	// way is still there. Without it a statement that cannot be interrupted, because a trigger
+	// traps the interruption, keeps its backend and its locks for as long as it likes. It needs
 	// PostgreSQL 14.
 	ClientCheckInterval = 5 * time.Second
 
-	// CloseTimeout bounds the goodbye on a connection that turned out to be of no use.
+	// CloseTimeout bounds the goodbye on a connection that cannot be used.
 	CloseTimeout = 2 * time.Second
 
 	// ApplicationPrefix begins the application_name of our sessions.
@@ -143,7 +143,7 @@ func (s *server) validate(want pgconn.ValidateConnectFunc) pgconn.ValidateConnec
 // errRecovering refuses a server that cannot be written to.
 var errRecovering = errors.New("the server is in recovery: a standby, not a primary")
 
-// ask is a question of whose names nobody else can have defined one.
+// ask sends a query whose names no other role can have defined.
 func (s *server) ask(ctx context.Context, conn *pgconn.PgConn) error {
 	results, err := conn.Exec(ctx, "SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()").ReadAll()
 	if err != nil {
@@ -158,17 +158,17 @@ func (s *server) ask(ctx context.Context, conn *pgconn.PgConn) error {
 	return err
 }
 
-// Abandon closes a connection that is of no use, without waiting long.
+// Abandon closes a connection that cannot be used, without waiting long.
 func (c *Conn) Abandon(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), CloseTimeout)
 	defer cancel()
-	_ = c.Close(ctx) // nobody is interested any more
+	_ = c.Close(ctx) // its outcome does not matter any more
 }
 
 // SearchPath is the path of our sessions. Names without a schema are looked up nowhere but among
-// PostgreSQL's own. The owner of a database, or of a role, can set any path, and whoever may create
-// functions and operators in a schema on it, as everybody may in public up to PostgreSQL 14, would
-// have them called by our role.
+// PostgreSQL's own. The owner of a database, or of a role, can set any path, and each role that may
+// create functions and operators in a schema on it, as every role may in public up to PostgreSQL
+// 14, would have them called by our role.
 const SearchPath = "pg_catalog, pg_temp"
 
 // settings returns the settings of our sessions: everything that a database or a role can set

@@ -15,7 +15,7 @@ import (
 )
 
 // hostileDatabase returns the configuration of a role without rights, in a database whose owner has
-// put his own before everything of PostgreSQL.
+// put its own code before everything of PostgreSQL.
 func hostileDatabase(t *testing.T, pg *pgtest.Cluster) (*pgx.ConnConfig, *postgres.Conn) {
 	t.Helper()
 	db := pg.NewDatabase(t)

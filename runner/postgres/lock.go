@@ -65,7 +65,7 @@ type holder struct {
 	idle    time.Duration
 }
 
-// String describes the session for an operator; empty for nobody.
+// String describes the session for an operator; empty for no session.
 func (h *holder) String() string {
 	var parts []string
 	if h.pid != nil {
@@ -111,25 +111,25 @@ func (c *Conn) lockHolder(ctx context.Context, classid, objid uint32) (holder, e
 }
 
 const (
-	// FrozenAfter is how long the backend of another runner may wait for its client to read, each
-	// time that it is looked at, before that client counts as frozen.
+	// FrozenAfter is how long the backend of another runner may wait for its client to read, at
+	// each check, before that client counts as frozen.
 	FrozenAfter = 15 * time.Second
-	// frozenLooks is how often at least it is looked at meanwhile.
-	frozenLooks = 5
+	// frozenChecks is the least number of checks meanwhile.
+	frozenChecks = 5
 	// SilentAfter is how long another runner may say nothing at all: three times as long as
 	// [IdleTimeout], by which PostgreSQL 14 and later end such a session.
 	SilentAfter = 3 * IdleTimeout
 )
 
 // frozen watches the holder of a lock that this session wants. A process that was stopped, or whose
-// host stands still, keeps its locks as long as its backend lives. Over TCP the server notices when
-// what it sends is not acknowledged; over a Unix socket it does not, and a backend that is blocked
-// in sending a notification does not look at any time limit.
+// host hangs, keeps its locks as long as its backend lives. Over TCP the server notices when what
+// it sends is not acknowledged; over a Unix socket it does not, and a backend that is blocked in
+// sending a notification does not observe any time limit.
 type frozen struct {
 	pid     uint32
 	started time.Time
 	since   time.Time
-	looks   int
+	checks  int
 }
 
 // see notes how the holder was found at a time, and reports whether its client must be frozen.
@@ -148,8 +148,8 @@ func (f *frozen) see(h holder, now time.Time) bool {
 	if f.pid != *h.pid || !f.started.Equal(h.started) {
 		*f = frozen{pid: *h.pid, started: h.started, since: now}
 	}
-	f.looks++
-	return f.looks >= frozenLooks && now.Sub(f.since) >= FrozenAfter
+	f.checks++
+	return f.checks >= frozenChecks && now.Sub(f.since) >= FrozenAfter
 }
 
 // terminate ends the backend of a frozen runner, if it is still the one that was found, so that its

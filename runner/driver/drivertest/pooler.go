@@ -27,8 +27,8 @@ const (
 )
 
 // Pooler is a connection pooler for PostgreSQL with the manners of PgBouncer: it answers the start
-// of a connection itself, with a process id of its own making, and forwards transactions to
-// whatever backend is free.
+// of a connection itself, with a process id that it makes up, and forwards transactions to whatever
+// backend is free.
 type Pooler struct {
 	cfg      *pgx.ConnConfig
 	mode     PoolMode

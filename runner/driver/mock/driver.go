@@ -119,7 +119,7 @@ type Plan struct {
 	HoldAnswer time.Duration
 }
 
-// SetPlan sets the plan of all requests that have none of their own.
+// SetPlan sets the plan of all requests that PlanFor has not set one for.
 func (w *World) SetPlan(p Plan) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

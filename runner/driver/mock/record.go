@@ -16,7 +16,7 @@ import (
 type Run struct {
 	Task     driver.Task
 	Upstream string
-	// Job is the job as it stood when the request arrived.
+	// Job is the job as it was when the request arrived.
 	Job channels.Job
 	// Opened and Closed are when the exchange began and ended.
 	Opened, Closed time.Time

@@ -320,7 +320,7 @@ func (w *World) Overflow(db string) {
 	}
 }
 
-// notify delivers to everybody who listens, with the mutex held.
+// notify delivers to every session that listens, with the mutex held.
 func (w *World) notify(name, payload string, pid uint32) {
 	db := w.databases[name]
 	if db == nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
-// operations implements [driver.Operations] on a connection of its own.
+// operations implements [driver.Operations] on a separate connection.
 type operations struct {
 	database string
 	conn     *postgres.Conn
@@ -133,7 +133,7 @@ func (o *operations) parents(ctx context.Context, d *driver.Detail) error {
 		LEFT JOIN queue_job p ON p.uuid = d.uuid
 		WHERE j.id = $1 AND p.state IS DISTINCT FROM 'done'`), d.ID).Scan(&d.WaitsFor, &first)
 	if err != nil {
-		return o.conn.Failed(err, "look for the jobs that a job waits for")
+		return o.conn.Failed(err, "count the jobs that a job waits for")
 	}
 	if first != nil {
 		d.FirstParent = *first

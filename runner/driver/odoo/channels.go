@@ -40,7 +40,7 @@ func (s *session) Channels(ctx context.Context) ([]channels.Config, error) {
 	var columns []string
 	var readable bool
 	if err := s.conn.QueryRow(ctx, channelCatalogSQL, pgx.QueryExecModeExec, s.generation.tables.qualify("queue_job_channel")).Scan(&columns, &readable); err != nil {
-		return nil, s.conn.Failed(err, "look for the channels")
+		return nil, s.conn.Failed(err, "check the table of the channels")
 	}
 	switch missing := without(channelColumns, columns); {
 	case len(columns) == 0:

@@ -25,8 +25,8 @@ const UserAgentDefault = "caddy-jobrunner"
 // Options are what cannot be detected.
 type Options struct {
 	// HostTemplate is the Host header of a request that runs a job, for servers that choose the
-	// database by it (dbfilter). "{database}" stands for the database's name. Default: the
-	// upstream's own Host header.
+	// database by it (dbfilter). "{database}" is replaced by the database's name. Default: the
+	// server's Host header.
 	HostTemplate string
 
 	// BasicAuthUser and BasicAuthPassword are sent with each request when the user is not empty,
@@ -97,7 +97,7 @@ const planSettings = `SELECT set_config(s.name, w.value, false)
 	FROM (VALUES ('enable_seqscan', 'off'), ('plan_cache_mode', 'force_generic_plan')) AS w (name, value)
 	JOIN pg_settings s ON s.name = w.name`
 
-// host returns the Host header of a request for a database, empty for that of the upstream's
+// host returns the Host header of a request for a database, empty for the default of the server's
 // address.
 func (d *Driver) host(up driver.Upstream, database string) string {
 	if d.options.HostTemplate != "" && database != "" {

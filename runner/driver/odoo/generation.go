@@ -90,7 +90,7 @@ type catalog struct {
 	// Creating whether the owner may create in the schema.
 	Schema, Owner    string
 	Owning, Creating bool
-	// Path is where the role and the database look names up when nobody says otherwise.
+	// Path is where the role and the database look names up by default.
 	Path string
 	// Tables are those of Odoo that exist, Schemas those that they are in.
 	Tables, Schemas []string
@@ -257,7 +257,7 @@ func readModules(ctx context.Context, conn *postgres.Conn, c catalog) (modules, 
 	rows, err := conn.Query(ctx, `SELECT name, coalesce(left(state, 100), ''), coalesce(left(latest_version, 100), '')
 		FROM `+c.schemas().qualify("ir_module_module")+` WHERE name IN ($1, $2)`, pgx.QueryExecModeExec, queueJob.module, connector.module)
 	if err != nil {
-		return nil, conn.Failed(err, "look for the add-on")
+		return nil, conn.Failed(err, "check for the add-on")
 	}
 	var name string
 	var m module
@@ -265,7 +265,7 @@ func readModules(ctx context.Context, conn *postgres.Conn, c catalog) (modules, 
 		found[name] = m
 		return nil
 	})
-	return found, conn.Failed(err, "look for the add-on")
+	return found, conn.Failed(err, "check for the add-on")
 }
 
 // detect finds the generation of a database. Without one, the fingerprint says why; with one, the
@@ -295,7 +295,7 @@ func detect(c catalog, found modules) (*generation, driver.Fingerprint) {
 	case !m.present():
 		return nil, undetected("the add-on %s is not installed", queueJob.module)
 	case !c.Jobs && g.module == connector.module:
-		return nil, undetected("the add-on %s has no jobs of its own here, and %s is not installed", connector.module, queueJob.module)
+		return nil, undetected("the add-on %s has no jobs here, and %s is not installed", connector.module, queueJob.module)
 	case !c.Jobs:
 		return nil, unhealthy("the add-on %s counts as installed, but there is no table queue_job", g.module)
 	}
@@ -368,7 +368,7 @@ func (g *generation) obstacle(c catalog, m module) string {
 		return fmt.Sprintf("the role may not write queue_job (%s): GRANT UPDATE on it", strings.Join(missing, ", "))
 	}
 	if g.locks && !(c.ReadLocks && c.LockLocks) {
-		return "the role may not look at lock rows: GRANT SELECT, UPDATE on queue_job_lock"
+		return "the role may not check lock rows: GRANT SELECT, UPDATE on queue_job_lock"
 	}
 	return g.triggerObstacle(c)
 }

@@ -46,7 +46,7 @@ func (h *harness) shadow() {
 	require.NoError(h.t, hostile.Path(h.deadline(), h.admin, h.db, "evil, public, pg_catalog"))
 }
 
-// jobs inserts one job of each kind that a statement may look for.
+// jobs inserts one job of each kind that a statement may select.
 func (h *harness) jobs() {
 	h.t.Helper()
 	old := time.Now().Add(-time.Hour)
@@ -136,7 +136,7 @@ func (h *harness) operations(d *odoo.Driver, cfg *pgx.ConnConfig) {
 }
 
 // TestNothingOfOthersIsCalled: no statement calls a function or an operator of the database's
-// owner, or of whoever may create one in public.
+// owner, or of any role that may create one in public.
 func TestNothingOfOthersIsCalled(t *testing.T) {
 	for _, gen := range odoostub.Generations() {
 		t.Run(gen.String(), func(t *testing.T) {
@@ -242,7 +242,7 @@ func TestSettingsOfARoleDoNotCount(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "root.café", rows[0].Channel)
 
-	// Somebody changes the row between the claim's beginning and its lock.
+	// Another session changes the row between the claim's beginning and its lock.
 	for range 5 {
 		h.exec("UPDATE queue_job SET state = 'pending', date_enqueued = NULL, priority = priority + 1")
 		tasks, _, err := s.Claim(h.deadline(), []string{"a"}, nil)

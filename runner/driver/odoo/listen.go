@@ -22,9 +22,9 @@ type inbox struct {
 	overflow bool
 }
 
-// inboxLimit is how many different jobs an inbox keeps, some 20 MB of them. Everybody who may
-// connect can notify, at any rate; beyond this, reading all jobs is cheaper than reading those that
-// were named.
+// inboxLimit is how many different jobs an inbox keeps, some 20 MB of them. Every role that may
+// connect can notify, as fast as it likes; beyond this limit, reading all jobs is cheaper than
+// reading those that were named.
 const inboxLimit = 100_000
 
 // set is a list without duplicates, in the order of arrival.

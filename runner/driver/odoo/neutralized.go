@@ -20,8 +20,8 @@ const (
 		"GRANT SELECT (key, value) on it"
 )
 
-// neutralizedSQL looks for the mark that Odoo 16.0 and later leave. Odoo itself takes every value
-// that is not empty for a yes.
+// neutralizedSQL reads the mark that Odoo 16.0 and later leave. Odoo itself takes every value that
+// is not empty for a yes.
 const neutralizedSQL = `SELECT EXISTS (SELECT FROM %s
 	WHERE key = 'database.is_neutralized' AND value <> '')`
 
@@ -33,7 +33,7 @@ func neutralized(ctx context.Context, conn *postgres.Conn, c catalog) (yes bool,
 		return false, nil
 	}
 	err = conn.QueryRow(ctx, fmt.Sprintf(neutralizedSQL, c.schemas().qualify("ir_config_parameter")), pgx.QueryExecModeExec).Scan(&yes)
-	return yes, conn.Failed(err, "look whether the database is neutralized")
+	return yes, conn.Failed(err, "check whether the database is neutralized")
 }
 
 // RunsNeutralized implements [Neutralizer]: it reports [Options.RunNeutralized].
@@ -55,7 +55,7 @@ func (s *session) Follow(d driver.Driver) {
 	}
 }
 
-// withhold makes the fingerprint that of a neutralized database.
+// withhold turns the fingerprint into one of a neutralized database.
 func withhold(fp *driver.Fingerprint) {
 	fp.Health, fp.Description = driver.Neutralized, neutralizedText
 }

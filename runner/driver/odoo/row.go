@@ -76,8 +76,8 @@ func etaMicros(t pgtype.Timestamp) int64 {
 }
 
 // better reports whether a row matters more than another one of the same uuid, which the database
-// does not forbid: one that occupies a place goes before one that waits for a place, and that
-// before all others; then the lower id.
+// does not forbid: one that occupies a slot goes before one that waits for a slot, and that before
+// all others; then the lower id.
 func better(a, b driver.Row) bool {
 	if ra, rb := rank(a.State), rank(b.State); ra != rb {
 		return ra < rb

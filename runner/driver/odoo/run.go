@@ -96,7 +96,7 @@ func classify(status int, body []byte) (driver.Outcome, error) {
 	case status >= 300 && status < 400:
 		return driver.Refused, fmt.Errorf("status %d: a redirect instead of an answer", status)
 	case status == http.StatusUnauthorized, status == http.StatusProxyAuthRequired:
-		return driver.Refused, fmt.Errorf("status %d: somebody in front of Odoo asks for a password", status)
+		return driver.Refused, fmt.Errorf("status %d: a proxy in front of Odoo asks for a password", status)
 	case status == http.StatusNotFound && page:
 		return driver.Refused, fmt.Errorf("status %d: the route is unknown, "+
 			"is the add-on loaded and the database known to the server?", status)

@@ -14,7 +14,7 @@ import (
 // session implements [driver.Session] on one connection.
 type session struct {
 	database string
-	// runNeutralized is that of the options of the driver in force.
+	// runNeutralized is the option of the driver in force.
 	runNeutralized bool
 	conn           *postgres.Conn
 	inbox          inbox
@@ -87,8 +87,8 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 	return fp, nil
 }
 
-// Lock implements [driver.Session] with upstream's own lock, so that a Python runner and this one
-// exclude each other (docs/contract.md 3.5).
+// Lock implements [driver.Session] with the lock of OCA's runner, so that a Python runner and this
+// one exclude each other (docs/contract.md 3.5).
 func (s *session) Lock(ctx context.Context) (driver.Lock, error) {
 	if s.generation == nil {
 		return driver.Lock{}, errNoFingerprint
@@ -106,7 +106,7 @@ func (s *session) Lock(ctx context.Context) (driver.Lock, error) {
 		return driver.Lock{}, err
 	}
 	if lock, err = s.conn.TryLock(ctx, older); err != nil || !lock.Held {
-		// Not both, then neither: whoever looks for the holder finds the right one.
+		// Both or neither, so that a search for the holder finds the right one.
 		s.lockKeys = nil
 		return lock, errors.Join(err, s.conn.Unlock(ctx, s.generation.lockKey))
 	}
@@ -219,7 +219,7 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 	return tasks, read.list, nil
 }
 
-// Unclaim implements [driver.Session]. A row that somebody else has locked is left alone.
+// Unclaim implements [driver.Session]. A row that another session has locked is left alone.
 func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) ([]driver.Row, error) {
 	if s.generation == nil {
 		return nil, errNoFingerprint
@@ -229,7 +229,7 @@ func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) ([]driver.Ro
 }
 
 // Probe implements [driver.Session]. Every error matches [driver.ErrLost]: a session that is not
-// what it should be is of no use.
+// what it should be cannot be used.
 func (s *session) Probe(ctx context.Context) error {
 	var want postgres.Expect
 	if s.generation != nil && s.listening {

@@ -224,8 +224,8 @@ func (b *block) add(text []byte) string {
 // doubles finds uuids that more than one row has.
 type doubles struct {
 	seed maphash.Seed
-	// batch are the last ones. They are looked up together, because a processor waits for many
-	// places of a large memory in the time that it takes for one.
+	// batch are the last ones. They are looked up together, because a processor fetches many
+	// addresses of a large memory in the time that it takes for one.
 	batch []string
 	seen  hashes
 	// again are those that came before, or whose hash did: to read one for nothing does no harm.

@@ -18,8 +18,8 @@ import (
 const Grace = 10 * time.Second
 
 // statements are the SQL of one generation. All of them are single statements in autocommit, with
-// times on the database's clock in UTC. Names without a schema are PostgreSQL's, for our sessions
-// look nowhere else; tables are named with theirs.
+// times on the database's clock in UTC. Names without a schema are PostgreSQL's, because our
+// sessions search nowhere else; tables are named with theirs.
 type statements struct {
 	running, snapshot, read, claim, unclaim, inspect, rescue string
 }
@@ -108,8 +108,8 @@ func selectList(columns []column, present []string) string {
 	return strings.Join(list, ", ")
 }
 
-// claimColumns are what a claim reads for those who look, and noClaimColumns stand for them in the
-// other rows.
+// claimColumns are what a claim reads for people, and noClaimColumns replace them in the other
+// rows.
 var (
 	claimColumns   = []column{{"model_name", "varchar"}, {"method_name", "varchar"}}
 	noClaimColumns = selectList(claimColumns, nil)
@@ -122,7 +122,7 @@ var rowColumns = []column{
 }
 
 // unfinished matches every state but done, cancelled and wait_dependencies, and not NULL: so also
-// states that nobody has heard of yet. It is written as ranges between those three, in their order,
+// states that are not known yet. It is written as ranges between those three, in their order,
 // because an index serves ranges and does not serve "is none of"; a table may hold millions of jobs
 // that are done.
 const unfinished = `(j.state < 'cancelled'
@@ -130,9 +130,9 @@ const unfinished = `(j.state < 'cancelled'
 	OR j.state > 'done' AND j.state < 'wait_dependencies'
 	OR j.state > 'wait_dependencies') AND j.state <> ''`
 
-// claimSQL marks jobs enqueued. Other than upstream's it is guarded: a job that is not pending any
-// more, or whose row somebody has locked, is left out. Odoo expects whole seconds in date_enqueued
-// (docs/contract.md 1.2).
+// claimSQL marks jobs enqueued. Unlike the statement of OCA's runner it is guarded: a job that is
+// not pending any more, or whose row another session has locked, is left out. Odoo expects whole
+// seconds in date_enqueued (docs/contract.md 1.2).
 //
 // The state is tested by an expression that no index serves, and the ids come as an array. As long
 // as PostgreSQL knows little of the table, it would go through all pending jobs for each claim
@@ -159,9 +159,8 @@ SELECT %[2]s, %[4]s, false FROM queue_job j WHERE j.uuid = ANY($2)`
 // claimSQL does not wait for the disk where Odoo takes a job by one transaction that tests for
 // enqueued and commits started: the log is written in order, so a crash of PostgreSQL that loses
 // the claim has lost the start too, and the job is pending without having run. A commit that
-// notifies holds a lock that every other such commit waits for, so that this wait would be
-// everybody's. Older add-ons test in one transaction and commit in another (docs/contract.md 1.5,
-// A).
+// notifies holds a lock that every other such commit waits for, so that all of them would wait for
+// the disk. Older add-ons test in one transaction and commit in another (docs/contract.md 1.5, A).
 func (g *generation) claimSQL(columns string) string {
 	durable := "current_setting('synchronous_commit')"
 	if g.locks {
@@ -170,8 +169,8 @@ func (g *generation) claimSQL(columns string) string {
 	return fmt.Sprintf(claimSQL, durable, columns, g.optional(claimColumns), noClaimColumns, g.pathSQL())
 }
 
-// unclaimSQL puts back what is still as the claim left it. A row that somebody has locked is left
-// out; its job may be somebody else's by now.
+// unclaimSQL puts back what is still as the claim left it. A row that another session has locked is
+// left out; its job may have been taken meanwhile.
 const unclaimSQL = `
 WITH path AS (SELECT %[1]s AS path), c AS (
 	SELECT j.id FROM queue_job j
@@ -184,10 +183,10 @@ UPDATE queue_job j SET state = 'pending', date_enqueued = NULL
 FROM path, c WHERE j.id = c.id AND j.state = 'enqueued'
 RETURNING `
 
-// inspectSQL looks who holds a lock row without touching it: the transaction that locked a row
-// stands in its xmax, and a transaction that runs holds a lock on its own number. A worker that
-// takes its lock with SKIP LOCKED must never find a prober in its way: it would get nothing, and
-// give its job up.
+// inspectSQL finds out who holds a lock row without touching it: the row's xmax is the transaction
+// that locked it, and a transaction that runs holds a lock on its own number. A worker that takes
+// its lock with SKIP LOCKED must never find a prober in its way: it would get nothing, and give its
+// job up.
 const inspectSQL = `, now() AT TIME ZONE 'UTC', coalesce(h.pid, 0)::int8, h.transactionid IS NOT NULL
 FROM queue_job j
 LEFT JOIN queue_job_lock l ON l.queue_job_id = j.id
@@ -208,9 +207,9 @@ WITH path AS (SELECT %[1]s AS path), c AS (
 )`
 
 // rescueSQL has the predicates and effects of docs/contract.md 3.4, restricted to the attempts that
-// were found dead. The row lock proves that nobody holds the lock row. The state must be tested at
-// the top level too: a worker that commits between the statement's snapshot and the row lock would
-// otherwise have its finished job put back.
+// were found dead. The row lock proves that no worker holds the lock row. The state must be tested
+// at the top level too: a worker that commits between the statement's snapshot and the row lock
+// would otherwise have its finished job put back.
 const rescueSQL = foundSQL + `
 UPDATE queue_job j
 SET state = CASE WHEN ` + exhausted + ` THEN 'failed' ELSE 'pending' END,
@@ -227,7 +226,7 @@ AND (
 )
 RETURNING `
 
-// exhausted is true for a job that has died too often. It looks at the counter before this death is
+// exhausted is true for a job that has died too often. It reads the counter before this death is
 // counted; 0 and NULL mean that there is no limit.
 const exhausted = `(coalesce(j.max_retries, 0) <> 0 AND coalesce(j.retry > j.max_retries, false))`
 

@@ -203,7 +203,7 @@ func (h *harness) explain(parameters ...string) string {
 	return strings.Join(plan, "\n")
 }
 
-// Rows that somebody has locked are left out at once.
+// Rows that another session has locked are left out at once.
 func TestLockedRowsAreSkipped(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	for _, uuid := range []string{"a", "b"} {
@@ -308,7 +308,7 @@ func TestProbeNoticesALostRegistration(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, s.Listen(h.deadline()))
 	require.NoError(t, s.Probe(h.deadline()))
-	// Odoo's upstream runner holds the same lock, so a second session is refused.
+	// OCA's runner holds the same lock, so a second session is refused.
 	other := h.session()
 	lock, err := other.Lock(h.deadline())
 	require.NoError(t, err)

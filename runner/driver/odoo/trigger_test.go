@@ -77,8 +77,7 @@ func TestTriggerOfAnotherGeneration(t *testing.T) {
 	h.announces(s)
 }
 
-// Where somebody writes to the table all the time, the creation gives up soon, and the writers go
-// on.
+// Where others write to the table all the time, the creation gives up soon, and the writers go on.
 func TestTriggerDoesNotWaitLong(t *testing.T) {
 	h := newHarness(t, odoostub.Connector9)
 	s := h.session()

@@ -51,13 +51,13 @@ func (c *catalog) oddities() (list []string) {
 	return list
 }
 
-// warnings looks for others who start the same jobs and do not take the lock that would keep them
-// and us apart.
+// warnings finds others that start the same jobs and do not take the lock that would keep them and
+// us apart.
 func (g *generation) warnings(ctx context.Context, conn *postgres.Conn) (list []string, err error) {
 	var cron, worker, data bool
 	if err := conn.QueryRow(ctx, rivalsSQL, pgx.QueryExecModeExec, g.tables.qualify("ir_cron"),
 		g.tables.qualify("queue_worker"), g.tables.qualify("ir_model_data")).Scan(&cron, &worker, &data); err != nil {
-		return nil, conn.Failed(err, "look for other runners")
+		return nil, conn.Failed(err, "check for other runners")
 	}
 	list = append(list, g.oddities...)
 	old := g.module == connector.module
@@ -74,7 +74,7 @@ func (g *generation) warnings(ctx context.Context, conn *postgres.Conn) (list []
 			continue
 		}
 		if err := conn.QueryRow(ctx, g.named(r.sql), pgx.QueryExecModeExec).Scan(&found); err != nil {
-			return nil, conn.Failed(err, "look for other runners")
+			return nil, conn.Failed(err, "check for other runners")
 		}
 		if found {
 			list = append(list, r.warn)

@@ -22,7 +22,7 @@ import (
 )
 
 // wireServer speaks as much of PostgreSQL's protocol as a session needs to run a query. It answers
-// each with the same columns and the same rows, whose bytes it does not look at.
+// each with the same columns and the same rows, whose bytes it does not check.
 type wireServer struct {
 	columns []uint32 // the types
 	rows    [][]byte // the bodies of DataRow messages
@@ -184,8 +184,8 @@ func TestFarTimestamps(t *testing.T) {
 	}
 }
 
-// FuzzRows goes the way from the bytes that PostgreSQL sends to the scheduler: whatever stands in a
-// row, nothing breaks, and the jobs beside it run.
+// FuzzRows goes the way from the bytes that PostgreSQL sends to the scheduler: whatever a row
+// holds, nothing breaks, and the jobs beside it run.
 func FuzzRows(f *testing.F) {
 	row := wireRow
 	f.Add([]byte{}, int64(0))
@@ -238,7 +238,7 @@ func checkRow(t *testing.T, wire []byte, r *driver.Row) {
 		case n == math.MinInt64:
 			return 0
 		case n > math.MaxInt64-y2k-2_000_000:
-			return r.ETA // the end of time, looked at below
+			return r.ETA // the end of time, checked below
 		}
 		return n + y2k
 	}
@@ -248,7 +248,7 @@ func checkRow(t *testing.T, wire []byte, r *driver.Row) {
 	}
 }
 
-// schedule does with rows what the engine does, and looks at everything that there is to see.
+// schedule does with rows what the engine does, and reads everything that there is to see.
 func schedule(t *testing.T, rows []driver.Row, now time.Time) {
 	t.Helper()
 	m := channels.NewManager()
@@ -261,7 +261,7 @@ func schedule(t *testing.T, rows []driver.Row, now time.Time) {
 		if r.Nameless {
 			continue // reported by the engine
 		}
-		m.Sync(r.Job, r.State)
+		m.SetFromSnapshot(r.Job, r.State)
 		if r.State != channels.Unknown {
 			state[r.Key] = r
 		}
