@@ -123,7 +123,7 @@ func TestMissingEchoEndsTheConnection(t *testing.T) {
 				require.NoError(t, s.claim(t.Context(), []string{"b"}, nil))
 				require.Equal(t, began, s.echoSince, "the oldest claim counts")
 				require.Equal(t, began.Add(echoTimeout), s.deadline())
-				timing.Sleep(t.Context(), time.Until(began.Add(echoTimeout - 1)))
+				timing.Sleep(t.Context(), time.Until(began.Add(echoTimeout-1)))
 				require.NoError(t, s.attend(t.Context()))
 				if echo {
 					d.wait = func(context.Context) (driver.Notifications, error) {
@@ -176,7 +176,7 @@ func TestProbes(t *testing.T) {
 		now := time.Now()
 		s.resyncAt, s.heard, s.probed = now.Add(time.Hour), now, now
 		require.Equal(t, now.Add(probeInterval), s.deadline())
-		timing.Sleep(t.Context(), probeInterval - 1)
+		timing.Sleep(t.Context(), probeInterval-1)
 		require.NoError(t, s.collect(t.Context()))
 		require.Equal(t, now, s.heard)
 		require.NoError(t, s.attend(t.Context()))
@@ -185,7 +185,7 @@ func TestProbes(t *testing.T) {
 		require.NoError(t, s.attend(t.Context()))
 		require.Equal(t, 1, d.probes)
 		require.Equal(t, time.Now(), s.heard)
-		timing.Sleep(t.Context(), probeLimit - 1)
+		timing.Sleep(t.Context(), probeLimit-1)
 		s.heard = time.Now()
 		require.NoError(t, s.attend(t.Context()))
 		require.Equal(t, 1, d.probes)
@@ -270,6 +270,8 @@ func TestOrdersOfAnEarlierConnection(t *testing.T) {
 		go func() { defer close(over); s.Run(ctx) }()
 		synctest.Wait()
 		require.False(t, s.Pulse().Connected.IsZero())
+		require.Empty(t, s.foreseen.stages)
+		require.Zero(t, s.batch)
 		s.Claim("new")
 		synctest.Wait()
 		require.Equal(t, [][]string{{"new"}}, d.claimed)
@@ -289,7 +291,7 @@ func TestPauseAfterALostConnection(t *testing.T) {
 		d := &script{}
 		d.opened = func() { opened = append(opened, time.Now()) }
 		d.wait = func(ctx context.Context) (driver.Notifications, error) {
-			if ctx.Err() != nil { // a snapshot collects
+			if collects := ctx.Err() != nil; collects { // after a snapshot
 				return driver.Notifications{}, nil
 			}
 			timing.Sleep(t.Context(), serves)
