@@ -270,6 +270,8 @@ func TestOrdersOfAnEarlierConnection(t *testing.T) {
 		go func() { defer close(over); s.Run(ctx) }()
 		synctest.Wait()
 		require.False(t, s.Pulse().Connected.IsZero())
+		require.Empty(t, s.foreseen.stages)
+		require.Zero(t, s.batch)
 		s.Claim("new")
 		synctest.Wait()
 		require.Equal(t, [][]string{{"new"}}, d.claimed)
@@ -289,7 +291,7 @@ func TestPauseAfterALostConnection(t *testing.T) {
 		d := &script{}
 		d.opened = func() { opened = append(opened, time.Now()) }
 		d.wait = func(ctx context.Context) (driver.Notifications, error) {
-			if ctx.Err() != nil { // a snapshot collects
+			if collects := ctx.Err() != nil; collects { // after a snapshot
 				return driver.Notifications{}, nil
 			}
 			timing.Sleep(t.Context(), serves)
