@@ -16,8 +16,7 @@ const (
 	// SessionPooling: a pooler that keeps one backend per client. That works.
 	SessionPooling
 	// TransactionPooling: a pooler that gives each transaction any backend.
-	// LISTEN and session locks appear to succeed there and mean nothing
-	// (peers.md, finding 4).
+	// LISTEN and session locks appear to succeed there and mean nothing.
 	TransactionPooling
 )
 

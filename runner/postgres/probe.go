@@ -18,7 +18,7 @@ type Expect struct {
 }
 
 // Probe proves in one statement that the session is alive, writable and still
-// has what it is expected to have (peers.md 3.4). Every error matches
+// has what it is expected to have. Every error matches
 // [driver.ErrLost]: a session that is not what it should be is of no use.
 func (c *Conn) Probe(ctx context.Context, want Expect) error {
 	var classid, objid, pid uint32
