@@ -88,7 +88,7 @@ func (e *engine) dispatch(key channels.Key, t *task) {
 	cfg := e.config()
 	t.phase = phaseOpen
 	t.row, t.gone, t.settledAt = nil, false, time.Time{}
-	if t.span == nil {
+	if cfg.Tracing != nil && t.span == nil {
 		t.span = cfg.Tracing.begin(cfg.Name, e.notes.channelOf(key), &t.attempt)
 	}
 	if t.attempt.ID == "" {

@@ -29,7 +29,7 @@ const (
 
 	// KeepaliveIdle, KeepaliveInterval and KeepaliveCount make the server notice within 20 s that
 	// the client's host has vanished, so that the locks of its sessions become free
-	// (docs/contract.md 3.1, issue #984). UserTimeout does the same while data is on its way.
+	// (docs/contract.md 3.1). UserTimeout does the same while data is on its way.
 	KeepaliveIdle     = 8 * time.Second
 	KeepaliveInterval = 4 * time.Second
 	KeepaliveCount    = 3
