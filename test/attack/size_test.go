@@ -65,11 +65,11 @@ var sizeAttacks = []attack{
 		strike:  claims,
 	},
 	{
-		name: "200 rows started in the future", unpromised: "databases share the slots of their runner", late: lateBound,
+		name: "300 rows started in the future", unpromised: "databases share the slots of their runner", late: lateBound,
 		strike: func(b *bed) {
 			b.as("evil", evilDB, `INSERT INTO queue_job (uuid, name, state, channel, priority, date_created, retry, max_retries, date_enqueued, date_started)
 				SELECT md5(i::text)::uuid, 'x', CASE i % 2 WHEN 0 THEN 'started' ELSE 'enqueued' END, 'root', 10, now(), 0, 5, 'infinity', 'infinity'
-				FROM generate_series(1, 200) AS i`)
+				FROM generate_series(1, 300) AS i`)
 			began := time.Now()
 			b.until("the good tenant's jobs are run again", func() bool {
 				wait, _ := b.load.p99(time.Now().Add(-time.Second), time.Now())

@@ -32,7 +32,7 @@ const (
 
 // versions are those that can be downloaded, by their major version.
 var versions = map[int]embeddedpostgres.PostgresVersion{
-	9: embeddedpostgres.V9, 10: embeddedpostgres.V10, 11: embeddedpostgres.V11, 12: embeddedpostgres.V12, 13: embeddedpostgres.V13,
+	9: embeddedpostgres.V9, 10: embeddedpostgres.V10, 11: embeddedpostgres.V11, 12: embeddedpostgres.V12,
 	14: embeddedpostgres.V14, 15: embeddedpostgres.V15, 16: embeddedpostgres.V16, 17: embeddedpostgres.V17, 18: embeddedpostgres.V18,
 }
 
