@@ -318,3 +318,15 @@ func TestPauseAfterALostConnection(t *testing.T) {
 		require.Contains(t, []string{"stopped", "wait for notifications: broken"}, out.detail)
 	})
 }
+
+// A read takes no more than it may, also of the jobs that go first.
+func TestBacklogIsBounded(t *testing.T) {
+	var b backlog
+	for _, uuid := range []string{"a", "b", "c", "d"} {
+		b.add(uuid)
+	}
+	require.Equal(t, []string{"d", "c"}, b.take([]string{"d", "c", "b"}, 2))
+	require.Equal(t, []string{"a"}, b.take([]string{"d"}, 1))
+	require.Equal(t, []string{"b"}, b.take(nil, 9))
+	require.Zero(t, b.len())
+}
