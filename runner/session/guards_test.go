@@ -291,8 +291,10 @@ func TestPauseAfterALostConnection(t *testing.T) {
 		d := &script{}
 		d.opened = func() { opened = append(opened, time.Now()) }
 		d.wait = func(ctx context.Context) (driver.Notifications, error) {
-			if collects := ctx.Err() != nil; collects { // after a snapshot
+			select {
+			case <-ctx.Done(): // a snapshot takes what has arrived
 				return driver.Notifications{}, nil
+			default:
 			}
 			timing.Sleep(t.Context(), serves)
 			return driver.Notifications{}, errors.New("broken")
@@ -317,4 +319,16 @@ func TestPauseAfterALostConnection(t *testing.T) {
 		require.Equal(t, Lost, out.states[len(out.states)-1])
 		require.Contains(t, []string{"stopped", "wait for notifications: broken"}, out.detail)
 	})
+}
+
+// A read takes no more than it may, also of the jobs that go first.
+func TestBacklogIsBounded(t *testing.T) {
+	var b backlog
+	for _, uuid := range []string{"a", "b", "c", "d"} {
+		b.add(uuid)
+	}
+	require.Equal(t, []string{"d", "c"}, b.take([]string{"d", "c", "b"}, 2))
+	require.Equal(t, []string{"a"}, b.take([]string{"d"}, 1))
+	require.Equal(t, []string{"b"}, b.take(nil, 9))
+	require.Zero(t, b.len())
 }
