@@ -15,10 +15,10 @@ import (
 // The least that the durations of a configuration may be. What is shorter is a mistake, mostly a
 // number in JSON, which counts nanoseconds.
 const (
-	discoverIntervalMin   = 500 * time.Millisecond
-	rescueStartedAfterMin = time.Second
-	shutdownTimeoutMin    = time.Millisecond
-	throttleMin           = time.Millisecond
+	leastDiscoverInterval   = 500 * time.Millisecond
+	leastRescueStartedAfter = time.Second
+	leastShutdownTimeout    = time.Millisecond
+	leastThrottle           = time.Millisecond
 )
 
 // checkDuration refuses a duration that is neither 0 nor at least as long as it may be.
@@ -40,9 +40,9 @@ func (r *Runner) checkDurations() error {
 		shutdown = *r.ShutdownTimeout
 	}
 	return errors.Join(
-		checkDuration("discover_interval", r.DiscoverInterval, discoverIntervalMin),
-		checkDuration("rescue_started_after", r.RescueStartedAfter, rescueStartedAfterMin),
-		checkDuration("shutdown_timeout", shutdown, shutdownTimeoutMin),
+		checkDuration("discover_interval", r.DiscoverInterval, leastDiscoverInterval),
+		checkDuration("rescue_started_after", r.RescueStartedAfter, leastRescueStartedAfter),
+		checkDuration("shutdown_timeout", shutdown, leastShutdownTimeout),
 	)
 }
 
@@ -72,7 +72,7 @@ func (c *Channel) check(name string) error {
 	case c.OCACapacityDefault < 0 && c.CapacityDefault != 0:
 		return fail("capacity_default and oca_capacity_default exclude each other")
 	}
-	if err := checkDuration("throttle", c.Throttle, throttleMin); err != nil {
+	if err := checkDuration("throttle", c.Throttle, leastThrottle); err != nil {
 		return fail("%w", err)
 	}
 	return c.config(name).Validate()

@@ -13,8 +13,14 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
+// connected is a connection as it was configured, with what was warned of.
+type connected struct {
+	where, database, password string
+	warnings                  []string
+}
+
 // connectionOf resolves the connection of a runner, and returns the warnings.
-func connectionOf(t *testing.T, r *Runner) (host, database, password string, warnings []string, err error) {
+func connectionOf(t *testing.T, r *Runner) (c connected, err error) {
 	t.Helper()
 	core, logs := observer.New(zap.WarnLevel)
 	log := zap.New(core)
@@ -22,12 +28,13 @@ func connectionOf(t *testing.T, r *Runner) (host, database, password string, war
 	require.NoError(t, err)
 	pg, err := r.connection(conf, log)
 	for _, entry := range logs.All() {
-		warnings = append(warnings, entry.Message)
+		c.warnings = append(c.warnings, entry.Message)
 	}
 	if err != nil {
-		return "", "", "", warnings, err
+		return c, err
 	}
-	return fmt.Sprintf("%s@%s:%d", pg.User, pg.Host, pg.Port), pg.Database, pg.Password, warnings, nil
+	c.where, c.database, c.password = fmt.Sprintf("%s@%s:%d", pg.User, pg.Host, pg.Port), pg.Database, pg.Password
+	return c, nil
 }
 
 // TestForeignValuesAreData: what Odoo's file says is never a placeholder.
@@ -76,14 +83,14 @@ func TestConnectionCompletesTheFile(t *testing.T) {
 		"postgres://x@127.0.0.2/mine":       "x@127.0.0.2:5432 mine ",
 		"user=x port=5433 host=127.0.0.1":   "x@127.0.0.1:5433  ",
 	} {
-		where, database, password, _, err := connectionOf(t, &Runner{OdooConfig: file, Postgres: dsn})
+		c, err := connectionOf(t, &Runner{OdooConfig: file, Postgres: dsn})
 		require.NoError(t, err)
-		require.Equal(t, want, where+" "+database+" "+password, dsn)
+		require.Equal(t, want, c.where+" "+c.database+" "+c.password, dsn)
 	}
 	t.Setenv("PGDATABASE", "maintenance")
-	_, database, _, _, err := connectionOf(t, &Runner{OdooConfig: file})
+	c, err := connectionOf(t, &Runner{OdooConfig: file})
 	require.NoError(t, err)
-	require.Equal(t, "maintenance", database)
+	require.Equal(t, "maintenance", c.database)
 }
 
 // TestMaintenanceDatabase: where none is named it is postgres, with one that is served as the second
@@ -161,16 +168,16 @@ func TestUnverified(t *testing.T) {
 		"host=127.0.0.2":                           false,
 		"host=::1":                                 false,
 	} {
-		_, _, _, warnings, err := connectionOf(t, &Runner{Postgres: dsn, PostgresPassword: "{env.PATH}"})
+		c, err := connectionOf(t, &Runner{Postgres: dsn, PostgresPassword: "{env.PATH}"})
 		require.NoError(t, err)
-		require.Equal(t, want, strings.Contains(strings.Join(warnings, "\n"), "a false server gets it"), dsn)
-		_, _, _, warnings, err = connectionOf(t, &Runner{Postgres: dsn})
+		require.Equal(t, want, strings.Contains(strings.Join(c.warnings, "\n"), "a false server gets it"), dsn)
+		c, err = connectionOf(t, &Runner{Postgres: dsn})
 		require.NoError(t, err)
-		require.Empty(t, warnings, "there is no password")
+		require.Empty(t, c.warnings, "there is no password")
 	}
-	_, _, _, warnings, err := connectionOf(t, &Runner{OdooConfig: odooConf(t, "[options]\ndb_host=db.internal\ndb_password=p\n")})
+	c, err := connectionOf(t, &Runner{OdooConfig: odooConf(t, "[options]\ndb_host=db.internal\ndb_password=p\n")})
 	require.NoError(t, err)
-	require.Len(t, warnings, 1)
+	require.Len(t, c.warnings, 1)
 }
 
 // TestPipes: nothing that is read while a configuration is loaded can be waited for.

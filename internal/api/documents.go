@@ -1,6 +1,10 @@
 package api
 
-import "time"
+import (
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+)
 
 // Pause is a pause that is in force.
 type Pause struct {
@@ -22,6 +26,13 @@ type Drain struct {
 	By       string    `json:"by,omitempty"`
 	Note     string    `json:"note,omitempty"`
 }
+
+// The values of [Status.State].
+var (
+	Ready    = runner.Ready.String()
+	Degraded = runner.Degraded.String()
+	NotReady = runner.NotReady.String()
+)
 
 // Status is one runner in GET /jobrunner/status.
 type Status struct {

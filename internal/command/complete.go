@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
 // completeTimeout bounds the question behind a press of the tab key.
@@ -63,12 +62,7 @@ func runnerNames(ctx context.Context, c *api.Client, _ string) (names []string) 
 	return names
 }
 
-func eventNames(context.Context, *api.Client, string) (names []string) {
-	for _, kind := range runner.EventKinds() {
-		names = append(names, string(kind))
-	}
-	return names
-}
+func eventNames(context.Context, *api.Client, string) []string { return api.EventKinds() }
 
 // completeFlags lets the flags of a command be completed that have names as values.
 func completeFlags(cmd *cobra.Command) {

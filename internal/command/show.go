@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
 // showCommands are those that print a table, once or again and again.
@@ -62,13 +61,13 @@ func (c *call) status() (int, error) {
 
 // statusCode is the exit status for the worst of the runners.
 func statusCode(runners []api.Status) int {
-	has := func(state runner.Health) bool {
-		return slices.ContainsFunc(runners, func(v api.Status) bool { return v.State == state.String() })
+	has := func(state string) bool {
+		return slices.ContainsFunc(runners, func(v api.Status) bool { return v.State == state })
 	}
 	switch {
-	case len(runners) == 0 || has(runner.NotReady):
+	case len(runners) == 0 || has(api.NotReady):
 		return exitNotReady
-	case has(runner.Degraded):
+	case has(api.Degraded):
 		return exitDegraded
 	}
 	return 0
@@ -109,7 +108,7 @@ func (c *call) statusTable(runners []api.Status) {
 		for _, d := range v.Drains {
 			c.out.line("%s: Odoo server %s is drained by %s", v.Runner, d.Upstream, d.By)
 		}
-		if v.State == runner.NotReady.String() {
+		if v.State == api.NotReady {
 			c.out.line("%s: for a thorough check, run: caddy jobrunner doctor", v.Runner)
 		}
 	}

@@ -165,9 +165,6 @@ func (m *Maintenance) serve(ctx context.Context, pause *timing.Backoff) error {
 				return err
 			}
 			if m.lead && !led {
-				if err := m.advise(ctx); err != nil {
-					return err
-				}
 				discoverAt, busyAt, m.checked = time.Time{}, time.Time{}, false
 			}
 			leadAt = now.Add(timing.Jitter(leadInterval))
@@ -247,6 +244,11 @@ func (m *Maintenance) tryLead(ctx context.Context, key int64) error {
 	})
 	if err != nil {
 		return fmt.Errorf("take the leader lock: %w", err)
+	}
+	if l.Held && !m.lead {
+		if err := m.advise(ctx); err != nil {
+			return fmt.Errorf("look for rights that are not needed: %w", err)
+		}
 	}
 	if elected := m.config().Elected; l.Held && !m.lead && elected != nil {
 		_ = timing.Within(ctx, electedTimeout, func(ctx context.Context) error { elected(ctx); return nil })

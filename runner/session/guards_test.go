@@ -44,6 +44,8 @@ func (d *script) Lock(context.Context) (driver.Lock, error) { return driver.Lock
 func (d *script) Listen(context.Context) error              { return nil }
 func (d *script) Close(context.Context) error               { return nil }
 
+func (d *script) Running(context.Context) ([]driver.Row, error) { return nil, nil }
+
 func (d *script) Snapshot(_ context.Context, yield func(driver.Row)) error {
 	for i := range d.rows {
 		yield(driver.Row{Job: channels.Job{Key: channels.Key{UUID: fmt.Sprint(i)}}})
@@ -93,6 +95,7 @@ func (e *ear) State(s State, detail string)      { e.states, e.detail = append(e
 func (*ear) Fingerprinted(driver.Fingerprint)    {}
 func (*ear) Channels([]channels.Config, error)   {}
 func (*ear) SnapshotBegin()                      {}
+func (*ear) Running([]driver.Row)                {}
 func (e *ear) SnapshotEnd(m map[string]struct{}) { e.named, e.ends = m, e.ends+1 }
 
 func (e *ear) SnapshotRows(_ context.Context, rows []driver.Row) bool {
