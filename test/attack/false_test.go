@@ -73,11 +73,13 @@ var falseAttacks = []attack{
 	}),
 	falseOdoo("false Odoo: a byte a second", func(c net.Conn) {
 		request(c)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
 		for range 60 {
 			if _, err := c.Write([]byte("H")); err != nil {
 				return
 			}
-			time.Sleep(time.Second)
+			<-tick.C
 		}
 	}),
 }

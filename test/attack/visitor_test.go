@@ -40,13 +40,15 @@ var visitorAttacks = []attack{
 			var all sync.WaitGroup
 			for i := range 100 {
 				all.Go(func() {
+					tick := time.NewTicker(time.Second)
+					defer tick.Stop()
 					for n := 0; time.Now().Before(end); n++ {
 						page := []string{"data", "history", "failures", "waiting"}[(i+n)%4]
 						res, err := client.Get("http://" + b.caddy().Config.Site + "/jobrunner/" + page)
 						if err == nil {
 							_ = res.Body.Close()
 						}
-						time.Sleep(time.Second)
+						<-tick.C
 					}
 				})
 			}
