@@ -30,7 +30,7 @@ func TestMessages(t *testing.T) {
 		}
 		got, err := io.ReadAll(&messages{from: cut(bytes.NewReader(stream))})
 		require.NoError(t, err)
-		require.Equal(t, len(stream), len(got))
+		require.Len(t, got, len(stream))
 		large := append(bytes.Clone(stream), message(rapid.IntRange(MessageLimit+1, 1<<31).Draw(t, "large"))...)
 		_, err = io.ReadAll(&messages{from: cut(bytes.NewReader(large))})
 		require.ErrorIs(t, err, errTooLarge)

@@ -45,7 +45,7 @@ func (s *scanner) scan(rows pgx.Rows, more ...any) (driver.Row, error) {
 
 // narrow makes a number fit. Odoo's own are of four bytes, but a site may have made the columns
 // wider; beyond that, only the order of the numbers counts.
-func narrow(n int64) int32 { return int32(min(max(n, math.MinInt32), math.MaxInt32)) } //nolint:gosec // it fits
+func narrow(n int64) int32 { return int32(min(max(n, math.MinInt32), math.MaxInt32)) }
 
 // lastSecond is the last one since the Unix epoch whose microseconds can be counted. PostgreSQL's
 // years go on to 294276, thirty more than that.
