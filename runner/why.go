@@ -120,7 +120,7 @@ func (w *Why) row(known bool) {
 	case channels.Cancelled:
 		w.say(WhyCancelled, "the job was cancelled")
 	case channels.Failed:
-		w.say(channels.ReasonFailed.String(), "the job failed%s and runs again only if somebody requeues it", with(" with ", d.Exception))
+		w.say(channels.ReasonFailed.String(), "the job failed%s and runs again only if it is requeued", with(" with ", d.Exception))
 	case channels.WaitDependencies:
 		w.say(WhyWaitDependencies, "the job waits for %d other jobs that are not done", d.WaitsFor)
 		if d.FirstParent != "" {
@@ -161,7 +161,7 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 	case t != nil && t.phase != phaseParked:
 		w.task(e, t)
 	case known && x.Reason == channels.ReasonFailed:
-		w.say(x.Reason.String(), "the job failed and runs again only if somebody requeues it")
+		w.say(x.Reason.String(), "the job failed and runs again only if it is requeued")
 	case e.shutdown.begun || e.config().Exiting():
 		w.say(WhyStopping, "this runner is stopping")
 	case !e.leadership.leading && e.leadership.known:
