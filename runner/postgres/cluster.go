@@ -30,6 +30,7 @@ func OpenCluster(ctx context.Context, cfg *pgx.ConnConfig) (*Cluster, error) {
 		conn.Abandon(ctx)
 		return nil, lost(ErrTransactionPooling, "connect to "+conn.Config().Database)
 	}
+	conn.leads = true
 	return &Cluster{conn: conn}, nil
 }
 

@@ -65,6 +65,9 @@ type Conn struct {
 
 	// messages are what the server sends.
 	messages *messages
+	// leads is set for the maintenance connection, whose lock only runners like this one take,
+	// whatever they call themselves. That of a database is OCA's runner's too.
+	leads bool
 	// frozen watches who holds a lock that this session wants.
 	frozen frozen
 }

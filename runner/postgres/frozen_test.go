@@ -124,3 +124,20 @@ func TestUninterruptibleStatementEnds(t *testing.T) {
 		require.Zero(t, n)
 	}, 15*time.Second+2*postgres.ClientCheckInterval, 200*time.Millisecond)
 }
+
+// TestOursByAnyName: the lock of a leader is taken by runners like this one only, so one that calls
+// itself something else and is silent for too long is replaced; the lock of a database is another
+// program's, too.
+func TestOursByAnyName(t *testing.T) {
+	pg := pgtest.Shared(t)
+	db := pg.NewDatabase(t)
+	cfg := pg.ConnConfig(db)
+	cfg.RuntimeParams["application_name"] = "something else"
+	holder := connect(t, cfg)
+	lock, err := holder.TryLock(deadline(t), 9)
+	require.NoError(t, err)
+	require.True(t, lock.Held)
+	rival := connect(t, pg.ConnConfig(db))
+	require.False(t, postgres.HolderIsOurs(deadline(t), rival, 9, false))
+	require.True(t, postgres.HolderIsOurs(deadline(t), rival, 9, true))
+}

@@ -88,7 +88,7 @@ func (c *Conn) lockHolder(ctx context.Context, classid, objid uint32) (holder, e
 	err := c.QueryRow(ctx, `
 		SELECT l.pid, left(a.application_name, 64), host(a.client_addr),
 			coalesce(a.usesysid = (SELECT oid FROM pg_roles WHERE rolname = current_user)
-				AND (a.application_name = current_setting('application_name') OR a.application_name LIKE $3), false),
+				AND (a.application_name = current_setting('application_name') OR a.application_name LIKE $3 OR $4::bool), false),
 			a.backend_start, coalesce(a.wait_event_type = 'Client' AND a.wait_event = 'ClientWrite', false),
 			CASE WHEN a.state = 'idle' THEN extract(epoch FROM clock_timestamp() - a.state_change)::float8 END
 		FROM pg_locks l
@@ -96,7 +96,7 @@ func (c *Conn) lockHolder(ctx context.Context, classid, objid uint32) (holder, e
 		LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 		WHERE l.locktype = 'advisory' AND l.granted
 		AND l.classid = $1::oid AND l.objid = $2::oid AND l.objsubid = 1
-		LIMIT 1`, classid, objid, ApplicationPrefix+"%").
+		LIMIT 1`, classid, objid, ApplicationPrefix+"%", c.leads).
 		Scan(&h.pid, &h.application, &h.address, &h.ours, &started, &h.blocked, &idle)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return holder{}, nil
