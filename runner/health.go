@@ -29,6 +29,8 @@ func (st *Status) Problems(now time.Time) []string {
 	}
 	if st.TakingOver {
 		problems = append(problems, "it is taking over")
+	} else if problem := st.nothingServed(); problem != "" {
+		problems = append(problems, problem)
 	}
 	for i := range st.Databases {
 		db := &st.Databases[i]
@@ -41,6 +43,19 @@ func (st *Status) Problems(now time.Time) []string {
 		}
 	}
 	return problems
+}
+
+// nothingServed says why a leader has nothing to do and never will; empty if it may have.
+func (st *Status) nothingServed() string {
+	if len(st.Databases) == 0 {
+		return "no database is found: check the patterns of databases, and which databases the role owns"
+	}
+	for i := range st.Databases {
+		if st.Databases[i].State != DatabaseUndetected {
+			return ""
+		}
+	}
+	return fmt.Sprintf("none of the %d databases has the add-on", len(st.Databases))
 }
 
 // Warnings names the databases that are served and still run nothing because of

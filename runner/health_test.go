@@ -23,7 +23,17 @@ func TestProblems(t *testing.T) {
 		"all drained":    {Status{LeaderKnown: true, Upstreams: []UpstreamStatus{{Up: true, Drain: &Drain{}}}}, []string{"no Odoo server is healthy"}},
 		"no servers":     {Status{LeaderKnown: true}, []string{"no Odoo server is healthy"}},
 		"taking over":    {Status{Leader: true, LeaderKnown: true, TakingOver: true, Upstreams: up}, []string{"it is taking over"}},
-		"not one served": {Status{Leader: true, LeaderKnown: true, Upstreams: up, Databases: []DatabaseStatus{{State: DatabaseUndetected}}}, nil},
+		"no database": {
+			Status{Leader: true, LeaderKnown: true, Upstreams: up},
+			[]string{"no database is found: check the patterns of databases, and which databases the role owns"},
+		},
+		"not one served": {
+			Status{Leader: true, LeaderKnown: true, Upstreams: up, Databases: []DatabaseStatus{{State: DatabaseUndetected}}},
+			[]string{"none of the 1 databases has the add-on"},
+		},
+		"only copies": {
+			Status{Leader: true, LeaderKnown: true, Upstreams: up, Databases: []DatabaseStatus{{State: DatabaseUndetected}, {State: DatabaseNeutralized}}}, nil,
+		},
 		"a silent session": {
 			Status{Leader: true, LeaderKnown: true, Upstreams: up, Databases: []DatabaseStatus{heard, silent}},
 			[]string{"database b has no fresh session, it is unreachable: refused"},

@@ -25,6 +25,8 @@ type leadership struct {
 	// settleBy, which is zero before it knows its databases.
 	settled  bool
 	settleBy time.Time
+	// idle is set while it is known that no database has anything to run.
+	idle bool
 }
 
 // settle decides whether the leader has waited long enough; settling reports whether a database may
@@ -92,6 +94,21 @@ func (e *engine) discovered(dbs []driver.Database) {
 	if e.leadership.settleBy.IsZero() {
 		e.leadership.settleBy = time.Now().Add(settleWait)
 	}
+	e.noticeIdle()
+}
+
+// noticeIdle says once that no database has anything to run. It is called with each discovery, so
+// those that were found by the one before have been examined.
+func (e *engine) noticeIdle() {
+	idle := true
+	for _, db := range e.databases.byName {
+		idle = idle && db.state == DatabaseUndetected
+	}
+	if idle && !e.leadership.idle {
+		e.log().Warn("no database has anything to run: check the patterns of databases, which databases the role owns, and whether the add-on is installed",
+			zap.Int("databases", len(e.databases.byName)), zap.Strings("patterns", e.config().Databases))
+	}
+	e.leadership.idle = idle
 }
 
 // busy takes in which databases are being dropped, renamed or copied: those who do that need them for
