@@ -49,12 +49,18 @@ func body(w http.ResponseWriter, r *http.Request, into any, a *api.Actor) error 
 	}
 	for _, s := range []*string{&a.By, &a.Note} {
 		*s = strings.TrimSpace(*s)
-		if len(*s) > nameLimit || strings.ContainsFunc(*s, unicode.IsControl) {
+		if len(*s) > nameLimit || strings.ContainsFunc(*s, deceptive) {
 			return Error(http.StatusBadRequest, "by and note must be texts of up to %d bytes in one line", nameLimit)
 		}
 	}
 	a.By = identity(r, a.By)
 	return nil
+}
+
+// deceptive reports whether a character is a control or format character, which has those that change
+// the direction of what follows, or a separator of lines.
+func deceptive(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
 // identity says who sent a request: the client's certificate or address, and the
