@@ -66,6 +66,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		discover_interval <duration>
 //		rescue_started_after <duration>
 //		shutdown_timeout  <duration>
+//		public_runjob     warn|allow
 //	}
 //
 // channel may be given any number of times, for different channels.
@@ -110,6 +111,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"discover_interval":    (*Runner).parseDiscoverInterval,
 	"rescue_started_after": (*Runner).parseRescueStartedAfter,
 	"shutdown_timeout":     (*Runner).parseShutdownTimeout,
+	"public_runjob":        (*Runner).parsePublicRunjob,
 }
 
 func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
@@ -489,6 +491,16 @@ func (r *Runner) parseShutdownTimeout(d *caddyfile.Dispenser) error {
 	}
 	r.ShutdownTimeout = &v
 	return r.durationsAt(d)
+}
+
+func (r *Runner) parsePublicRunjob(d *caddyfile.Dispenser) error {
+	if err := parseString(d, &r.PublicRunjob); err != nil {
+		return err
+	}
+	if err := r.checkPublicRunjob(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
 }
 
 // durationsAt checks the durations and says where the configuration is wrong.

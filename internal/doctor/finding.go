@@ -58,6 +58,7 @@ var (
 	foundRoute         = kind{OK, "route", "route"}
 	foundRouteRefused  = kind{Error, "route", "route_refused"}
 	foundRouteBroken   = kind{Error, "route", "route_broken"}
+	foundOpenRoute     = kind{Warning, "route", "route_public"}
 	foundUnlimited     = kind{Warning, "capacity", "capacity_unlimited"}
 	foundCapacity      = kind{Warning, "capacity", "capacity_above_workers"}
 	foundNoCapacity    = kind{Warning, "capacity", "capacity_zero"}
@@ -71,7 +72,7 @@ var kinds = []kind{
 	foundRunnerOn, foundServerWide, foundPooler, foundUnreachable, foundPostgres, foundNoList, foundNoDatabase,
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
-	foundRouteRefused, foundRouteBroken, foundUnlimited, foundCapacity, foundNoCapacity,
+	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundNoCapacity,
 	foundChannels, foundBadChannels, foundStopped,
 }
 
