@@ -67,6 +67,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		rescue_started_after <duration>
 //		ready_fails_on    not_ready|degraded|never
 //		shutdown_timeout  <duration>
+//		public_runjob     warn|allow
 //	}
 //
 // channel may be given any number of times, for different channels.
@@ -112,6 +113,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"rescue_started_after": (*Runner).parseRescueStartedAfter,
 	"ready_fails_on":       (*Runner).parseReadyFailsOn,
 	"shutdown_timeout":     (*Runner).parseShutdownTimeout,
+	"public_runjob":        (*Runner).parsePublicRunjob,
 }
 
 func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
@@ -501,6 +503,16 @@ func (r *Runner) parseShutdownTimeout(d *caddyfile.Dispenser) error {
 	}
 	r.ShutdownTimeout = &v
 	return r.durationsAt(d)
+}
+
+func (r *Runner) parsePublicRunjob(d *caddyfile.Dispenser) error {
+	if err := parseString(d, &r.PublicRunjob); err != nil {
+		return err
+	}
+	if err := r.checkPublicRunjob(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
 }
 
 // durationsAt checks the durations and says where the configuration is wrong.

@@ -8,8 +8,10 @@ import (
 	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
 // The least that the durations of a configuration may be. What is shorter is a mistake, mostly a
@@ -109,4 +111,32 @@ func checkText(what, s string) error {
 // has those that change the direction), a line or paragraph separator, or broken UTF-8.
 func deceptive(r rune) bool {
 	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) || r == unicode.ReplacementChar
+}
+
+// checkFileLimit compares the jobs that may run at once with the files that the process may have open:
+// each running job is a connection, and without one to spare no site answers any more.
+func checkFileLimit(capacity int, log *zap.Logger) error {
+	limit, known := fileLimit()
+	switch {
+	case !known:
+	case capacity >= limit:
+		return fmt.Errorf("up to %d jobs may run at once, each with a connection, and the process may have only %d files open: lower the capacity of root, or raise the limit (LimitNOFILE)", capacity, limit)
+	case capacity > limit/2:
+		log.Warn("running jobs may take more than half of the files that the process may have open, which the sites need too: lower the capacity of root, or raise the limit (LimitNOFILE)",
+			zap.Int("capacity", capacity), zap.Int("limit", limit))
+	}
+	return nil
+}
+
+// mostJobs is how many jobs may run at once; 0 if there is no limit.
+func mostJobs(cfg runner.Config) int {
+	if cfg.DatabaseChannels != nil {
+		return cfg.DatabaseChannels.Max
+	}
+	for _, c := range cfg.Channels {
+		if channels.Normalize(c.Name) == "root" {
+			return max(c.Capacity, 0)
+		}
+	}
+	return 1
 }

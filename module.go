@@ -51,6 +51,8 @@ type App struct {
 	generation *supervisor.Generation
 	// odoo is what Odoo's own configuration says, by runner; nil without odoo_config.
 	odoo map[string]*odooconf.Config
+	// open are the sites that leave the route of jobs open to the public, by runner.
+	open map[string][]string
 	// untrace gives the tracer back; nil if this configuration has none.
 	untrace func() error
 }
@@ -59,8 +61,9 @@ type App struct {
 // servers, one tree of channels.
 type Runner struct {
 	// Where PostgreSQL is: a libpq connection URL
-	// (`postgres://odoo@db.internal:5432/postgres`) or a list of keywords and
-	// values (`host=db.internal user=odoo`). The variables `PGHOST`, `PGPORT`,
+	// (`postgres://odoo@db.internal:5432/postgres?sslmode=verify-full`) or a list of
+	// keywords and values (`host=db.internal user=odoo sslmode=verify-full`); without
+	// verification a false server gets the password. The variables `PGHOST`, `PGPORT`,
 	// `PGUSER`, `PGPASSWORD`, `PGSERVICE` and so on fill what it leaves open, and
 	// suffice without it. The database that it names is where the leader of
 	// several Caddy nodes is elected. Default: `postgres` or, if the role may not
@@ -148,6 +151,11 @@ type Runner struct {
 	// wait. Default: `3s`.
 	ShutdownTimeout *caddy.Duration `json:"shutdown_timeout,omitempty"`
 
+	// What to do about sites that let the public ask for the route by which Odoo
+	// runs jobs: `warn` in the log, or `allow`. The directive `jobrunner_guard`
+	// closes it. Default: `warn`.
+	PublicRunjob string `json:"public_runjob,omitempty"`
+
 	// found are the values that odoo_config supplies.
 	found found
 }
@@ -220,7 +228,8 @@ func (App) CaddyModule() caddy.ModuleInfo {
 func (a *App) Provision(ctx caddy.Context) error {
 	log := ctx.Logger()
 	gen := &supervisor.Generation{Logger: log, Runners: make(map[string]*supervisor.Member), Emit: alerts.Emitter(ctx)}
-	a.generation, a.odoo = gen, make(map[string]*odooconf.Config)
+	a.generation, a.odoo, a.open = gen, make(map[string]*odooconf.Config), make(map[string][]string)
+	jobs := 0
 	for _, name := range slices.Sorted(maps.Keys(a.Runners)) {
 		if err := checkName(name); err != nil {
 			return err
@@ -233,6 +242,11 @@ func (a *App) Provision(ctx caddy.Context) error {
 		if gen.Runners[name].FailsOn, err = readyFailsOn(a.Runners[name].ReadyFailsOn); err != nil {
 			return fmt.Errorf("runner %s: %w", name, err)
 		}
+		a.open[name] = a.Runners[name].openSites(ctx, cfg)
+		jobs += mostJobs(cfg)
+	}
+	if err := checkFileLimit(jobs, log); err != nil {
+		return err
 	}
 	if err := a.trace(ctx); err != nil {
 		return err
@@ -331,7 +345,7 @@ func (a *App) Subjects() []doctor.Subject {
 	for _, name := range slices.Sorted(maps.Keys(a.generation.Runners)) {
 		m := a.generation.Runners[name]
 		subjects = append(subjects, doctor.Subject{
-			Config: m.Config, Odoo: a.odoo[name], Settings: a.Runners[name].settings(&m.Config, a.odoo[name]),
+			Config: m.Config, Odoo: a.odoo[name], OpenSites: a.open[name], Settings: a.Runners[name].settings(&m.Config, a.odoo[name]),
 		})
 	}
 	return subjects

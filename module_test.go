@@ -2,6 +2,7 @@ package jobrunner
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
@@ -334,4 +337,18 @@ func TestReadyFailsOn(t *testing.T) {
 	}
 	_, err := readyFailsOn("ready")
 	require.ErrorContains(t, err, "none of not_ready, degraded and never")
+}
+
+// TestFileLimit: jobs may not take all the files that the process may have open.
+func TestFileLimit(t *testing.T) {
+	limit, known := fileLimit()
+	require.True(t, known)
+	core, logs := observer.New(zap.WarnLevel)
+	require.NoError(t, checkFileLimit(limit/2, zap.New(core)))
+	require.Zero(t, logs.Len())
+	require.NoError(t, checkFileLimit(limit/2+1, zap.New(core)))
+	require.Equal(t, 1, logs.Len())
+	require.Error(t, checkFileLimit(limit, zap.New(core)))
+	_, err := validate(t, fmt.Sprintf("{\n\tjobrunner {\n\t\tpostgres host=/tmp\n\t\tupstream a:1\n\t\tchannels root:%d\n\t}\n\tjobrunner b {\n\t\tpostgres host=/tmp\n\t\tupstream a:1\n\t}\n}\n", limit-1))
+	require.ErrorContains(t, err, fmt.Sprintf("up to %d jobs may run at once", limit))
 }

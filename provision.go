@@ -45,7 +45,7 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 	if r == nil {
 		return cfg, nil, errors.New("it is null")
 	}
-	if err := r.checkDurations(); err != nil {
+	if err := errors.Join(r.checkDurations(), r.checkPublicRunjob()); err != nil {
 		return cfg, nil, err
 	}
 	r, odoo, err = r.withOdooConfig(log)
@@ -123,6 +123,32 @@ func (r *Runner) targets(ctx caddy.Context, log *zap.Logger) (runner.Targets, er
 		return nil, err
 	}
 	return site.OfProxy(ctx, address, log)
+}
+
+// openSites lists the sites that let the public ask for the route by which Odoo runs jobs, and warns
+// of them.
+func (r *Runner) openSites(ctx caddy.Context, cfg runner.Config) []string {
+	if _, ok := cfg.Driver.(*OdooDriver); !ok || r.PublicRunjob == publicRunjobAllow {
+		return nil
+	}
+	open := site.Open(ctx, cfg.Targets)
+	if len(open) > 0 {
+		cfg.Logger.Warn("everyone can have jobs run by asking these sites for it: add the directive jobrunner_guard to them, or set public_runjob allow", zap.Strings("sites", open))
+	}
+	return open
+}
+
+// The values of public_runjob.
+const (
+	publicRunjobWarn  = "warn"
+	publicRunjobAllow = "allow"
+)
+
+func (r *Runner) checkPublicRunjob() error {
+	if v := r.PublicRunjob; v != "" && v != publicRunjobWarn && v != publicRunjobAllow {
+		return fmt.Errorf("public_runjob: %q is neither %s nor %s", v, publicRunjobWarn, publicRunjobAllow)
+	}
+	return nil
 }
 
 // driver loads the task driver.

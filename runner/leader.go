@@ -33,6 +33,8 @@ type leadership struct {
 	settleBy time.Time
 	// lostAt is when the maintenance connection was lost; zero while it is there.
 	lostAt time.Time
+	// idle is set while it is known that no database has anything to run.
+	idle bool
 }
 
 // giveUp returns when the lock of a database is to be given up, zero if it need not.
@@ -147,6 +149,21 @@ func (e *engine) discovered(dbs []driver.Database) {
 	if e.leadership.settleBy.IsZero() {
 		e.leadership.settleBy = time.Now().Add(settleWait)
 	}
+	e.noticeIdle()
+}
+
+// noticeIdle says once that no database has anything to run. It is called with each discovery, so
+// those that were found by the one before have been examined.
+func (e *engine) noticeIdle() {
+	idle := true
+	for _, db := range e.databases.byName {
+		idle = idle && db.state == DatabaseUndetected
+	}
+	if idle && !e.leadership.idle {
+		e.log().Warn("no database has anything to run: check the patterns of databases, which databases the role owns, and whether the add-on is installed",
+			zap.Int("databases", len(e.databases.byName)), zap.Strings("patterns", e.config().Databases))
+	}
+	e.leadership.idle = idle
 }
 
 // busy takes in which databases are being dropped, renamed or copied: those who do that need them for

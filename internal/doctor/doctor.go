@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
@@ -26,6 +27,8 @@ type Subject struct {
 	Config runner.Config
 	// Odoo is what Odoo's own configuration says, nil if it is not known.
 	Odoo *odooconf.Config
+	// OpenSites are URLs by which the public can have jobs run.
+	OpenSites []string
 	// Settings are the effective settings, for people to compare with what they meant.
 	Settings []Setting
 }
@@ -88,6 +91,7 @@ func (e *examination) add(k kind, format string, args ...any) *Finding {
 
 func (e *examination) run() {
 	e.odooConfig()
+	e.openSites()
 	e.cluster()
 	e.upstreams()
 	e.capacity()
@@ -105,6 +109,14 @@ func (e *examination) odooConfig() {
 	if conf != nil && !conf.RunnerOff {
 		e.add(foundRunnerOn, "Odoo's configuration does not switch its own runner off, so Odoo would start it: "+
 			"set ODOO_QUEUE_JOB_CHANNELS=root:0 in Odoo's environment, or channels = root:0 in its file and channels in the jobrunner block")
+	}
+}
+
+// openSites names the sites that leave the route of jobs open.
+func (e *examination) openSites() {
+	if open := e.subject.OpenSites; len(open) > 0 {
+		e.add(foundOpenRoute, "everyone can have jobs run by asking for %s: add the directive jobrunner_guard to the site, or set public_runjob allow",
+			strings.Join(open, ", "))
 	}
 }
 

@@ -60,6 +60,7 @@ var (
 	foundRoute         = kind{OK, "route", "route"}
 	foundRouteRefused  = kind{Error, "route", "route_refused"}
 	foundRouteBroken   = kind{Error, "route", "route_broken"}
+	foundOpenRoute     = kind{Warning, "route", "route_public"}
 	foundUnlimited     = kind{Warning, "capacity", "capacity_unlimited"}
 	foundCapacity      = kind{Warning, "capacity", "capacity_above_workers"}
 	foundOneAtATime    = kind{Warning, "capacity", "no_channels"}
@@ -75,7 +76,7 @@ var kinds = []kind{
 	foundNoDatabase,
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
-	foundRouteRefused, foundRouteBroken, foundUnlimited, foundCapacity, foundOneAtATime, foundNoCapacity,
+	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundOneAtATime, foundNoCapacity,
 	foundChannels, foundBadChannels, foundStopped,
 }
 

@@ -240,6 +240,9 @@ func casesOfServers() []doctorCase {
 			tb.filterByHost()
 			tb.more = "driver odoo {\nhost {database}.example.com\n}"
 		}},
+		{code: "route_public", severity: "warning", words: "add the directive jobrunner_guard", setUp: func(tb *testBed) {
+			tb.snippets = "http://odoo.example.com:18069 {\n\treverse_proxy {{(index .Odoo 0).Addr}}\n}"
+		}},
 		{code: "route_broken", severity: "error", status: 3, words: "did not answer for a job", setUp: func(tb *testBed) {
 			tb.Odoo[0].SetFault(odoostub.Fault{Kind: odoostub.ResetAfterRead})
 		}},
