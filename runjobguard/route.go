@@ -76,7 +76,7 @@ func unquote(s string) string {
 		if s[i] == '%' && i+2 < len(s) {
 			high, low := hex(s[i+1]), hex(s[i+2])
 			if high >= 0 && low >= 0 {
-				out = append(out, byte(high<<4|low))
+				out = append(out, byte(high<<4|low)) //nolint:gosec // two hexadecimal digits
 				i += 2
 				continue
 			}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,6 +84,7 @@ func (d *script) Wait(ctx context.Context) (driver.Notifications, error) {
 
 // ear is a listener that notes the chunks of a snapshot.
 type ear struct {
+	mu sync.Mutex // guards states and detail, which are read while the session runs
 	deaf
 
 	early  bool // what SnapshotRows answers
@@ -91,7 +95,19 @@ type ear struct {
 	detail string
 }
 
-func (e *ear) State(s State, detail string)      { e.states, e.detail = append(e.states, s), detail }
+func (e *ear) State(s State, detail string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.states, e.detail = append(e.states, s), detail
+}
+
+// seen returns the states that were reported, and the last detail.
+func (e *ear) seen() ([]State, string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.states), e.detail
+}
+
 func (*ear) Fingerprinted(driver.Fingerprint)    {}
 func (*ear) Channels([]channels.Config, error)   {}
 func (*ear) SnapshotBegin()                      {}
@@ -289,17 +305,28 @@ func TestOrdersOfAnEarlierConnection(t *testing.T) {
 // breaks early by a pause that grows.
 func TestPauseAfterALostConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards opened
 		var opened []time.Time
-		serves := time.Duration(0)
+		last := func() time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			n := len(opened)
+			return opened[n-1].Sub(opened[n-2])
+		}
+		var serves atomic.Int64
 		d := &script{}
-		d.opened = func() { opened = append(opened, time.Now()) }
+		d.opened = func() {
+			mu.Lock()
+			defer mu.Unlock()
+			opened = append(opened, time.Now())
+		}
 		d.wait = func(ctx context.Context) (driver.Notifications, error) {
 			select {
 			case <-ctx.Done(): // a snapshot takes what has arrived
 				return driver.Notifications{}, nil
 			default:
 			}
-			timing.Sleep(t.Context(), serves)
+			timing.Sleep(t.Context(), time.Duration(serves.Load()))
 			return driver.Notifications{}, errors.New("broken")
 		}
 		out := &ear{}
@@ -309,18 +336,18 @@ func TestPauseAfterALostConnection(t *testing.T) {
 		go func() { defer close(over); s.Run(ctx) }()
 		timing.Sleep(t.Context(), time.Minute)
 		synctest.Wait()
-		n := len(opened)
-		require.Greater(t, opened[n-1].Sub(opened[n-2]), reconnectLimit*7/10)
-		require.Contains(t, out.states, Lost)
-		serves = stableAfter
+		require.Greater(t, last(), reconnectLimit*7/10)
+		states, _ := out.seen()
+		require.Contains(t, states, Lost)
+		serves.Store(int64(stableAfter))
 		timing.Sleep(t.Context(), time.Minute)
 		synctest.Wait()
-		n = len(opened)
-		require.Less(t, opened[n-1].Sub(opened[n-2]), stableAfter+2*reconnectFirst)
+		require.Less(t, last(), stableAfter+2*reconnectFirst)
 		cancel()
 		<-over
-		require.Equal(t, Lost, out.states[len(out.states)-1])
-		require.Contains(t, []string{"stopped", "wait for notifications: broken"}, out.detail)
+		states, detail := out.seen()
+		require.Equal(t, Lost, states[len(states)-1])
+		require.Contains(t, []string{"stopped", "wait for notifications: broken"}, detail)
 	})
 }
 
