@@ -221,10 +221,13 @@ func settings() (names, values []string) {
 
 // settingsSQL makes the settings that the server knows. It runs under a path that
 // is not ours yet, so every name and operator is qualified.
+// Servers on systems other than Linux may refuse, with an error, to check the client's connection.
 const settingsSQL = `
 SELECT pg_catalog.count(pg_catalog.set_config(s.name, w.value, false))
 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS w (name, value)
-JOIN pg_catalog.pg_settings s ON s.name OPERATOR(pg_catalog.=) w.name`
+JOIN pg_catalog.pg_settings s ON s.name OPERATOR(pg_catalog.=) w.name
+WHERE s.name OPERATOR(pg_catalog.<>) 'client_connection_check_interval'
+OR pg_catalog.strpos(pg_catalog.version(), 'linux') OPERATOR(pg_catalog.>) 0`
 
 // setUp makes the settings in one round trip: a prepared statement would be a
 // second one, and would not be there any more behind some poolers. The server
