@@ -17,10 +17,13 @@ BUILD_FLAGS := -trimpath -ldflags '-s -w' -tags $(TAGS)
 GOLANGCI_LINT_VERSION := v2.15.0
 GOVULNCHECK_VERSION := v1.9.0
 BENCHSTAT_VERSION := v0.0.0-20260908200009-22c9c6c9d4da
+GREMLINS_VERSION := v0.6.0
 # Each version has a directory of its own, so that a new pin is a new build and
 # an old branch finds its own.
 GOLANGCI_LINT_DIR := $(CURDIR)/bin/tools/golangci-lint-$(GOLANGCI_LINT_VERSION)
 GOLANGCI_LINT := $(GOLANGCI_LINT_DIR)/golangci-lint
+GREMLINS_DIR := $(CURDIR)/bin/tools/gremlins-$(GREMLINS_VERSION)
+GREMLINS := $(GREMLINS_DIR)/gremlins
 
 # How long one test binary may take. A whole cold `make test` is meant to stay
 # under ten minutes on two cores, half of which is the compiler.
@@ -81,6 +84,11 @@ fuzz: ## Run every fuzz target for FUZZTIME (default 20s) each
 		done; \
 	done
 
+.PHONY: mutate
+# One package at a time takes a minute or a few; all of them take hours.
+mutate: $(GREMLINS) ## Break the code of PKG, and fail if its tests miss it (PKG=./channels; not part of check)
+	@GO='$(GO)' TAGS='$(TAGS)' GREMLINS='$(GREMLINS)' .ci/mutate $(PKG)
+
 .PHONY: lint
 # With the flags of `build`, so that the two share what the compiler has cached.
 lint: $(GOLANGCI_LINT) ## Run the linters of .golangci.yaml
@@ -128,6 +136,9 @@ $(GOLANGCI_LINT):
 	GOBIN=$(GOLANGCI_LINT_DIR) $(GO) install \
 		github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
 
+$(GREMLINS):
+	GOBIN=$(GREMLINS_DIR) $(GO) install github.com/go-gremlins/gremlins/cmd/gremlins@$(GREMLINS_VERSION)
+
 ## test-odoo
 .PHONY: test-odoo
 test-odoo: build ## Run the suite with a real Odoo 14 and 19 (root, network, 4 GB of cache)
@@ -136,13 +147,23 @@ test-odoo: build ## Run the suite with a real Odoo 14 and 19 (root, network, 4 G
 ## fault
 
 FAULT ?=
+TRANSPORT ?= tcp
+# The major version of PostgreSQL; nothing means that of the machine.
+PG ?=
 SOAK ?= 30m
 SEED ?=
 
 .PHONY: fault
-fault: ## Run the fault suite, ten minutes (FAULT=Odoo-answers narrows it)
+fault: ## Run the fault suite, ten minutes (FAULT=Odoo-answers narrows; TRANSPORT=unix, PG=18)
 	@$(GO) test -c -tags $(TAGS),fault -o bin/fault.test ./test/fault
-	@bin/fault.test -test.timeout 25m -test.run '^(TestFaults|TestGuards)$$/$(FAULT)'
+	@JOBRUNNER_PG_VERSION=$(PG) bin/fault.test -transport $(TRANSPORT) -test.timeout 25m -test.run '^(TestFaults|TestGuards)$$/$(FAULT)'
+
+ATTACK ?=
+
+.PHONY: attack
+attack: ## Run the attack suite, fifteen minutes (ATTACK=false-Odoo narrows it)
+	@$(GO) test -c -tags $(TAGS),attack -o bin/attack.test ./test/attack
+	@cd test/attack && ../../bin/attack.test -test.timeout 40m -test.run '^TestAttacks$$/$(ATTACK)'
 
 .PHONY: soak
 soak: ## Let faults happen at random for SOAK (default 30m); SEED repeats a run

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -64,7 +65,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		}
 //		discover_interval <duration>
 //		rescue_started_after <duration>
+//		ready_fails_on    not_ready|degraded|never
 //		shutdown_timeout  <duration>
+//		public_runjob     warn|allow
 //	}
 //
 // channel may be given any number of times, for different channels.
@@ -108,7 +111,9 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"driver":               (*Runner).parseDriver,
 	"discover_interval":    (*Runner).parseDiscoverInterval,
 	"rescue_started_after": (*Runner).parseRescueStartedAfter,
+	"ready_fails_on":       (*Runner).parseReadyFailsOn,
 	"shutdown_timeout":     (*Runner).parseShutdownTimeout,
+	"public_runjob":        (*Runner).parsePublicRunjob,
 }
 
 func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
@@ -156,6 +161,16 @@ func parseString(d *caddyfile.Dispenser, to *string) error {
 	}
 	if *to == "" {
 		return d.Errf("%s is empty", option)
+	}
+	return nil
+}
+
+func (r *Runner) parseReadyFailsOn(d *caddyfile.Dispenser) error {
+	if err := parseString(d, &r.ReadyFailsOn); err != nil {
+		return err
+	}
+	if _, err := readyFailsOn(r.ReadyFailsOn); err != nil {
+		return d.WrapErr(err)
 	}
 	return nil
 }
@@ -212,7 +227,7 @@ func (r *Runner) parseChannels(d *caddyfile.Dispenser) error {
 	if len(args) == 0 {
 		return d.ArgErr()
 	}
-	s := strings.Join(args, " ")
+	s := withoutNotes(strings.Join(args, " "))
 	if s == databaseChannels {
 		return r.parseDatabaseChannels(d)
 	}
@@ -228,6 +243,24 @@ func (r *Runner) parseChannels(d *caddyfile.Dispenser) error {
 	}
 	return nil
 }
+
+// withoutNotes takes comments out of a configuration string of several lines. OCA's string has none,
+// but people write them as in the rest of the Caddyfile, whose own parser does not see those in a
+// heredoc. As there, a comment begins at a "#" that begins the line or follows a blank.
+func withoutNotes(s string) string {
+	if !strings.Contains(s, "\n") {
+		return s
+	}
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		if at := noteStart.FindStringIndex(line); at != nil {
+			lines[i] = line[:at[0]]
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+var noteStart = regexp.MustCompile(`(^|\s)#`)
 
 // databaseChannels takes the place of a configuration string when
 // channels are configured in the databases.
@@ -280,23 +313,38 @@ func (r *Runner) addChannelString(s string) (warnings []string, err error) {
 		return nil, err
 	}
 	for _, cfg := range cfgs {
-		if err := cfg.Validate(); err != nil {
+		c := ocaChannel(cfg)
+		if err := c.check(cfg.Name); err != nil {
 			return warnings, err
 		}
-		capacity := cfg.Capacity
-		err := r.addChannel(cfg.Name, &Channel{
-			Capacity:          &capacity,
-			Sequential:        cfg.Sequential,
-			Throttle:          caddy.Duration(cfg.Throttle),
-			Paused:            cfg.Paused,
-			CapacityDefault:   cfg.CapacityDefault,
-			SequentialDefault: cfg.SequentialDefault,
-		})
+		err := r.addChannel(cfg.Name, c)
 		if err != nil {
 			return warnings, err
 		}
 	}
 	return warnings, nil
+}
+
+// ocaChannel is a channel of a configuration string. What a capacity of 0 or less means there has
+// options for itself, and a negative throttle delays nothing.
+func ocaChannel(cfg channels.Config) *Channel {
+	c := &Channel{
+		Sequential:        cfg.Sequential,
+		Throttle:          caddy.Duration(max(cfg.Throttle, 0)),
+		Paused:            cfg.Paused,
+		SequentialDefault: cfg.SequentialDefault,
+	}
+	if cfg.Capacity < 1 {
+		c.OCACapacity = &cfg.Capacity
+	} else {
+		c.Capacity = &cfg.Capacity
+	}
+	if cfg.CapacityDefault < 0 {
+		c.OCACapacityDefault = cfg.CapacityDefault
+	} else {
+		c.CapacityDefault = cfg.CapacityDefault
+	}
+	return c
 }
 
 // addChannel enters a channel under its full name.
@@ -321,8 +369,8 @@ func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 		return d.Err(exclusiveChannels)
 	}
 	name := d.Val()
-	if strings.TrimSpace(name) == "" || strings.ContainsAny(name, ",:") {
-		return d.Errf("invalid channel name %q", name)
+	if err := checkChannelName(name); err != nil {
+		return d.WrapErr(err)
 	}
 	capacity := 1
 	c := &Channel{Capacity: &capacity}
@@ -349,7 +397,7 @@ func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	if err := c.config(name).Validate(); err != nil {
+	if err := c.check(name); err != nil {
 		return d.WrapErr(err)
 	}
 	return nil
@@ -389,17 +437,13 @@ func (c *Channel) parseLimit(d *caddyfile.Dispenser, option string) error {
 	return nil
 }
 
-// parseCapacity reads the capacity of a typed option. What 0 and negative numbers
-// mean to OCA's runner is hardly what a reader expects here, so they are refused.
+// parseCapacity reads the capacity of an option.
 func parseCapacity(s string) (int, error) {
 	n, err := strconv.Atoi(s)
 	if err != nil {
 		return 0, fmt.Errorf("invalid capacity %q: it must be a whole number", s)
 	}
-	if n < 1 {
-		return 0, fmt.Errorf("invalid capacity %d: it must be at least 1; leave the channel out for no limit, or use paused to stop it", n)
-	}
-	return n, nil
+	return n, checkCapacity(n)
 }
 
 // parseThrottle reads a duration; a bare number counts seconds, as in the
@@ -436,28 +480,20 @@ func (r *Runner) parseDriver(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func (r *Runner) parseDiscoverInterval(d *caddyfile.Dispenser) error {
-	v, err := parseDuration(d)
+func (r *Runner) parseDiscoverInterval(d *caddyfile.Dispenser) (err error) {
+	r.DiscoverInterval, err = parsePositive(d)
 	if err != nil {
 		return err
 	}
-	if v <= 0 {
-		return d.Err("discover_interval must be positive")
-	}
-	r.DiscoverInterval = v
-	return nil
+	return r.durationsAt(d)
 }
 
-func (r *Runner) parseRescueStartedAfter(d *caddyfile.Dispenser) error {
-	v, err := parseDuration(d)
+func (r *Runner) parseRescueStartedAfter(d *caddyfile.Dispenser) (err error) {
+	r.RescueStartedAfter, err = parsePositive(d)
 	if err != nil {
 		return err
 	}
-	if v <= 0 {
-		return d.Err("rescue_started_after must be positive")
-	}
-	r.RescueStartedAfter = v
-	return nil
+	return r.durationsAt(d)
 }
 
 func (r *Runner) parseShutdownTimeout(d *caddyfile.Dispenser) error {
@@ -465,11 +501,36 @@ func (r *Runner) parseShutdownTimeout(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	if v < 0 {
-		return d.Err("shutdown_timeout must not be negative")
-	}
 	r.ShutdownTimeout = &v
+	return r.durationsAt(d)
+}
+
+func (r *Runner) parsePublicRunjob(d *caddyfile.Dispenser) error {
+	if err := parseString(d, &r.PublicRunjob); err != nil {
+		return err
+	}
+	if err := r.checkPublicRunjob(); err != nil {
+		return d.WrapErr(err)
+	}
 	return nil
+}
+
+// durationsAt checks the durations and says where the configuration is wrong.
+func (r *Runner) durationsAt(d *caddyfile.Dispenser) error {
+	if err := r.checkDurations(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// parsePositive reads the one argument of an option that may not be 0.
+func parsePositive(d *caddyfile.Dispenser) (caddy.Duration, error) {
+	option := d.Val()
+	v, err := parseDuration(d)
+	if err == nil && v <= 0 {
+		err = d.Errf("%s must be positive", option)
+	}
+	return v, err
 }
 
 // parseDuration reads the one argument of an option.

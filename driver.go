@@ -1,11 +1,15 @@
 package jobrunner
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
@@ -21,6 +25,9 @@ func init() {
 type OdooDriver struct {
 	*odoo.Driver `json:"-"`
 	options      odoo.Options
+	// maintenance is the database of the maintenance connection if the role may not
+	// enter the default one; empty for none.
+	maintenance string
 
 	// The Host header of a job's request, for Odoo servers that choose the
 	// database by host name (`dbfilter`). `{database}` stands for the name of the
@@ -87,6 +94,27 @@ func (d *OdooDriver) Provision(ctx caddy.Context) error {
 
 // build makes the driver of the resolved options.
 func (d *OdooDriver) build() { d.Driver = odoo.New(d.options) }
+
+// OpenCluster implements [driver.Driver].
+func (d *OdooDriver) OpenCluster(ctx context.Context, pg *pgx.ConnConfig) (driver.Cluster, error) {
+	c, err := d.Driver.OpenCluster(ctx, pg)
+	if err == nil || d.maintenance == "" || !shutOut(err) {
+		return c, err
+	}
+	other := pg.Copy()
+	other.Database = d.maintenance
+	if c, failed := d.Driver.OpenCluster(ctx, other); failed == nil {
+		return c, nil
+	}
+	return nil, err
+}
+
+// shutOut reports whether a server refused a connection because of its database: no CONNECT, no line
+// in pg_hba.conf, or no such database.
+func shutOut(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && slices.Contains([]string{"42501", "28000", "3D000"}, refused.Code)
+}
 
 // UnmarshalCaddyfile reads the options of the driver:
 //

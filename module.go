@@ -51,6 +51,8 @@ type App struct {
 	generation *supervisor.Generation
 	// odoo is what Odoo's own configuration says, by runner; nil without odoo_config.
 	odoo map[string]*odooconf.Config
+	// open are the sites that leave the route of jobs open to the public, by runner.
+	open map[string][]string
 	// untrace gives the tracer back; nil if this configuration has none.
 	untrace func() error
 }
@@ -59,11 +61,16 @@ type App struct {
 // servers, one tree of channels.
 type Runner struct {
 	// Where PostgreSQL is: a libpq connection URL
-	// (`postgres://odoo@db.internal:5432/postgres`) or a list of keywords and
-	// values (`host=db.internal user=odoo`). The variables `PGHOST`, `PGPORT`,
+	// (`postgres://odoo@db.internal:5432/postgres?sslmode=verify-full`) or a list of
+	// keywords and values (`host=db.internal user=odoo sslmode=verify-full`); without
+	// verification a false server gets the password. The variables `PGHOST`, `PGPORT`,
 	// `PGUSER`, `PGPASSWORD`, `PGSERVICE` and so on fill what it leaves open, and
 	// suffice without it. The database that it names is where the leader of
-	// several Caddy nodes is elected. Default: `postgres`.
+	// several Caddy nodes is elected. Default: `postgres` or, if the role may not
+	// enter that, the first of `databases` that is a plain name.
+	//
+	// With `odoo_config`, a string without host, port and user completes what that
+	// file says.
 	//
 	// It must reach PostgreSQL itself or a pooler in session mode, because LISTEN and
 	// session locks do not survive transaction pooling.
@@ -120,7 +127,8 @@ type Runner struct {
 	// The task driver: the application whose jobs are run. Default: `odoo`.
 	DriverRaw json.RawMessage `json:"driver,omitempty" caddy:"namespace=jobrunner.drivers inline_key=driver"`
 
-	// How often to look for new and dropped databases. Default: `30s`.
+	// How often to look for new and dropped databases, at least `500ms`. Default:
+	// `30s`.
 	DiscoverInterval caddy.Duration `json:"discover_interval,omitempty"`
 
 	// For databases without the lock table of `queue_job` (Odoo up to 15.0, mostly):
@@ -128,40 +136,61 @@ type Runner struct {
 	// counts as dead and is put back. There nothing else proves a job dead, and one
 	// that still runs then is run a second time. It counts from when the request
 	// broke or, after a restart of Caddy, from when the job was found. `2h` is a
-	// value well above any job's time limit. Default: `0`, never.
+	// value well above any job's time limit. At least `1s`. Default: `0`, never.
 	RescueStartedAfter caddy.Duration `json:"rescue_started_after,omitempty"`
+
+	// When `GET /jobrunner/ready` answers 503: `not_ready`, if no job runs;
+	// `degraded`, also if a part of them does not, for example those of one database
+	// of many; `never`. What is wrong is in the answer in any case. Default:
+	// `not_ready`.
+	ReadyFailsOn string `json:"ready_fails_on,omitempty"`
 
 	// How long Caddy waits for running jobs when it exits; `0` means not at all.
 	// Odoo finishes a job in any case, and the next runner finds it. Keep it below
 	// the `TimeoutStopSec` of Caddy's systemd unit, 5 s by default. Reloads never
 	// wait. Default: `3s`.
 	ShutdownTimeout *caddy.Duration `json:"shutdown_timeout,omitempty"`
+
+	// What to do about sites that let the public ask for the route by which Odoo
+	// runs jobs: `warn` in the log, or `allow`. The directive `jobrunner_guard`
+	// closes it. Default: `warn`.
+	PublicRunjob string `json:"public_runjob,omitempty"`
+
+	// found are the values that odoo_config supplies.
+	found found
 }
 
 // Channel sets the limits of a channel.
 type Channel struct {
-	// How many jobs may run at once in the channel and in those below it. As in
-	// Odoo's own runner, 0 means without limit and a negative number means never;
-	// both are accepted here with a warning, so that a configuration string taken
-	// over from Odoo keeps its meaning, and refused by the Caddyfile's `channel`
-	// option. Default: 1.
+	// How many jobs may run at once in the channel and in those below it, at least
+	// 1. Default: 1.
 	Capacity *int `json:"capacity,omitempty"`
+
+	// What a capacity of 0 or less means to OCA's runner: 0 is without limit, a
+	// negative number is never. The Caddyfile's `channels` puts it here when it
+	// takes over a configuration string with such a capacity. Excludes `capacity`.
+	// Default: none.
+	OCACapacity *int `json:"oca_capacity,omitempty"`
 
 	// Runs one job after the other, in order, and stops at a failed one until it
 	// is done, cancelled or requeued. Requires capacity 1. Default: false.
 	Sequential bool `json:"sequential,omitempty"`
 
-	// The least time between two jobs that leave the channel, for example `1s`.
-	// Default: none.
+	// The least time between two jobs that leave the channel, for example `1s`, at
+	// least `1ms`. Default: none.
 	Throttle caddy.Duration `json:"throttle,omitempty"`
 
 	// Holds back the jobs of the channel and of those below it. Default: false.
 	Paused bool `json:"paused,omitempty"`
 
-	// The capacity of direct sub-channels that are not configured themselves; a
-	// negative number means never. Each of them has this capacity for itself and
-	// what is below it. Default: 0, without limit.
+	// The capacity of direct sub-channels that are not configured themselves. Each
+	// of them has this capacity for itself and what is below it. Default: 0, without
+	// limit.
 	CapacityDefault int `json:"capacity_default,omitempty"`
+
+	// What a negative capacity_default means to OCA's runner: never. The Caddyfile's
+	// `channels` puts it here. Excludes `capacity_default`. Default: none.
+	OCACapacityDefault int `json:"oca_capacity_default,omitempty"`
 
 	// Makes such sub-channels sequential. Requires `capacity_default` 1.
 	// Default: false.
@@ -199,7 +228,8 @@ func (App) CaddyModule() caddy.ModuleInfo {
 func (a *App) Provision(ctx caddy.Context) error {
 	log := ctx.Logger()
 	gen := &supervisor.Generation{Logger: log, Runners: make(map[string]*supervisor.Member), Emit: alerts.Emitter(ctx)}
-	a.generation, a.odoo = gen, make(map[string]*odooconf.Config)
+	a.generation, a.odoo, a.open = gen, make(map[string]*odooconf.Config), make(map[string][]string)
+	jobs := 0
 	for _, name := range slices.Sorted(maps.Keys(a.Runners)) {
 		if err := checkName(name); err != nil {
 			return err
@@ -209,6 +239,14 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("runner %s: %w", name, err)
 		}
 		gen.Runners[name], a.odoo[name] = wire(ctx, name, cfg), odoo
+		if gen.Runners[name].FailsOn, err = readyFailsOn(a.Runners[name].ReadyFailsOn); err != nil {
+			return fmt.Errorf("runner %s: %w", name, err)
+		}
+		a.open[name] = a.Runners[name].openSites(ctx, cfg)
+		jobs += mostJobs(cfg)
+	}
+	if err := checkFileLimit(jobs, log); err != nil {
+		return err
 	}
 	if err := a.trace(ctx); err != nil {
 		return err
@@ -231,6 +269,7 @@ func publish(ev runner.Event) {
 	alerts.Observe(ev) // Caddy's events app
 	dashboard.Observe(ev)
 	metrics.Observe(ev)
+	supervisor.Observe(ev) // how long jobs have waited
 }
 
 // newEngine makes the runner of a configuration that comes into force. Tests put a fake in its place.
@@ -305,7 +344,9 @@ func (a *App) Subjects() []doctor.Subject {
 	var subjects []doctor.Subject
 	for _, name := range slices.Sorted(maps.Keys(a.generation.Runners)) {
 		m := a.generation.Runners[name]
-		subjects = append(subjects, doctor.Subject{Config: m.Config, Odoo: a.odoo[name]})
+		subjects = append(subjects, doctor.Subject{
+			Config: m.Config, Odoo: a.odoo[name], OpenSites: a.open[name], Settings: a.Runners[name].settings(&m.Config, a.odoo[name]),
+		})
 	}
 	return subjects
 }

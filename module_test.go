@@ -2,6 +2,7 @@ package jobrunner
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
@@ -47,6 +50,7 @@ func TestProvision(t *testing.T) {
 		}
 		discover_interval 1m
 		rescue_started_after 2h
+		ready_fails_on degraded
 		shutdown_timeout 10s`))
 	require.NoError(t, err)
 	cfg := cfgs["default"]
@@ -164,6 +168,22 @@ func TestJSONErrors(t *testing.T) {
 		"name":                  {`"a/b": {` + good + `}`, `invalid runner name "a/b": it consists of`},
 		"site and upstreams":    {`"default": {` + good + `, "site": "x"}`, "site and upstreams exclude each other"},
 		"channel twice":         {`"default": {` + good + `, "channels": {"mail": {}, "root.mail": {}}}`, "channel root.mail is configured twice"},
+		"capacity 0":            {`"default": {` + good + `, "channels": {"root": {"capacity": 0}}}`, "channel root: invalid capacity 0: it must be at least 1"},
+		"negative capacity":     {`"default": {` + good + `, "channels": {"mail": {"capacity": -1}}}`, "channel root.mail: invalid capacity -1"},
+		"negative default":      {`"default": {` + good + `, "channels": {"mail": {"capacity_default": -1}}}`, "channel root.mail: invalid capacity_default -1"},
+		"OCA's capacity 1":      {`"default": {` + good + `, "channels": {"mail": {"oca_capacity": 1}}}`, "channel root.mail: oca_capacity 1: it is only for"},
+		"two capacities":        {`"default": {` + good + `, "channels": {"mail": {"oca_capacity": 0, "capacity": 3}}}`, "capacity and oca_capacity exclude each other"},
+		"OCA's default 1":       {`"default": {` + good + `, "channels": {"mail": {"oca_capacity_default": 1}}}`, "oca_capacity_default 1: it is only for"},
+		"two defaults":          {`"default": {` + good + `, "channels": {"mail": {"oca_capacity_default": -1, "capacity_default": 2}}}`, "exclude each other"},
+		"channel without name":  {`"default": {` + good + `, "channels": {"": {}}}`, `invalid channel name ""`},
+		"name of two":           {`"default": {` + good + `, "channels": {"a,b": {}}}`, `invalid channel name "a,b"`},
+		"name turned around":    {`"default": {` + good + `, "channels": {"a\u202eb": {}}}`, `invalid channel name "a\u202eb": it contains a control character`},
+		"name with escape":      {`"default": {` + good + `, "channels": {"a\u001b[2J": {}}}`, "it contains a control character"},
+		"interval number":       {`"default": {` + good + `, "discover_interval": 30}`, `discover_interval: 30ns is too short, it must be at least 500ms; write it with a unit, such as "30s"`},
+		"throttle number":       {`"default": {` + good + `, "channels": {"mail": {"throttle": 5}}}`, `channel root.mail: throttle: 5ns is too short, it must be at least 1ms; write it with a unit`},
+		"rescue number":         {`"default": {` + good + `, "rescue_started_after": 7200}`, `rescue_started_after: 7.2µs is too short, it must be at least 1s`},
+		"shutdown number":       {`"default": {` + good + `, "shutdown_timeout": 3}`, `shutdown_timeout: 3ns is too short`},
+		"negative shutdown":     {`"default": {` + good + `, "shutdown_timeout": "-1s"}`, `shutdown_timeout must not be negative`},
 		"negative throttle":     {`"default": {` + good + `, "channels": {"mail": {"throttle": -1}}}`, "channel root.mail: throttle must not be negative"},
 		"sequential capacity 2": {`"default": {` + good + `, "channels": {"mail": {"capacity": 2, "sequential": true}}}`, "capacity of 1"},
 		"negative limit":        {`"default": {` + good + `, "rescue_started_after": -1}`, "rescue_started_after must not be negative"},
@@ -179,15 +199,15 @@ func TestJSONErrors(t *testing.T) {
 	}
 }
 
-// TestUnlimitedAndNever: JSON keeps what 0 and negative numbers mean to OCA's
-// runner, so that a configuration string survives being adapted.
+// TestUnlimitedAndNever: what 0 and negative numbers mean to OCA's runner survives being adapted, and
+// so does a throttle that delays nothing.
 func TestUnlimitedAndNever(t *testing.T) {
-	cfgs, err := validate(t, block("postgres host=db\nupstream http://a\nchannels root:4,mail:0,off:-1,plain"))
+	cfgs, err := validate(t, block("postgres host=db\nupstream http://a\nchannels root:4,mail:0,off:-1:capacity_default=-2,plain:1:throttle=-3"))
 	require.NoError(t, err)
 	require.Equal(t, []channels.Config{
 		{Name: "root", Capacity: 4},
 		{Name: "root.mail", Capacity: 0},
-		{Name: "root.off", Capacity: -1},
+		{Name: "root.off", Capacity: -1, CapacityDefault: -2},
 		{Name: "root.plain", Capacity: 1},
 	}, cfgs["default"].Channels)
 
@@ -233,7 +253,7 @@ func TestLiteral(t *testing.T) {
 func TestConnectionIdentity(t *testing.T) {
 	identity := func(dsn string) string {
 		r := Runner{Postgres: dsn}
-		pg, err := r.connection(caddy.Log())
+		pg, err := r.connection(nil, caddy.Log())
 		require.NoError(t, err)
 		return connectionIdentity(pg)
 	}
@@ -304,4 +324,31 @@ func TestDatabaseChannels(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(raw), &cfg))
 		require.ErrorContains(t, caddy.Validate(&cfg), want)
 	}
+}
+
+// TestReadyFailsOn: the word chooses from which health on a runner does not count as ready.
+func TestReadyFailsOn(t *testing.T) {
+	for word, want := range map[string]runner.Health{
+		"": runner.NotReady, "not_ready": runner.NotReady, "degraded": runner.Degraded, "never": runner.NotReady + 1,
+	} {
+		got, err := readyFailsOn(word)
+		require.NoError(t, err)
+		require.Equal(t, want, got, word)
+	}
+	_, err := readyFailsOn("ready")
+	require.ErrorContains(t, err, "none of not_ready, degraded and never")
+}
+
+// TestFileLimit: jobs may not take all the files that the process may have open.
+func TestFileLimit(t *testing.T) {
+	limit, known := fileLimit()
+	require.True(t, known)
+	core, logs := observer.New(zap.WarnLevel)
+	require.NoError(t, checkFileLimit(limit/2, zap.New(core)))
+	require.Zero(t, logs.Len())
+	require.NoError(t, checkFileLimit(limit/2+1, zap.New(core)))
+	require.Equal(t, 1, logs.Len())
+	require.Error(t, checkFileLimit(limit, zap.New(core)))
+	_, err := validate(t, fmt.Sprintf("{\n\tjobrunner {\n\t\tpostgres host=/tmp\n\t\tupstream a:1\n\t\tchannels root:%d\n\t}\n\tjobrunner b {\n\t\tpostgres host=/tmp\n\t\tupstream a:1\n\t}\n}\n", limit-1))
+	require.ErrorContains(t, err, fmt.Sprintf("up to %d jobs may run at once", limit))
 }

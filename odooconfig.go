@@ -37,19 +37,17 @@ func (r *Runner) withOdooConfig(log *zap.Logger) (*Runner, *odooconf.Config, err
 				"those of the databases (channels database), because there is max_capacity or db_max_capacity and no channels"))
 		}
 	}
-	log.Info("taking settings from Odoo's configuration, where the jobrunner block has none", fields...)
-	if out.Postgres == "" {
-		out.Postgres = connectionString(conf)
-	} else {
-		conf.DBPassword = "" // it belongs to another server
+	for _, note := range conf.Notes {
+		log.Warn("odoo_config: "+note, zap.String("file", path))
 	}
+	log.Info("taking settings from Odoo's configuration, where the jobrunner block has none", fields...)
 	if len(out.Databases) == 0 {
-		if out.Databases, err = odooDatabases(conf, log); err != nil {
+		if out.found.databases, err = odooDatabases(conf, log); err != nil {
 			return nil, nil, fmt.Errorf("odoo_config: %s: %w", path, err)
 		}
 	}
 	if out.Site == "" && len(out.Upstreams) == 0 {
-		out.Upstreams = []string{conf.URL}
+		out.found.upstream = conf.URL
 	}
 	if open {
 		if err := out.takeChannels(conf, log); err != nil {
@@ -64,28 +62,34 @@ func (r *Runner) withOdooConfig(log *zap.Logger) (*Runner, *odooconf.Config, err
 	return &out, conf, nil
 }
 
-// connectionString is how to reach PostgreSQL, without the password.
+// found are values from Odoo's configuration. They are data: braces in them mean nothing, unlike in
+// Caddy's own configuration, where a value may be a placeholder for a secret.
+type found struct {
+	databases []string
+	upstream  string
+}
+
+// connectionString is how to reach PostgreSQL, without password and database.
 func connectionString(conf *odooconf.Config) string {
-	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace
-	s := "dbname=" + maintenanceDatabase
+	var params []string
 	for _, p := range []struct{ name, value string }{
 		{"host", conf.DBHost}, {"user", conf.DBUser}, {"sslmode", conf.SSLMode},
 	} {
 		if p.value != "" {
-			s += fmt.Sprintf(" %s='%s'", p.name, quote(p.value)) //nolint:modernize // three short ones
+			params = append(params, p.name+"="+quoteValue(p.value))
 		}
 	}
 	if conf.DBPort != 0 {
-		s += fmt.Sprintf(" port=%d", conf.DBPort)
+		params = append(params, fmt.Sprintf("port=%d", conf.DBPort))
 	}
-	return s
+	return strings.Join(params, " ")
 }
 
 // odooDatabases are the databases to serve. A dbfilter that is more than a name
 // cannot choose them: those are then all that Odoo would list.
 func odooDatabases(conf *odooconf.Config, log *zap.Logger) ([]string, error) {
 	for _, name := range conf.Databases {
-		if strings.ContainsAny(name, `*?[]\!{}`) {
+		if strings.ContainsAny(name, `*?[]\!`) {
 			return nil, fmt.Errorf("%s: %q cannot be taken for the name of a database; set databases", conf.Source("db_name"), name)
 		}
 	}

@@ -232,10 +232,7 @@ func TestOdooConfigOfEachSeries(t *testing.T) {
 			pg.Password, pg.TLS = cfg.Postgres.Password != "", cfg.Postgres.TLSConfig != nil
 			got.Databases, got.Upstreams, got.Channels = cfg.Databases, upstreamNames(t, cfg), map[string]*Channel{}
 			for _, c := range cfg.Channels {
-				got.Channels[c.Name] = &Channel{
-					Capacity: &c.Capacity, Sequential: c.Sequential, Throttle: caddy.Duration(c.Throttle), Paused: c.Paused,
-					CapacityDefault: c.CapacityDefault, SequentialDefault: c.SequentialDefault,
-				}
+				got.Channels[c.Name] = ocaChannel(c)
 			}
 			got.InDatabases = cfg.DatabaseChannels
 			got.BasicAuth = cfg.Driver.(*OdooDriver).options.BasicAuthUser

@@ -12,6 +12,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
 // maintenanceDatabase is where the maintenance connection goes when the
@@ -22,34 +25,62 @@ const maintenanceDatabase = "postgres"
 // PostgreSQL is; one of them will do instead of a connection string.
 var locatingVariables = []string{"PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGSERVICE"}
 
-// connection parses the connection string, which no error repeats.
-func (r *Runner) connection(log *zap.Logger) (*pgx.ConnConfig, error) {
-	if r.Postgres == "" && !slices.ContainsFunc(locatingVariables, func(name string) bool { return os.Getenv(name) != "" }) {
+// connection is how to reach PostgreSQL. No error repeats the connection string. What Odoo's
+// configuration says counts where the runner does not name another server; odoo is nil without it.
+func (r *Runner) connection(odoo *odooconf.Config, log *zap.Logger) (*pgx.ConnConfig, error) {
+	if r.Postgres == "" && odoo == nil && !slices.ContainsFunc(locatingVariables, func(name string) bool { return os.Getenv(name) != "" }) {
 		return nil, fmt.Errorf("no PostgreSQL configured: set postgres, or one of the variables %s in the environment of the server", strings.Join(locatingVariables, ", "))
 	}
 	dsn, err := resolve("postgres", r.Postgres)
 	if err != nil {
 		return nil, err
 	}
+	withheld := r.Postgres != dsn || literalPassword(dsn) || !connectionShape.MatchString(dsn)
+	filePassword := ""
+	if own, ok := withoutServer(dsn); ok && odoo != nil {
+		dsn = strings.TrimSpace(connectionString(odoo) + " " + own)
+		if !hasKeyword(own, "password") {
+			filePassword = odoo.DBPassword
+		}
+	}
+	if err := checkFiles(dsn); err != nil {
+		return nil, err
+	}
 	pg, err := pgx.ParseConfig(dsn)
 	if err != nil {
-		return nil, connectionError(err, r.Postgres != dsn || literalPassword(dsn) || !connectionShape.MatchString(dsn))
+		return nil, connectionError(err, withheld)
 	}
-	pg.Database = cmp.Or(pg.Database, maintenanceDatabase)
 	password, err := resolve("postgres_password", r.PostgresPassword)
 	if err != nil {
 		return nil, err
 	}
-	if password != "" {
-		pg.Password = password
-	}
+	pg.Password = cmp.Or(password, filePassword, pg.Password)
 	if literalPassword(r.Postgres) {
 		log.Warn("postgres contains a password, which everyone who reaches the admin API can read; use postgres_password with {file.*} or {env.*}")
 	}
 	if literal(r.PostgresPassword) {
 		log.Warn("postgres_password is written out, so everyone who reaches the admin API can read it; use {file.*} or {env.*}")
 	}
+	if err := checkParams(pg, log); err != nil {
+		return nil, err
+	}
+	warnUnverified(pg, log)
 	return pg, nil
+}
+
+// chooseMaintenance names the database of the maintenance connection where nothing else does. Not
+// every role may enter it; the first one that is served is then taken instead.
+func chooseMaintenance(pg *pgx.ConnConfig, drv driver.Driver, served []string) {
+	if pg.Database != "" {
+		return
+	}
+	pg.Database = maintenanceDatabase
+	for _, name := range served {
+		if d, ok := drv.(*OdooDriver); ok && !strings.ContainsAny(name, `*?[]\!`) {
+			d.maintenance = name
+			return
+		}
+	}
 }
 
 // connectionError reports that a connection string cannot be parsed. pgx masks

@@ -1,6 +1,7 @@
 package jobrunner
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -44,6 +45,9 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 	if r == nil {
 		return cfg, nil, errors.New("it is null")
 	}
+	if err := errors.Join(r.checkDurations(), r.checkPublicRunjob()); err != nil {
+		return cfg, nil, err
+	}
 	r, odoo, err = r.withOdooConfig(log)
 	if err != nil {
 		return cfg, nil, err
@@ -54,11 +58,8 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 		RescueStartedAfter: time.Duration(r.RescueStartedAfter),
 		Logger:             log,
 	}
-	if cfg.Postgres, err = r.connection(log); err != nil {
+	if cfg.Postgres, err = r.connection(odoo, log); err != nil {
 		return cfg, nil, err
-	}
-	if odoo != nil && odoo.DBPassword != "" && r.PostgresPassword == "" {
-		cfg.Postgres.Password = odoo.DBPassword
 	}
 	if cfg.Databases, err = r.databases(); err != nil {
 		return cfg, nil, err
@@ -72,9 +73,12 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 	if cfg.Driver, err = r.driver(ctx); err != nil {
 		return cfg, nil, err
 	}
+	served := cfg.Databases
 	if odoo != nil {
 		useBasicAuth(cfg.Driver, odoo)
+		served = append(slices.Clip(served), odoo.Databases...)
 	}
+	chooseMaintenance(cfg.Postgres, cfg.Driver, served)
 	if cfg.Targets, err = r.targets(ctx, log); err != nil {
 		return cfg, nil, err
 	}
@@ -86,6 +90,12 @@ func (r *Runner) databases() ([]string, error) {
 	globs, err := resolveAll("databases", r.Databases)
 	if err != nil {
 		return nil, err
+	}
+	globs = append(globs, r.found.databases...)
+	for _, glob := range globs {
+		if err := checkText("pattern of databases", glob); err != nil {
+			return nil, err
+		}
 	}
 	if _, err := postgres.Patterns(globs); err != nil {
 		return nil, fmt.Errorf("databases: %w", err)
@@ -105,11 +115,40 @@ func (r *Runner) targets(ctx caddy.Context, log *zap.Logger) (runner.Targets, er
 		}
 		return site.Explicit(addresses)
 	}
+	if r.found.upstream != "" {
+		return site.Explicit([]string{r.found.upstream})
+	}
 	address, err := resolve("site", r.Site)
 	if err != nil {
 		return nil, err
 	}
 	return site.OfProxy(ctx, address, log)
+}
+
+// openSites lists the sites that let the public ask for the route by which Odoo runs jobs, and warns
+// of them.
+func (r *Runner) openSites(ctx caddy.Context, cfg runner.Config) []string {
+	if _, ok := cfg.Driver.(*OdooDriver); !ok || r.PublicRunjob == publicRunjobAllow {
+		return nil
+	}
+	open := site.Open(ctx, cfg.Targets)
+	if len(open) > 0 {
+		cfg.Logger.Warn("everyone can have jobs run by asking these sites for it: add the directive jobrunner_guard to them, or set public_runjob allow", zap.Strings("sites", open))
+	}
+	return open
+}
+
+// The values of public_runjob.
+const (
+	publicRunjobWarn  = "warn"
+	publicRunjobAllow = "allow"
+)
+
+func (r *Runner) checkPublicRunjob() error {
+	if v := r.PublicRunjob; v != "" && v != publicRunjobWarn && v != publicRunjobAllow {
+		return fmt.Errorf("public_runjob: %q is neither %s nor %s", v, publicRunjobWarn, publicRunjobAllow)
+	}
+	return nil
 }
 
 // driver loads the task driver.
@@ -140,8 +179,8 @@ func (r *Runner) channels(log *zap.Logger) ([]channels.Config, error) {
 		if c == nil {
 			c = new(Channel)
 		}
-		if c.Throttle < 0 {
-			return nil, fmt.Errorf("channel %s: throttle must not be negative", name)
+		if err := c.check(key); err != nil {
+			return nil, err
 		}
 		cfg := c.config(name)
 		switch {
@@ -194,7 +233,10 @@ func (c *DatabaseChannels) config() (*channels.Capacities, error) {
 // config returns the channel as the scheduler takes it.
 func (c *Channel) config(name string) channels.Config {
 	capacity := 1
-	if c.Capacity != nil {
+	switch {
+	case c.OCACapacity != nil:
+		capacity = *c.OCACapacity
+	case c.Capacity != nil:
 		capacity = *c.Capacity
 	}
 	return channels.Config{
@@ -203,7 +245,7 @@ func (c *Channel) config(name string) channels.Config {
 		Sequential:        c.Sequential,
 		Throttle:          time.Duration(c.Throttle),
 		Paused:            c.Paused,
-		CapacityDefault:   c.CapacityDefault,
+		CapacityDefault:   cmp.Or(c.CapacityDefault, c.OCACapacityDefault),
 		SequentialDefault: c.SequentialDefault,
 	}
 }
@@ -219,9 +261,27 @@ func (r *Runner) shutdownTimeout() time.Duration {
 	return time.Duration(*r.ShutdownTimeout)
 }
 
+// readyFailsOn is the health from which on the runner does not count as ready.
+func readyFailsOn(word string) (runner.Health, error) {
+	switch word {
+	case "", runner.NotReady.String():
+		return runner.NotReady, nil
+	case runner.Degraded.String():
+		return runner.Degraded, nil
+	case "never":
+		return runner.NotReady + 1, nil
+	}
+	return 0, fmt.Errorf("ready_fails_on: %q is none of not_ready, degraded and never", word)
+}
+
 // resolve replaces placeholders. The result may be a secret: it is kept out of
 // the fields that Caddy shows.
 func resolve(option, value string) (string, error) {
+	for _, match := range filePlaceholder.FindAllStringSubmatch(value, -1) {
+		if err := checkRegular(match[1]); err != nil {
+			return "", fmt.Errorf("%s: %w", option, err)
+		}
+	}
 	out, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w%s", option, err, unreadable(value))

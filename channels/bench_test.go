@@ -49,8 +49,8 @@ var benchSizes = []benchSize{
 	{1_000, 10}, {100_000, 10}, {100_000, 1_000}, {100_000, 100_000}, {1_000_000, 10}, {1_000_000, 1_000}, {1_000_000, 100_000},
 }
 
-// BenchmarkChange is what a busy runner does all the time: a job ends, the next
-// one starts. Root is full and all others wait.
+// BenchmarkChange is what a busy runner does all the time: a job ends, the next one starts. Root is
+// full and all others wait.
 func BenchmarkChange(b *testing.B) {
 	for _, s := range benchSizes {
 		b.Run(s.String(), func(b *testing.B) {
@@ -85,8 +85,8 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// BenchmarkTakeIn is what a runner does when it starts: it takes the jobs of a
-// database in, lets them into the queues, and starts the first.
+// BenchmarkTakeIn is what a runner does when it starts: it takes the jobs of a database in, lets
+// them into the queues, and starts the first.
 func BenchmarkTakeIn(b *testing.B) {
 	for _, s := range benchSizes {
 		b.Run(s.String(), func(b *testing.B) {
@@ -95,9 +95,9 @@ func BenchmarkTakeIn(b *testing.B) {
 			for b.Loop() {
 				f := NewForest()
 				f.Suspend("db")
-				f.BeginSync("db")
+				f.BeginSnapshot("db")
 				for _, j := range jobs {
-					f.Sync(j, Pending)
+					f.SetFromSnapshot(j, Pending)
 				}
 				require.Empty(b, f.Stale("db"))
 				f.Resume("db")

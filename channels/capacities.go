@@ -7,25 +7,23 @@ import (
 	"unicode"
 )
 
-// Capacities bounds what runs where each database has a channel tree of its own
-// (docs/contract.md 6.2).
+// Capacities bounds what runs when each database has its own channel tree (docs/contract.md 6.2).
 type Capacities struct {
-	// Max is the number of jobs that may run at once in all databases together.
-	// With 0 or less nothing runs.
+	// Max is the number of jobs that may run at once in all databases together. With 0 or less
+	// nothing runs.
 	Max int
-	// Rules say how many of them may run in one database. The first one counts
-	// whose pattern matches its name; without one it is Max. ParseCapacityRules
-	// makes them.
+	// Rules say how many of them may run in one database. The first one counts whose pattern
+	// matches its name; without one it is Max. ParseCapacityRules makes them.
 	Rules []CapacityRule
 }
 
 // CapacityRule is the capacity of the databases whose names match a pattern.
 type CapacityRule struct {
-	// Pattern is one of Python's fnmatch: *, ?, [abc], [a-c] and [!abc]. Case counts.
-	// There is no white space in it.
+	// Pattern is one of Python's fnmatch: *, ?, [abc], [a-c] and [!abc]. Case counts. There is no
+	// white space in it.
 	Pattern string
-	// Capacity is the number of jobs that may run at once in each of them. With
-	// 0 or less nothing runs.
+	// Capacity is the number of jobs that may run at once in each of them. With 0 or less nothing
+	// runs.
 	Capacity int
 
 	name *regexp.Regexp
@@ -41,7 +39,7 @@ func (c Capacities) Of(db string) int {
 	return c.Max
 }
 
-// ParseCapacityRules reads upstream's string of rules, "pattern:capacity" with
+// ParseCapacityRules reads a string of rules as the add-on writes it, "pattern:capacity" with
 // commas between them, or one number for all databases (docs/contract.md 6.2).
 func ParseCapacityRules(s string) ([]CapacityRule, error) {
 	var rules []CapacityRule
@@ -62,7 +60,7 @@ func ParseCapacityRules(s string) ([]CapacityRule, error) {
 			return nil, fmt.Errorf("rule %q: the pattern is empty", text)
 		}
 		if strings.ContainsFunc(rule.Pattern, unicode.IsSpace) {
-			return nil, fmt.Errorf("rule %q: a comma is missing; ? stands for a space in a name", text)
+			return nil, fmt.Errorf("rule %q: a comma is missing; write ? for a space in a name", text)
 		}
 		if rule.name, err = fnmatch(rule.Pattern); err != nil {
 			return nil, fmt.Errorf("rule %q: %w", text, err)
@@ -75,8 +73,8 @@ func ParseCapacityRules(s string) ([]CapacityRule, error) {
 	return rules, nil
 }
 
-// fnmatch understands a pattern of Python's fnmatch. There, nothing escapes, and
-// a bracket that is not closed means itself.
+// fnmatch understands a pattern of Python's fnmatch. There, nothing escapes, and a bracket that is
+// not closed means itself.
 func fnmatch(pattern string) (*regexp.Regexp, error) {
 	var b strings.Builder
 	b.WriteString(`(?s)\A`)
@@ -107,8 +105,7 @@ func fnmatch(pattern string) (*regexp.Regexp, error) {
 	return re, nil
 }
 
-// literalLength is the length of what stands for itself at the beginning of a
-// pattern, at least one byte.
+// literalLength is the length of the literal text at the beginning of a pattern, at least one byte.
 func literalLength(pattern string) int {
 	if end := strings.IndexAny(pattern[1:], "*?["); end >= 0 {
 		return 1 + end

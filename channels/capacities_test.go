@@ -29,7 +29,7 @@ func TestCapacitiesOf(t *testing.T) {
 		{"p[!1-3]:3", "p4", 3},
 		{"p[]]:3", "p]", 3},
 		{"p[^1]:3", "p^", 3}, // only ! is a negation
-		{"p[:3", "p[", 3},    // and what is not closed stands for itself
+		{"p[:3", "p[", 3},    // an unclosed bracket is literal
 		{"p[!:3", "p[!", 3},
 		{`p\*:3`, `p\x`, 3}, // nothing escapes
 		{"p.d:3", "pxd", 8},

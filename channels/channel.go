@@ -11,8 +11,8 @@ const (
 	// never is later than every time.
 	never = math.MaxInt64
 
-	// maxDepth bounds the tree: names come from rows, and place counts levels
-	// in one byte. Below it, what is left of a name is one segment.
+	// maxDepth bounds the tree because names come from rows, and location counts levels in one
+	// byte. Below it, what is left of a name is one segment.
 	maxDepth = 100
 )
 
@@ -45,7 +45,7 @@ type channel struct {
 	pausedUntil int64 // end of the throttle pause in microseconds, 0: none
 
 	// What follows is derived from the above by settle.
-	timer      int64 // when the next pass has to look at it
+	timer      int64 // when the next pass has to check it
 	timerIndex int
 	wake       int64 // what the subtree contributes to Wakeup
 	wakeIndex  int   // in the parent's wakes
@@ -76,8 +76,8 @@ func newChannel(parent *channel, segment string) *channel {
 	return c
 }
 
-// unconfigured returns the limits of the channel as long as no configuration
-// names it: those its parent hands out, by default none. Root has capacity 1.
+// unconfigured returns the limits of the channel as long as no configuration names it: those its
+// parent hands out, by default none. Root has capacity 1.
 func (c *channel) unconfigured() limits {
 	if c.parent == nil {
 		return limits{capacity: 1}
@@ -98,14 +98,14 @@ func (c *channel) canYield() bool {
 	return c.ready.len() > 0 && c.pausedUntil == 0 && c.hasCapacity() && !c.heldBack()
 }
 
-// heldBack reports whether a sequential channel waits for a job with an eta:
-// only the one with the earliest eta is compared (docs/contract.md 2.4).
+// heldBack reports whether a sequential channel waits for a job with an eta: only the one with the
+// earliest eta is compared (docs/contract.md 2.4).
 func (c *channel) heldBack() bool {
 	return c.sequential && c.eta.len() > 0 && c.eta.first().before(c.ready.first())
 }
 
 // ancestor returns the channel that many levels above.
-func (c *channel) ancestor(levels place) *channel {
+func (c *channel) ancestor(levels location) *channel {
 	for ; levels > 0; levels-- {
 		c = c.parent
 	}
@@ -118,7 +118,7 @@ type wakeOrder struct{}
 func (wakeOrder) before(a, b *channel) bool   { return a.wake < b.wake }
 func (wakeOrder) moved(c *channel, index int) { c.wakeIndex = index }
 
-// timerOrder is the order of channels by the time they need a look.
+// timerOrder is the order of channels by the time at which they need a check.
 type timerOrder struct{}
 
 func (timerOrder) before(a, b *channel) bool   { return a.timer < b.timer }
@@ -167,8 +167,8 @@ func (m *Manager) walk(name string, child func(*channel, string) *channel) *chan
 	return c
 }
 
-// prune removes the channel, and what is above it, if only jobs that are gone
-// needed it. Without this, channels made by a typing error would stay for ever.
+// prune removes the channel, and what is above it, if only jobs that are gone needed it. Without
+// this, channels made by a typing error would stay for ever.
 func (m *Manager) prune(c *channel) {
 	for c.parent != nil && !c.configured && c.own == 0 && len(c.children) == 0 {
 		delete(c.parent.children, c.segment)

@@ -10,23 +10,21 @@ import (
 type Config struct {
 	// Name is the full name; "root" may be left out.
 	Name string
-	// Capacity is the number of jobs that may run at once in the channel and
-	// below it. 0 is unlimited; a negative capacity never has room.
+	// Capacity is the number of jobs that may run at once in the channel and below it. 0 is
+	// unlimited; a negative capacity never has room.
 	Capacity int
-	// Sequential lets one job run after the other and stops at a failed one.
-	// It requires capacity 1.
+	// Sequential lets one job run after the other and stops at a failed one. It requires capacity
+	// 1.
 	Sequential bool
 	// Throttle is the least time between two jobs that leave the channel. Default: none.
 	Throttle time.Duration
 	// Paused channels yield nothing, and neither does what is below them.
 	Paused bool
-	// CapacityDefault is the capacity of the channel's direct children that are
-	// not configured themselves. Default: 0, unlimited; a negative one never has
-	// room. What is further down is unlimited and shares the child's capacity
-	// (docs/contract.md 6.3).
+	// CapacityDefault is the capacity of the channel's direct children that are not configured
+	// themselves. Default: 0, unlimited; a negative one never has room. What is further down is
+	// unlimited and shares the child's capacity (docs/contract.md 6.3).
 	CapacityDefault int
-	// SequentialDefault makes those children sequential. It requires
-	// CapacityDefault 1.
+	// SequentialDefault makes those children sequential. It requires CapacityDefault 1.
 	SequentialDefault bool
 }
 
@@ -55,9 +53,9 @@ func (c Config) defaults() limits {
 	return limits{capacity: c.CapacityDefault, sequential: c.SequentialDefault}
 }
 
-// Normalize returns the full name of a channel: with "root" in front, and
-// "root" for the empty name. Names are case-sensitive, and neither spaces nor
-// empty parts are dropped (docs/contract.md 2.7).
+// Normalize returns the full name of a channel: with "root" in front, and "root" for the empty
+// name. Names are case-sensitive, and neither spaces nor empty parts are dropped
+// (docs/contract.md 2.7).
 func Normalize(name string) string {
 	switch {
 	case name == "":

@@ -16,32 +16,32 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The vectors are facts about upstream's scheduler. testdata holds a copy;
+// The vectors are facts about the scheduler of OCA's runner. testdata holds a copy;
 // JOBRUNNER_VECTORS names another folder, or one file, to read instead.
 const vectorsVariable = "JOBRUNNER_VECTORS"
 
-// doubledNames are the names upstream gives to channels it creates itself
-// below a configured one: it appends the full path once more. Here they hang
-// under their own name; scheduling is the same.
+// doubledNames are the names that OCA's runner gives to channels it creates itself below a
+// configured one: it appends the full path once more. Here they hang under their own name;
+// scheduling is the same.
 var doubledNames = map[string]string{
 	"root.sub.sub.not.configured": "root.sub.not.configured",
 }
 
 func vectorFiles(t *testing.T, pattern string) []string {
 	t.Helper()
-	place := os.Getenv(vectorsVariable)
-	if place == "" {
-		place = "testdata"
+	path := os.Getenv(vectorsVariable)
+	if path == "" {
+		path = "testdata"
 	}
-	info, err := os.Stat(place)
+	info, err := os.Stat(path)
 	require.NoError(t, err)
 	if !info.IsDir() {
-		if ok, _ := filepath.Match(pattern, filepath.Base(place)); ok {
-			return []string{place}
+		if ok, _ := filepath.Match(pattern, filepath.Base(path)); ok {
+			return []string{path}
 		}
 		return nil
 	}
-	files, err := filepath.Glob(filepath.Join(place, pattern))
+	files, err := filepath.Glob(filepath.Join(path, pattern))
 	require.NoError(t, err)
 	return files
 }
@@ -131,7 +131,7 @@ func runStep(t *testing.T, m *Manager, op vectorOp) (got, want string) {
 	case "dump":
 		return dump(m), strings.Join(withoutDropped(m, expected[[]string](t, op)), "\n")
 	case "remove":
-		// Upstream knows a job by its uuid alone.
+		// OCA's runner knows a job by its uuid alone.
 		for j := range m.Jobs("") {
 			if j.UUID == op.UUID {
 				m.Remove(j.Key)
@@ -162,9 +162,9 @@ func dump(m *Manager) string {
 	return strings.Join(lines, "\n")
 }
 
-// withoutDropped sorts the lines of an expected dump and leaves out channels
-// that upstream created for a job and keeps for ever, while this Manager drops
-// them with their last job. They are unlimited and empty.
+// withoutDropped sorts the lines of an expected dump and leaves out channels that OCA's runner
+// created for a job and keeps for ever, while this Manager drops them with their last job. They are
+// unlimited and empty.
 func withoutDropped(m *Manager, lines []string) []string {
 	lines = slices.DeleteFunc(lines, func(line string) bool {
 		name, empty := strings.CutSuffix(line, "(C:inf,Q:0,R:0,F:0)")
@@ -291,15 +291,15 @@ func checkInvariants(t require.TestingT, m *Manager) {
 			require.Same(t, d, r.home.db)
 			n := newName(r.key().UUID)
 			require.Same(t, r, d.find(&n))
-			if r.sync == d.sync {
+			if r.snapshot == d.snapshot {
 				seen++
 			}
-			if r.place == suspended {
+			if r.location == suspended {
 				parked[r.home]++
 			}
 			own[c]++
 			checkPlace(t, r, running)
-			if r.place != inRunning && r.place != suspended {
+			if r.location != inRunning && r.location != suspended {
 				queued++
 			}
 			return true
@@ -329,7 +329,7 @@ func checkInvariants(t require.TestingT, m *Manager) {
 	}
 	require.Zero(t, queued, "every job that waits or failed is in exactly one heap")
 	require.Equal(t, m.timers.len(), timers)
-	require.Equal(t, m.dirt, dirty)
+	require.Equal(t, m.dirtyCount, dirty)
 	require.Equal(t, m.Pending(), dirty > 0)
 	checkHeap(t, m.timers.items, timerOrder{})
 }
@@ -337,19 +337,19 @@ func checkInvariants(t require.TestingT, m *Manager) {
 func checkPlace(t require.TestingT, r *record, running map[*channel]int) {
 	c := r.home.channel
 	switch {
-	case r.place == inRunning:
+	case r.location == inRunning:
 		require.True(t, r.state.Running())
 		for ; c != nil; c = c.parent {
 			running[c]++
 		}
-	case r.place == inFailed:
+	case r.location == inFailed:
 		require.Equal(t, Failed, r.state)
 		require.Same(t, r, c.failed.items[r.index])
-	case r.place == suspended:
+	case r.location == suspended:
 		require.Equal(t, Pending, r.state)
 		require.True(t, r.home.db.suspended)
 		require.Same(t, r, r.home.parked.items[r.index])
-	case r.place == inETAQueue:
+	case r.location == inETAQueue:
 		require.Equal(t, Pending, r.state)
 		require.False(t, r.home.db.suspended)
 		require.NotZero(t, r.eta)
@@ -357,7 +357,7 @@ func checkPlace(t require.TestingT, r *record, running map[*channel]int) {
 	default:
 		require.Equal(t, Pending, r.state)
 		require.False(t, r.home.db.suspended)
-		for range r.place {
+		for range r.location {
 			running[c]++
 			c = c.parent
 		}

@@ -15,8 +15,8 @@ type Count struct {
 	Pending, Enqueued, Started, Failed int
 }
 
-// Counts returns the counts of all databases and channels that have jobs, by
-// database and channel. Its cost grows with their number, not with that of jobs.
+// Counts returns the counts of all databases and channels that have jobs, by database and channel.
+// Its cost grows with their number, not with that of jobs.
 func (m *Manager) Counts() []Count {
 	var counts []Count
 	for name, d := range m.dbs {
@@ -64,11 +64,10 @@ func (m *Manager) Channel(name string) (Status, bool) {
 // oldestLimit bounds the jobs that Oldest visits in all.
 const oldestLimit = 5000
 
-// Oldest returns since when the longest waiting job has been ready to start, by
-// the full name of the channel that holds it: since its creation, or its eta.
-// Channels in which nothing waits are left out. In queues of many thousands not
-// every job is looked at, and the answer can be too late a time; it is right if
-// the oldest job is among the next to start.
+// Oldest returns since when the longest waiting job has been ready to start, by the full name of
+// the channel that holds it: since its creation, or its eta. Channels in which nothing waits are
+// left out. In queues of many thousands not every job is looked at, and the answer can be too late
+// a time; it is right if the oldest job is among the next to start.
 func (m *Manager) Oldest(now time.Time) map[string]time.Time {
 	oldest, _ := m.oldest(now, oldestLimit)
 	return oldest

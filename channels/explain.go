@@ -8,12 +8,12 @@ import (
 // Reason says why a job is where it is.
 type Reason uint8
 
-// The reasons, each with the fields of Explanation that it fills beyond Job,
-// State, Reason, Channel and Ahead.
+// The reasons, each with the fields of Explanation that it fills beyond Job, State, Reason, Channel
+// and Ahead.
 const (
 	// ReasonRunning: the job counts as running.
 	ReasonRunning Reason = iota + 1
-	// ReasonFailed: the job failed and waits for somebody to requeue it.
+	// ReasonFailed: the job failed and waits until it is requeued.
 	ReasonFailed
 	// ReasonReady: the next pass starts it.
 	ReasonReady
@@ -21,25 +21,24 @@ const (
 	ReasonETA
 	// ReasonPaused: the channel is paused, by configuration or by Pause.
 	ReasonPaused
-	// ReasonChannelFull: the channel has no place (Capacity, Running).
+	// ReasonChannelFull: the channel has no free slot (Capacity, Running).
 	ReasonChannelFull
 	// ReasonThrottled: the channel lets nothing pass for a while (Until).
 	ReasonThrottled
 	// ReasonSequentialFailed: the channel is sequential and has a failed job (Blocker).
 	ReasonSequentialFailed
-	// ReasonSequentialETA: the channel is sequential and a job that comes first
-	// waits for its eta (Blocker, Until).
+	// ReasonSequentialETA: the channel is sequential and a job that comes first waits for its eta
+	// (Blocker, Until).
 	ReasonSequentialETA
-	// ReasonBehind: the next pass gives the channel's free places to others
-	// (Capacity, Running).
+	// ReasonBehind: the next pass gives the channel's free slots to others (Capacity, Running).
 	ReasonBehind
 	// ReasonSuspended: the database is being loaded or cannot be served.
 	ReasonSuspended
-	// ReasonWithheld: the database has a tree of its own, and its configuration is
-	// not known or cannot be used.
+	// ReasonWithheld: the database has its own tree, and its configuration is not known or cannot
+	// be used.
 	ReasonWithheld
-	// ReasonMaxCapacity: as many jobs run as may in all databases together, which
-	// have trees of their own (Capacity, Running).
+	// ReasonMaxCapacity: all databases together, each with its own tree, run as many jobs as they
+	// may (Capacity, Running).
 	ReasonMaxCapacity
 )
 
@@ -72,28 +71,27 @@ type Explanation struct {
 	Job    Job
 	State  State
 	Reason Reason
-	// Channel is the full name of the channel that holds the job: its own or
-	// one above. For a running or failed job it is its own.
+	// Channel is the full name of the channel that holds the job: its own or one above. For a
+	// running or failed job it is its own.
 	Channel string
 	// Until is when the reason goes away by itself; zero if that is not known.
 	Until time.Time
 	// Blocker is the one other job that has to go first, if there is one.
 	Blocker Key
-	// Ahead is the number of jobs in Channel that go before this one. AtLeast is
-	// set when there are so many that they have not all been counted.
+	// Ahead is the number of jobs in Channel that go before this one. AtLeast is set when there are
+	// so many that they have not all been counted.
 	Ahead   int
 	AtLeast bool
 	// Capacity and Running are those of Channel. See Status.
 	Capacity, Running int
 }
 
-// Explain tells why a job does, or does not, run at the given time, or reports
-// false for a job that is not known. It changes nothing.
+// Explain tells why a job does, or does not, run at the given time, or reports false for a job that
+// is not known. It changes nothing.
 //
-// It describes what the next pass would find. Of jobs that this pass would
-// first bring up from other channels it knows nothing, so while Pending is true
-// an explanation can be too optimistic. Its cost grows with the number of jobs
-// that go before this one, up to a limit.
+// It describes what the next pass would find. It does not know the jobs that this pass would first
+// bring up from other channels, so an explanation can be too optimistic while Pending is true. Its
+// cost grows with the number of jobs that go before this one, up to a limit.
 func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 	r := m.known(k)
 	if r == nil {
@@ -103,19 +101,19 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 	t := now.UnixMicro()
 	e := Explanation{Job: r.job(), State: r.state, Channel: own.name, Capacity: own.capacity, Running: own.running}
 	switch {
-	case r.place == inRunning:
+	case r.location == inRunning:
 		e.Reason = ReasonRunning
-	case r.place == inFailed:
+	case r.location == inFailed:
 		e.Reason = ReasonFailed
-	case r.place == suspended:
+	case r.location == suspended:
 		e.Reason = ReasonSuspended
-	case r.place == inETAQueue && r.eta > t:
+	case r.location == inETAQueue && r.eta > t:
 		e.Reason = ReasonETA
 		e.Until = time.UnixMicro(r.eta).UTC()
 	default:
 		c := own
-		if r.place.inReady() {
-			c = own.ancestor(r.place)
+		if r.location.inReady() {
+			c = own.ancestor(r.location)
 		}
 		for c != nil && !e.holds(c, r, t) {
 			c = c.parent
@@ -124,8 +122,8 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 	return e, true
 }
 
-// holds fills in why channel c keeps a job that is in its queue, or would be
-// after having passed what is below. If c is root it always finds a reason.
+// holds fills in why channel c keeps a job that is in its queue, or would be after having passed
+// what is below. If c is root it always finds a reason.
 func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 	e.Channel, e.Capacity, e.Running = c.name, c.capacity, c.running
 	var best, next *record
@@ -155,10 +153,9 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 	return true
 }
 
-// competitors looks at the jobs in the queue of c whose time has come, r
-// included: how many of them go before r, and which is the best. The job with
-// the earliest eta still to come is next. What sorts after r need not be looked
-// at, and there is a limit for the rest (atLeast).
+// competitors examines the jobs in the queue of c whose time has come, r included: how many of them
+// go before r, and which is the best. The job with the earliest eta still to come is next. What
+// sorts after r need not be visited, and there is a limit for the rest (atLeast).
 func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, best, next *record) {
 	best = r
 	budget := explainLimit
@@ -187,12 +184,12 @@ func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, be
 	return ahead, budget == 0, best, next
 }
 
-// explainLimit bounds the jobs that one look at a queue visits, so that a queue
-// of a million does not keep its owner.
+// explainLimit bounds the jobs of one queue that an explanation visits, so that a queue of a
+// million jobs does not hold up its owner.
 const explainLimit = 10000
 
-// explore visits the items of a binary heap from the top, as many as the budget
-// allows, and goes below those for which visit returns true.
+// explore visits the items of a binary heap from the top, as many as the budget allows, and goes
+// below those for which visit returns true.
 func explore(items []*record, budget *int, visit func(*record) bool) {
 	if len(items) == 0 {
 		return
@@ -222,7 +219,7 @@ func (e Explanation) String() string {
 	case ReasonRunning:
 		return fmt.Sprintf("%s is %s in channel %s", job, e.State, e.Channel)
 	case ReasonFailed:
-		return fmt.Sprintf("%s failed in channel %s and runs again only if somebody requeues it", job, e.Channel)
+		return fmt.Sprintf("%s failed in channel %s and runs again only if it is requeued", job, e.Channel)
 	case ReasonReady:
 		return job + " starts in the next scheduling pass"
 	case ReasonETA:

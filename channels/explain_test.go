@@ -24,7 +24,7 @@ func TestExplain(t *testing.T) {
 		{
 			desc: "failed", config: "root:1", reason: ReasonFailed,
 			do:   func(f *fixture) { f.add("A", "job"); f.state(Failed, "job") },
-			want: "job db/job failed in channel root.A and runs again only if somebody requeues it",
+			want: "job db/job failed in channel root.A and runs again only if it is requeued",
 		},
 		{
 			desc: "ready", config: "root:1,A:1", reason: ReasonReady,
@@ -89,7 +89,7 @@ func TestExplain(t *testing.T) {
 			want: "job db/job waits: 1 job goes before it in channel root",
 		},
 		{
-			desc: "sequential, but the next eta comes behind another", config: "root:5,S:1:sequential", now: 1,
+			desc: "sequential, but the next eta sorts behind another job", config: "root:5,S:1:sequential", now: 1,
 			reason: ReasonBehind,
 			do: func(f *fixture) {
 				f.add("S", "a")
@@ -141,6 +141,6 @@ func TestExplain(t *testing.T) {
 			checkInvariants(t, f.Manager)
 		})
 	}
-	_, ok := NewManager().Explain(key("nobody"), at(0))
+	_, ok := NewManager().Explain(key("unknown"), at(0))
 	require.False(t, ok)
 }

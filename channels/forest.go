@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// Forest is either one channel tree for the jobs of all databases, which is how
-// it begins, or a tree for each database (docs/contract.md 6.2). With trees of their
-// own, databases that have something to start take turns, job by job, and no
-// more than Capacities.Max jobs run in all of them together.
+// Forest is either one channel tree for the jobs of all databases, which is how it begins, or a
+// tree for each database (docs/contract.md 6.2). When each has its own tree, databases that have
+// something to start take turns, job by job, and no more than Capacities.Max jobs run in all of
+// them together.
 //
-// It takes the place of a [Manager] and says what its methods say, of all trees.
-// Like it, it is not safe for concurrent use and reads no clock. What a change or
-// a pass costs does not depend on the number of databases in which nothing changed.
+// It replaces a [Manager]: its methods do what the Manager's do, for all trees. Like it, it is not
+// safe for concurrent use and reads no clock. What a change or a pass costs does not depend on the
+// number of databases in which nothing changed.
 type Forest struct {
 	shared *Manager         // the tree of all databases; nil if each has its own
 	trees  map[string]*tree // otherwise, by database
@@ -22,8 +22,8 @@ type Forest struct {
 	running    int // in all trees
 	now        int64
 	turns      uint64
-	ready      heap[*tree, turnOrder] // the trees that may have something to start
-	wakes      heap[*tree, dawnOrder] // the others that will, by the time
+	ready      heap[*tree, turnOrder]   // the trees that may have something to start
+	wakes      heap[*tree, wakeupOrder] // the others that will, by the time
 }
 
 // tree is the tree of one database.
@@ -37,7 +37,7 @@ type tree struct {
 
 	// What follows is derived by settle.
 	running    int
-	dawn       int64 // when it has to be looked at
+	wakeup     int64 // when it has to be checked
 	turn       uint64
 	readyIndex int
 	wakeIndex  int
@@ -51,22 +51,20 @@ func (turnOrder) before(a, b *tree) bool {
 }
 func (turnOrder) moved(t *tree, index int) { t.readyIndex = index }
 
-// dawnOrder is the order of trees by the time they need a look.
-type dawnOrder struct{}
+// wakeupOrder is the order of trees by the time at which they need a check.
+type wakeupOrder struct{}
 
-func (dawnOrder) before(a, b *tree) bool   { return a.dawn < b.dawn }
-func (dawnOrder) moved(t *tree, index int) { t.wakeIndex = index }
+func (wakeupOrder) before(a, b *tree) bool   { return a.wakeup < b.wakeup }
+func (wakeupOrder) moved(t *tree, index int) { t.wakeIndex = index }
 
-// NewForest returns one tree for all databases, with the one channel "root" of
-// capacity 1.
+// NewForest returns one tree for all databases, with the one channel "root" of capacity 1.
 func NewForest() *Forest {
 	return &Forest{shared: NewManager(), stopped: make(map[string]struct{})}
 }
 
-// Configure makes it one tree for all databases, if it is not, and configures
-// that as [Manager.Configure] does. On an error nothing changes. A change from
-// trees of their own loses no job, and what runs stays counted; only the pauses
-// of throttled channels begin anew.
+// Configure makes it one tree for all databases, if it is not, and configures that as
+// [Manager.Configure] does. On an error nothing changes. A change from a tree per database loses no
+// job, and what runs stays counted; only the pauses of throttled channels begin anew.
 func (f *Forest) Configure(cfgs []Config) error {
 	if f.shared != nil {
 		return f.shared.Configure(cfgs)
@@ -82,9 +80,9 @@ func (f *Forest) Configure(cfgs []Config) error {
 	return nil
 }
 
-// ConfigureDatabases gives each database a tree of its own, if it has none, and
-// sets what bounds them. A tree yields nothing before ConfigureDatabase has
-// configured it. As with Configure, no job is lost.
+// ConfigureDatabases gives each database its own tree, if it has none, and sets what bounds them. A
+// tree yields nothing before ConfigureDatabase has configured it. As with Configure, no job is
+// lost.
 func (f *Forest) ConfigureDatabases(c Capacities) {
 	f.capacities = c
 	if f.shared == nil {
@@ -97,22 +95,21 @@ func (f *Forest) ConfigureDatabases(c Capacities) {
 	shared := f.shared
 	f.shared, f.trees = nil, make(map[string]*tree, len(shared.dbs))
 	for name, d := range shared.dbs {
-		t := f.plant(name)
+		t := f.ensureTree(name)
 		t.adopt(d)
 		f.settle(t)
 	}
 }
 
-// ConfigureDatabase replaces the configuration of one database's tree, at any
-// time, as [Manager.Configure] does. The capacity of its root is at most what
-// Capacities says; 0 means just that. On an error the tree yields nothing until
-// there is a configuration without one; other trees are not concerned. With one
-// tree for all databases it does nothing.
+// ConfigureDatabase replaces the configuration of one database's tree, at any time, as
+// [Manager.Configure] does. The capacity of its root is at most what Capacities says; 0 means just
+// that. On an error the tree yields nothing until there is a configuration without one; other trees
+// are not concerned. With one tree for all databases it does nothing.
 func (f *Forest) ConfigureDatabase(db string, cfgs []Config) error {
 	if f.shared != nil {
 		return nil
 	}
-	t := f.plant(db)
+	t := f.ensureTree(db)
 	err := validateDatabase(cfgs)
 	if err == nil {
 		err = t.Configure(f.capacities.limited(db, cfgs))
@@ -125,11 +122,11 @@ func (f *Forest) ConfigureDatabase(db string, cfgs []Config) error {
 	return err
 }
 
-// Withhold lets a database's tree yield nothing until ConfigureDatabase: its
-// configuration cannot be read, or has not been yet.
+// Withhold lets a database's tree yield nothing until ConfigureDatabase: its configuration cannot
+// be read, or has not been yet.
 func (f *Forest) Withhold(db string) {
 	if f.shared == nil {
-		t := f.plant(db)
+		t := f.ensureTree(db)
 		t.withheld = true
 		f.settle(t)
 	}
@@ -150,8 +147,7 @@ func validateDatabase(cfgs []Config) error {
 	return nil
 }
 
-// limited is the configuration of a database with the capacity that its root may
-// have at most.
+// limited is the configuration of a database with the capacity that its root may have at most.
 func (c Capacities) limited(db string, cfgs []Config) []Config {
 	cfgs = slices.Clone(cfgs)
 	i := slices.IndexFunc(cfgs, func(cfg Config) bool { return Normalize(cfg.Name) == rootName })
@@ -179,49 +175,49 @@ func (f *Forest) newManager() *Manager {
 	return m
 }
 
-// plant returns the tree of a database and makes it if need be.
-func (f *Forest) plant(db string) *tree {
+// ensureTree returns the tree of a database and makes it if need be.
+func (f *Forest) ensureTree(db string) *tree {
 	t := f.trees[db]
 	if t == nil {
-		t = &tree{Manager: f.newManager(), name: db, withheld: true, dawn: never, readyIndex: -1, wakeIndex: -1}
+		t = &tree{Manager: f.newManager(), name: db, withheld: true, wakeup: never, readyIndex: -1, wakeIndex: -1}
 		_ = t.Configure(f.capacities.limited(db, nil)) // one channel without a mistake
 		f.trees[db] = t
 	}
 	return t
 }
 
-// adopt takes over the jobs of a database from another Manager, with what a
-// synchronization knows of them. A nil database has none.
+// adopt takes over the jobs of a database from another Manager, and with them which ones the
+// current snapshot has named. A nil database has none.
 func (m *Manager) adopt(old *database) {
 	if old == nil {
 		return
 	}
 	d := m.database(old.name)
-	d.suspended, d.sync = old.suspended, old.sync
+	d.suspended, d.snapshot = old.suspended, old.snapshot
 	old.each(func(r *record) bool {
 		j := r.job()
 		n := newName(j.UUID)
 		copied := m.insert(d, &n, &j, r.state)
-		if copied.sync != r.sync {
-			copied.sync = r.sync
+		if copied.snapshot != r.snapshot {
+			copied.snapshot = r.snapshot
 			d.seen--
 		}
 		return true
 	})
 }
 
-// settle brings up to date what is derived of a tree after it has changed. A nil
-// tree is the one of all databases, of which nothing is.
+// settle brings up to date what is derived of a tree after it has changed. A nil tree is the one of
+// all databases, of which nothing is.
 func (f *Forest) settle(t *tree) {
 	if t == nil {
 		return
 	}
 	f.running += t.root.running - t.running
 	t.running = t.root.running
-	t.dawn = t.root.wake
-	due := t.Pending() || t.dawn <= f.now
+	t.wakeup = t.root.wake
+	due := t.Pending() || t.wakeup <= f.now
 	arrange(&f.ready, t, t.readyIndex, due && !t.withheld)
-	arrange(&f.wakes, t, t.wakeIndex, !due && !t.withheld && t.dawn != never)
+	arrange(&f.wakes, t, t.wakeIndex, !due && !t.withheld && t.wakeup != never)
 }
 
 // hasRoom reports whether one more job may run in all databases together.

@@ -13,11 +13,11 @@ func (f *Forest) enter(db string) (*Manager, *tree) {
 	if f.shared != nil {
 		return f.shared, nil
 	}
-	t := f.plant(db)
+	t := f.ensureTree(db)
 	return t.Manager, t
 }
 
-// find returns it to look at, nil if there is none.
+// find returns it for a read; nil if there is none.
 func (f *Forest) find(db string) *Manager {
 	if f.shared != nil {
 		return f.shared
@@ -36,10 +36,10 @@ func (f *Forest) Set(j Job, s State) (changed bool) {
 	return changed
 }
 
-// Sync is [Manager.Sync].
-func (f *Forest) Sync(j Job, s State) (repaired bool) {
+// SetFromSnapshot is [Manager.SetFromSnapshot].
+func (f *Forest) SetFromSnapshot(j Job, s State) (repaired bool) {
 	m, t := f.enter(j.DB)
-	repaired = m.Sync(j, s)
+	repaired = m.SetFromSnapshot(j, s)
 	f.settle(t)
 	return repaired
 }
@@ -107,8 +107,7 @@ func (f *Forest) Lookup(k Key) (Job, State, bool) {
 	return Job{}, Unknown, false
 }
 
-// Jobs returns all known jobs of a database, in no particular order. The loop
-// must not change any.
+// Jobs returns all known jobs of a database, in no particular order. The loop must not change any.
 func (f *Forest) Jobs(db string) iter.Seq2[Job, State] {
 	m := f.find(db)
 	if m == nil {
@@ -117,10 +116,10 @@ func (f *Forest) Jobs(db string) iter.Seq2[Job, State] {
 	return m.Jobs(db)
 }
 
-// BeginSync is [Manager.BeginSync].
-func (f *Forest) BeginSync(db string) {
+// BeginSnapshot is [Manager.BeginSnapshot].
+func (f *Forest) BeginSnapshot(db string) {
 	if m := f.find(db); m != nil {
-		m.BeginSync(db)
+		m.BeginSnapshot(db)
 	}
 }
 
@@ -132,15 +131,15 @@ func (f *Forest) Stale(db string) []Key {
 	return nil
 }
 
-// Next is [Manager.Next]. With trees of their own, each database that has
-// something to start gives one job, in turn, as long as there is room; the one
-// that has waited longest for its turn begins.
+// Next is [Manager.Next]. When each database has its own tree, those that have something to start
+// give one job each, in turn, as long as there is room; the one that has waited longest for its
+// turn begins.
 func (f *Forest) Next(now time.Time, limit int) []Key {
 	if f.shared != nil {
 		return f.shared.Next(now, limit)
 	}
 	f.now = now.UnixMicro()
-	for f.wakes.len() > 0 && f.wakes.first().dawn <= f.now {
+	for f.wakes.len() > 0 && f.wakes.first().wakeup <= f.now {
 		f.settle(f.wakes.first())
 	}
 	var keys []Key
@@ -164,8 +163,8 @@ func (f *Forest) Pending() bool {
 	return f.ready.len() > 0 && f.hasRoom()
 }
 
-// Wakeup is [Manager.Wakeup], the first of all trees. Without room there is none:
-// the end of a job makes room.
+// Wakeup is [Manager.Wakeup], the first of all trees. Without room there is none: the end of a job
+// makes room.
 func (f *Forest) Wakeup() time.Time {
 	switch {
 	case f.shared != nil:
@@ -173,7 +172,7 @@ func (f *Forest) Wakeup() time.Time {
 	case !f.hasRoom() || f.wakes.len() == 0:
 		return time.Time{}
 	}
-	return time.UnixMicro(f.wakes.first().dawn).UTC()
+	return time.UnixMicro(f.wakes.first().wakeup).UTC()
 }
 
 // Explain is [Manager.Explain].
@@ -212,8 +211,8 @@ func (f *Forest) Counts() []Count {
 	return counts
 }
 
-// Channel returns one channel, as jobs of a database have it, or reports false
-// for one that does not exist.
+// Channel returns one channel, as jobs of a database have it, or reports false for one that does
+// not exist.
 func (f *Forest) Channel(db, name string) (Status, bool) {
 	m := f.find(db)
 	if m == nil {
@@ -226,8 +225,8 @@ func (f *Forest) Channel(db, name string) (Status, bool) {
 	return st, ok
 }
 
-// Channels returns every channel, sorted by database and full name. Databases of
-// which neither channels nor jobs are known have none.
+// Channels returns every channel, sorted by database and full name. Databases of which neither
+// channels nor jobs are known have none.
 func (f *Forest) Channels() []Status {
 	if f.shared != nil {
 		return f.shared.Channels()
@@ -241,8 +240,8 @@ func (f *Forest) Channels() []Status {
 	return list
 }
 
-// DatabaseChannels returns the channels of a database's own tree, sorted by full
-// name; none if it has no tree of its own.
+// DatabaseChannels returns the channels of a database's own tree, sorted by full name; none if it
+// has no tree.
 func (f *Forest) DatabaseChannels(db string) []Status {
 	t := f.trees[db]
 	if t == nil {
@@ -255,19 +254,18 @@ func (f *Forest) DatabaseChannels(db string) []Status {
 	return list
 }
 
-// Running returns how many jobs run in all databases that have trees of their
-// own, and how many may.
+// Running returns how many jobs run in all databases that have their own trees, and how many may.
 func (f *Forest) Running() (running, limit int) { return f.running, f.capacities.Max }
 
-// Place names a channel: DB is empty if the tree is that of all databases.
-type Place struct{ DB, Channel string }
+// ID identifies a channel: DB is empty if the tree is that of all databases.
+type ID struct{ DB, Channel string }
 
 // Oldest is [Manager.Oldest], of all trees. Its bound is for all of them together.
-func (f *Forest) Oldest(now time.Time) map[Place]time.Time {
-	oldest := make(map[Place]time.Time)
+func (f *Forest) Oldest(now time.Time) map[ID]time.Time {
+	oldest := make(map[ID]time.Time)
 	add := func(db string, of map[string]time.Time) {
 		for channel, since := range of {
-			oldest[Place{db, channel}] = since
+			oldest[ID{db, channel}] = since
 		}
 	}
 	if f.shared != nil {

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// refForest is docs/contract.md 6.2 written down as directly as possible: one
-// reference for each database, asked in turn for one job after the other.
+// refForest is docs/contract.md 6.2 written down as directly as possible: one reference for each
+// database, asked in turn for one job after the other.
 type refForest struct {
 	shared     *reference
 	trees      map[string]*reference
@@ -97,8 +97,8 @@ func (f *refForest) running() (n int) {
 
 func (f *refForest) hasRoom() bool { return f.running() < f.capacities.Max }
 
-// next asks those databases in which a job is pending or due: in others a pass
-// could at most move jobs below a full channel, which changes nothing.
+// next asks those databases in which a job is pending or due: in others a pass could at most move
+// jobs below a full channel, which changes nothing.
 func (f *refForest) next(now int64, limit int, pending func(db string) bool) (keys []Key) {
 	if f.shared != nil {
 		return f.shared.next(now, limit)

@@ -10,8 +10,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestForestIsTheReference compares Forest with the reference model over random
-// configurations and histories, changes between the two modes among them.
+// TestForestIsTheReference compares Forest with the reference model over random configurations and
+// histories, changes between the two modes among them.
 func TestForestIsTheReference(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -131,7 +131,7 @@ func (s *forestComparison) remove(t *rapid.T) {
 	k := Key{DB: db, UUID: drawUUID.Draw(t, "uuid")}
 	if !all {
 		require.Equal(t, s.ref.tree(db).remove(k), s.f.Remove(k))
-		s.f.Suspend(db) // makes the tree, as looking for it did in the reference
+		s.f.Suspend(db) // makes the tree, as the lookup did in the reference
 		s.f.Resume(db)
 		s.ref.tree(db).suspend(db, false)
 		return
@@ -162,17 +162,17 @@ func (s *forestComparison) suspend(t *rapid.T) {
 	s.ref.tree(db).suspend(db, yes)
 }
 
-// snapshot syncs some of the jobs, perhaps over a change of mode: the others are
-// stale all the same.
+// snapshot names some of the jobs, perhaps over a change of mode: the others are stale all the
+// same.
 func (s *forestComparison) snapshot(t *rapid.T) {
 	db := drawForestDB.Draw(t, "db")
-	s.f.BeginSync(db)
+	s.f.BeginSnapshot(db)
 	var left []Key
 	for _, j := range s.ref.jobs() {
 		switch {
 		case j.DB != db:
 		case rapid.Bool().Draw(t, "seen"):
-			require.False(t, s.f.Sync(j.Job, j.state))
+			require.False(t, s.f.SetFromSnapshot(j.Job, j.state))
 		default:
 			left = append(left, j.Key)
 		}
@@ -222,8 +222,8 @@ func (s *forestComparison) check(t *rapid.T) {
 	}
 }
 
-// grove returns a Forest of databases that all have the same channels.
-func grove(t require.TestingT, c Capacities, channels string, dbs ...string) *Forest {
+// newForest returns a Forest of databases that all have the same channels.
+func newForest(t require.TestingT, c Capacities, channels string, dbs ...string) *Forest {
 	f := NewForest()
 	f.ConfigureDatabases(c)
 	cfgs, _, err := ParseConfigs(channels)
@@ -249,7 +249,7 @@ func databases(keys []Key) (dbs []string) {
 
 func TestForestTakesTurns(t *testing.T) {
 	t.Parallel()
-	f := grove(t, Capacities{Max: 4}, "", "a", "b", "c")
+	f := newForest(t, Capacities{Max: 4}, "", "a", "b", "c")
 	for _, db := range []string{"a", "b", "c"} {
 		fill(f, db, "", 10)
 	}
@@ -281,7 +281,7 @@ func TestForestRoots(t *testing.T) {
 		{"small", "root:1:sequential", 1, false},
 		{"closed", "root:3", 3, true},
 	} {
-		f := grove(t, Capacities{Max: 9, Rules: rules}, test.channels, test.db)
+		f := newForest(t, Capacities{Max: 9, Rules: rules}, test.channels, test.db)
 		root, ok := f.Channel(test.db, "root")
 		require.True(t, ok)
 		require.Equal(t, test.want, root.Capacity, test)
@@ -291,7 +291,7 @@ func TestForestRoots(t *testing.T) {
 
 func TestForestConfiguration(t *testing.T) {
 	t.Parallel()
-	f := grove(t, Capacities{Max: 9}, "root:2", "good")
+	f := newForest(t, Capacities{Max: 9}, "root:2", "good")
 	for _, db := range []string{"good", "bad", "new"} {
 		fill(f, db, "", 5)
 	}
@@ -319,7 +319,7 @@ func TestForestConfiguration(t *testing.T) {
 
 func TestForestMaxCapacity(t *testing.T) {
 	t.Parallel()
-	f := grove(t, Capacities{Max: 3}, "root:2", "a", "b")
+	f := newForest(t, Capacities{Max: 3}, "root:2", "a", "b")
 	fill(f, "a", "", 5)
 	fill(f, "b", "", 5)
 	require.Equal(t, []string{"a", "b", "a"}, databases(f.Next(at(1), 0)))
@@ -356,7 +356,7 @@ func TestForestMaxCapacity(t *testing.T) {
 
 func TestForestPause(t *testing.T) {
 	t.Parallel()
-	f := grove(t, Capacities{Max: 9}, "", "a")
+	f := newForest(t, Capacities{Max: 9}, "", "a")
 	f.Pause("mail", true)
 	require.NoError(t, f.ConfigureDatabase("b", nil))
 	for _, db := range []string{"a", "b"} {
@@ -379,7 +379,7 @@ func TestForestPause(t *testing.T) {
 
 func TestForestWakesUp(t *testing.T) {
 	t.Parallel()
-	f := grove(t, Capacities{Max: 1}, "root:1:throttle=60", "a", "b")
+	f := newForest(t, Capacities{Max: 1}, "root:1:throttle=60", "a", "b")
 	for i, db := range []string{"a", "b"} {
 		f.Set(Job{Key: Key{DB: db, UUID: "1"}, ETA: int64(10+i) * 1e6}, Pending)
 	}
@@ -394,7 +394,7 @@ func TestForestWakesUp(t *testing.T) {
 
 func TestForestViews(t *testing.T) {
 	t.Parallel()
-	f := grove(t, Capacities{Max: 1}, "mail:2", "b", "a")
+	f := newForest(t, Capacities{Max: 1}, "mail:2", "b", "a")
 	fill(f, "b", "mail", 2)
 	fill(f, "a", "", 3)
 	f.Next(at(1), 0)
@@ -406,7 +406,7 @@ func TestForestViews(t *testing.T) {
 	require.Equal(t, []string{"a/root", "a/root.mail", "b/root", "b/root.mail"}, names)
 	require.Equal(t, []Count{{DB: "a", Channel: "root", Pending: 2, Enqueued: 1}, {DB: "b", Channel: "root.mail", Pending: 2}}, f.Counts())
 	require.Len(t, f.Oldest(at(9)), 2)
-	require.Contains(t, f.Oldest(at(9)), Place{"b", "root.mail"})
+	require.Contains(t, f.Oldest(at(9)), ID{"b", "root.mail"})
 	_, ok := f.Channel("none", "root")
 	require.False(t, ok)
 	_, ok = f.Explain(Key{DB: "none"}, at(1))
@@ -420,7 +420,7 @@ func TestForestViews(t *testing.T) {
 	}
 	require.NoError(t, f.Configure(nil))
 	require.Empty(t, f.Channels()[0].DB)
-	require.Contains(t, f.Oldest(at(9)), Place{"", "root"})
+	require.Contains(t, f.Oldest(at(9)), ID{"", "root"})
 	require.Len(t, f.Counts(), 2)
 	f.Withhold("a")
 	require.NoError(t, f.ConfigureDatabase("a", nil))
@@ -428,23 +428,22 @@ func TestForestViews(t *testing.T) {
 	require.ErrorContains(t, f.Configure([]Config{{Name: "a", Sequential: true}}), "sequential")
 }
 
-// TestForestRefusesAndStays: a configuration with a mistake changes nothing, the
-// mode included.
+// TestForestRefusesAndStays: a configuration with a mistake changes nothing, the mode included.
 func TestForestRefusesAndStays(t *testing.T) {
 	t.Parallel()
-	f := grove(t, Capacities{Max: 2}, "", "a")
+	f := newForest(t, Capacities{Max: 2}, "", "a")
 	require.Error(t, f.Configure([]Config{{Name: "a", Capacity: 2, Sequential: true}}))
 	require.Len(t, f.DatabaseChannels("a"), 1)
 }
 
-// many returns so many databases, each with a full root and waiting jobs, some
-// for an eta, and the key of the job that runs in the first.
+// many returns so many databases, each with a full root and waiting jobs, some for an eta, and the
+// key of the job that runs in the first.
 func many(t require.TestingT, n int) (*Forest, Key) {
 	var dbs []string
 	for i := range n {
 		dbs = append(dbs, fmt.Sprintf("db%03d", i))
 	}
-	f := grove(t, Capacities{Max: 2 * n}, "root:1,mail:2", dbs...)
+	f := newForest(t, Capacities{Max: 2 * n}, "root:1,mail:2", dbs...)
 	for i, db := range dbs {
 		fill(f, db, "", 100)
 		fill(f, db, "mail", 10)
@@ -453,8 +452,8 @@ func many(t require.TestingT, n int) (*Forest, Key) {
 	return f, f.Next(at(1), 0)[0]
 }
 
-// TestForestPassTouchesOnlyWhatChanged: after a change in one of many databases,
-// a pass looks at that one.
+// TestForestPassTouchesOnlyWhatChanged: after a change in one of many databases, a pass visits that
+// one alone.
 func TestForestPassTouchesOnlyWhatChanged(t *testing.T) {
 	t.Parallel()
 	f, running := many(t, 300)
@@ -465,8 +464,8 @@ func TestForestPassTouchesOnlyWhatChanged(t *testing.T) {
 	require.Zero(t, f.ready.len())
 }
 
-// BenchmarkForestChange is what a busy runner does all the time, a job ends and
-// the next one starts: the same change in one of so many databases.
+// BenchmarkForestChange is what a busy runner does all the time, a job ends and the next one
+// starts: the same change in one of so many databases.
 func BenchmarkForestChange(b *testing.B) {
 	for _, n := range []int{1, 10, 300} {
 		b.Run(fmt.Sprintf("databases=%d", n), func(b *testing.B) {

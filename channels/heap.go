@@ -2,22 +2,22 @@ package channels
 
 import "math/bits"
 
-// order says how the items of a heap sort, and lets each item remember where
-// it is, so that it can be found without a search.
+// order says how the items of a heap sort, and lets each item remember where it is, so that it can
+// be found without a search.
 type order[T any] interface {
 	before(a, b T) bool
 	moved(item T, index int)
 }
 
-// heap is a binary heap whose items know their index; an item that leaves is
-// told -1. The standard library's heap has no merge, and its interface would
-// need the same five methods for each of the five orders used here.
+// heap is a binary heap whose items know their index; an item that leaves is told -1. The standard
+// library's heap has no merge, and its interface would need the same five methods for each of the
+// five orders used here.
 type heap[T any, O order[T]] struct {
 	items []T
 }
 
-// shrinkAbove is the capacity above which a mostly empty heap gives memory
-// back: a burst of a million jobs must not be remembered for ever.
+// shrinkAbove is the capacity above which a mostly empty heap gives memory back: a burst of a
+// million jobs must not be remembered for ever.
 const shrinkAbove = 64
 
 func (h *heap[T, O]) len() int { return len(h.items) }
@@ -60,8 +60,8 @@ func (h *heap[T, O]) fix(i int) {
 	}
 }
 
-// merge moves all items of other into h. It takes single pushes or one
-// rebuild, whichever is cheaper.
+// merge moves all items of other into h. It takes single pushes or one rebuild, whichever is
+// cheaper.
 func (h *heap[T, O]) merge(other *heap[T, O]) {
 	if len(h.items) < len(other.items) {
 		h.items, other.items = other.items, h.items
@@ -71,8 +71,8 @@ func (h *heap[T, O]) merge(other *heap[T, O]) {
 	h.take(more)
 }
 
-// take moves items in that are in no particular order, as merge does. The slice
-// is the heap's from then on.
+// take moves items in that are in no particular order, as merge does. The slice is the heap's from
+// then on.
 func (h *heap[T, O]) take(more []T) {
 	total := len(h.items) + len(more)
 	if len(more)*bits.Len(uint(total)) <= total {
@@ -90,8 +90,7 @@ func (h *heap[T, O]) take(more []T) {
 	h.rebuild(start)
 }
 
-// rebuild makes any slice a heap; the indices of items from start on are not
-// known yet.
+// rebuild makes any slice a heap; the indices of items from start on are not known yet.
 func (h *heap[T, O]) rebuild(start int) {
 	var o O
 	for i := start; i < len(h.items); i++ {

@@ -2,8 +2,8 @@ package channels
 
 import "fmt"
 
-// Key identifies a job. A uuid alone does not: a cloned database holds the
-// uuids of its original (docs/contract.md 5.4).
+// Key identifies a job. A uuid alone does not: a cloned database holds the uuids of its original
+// (docs/contract.md 5.4).
 type Key struct {
 	DB   string
 	UUID string
@@ -16,22 +16,22 @@ func (k Key) String() string { return k.DB + "/" + k.UUID }
 type Job struct {
 	Key
 
-	// Channel is the name as it stands in the row: "root" may be left out,
-	// and the empty name means root (docs/contract.md 1.2).
+	// Channel is the name as the row has it: "root" may be left out, and the empty name means root
+	// (docs/contract.md 1.2).
 	Channel string
 
 	// ID is the row's primary key, the last tie-break of the order.
 	ID int64
 
-	// Priority sorts first, smaller values earlier. Odoo's default is 10.
-	// A NULL priority counts as 0.
+	// Priority sorts first, smaller values earlier. Odoo's default is 10. A NULL priority counts as
+	// 0.
 	Priority int32
 
 	// Created is date_created in microseconds since the Unix epoch, UTC.
 	Created int64
 
-	// ETA is the earliest start in microseconds since the Unix epoch, UTC.
-	// 0 means that there is none (docs/contract.md 2.3).
+	// ETA is the earliest start in microseconds since the Unix epoch, UTC. 0 means that there is
+	// none (docs/contract.md 2.3).
 	ETA int64
 }
 
@@ -62,8 +62,8 @@ var stateNames = [...]string{
 	Failed:           "failed",
 }
 
-// ParseState reads a state as the database spells it. An empty state counts as
-// done (docs/contract.md 1.3); one that is not known gives Unknown.
+// ParseState reads a state as the database spells it. An empty state counts as done
+// (docs/contract.md 1.3); one that is not known gives Unknown.
 func ParseState(s string) State {
 	if s == "" {
 		return Done
@@ -84,9 +84,9 @@ func (s State) String() string {
 	return stateNames[s]
 }
 
-// Running reports whether a job in this state occupies a place of its channel.
+// Running reports whether a job in this state occupies a slot of its channel.
 func (s State) Running() bool { return s == Enqueued || s == Started }
 
-// Finished reports whether nothing is left to do for a job in this state
-// unless somebody requeues it by hand.
+// Finished reports whether nothing is left to do for a job in this state unless it is requeued by
+// hand.
 func (s State) Finished() bool { return s == Done || s == Cancelled || s == Failed }

@@ -36,7 +36,7 @@ func TestSetReportsChanges(t *testing.T) {
 	require.False(t, m.Set(j, Pending), "the same channel, spelled differently")
 	require.Equal(t, []Key{j.Key}, m.Next(at(1), 0))
 	require.False(t, m.Set(j, Enqueued), "Next has counted it so")
-	require.False(t, m.Sync(j, Enqueued))
+	require.False(t, m.SetFromSnapshot(j, Enqueued))
 	require.True(t, m.Set(j, Started))
 	require.False(t, m.Set(j, Unknown))
 	j.Created = 7
@@ -55,7 +55,7 @@ func TestSetReportsChanges(t *testing.T) {
 	require.Equal(t, "root(C:1,Q:0,R:0,F:0)", dump(m))
 }
 
-// TestWaitDependencies covers a job that already has a place: upstream leaks it.
+// TestWaitDependencies covers a job that already has a slot, which OCA's runner leaks.
 func TestWaitDependencies(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, "root:1")
@@ -65,8 +65,8 @@ func TestWaitDependencies(t *testing.T) {
 	f.run(2, "b")
 }
 
-// TestDueJobAgain: a job whose eta has come and that is set again waits for
-// its eta again, as upstream's does, until the next pass.
+// TestDueJobAgain: a job whose eta has come and that is set again waits for its eta again until the
+// next pass, as in OCA's runner.
 func TestDueJobAgain(t *testing.T) {
 	t.Parallel()
 	m := NewManager()
@@ -76,14 +76,13 @@ func TestDueJobAgain(t *testing.T) {
 	m.Set(b, Pending)
 	require.Equal(t, []Key{a.Key}, m.Next(at(6), 1))
 	require.True(t, m.Wakeup().IsZero())
-	require.False(t, m.Sync(b, Pending))
+	require.False(t, m.SetFromSnapshot(b, Pending))
 	require.True(t, m.Set(b, Pending))
 	require.Equal(t, at(5).UTC(), m.Wakeup())
 	require.Equal(t, []Key{b.Key}, m.Next(at(6), 1))
 }
 
-// TestFullChannelKeepsEtas: the end of a throttle pause does not promote jobs
-// of a full channel.
+// TestFullChannelKeepsEtas: the end of a throttle pause does not promote jobs of a full channel.
 func TestFullChannelKeepsEtas(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, "root:9,A:1:throttle=5")
@@ -128,18 +127,18 @@ func TestBigMapsAreForgotten(t *testing.T) {
 	require.False(t, ok)
 }
 
-// TestSync: Set pulls a job back that waits further up, Sync does not.
-func TestSync(t *testing.T) {
+// TestSetFromSnapshot: Set pulls a job back that waits further up, SetFromSnapshot does not.
+func TestSetFromSnapshot(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, "root:1,A:2")
 	f.add("A", "a", "b")
 	f.run(1, "a")
 	b, state, _ := f.Lookup(key("b"))
-	require.False(t, f.Sync(b, state))
+	require.False(t, f.SetFromSnapshot(b, state))
 	f.dump("root(C:1,Q:1,R:1,F:0)\nroot.A(C:2,Q:0,R:2,F:0)")
 	require.True(t, f.Set(b, state))
 	f.dump("root(C:1,Q:0,R:1,F:0)\nroot.A(C:2,Q:1,R:1,F:0)")
-	require.True(t, f.Sync(b, Failed))
+	require.True(t, f.SetFromSnapshot(b, Failed))
 }
 
 // TestStale also goes once around the counter of synchronizations.
@@ -148,16 +147,16 @@ func TestStale(t *testing.T) {
 	f := newFixture(t, "root:1")
 	f.add("", "a", "b", "odd")
 	require.Nil(t, f.Stale("db"))
-	f.BeginSync("no such database")
+	f.BeginSnapshot("no such database")
 	require.Nil(t, f.Stale("no such database"))
 	for range 600 {
-		f.BeginSync("db")
+		f.BeginSnapshot("db")
 		f.state(Pending, "b")
 		f.Set(Job{Key: Key{DB: "other", UUID: "a"}}, Pending)
 		require.ElementsMatch(t, []Key{key("a"), key("odd")}, f.Stale("db"))
 		require.Nil(t, f.Stale("other"))
 	}
-	f.BeginSync("db")
+	f.BeginSnapshot("db")
 	f.Set(Job{Key: key("a")}, Unknown)
 	f.Remove(key("b"))
 	f.add("", "new")
@@ -251,17 +250,17 @@ func TestEndlessName(t *testing.T) {
 	f.dump("root(C:2,Q:0,R:0,F:0)\nroot.x(C:1,Q:0,R:0,F:0)")
 }
 
-// TestPassTouchesOnlyWhatChanged counts with the dirty set: of many idle
-// channels, one change marks one path.
+// TestPassTouchesOnlyWhatChanged counts with the dirty set: of many idle channels, one change marks
+// one path.
 func TestPassTouchesOnlyWhatChanged(t *testing.T) {
 	t.Parallel()
 	m := loaded(t, 5_000, 1_000, "root:1000000")
 	m.Next(at(1), 0)
-	require.Zero(t, m.dirt)
+	require.Zero(t, m.dirtyCount)
 	m.Set(benchJob(5_000, 1_000), Pending)
-	require.Equal(t, 1, m.dirt)
+	require.Equal(t, 1, m.dirtyCount)
 	require.Len(t, m.Next(at(1), 0), 1)
-	require.Zero(t, m.dirt)
+	require.Zero(t, m.dirtyCount)
 }
 
 func TestHeapsGiveMemoryBack(t *testing.T) {

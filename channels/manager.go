@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// Manager decides which jobs start when. It holds the channel tree and every
-// job that is not done, of any number of databases.
+// Manager decides which jobs start when. It holds the channel tree and every job that is not done,
+// of any number of databases.
 //
-// A Manager is not safe for concurrent use: one goroutine owns it. It reads no
-// clock; times are parameters.
+// A Manager is not safe for concurrent use: one goroutine owns it. It reads no clock; times are
+// parameters.
 type Manager struct {
 	root       *channel
 	dbs        map[string]*database
@@ -18,11 +18,10 @@ type Manager struct {
 	timers     heap[*channel, timerOrder]
 	stopped    map[string]struct{} // the channels that Pause holds back, by full name
 	dirty      [][]*channel        // by depth: the channels that can yield
-	dirt       int                 // how many these are
+	dirtyCount int                 // how many these are
 }
 
-// NewManager returns a Manager without jobs and with the one channel "root",
-// which has capacity 1.
+// NewManager returns a Manager without jobs and with the one channel "root", which has capacity 1.
 func NewManager() *Manager {
 	return &Manager{
 		root:       newChannel(nil, rootName),
@@ -32,8 +31,8 @@ func NewManager() *Manager {
 	}
 }
 
-// Set applies a row as it was just read, as upstream's notify does (docs/contract.md
-// 2.1, 2.2):
+// Set applies a row as it was just read, as OCA's runner does on a notification
+// (docs/contract.md 2.1, 2.2):
 //
 //   - pending queues the job in its channel. One that waits further up the tree
 //     or was counted as running is pulled back.
@@ -43,8 +42,8 @@ func NewManager() *Manager {
 //   - done, cancelled and wait_dependencies remove it.
 //   - Unknown changes nothing.
 //
-// A changed id, priority, date_created, eta or channel places the job anew.
-// Set reports whether state, place or properties of the job changed.
+// A changed id, priority, date_created, eta or channel queues the job anew. Set reports whether the
+// state, location or properties of the job changed.
 func (m *Manager) Set(j Job, s State) (changed bool) {
 	d, n := m.dbs[j.DB], newName(j.UUID)
 	return m.set(d, d.find(&n), &n, &j, s)
@@ -80,10 +79,9 @@ func (m *Manager) set(d *database, r *record, n *name, j *Job, s State) (changed
 	return m.transition(r, s)
 }
 
-// Sync is Set for a row of a full snapshot: a job that memory and the row agree
-// on is left where it is, and only noted as seen. It reports whether something
-// had to be repaired.
-func (m *Manager) Sync(j Job, s State) (repaired bool) {
+// SetFromSnapshot is Set for a row of a snapshot: a job on which memory and the row agree is left
+// where it is, and only noted as seen. It reports whether something had to be repaired.
+func (m *Manager) SetFromSnapshot(j Job, s State) (repaired bool) {
 	d, n := m.dbs[j.DB], newName(j.UUID)
 	r := d.find(&n)
 	if r != nil && r.state == s && !r.differs(&j) {
@@ -93,7 +91,7 @@ func (m *Manager) Sync(j Job, s State) (repaired bool) {
 	return m.set(d, r, &n, &j, s)
 }
 
-// Remove forgets a job and frees its place. It reports whether the job was known.
+// Remove forgets a job and frees its slot. It reports whether the job was known.
 func (m *Manager) Remove(k Key) bool {
 	r := m.known(k)
 	if r == nil {
@@ -103,23 +101,22 @@ func (m *Manager) Remove(k Key) bool {
 	return true
 }
 
-// RemoveDB forgets a database with all its jobs and returns their number. A
-// suspension ends with it.
+// RemoveDB forgets a database with all its jobs and returns their number. A suspension ends with
+// it.
 func (m *Manager) RemoveDB(db string) int {
 	n := m.removeIf(db, func(*record) bool { return true })
 	delete(m.dbs, db)
 	return n
 }
 
-// RemoveWaiting forgets the jobs of a database that do not run, pending and
-// failed ones, and returns their number. It is for a database that is out of
-// reach for a while: what it runs keeps its places.
+// RemoveWaiting forgets the jobs of a database that do not run, pending and failed ones, and
+// returns their number. It is for a database that is out of reach for a while: what it runs keeps
+// its slots.
 func (m *Manager) RemoveWaiting(db string) int {
-	return m.removeIf(db, func(r *record) bool { return r.place != inRunning })
+	return m.removeIf(db, func(r *record) bool { return r.location != inRunning })
 }
 
-// Lookup returns a job as it was last set. The state of a job that Next
-// returned is Enqueued.
+// Lookup returns a job as it was last set. The state of a job that Next returned is Enqueued.
 func (m *Manager) Lookup(k Key) (Job, State, bool) {
 	r := m.known(k)
 	if r == nil {
@@ -131,8 +128,8 @@ func (m *Manager) Lookup(k Key) (Job, State, bool) {
 // Len returns the number of known jobs.
 func (m *Manager) Len() int { return m.jobs }
 
-// Jobs returns all known jobs of a database, or of all databases if db is
-// empty, in no particular order. The loop may remove jobs, not add any.
+// Jobs returns all known jobs of a database, or of all databases if db is empty, in no particular
+// order. The loop may remove jobs, not add any.
 func (m *Manager) Jobs(db string) iter.Seq2[Job, State] {
 	return func(yield func(Job, State) bool) {
 		more := true
@@ -151,26 +148,26 @@ func (m *Manager) Jobs(db string) iter.Seq2[Job, State] {
 	}
 }
 
-// BeginSync begins the reading of a full snapshot of a database: from now on,
-// Stale knows which jobs no Set or Sync has touched.
-func (m *Manager) BeginSync(db string) {
+// BeginSnapshot begins the reading of a snapshot of a database: from now on, Stale knows which jobs
+// no Set or SetFromSnapshot has touched.
+func (m *Manager) BeginSnapshot(db string) {
 	d := m.dbs[db]
 	if d == nil {
 		return
 	}
-	d.sync++
+	d.snapshot++
 	d.seen = 0
-	if d.sync == 0 { // used up: 0 becomes "long ago"
+	if d.snapshot == 0 { // used up: 0 becomes "long ago"
 		d.each(func(r *record) bool {
-			r.sync = 0
+			r.snapshot = 0
 			return true
 		})
-		d.sync = 1
+		d.snapshot = 1
 	}
 }
 
-// Stale returns the jobs of a database that nothing has touched since
-// BeginSync, in no particular order. What became of them is up to the caller.
+// Stale returns the jobs of a database that nothing has touched since BeginSnapshot, in no
+// particular order. What became of them is up to the caller.
 func (m *Manager) Stale(db string) []Key {
 	d := m.dbs[db]
 	if d == nil || d.seen == d.len() {
@@ -178,7 +175,7 @@ func (m *Manager) Stale(db string) []Key {
 	}
 	var keys []Key
 	d.each(func(r *record) bool {
-		if r.sync != d.sync {
+		if r.snapshot != d.snapshot {
 			keys = append(keys, r.key())
 		}
 		return true
@@ -211,20 +208,20 @@ func (m *Manager) replace(r *record, j *Job, s State) {
 // transition applies a state to a job whose properties are as before.
 func (m *Manager) transition(r *record, s State) bool {
 	old := r.state
-	if s.Running() && r.place == inRunning {
+	if s.Running() && r.location == inRunning {
 		r.home.count(r.state, -1)
 		r.home.count(s, 1)
 		r.state = s
 		return s != old
 	}
-	stays := s == Failed && r.place == inFailed ||
-		s == Pending && (r.place == suspended || r.place == inETAQueue || r.place == inOwnQueue && r.eta == 0)
+	stays := s == Failed && r.location == inFailed ||
+		s == Pending && (r.location == suspended || r.location == inETAQueue || r.location == inOwnQueue && r.eta == 0)
 	if stays {
 		return false
 	}
-	// Among the moves: a pending job whose eta has come goes back to those that
-	// wait for it, until the next pass. So does upstream's, which has forgotten
-	// the eta and sees a changed property (docs/contract.md 2.1).
+	// One of the moves: a pending job whose eta has come goes back to those that wait for theirs,
+	// until the next pass. It does so in OCA's runner too, which has forgotten the eta and sees a
+	// changed property (docs/contract.md 2.1).
 	m.take(r)
 	m.put(r, s)
 	return true
@@ -284,7 +281,7 @@ func (m *Manager) leave(h *home) {
 	}
 }
 
-// put brings a job that is in no place to the one its state asks for.
+// put brings a job that is nowhere to the location that its state asks for.
 func (m *Manager) put(r *record, s State) {
 	own := r.home.channel
 	top := own
@@ -292,49 +289,48 @@ func (m *Manager) put(r *record, s State) {
 	r.home.count(s, 1)
 	switch {
 	case s.Running():
-		r.place = inRunning
+		r.location = inRunning
 		for c := own; c != nil; c = c.parent {
 			c.running++
 			top = c
 		}
 	case s == Failed:
-		r.place = inFailed
+		r.location = inFailed
 		own.failed.push(r)
 	case r.home.db.suspended:
-		r.place = suspended
+		r.location = suspended
 		r.home.park(r)
 		return // no channel has changed
 	case r.eta != 0:
-		r.place = inETAQueue
+		r.location = inETAQueue
 		own.eta.push(r)
 	default:
-		r.place = inOwnQueue
+		r.location = inOwnQueue
 		own.ready.push(r)
 	}
 	m.settle(own, top)
 }
 
-// take takes a job out of its place, and its count out of every channel that
-// has let it pass.
+// take takes a job out of its location, and its count out of every channel that has let it pass.
 func (m *Manager) take(r *record) {
 	own := r.home.channel
 	top := own
 	r.home.count(r.state, -1)
 	switch {
-	case r.place == inRunning:
+	case r.location == inRunning:
 		for c := own; c != nil; c = c.parent {
 			c.running--
 			top = c
 		}
-	case r.place == inFailed:
+	case r.location == inFailed:
 		own.failed.remove(int(r.index))
-	case r.place == suspended:
+	case r.location == suspended:
 		r.home.parked.remove(int(r.index))
 		return
-	case r.place == inETAQueue:
+	case r.location == inETAQueue:
 		own.eta.remove(int(r.index))
 	default:
-		for range r.place {
+		for range r.location {
 			top.running--
 			top = top.parent
 		}

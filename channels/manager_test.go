@@ -10,26 +10,26 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestManagerIsTheReference compares Manager with the reference model over
-// random configurations and histories.
+// TestManagerIsTheReference compares Manager with the reference model over random configurations
+// and histories.
 func TestManagerIsTheReference(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		s := &comparison{m: NewManager(), ref: newReference(), now: 1000}
 		s.configure(t)
 		t.Repeat(map[string]func(*rapid.T){
-			"":              s.check,
-			"configure":     s.configure,
-			"set":           s.set,
-			"set again":     s.set,
-			"set the same":  s.setSame,
-			"sync the same": s.syncSame,
-			"next":          s.next,
-			"remove":        s.remove,
-			"remove some":   s.removeSome,
-			"suspend":       s.suspend,
-			"resume":        s.resume,
-			"snapshot":      s.snapshot,
+			"":                  s.check,
+			"configure":         s.configure,
+			"set":               s.set,
+			"set again":         s.set,
+			"set the same":      s.setSame,
+			"snapshot the same": s.snapshotSame,
+			"next":              s.next,
+			"remove":            s.remove,
+			"remove some":       s.removeSome,
+			"suspend":           s.suspend,
+			"resume":            s.resume,
+			"snapshot":          s.snapshot,
 		})
 	})
 }
@@ -92,7 +92,7 @@ func (s *comparison) set(t *rapid.T) {
 	s.ref.set(j, state)
 }
 
-// known draws a job both know.
+// known draws a job that both know.
 func (s *comparison) known(t *rapid.T) (Job, State) {
 	if len(s.ref.jobs) == 0 {
 		t.Skip("no jobs")
@@ -108,9 +108,9 @@ func (s *comparison) setSame(t *rapid.T) {
 	s.ref.set(j, state)
 }
 
-func (s *comparison) syncSame(t *rapid.T) {
+func (s *comparison) snapshotSame(t *rapid.T) {
 	j, state := s.known(t)
-	require.False(t, s.m.Sync(j, state))
+	require.False(t, s.m.SetFromSnapshot(j, state))
 }
 
 func (s *comparison) next(t *rapid.T) {
@@ -159,16 +159,16 @@ func (s *comparison) resume(t *rapid.T) {
 	s.ref.suspend(db, false)
 }
 
-// snapshot syncs some of the jobs: the others are stale.
+// snapshot names some of the jobs: the others are stale.
 func (s *comparison) snapshot(t *rapid.T) {
 	db := drawDB.Draw(t, "db")
-	s.m.BeginSync(db)
+	s.m.BeginSnapshot(db)
 	var left []Key
 	for _, j := range s.ref.sorted() {
 		switch {
 		case j.DB != db:
 		case rapid.Bool().Draw(t, "seen"):
-			require.False(t, s.m.Sync(j.Job, j.state))
+			require.False(t, s.m.SetFromSnapshot(j.Job, j.state))
 		default:
 			left = append(left, j.Key)
 		}
@@ -200,8 +200,8 @@ func (s *comparison) check(t *rapid.T) {
 	}
 }
 
-// checkExplanation: when no pass is due, nothing is explained as ready, and
-// explaining changes nothing (the next check would see it).
+// checkExplanation: when no pass is due, nothing is explained as ready, and explaining changes
+// nothing (the next check would see it).
 func (s *comparison) checkExplanation(t *rapid.T, k Key, state State) {
 	e, ok := s.m.Explain(k, time.Unix(s.now, 0))
 	require.True(t, ok)

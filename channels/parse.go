@@ -11,8 +11,8 @@ import (
 type Entry struct {
 	Name     string
 	Capacity int
-	// Unlimited is set when options stand where the capacity is expected, as in
-	// "sub:paused". Capacity is then 0.
+	// Unlimited is set when options follow where the capacity is expected, as in "sub:paused".
+	// Capacity is then 0.
 	Unlimited bool
 	Options   []Option
 }
@@ -20,13 +20,13 @@ type Entry struct {
 // Option is one "key" or "key=value" of an Entry.
 type Option struct {
 	Key string
-	// Value is what stands behind "=". It is empty for a bare key.
+	// Value is what follows "=". It is empty for a bare key.
 	Value string
 	// Bare is set for a key without "=". Such an option is on.
 	Bare bool
 }
 
-// on is how upstream understands a switch: everything but an empty value.
+// on is how the add-on understands a switch: everything but an empty value.
 func (o Option) on() bool { return o.Bare || o.Value != "" }
 
 // String returns "key" or "key=value".
@@ -50,14 +50,13 @@ func (e Entry) String() string {
 	return b.String()
 }
 
-// ParseConfig reads upstream's channel string (docs/contract.md 2.7):
+// ParseConfig reads the add-on's channel string (docs/contract.md 2.7):
 //
 //	name[:capacity][:key[=value]]...
 //
-// separated by commas or newlines. A name alone has capacity 1. A channel other
-// than root may go on with an option of that name that is known, and has then no
-// limit of its own; what is not known there is taken for a capacity with a typing
-// error. Keys are not interpreted otherwise; see Entry.Config. There is no comment
+// separated by commas or newlines. A name alone has capacity 1. In every channel but root, a known
+// option may follow the name at once; the channel is then unlimited. An unknown one is taken for a
+// mistyped capacity. Keys are not interpreted otherwise; see Entry.Config. There is no comment
 // syntax.
 func ParseConfig(s string) ([]Entry, error) {
 	var entries []Entry
@@ -136,8 +135,8 @@ func splitTrim(s, sep string) []string {
 	return parts
 }
 
-// parseInt reads an integer as Python does: a sign and single underscores
-// between digits are fine, other bases are not.
+// parseInt reads an integer as Python does: a sign and single underscores between digits are fine,
+// other bases are not.
 func parseInt(s string) (int, error) {
 	digits := strings.TrimLeft(s, "+-")
 	if strings.HasPrefix(digits, "_") || strings.HasSuffix(digits, "_") || strings.Contains(digits, "__") {
@@ -146,9 +145,8 @@ func parseInt(s string) (int, error) {
 	return strconv.Atoi(strings.ReplaceAll(s, "_", ""))
 }
 
-// Config understands the options of an entry the way upstream does. What
-// upstream accepts although it hardly says what its author meant is accepted,
-// with a warning.
+// Config understands the options of an entry as the add-on does. It also accepts, with a warning,
+// what the add-on accepts although its author can hardly have meant it.
 func (e Entry) Config() (cfg Config, warnings []string, err error) {
 	cfg = Config{Name: e.Name, Capacity: e.Capacity}
 	name := Normalize(e.Name)
@@ -157,7 +155,7 @@ func (e Entry) Config() (cfg Config, warnings []string, err error) {
 	}
 	switch {
 	case e.Unlimited:
-		warn("without a capacity before its options it has no limit of its own")
+		warn("without a capacity before its options it is unlimited")
 	case e.Capacity == 0:
 		warn("capacity 0 means unlimited")
 	case e.Capacity < 0:
@@ -201,10 +199,10 @@ func (e Entry) Config() (cfg Config, warnings []string, err error) {
 	}
 	switch {
 	case cfg.CapacityDefault < 0:
-		warn("capacity_default %d means that no job of a channel below it without an entry of its own ever runs", cfg.CapacityDefault)
+		warn("capacity_default %d means that jobs of a channel below it never run unless that channel has an entry", cfg.CapacityDefault)
 	case cfg.SequentialDefault && cfg.CapacityDefault == 0:
-		// Upstream leaves such channels sequential and without a limit at once,
-		// which it refuses where it is written down for a channel.
+		// The add-on makes such channels sequential and unlimited at once, which it refuses in a
+		// channel's own entry.
 		cfg.CapacityDefault = 1
 		warn("sequential_default means a capacity_default of 1")
 	}
@@ -233,9 +231,8 @@ func looksOff(value string) bool {
 	return false
 }
 
-// ParseConfigs reads a channel string and understands its options. Of several
-// entries for one channel the last wins. The result is validated as a whole:
-// Manager.Configure accepts it.
+// ParseConfigs reads a channel string and understands its options. Of several entries for one
+// channel the last wins. The result is validated as a whole: Manager.Configure accepts it.
 func ParseConfigs(s string) (cfgs []Config, warnings []string, err error) {
 	entries, err := ParseConfig(s)
 	if err != nil {

@@ -28,7 +28,7 @@ func TestEntryConfig(t *testing.T) {
 		{desc: "bare throttle", input: "A:2:throttle", want: Config{Name: "A", Capacity: 2, Throttle: time.Second}},
 		{desc: "empty switches are off", input: "A:2:sequential=:paused=", want: Config{Name: "A", Capacity: 2}},
 		{
-			desc: "switches that look off are on", input: "A:1:sequential=False:paused=0",
+			desc: "switches that seem off are on", input: "A:1:sequential=False:paused=0",
 			want: Config{Name: "A", Capacity: 1, Sequential: true, Paused: true},
 			warnings: []string{
 				"channel root.A: sequential=False: any value but an empty one switches it on",
@@ -48,16 +48,16 @@ func TestEntryConfig(t *testing.T) {
 		},
 		{
 			desc: "an option instead of a capacity", input: "A:paused:throttle=2", want: Config{Name: "A", Paused: true, Throttle: 2 * time.Second},
-			warnings: []string{"channel root.A: without a capacity before its options it has no limit of its own"},
+			warnings: []string{"channel root.A: without a capacity before its options it is unlimited"},
 		},
 		{
 			desc: "an option with a value instead of a capacity", input: "A: capacity_default = 2", want: Config{Name: "A", CapacityDefault: 2},
-			warnings: []string{"channel root.A: without a capacity before its options it has no limit of its own"},
+			warnings: []string{"channel root.A: without a capacity before its options it is unlimited"},
 		},
 		{
 			desc: "sequential children", input: "A:sequential_default", want: Config{Name: "A", CapacityDefault: 1, SequentialDefault: true},
 			warnings: []string{
-				"channel root.A: without a capacity before its options it has no limit of its own",
+				"channel root.A: without a capacity before its options it is unlimited",
 				"channel root.A: sequential_default means a capacity_default of 1",
 			},
 		},
@@ -67,7 +67,7 @@ func TestEntryConfig(t *testing.T) {
 		},
 		{
 			desc: "negative default", input: "root:4:capacity_default=-1", want: Config{Name: "root", Capacity: 4, CapacityDefault: -1},
-			warnings: []string{"channel root: capacity_default -1 means that no job of a channel below it without an entry of its own ever runs"},
+			warnings: []string{"channel root: capacity_default -1 means that jobs of a channel below it never run unless that channel has an entry"},
 		},
 		{
 			desc: "unknown options", input: "A:1:sequental:", want: Config{Name: "A", Capacity: 1},

@@ -5,20 +5,19 @@ import (
 	"time"
 )
 
-// Next does one scheduling pass (docs/contract.md 2.2): it returns the jobs to start
-// now, best first. They count as running from now on; a job that could not be
-// started is given back with Set.
+// Next does one scheduling pass (docs/contract.md 2.2): it returns the jobs to start now, best
+// first. They count as running from now on; a job that could not be started is given back with Set.
 //
-// A limit above 0 bounds the number of jobs; the rest is left for the next
-// call, and Pending reports true meanwhile. What a pass costs depends on the
-// channels in which something changed or became due, not on how many there are.
+// A limit above 0 bounds the number of jobs; the rest is left for the next call, and Pending
+// reports true meanwhile. What a pass costs depends on the channels in which something changed or
+// became due, not on how many there are.
 func (m *Manager) Next(now time.Time, limit int) []Key {
 	t := now.UnixMicro()
 	for m.timers.len() > 0 && m.timers.first().timer <= t {
 		m.expire(m.timers.first(), t)
 	}
-	// Deepest first: what a channel yields goes one level up, so a level is
-	// complete when the one below is done.
+	// Deepest first: what a channel yields goes one level up, so a level is complete when the one
+	// below is done.
 	for depth := len(m.dirty) - 1; depth > 0; depth-- {
 		for len(m.dirty[depth]) > 0 {
 			c := m.dirty[depth][len(m.dirty[depth])-1]
@@ -28,14 +27,13 @@ func (m *Manager) Next(now time.Time, limit int) []Key {
 	return m.start(t, limit)
 }
 
-// Pending reports whether a pass would move or start a job that is ready. Jobs
-// with an eta and throttled channels do not count before their time has come
-// and a pass has seen it: ask Wakeup too.
-func (m *Manager) Pending() bool { return m.dirt > 0 }
+// Pending reports whether a pass would move or start a job that is ready. Jobs with an eta and
+// throttled channels do not count before their time has come and a pass has seen it: ask Wakeup
+// too.
+func (m *Manager) Pending() bool { return m.dirtyCount > 0 }
 
-// Wakeup returns the time of the next pass that is needed even if nothing
-// changes, or the zero time if there is none (docs/contract.md 2.6). It can be in
-// the past: then a pass is due.
+// Wakeup returns the time of the next pass that is needed even if nothing changes, or the zero time
+// if there is none (docs/contract.md 2.6). It can be in the past: then a pass is due.
 func (m *Manager) Wakeup() time.Time {
 	if m.root.wake == never {
 		return time.Time{}
@@ -43,8 +41,7 @@ func (m *Manager) Wakeup() time.Time {
 	return time.UnixMicro(m.root.wake).UTC()
 }
 
-// expire ends a throttle pause that is over and makes the jobs ready whose eta
-// has come.
+// expire ends a throttle pause that is over and makes the jobs ready whose eta has come.
 func (m *Manager) expire(c *channel, now int64) {
 	if c.pausedUntil <= now {
 		c.pausedUntil = 0
@@ -52,7 +49,7 @@ func (m *Manager) expire(c *channel, now int64) {
 	if c.pausedUntil == 0 && c.hasCapacity() {
 		for c.eta.len() > 0 && c.eta.first().eta <= now {
 			r := c.eta.pop()
-			r.place = inOwnQueue
+			r.location = inOwnQueue
 			c.ready.push(r)
 		}
 	}
@@ -63,14 +60,14 @@ func (m *Manager) expire(c *channel, now int64) {
 func (m *Manager) advance(c *channel, now int64) {
 	if c.capacity == 0 && c.throttle == 0 && !c.sequential {
 		for _, r := range c.ready.items {
-			r.place++
+			r.location++
 		}
 		c.running += c.ready.len()
 		c.parent.ready.merge(&c.ready)
 	} else {
 		for c.canYield() {
 			r := c.yield(now)
-			r.place++
+			r.location++
 			c.parent.ready.push(r)
 		}
 	}
@@ -82,7 +79,7 @@ func (m *Manager) start(now int64, limit int) []Key {
 	var keys []Key
 	for m.root.canYield() && (limit <= 0 || len(keys) < limit) {
 		r := m.root.yield(now)
-		r.place = inRunning
+		r.location = inRunning
 		r.home.count(r.state, -1)
 		r.home.count(Enqueued, 1)
 		r.state = Enqueued
@@ -94,8 +91,8 @@ func (m *Manager) start(now int64, limit int) []Key {
 	return keys
 }
 
-// yield takes the best job out of the queue, counts it and begins the pause
-// that a throttle asks for.
+// yield takes the best job out of the queue, counts it and begins the pause that a throttle asks
+// for.
 func (c *channel) yield(now int64) *record {
 	r := c.ready.pop()
 	c.running++
@@ -105,9 +102,9 @@ func (c *channel) yield(now int64) *record {
 	return r
 }
 
-// settle brings what is derived of a channel up to date after its queues,
-// counts or limits have changed, and of all above it that this concerns: at
-// least up to top, the highest channel that was changed itself.
+// settle brings what is derived of a channel up to date after its queues, counts or limits have
+// changed, and of all above it that this concerns: at least up to top, the highest channel that was
+// changed itself.
 func (m *Manager) settle(c, top *channel) {
 	reached := false
 	for c != nil {
@@ -120,8 +117,8 @@ func (m *Manager) settle(c, top *channel) {
 	}
 }
 
-// derive computes timer, wake-up contribution and dirtiness of one channel. It
-// reports whether the contribution changed, which concerns the parent.
+// derive computes timer, wake-up contribution and dirtiness of one channel. It reports whether the
+// contribution changed, which concerns the parent.
 func (m *Manager) derive(c *channel) (changed bool) {
 	timer, wake := int64(never), int64(never)
 	if c.hasCapacity() {
@@ -165,7 +162,7 @@ func (m *Manager) mark(c *channel, dirty bool) {
 		}
 		c.dirtyIndex = len(m.dirty[c.depth])
 		m.dirty[c.depth] = append(m.dirty[c.depth], c)
-		m.dirt++
+		m.dirtyCount++
 		return
 	}
 	level := m.dirty[c.depth]
@@ -174,5 +171,5 @@ func (m *Manager) mark(c *channel, dirty bool) {
 	last.dirtyIndex = c.dirtyIndex
 	m.dirty[c.depth] = slices.Delete(level, len(level)-1, len(level))
 	c.dirtyIndex = -1
-	m.dirt--
+	m.dirtyCount--
 }

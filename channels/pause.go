@@ -1,9 +1,8 @@
 package channels
 
-// Pause holds a channel back, with all below it, or lets it go again. It is for
-// operators: it comes on top of what the configuration says, and neither
-// Configure nor the coming and going of the channel ends it. Jobs that the
-// channel has let pass but that do not run yet are called back.
+// Pause holds a channel back, with all below it, or lets it go again. It serves operators: it adds
+// to what the configuration says, and neither Configure nor the coming and going of the channel
+// ends it. Jobs that the channel has let pass but that do not run yet are called back.
 func (m *Manager) Pause(name string, yes bool) {
 	name = Normalize(name)
 	if _, was := m.stopped[name]; was == yes {

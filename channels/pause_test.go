@@ -30,8 +30,7 @@ func TestPauseByHand(t *testing.T) {
 	require.Equal(t, []Key{key("a"), key("b")}, f.Next(at(3), 0))
 }
 
-// TestPauseCallsBack: jobs that have passed the channel but wait further up do
-// not start any more.
+// TestPauseCallsBack: jobs that have passed the channel but wait further up do not start any more.
 func TestPauseCallsBack(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, "root:1,A:9")

@@ -5,15 +5,13 @@ import (
 	"fmt"
 )
 
-// Configure replaces the configuration of all channels, at any time. A channel
-// that cfgs does not name is unlimited, but root, which then has capacity 1.
-// On an error nothing changes.
+// Configure replaces the configuration of all channels, at any time. A channel that cfgs does not
+// name is unlimited, except root, which then has capacity 1. On an error nothing changes.
 //
-// No job is lost and none changes its channel. Running jobs stay counted, also
-// above a smaller capacity. Where a channel becomes stricter (a capacity below
-// what it has let pass, paused, sequential, a longer throttle), the jobs it has
-// let pass but that do not run yet are called back to their own channels, so
-// that the new rules hold for the very next job.
+// No job is lost and none changes its channel. Running jobs stay counted, also above a smaller
+// capacity. Where a channel becomes stricter (a capacity below what it has let pass, paused,
+// sequential, a longer throttle), the jobs it has let pass but that do not run yet are called back
+// to their own channels, so that the new rules hold for the very next job.
 func (m *Manager) Configure(cfgs []Config) error {
 	wanted := make(map[string]Config, len(cfgs))
 	var errs []error
@@ -49,8 +47,8 @@ func (m *Manager) Configure(cfgs []Config) error {
 	return nil
 }
 
-// reconfigure decides which channels are configured and what they hand out to
-// their children, and returns those that are or were configured.
+// reconfigure decides which channels are configured and what they hand out to their children, and
+// returns those that are or were configured.
 func (m *Manager) reconfigure(wanted map[string]Config) map[*channel]struct{} {
 	touched := m.configured
 	for c := range touched {
@@ -88,8 +86,7 @@ func (m *Manager) relimit(c *channel, cfg Config, changed map[*channel]limits) {
 	c.limits = wanted
 }
 
-// recall brings the jobs back that stricter channels have let pass and that
-// wait further up.
+// recall brings the jobs back that stricter channels have let pass and that wait further up.
 func (m *Manager) recall(changed map[*channel]limits) {
 	strict := make(map[*channel]struct{})
 	for c, old := range changed {
@@ -119,14 +116,14 @@ func (m *Manager) callBack(strict map[*channel]struct{}) {
 	for _, r := range back {
 		m.take(r)
 		r.home.count(r.state, 1)
-		r.place = inOwnQueue
+		r.location = inOwnQueue
 		r.home.channel.ready.push(r)
 		m.settle(r.home.channel, r.home.channel)
 	}
 }
 
-// stricter reports whether jobs that passed the channel under its old limits
-// might not have passed under the present ones.
+// stricter reports whether jobs that passed the channel under its old limits might not have passed
+// under the present ones.
 func (c *channel) stricter(old limits) bool {
 	return c.paused && !old.paused ||
 		c.sequential && !old.sequential ||
@@ -137,7 +134,7 @@ func (c *channel) stricter(old limits) bool {
 // hasPassed reports whether a job in a ready queue has passed one of the channels.
 func (r *record) hasPassed(channels map[*channel]struct{}) bool {
 	c := r.home.channel
-	for range r.place {
+	for range r.location {
 		if _, ok := channels[c]; ok {
 			return true
 		}

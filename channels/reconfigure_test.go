@@ -7,8 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fixture is a Manager with a short hand for rows: all of database "db", with
-// rising ids.
+// fixture is a Manager with a short hand for rows: all of database "db", with rising ids.
 type fixture struct {
 	*Manager
 	t  *testing.T

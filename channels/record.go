@@ -9,9 +9,8 @@ import (
 
 // record is one job in memory. There can be millions: its size is 64 bytes.
 //
-// A job is in exactly one place at a time, and only put, take and the pass
-// move it, adjusting the counters of the channels it goes through. So a place
-// cannot be released twice.
+// A job has exactly one location at a time. Only put, take and the pass move it, and adjust the
+// counters of the channels it goes through, so a slot cannot be released twice.
 type record struct {
 	home     *home
 	created  int64
@@ -21,30 +20,29 @@ type record struct {
 	priority int32
 	index    int32 // in the heap that holds it
 	state    State
-	place    place
-	sync     uint8 // the last synchronization that saw it, see BeginSync
+	location location
+	snapshot uint8 // the last snapshot that named it, see BeginSnapshot
 	odd      bool  // its uuid is not canonical, see database.oddNames
 }
 
-// place says where a job is: running, among the failed jobs of its own
-// channel, among those of its own channel that wait for their eta, parked because
-// its database is suspended, or in the ready queue of the channel that many levels
-// above its own.
-type place uint8
+// location says where a job is: running, among the failed jobs of its own channel, among those of
+// its own channel that wait for their eta, parked because its database is suspended, or in the
+// ready queue of the channel that many levels above its own.
+type location uint8
 
 const (
-	inOwnQueue place = 0
-	suspended  place = 252
-	inETAQueue place = 253
-	inFailed   place = 254
-	inRunning  place = 255
+	inOwnQueue location = 0
+	suspended  location = 252
+	inETAQueue location = 253
+	inFailed   location = 254
+	inRunning  location = 255
 )
 
-// inReady reports whether the place is some channel's ready queue.
-func (p place) inReady() bool { return p < suspended }
+// inReady reports whether the location is some channel's ready queue.
+func (l location) inReady() bool { return l < suspended }
 
-// home is what all jobs of one database with the same channel name share.
-// It exists as long as such a job does.
+// home is what all jobs of one database with the same channel name share. It exists as long as such
+// a job does.
 type home struct {
 	db      *database
 	channel *channel
@@ -65,8 +63,8 @@ type database struct {
 	// Uuids that are not canonical are rare (hand-made rows), but they are jobs.
 	odd       map[string]*record
 	oddNames  map[*record]string
-	sync      uint8 // the current synchronization, see BeginSync
-	seen      int   // how many jobs it has seen
+	snapshot  uint8 // the current snapshot, see BeginSnapshot
+	seen      int   // how many jobs it has named
 	suspended bool  // between Suspend and Resume
 	peak      int   // most entries jobs has had
 }
@@ -104,9 +102,9 @@ func (d *database) find(n *name) *record {
 	return d.jobs[n.uuid]
 }
 
-// add returns a new record that is in no place yet.
+// add returns a new record that is nowhere yet.
 func (d *database) add(n *name) *record {
-	r := &record{sync: d.sync, uuid: n.uuid, odd: n.odd}
+	r := &record{snapshot: d.snapshot, uuid: n.uuid, odd: n.odd}
 	d.seen++
 	if n.odd {
 		text := strings.Clone(n.text) // which may be a part of something big
@@ -119,20 +117,20 @@ func (d *database) add(n *name) *record {
 	return r
 }
 
-// see notes that the current synchronization has seen a job.
+// see notes that the current snapshot has named a job.
 func (d *database) see(r *record) {
-	if r.sync != d.sync {
-		r.sync = d.sync
+	if r.snapshot != d.snapshot {
+		r.snapshot = d.snapshot
 		d.seen++
 	}
 }
 
-// forgetAbove is the size from which on an emptied map is replaced: maps of
-// Go never give memory back.
+// forgetAbove is the size from which on an emptied map is replaced: maps of Go never give memory
+// back.
 const forgetAbove = 1024
 
 func (d *database) drop(r *record) {
-	if r.sync == d.sync {
+	if r.snapshot == d.snapshot {
 		d.seen--
 	}
 	if r.odd {
@@ -148,8 +146,7 @@ func (d *database) drop(r *record) {
 
 func (d *database) len() int { return len(d.jobs) + len(d.odd) }
 
-// each calls yield for all records until it returns false. Records may be
-// dropped meanwhile.
+// each calls yield for all records until it returns false. Records may be dropped meanwhile.
 func (d *database) each(yield func(*record) bool) {
 	for _, r := range d.jobs {
 		if !yield(r) {
@@ -182,16 +179,14 @@ func (r *record) job() Job {
 	}
 }
 
-// differs reports whether a property that influences scheduling is not what
-// the row says.
+// differs reports whether a property that influences scheduling is not what the row says.
 func (r *record) differs(j *Job) bool {
 	return r.id != j.ID || r.priority != j.Priority || r.created != j.Created || r.eta != j.ETA ||
 		r.home.name != j.Channel && r.home.channel.name != Normalize(j.Channel)
 }
 
-// before is the order of ready jobs: priority, date_created, id (docs/contract.md
-// 2.3). Rows of two databases can agree in all three; names decide then, so
-// that the order never depends on chance.
+// before is the order of ready jobs: priority, date_created, id (docs/contract.md 2.3). Rows of two
+// databases can agree in all three; names decide then, so that the order never depends on chance.
 func (r *record) before(o *record) bool {
 	if r.priority != o.priority {
 		return r.priority < o.priority
@@ -225,7 +220,7 @@ type readyOrder struct{}
 func (readyOrder) before(a, b *record) bool   { return a.before(b) }
 func (readyOrder) moved(r *record, index int) { r.index = int32(index) } //nolint:gosec // memory ends before int32 does
 
-// noOrder is that of jobs whose turn does not come.
+// noOrder is the order of jobs whose turn does not come.
 type noOrder struct{}
 
 func (noOrder) before(*record, *record) bool { return false }

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// reference is docs/contract.md 2 written down as directly as possible, and slow:
-// recursion over the whole tree, sets and sorting. It is what Manager is compared with.
+// reference is docs/contract.md 2 written down as directly as possible, and slow: recursion over
+// the whole tree, sets and sorting. It is what Manager is compared with.
 type reference struct {
 	root      *refChannel
 	jobs      map[Key]*refJob

@@ -10,13 +10,13 @@ import (
 
 // Status describes one channel.
 type Status struct {
-	// DB is the database whose own tree the channel belongs to; empty if the tree
-	// is that of all databases.
+	// DB is the database whose own tree the channel belongs to; empty if all databases share one
+	// tree.
 	DB string
 	// FullName begins with "root".
 	FullName string
-	// Configured is false for a channel that exists only because of a job or of
-	// a configured channel below it.
+	// Configured is false for a channel that exists only because of a job or of a configured
+	// channel below it.
 	Configured bool
 	// Capacity is the number of jobs that may run at once; 0: unlimited.
 	Capacity   int
@@ -24,21 +24,21 @@ type Status struct {
 	Throttle   time.Duration
 	// Paused is set by configuration, Stopped by [Manager.Pause].
 	Paused, Stopped bool
-	// Queued is the number of jobs that wait here, for a place or for their
-	// eta. Jobs of channels below that have come up to this one are among them.
+	// Queued is the number of jobs that wait here, for a slot or for their eta. Jobs of channels
+	// below that have come up to this one are among them.
 	Queued int
-	// Running is the number of jobs of this channel and those below that this
-	// one has let pass: they run, or wait for a place further up.
+	// Running is the number of jobs of this channel and those below that this one has let pass:
+	// they run, or wait for a slot further up.
 	Running int
 	// Failed is the number of failed jobs of the channel itself.
 	Failed int
-	// PausedUntil is the end of the pause after the last job that a throttle
-	// asks for; the zero time if there is none.
+	// PausedUntil is the end of the pause after the last job that a throttle asks for; the zero
+	// time if there is none.
 	PausedUntil time.Time
 }
 
-// String returns the line upstream logs: root(C:4,Q:0,R:0,F:0). The capacity of
-// a channel without configuration is ∞ where none is handed out by its parent.
+// String returns the line that OCA's runner logs: root(C:4,Q:0,R:0,F:0). The capacity of a channel
+// without configuration is ∞ unless its parent hands one out.
 func (s Status) String() string {
 	capacity := strconv.Itoa(s.Capacity)
 	if s.Capacity == 0 && !s.Configured {

@@ -192,8 +192,8 @@
 
   function showState(r) {
     const st = r.status;
-    const [text, kind] = st.stopping ? ['Stopping', 'warn'] : st.leader && st.ready ? ['Running', 'good'] :
-      st.leader ? ['Not ready', 'bad'] : st.leader_known ? ['Standby', 'info'] : ['No leader', 'bad'];
+    const [text, kind] = st.stopping ? ['Stopping', 'warn'] : st.leader && st.state === 'ready' ? ['Running', 'good'] :
+      st.leader && st.state === 'degraded' ? ['Degraded', 'warn'] : st.leader ? ['Not ready', 'bad'] : st.leader_known ? ['Standby', 'info'] : ['No leader', 'bad'];
     set($('state'), text);
     setClass($('state'), 'pill ' + kind);
     const problems = [...(st.problems ?? []), ...(st.warnings ?? [])];
@@ -262,6 +262,7 @@
         const list = [];
         if (c.pause) list.push(['paused', 'info']); else if (c.paused) list.push(['paused by the configuration', 'info']);
         if (c.sequential) list.push(c.failed ? ['stopped by a failed job', 'bad'] : ['one by one', '']);
+        if (c.held) list.push([plural(c.held, 'job waits', 'jobs wait') + ' for the database', 'bad']);
         if (c.throttle_seconds) list.push(['every ' + span(c.throttle_seconds), '']);
         tags(el.name, list);
       }],
@@ -273,10 +274,11 @@
         set(el.bar.lastChild, c.capacity ? `${number(c.running)} of ${number(c.capacity)}` : number(c.running));
       }],
       ['Waiting', 'num', (td, c, tr) => {
-        td.classList.toggle('zero', !c.queued);
-        if (!c.queued) { delete td.buttons; set(td, 0); return; }
+        const waits = c.queued + (c.held ?? 0);
+        td.classList.toggle('zero', !waits);
+        if (!waits) { delete td.buttons; set(td, 0); return; }
         if (!td.buttons) set(td, '');
-        button(td, 'list', 'link', number(c.queued), `${plural(c.queued, 'job')} waiting in ${full(c)}: list`, () => waiting(tr.item));
+        button(td, 'list', 'link', number(waits), `${plural(waits, 'job')} waiting in ${full(c)}: list`, () => waiting(tr.item));
       }],
       ['Oldest', 'num', (td, c) => { td.classList.toggle('zero', c.oldest_pending_seconds == null); set(td, c.oldest_pending_seconds == null ? '–' : span(c.oldest_pending_seconds)); }],
       ['Failed', 'num', (td, c) => { td.classList.toggle('zero', !c.failed); set(td, number(c.failed)); }],
@@ -365,7 +367,7 @@
       if (d.pause) list.push(['paused', 'info']);
       const counts = d.state === 'undetected' ? (d.description || 'no queue_job') :
         `${number(d.jobs.started + d.jobs.enqueued)} running, ${number(d.jobs.pending)} waiting, ${number(d.jobs.failed)} failed`;
-      const side = entry(li, d.database, list, (d.detail && d.state !== 'undetected' ? d.detail + '; ' : '') + counts + (d.heard_age_seconds > 60 ? `; last heard ${span(d.heard_age_seconds)} ago` : ''));
+      const side = entry(li, d.database, list, ((d.cause || d.detail) && d.state !== 'undetected' ? (d.cause || d.detail) + '; ' : '') + counts + (d.heard_age_seconds > 60 ? `; last heard ${span(d.heard_age_seconds)} ago` : ''));
       const b = button(side, 'pause', 'quiet small', d.pause ? 'Resume' : 'Pause', `${d.pause ? 'Resume' : 'Pause'} database ${d.database}`,
         () => li.item.pause ? resume(li.item.pause) : pause({ database: li.item.database }));
       hide(b, !now.actions || d.state === 'undetected');

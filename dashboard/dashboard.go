@@ -21,6 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 )
 
 func init() {
@@ -282,7 +283,7 @@ func visitor(r *http.Request) string {
 	who := "dashboard"
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		if user, ok := repl.GetString("http.auth.user.id"); ok && user != "" {
-			who = user + " at the dashboard"
+			who = `user "` + strings.ReplaceAll(api.Printable(user), `"`, "'") + `" at the dashboard`
 		}
 	}
 	if ip, ok := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string); ok && ip != "" {

@@ -5,12 +5,15 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
@@ -41,7 +44,24 @@ const (
 	failuresJobs  = 3
 	// waitingShown is how many waiting jobs are listed.
 	waitingShown = 20
+	// visitorsLimit bounds the connections to databases that visitors cause at the same time, in all
+	// dashboards: fewer than a runner opens at once, so that some are left for operators.
+	visitorsLimit = 2
 )
+
+// visitors are those connections, each a token. They are global because the runners' own are.
+var visitors = make(chan struct{}, visitorsLimit)
+
+// visit runs f, which asks a database, when it is a visitor's turn.
+func visit(ctx context.Context, f func() error) error {
+	select {
+	case visitors <- struct{}{}:
+		defer func() { <-visitors }()
+		return f()
+	case <-ctx.Done():
+		return admin.Error(http.StatusServiceUnavailable, "others are asking the databases, try again")
+	}
+}
 
 // shared is an answer that visitors share.
 type shared struct {
@@ -127,17 +147,46 @@ func describeRunner(ctx context.Context, name string, k supervisor.Operations) r
 		tasks, err = k.Tasks(ctx)
 	}
 	if err != nil {
-		return runnerData{Status: api.Status{Runner: name}, Problem: err.Error()}
+		return runnerData{Status: api.Status{Runner: name, State: runner.NotReady.String()}, Problem: api.Discreet(err.Error())}
 	}
 	now := time.Now()
-	out := runnerData{
-		Status: api.NewStatus(name, &st, now), Databases: api.NewDatabases(name, &st, now),
-		Channels: api.NewChannels(name, &st, now), Tasks: api.NewTasks(name, tasks, now),
+	out := runnerData{Status: api.NewStatus(name, &st, now), Tasks: api.NewTasks(name, tasks, now)}
+	if k, ok := k.(*supervisor.Runner); ok {
+		out.Status.Ready = !k.Fails(st.Health(now))
 	}
-	out.Databases, out.MoreDatabases = head(out.Databases)
-	out.Channels, out.MoreChannels = head(out.Channels)
+	out.Status.Problems, out.Status.Warnings = discreet(out.Status.Problems), discreet(out.Status.Warnings)
+	out.Status.LeaderDetail = api.Discreet(out.Status.LeaderDetail)
+	// Only what is shown is described: others decide how many channels there are.
+	st.Databases, out.MoreDatabases = head(st.Databases)
+	st.Channels, out.MoreChannels = head(st.Channels)
+	out.Databases, out.Channels = api.NewDatabases(name, &st, now), api.NewChannels(name, &st, now)
+	for i := range out.Databases {
+		db := &out.Databases[i]
+		db.Detail, db.Cause = api.Discreet(db.Detail), api.Discreet(db.Cause)
+	}
 	out.Tasks, out.MoreTasks = head(out.Tasks)
 	return out
+}
+
+// discreet is what visitors get to read of problems: without the addresses and roles of PostgreSQL.
+func discreet(list []string) []string {
+	for i := range list {
+		list[i] = api.Discreet(list[i])
+	}
+	return list
+}
+
+// failure is the answer to a question that failed.
+func failure(err error) error {
+	var shown caddy.APIError
+	if errors.As(err, &shown) {
+		return err
+	}
+	if err = admin.Failure(err); errors.As(err, &shown) {
+		shown.Message = api.Discreet(shown.Message)
+		return shown
+	}
+	return err
 }
 
 // head returns the first of a list, and how many it leaves out.
@@ -191,14 +240,18 @@ func groupFailures(ctx context.Context, name string, engine supervisor.Operation
 	})
 	at := make(map[[5]string]int)
 	for i := range dbs[:min(len(dbs), failuresDatabases)] {
-		page, err := engine.Jobs(ctx, runner.JobQuery{
-			Database: dbs[i].Name, Filter: driver.Filter{States: []channels.State{channels.Failed}}, Limit: failuresEach,
+		var page runner.JobPage
+		err := visit(ctx, func() (err error) {
+			page, err = engine.Jobs(ctx, runner.JobQuery{
+				Database: dbs[i].Name, Filter: driver.Filter{States: []channels.State{channels.Failed}}, Limit: failuresEach,
+			})
+			return err
 		})
 		if err != nil {
-			problems = append(problems, dbs[i].Name+": "+err.Error())
+			problems = append(problems, dbs[i].Name+": "+api.Discreet(err.Error()))
 			continue
 		}
-		problems = append(problems, page.Problems...)
+		problems = append(problems, discreet(page.Problems)...)
 		for j := range page.Jobs {
 			groups = addFailure(groups, at, api.NewJob(name, &page.Jobs[j]))
 		}
@@ -246,18 +299,22 @@ func getWaiting(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), failuresTimeout)
 	defer cancel()
-	page, err := k.Jobs(ctx, runner.JobQuery{
-		Database: q.Get("database"), Limit: waitingShown,
-		Filter: driver.Filter{States: []channels.State{channels.Pending, channels.WaitDependencies}, Channel: q.Get("channel")},
+	var page runner.JobPage
+	err = visit(ctx, func() (err error) {
+		page, err = k.Jobs(ctx, runner.JobQuery{
+			Database: q.Get("database"), Limit: waitingShown,
+			Filter: driver.Filter{States: []channels.State{channels.Pending, channels.WaitDependencies}, Channel: q.Get("channel")},
+		})
+		return err
 	})
 	if err != nil {
-		return admin.Failure(err)
+		return failure(err)
 	}
 	views := []api.Job{}
 	for i := range page.Jobs {
 		views = append(views, api.NewJob(name, &page.Jobs[i]))
 	}
-	return admin.Answer(w, http.StatusOK, map[string]any{"jobs": views, "more": page.Next != "", "problems": page.Problems})
+	return admin.Answer(w, http.StatusOK, map[string]any{"jobs": views, "more": page.Next != "", "problems": discreet(page.Problems)})
 }
 
 // getWhy is the admin API's answer for one job, with the job in the query.
@@ -276,10 +333,15 @@ func getWhy(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), failuresTimeout)
 	defer cancel()
-	why, err := k.Why(ctx, key)
+	var why runner.Why
+	err = visit(ctx, func() (err error) {
+		why, err = k.Why(ctx, key)
+		return err
+	})
 	if err != nil {
-		return admin.Failure(err)
+		return failure(err)
 	}
+	why.Text, why.Problem = api.Discreet(why.Text), api.Discreet(why.Problem)
 	if !why.Found && (why.Code == runner.WhyUnknownJob || why.Code == runner.WhyNotServed) {
 		return admin.Error(http.StatusNotFound, "%s", why.Text)
 	}

@@ -65,14 +65,11 @@ func (d *databases) channelsRead(db *database, cfgs []channels.Config, err error
 
 // judge remembers what is wrong with the channels of a database, if anything.
 func (d *databases) judge(db *database, err error) {
-	was := db.misconfigured
 	db.misconfigured, db.unreadable = "", errors.Is(err, driver.ErrChannels)
 	if err != nil {
 		db.misconfigured = err.Error()
 	}
-	if db.known && db.misconfigured != was {
-		d.open(db)
-	}
+	d.derive(db)
 }
 
 // logChannels writes the channels of a database down if their limits have changed.

@@ -90,6 +90,9 @@ type Config struct {
 	// force there ([Runner.Control]). Default: nothing is done.
 	Elected func(ctx context.Context)
 
+	// Handover passes what runs on to the next leader. Default: nothing is passed on.
+	Handover Handover
+
 	// Exiting reports that the process is about to end, so that nothing new is
 	// started although Stop has not been called yet: Caddy says so at once, and stops
 	// its apps later. Default: never.
@@ -170,7 +173,7 @@ func (c Config) session() session.Config {
 func (c Config) cluster() cluster.Config {
 	return cluster.Config{
 		Name: c.Name, Driver: c.Driver, Postgres: c.Postgres, Databases: c.Databases,
-		DiscoverInterval: c.DiscoverInterval, Elected: c.Elected, Logger: c.Logger,
+		DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
 	}
 }
 

@@ -150,9 +150,9 @@ func (r *Runner) Control(ctx context.Context, c Controls) error {
 // Resync reads all jobs of a database anew, or of all databases if the name is
 // empty. It returns how many databases have been told to.
 func (r *Runner) Resync(ctx context.Context, database string) (n int, err error) {
-	err = r.do(ctx, func(e *engine) {
+	err = r.ask(ctx, func(e *engine) {
 		for name, db := range e.databases.byName {
-			if (database == "" || database == name) && db.session != nil && db.known {
+			if (database == "" || database == name) && db.session != nil && db.stage.known() {
 				db.session.Resync()
 				n++
 			}

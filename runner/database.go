@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -19,29 +20,60 @@ type database struct {
 	session *session.Session
 	cancel  context.CancelFunc
 
-	state       DatabaseState
-	detail      string
+	// stage decides, with hold, pause and misconfigured; detail says why it is that one.
+	stage  stage
+	detail string
+	// entered is when it became that one.
+	entered     time.Time
 	fingerprint driver.Fingerprint
-	// known is true while the session's snapshot has been applied and its connection lives.
-	known bool
+	// told is true once all of its jobs have been read since this process leads, and counted once those
+	// that occupy slots have been.
+	told, counted bool
+	// state and reason are what was shown last, derived of all these.
+	state  DatabaseState
+	reason string
 
 	hold hold
 	// complaint is what was logged last about the connection.
 	complaint string
-	yielding  bool
 	// pause is set while an operator has paused the database.
 	pause *Pause
 	// misconfigured says why the database's own channel tree lets nothing run.
 	misconfigured string
 	// unreadable is set when that is because its configuration cannot be read.
 	unreadable bool
+	// reserved are the slots that are kept for jobs of a former leader, since added, when the database
+	// was found.
+	reserved []channels.Key
+	added    time.Time
+	// open are the jobs, by uuid, that had an open request in this process when the present first
+	// snapshot began.
+	open map[string]struct{}
 	// repairs collects the jobs that the present snapshot changed.
 	repairs []string
 }
 
-// serving reports whether jobs of the database may be claimed.
+// serving reports whether jobs of the database may be claimed. What is wrong with its channels is up
+// to its channel tree.
 func (db *database) serving() bool {
-	return db.known && db.hold.until.IsZero() && db.pause == nil
+	return db.stage.known() && db.hold.until.IsZero() && db.pause == nil
+}
+
+// settling reports whether a new leader should wait for the database: it may still tell of jobs that
+// run, which occupy slots, and of jobs that go before others.
+func (db *database) settling() bool { return !db.told && db.stage.mayTell() }
+
+// shown is what users see of the state, and the reason.
+func (db *database) shown() (DatabaseState, string) {
+	switch {
+	case db.stage != stageServed:
+		return stageStates[db.stage], db.detail
+	case !db.hold.until.IsZero():
+		return DatabaseHeld, db.hold.why
+	case db.misconfigured != "":
+		return DatabaseUnhealthy, db.misconfigured
+	}
+	return DatabaseReady, ""
 }
 
 // severity is how bad it is that the database is unhealthy for that reason: a mistake in its channels
@@ -81,15 +113,42 @@ func (d *databases) drop(db *database) {
 	delete(d.held, db)
 }
 
-// setState logs transitions only.
-func (d *databases) setState(db *database, state DatabaseState, detail string) {
-	if db.state == state && (db.detail == detail || state == DatabaseConnecting) {
+// step takes in what happened to a database. It reports whether its jobs were known before, and are
+// not any more.
+func (d *databases) step(db *database, what step, detail string) (lost bool) {
+	was := db.stage
+	if db.stage = was.after(what); db.stage != was {
+		db.entered = time.Now()
+	}
+	if db.stage != was || detail != "" {
+		db.detail = detail
+	}
+	if what == stepLoaded {
+		db.told = true
+	}
+	d.derive(db)
+	return was.known() && !db.stage.known()
+}
+
+// derive brings up to date what follows from the state of a database: whether its jobs are in the
+// queues, and what users see of it.
+func (d *databases) derive(db *database) {
+	if db.serving() {
+		d.tree.Resume(db.Name)
+	} else {
+		d.tree.Suspend(db.Name)
+	}
+	state, reason := db.shown()
+	if db.state == state && db.reason == reason {
 		return
 	}
-	if state == DatabaseConnecting && db.state != DatabaseReady {
-		return // a further attempt is no news
-	}
-	db.state, db.detail = state, detail
+	db.state, db.reason = state, reason
+	d.announce(db)
+}
+
+// announce logs a transition.
+func (d *databases) announce(db *database) {
+	state, detail := db.state, db.reason
 	d.notes.state(db)
 	fields := []zap.Field{zap.String("database", db.Name), zap.String("detail", detail)}
 	switch state {
@@ -114,67 +173,39 @@ func (d *databases) setState(db *database, state DatabaseState, detail string) {
 
 // ready lets the jobs of a database run whose rows are known from now on.
 func (d *databases) ready(db *database) {
-	db.known, db.repairs = true, nil
-	d.open(db)
-	if !d.any(DatabaseConnecting, DatabaseLoading) {
-		n := 0
-		for _, db := range d.byName {
+	db.repairs = nil
+	d.step(db, stepLoaded, "")
+	n := 0
+	for _, db := range d.byName {
+		switch db.stage {
+		case stageConnecting, stageLoading:
+			return
+		case stageServed:
 			if db.state == DatabaseReady {
 				n++
 			}
+		case stageUnreachable, stageUndetected, stageNeutralized, stageUnhealthy, stageStandby, stageYielding:
 		}
-		d.log().Info("database connections ready", zap.Int("databases", n))
 	}
-}
-
-// open lets the jobs of a database into the queues whose rows are known, unless something speaks
-// against it, and says so.
-func (d *databases) open(db *database) {
-	d.resume(db)
-	switch {
-	case !db.hold.until.IsZero():
-		d.setState(db, DatabaseHeld, db.hold.why)
-	case db.misconfigured != "":
-		d.setState(db, DatabaseUnhealthy, db.misconfigured)
-	default:
-		d.setState(db, DatabaseReady, "")
-	}
-}
-
-// resume lets the jobs of a database into the queues, unless something else still speaks against it.
-func (d *databases) resume(db *database) {
-	if db.serving() {
-		d.tree.Resume(db.Name)
-	}
+	d.log().Info("database connections ready", zap.Int("databases", n))
 }
 
 // pause puts the pauses of whole databases into force.
 func (d *databases) pause(c Controls) {
 	for _, db := range d.byName {
-		was := db.pause != nil
 		db.pause = c.pause(db.Name, "")
-		switch {
-		case db.pause != nil && !was:
-			d.tree.Suspend(db.Name)
-		case db.pause == nil && was:
-			d.resume(db)
-		}
+		d.derive(db)
 	}
-}
-
-// any reports whether a database is in one of these states.
-func (d *databases) any(states ...DatabaseState) bool {
-	for _, db := range d.byName {
-		if slices.Contains(states, db.state) {
-			return true
-		}
-	}
-	return false
 }
 
 // settling reports whether a database may still tell of jobs that run.
 func (d *databases) settling() bool {
-	return d.any(DatabaseConnecting, DatabaseLoading, DatabaseStandby)
+	for _, db := range d.byName {
+		if db.settling() {
+			return true
+		}
+	}
+	return false
 }
 
 // status describes the databases, sorted by name; counts are the jobs of all.
@@ -184,7 +215,7 @@ func (d *databases) status(counts []channels.Count) []DatabaseStatus {
 	for _, name := range slices.Sorted(maps.Keys(d.byName)) {
 		db := d.byName[name]
 		st := DatabaseStatus{
-			Name: name, State: db.state, Detail: db.detail, Fingerprint: db.fingerprint,
+			Name: name, State: db.state, Detail: db.reason, Fingerprint: db.fingerprint,
 			HeldUntil: db.hold.until, Pause: db.pause,
 		}
 		if db.session != nil {

@@ -45,7 +45,7 @@ func (e *engine) claimGot(db *database, attempt driver.Task) {
 			e.tree.Set(job, channels.Enqueued)
 		}
 	}
-	t.attempt = attempt
+	t.attempt, t.ours = attempt, true
 	db.hold.lost = 0
 	if !scheduled || e.shutdown.begun || e.config().Exiting() {
 		e.unclaim(attempt.Key, t)
@@ -88,13 +88,21 @@ func (e *engine) dispatch(key channels.Key, t *task) {
 	cfg := e.config()
 	t.phase = phaseOpen
 	t.row, t.gone, t.settledAt = nil, false, time.Time{}
-	if t.span == nil {
+	if cfg.Tracing != nil && t.span == nil {
 		t.span = cfg.Tracing.begin(cfg.Name, e.notes.channelOf(key), &t.attempt)
 	}
 	if t.attempt.ID == "" {
 		t.attempt.ID = newTaskID()
 	}
-	t.exchange = cfg.Exchanges.Start(cfg.Driver, up, t.attempt, e.log, e.exchangeEnded)
+	x, started := cfg.Exchanges.Start(cfg.Driver, up, t.attempt, e.log, e.exchangeEnded)
+	if !started {
+		// Another engine of this process still waits for an earlier attempt, which may be executing.
+		e.pool.Release(up.Name, driver.Result{})
+		e.join(t, x)
+		cfg.Logger.Warn("a request for the job is still open, waiting for that one", zap.Stringer("job", key))
+		return
+	}
+	t.exchange, t.sent = x, true
 	// Only now, for the job waits for nothing that is written down.
 	cfg.Logger.Info("asking "+cfg.Driver.Capabilities().Application+" to run job "+key.UUID+" on db "+key.DB, zap.String("upstream", up.Name))
 	e.notes.dispatched(key, t, up.Name)
@@ -117,8 +125,14 @@ func (e *engine) answered(x *exchange.Exchange, result driver.Result) {
 	}
 	t.exchange = nil
 	t.result = &result
+	if result.Outcome != driver.NotSent && result.Status != 0 {
+		e.answeredAt[x.Upstream.Name] = time.Now()
+	}
 	e.notes.answered(x, t, result)
 	db := e.databases.get(key.DB)
+	if !t.settled() {
+		t.row = nil // it was read before the exchange ended
+	}
 	switch {
 	case db == nil:
 		// Not served any more; should it come back, its rows are read anew.

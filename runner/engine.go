@@ -41,26 +41,36 @@ type engine struct {
 	controls  Controls
 	pausedAll *Pause
 	shutdown  shutdown
+	handover  handover
 	scanAt    time.Time
-	targetsAt time.Time
+	// inheriting is the open of the database whose snapshot is being applied, nil outside of that.
+	inheriting map[string]struct{}
+	// answeredAt is when each server answered last.
+	answeredAt map[string]time.Time
+	targetsAt  time.Time
 	// awaited are closed after the next pass.
 	awaited []chan struct{}
 }
 
 func newEngine(config func() Config) *engine {
 	e := &engine{
-		config:   config,
-		mail:     newMailbox(),
-		tree:     channels.NewForest(),
-		tasks:    make(map[channels.Key]*task),
-		delays:   make(delays),
-		shutdown: shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
+		config:     config,
+		mail:       newMailbox(),
+		tree:       channels.NewForest(),
+		tasks:      make(map[channels.Key]*task),
+		delays:     make(delays),
+		answeredAt: make(map[string]time.Time),
+		shutdown:   shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
 	}
 	e.notes = &notes{config: config, tree: e.tree}
 	e.databases = newDatabases(config, e.tree, e.notes)
 	e.pool = upstream.New(func() upstream.Config { return config().upstream() }, poolReports{e},
 		func(name string, f func()) { e.spawn(name, f) })
-	e.maint = cluster.New(func() cluster.Config { return config().cluster() }, clusterReports{e})
+	e.maint = cluster.New(func() cluster.Config {
+		cfg := config().cluster()
+		cfg.Elected = e.elected
+		return cfg
+	}, clusterReports{e})
 	return e
 }
 
@@ -104,8 +114,14 @@ func (e *engine) tick(now time.Time) {
 	}
 	e.expirePauses(now)
 	e.databases.release(now)
+	e.notes.countOdd(now)
+	if !e.leadership.lostAt.IsZero() {
+		e.giveUp(now)
+	}
 	e.leadership.settle(now, e.databases.settling)
+	e.handOver(now)
 	if !now.Before(e.scanAt) {
+		e.expireReserved(now)
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
 		e.scan(now)
 	}
@@ -120,7 +136,7 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	if until := e.controls.expiry(); !until.IsZero() {
 		next = timing.Earliest(next, until)
 	}
-	next = e.databases.releaseAt(next)
+	next = e.giveUpAt(e.databases.releaseAt(next))
 	if due := e.leadership.due(); !due.IsZero() {
 		next = timing.Earliest(next, due)
 	}

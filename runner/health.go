@@ -2,11 +2,49 @@ package runner
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
-// Problems says what keeps the runner from doing its work, as far as that is
-// known; nothing if it is ready. A runner that does not lead is ready to take over.
+// Health says in one word whether a runner does its work.
+type Health uint8
+
+const (
+	// Ready: nothing is known that keeps jobs from running. A runner that stands by is ready to
+	// take over.
+	Ready Health = iota
+	// Degraded: a part of the jobs does not run, or everything has been stopped on purpose.
+	Degraded
+	// NotReady: no job runs.
+	NotReady
+)
+
+var healthNames = [...]string{Ready: "ready", Degraded: "degraded", NotReady: "not_ready"}
+
+// String returns the word.
+func (h Health) String() string {
+	if int(h) < len(healthNames) {
+		return healthNames[h]
+	}
+	return "invalid"
+}
+
+// healthNamed bounds the databases and the servers that problems and warnings name.
+const healthNamed = 10
+
+// Health sums problems and warnings up.
+func (st *Status) Health(now time.Time) Health {
+	switch {
+	case len(st.Problems(now)) > 0:
+		return NotReady
+	case len(st.Warnings(now)) > 0:
+		return Degraded
+	}
+	return Ready
+}
+
+// Problems says what keeps the runner from doing its work at all, as far as that is
+// known; nothing if it does some. A runner that does not lead is ready to take over.
 func (st *Status) Problems(now time.Time) []string {
 	var problems []string
 	switch {
@@ -15,41 +53,155 @@ func (st *Status) Problems(now time.Time) []string {
 	case !st.LeaderKnown:
 		problems = append(problems, "no leader is known: "+st.LeaderDetail)
 	}
-	up := 0
-	for i := range st.Upstreams {
-		if st.Upstreams[i].Up && st.Upstreams[i].Drain == nil {
-			up++
-		}
-	}
-	if up == 0 {
-		problems = append(problems, "no Odoo server is healthy")
+	if up, idle := st.servers(); up == 0 {
+		problems = append(problems, "no Odoo server is healthy"+with(": ", strings.Join(few(idle), "; ")))
 	}
 	if !st.Leader {
 		return problems
 	}
 	if st.TakingOver {
-		problems = append(problems, "it is taking over")
+		return append(problems, "it is taking over")
 	}
-	for i := range st.Databases {
-		db := &st.Databases[i]
-		if db.Served() && !db.Fresh(now) {
-			problem := fmt.Sprintf("database %s has no fresh session, it is %s", db.Name, db.State)
-			if db.Detail != "" {
-				problem += ": " + db.Detail
-			}
-			problems = append(problems, problem)
-		}
+	served, expected, causes := st.Serving(now)
+	switch {
+	case served > 0 || st.onlyCopies():
+	case expected > 0:
+		problems = append(problems, few(causes)...)
+	case len(st.Databases) == 0:
+		problems = append(problems, "no database is found: check databases, and the role that connects to PostgreSQL")
+	default:
+		problems = append(problems, "no database has jobs: queue_job is installed in none of those that are found")
 	}
 	return problems
 }
 
-// Warnings names the databases that are served and still run nothing because of
-// something in them: their channels cannot be used.
+// Warnings says what does not run although the runner does a part of its work:
+// databases, servers, or everything that has been stopped on purpose.
 func (st *Status) Warnings(now time.Time) (list []string) {
-	for i := range st.Databases {
-		if db := &st.Databases[i]; db.State == DatabaseUnhealthy && db.Fresh(now) {
-			list = append(list, fmt.Sprintf("database %s runs no jobs: %s", db.Name, db.Detail))
+	if up, idle := st.servers(); up > 0 && len(idle) > 0 {
+		for _, server := range few(idle) {
+			list = append(list, "Odoo server "+server)
+		}
+	}
+	if !st.Leader || st.TakingOver {
+		return list
+	}
+	served, expected, causes := st.Serving(now)
+	switch {
+	case served > 0 && served < expected:
+		list = append(list, fmt.Sprintf("%d of %d databases served", served, expected))
+		list = append(list, few(causes)...)
+	case expected == 0 && st.onlyCopies():
+		list = append(list, "no job runs: the databases are neutralized copies, whose jobs are left alone")
+	}
+	if p := st.Controls.pause("", ""); p != nil {
+		list = append(list, "everything is "+p.String())
+	}
+	if st.DatabaseChannels && st.MaxCapacity <= 0 {
+		list = append(list, "no job runs: max_capacity is 0")
+	}
+	for i := range st.Channels {
+		if c := &st.Channels[i]; c.FullName == "root" && c.DB == "" && (c.Paused || c.Capacity < 0) {
+			list = append(list, "no job runs: channel root is paused by its configuration")
 		}
 	}
 	return list
+}
+
+// servers counts the servers that take jobs. The others are named with the cause, those that are
+// drained only if no server takes jobs: that is on purpose.
+func (st *Status) servers() (up int, idle []string) {
+	var drained []string
+	for i := range st.Upstreams {
+		switch u := &st.Upstreams[i]; {
+		case u.Drain != nil:
+			drained = append(drained, u.Name+" is being drained"+with(" by ", u.Drain.By))
+		case u.Up:
+			up++
+		default:
+			idle = append(idle, u.Name+" takes no jobs"+with(": ", u.Reason))
+		}
+	}
+	if up == 0 {
+		idle = append(idle, drained...)
+	}
+	return up, idle
+}
+
+// onlyCopies reports whether there is nothing to serve but neutralized copies.
+func (st *Status) onlyCopies() bool {
+	found := false
+	for i := range st.Databases {
+		switch st.Databases[i].State {
+		case DatabaseNeutralized:
+			found = true
+		case DatabaseUndetected, DatabaseYielding:
+		default:
+			return false
+		}
+	}
+	return found
+}
+
+// Serving counts the databases whose jobs are run, among those that have jobs to
+// be run, and says for each of the others why it is not served.
+func (st *Status) Serving(now time.Time) (served, expected int, causes []string) {
+	for i := range st.Databases {
+		db := &st.Databases[i]
+		switch db.State {
+		case DatabaseUndetected, DatabaseNeutralized, DatabaseYielding:
+			continue
+		default:
+		}
+		expected++
+		cause := db.Obstacle(now)
+		if cause == "" {
+			served++
+			continue
+		}
+		if db.Pending > 0 {
+			cause += fmt.Sprintf(" (%d jobs wait)", db.Pending)
+		}
+		causes = append(causes, "database "+db.Name+" "+cause)
+	}
+	return served, expected, causes
+}
+
+// heldAdvice is what to check when requests end without having run their jobs.
+const heldAdvice = "load queue_job with server_wide_modules, let the Host header pass dbfilter, and look for a login or maintenance page that answers in place of Odoo"
+
+// Obstacle says why the jobs of a database are not run, as a predicate, with the
+// remedy; empty if they are. A pause is none: it is somebody's will.
+func (d *DatabaseStatus) Obstacle(now time.Time) string {
+	switch d.State {
+	case DatabaseHeld:
+		text := "is held back" + with(": ", d.Detail)
+		if !d.HeldUntil.IsZero() {
+			text += ", next attempt at " + d.HeldUntil.UTC().Format(time.RFC3339)
+		}
+		return text + "; " + heldAdvice
+	case DatabaseUnhealthy:
+		return "runs no jobs" + with(": ", d.Detail)
+	case DatabaseStandby:
+		return "is served by another runner" + with(": ", d.Detail)
+	case DatabaseUndetected:
+		return "has no queue_job" + with(": ", d.Detail)
+	case DatabaseNeutralized:
+		return "is a neutralized copy" + with(": ", d.Detail)
+	case DatabaseYielding:
+		return "is being dropped, renamed or copied"
+	default:
+		if !d.Fresh(now) {
+			return "has no fresh session, it is " + d.State.String() + with(": ", d.Detail)
+		}
+		return ""
+	}
+}
+
+// few returns the first of a list, and says how many there are besides.
+func few(list []string) []string {
+	if len(list) <= healthNamed {
+		return list
+	}
+	return append(append([]string{}, list[:healthNamed]...), fmt.Sprintf("and %d more", len(list)-healthNamed))
 }

@@ -5,48 +5,91 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 )
 
-func TestProblems(t *testing.T) {
+// TestHealth: what keeps jobs from running is named, and says how bad it is.
+func TestHealth(t *testing.T) {
 	now := time.Now()
 	heard := DatabaseStatus{Name: "a", State: DatabaseReady, Connected: now, Heard: now}
 	silent := DatabaseStatus{Name: "b", State: DatabaseUnreachable, Detail: "refused"}
-	up := []UpstreamStatus{{Name: "down"}, {Name: "up", Up: true}}
+	held := DatabaseStatus{Name: "h", State: DatabaseHeld, Connected: now, Heard: now, Pending: 12, Detail: "not run", HeldUntil: time.Unix(0, 0)}
+	up := []UpstreamStatus{{Name: "up", Up: true}}
+	leading := func(dbs ...DatabaseStatus) Status {
+		return Status{Leader: true, LeaderKnown: true, Upstreams: up, Databases: dbs}
+	}
+	changed := func(st Status, f func(*Status)) Status { f(&st); return st }
 	for name, test := range map[string]struct {
-		status Status
-		want   []string
+		status             Status
+		want               Health
+		problems, warnings []string
 	}{
-		"ready":          {Status{Leader: true, LeaderKnown: true, Upstreams: up, Databases: []DatabaseStatus{heard}}, nil},
-		"another leads":  {Status{LeaderKnown: true, Upstreams: up, Databases: []DatabaseStatus{silent}}, nil},
-		"no leader":      {Status{LeaderDetail: "refused", Upstreams: up}, []string{"no leader is known: refused"}},
-		"stopping":       {Status{Stopping: true, Upstreams: up}, []string{"it is stopping"}},
-		"all drained":    {Status{LeaderKnown: true, Upstreams: []UpstreamStatus{{Up: true, Drain: &Drain{}}}}, []string{"no Odoo server is healthy"}},
-		"no servers":     {Status{LeaderKnown: true}, []string{"no Odoo server is healthy"}},
-		"taking over":    {Status{Leader: true, LeaderKnown: true, TakingOver: true, Upstreams: up}, []string{"it is taking over"}},
-		"not one served": {Status{Leader: true, LeaderKnown: true, Upstreams: up, Databases: []DatabaseStatus{{State: DatabaseUndetected}}}, nil},
-		"a silent session": {
-			Status{Leader: true, LeaderKnown: true, Upstreams: up, Databases: []DatabaseStatus{heard, silent}},
-			[]string{"database b has no fresh session, it is unreachable: refused"},
+		"ready":         {leading(heard), Ready, nil, nil},
+		"another leads": {Status{LeaderKnown: true, Upstreams: up, Databases: []DatabaseStatus{silent}}, Ready, nil, nil},
+		"no leader":     {Status{LeaderDetail: "refused", Upstreams: up}, NotReady, []string{"no leader is known: refused"}, nil},
+		"stopping":      {Status{Stopping: true, Upstreams: up}, NotReady, []string{"it is stopping"}, nil},
+		"all drained": {
+			Status{LeaderKnown: true, Upstreams: []UpstreamStatus{{Name: "x", Up: true, Drain: &Drain{By: "ana"}}}}, NotReady,
+			[]string{"no Odoo server is healthy: x is being drained by ana"}, nil,
+		},
+		"no servers": {Status{LeaderKnown: true}, NotReady, []string{"no Odoo server is healthy"}, nil},
+		"a server is down": {
+			changed(leading(heard), func(st *Status) {
+				st.Upstreams = []UpstreamStatus{{Name: "x", Reason: "refused"}, {Name: "y", Drain: &Drain{}}, {Name: "z", Up: true}}
+			}),
+			Degraded, nil, []string{"Odoo server x takes no jobs: refused"},
+		},
+		"taking over":  {changed(leading(silent), func(st *Status) { st.TakingOver = true }), NotReady, []string{"it is taking over"}, nil},
+		"no database":  {leading(), NotReady, []string{"no database is found: check databases, and the role that connects to PostgreSQL"}, nil},
+		"no queue_job": {leading(DatabaseStatus{State: DatabaseUndetected}), NotReady, []string{"no database has jobs: queue_job is installed in none of those that are found"}, nil},
+		"only copies": {
+			leading(DatabaseStatus{State: DatabaseUndetected}, DatabaseStatus{State: DatabaseNeutralized}), Degraded, nil,
+			[]string{"no job runs: the databases are neutralized copies, whose jobs are left alone"},
+		},
+		"a silent session": {leading(heard, silent), Degraded, nil, []string{"1 of 2 databases served", "database b has no fresh session, it is unreachable: refused"}},
+		"the only one is held": {
+			leading(held), NotReady, []string{"database h is held back: not run, next attempt at 1970-01-01T00:00:00Z; " + heldAdvice + " (12 jobs wait)"}, nil,
+		},
+		"of another runner": {
+			leading(DatabaseStatus{Name: "o", State: DatabaseStandby, Detail: "odoo-14"}), NotReady, []string{"database o is served by another runner: odoo-14"}, nil,
+		},
+		"bad channels": {
+			leading(heard, DatabaseStatus{Name: "odd", State: DatabaseUnhealthy, Detail: "channel x is there twice", Connected: now, Heard: now}), Degraded, nil,
+			[]string{"1 of 2 databases served", "database odd runs no jobs: channel x is there twice"},
 		},
 		"heard long ago": {
-			Status{Leader: true, LeaderKnown: true, Upstreams: up, Databases: []DatabaseStatus{
-				{Name: "c", State: DatabaseReady, Connected: now.Add(-time.Hour), Heard: now.Add(-freshWithin)},
-			}},
-			[]string{"database c has no fresh session, it is ready"},
+			leading(DatabaseStatus{Name: "c", State: DatabaseReady, Connected: now.Add(-time.Hour), Heard: now.Add(-freshWithin)}), NotReady,
+			[]string{"database c has no fresh session, it is ready"}, nil,
+		},
+		"all is paused": {
+			changed(leading(heard), func(st *Status) { st.Controls.Pauses = []Pause{{By: "ana", Note: "lunch"}} }), Degraded, nil,
+			[]string{"everything is paused by ana (lunch)"},
+		},
+		"no capacity": {changed(leading(heard), func(st *Status) { st.DatabaseChannels = true }), Degraded, nil, []string{"no job runs: max_capacity is 0"}},
+		"root is paused": {
+			changed(leading(heard), func(st *Status) {
+				st.Channels = []ChannelStatus{{Status: channels.Status{FullName: "root", Paused: true}}}
+			}), Degraded, nil,
+			[]string{"no job runs: channel root is paused by its configuration"},
 		},
 	} {
-		t.Run(name, func(t *testing.T) { require.Equal(t, test.want, test.status.Problems(now)) })
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, test.want, test.status.Health(now))
+			require.Equal(t, test.problems, test.status.Problems(now))
+			require.Equal(t, test.warnings, test.status.Warnings(now))
+		})
 	}
 }
 
-func TestWarnings(t *testing.T) {
-	now := time.Now()
-	st := Status{Databases: []DatabaseStatus{
-		{Name: "fine", State: DatabaseReady, Connected: now, Heard: now},
-		{Name: "down", State: DatabaseUnhealthy, Detail: "no trigger"},
-		{Name: "odd", State: DatabaseUnhealthy, Detail: "channel x is there twice", Connected: now, Heard: now},
-	}}
-	require.Equal(t, []string{"database odd runs no jobs: channel x is there twice"}, st.Warnings(now))
+// TestHealthIsShort: three hundred databases that are down are not three hundred lines.
+func TestHealthIsShort(t *testing.T) {
+	st := Status{Leader: true, LeaderKnown: true, Upstreams: []UpstreamStatus{{Up: true}}, Databases: make([]DatabaseStatus, 300)}
+	problems := st.Problems(time.Now())
+	require.Len(t, problems, healthNamed+1)
+	require.Equal(t, "and 290 more", problems[healthNamed])
+	require.Equal(t, "not_ready", st.Health(time.Now()).String())
+	require.Equal(t, "invalid", Health(9).String())
 }
 
 func TestPauseScope(t *testing.T) {

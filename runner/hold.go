@@ -67,8 +67,7 @@ func (d *databases) hold(db *database, times int, why string) {
 	wait := pause.Next()
 	db.hold.until, db.hold.why = time.Now().Add(wait), why
 	d.held[db] = struct{}{}
-	d.tree.Suspend(db.Name)
-	d.setState(db, DatabaseHeld, why)
+	d.derive(db)
 	d.log().Warn("holding back the jobs of a database", zap.String("database", db.Name),
 		zap.String("reason", why), zap.Duration("for", wait))
 }
@@ -81,9 +80,7 @@ func (d *databases) release(now time.Time) {
 		}
 		db.hold.until = time.Time{}
 		delete(d.held, db)
-		if db.known {
-			d.open(db)
-		}
+		d.derive(db)
 	}
 }
 

@@ -288,7 +288,7 @@ func (r *Runner) databaseNames(ctx context.Context, name string) ([]string, erro
 }
 
 func (r *Runner) servedNames(ctx context.Context) (names []string, leading bool, err error) {
-	err = r.do(ctx, func(e *engine) {
+	err = r.ask(ctx, func(e *engine) {
 		leading = e.leadership.leading || len(e.databases.byName) > 0
 		for name, db := range e.databases.byName {
 			if db.state != DatabaseUndetected {

@@ -7,12 +7,18 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 )
 
 // settleWait bounds how long a new leader starts nothing because some of its databases have not told
 // yet what runs there: those jobs occupy slots. Databases that the former leader lets go take that
 // long.
 const settleWait = 5 * time.Second
+
+// leaderlessLimit is how long the sessions of databases, and with them the databases' own locks, are
+// kept while this process cannot ask who leads. As long as it holds them no other runner can serve
+// these databases, although another one may have been elected.
+const leaderlessLimit = 30 * time.Second
 
 // leadership is whether this process leads the runner, and whether it knows yet what runs.
 type leadership struct {
@@ -25,6 +31,48 @@ type leadership struct {
 	// settleBy, which is zero before it knows its databases.
 	settled  bool
 	settleBy time.Time
+	// lostAt is when the maintenance connection was lost; zero while it is there.
+	lostAt time.Time
+	// idle is set while it is known that no database has anything to run.
+	idle bool
+}
+
+// giveUp returns when the lock of a database is to be given up, zero if it need not.
+func (l *leadership) giveUp(db *database) time.Time {
+	if l.lostAt.IsZero() || db.stage != stageLoading && db.stage != stageServed {
+		return time.Time{}
+	}
+	since := l.lostAt
+	if db.entered.After(since) {
+		since = db.entered
+	}
+	return since.Add(leaderlessLimit)
+}
+
+// giveUp gives up the databases whose locks have been kept long enough without a leader.
+func (e *engine) giveUp(now time.Time) {
+	e.dropDatabases(func(db *database) bool {
+		at := e.leadership.giveUp(db)
+		if at.IsZero() || now.Before(at) {
+			return false
+		}
+		e.log().Warn("giving the lock of a database up, because another node may lead and need it",
+			zap.String("database", db.Name), zap.Duration("after", leaderlessLimit))
+		return true
+	})
+}
+
+// giveUpAt is when the next one is due, or next if that is earlier.
+func (e *engine) giveUpAt(next time.Time) time.Time {
+	if e.leadership.lostAt.IsZero() {
+		return next
+	}
+	for _, db := range e.databases.byName {
+		if at := e.leadership.giveUp(db); !at.IsZero() {
+			next = timing.Earliest(next, at)
+		}
+	}
+	return next
 }
 
 // settle decides whether the leader has waited long enough; settling reports whether a database may
@@ -49,8 +97,14 @@ func (e *engine) leading(yes bool, holder string) {
 	l := &e.leadership
 	was, before := l.leading, l.detail
 	l.leading, l.detail, l.known = yes, holder, yes || holder != ""
+	l.lostAt = time.Time{}
 	switch {
 	case yes && !was:
+		// Whatever was known of databases without a session is old: another one may have led.
+		l.settled, l.settleBy = false, time.Time{}
+		for _, db := range e.databases.byName {
+			db.told, db.counted = db.stage.known(), db.stage.known()
+		}
 		e.log().Info("leading this runner")
 		e.notes.emit(Event{Kind: EventLeaderChanged, Detail: leadingDetail})
 	case !yes && holder != "" && (was || before != holder):
@@ -66,7 +120,7 @@ func (e *engine) leading(yes bool, holder string) {
 
 // unreachable takes in that the cluster cannot be asked. The sessions live on: as long as they hold
 // the databases' own locks, no other runner can claim. But without the leader lock another node may
-// lead, so nothing new is started.
+// lead, so nothing new is started, and after [leaderlessLimit] the databases are left to it.
 func (e *engine) unreachable(err error) {
 	l, detail := &e.leadership, err.Error()
 	if l.leading || l.detail != detail {
@@ -76,6 +130,9 @@ func (e *engine) unreachable(err error) {
 		e.notes.emit(Event{Kind: EventLeaderChanged, Detail: detail})
 	}
 	l.leading, l.detail, l.known = false, detail, false
+	if l.lostAt.IsZero() {
+		l.lostAt = time.Now()
+	}
 }
 
 // discovered takes in the list of databases.
@@ -92,6 +149,21 @@ func (e *engine) discovered(dbs []driver.Database) {
 	if e.leadership.settleBy.IsZero() {
 		e.leadership.settleBy = time.Now().Add(settleWait)
 	}
+	e.noticeIdle()
+}
+
+// noticeIdle says once that no database has anything to run. It is called with each discovery, so
+// those that were found by the one before have been examined.
+func (e *engine) noticeIdle() {
+	idle := true
+	for _, db := range e.databases.byName {
+		idle = idle && db.state == DatabaseUndetected
+	}
+	if idle && !e.leadership.idle {
+		e.log().Warn("no database has anything to run: check the patterns of databases, which databases the role owns, and whether the add-on is installed",
+			zap.Int("databases", len(e.databases.byName)), zap.Strings("patterns", e.config().Databases))
+	}
+	e.leadership.idle = idle
 }
 
 // busy takes in which databases are being dropped, renamed or copied: those who do that need them for
@@ -99,15 +171,14 @@ func (e *engine) discovered(dbs []driver.Database) {
 func (e *engine) busy(names []string) {
 	for name, db := range e.databases.byName {
 		yield := slices.Contains(names, name)
-		if yield == db.yielding {
-			continue
-		}
-		db.yielding = yield
-		if yield {
+		switch {
+		case yield == (db.stage == stageYielding):
+		case yield:
 			e.log().Info("leaving a database that is being dropped, renamed or copied", zap.String("database", name))
+			e.step(db, stepYield, "")
 			e.stopSession(db)
-			e.databases.setState(db, DatabaseYielding, "")
-		} else {
+		default:
+			e.step(db, stepReturn, "")
 			e.startSession(db)
 		}
 	}

@@ -26,6 +26,49 @@ const leadingDetail = "leading"
 type notes struct {
 	config func() Config
 	tree   *channels.Forest
+	// odd counts rows that nothing can be made of.
+	odd map[oddity]*oddities
+}
+
+// oddInterval is the time between two log lines of the same oddity: a database may hold millions of
+// such rows, and each snapshot brings all of them again.
+const oddInterval = time.Minute
+
+// oddity is what is odd about rows of a database.
+type oddity struct{ database, what string }
+
+// oddities counts the rows since the last line about them.
+type oddities struct {
+	since time.Time
+	more  int
+}
+
+// oddRow logs an odd row, unless one of the same kind was logged lately.
+func (n *notes) oddRow(o oddity, message string, fields ...zap.Field) {
+	if known := n.odd[o]; known != nil {
+		known.more++
+		return
+	}
+	if n.odd == nil {
+		n.odd = make(map[oddity]*oddities)
+	}
+	n.odd[o] = &oddities{since: time.Now()}
+	n.log().Error(message, append(fields, zap.String("database", o.database))...)
+}
+
+// countOdd logs how many odd rows have not been logged.
+func (n *notes) countOdd(now time.Time) {
+	for o, known := range n.odd {
+		switch {
+		case now.Sub(known.since) < oddInterval:
+		case known.more == 0:
+			delete(n.odd, o)
+		default:
+			n.log().Error("more rows of this kind", zap.String("database", o.database), zap.String("kind", o.what),
+				zap.Int("rows", known.more))
+			known.since, known.more = now, 0
+		}
+	}
 }
 
 func (n *notes) log() *zap.Logger { return n.config().Logger }
@@ -178,7 +221,7 @@ func (n *notes) ended(key channels.Key, t *task, served bool) {
 // ending says what became of an attempt.
 func (t *task) ending(served bool) (kind EventKind, detail string) {
 	switch {
-	case t.gone && !served:
+	case t.gone && (!served || t.unserved):
 		return EventJobGone, "the database is not served any more"
 	case t.gone:
 		return EventJobGone, "the job was deleted"
@@ -190,6 +233,8 @@ func (t *task) ending(served bool) (kind EventKind, detail string) {
 		return EventJobFailed, ""
 	case t.row.State == channels.Cancelled:
 		return EventJobGone, "the job was cancelled"
+	case t.row.State == channels.Unknown:
+		return EventJobGone, "the job is in a state that is not known"
 	case t.trail.rescued:
 		return EventJobRescued, deadDetail
 	case t.trail.why != "" && t.phase == phaseUnclaiming:
@@ -232,7 +277,7 @@ var stateEvents = map[DatabaseState]EventKind{
 // state reports a transition of a database.
 func (n *notes) state(db *database) {
 	if kind, ok := stateEvents[db.state]; ok {
-		n.emit(Event{Kind: kind, Database: db.Name, Detail: db.detail})
+		n.emit(Event{Kind: kind, Database: db.Name, Detail: db.reason})
 	}
 }
 

@@ -51,6 +51,10 @@ func (r *sessionReports) Channels(cfgs []channels.Config, err error) {
 	r.post(func() { r.engine.databases.channelsRead(r.db, cfgs, err) })
 }
 
+func (r *sessionReports) Running(rows []driver.Row) {
+	r.post(func() { r.engine.running(r.db, rows) })
+}
+
 func (r *sessionReports) SnapshotBegin() {
 	r.post(func() { r.engine.snapshotBegin(r.db) })
 }

@@ -13,9 +13,10 @@ const (
 	// scanInterval is the time between two checks of tasks that run without an open request of ours.
 	// Two of them must agree before a task counts as dead.
 	scanInterval = 5 * time.Second
-	// lostGrace is how long a job stays enqueued after its request broke, before it is put back
-	// without other evidence.
-	lostGrace = 10 * time.Second
+	// unstartedLimit is how long a request may be open whose job has not been started, at a server that
+	// has neither started another one of our jobs nor answered anything since: it accepts connections
+	// and will never answer. One whose workers are busy is left its time.
+	unstartedLimit = 10 * time.Minute
 )
 
 // deadApart is how far two inspections in a row must lie apart that find nothing
@@ -31,71 +32,101 @@ func (e *engine) scan(now time.Time) {
 		switch t.phase {
 		case phaseOpen:
 			e.abandon(key, t, now)
+			e.giveUpUnstarted(key, t, now)
 			continue
 		case phaseWatched:
-		case phaseClaiming, phaseUnclaiming, phaseAsked:
+		case phaseClaiming, phaseUnclaiming, phaseAsked, phaseParked:
 			continue
 		}
+		t.deadAgain = false // it takes a new inspection
 		db := e.databases.get(key.DB)
-		if db == nil || !db.known {
-			continue
-		}
-		if db.fingerprint.Locks {
+		switch {
+		case db == nil:
+		case !db.stage.known():
+			e.expire(db, key, t, now)
+		case !e.decide(db, key, t, now) && db.fingerprint.Locks:
 			inspects[db] = append(inspects[db], key.UUID)
-			continue
 		}
-		e.judgeAlone(db, key, t, now)
 	}
 	for db, uuids := range inspects {
 		db.session.Inspect(uuids)
 	}
 }
 
-// judgeAlone decides without lock rows: a job that has not been started some time
-// after its request broke, or after it was found, goes back;
-// should a request for it be left in a backlog, the application's own check of the state
-// decides. Where it has no such check that two requests could not pass together,
-// the job keeps its slot until its row changes: a second request might run it a
-// second time (docs/contract.md 7, item 5). A started job is not touched (docs/contract.md
-// 3.4), unless a limit is set for those.
-func (e *engine) judgeAlone(db *database, key channels.Key, t *task, now time.Time) {
-	if t.row == nil || t.row.Enqueued == 0 {
-		return
-	}
-	if t.row.State == channels.Started {
-		e.judgeStarted(db, t, now)
-		return
-	}
-	if t.row.State != channels.Enqueued || now.Sub(t.since) < lostGrace {
-		return
-	}
-	if db.fingerprint.Unguarded {
-		if !t.warned {
-			t.warned = true
-			app := e.config().application()
-			e.log().Warn("job stays enqueued: a request for it may still wait in "+app+", which in this series would not notice a second one; "+
-				"if it is not started once the workers are free, set it to pending in "+app,
-				zap.String("database", key.DB), zap.String("uuid", key.UUID))
+// decide does what the evidence about a watched task of a served database allows. It reports whether
+// that was something.
+func (e *engine) decide(db *database, key channels.Key, t *task, now time.Time) bool {
+	ev := e.evidence(db, t, now)
+	switch ev.judge() {
+	case mayExecute:
+		return false
+	case idle:
+		if t.row == nil && !t.gone {
+			e.ask(db, key, t)
+			return true
 		}
-		return
+		e.settle(key, t)
+	case unstarted:
+		if !ev.ours {
+			t.ours, t.result = false, nil // they were of an earlier attempt
+			t.attempt = driver.Task{Key: key, Enqueued: t.row.Enqueued}
+		}
+		e.unclaim(key, t)
+	case undecided:
+		e.warnUndecided(key, t)
+	case dead:
+		db.session.Rescue(driver.Liveness{Row: *t.row, Verdict: driver.Dead, Expired: !ev.locks})
 	}
-	if t.attempt.Enqueued != t.row.Enqueued {
-		t.attempt = driver.Task{Key: key, Enqueued: t.row.Enqueued}
-	}
-	e.unclaim(key, t)
+	return true
 }
 
-// judgeStarted has a started job put back when the limit for jobs that nothing proves dead has
-// passed. By default there is none.
-func (e *engine) judgeStarted(db *database, t *task, now time.Time) {
-	if limit := e.config().RescueStartedAfter; limit > 0 && now.Sub(t.since) >= limit {
-		db.session.Rescue(driver.Liveness{Row: *t.row, Expired: true})
+// expire frees the slots of tasks of a database that nothing may run in any more, when nothing has
+// been learnt of them for long.
+func (e *engine) expire(db *database, key channels.Key, t *task, now time.Time) {
+	if (db.stage == stageUndetected || db.stage == stageNeutralized) && now.Sub(t.since) >= mysteryLimit && now.Sub(db.entered) >= mysteryLimit {
+		t.row, t.gone, t.unserved = nil, true, true
+		e.settle(key, t)
 	}
+}
+
+// giveUpUnstarted gives up a request whose job has not been started for very long, at a server that does
+// nothing at all for us, where a second request does no harm.
+func (e *engine) giveUpUnstarted(key channels.Key, t *task, now time.Time) {
+	db := e.databases.get(key.DB)
+	since := t.trail.sent
+	if since.IsZero() {
+		since = t.since // that of another engine
+	}
+	if db == nil || !db.stage.known() || db.fingerprint.Unguarded || now.Sub(since) < unstartedLimit ||
+		t.gone || t.row != nil && t.row.State != channels.Enqueued || e.answeredAt[t.exchange.Upstream.Name].After(since) {
+		return
+	}
+	for _, o := range e.tasks {
+		if o.exchange != nil && o.exchange.Upstream.Name == t.exchange.Upstream.Name && o.row != nil && o.row.State == channels.Started {
+			return // its workers are busy
+		}
+	}
+	e.log().Warn("the job is not started, and the server has answered nothing since, giving the request up",
+		zap.String("database", key.DB), zap.String("uuid", key.UUID), zap.String("upstream", t.exchange.Upstream.Name))
+	t.exchange.Cancel()
+}
+
+// warnUndecided tells an operator, once, of a job that keeps its slot until its row changes: a second
+// request might run it a second time (docs/contract.md 7, item 5).
+func (e *engine) warnUndecided(key channels.Key, t *task) {
+	if t.warned {
+		return
+	}
+	t.warned = true
+	app := e.config().application()
+	e.log().Warn("job stays enqueued: a request for it may still wait in "+app+", which in this series would not notice a second one; "+
+		"if it is not started once the workers are free, set it to pending in "+app,
+		zap.String("database", key.DB), zap.String("uuid", key.UUID))
 }
 
 // inspected takes in what the inspection of tasks has shown.
 func (e *engine) inspected(db *database, found []driver.Liveness) {
-	var dead []driver.Liveness
+	now := time.Now()
 	for i := range found {
 		l := &found[i]
 		t := e.tasks[l.Row.Key]
@@ -106,19 +137,13 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 			e.applyGone(l.Row.Key)
 			continue
 		}
+		t.inspectedAs(l, now)
 		if l.Verdict != driver.Dead {
-			t.deadSince = time.Time{}
 			e.applyRow(&l.Row, 0, e.tree.Set)
 			continue
 		}
-		if t.deadSince.IsZero() {
-			t.deadSince = time.Now()
-		} else if time.Since(t.deadSince) >= deadApart {
-			dead = append(dead, *l)
-		}
-	}
-	if len(dead) > 0 {
-		db.session.Rescue(dead...)
+		t.row = new(l.Row)
+		e.decide(db, l.Row.Key, t, now)
 	}
 }
 

@@ -24,6 +24,8 @@ var ErrStopped = errors.New("runner stopped")
 // concurrent use.
 type Runner struct {
 	cfg atomic.Pointer[Config]
+	// wanted is the newest configuration, which the engine may not have taken yet.
+	wanted atomic.Pointer[Config]
 
 	// quit ends everything but open requests.
 	quit   context.CancelFunc
@@ -73,6 +75,9 @@ func (r *Runner) supervise() {
 		if ok || r.ctx.Err() != nil || !timing.Sleep(r.ctx, restartPause) {
 			return
 		}
+		if wanted := r.wanted.Load(); wanted != nil {
+			r.cfg.Store(wanted)
+		}
 		r.engine.Store(newEngine(r.config))
 	}
 }
@@ -91,6 +96,7 @@ func (r *Runner) runEngine(e *engine) {
 	defer func() {
 		cancel()
 		sessions.Wait()
+		e.leave()
 		cancelMaint()
 		maint.Wait()
 		e.mail.close()
@@ -146,13 +152,29 @@ func (r *Runner) do(ctx context.Context, f func(*engine)) (err error) {
 	return nil
 }
 
+// errPanicked is the answer to a question that made the engine panic. It goes on.
+var errPanicked = errors.New("the engine could not answer, see its log")
+
+// ask is do for a question: f changes nothing, so that a panic in it is no reason to build everything
+// anew.
+func (r *Runner) ask(ctx context.Context, f func(*engine)) error {
+	returned := false
+	err := r.do(ctx, func(e *engine) { returned = safego.Run(r.log, "question", func() { f(e) }) })
+	if err == nil && !returned {
+		err = errPanicked
+	}
+	return err
+}
+
 // reconfigureTimeout bounds the wait for the engine to take a configuration.
 const reconfigureTimeout = 10 * time.Second
 
 // Reconfigure puts a new configuration into force without touching connections,
 // locks, or open requests: channels, upstreams, driver, databases, intervals and
 // logger. The address of PostgreSQL must be the same; another password is used
-// by the next connection. On error the old configuration stays in force.
+// by the next connection. On error the old configuration stays in force. An engine
+// that is busy for 10 s takes the configuration when it is not any more; that is
+// logged, and no error.
 func (r *Runner) Reconfigure(cfg Config) error {
 	if cfg.Exchanges == nil {
 		cfg.Exchanges = r.config().Exchanges
@@ -164,22 +186,46 @@ func (r *Runner) Reconfigure(cfg Config) error {
 	if cfg.clusterName() != r.config().clusterName() {
 		return fmt.Errorf("runner %s: another PostgreSQL needs another runner", cfg.Name)
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), reconfigureTimeout,
-		fmt.Errorf("not taken within %s", reconfigureTimeout))
-	defer cancel()
-	var failed error
-	err := r.do(ctx, func(e *engine) {
-		old := r.cfg.Swap(&cfg)
-		if failed = e.configure(cfg); failed != nil {
-			r.cfg.Store(old)
-		}
-	})
-	if errors.Is(err, ErrStopped) && r.ctx.Err() == nil {
+	if r.ctx.Err() != nil {
+		return ErrStopped
+	}
+	r.wanted.Store(&cfg)
+	taken := make(chan error, 1)
+	e := r.engine.Load()
+	if e == nil || !e.mail.post(func() { taken <- r.take(e, &cfg) }) {
 		// Before the first engine, or between two: the next begins with it.
 		r.cfg.Store(&cfg)
 		return nil
 	}
-	return errors.Join(err, failed)
+	late := time.NewTimer(reconfigureTimeout)
+	defer late.Stop()
+	select {
+	case err := <-taken:
+		return err
+	case <-e.mail.gone:
+		if r.ctx.Err() != nil {
+			return ErrStopped
+		}
+		r.cfg.Store(&cfg)
+	case <-late.C:
+		cfg.Logger.Warn("the engine is busy, it takes the new configuration when it is not any more",
+			zap.Duration("after", reconfigureTimeout))
+	}
+	return nil
+}
+
+// take puts a configuration into force in the engine's loop, unless there is a newer one.
+func (r *Runner) take(e *engine, cfg *Config) error {
+	if r.wanted.Load() != cfg {
+		return nil
+	}
+	old := r.cfg.Swap(cfg)
+	err := e.configure(*cfg)
+	if err != nil {
+		r.cfg.Store(old)
+		cfg.Logger.Error("the new configuration could not be put into force", zap.Error(err))
+	}
+	return err
 }
 
 // Stop claims nothing from now on, waits for open requests as long as ctx

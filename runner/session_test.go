@@ -123,6 +123,22 @@ func TestTooManyNotifications(t *testing.T) {
 	})
 }
 
+// What is unwise about the connection is said once, however often it is opened.
+func TestConnectionWarnings(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetWarnings("the role is a superuser")
+		r := b.start(b.config("root:4"))
+		for range 5 {
+			b.settle(time.Minute)
+			b.LoseClusters()
+		}
+		b.settle(time.Minute)
+		require.Equal(b, 1, b.logs.FilterMessage("the role is a superuser").Len())
+		b.requireIdle(r)
+	})
+}
+
 // Without notifications nothing is heard of a new job until the probe, or the
 // missing echo of a claim, shows that something is wrong.
 func TestDeafSession(t *testing.T) {

@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -12,9 +13,10 @@ import (
 )
 
 func (e *engine) addDatabase(d driver.Database) {
-	db := &database{Database: d, pause: e.controls.pause(d.Name, "")}
+	db := &database{Database: d, added: time.Now(), pause: e.controls.pause(d.Name, "")}
 	e.databases.byName[d.Name] = db
 	e.tree.Suspend(d.Name)
+	e.reserve(db)
 	e.startSession(db)
 }
 
@@ -27,7 +29,7 @@ func (e *engine) dropDatabases(which func(*database) bool) {
 		}
 		e.stopSession(db)
 		e.databases.drop(db)
-		if e.forget(name); !e.anyJob(name) {
+		if e.forget(name, false); !e.anyJob(name) {
 			e.tree.RemoveDB(name)
 		}
 		e.log().Info("database is not served any more", zap.String("database", name))
@@ -35,12 +37,19 @@ func (e *engine) dropDatabases(which func(*database) bool) {
 }
 
 // forget removes everything of a database from memory, except tasks with an open request, whose slots
-// stay taken until it ends.
-func (e *engine) forget(name string) {
+// stay taken until it ends. If the database may come back as what it is, tasks that may be executing
+// without a request of ours stay, too.
+func (e *engine) forget(name string, comesBack bool) {
 	var gone []channels.Key
 	for job := range e.tree.Jobs(name) {
-		if t := e.tasks[job.Key]; t == nil || t.phase != phaseOpen {
+		t := e.tasks[job.Key]
+		if t == nil || t.phase != phaseOpen && (!comesBack || t.phase != phaseWatched) {
 			gone = append(gone, job.Key)
+		}
+	}
+	for key, t := range e.tasks {
+		if _, _, ok := e.tree.Lookup(key); key.DB == name && t.phase == phaseParked && !ok {
+			gone = append(gone, key)
 		}
 	}
 	for _, key := range gone {
@@ -51,6 +60,14 @@ func (e *engine) forget(name string) {
 		delete(e.delays, key)
 		e.tree.Remove(key)
 	}
+}
+
+// retire is forget for a database that still exists, and in which nothing may run now. What executes
+// keeps its slot as long as something is learnt of it, and then for [mysteryLimit].
+func (e *engine) retire(db *database) {
+	e.forget(db.Name, true)
+	db.reserved = nil
+	e.tree.Withhold(db.Name)
 }
 
 func (e *engine) anyJob(name string) bool {
@@ -73,16 +90,13 @@ func (e *engine) stopSession(db *database) {
 		return
 	}
 	db.cancel()
-	e.lose(db)
 	db.session, db.cancel = nil, nil
 }
 
-// lose takes the jobs of a database out of the queues. Running ones keep their slots. What was being
+// lose lets go of what was under way in a database. Running jobs keep their slots. What was being
 // claimed has not been sent, so its slots are free for other databases; how the claim ended is found
 // by the next snapshot. It returns how many these were.
 func (e *engine) lose(db *database) (claiming int) {
-	db.known = false
-	e.tree.Suspend(db.Name)
 	for key, t := range e.tasks {
 		if key.DB != db.Name {
 			continue
@@ -92,32 +106,35 @@ func (e *engine) lose(db *database) (claiming int) {
 			claiming++
 			delete(e.tasks, key)
 			e.requeue(key)
-		case phaseUnclaiming, phaseAsked:
-			t.watch()
-		case phaseOpen, phaseWatched:
+		case phaseUnclaiming, phaseAsked, phaseWatched:
+			e.rest(key, t)
+		case phaseOpen, phaseParked:
 		}
 	}
 	return claiming
+}
+
+// step takes in what happened to a database, and what that means for its tasks.
+func (e *engine) step(db *database, what step, detail string) {
+	if !e.databases.step(db, what, detail) {
+		return
+	}
+	if claiming := e.lose(db); claiming > 0 && what != stepYield {
+		e.databases.claimsLost(db)
+	}
 }
 
 // sessionState takes in how far a session is.
 func (e *engine) sessionState(db *database, state session.State, detail string) {
 	switch state {
 	case session.Connecting:
-		e.databases.setState(db, DatabaseConnecting, detail)
+		e.step(db, stepConnect, "")
 	case session.Standby:
-		e.databases.setState(db, DatabaseStandby, detail)
-	case session.Unreachable:
-		e.databases.setState(db, DatabaseUnreachable, detail)
-	case session.Lost, session.Changed:
-		if e.lose(db) > 0 {
-			e.databases.claimsLost(db)
-		}
-		if state == session.Changed {
-			e.databases.setState(db, DatabaseConnecting, "")
-		} else {
-			e.databases.setState(db, DatabaseUnreachable, detail)
-		}
+		e.step(db, stepStandby, detail)
+	case session.Unreachable, session.Lost:
+		e.step(db, stepFail, detail)
+	case session.Changed:
+		e.step(db, stepChange, "")
 	}
 }
 
@@ -131,48 +148,108 @@ func (e *engine) fingerprinted(db *database, fp driver.Fingerprint) {
 	db.fingerprint = fp
 	switch fp.Health {
 	case driver.Undetected:
-		e.databases.setState(db, DatabaseUndetected, fp.Description)
-		e.forget(db.Name)
-		e.tree.Withhold(db.Name)
+		e.step(db, stepUndetected, fp.Description)
+		e.retire(db)
 	case driver.Unhealthy:
-		e.databases.setState(db, DatabaseUnhealthy, fp.Description)
+		e.step(db, stepUnhealthy, fp.Description)
 	case driver.Neutralized:
-		e.databases.setState(db, DatabaseNeutralized, fp.Description)
-		e.forget(db.Name)
-		e.tree.Withhold(db.Name)
+		e.step(db, stepNeutralized, fp.Description)
+		e.retire(db)
 	case driver.Healthy:
+	}
+}
+
+// running takes in the jobs that occupy slots, which count from now on, however long the snapshot takes.
+func (e *engine) running(db *database, rows []driver.Row) {
+	if db.stage == stageNeutralized {
+		e.retired(db, rows)
+		return
+	}
+	e.unreserve(db)
+	for i := range rows {
+		e.applyRow(&rows[i], 0, e.tree.Set)
+	}
+	db.counted = true
+}
+
+// retired takes in what still runs in a neutralized database. What does not any more is over as far as
+// it concerns us.
+func (e *engine) retired(db *database, rows []driver.Row) {
+	runs := make(map[string]struct{}, len(rows))
+	for i := range rows {
+		runs[rows[i].UUID] = struct{}{}
+	}
+	for key, t := range e.tasks {
+		if _, ok := runs[key.UUID]; key.DB == db.Name && t.phase == phaseWatched && !ok {
+			t.row, t.gone, t.unserved = nil, true, true
+			e.settle(key, t)
+		}
 	}
 }
 
 // snapshotBegin, snapshotRows and snapshotEnd take a snapshot in.
 func (e *engine) snapshotBegin(db *database) {
-	if !db.known {
-		e.databases.setState(db, DatabaseLoading, "")
+	if e.step(db, stepLoad, ""); !db.stage.known() {
+		db.open = e.config().Exchanges.OpenOf(db.Name)
 	}
 	db.repairs = nil
-	e.tree.BeginSync(db.Name)
+	e.tree.BeginSnapshot(db.Name)
 }
 
 // snapshotRows applies rows whose memory is used again.
 func (e *engine) snapshotRows(db *database, rows []driver.Row) {
-	set := e.tree.Sync
+	set := e.tree.SetFromSnapshot
+	e.inheriting = db.open
+	defer func() { e.inheriting = nil }()
 	for i := range rows {
-		if e.applyRow(&rows[i], 0, set) && db.known {
+		if e.applyRow(&rows[i], 0, set) && db.stage.known() {
 			db.repairs = append(db.repairs, rows[i].UUID)
 		}
 	}
 }
 
 func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
+	// Tasks among these have ended meanwhile, or were deleted: their rows tell which.
+	var ended []channels.Key
 	for _, key := range e.tree.Stale(db.Name) {
-		if e.applyGone(key) {
+		if e.tasks[key] != nil {
+			ended = append(ended, key)
+		} else if e.applyGone(key) {
 			db.repairs = append(db.repairs, key.UUID)
 		}
 	}
+	db.open = nil
 	e.notes.emit(Event{Kind: EventResynced, Database: db.Name, Count: len(db.repairs)})
-	if db.known {
+	if db.stage.known() {
+		e.askEnded(db, ended)
 		e.notes.repaired(db, named)
 		return
 	}
+	for key, t := range e.tasks {
+		if key.DB == db.Name && t.phase == phaseParked && !slices.Contains(ended, key) {
+			ended = append(ended, key) // the tree has forgotten it, at the end of an earlier snapshot
+		}
+	}
+	for _, key := range ended {
+		if e.tasks[key].phase == phaseParked {
+			e.tree.Remove(key) // or it would be in the queues
+		}
+	}
 	e.databases.ready(db)
+	e.askEnded(db, ended)
+	e.scanAt = time.Time{} // what is known of parked tasks can be put to use
+}
+
+// askEnded has the rows of tasks read that a snapshot did not contain.
+func (e *engine) askEnded(db *database, ended []channels.Key) {
+	for _, key := range ended {
+		t := e.tasks[key]
+		switch t.phase {
+		case phaseOpen:
+			db.session.Read(key.UUID)
+		case phaseWatched, phaseParked:
+			e.ask(db, key, t)
+		case phaseClaiming, phaseUnclaiming, phaseAsked:
+		}
+	}
 }

@@ -24,7 +24,7 @@ func (s *shutdown) check(tasks map[channels.Key]*task) {
 			quiet, drained = false, false
 		case phaseOpen, phaseAsked:
 			drained = false
-		case phaseWatched:
+		case phaseWatched, phaseParked:
 		}
 	}
 	if quiet {

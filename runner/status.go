@@ -157,13 +157,13 @@ type TaskStatus struct {
 
 // Status describes what the runner is doing.
 func (r *Runner) Status(ctx context.Context) (st Status, err error) {
-	err = r.do(ctx, func(e *engine) { st = e.status(time.Now()) })
+	err = r.ask(ctx, func(e *engine) { st = e.status(time.Now()) })
 	return st, err
 }
 
 // Tasks lists the jobs that occupy slots, in no particular order.
 func (r *Runner) Tasks(ctx context.Context) (tasks []TaskStatus, err error) {
-	err = r.do(ctx, func(e *engine) { tasks = e.taskList() })
+	err = r.ask(ctx, func(e *engine) { tasks = e.taskList() })
 	return tasks, err
 }
 
@@ -182,7 +182,7 @@ func (e *engine) status(now time.Time) Status {
 	}
 	for _, c := range e.tree.Channels() {
 		st.Channels = append(st.Channels, ChannelStatus{
-			Status: c, Oldest: oldest[channels.Place{DB: c.DB, Channel: c.FullName}], Pause: e.controls.pause("", c.FullName),
+			Status: c, Oldest: oldest[channels.ID{DB: c.DB, Channel: c.FullName}], Pause: e.controls.pause("", c.FullName),
 		})
 	}
 	st.Databases = e.databases.status(st.Counts)
@@ -194,18 +194,22 @@ func (e *engine) status(now time.Time) Status {
 			st.Open++
 		case phaseUnclaiming, phaseAsked, phaseWatched:
 			st.Watched++
+		case phaseParked: // without a slot
 		}
 	}
 	return st
 }
 
 var phaseNames = [...]string{
-	phaseClaiming: "claiming", phaseOpen: "open", phaseUnclaiming: "unclaiming", phaseAsked: "asked", phaseWatched: "watched",
+	phaseClaiming: "claiming", phaseOpen: "open", phaseUnclaiming: "unclaiming", phaseAsked: "asked", phaseWatched: "watched", phaseParked: "parked",
 }
 
 func (e *engine) taskList() []TaskStatus {
 	list := make([]TaskStatus, 0, len(e.tasks))
 	for key, t := range e.tasks {
+		if t.phase == phaseParked {
+			continue // it occupies none
+		}
 		list = append(list, TaskStatus{
 			Key: key, Phase: phaseNames[t.phase], Channel: e.notes.channelOf(key),
 			Model: t.attempt.Model, Method: t.attempt.Method, Retry: t.attempt.Retry, ID: t.attempt.ID,

@@ -26,16 +26,21 @@ const (
 	phaseAsked
 	// phaseWatched: the row says that it runs, and no request of ours is open.
 	phaseWatched
+	// phaseParked: nothing runs it, but its database is out of reach: what its row says is not known. It
+	// has no slot, and nothing starts it before its row has been read.
+	phaseParked
 )
 
-// task is one job that occupies a slot, or is about to.
+// task is one job that occupies a slot, is about to, or did until its database was lost.
 type task struct {
 	phase phase
 	// chosen is when the scheduler gave it its slot; zero if it did not.
 	chosen time.Time
 	// attempt identifies the claim; its Enqueued is 0 when it was not ours.
 	attempt driver.Task
-	// row is the newest row that was read while the exchange was open.
+	// ours is set if this process made the claim, and sent if it has begun to send a request for it.
+	ours, sent bool
+	// row is the newest row that was read, nil if none was since the exchange ended.
 	row *driver.Row
 	// gone is set when it was read and is not there any more.
 	gone bool
@@ -51,9 +56,13 @@ type task struct {
 	asked uint64
 	// since is when phaseWatched began.
 	since time.Time
-	// deadSince is the first of the inspections in a row that found nothing
-	// running it.
-	deadSince time.Time
+	// deadSince is the first of the inspections in a row that found nothing running it as it was at
+	// deadAt, and deadAgain is set when another one has found the same. alive is what the last one found.
+	deadSince        time.Time
+	deadAt           lookedAt
+	deadAgain, alive bool
+	// unserved is set if it ended for us because its database is not served any more.
+	unserved bool
 	// stuck is set when its row could not be put back.
 	stuck bool
 	// warned is set when it was reported that the job keeps its slot.
@@ -112,24 +121,16 @@ func (e *engine) rowsRead(db *database, read session.Reading) {
 // of a snapshot. A task keeps a copy, for the row has many neighbours in memory.
 func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, channels.State) bool) bool {
 	if row.Nameless {
-		e.log().Error("a job without a uuid can never run", zap.String("database", row.DB), zap.Int64("id", row.ID))
+		e.notes.oddRow(oddity{row.DB, "no uuid"}, "a job without a uuid can never run", zap.Int64("id", row.ID))
 		return false
 	}
 	if row.State == channels.Unknown {
-		e.log().Error("unexpected state "+printable(row.RawState)+" for job "+printable(row.UUID), zap.String("database", row.DB))
-		e.seen(row)
-		return false
+		e.notes.oddRow(oddity{row.DB, "unexpected state"}, "unexpected state "+printable(row.RawState)+" for job "+printable(row.UUID))
+		return e.applyMystery(row, asked)
 	}
 	t := e.tasks[row.Key]
 	if t == nil {
-		if row.State.Running() {
-			e.adopt(row)
-		}
-		if row.State.Finished() {
-			delete(e.delays, row.Key)
-		}
-		e.delays.postpone(row)
-		return set(row.Job, row.State)
+		return e.applyToTree(row, set)
 	}
 	e.seen(row)
 	row = new(*row)
@@ -149,6 +150,7 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 			}
 			e.unread(row.Key)
 		}
+	case phaseParked:
 	case phaseWatched:
 		if t.row == nil || t.row.Enqueued != row.Enqueued {
 			t.since = time.Now()
@@ -159,6 +161,49 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 		return e.stillRunning(row, t)
 	}
 	return e.settle(row.Key, t)
+}
+
+// applyToTree takes in the row of a job that is no task, and makes it one if it may be executing.
+func (e *engine) applyToTree(row *driver.Row, set func(channels.Job, channels.State) bool) bool {
+	if row.State.Running() {
+		e.adopt(row)
+	} else if row.State == channels.Pending && e.inherit(row) {
+		return set(row.Job, channels.Enqueued)
+	}
+	if row.State.Finished() {
+		delete(e.delays, row.Key)
+	}
+	e.delays.postpone(row)
+	return set(row.Job, row.State)
+}
+
+// applyMystery takes in a row whose state is not known. It changes nothing, but for a task that
+// nothing executes: that one is over as far as it concerns us.
+func (e *engine) applyMystery(row *driver.Row, asked uint64) bool {
+	e.seen(row)
+	t := e.tasks[row.Key]
+	if t == nil {
+		return false
+	}
+	switch t.phase {
+	case phaseClaiming, phaseUnclaiming, phaseOpen:
+		return false
+	case phaseAsked:
+		if asked < t.asked {
+			return false
+		}
+	case phaseWatched, phaseParked:
+	}
+	t.row, t.gone = new(*row), false
+	ev := e.evidence(e.databases.get(row.DB), t, time.Now())
+	if ev.judge() == idle {
+		return e.settle(row.Key, t)
+	}
+	if t.phase != phaseWatched {
+		t.watch()
+		e.notes.lost(row.Key, t)
+	}
+	return false
 }
 
 // seen notes that a snapshot has brought the row of a job whose state in the
@@ -179,7 +224,7 @@ func (e *engine) applyGone(key channels.Key) bool {
 		t.row, t.gone = nil, true
 		t.noteSettled()
 		return false
-	case phaseAsked, phaseWatched:
+	case phaseAsked, phaseWatched, phaseParked:
 	}
 	t.row, t.gone = nil, true
 	return e.settle(key, t)
@@ -192,12 +237,30 @@ func (e *engine) applyGone(key channels.Key) bool {
 func (e *engine) adopt(row *driver.Row) {
 	t := &task{phase: phaseWatched, row: new(*row), since: time.Now()}
 	e.tasks[row.Key] = t
-	x := e.config().Exchanges.Lookup(row.Key)
-	if x == nil {
-		return
+	if x := e.config().Exchanges.Lookup(row.Key); x != nil {
+		e.join(t, x)
+		t.attempt, t.ours = x.Attempt, true
+		t.attempt.Trace = nil // the span was that of another engine
 	}
-	t.phase, t.exchange, t.attempt = phaseOpen, x, x.Attempt
-	t.attempt.Trace = nil // the span was that of another engine
+}
+
+// inherit takes on a pending job for which another engine of this process still waits: it may be
+// executing, whatever its row says. It reports whether there is one.
+func (e *engine) inherit(row *driver.Row) bool {
+	if len(e.inheriting) == 0 {
+		return false
+	}
+	if _, ok := e.inheriting[row.UUID]; !ok || e.config().Exchanges.Lookup(row.Key) == nil {
+		return false
+	}
+	e.adopt(row)
+	e.tasks[row.Key].noteSettled()
+	return true
+}
+
+// join makes an open request that of a task.
+func (e *engine) join(t *task, x *exchange.Exchange) {
+	t.phase, t.exchange, t.sent = phaseOpen, x, true
 	t.trail.upstream = x.Upstream.Name
 	e.pool.Adopt(x.Upstream)
 	x.Attach(e.exchangeEnded)
@@ -223,6 +286,9 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 	if db != nil && t.result != nil && t.result.Outcome == driver.Answered {
 		db.hold.ran()
 	}
+	if t.row.State == channels.Unknown {
+		return e.tree.Remove(key) // nothing will run it; a change of state will notify
+	}
 	e.delays.postpone(t.row)
 	return e.tree.Set(t.row.Job, t.row.State)
 }
@@ -230,18 +296,18 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 // stillRunning handles a task without an open exchange whose row says enqueued
 // or started.
 func (e *engine) stillRunning(row *driver.Row, t *task) bool {
-	ours := t.attempt.Enqueued != 0 && row.Enqueued == t.attempt.Enqueued
-	// An answer by the add-on, or by something that is not the add-on: either way
-	// that request will not run the job any more. A gateway that gave up waiting
-	// proves nothing.
-	answered := t.result != nil && (t.result.Outcome == driver.Answered || t.result.Outcome == driver.Refused)
-	if t.phase == phaseAsked && row.State == channels.Enqueued && ours && answered && !t.stuck {
+	db := e.databases.get(row.DB)
+	ev := e.evidence(db, t, time.Now())
+	if t.phase == phaseAsked && ev.ours && !t.stuck && ev.judge() == unstarted {
 		// The application is done with the request and has not run the job.
 		e.unclaim(row.Key, t)
 		return false
 	}
-	if t.phase == phaseAsked {
+	asked := t.phase == phaseAsked
+	if t.phase != phaseWatched {
 		t.watch()
+	}
+	if asked {
 		e.notes.lost(row.Key, t)
 		if row.State == channels.Started && t.result != nil {
 			e.log().Warn("job goes on although its request ended, watching it", zap.String("database", row.DB),
@@ -251,11 +317,25 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 	return e.tree.Set(row.Job, row.State)
 }
 
+// rest leaves a task to itself whose database is out of reach. If nothing executes it, it gives its
+// slot to others; its row decides later.
+func (e *engine) rest(key channels.Key, t *task) {
+	ev := e.evidence(e.databases.get(key.DB), t, time.Now())
+	if f := ev.judge(); ev.concluded() && (f == idle || f == unstarted) {
+		t.phase = phaseParked
+		e.requeue(key) // where it waits until the database is served again
+		return
+	}
+	if t.phase != phaseWatched {
+		t.watch()
+	}
+}
+
 // unclaim has a task put back to pending that certainly does not run.
 func (e *engine) unclaim(key channels.Key, t *task) {
 	db := e.databases.get(key.DB)
-	if db == nil || db.session == nil || !db.known {
-		t.watch()
+	if db == nil || !db.stage.known() {
+		e.rest(key, t)
 		return
 	}
 	e.notes.unclaimed(key, t, e.shutdown.begun)
@@ -304,8 +384,8 @@ func (e *engine) putBack(db *database, row *driver.Row, t *task) {
 
 // ask has the row of a task read whose exchange is over.
 func (e *engine) ask(db *database, key channels.Key, t *task) {
-	if db.session == nil || !db.known {
-		t.watch()
+	if !db.stage.known() {
+		e.rest(key, t)
 		return
 	}
 	t.phase = phaseAsked

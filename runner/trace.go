@@ -24,12 +24,9 @@ type Tracing struct {
 // span is that of one attempt. A nil one does nothing: without tracing there is none.
 type span struct{ trace.Span }
 
-// begin begins the span of an attempt with its first request, if there is tracing. The trace's id
-// becomes the name of the attempt, which carries the span's context to the application.
+// begin begins the span of an attempt with its first request. The trace's id becomes the name of the
+// attempt, which carries the span's context to the application.
 func (tr *Tracing) begin(runner, channel string, a *driver.Task) *span {
-	if tr == nil {
-		return nil
-	}
 	name := strings.Trim(a.Model+"."+a.Method, ".")
 	if name == "" {
 		name = "job"

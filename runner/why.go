@@ -68,7 +68,7 @@ const (
 
 // Explain says what the scheduler alone knows of a job; see [Runner.Why].
 func (r *Runner) Explain(ctx context.Context, key channels.Key) (x channels.Explanation, known bool, err error) {
-	err = r.do(ctx, func(e *engine) { x, known = e.tree.Explain(key, time.Now()) })
+	err = r.ask(ctx, func(e *engine) { x, known = e.tree.Explain(key, time.Now()) })
 	return x, known, err
 }
 
@@ -77,7 +77,7 @@ func (r *Runner) Explain(ctx context.Context, key channels.Key) (x channels.Expl
 func (r *Runner) Why(ctx context.Context, key channels.Key) (w Why, err error) {
 	w.Key = key
 	known := false
-	err = r.do(ctx, func(e *engine) { known = w.ask(e, time.Now()) })
+	err = r.ask(ctx, func(e *engine) { known = w.ask(e, time.Now()) })
 	if err != nil {
 		return w, err
 	}
@@ -120,7 +120,7 @@ func (w *Why) row(known bool) {
 	case channels.Cancelled:
 		w.say(WhyCancelled, "the job was cancelled")
 	case channels.Failed:
-		w.say(channels.ReasonFailed.String(), "the job failed%s and runs again only if somebody requeues it", with(" with ", d.Exception))
+		w.say(channels.ReasonFailed.String(), "the job failed%s and runs again only if it is requeued", with(" with ", d.Exception))
 	case channels.WaitDependencies:
 		w.say(WhyWaitDependencies, "the job waits for %d other jobs that are not done", d.WaitsFor)
 		if d.FirstParent != "" {
@@ -158,10 +158,10 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 	db := e.databases.get(w.Key.DB)
 	t := e.tasks[w.Key]
 	switch {
-	case t != nil:
+	case t != nil && t.phase != phaseParked:
 		w.task(e, t)
 	case known && x.Reason == channels.ReasonFailed:
-		w.say(x.Reason.String(), "the job failed and runs again only if somebody requeues it")
+		w.say(x.Reason.String(), "the job failed and runs again only if it is requeued")
 	case e.shutdown.begun || e.config().Exiting():
 		w.say(WhyStopping, "this runner is stopping")
 	case !e.leadership.leading && e.leadership.known:
@@ -170,8 +170,8 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 		w.say(WhyNoLeader, "no process leads the runner%s", with(": ", e.leadership.detail))
 	case db == nil:
 		w.say(WhyNotServed, "database %s is not among those that this runner serves", w.Key.DB)
-	case !db.known || !db.hold.until.IsZero() || db.misconfigured != "":
-		w.say("database_"+db.state.String(), "database %s is %s%s", db.Name, db.state, with(": ", db.detail))
+	case !db.stage.known() || !db.hold.until.IsZero() || db.misconfigured != "":
+		w.say("database_"+db.state.String(), "database %s is %s%s", db.Name, db.state, with(": ", db.reason))
 		w.Until = db.hold.until
 	case e.pausedAll != nil:
 		w.paused(WhyPaused, "everything", e.pausedAll)
@@ -198,6 +198,7 @@ func (w *Why) task(e *engine, t *task) {
 		w.say(channels.ReasonRunning.String(), "the job has been running on %s since %s", w.Upstream, w.Since.UTC().Format(time.RFC3339))
 	case phaseUnclaiming:
 		w.say(WhyUnclaiming, "the job is being put back: %s", t.trail.why)
+	case phaseParked: // the state of its database says it
 	case phaseWatched:
 		_, state, _ := e.tree.Lookup(w.Key)
 		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: should it be dead, it is put back", state)

@@ -25,8 +25,8 @@ func burstAll(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// burstOnce returns the time from the return of the commit to the first request.
-// The jobs are slow enough that hardly any of them ends meanwhile.
+// burstOnce returns the time from the return of the commit to the first request. The jobs are slow
+// enough that hardly any of them ends meanwhile.
 func burstOnce(ctx context.Context, l *lab, rows int) (latency time.Duration, err error) {
 	if err := l.clear(ctx, benchDB); err != nil {
 		return 0, err

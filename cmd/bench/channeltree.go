@@ -81,8 +81,8 @@ func newTree(count, channelCount int) (*tree, error) {
 	return t, nil
 }
 
-// change is what a busy runner does all the time: a job ends, the next one
-// starts. What ended comes again, so that the queue stays as long as it is.
+// change is what a busy runner does all the time: a job ends, the next one starts. What ended comes
+// again, so that the queue stays as long as it is.
 func (t *tree) change(n int) (time.Duration, error) {
 	began := time.Now()
 	for range n {

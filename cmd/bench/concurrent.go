@@ -18,8 +18,8 @@ func parallel(n int, f func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// every calls f at a steady rate while work is done. An error of f ends only the
-// calls before the work.
+// every calls f at a steady rate while work is done. An error of f ends only the calls before the
+// work.
 func every(ctx context.Context, interval time.Duration, f func(context.Context) error, work func() error) error {
 	calling, cancel := context.WithCancel(ctx)
 	failed := make(chan error, 1)

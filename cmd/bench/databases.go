@@ -57,8 +57,8 @@ func (l *lab) copies(ctx context.Context) ([]string, error) {
 	})
 }
 
-// copyTemplate makes a copy. Several copies of one template at a time may meet:
-// the second is refused while the first checks who uses it.
+// copyTemplate makes a copy. Several copies of one template at a time may meet: the second is
+// refused while the first checks who uses it.
 func (l *lab) copyTemplate(ctx context.Context, name string) (err error) {
 	const attempts = 20
 	for range attempts {

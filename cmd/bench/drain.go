@@ -14,8 +14,8 @@ const (
 	benchDB = "bench_db"
 )
 
-// drainBounds are the capacities of root, how much of the limit is asked for, and
-// the bound of the processor time.
+// drainBounds are the capacities of root, how much of the limit is asked for, and the bound of the
+// processor time.
 var drainBounds = []struct {
 	capacity  int
 	share     float64
@@ -63,8 +63,7 @@ func slowAll(ctx context.Context, l *lab) error {
 	return nil
 }
 
-// limitAndDrain measures limit and runner after each other, every other time in
-// the other order.
+// limitAndDrain measures limit and runner after each other, every other time in the other order.
 func (l *lab) limitAndDrain(ctx context.Context, run, capacity int, j jobs) (bare *Records, got *drained, err error) {
 	if err := l.clear(ctx, benchDB, limitDB); err != nil {
 		return nil, nil, err
@@ -88,8 +87,7 @@ type drained struct {
 	processor time.Duration
 }
 
-// drain starts a Caddy, commits jobs at once while it is idle, and waits until
-// all are done.
+// drain starts a Caddy, commits jobs at once while it is idle, and waits until all are done.
 func (l *lab) drain(ctx context.Context, capacity int, j jobs) (*drained, error) {
 	d := new(drained)
 	err := l.whileServed(ctx, one(benchDB, fmt.Sprintf("root:%d", capacity)), func(c *testbed.Caddy) error {
@@ -126,15 +124,15 @@ func (l *lab) insertAndWait(ctx context.Context, j jobs) (*Records, error) {
 	return l.stub.take(ctx)
 }
 
-// countStatements drains once more, while PostgreSQL counts what the runner's
-// role executes. Counting costs time, so this drain is not measured otherwise.
+// countStatements drains once more, while PostgreSQL counts what the runner's role executes.
+// Counting costs time, so this drain is not measured otherwise.
 func countStatements(ctx context.Context, l *lab, j jobs) error {
 	if err := l.exec(ctx, "postgres", "CREATE EXTENSION IF NOT EXISTS pg_stat_statements"); err != nil {
 		say("   statements are not counted: %v", err)
 		return nil
 	}
-	// A role's setting is in force from its next connection on, and for no other.
-	// What the trigger executes within a statement does not count.
+	// A role's setting is in force from its next connection on, and for no other. What the trigger
+	// executes within a statement does not count.
 	if err := l.exec(ctx, "postgres", "ALTER ROLE "+runnerRole+" SET pg_stat_statements.track = 'top'"); err != nil {
 		return err
 	}

@@ -56,9 +56,8 @@ type FloorArgs struct {
 	Postgres, Stub string
 }
 
-// Floor starts the floor: the least that gets a job from its commit to its
-// request, in a loop and one at a time. It has no queue, no channels, and no idea
-// of what to do when anything goes wrong.
+// Floor starts the floor: the least that gets a job from its commit to its request, in a loop and
+// one at a time. It has no queue, no channels, and no idea of what to do when anything goes wrong.
 func (*Partner) Floor(args FloorArgs, _ *bool) error {
 	ctx := context.Background() // it ends with the process
 	conn, err := pgx.Connect(ctx, args.Postgres)
@@ -80,8 +79,8 @@ func (*Partner) Floor(args FloorArgs, _ *bool) error {
 	return nil
 }
 
-// floorOnce waits for a notification, reads the row, and has the job run if it was
-// pending and could be claimed.
+// floorOnce waits for a notification, reads the row, and has the job run if it was pending and
+// could be claimed.
 func floorOnce(ctx context.Context, conn *pgx.Conn, stub string) error {
 	n, err := conn.WaitForNotification(ctx)
 	if err != nil {

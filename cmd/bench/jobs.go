@@ -63,8 +63,8 @@ func commitOne(ctx context.Context, conn odoostub.DB, uuid, state string, priori
 	return time.Now(), nil
 }
 
-// clear empties the tables of some databases, and leaves nothing for the
-// checkpointer and the vacuum to do in the next measurement.
+// clear empties the tables of some databases, and leaves nothing for the checkpointer and the
+// vacuum to do in the next measurement.
 func (l *lab) clear(ctx context.Context, databases ...string) error {
 	for _, db := range databases {
 		if err := l.exec(ctx, db, "TRUNCATE queue_job, queue_job_lock"); err != nil {
@@ -80,9 +80,9 @@ func (l *lab) clear(ctx context.Context, databases ...string) error {
 // historySize is the number of jobs that are done already.
 const historySize = 20_000
 
-// history empties the table of a database as clear does, and fills it with jobs
-// that are done. On an empty table PostgreSQL prepares plans that read all of
-// it, and keeps them while the table grows; where Odoo runs, there is a history.
+// history empties the table of a database as clear does, and fills it with jobs that are done. On
+// an empty table PostgreSQL prepares plans that read all of it, and keeps them while the table
+// grows; where Odoo runs, there is a history.
 func (l *lab) history(ctx context.Context, db string) error {
 	if err := l.clear(ctx, db); err != nil {
 		return err
@@ -93,8 +93,8 @@ func (l *lab) history(ctx context.Context, db string) error {
 	return l.settle(ctx, db)
 }
 
-// settle makes the tables of a database what they are after a night: analyzed,
-// vacuumed and on disk.
+// settle makes the tables of a database what they are after a night: analyzed, vacuumed and on
+// disk.
 func (l *lab) settle(ctx context.Context, db string) error {
 	if err := l.exec(ctx, db, "VACUUM ANALYZE queue_job"); err != nil {
 		return err

@@ -16,33 +16,32 @@ import (
 )
 
 const (
-	// runnerRole is the role of the runner, so that its statements can be told
-	// from those of the stub. Odoo's tables belong to another role.
+	// runnerRole is the role of the runner, so that its statements can be told from those of the
+	// stub. Odoo's tables belong to another role.
 	runnerRole = "jobrunner"
 	// stubWorkers is more than any channel tree here lets run at once.
 	stubWorkers = 64
-	// statementTimeout bounds statements on the jobs, the longest of which
-	// inserts millions.
+	// statementTimeout bounds statements on the jobs, the longest of which inserts millions.
 	statementTimeout = 20 * time.Minute
 	// readyTimeout bounds the time until a runner serves all its databases.
 	readyTimeout = 5 * time.Minute
 )
 
-// settings of PostgreSQL: those of a small server that is looked after. Commits
-// are as durable as always; no checkpoint falls into a measurement by chance.
+// settings of PostgreSQL: those of a small server with an administrator. Commits are as durable as
+// always; no checkpoint falls into a measurement by chance.
 var settings = map[string]string{
 	"shared_buffers": "512MB", "max_wal_size": "16GB", "checkpoint_timeout": "30min",
 	"maintenance_work_mem": "256MB", "max_connections": "600",
 }
 
-// lab is what one scenario works with: a cluster, databases with the add-on,
-// and the stub. Caddys come and go.
+// lab is what one scenario works with: a cluster, databases with the add-on, and the stub. Caddys
+// come and go.
 type lab struct {
 	*bench
 	*testbed.Bed
 	admin *pgxpool.Pool // connections to the maintenance database
 	stub  *partner
-	// address is that of the stub.
+	// address is the stub's.
 	address string
 }
 
@@ -59,8 +58,7 @@ func (b *bench) withLab(ctx context.Context, databases []string, f func(context.
 	return f(ctx, l)
 }
 
-// open starts PostgreSQL, with the extension that counts statements if the server
-// has it.
+// open starts PostgreSQL, with the extension that counts statements if the server has it.
 func (l *lab) open(ctx context.Context) (*testbed.Bed, error) {
 	s := maps.Clone(settings)
 	s["shared_preload_libraries"], s["pg_stat_statements.track"] = "pg_stat_statements", "none"
@@ -71,8 +69,8 @@ func (l *lab) open(ctx context.Context) (*testbed.Bed, error) {
 	return bed, err
 }
 
-// fill makes the databases and starts the stub. Where the limit is measured, it
-// opens the connections of all of the stub's workers.
+// fill makes the databases and starts the stub. Where the limit is measured, it opens the
+// connections of all of the stub's workers.
 func (l *lab) fill(ctx context.Context, databases []string) (err error) {
 	if l.admin, err = l.Adopt("postgres"); err != nil {
 		return err
@@ -129,15 +127,14 @@ func (l *lab) exec(ctx context.Context, db, sql string) error {
 
 // served is what a Caddy of a scenario serves, and how.
 type served struct {
-	// pattern is that of the databases. Default: their names.
+	// pattern selects the databases. Default: their names.
 	pattern   string
 	databases []string
 	// channels is the configuration string.
 	channels string
 }
 
-// config is the configuration of a Caddy. The runner connects by a role that no
-// other party has.
+// config is the configuration of a Caddy. The runner connects by a role that no other party has.
 func (l *lab) config(s served) testbed.Config {
 	if s.pattern == "" {
 		s.pattern = s.databases[0]

@@ -27,12 +27,12 @@ func (l *lane) percentile(p float64) float64 {
 	return testbed.Milliseconds(testbed.Percentile(l.latencies, p))
 }
 
-// pause is the time that the parties have to become idle again between two jobs.
-// It varies, so that nothing falls into step with a timer.
+// pause is the time that the parties have to become idle again between two jobs. It varies, so that
+// nothing falls into step with a timer.
 func pause() time.Duration { return 4*time.Millisecond + rand.N(4*time.Millisecond) }
 
-// compare sends so many jobs on each lane, after a few that do not count: the stub
-// connects to a database with its first job there.
+// compare sends so many jobs on each lane, after a few that do not count: the stub connects to a
+// database with its first job there.
 func (l *lab) compare(ctx context.Context, n int, lanes ...*lane) error {
 	const each = 5
 	for _, lane := range lanes {
@@ -44,8 +44,8 @@ func (l *lab) compare(ctx context.Context, n int, lanes ...*lane) error {
 	return l.alternate(ctx, n, lanes...)
 }
 
-// alternate sends so many jobs on each lane, one at a time and in turns, so that
-// whatever else the machine does meets all lanes alike.
+// alternate sends so many jobs on each lane, one at a time and in turns, so that whatever else the
+// machine does meets all lanes alike.
 func (l *lab) alternate(ctx context.Context, n int, lanes ...*lane) error {
 	for i := range n {
 		for k := range lanes {

@@ -40,19 +40,19 @@ func runjob(ctx context.Context, address, db, uuid string) error {
 	return nil
 }
 
-// limit is what the machine can do without any runner: so many clients have the
-// stub run jobs whose rows are enqueued already.
+// limit is what the machine can do without any runner: so many clients have the stub run jobs whose
+// rows are enqueued already.
 func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*Records, error) {
 	j.state = "enqueued"
 	if err := l.insert(ctx, db, j); err != nil {
 		return nil, err
 	}
-	// So many enqueued jobs at once are not what Odoo's statements meet otherwise;
-	// without statistics they would go through all of them for each job.
+	// So many enqueued jobs at once are not what Odoo's statements meet otherwise; without
+	// statistics they would go through all of them for each job.
 	if err := l.exec(ctx, db, "ANALYZE queue_job"); err != nil {
 		return nil, err
 	}
-	rows, _ := l.Pool(db).Query(ctx, "SELECT uuid FROM queue_job WHERE state = 'enqueued' ORDER BY id") // the error is that of rows
+	rows, _ := l.Pool(db).Query(ctx, "SELECT uuid FROM queue_job WHERE state = 'enqueued' ORDER BY id") // rows has the error
 	uuids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return nil, fmt.Errorf("reading the jobs of %s: %w", db, err)

@@ -37,8 +37,8 @@ func (r *report) know(name, value string) {
 	}
 }
 
-// cpuTimes returns the times of all processors since the system was started; zero
-// where the system does not tell.
+// cpuTimes returns the times of all processors since the system was started; zero where the system
+// does not tell.
 func cpuTimes() procfs.CPUStat {
 	fs, err := procfs.NewDefaultFS()
 	if err != nil {
@@ -51,9 +51,8 @@ func cpuTimes() procfs.CPUStat {
 	return stat.CPUTotal
 }
 
-// stolen returns what a virtual machine has been kept waiting for, as a share of
-// the processor time that it wanted. With more than a few percent, nothing that
-// was measured meanwhile means much.
+// stolen returns what a virtual machine has been kept waiting for, as a share of the processor time
+// that it wanted. With more than a few percent, nothing that was measured meanwhile means much.
 func stolen(before, after procfs.CPUStat) (share float64, ok bool) {
 	wanted := func(s procfs.CPUStat) float64 { return s.User + s.Nice + s.System + s.IRQ + s.SoftIRQ + s.Steal }
 	all := wanted(after) - wanted(before)

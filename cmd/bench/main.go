@@ -1,14 +1,13 @@
-// Command bench measures what the runner costs and what it makes jobs wait for,
-// against what the same machine can do without any runner. It starts PostgreSQL
-// with its normal durability, a stub of Odoo in a process of its own, and a real
-// Caddy with the module, and prints a table in Markdown.
+// Command bench measures what the runner costs and what it makes jobs wait for, against what the
+// same machine can do without any runner. It starts PostgreSQL with its normal durability, a stub
+// of Odoo in a separate process, and a real Caddy with the module, and prints a table in Markdown.
 //
 // Usage:
 //
 //	bench [-caddy bin/caddy] [-runs 5] [-quick] [-json FILE] [-plot FILE] [-profile DIR] [scenario...]
 //
-// Without arguments all scenarios run. docs/benchmarks.md has the method. The
-// exit status is 1 when a bound was missed, 2 when a scenario could not be measured.
+// Without arguments all scenarios run. docs/benchmarks.md has the method. The exit status is 1 when
+// a bound was missed, 2 when a scenario could not be measured.
 package main
 
 import (
@@ -151,8 +150,7 @@ func choose(names []string) ([]scenario, error) {
 	return chosen, nil
 }
 
-// run measures the scenarios one after the other; one that fails does not stop
-// the others.
+// run measures the scenarios one after the other; one that fails does not stop the others.
 func (b *bench) run(ctx context.Context, chosen []scenario) {
 	b.report.Machine = machine()
 	for _, s := range chosen {
@@ -173,8 +171,8 @@ func (b *bench) run(ctx context.Context, chosen []scenario) {
 	}
 }
 
-// attempt runs a scenario and turns a panic into an error, so that everything is
-// cleaned up and the others run.
+// attempt runs a scenario and turns a panic into an error, so that everything is cleaned up and the
+// others run.
 func (b *bench) attempt(ctx context.Context, s scenario) (err error) {
 	defer func() {
 		if r := recover(); r != nil {

@@ -10,11 +10,11 @@ import (
 )
 
 const (
-	// idleDB belongs to a second Caddy that has nothing to do: what the first one
-	// is compared with, job by job.
+	// idleDB belongs to a second Caddy that has nothing to do: what the first one is compared with,
+	// job by job.
 	idleDB = "idle_db"
-	// backlogTree lets one of the waiting jobs run, which never ends, and has
-	// room for others beside it.
+	// backlogTree lets one of the waiting jobs run, which never ends, and has room for others
+	// beside it.
 	backlogTree = "root:8,root.wait:1"
 	waitChannel = "root.wait"
 	gated       = `{"gate": "never"}`
@@ -65,8 +65,8 @@ func (l *lab) insertBacklog(ctx context.Context, db string, waiting, failed int)
 	return l.settle(ctx, db)
 }
 
-// backlogRun starts a Caddy with the backlog and measures its start, its heap,
-// and the latency of new jobs in comparison with an idle Caddy.
+// backlogRun starts a Caddy with the backlog and measures its start, its heap, and the latency of
+// new jobs in comparison with an idle Caddy.
 func backlogRun(ctx context.Context, l *lab, idle *testbed.Caddy, b backlog) (err error) {
 	r := l.report
 	if _, err := l.stub.take(ctx); err != nil {
@@ -107,8 +107,8 @@ func backlogRun(ctx context.Context, l *lab, idle *testbed.Caddy, b backlog) (er
 	return nil
 }
 
-// heapPerJob compares the live heap of a Caddy that knows the whole backlog with
-// that of an idle one.
+// heapPerJob compares the live heap of a Caddy that knows the whole backlog with that of an idle
+// one.
 func heapPerJob(ctx context.Context, l *lab, c, idle *testbed.Caddy, b backlog) error {
 	var doc struct {
 		Runners []struct {

@@ -21,8 +21,8 @@ const (
 	backlogTimeout = 2 * time.Minute
 )
 
-// offered is what became of jobs that were committed at a steady rate, whether
-// the runner kept up or not.
+// offered is what became of jobs that were committed at a steady rate, whether the runner kept up
+// or not.
 type offered struct {
 	began time.Time
 	jobs  []sentJob
@@ -30,15 +30,14 @@ type offered struct {
 	throughput float64
 }
 
-// sentJob is one job: when its commit returned, and how long after that its
-// request arrived.
+// sentJob is one job: when its commit returned, and how long after that its request arrived.
 type sentJob struct {
 	committed time.Time
 	latency   time.Duration
 }
 
-// offer commits jobs, one by one, at random moments (a Poisson process) at a
-// rate for some time. after, if any, is called when the first minute is over.
+// offer commits jobs, one by one, at random moments (a Poisson process) at a rate for some time.
+// after, if any, is called when the first minute is over.
 func (l *lab) offer(ctx context.Context, db string, rate float64, d time.Duration, after func() error) (*offered, error) {
 	began := time.Now()
 	due := make(chan struct{}, int(rate*d.Seconds())*2+1_000)
@@ -101,7 +100,7 @@ func generate(ctx context.Context, began time.Time, rate float64, d time.Duratio
 	}
 }
 
-// commitWhenDue commits jobs on a connection of its own, and returns when.
+// commitWhenDue commits jobs on a separate connection, and returns when.
 func (l *lab) commitWhenDue(ctx context.Context, db string, due <-chan struct{}) (map[string]time.Time, error) {
 	conn, err := l.connect(ctx, db)
 	if err != nil {
@@ -127,8 +126,8 @@ func (l *lab) connect(ctx context.Context, db string) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// collect takes the stub's records, and adds the requests to those so far, as long
-// as there are to be more. after, if any, is called when a minute is over.
+// collect takes the stub's records, and adds the requests to those so far, as long as there are to
+// be more. after, if any, is called when a minute is over.
 func (l *lab) collect(ctx context.Context, all []request, after func() error, more func(n int) bool) ([]request, error) {
 	for began := time.Now(); more(len(all)); {
 		if err := sleep(ctx, collectInterval); err != nil {
@@ -149,8 +148,7 @@ func (l *lab) collect(ctx context.Context, all []request, after func() error, mo
 	return all, nil
 }
 
-// latencies returns those of the jobs that were committed in a window after the
-// beginning.
+// latencies returns those of the jobs that were committed in a window after the beginning.
 func (o *offered) latencies(from, to time.Duration) []time.Duration {
 	var list []time.Duration
 	for _, j := range o.jobs {

@@ -24,20 +24,19 @@ const (
 	// stopTimeout is how long a partner may take to end before it is killed.
 	stopTimeout = 5 * time.Second
 
-	// countInterval is the time between two questions how many jobs are done. The
-	// figures do not depend on it: they come from the stub's own records.
+	// countInterval is the time between two questions how many jobs are done. The figures do not
+	// depend on it: they come from the stub's own records.
 	countInterval = 20 * time.Millisecond
 	// jobTimeout bounds one question, also for a job that was sent alone to be done.
 	jobTimeout = 20 * time.Second
-	// doneTimeout bounds the time until all jobs are done, the start of a Caddy
-	// with millions of them included.
+	// doneTimeout bounds the time until all jobs are done, the start of a Caddy with millions of
+	// them included.
 	doneTimeout = 5 * time.Minute
 )
 
-// partner is this program again, as the stub of Odoo or as the floor. A process
-// of its own keeps its processor time apart and lets no garbage collector stop
-// two parties at once. It is asked by net/rpc over its standard input and output,
-// and ends with the former, so also when this process dies.
+// partner is this program again, as the stub of Odoo or as the floor. A separate process keeps its
+// processor time apart, and no garbage collector stops two parties at once. It answers net/rpc on
+// its standard input and output, and ends when its input does, so also when this process dies.
 type partner struct {
 	*rpc.Client
 	process *child.Process
@@ -51,8 +50,7 @@ type pipes struct {
 
 func (p pipes) Close() error { return errors.Join(p.WriteCloser.Close(), p.ReadCloser.Close()) }
 
-// startPartner starts a partner and has it begin with its role, the name of a
-// method of [Partner].
+// startPartner starts a partner and has it begin with its role, the name of a method of [Partner].
 func startPartner(ctx context.Context, role string, args, reply any) (*partner, error) {
 	program, err := os.Executable()
 	if err != nil {
@@ -134,8 +132,7 @@ func (p *partner) await(ctx context.Context, limit time.Duration, holds func(Cou
 	}
 }
 
-// requestOf waits until a job that was sent alone is done, and returns when its
-// request arrived.
+// requestOf waits until a job that was sent alone is done, and returns when its request arrived.
 func (p *partner) requestOf(ctx context.Context, db, uuid string) (at time.Time, err error) {
 	return at, p.ask(ctx, "RequestOf", [2]string{db, uuid}, &at)
 }
@@ -196,8 +193,7 @@ func (p *Partner) Counts(_ int, n *Counts) error { //nolint:unparam // net/rpc w
 	return nil
 }
 
-// Records is everything since the last time. Its times are compared with those of
-// other processes.
+// Records is everything since the last time. Its times are compared with those of other processes.
 type Records struct {
 	Requests   []request
 	Executions []execution // those that are done
@@ -233,8 +229,7 @@ func (p *Partner) Take(_ int, out *Records) error { //nolint:unparam // net/rpc 
 	return nil
 }
 
-// RequestOf waits until a job that was sent alone is done, and returns when its
-// request arrived.
+// RequestOf waits until a job that was sent alone is done, and returns when its request arrived.
 func (p *Partner) RequestOf(job [2]string, at *time.Time) error {
 	ctx, cancel := context.WithTimeout(context.Background(), jobTimeout)
 	defer cancel()
@@ -246,8 +241,7 @@ func (p *Partner) RequestOf(job [2]string, at *time.Time) error {
 	return err
 }
 
-// rate is the number of jobs done per second, from the first request to the end of
-// the last job.
+// rate is the number of jobs done per second, from the first request to the end of the last job.
 func (r *Records) rate() float64 {
 	if len(r.Requests) == 0 || len(r.Executions) == 0 {
 		return 0

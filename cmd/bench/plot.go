@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// plotWidth and plotHeight are the size of the plot, plotLeft and plotRight the
-// limits of its panels, in pixels.
+// plotWidth and plotHeight are the size of the plot, plotLeft and plotRight the limits of its
+// panels, in pixels.
 const (
 	plotWidth, plotHeight = 720, 620
 	plotLeft, plotRight   = 70, 690

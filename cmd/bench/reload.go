@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
-// reloadWindow is the time that is considered after a reload has begun, and as a
-// comparison before it.
+// reloadWindow is the time that is considered after a reload has begun, and as a comparison before
+// it.
 const reloadWindow = time.Second
 
 func reloadAll(ctx context.Context, l *lab) error {
@@ -22,8 +22,8 @@ func reloadAll(ctx context.Context, l *lab) error {
 		return err
 	}
 	reloads := l.runs * 2
-	// Jobs of 10 ms; four at a time leave the machine room. Enough of them for all
-	// the time: four at a time are at most 400 a second.
+	// Jobs of 10 ms; four at a time leave the machine room. Enough of them for all the time: four
+	// at a time are at most 400 a second.
 	seconds := 2 + 3*reloads
 	if err := l.insert(ctx, benchDB, jobs{count: 400 * seconds, channel: "root.run", kwargs: `{"sleep_ms": 10}`, priority: 5}); err != nil {
 		return err

@@ -56,8 +56,8 @@ func (b *bound) met(v float64) bool {
 
 func newReport() *report { return &report{Failures: map[string]string{}} }
 
-// add records what one run of the present scenario has measured, in the line of
-// that name. digits are those after the point; b may be nil.
+// add records what one run of the present scenario has measured, in the line of that name. digits
+// are those after the point; b may be nil.
 func (r *report) add(what, unit string, digits int, b *bound, v float64) *figure {
 	i := slices.IndexFunc(r.Figures, func(f *figure) bool { return f.Scenario == r.scenario && f.What == what })
 	if i < 0 {
@@ -82,7 +82,7 @@ func (f *figure) met() bool { return f.Bound == nil || f.Bound.met(f.median()) }
 
 func (r *report) fail(scenario string, err error) { r.Failures[scenario] = err.Error() }
 
-// exitCode is that of the program.
+// exitCode is the program's.
 func (r *report) exitCode() int {
 	switch {
 	case len(r.Failures) > 0:

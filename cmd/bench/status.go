@@ -69,8 +69,8 @@ func answerTimes(ctx context.Context, l *lab, c *testbed.Caddy, loaded string) e
 	return nil
 }
 
-// dispatchWhileAsked measures the latency of single jobs, in turns with and
-// without questions for the status.
+// dispatchWhileAsked measures the latency of single jobs, in turns with and without questions for
+// the status.
 func dispatchWhileAsked(ctx context.Context, l *lab, c *testbed.Caddy, names []string) error {
 	quiet, asked := &lane{databases: names, priority: 1}, &lane{databases: names, priority: 1}
 	const turns = 10

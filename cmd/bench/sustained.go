@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
-// sustainedCapacity is that of root, and the number of bare clients.
+// sustainedCapacity is the capacity of root, and the number of bare clients.
 const sustainedCapacity = 16
 
 func sustainedAll(ctx context.Context, l *lab) error {
@@ -27,8 +27,8 @@ func sustainedAll(ctx context.Context, l *lab) error {
 	return sustain(ctx, l, c, limit)
 }
 
-// committedLimit is what the machine can do without any runner if every job is
-// committed by itself: clients that commit an enqueued row and have it run.
+// committedLimit is what the machine can do without any runner if every job is committed by itself:
+// clients that commit an enqueued row and have it run.
 func committedLimit(ctx context.Context, l *lab) (limit float64, err error) {
 	for range l.runs {
 		if err := l.history(ctx, limitDB); err != nil {

@@ -1,5 +1,5 @@
-// Command caddy is Caddy with the jobrunner module compiled in, for people who
-// do not want to build it with xcaddy.
+// Command caddy is Caddy with the jobrunner module compiled in, for people who do not want to build
+// it with xcaddy.
 package main
 
 import (

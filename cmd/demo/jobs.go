@@ -55,15 +55,14 @@ const (
 type ticket struct {
 	db, uuid string
 	priority int32
-	// runs is how often its code is meant to be run, fails whether it is meant
-	// to fail at last.
+	// runs is how often its code is meant to be run, fails whether it is meant to fail at last.
 	runs      int
 	fails     bool
 	committed time.Time
 }
 
-// plan returns the jobs of one database in batches, in the order in which they
-// are to be committed. It is the same every time.
+// plan returns the jobs of one database in batches, in the order in which they are to be committed.
+// It is the same every time.
 func plan(total int) [][]odoostub.JobSpec {
 	var jobs []odoostub.JobSpec
 	add := func(n int, channel string, priority int32, does odoostub.Behaviour) {

@@ -1,8 +1,7 @@
-// Command demo shows the whole way of a job, on this machine and without any
-// preparation: it starts PostgreSQL with two databases, two servers that play
-// Odoo, and a real Caddy with this module in front of them; it enqueues jobs,
-// watches them, and ends with a table. The exit status says whether everything
-// held.
+// Command demo shows the whole way of a job, on this machine and without any preparation: it starts
+// PostgreSQL with two databases, two servers that play Odoo, and a real Caddy with this module in
+// front of them; it enqueues jobs, watches them, and ends with a table. The exit status says
+// whether everything held.
 //
 // Usage:
 //

@@ -13,8 +13,7 @@ const (
 	lineInterval = 2 * time.Second
 )
 
-// progress shows how far the work is: a bar that is redrawn on a terminal, plain
-// lines elsewhere.
+// progress shows how far the work is: a bar that is redrawn on a terminal, plain lines elsewhere.
 type progress struct {
 	out      *os.File
 	terminal bool

@@ -96,8 +96,8 @@ func (r *result) lines() []line {
 	)
 }
 
-// compare counts the jobs that were never run, and the runs and requests that
-// there should not have been.
+// compare counts the jobs that were never run, and the runs and requests that there should not have
+// been.
 func (r *result) compare() (lost, repeated int) {
 	for _, t := range r.tickets {
 		runs := r.recorder.Executions(t.db, t.uuid)

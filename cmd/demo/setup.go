@@ -28,8 +28,8 @@ const (
 	siteName      = "odoo.localhost"
 )
 
-// setup is everything that the demonstration runs: PostgreSQL, the databases,
-// the servers and Caddy.
+// setup is everything that the demonstration runs: PostgreSQL, the databases, the servers and
+// Caddy.
 type setup struct {
 	*testbed.Bed
 	caddy *testbed.Caddy
@@ -65,9 +65,8 @@ func open(ctx context.Context, binary string) (*setup, error) {
 	return s, s.caddy.WaitReady(ctx, readyTimeout, databases...)
 }
 
-// config is that of a site as people have it, with a pool of its own for
-// /websocket that jobs must not go to, and with the run route closed to the
-// public.
+// config is the configuration of a typical site: /websocket has a separate pool that jobs must not
+// go to, and the run route is closed to the public.
 func (s *setup) config() testbed.Config {
 	var options, upstreams strings.Builder
 	fmt.Fprintf(&options, "site %s\n", siteName)
@@ -96,8 +95,7 @@ handle {
 	}
 }
 
-// publicStatus is the HTTP status with which the site answers the public's
-// attempt to run a job.
+// publicStatus is the HTTP status with which the site answers the public's attempt to run a job.
 func (s *setup) publicStatus(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, publicTimeout)
 	defer cancel()

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// stay leaves everything running until ctx ends, and tells what to try. SIGUSR1
-// stops the last Odoo server, and starts it again.
+// stay leaves everything running until ctx ends, and tells what to try. SIGUSR1 stops the last Odoo
+// server, and starts it again.
 func (s *setup) stay(ctx context.Context) {
 	last := s.Odoo[len(s.Odoo)-1]
 	toggle := make(chan os.Signal, 1)

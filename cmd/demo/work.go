@@ -18,8 +18,8 @@ const (
 	settleTimeout = 5 * time.Second
 	drawInterval  = 100 * time.Millisecond
 
-	// probes is the number of jobs that are sent one at a time to measure the
-	// dispatch latency, and probeTimeout how long one may take.
+	// probes is the number of jobs that are sent one at a time to measure the dispatch latency, and
+	// probeTimeout how long one may take.
 	probes       = 40
 	probeTimeout = 10 * time.Second
 )
@@ -93,8 +93,8 @@ func (s *setup) count() (settled, running int) {
 	return n[odoostub.Done] + n[odoostub.Failed], n[""]
 }
 
-// settle waits until the rows say what the servers have recorded a moment
-// before, and returns the jobs that remain all the same.
+// settle waits until the rows say what the servers have recorded a moment before, and returns the
+// jobs that remain all the same.
 func (s *setup) settle(ctx context.Context) ([]odoostub.Leftover, error) {
 	deadline := time.Now().Add(settleTimeout)
 	tick := time.NewTicker(drawInterval)
@@ -108,9 +108,8 @@ func (s *setup) settle(ctx context.Context) ([]odoostub.Leftover, error) {
 	}
 }
 
-// probe measures the dispatch latency of an idle runner: from the moment at which
-// the commit of a single job has returned until an Odoo server has read its
-// request.
+// probe measures the dispatch latency of an idle runner: from the moment at which the commit of a
+// single job has returned until an Odoo server has read its request.
 func (s *setup) probe(ctx context.Context) ([]time.Duration, error) {
 	say("measuring the dispatch latency with %d single jobs", probes)
 	var latencies []time.Duration

@@ -4,17 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
@@ -49,8 +50,8 @@ func body(w http.ResponseWriter, r *http.Request, into any, a *api.Actor) error 
 	}
 	for _, s := range []*string{&a.By, &a.Note} {
 		*s = strings.TrimSpace(*s)
-		if len(*s) > nameLimit || strings.ContainsFunc(*s, unicode.IsControl) {
-			return Error(http.StatusBadRequest, "by and note must be texts of up to %d bytes in one line", nameLimit)
+		if len(*s) > nameLimit || !api.IsPrintable(*s) {
+			return Error(http.StatusBadRequest, "by and note must be texts of up to %d bytes in one line, without characters that control how it is shown", nameLimit)
 		}
 	}
 	a.By = identity(r, a.By)
@@ -62,7 +63,7 @@ func body(w http.ResponseWriter, r *http.Request, into any, a *api.Actor) error 
 func identity(r *http.Request, by string) string {
 	who := r.RemoteAddr
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		who = r.TLS.PeerCertificates[0].Subject.String()
+		who = "certificate " + api.Printable(r.TLS.PeerCertificates[0].Subject.String())
 	}
 	if who == "" || who == "@" {
 		who = "the admin socket"
@@ -70,7 +71,8 @@ func identity(r *http.Request, by string) string {
 	if by == "" {
 		return who
 	}
-	return by + " (" + who + ")"
+	// In quotation marks, because it is only what somebody has typed.
+	return `"` + strings.ReplaceAll(by, `"`, "'") + `" (` + who + ")"
 }
 
 // subject checks that exactly one thing is named.
@@ -79,6 +81,11 @@ func subject(p *api.PauseRequest) (runner.Pause, error) {
 	for _, yes := range []bool{p.Database != "", p.Channel != "", p.All} {
 		if yes {
 			named++
+		}
+	}
+	for _, name := range []string{p.Database, p.Channel} {
+		if len(name) > subjectLimit || !api.IsPrintable(name) {
+			return runner.Pause{}, Error(http.StatusBadRequest, "a name has at most %d bytes, in one line", subjectLimit)
 		}
 	}
 	if named != 1 {
@@ -102,8 +109,12 @@ func PostPause(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return order(w, r, "pause", &req.Actor, func(_ *runner.Status, c runner.Controls) (runner.Controls, int, error) {
-		return c.WithPause(p), 1, nil
-	})
+		next := c.WithPause(p)
+		if len(next.Pauses) > len(c.Pauses) && len(c.Pauses) >= supervisor.ControlsLimit {
+			return c, 0, Error(http.StatusConflict, "there are already %d pauses, resume some", len(c.Pauses))
+		}
+		return next, 1, nil
+	}, func(st *runner.Status) string { return unknownSubject(st, &p) })
 }
 
 // end is when the pause ends by itself, zero for never.
@@ -139,7 +150,7 @@ func PostResume(w http.ResponseWriter, r *http.Request) error {
 			return c, 0, nil
 		}
 		return c, 1, nil
-	})
+	}, func(st *runner.Status) string { return unknownSubject(st, &p) })
 }
 
 // PostDrain keeps new jobs from an Odoo server.
@@ -149,12 +160,16 @@ func PostDrain(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return order(w, r, "drain", &req.Actor, func(st *runner.Status, c runner.Controls) (runner.Controls, int, error) {
-		if err := knownUpstream(st, req.Upstream); err != nil {
+		name, err := knownUpstream(st, req.Upstream)
+		if err != nil {
 			return c, 0, err
 		}
-		d := runner.Drain{Upstream: req.Upstream, Since: time.Now().UTC().Truncate(time.Second), By: req.By, Note: req.Note}
+		if next := c.WithDrain(runner.Drain{Upstream: name}); len(next.Drains) > max(len(c.Drains), supervisor.ControlsLimit) {
+			return c, 0, Error(http.StatusConflict, "there are already %d drains, undrain some", len(c.Drains))
+		}
+		d := runner.Drain{Upstream: name, Since: time.Now().UTC().Truncate(time.Second), By: req.By, Note: req.Note}
 		return c.WithDrain(d), 1, nil
-	})
+	}, nil)
 }
 
 // PostUndrain sends jobs to an Odoo server again.
@@ -164,24 +179,88 @@ func PostUndrain(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return order(w, r, "undrain", &req.Actor, func(st *runner.Status, c runner.Controls) (runner.Controls, int, error) {
-		c, was := c.WithoutDrain(req.Upstream)
-		if was {
+		if c, was := c.WithoutDrain(req.Upstream); was {
+			return c, 1, nil // also one that is not there any more
+		}
+		name, err := knownUpstream(st, req.Upstream)
+		if err != nil {
+			return c, 0, err
+		}
+		if c, was := c.WithoutDrain(name); was {
 			return c, 1, nil
 		}
-		return c, 0, knownUpstream(st, req.Upstream)
-	})
+		return c, 0, nil
+	}, nil)
 }
 
-// knownUpstream returns the answer to whoever names an upstream that is none.
-func knownUpstream(st *runner.Status, name string) error {
-	if slices.ContainsFunc(st.Upstreams, func(u runner.UpstreamStatus) bool { return u.Name == name }) {
-		return nil
+// knownUpstream returns the name of a server that is named by its address, with or without the
+// scheme, or the answer to whoever names one that is none.
+func knownUpstream(st *runner.Status, address string) (string, error) {
+	var names, same []string
+	for _, u := range st.Upstreams {
+		if u.Name == address {
+			return address, nil
+		}
+		if _, rest, _ := strings.Cut(u.Name, "://"); rest == address {
+			same = append(same, u.Name)
+		}
+		names = append(names, u.Name)
 	}
-	return Error(http.StatusNotFound, "there is no upstream %q, GET /jobrunner/upstreams lists them", name)
+	switch {
+	case len(same) == 1:
+		return same[0], nil
+	case len(same) > 1:
+		return "", Error(http.StatusBadRequest, "several servers have the address %q: %s", address, strings.Join(same, ", "))
+	}
+	return "", Error(http.StatusNotFound, "there is no upstream %q, %s", api.Printable(address), known("Odoo server", names))
 }
 
-// order changes what operators have ordered of a runner, and answers with that.
-func order(w http.ResponseWriter, r *http.Request, action string, a *api.Actor, f func(*runner.Status, runner.Controls) (runner.Controls, int, error)) error {
+// known lists what there is, as far as one line holds it.
+func known(what string, names []string) string {
+	const shown = 10
+	slices.Sort(names)
+	switch n := len(names); {
+	case n == 0:
+		return "no " + what + " is known"
+	case n > shown:
+		return fmt.Sprintf("known are %s and %d more", strings.Join(names[:shown], ", "), n-shown)
+	}
+	return "known are " + strings.Join(names, ", ")
+}
+
+// unknownSubject says that what a pause names does not exist, with what does: it may be meant for later,
+// or be a slip. A process that stands by does not know it, and says who leads.
+func unknownSubject(st *runner.Status, p *runner.Pause) string {
+	if !st.Leader {
+		if !st.LeaderKnown {
+			return ""
+		}
+		return "this process stands by, and " + st.LeaderDetail + " leads: the order reaches it only if both share Caddy's storage"
+	}
+	var names []string
+	switch {
+	case p.Database != "":
+		for i := range st.Databases {
+			names = append(names, st.Databases[i].Name)
+		}
+		if !slices.Contains(names, p.Database) {
+			return fmt.Sprintf("there is no database %q now, %s", p.Database, known("database", names))
+		}
+	case p.Channel != "":
+		for i := range st.Channels {
+			names = append(names, st.Channels[i].FullName)
+		}
+		slices.Sort(names)
+		if names = slices.Compact(names); !slices.Contains(names, channels.Normalize(p.Channel)) {
+			return fmt.Sprintf("there is no channel %q now, %s", channels.Normalize(p.Channel), known("channel", names))
+		}
+	}
+	return ""
+}
+
+// order changes what operators have ordered of a runner, and answers with that. remark, if there is one,
+// looks at the status before, and says what else there is to know.
+func order(w http.ResponseWriter, r *http.Request, action string, a *api.Actor, f func(*runner.Status, runner.Controls) (runner.Controls, int, error), remark func(*runner.Status) string) error {
 	name, k, err := OneRunner(a.Runner)
 	if err != nil {
 		return err
@@ -191,6 +270,10 @@ func order(w http.ResponseWriter, r *http.Request, action string, a *api.Actor, 
 	st, err := k.Status(ctx)
 	if err != nil {
 		return Failure(err)
+	}
+	said := ""
+	if remark != nil {
+		said = remark(&st)
 	}
 	changed := 0
 	var refused error
@@ -217,6 +300,7 @@ func order(w http.ResponseWriter, r *http.Request, action string, a *api.Actor, 
 		Runner: name, Changed: changed, Stored: unsaved == nil, Pauses: api.NewPauses(st.Controls.Pauses),
 		Drains: api.NewDrains(st.Controls.Drains), Upstreams: api.NewUpstreams("", &st),
 	}
+	out.Warning = said
 	if unsaved != nil {
 		out.Warning = "in force, but not stored yet: it would not survive a restart (see the log)"
 	}

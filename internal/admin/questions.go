@@ -15,16 +15,22 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
 // each asks the runners that a request concerns for their status.
-func each(r *http.Request, show func(name string, st *runner.Status, now time.Time)) error {
+func each(r *http.Request, show func(name string, k *supervisor.Runner, st *runner.Status, now time.Time)) error {
 	q, err := Query(r, "runner")
 	if err != nil {
 		return err
 	}
-	all, err := runners(q.Get("runner"))
+	return eachOf(r, q.Get("runner"), show)
+}
+
+// eachOf asks the named runner, or all.
+func eachOf(r *http.Request, only string, show func(name string, k *supervisor.Runner, st *runner.Status, now time.Time)) error {
+	all, err := runners(only)
 	if err != nil {
 		return err
 	}
@@ -35,15 +41,17 @@ func each(r *http.Request, show func(name string, st *runner.Status, now time.Ti
 		if err != nil {
 			return Failure(fmt.Errorf("runner %s: %w", name, err))
 		}
-		show(name, &st, time.Now())
+		show(name, all[name], &st, time.Now())
 	}
 	return nil
 }
 
 func getStatus(w http.ResponseWriter, r *http.Request) error {
 	views := []api.Status{}
-	err := each(r, func(name string, st *runner.Status, now time.Time) {
-		views = append(views, api.NewStatus(name, st, now))
+	err := each(r, func(name string, k *supervisor.Runner, st *runner.Status, now time.Time) {
+		v := api.NewStatus(name, st, now)
+		v.Ready = !k.Fails(st.Health(now))
+		views = append(views, v)
 	})
 	if err != nil {
 		return err
@@ -59,34 +67,39 @@ func getLive(w http.ResponseWriter, r *http.Request) error {
 	return Answer(w, http.StatusOK, api.Liveness{Live: true})
 }
 
-// getReady answers 503, with the reasons, unless every runner can do its work.
+// getReady answers 503, with the reasons, unless every runner does its work as far as its
+// configuration wants it.
 func getReady(w http.ResponseWriter, r *http.Request) error {
 	problems := []string{}
-	n := 0
-	err := each(r, func(name string, st *runner.Status, now time.Time) {
+	worst, n, fails := runner.Ready, 0, false
+	err := each(r, func(name string, k *supervisor.Runner, st *runner.Status, now time.Time) {
 		n++
-		for _, p := range st.Problems(now) {
+		health := st.Health(now)
+		worst = max(worst, health)
+		fails = fails || k.Fails(health)
+		for _, p := range slices.Concat(st.Problems(now), st.Warnings(now)) {
 			problems = append(problems, "runner "+name+": "+p)
 		}
 	})
 	var failed caddy.APIError
 	switch {
 	case errors.As(err, &failed) && failed.HTTPStatus >= http.StatusInternalServerError:
-		problems = append(problems, failed.Message)
+		problems, worst, fails = append(problems, failed.Message), runner.NotReady, true
 	case err != nil:
 		return err
 	case n == 0:
-		problems = append(problems, "no runner is configured")
+		problems, worst, fails = append(problems, "no runner is configured"), runner.NotReady, true
 	}
-	if len(problems) > 0 {
-		return Answer(w, http.StatusServiceUnavailable, api.Readiness{Problems: problems})
+	status := http.StatusOK
+	if fails {
+		status = http.StatusServiceUnavailable
 	}
-	return Answer(w, http.StatusOK, api.Readiness{Ready: true})
+	return Answer(w, status, api.Readiness{Ready: !fails, State: worst.String(), Problems: problems})
 }
 
 func getDatabases(w http.ResponseWriter, r *http.Request) error {
 	doc := api.Databases{Databases: []api.Database{}}
-	err := each(r, func(name string, st *runner.Status, now time.Time) {
+	err := each(r, func(name string, _ *supervisor.Runner, st *runner.Status, now time.Time) {
 		doc.Databases = append(doc.Databases, api.NewDatabases(name, st, now)...)
 	})
 	if err != nil {
@@ -97,7 +110,7 @@ func getDatabases(w http.ResponseWriter, r *http.Request) error {
 
 func getChannels(w http.ResponseWriter, r *http.Request) error {
 	doc := api.Channels{Channels: []api.Channel{}}
-	err := each(r, func(name string, st *runner.Status, now time.Time) {
+	err := each(r, func(name string, _ *supervisor.Runner, st *runner.Status, now time.Time) {
 		doc.Channels = append(doc.Channels, api.NewChannels(name, st, now)...)
 	})
 	if err != nil {
@@ -108,7 +121,7 @@ func getChannels(w http.ResponseWriter, r *http.Request) error {
 
 func getUpstreams(w http.ResponseWriter, r *http.Request) error {
 	doc := api.Upstreams{Upstreams: []api.Upstream{}}
-	err := each(r, func(name string, st *runner.Status, _ time.Time) {
+	err := each(r, func(name string, _ *supervisor.Runner, st *runner.Status, _ time.Time) {
 		doc.Upstreams = append(doc.Upstreams, api.NewUpstreams(name, st)...)
 	})
 	if err != nil {

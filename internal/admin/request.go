@@ -32,6 +32,8 @@ const (
 	bodyLimit = 1 << 20
 	// nameLimit bounds texts by which people describe themselves and their reasons.
 	nameLimit = 200
+	// subjectLimit bounds the name of what is paused, in bytes.
+	subjectLimit = 256
 )
 
 // Error is an error that the client gets to read, with its HTTP status.

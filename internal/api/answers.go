@@ -47,6 +47,8 @@ type Readiness struct {
 	// Problems says why not.
 	Problems []string `json:"problems,omitempty"`
 	Ready    bool     `json:"ready"`
+	// State is the worst of the runners: ready, degraded or not_ready.
+	State string `json:"state"`
 }
 
 // OrderAnswer is the answer to pause, resume, drain and undrain.

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -38,7 +39,9 @@ type Client struct {
 	// OnAnswer, if set, is told every answer, and every event, as it came.
 	OnAnswer func(raw []byte)
 
-	origin string
+	// address is what the client was made with.
+	address string
+	origin  string
 	// header is what every request has.
 	header http.Header
 	http   *http.Client
@@ -57,6 +60,38 @@ type Error struct {
 // Error returns the message.
 func (e *Error) Error() string { return e.Message }
 
+// UnreachableError says that there was no answer from an admin API at all.
+type UnreachableError struct {
+	// Address is where it was asked, Err why it did not answer.
+	Address string
+	Err     error
+}
+
+// Error says it without the request, which only the caller has chosen.
+func (e *UnreachableError) Error() string {
+	return "Caddy's admin API at " + e.Address + " cannot be reached: " + cause(e.Err)
+}
+
+// Unwrap returns the error of the connection.
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// cause is what lies beneath an error of a connection, in the words of the system.
+func cause(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "no answer in time"
+	}
+	if number, ok := errors.AsType[syscall.Errno](err); ok {
+		return number.Error()
+	}
+	if lookup, ok := errors.AsType[*net.DNSError](err); ok {
+		return lookup.Err
+	}
+	if outer, ok := errors.AsType[*url.Error](err); ok {
+		err = outer.Err
+	}
+	return err.Error()
+}
+
 // NewClient returns a client of the admin API at an address as Caddy writes it:
 // "localhost:2019" or "unix//run/caddy/admin.sock". It fails if the address cannot
 // be read, and connects to nothing.
@@ -68,7 +103,7 @@ func NewClient(address string) (*Client, error) {
 	if addr.PortRangeSize() > 1 {
 		return nil, fmt.Errorf("the address %s of the admin API: a range of ports is no address", address)
 	}
-	c := &Client{origin: "http://" + addr.JoinHostPort(0), header: http.Header{}}
+	c := &Client{address: address, origin: "http://" + addr.JoinHostPort(0), header: http.Header{}}
 	if addr.IsUnixNetwork() {
 		// Caddy accepts this host on a socket, and asks for no origin there.
 		c.origin = "http://127.0.0.1"
@@ -289,7 +324,7 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("asking the admin API: %w", err)
+		return nil, &UnreachableError{Address: c.address, Err: err}
 	}
 	if resp.StatusCode < http.StatusBadRequest {
 		return resp, nil

@@ -81,12 +81,13 @@ func shown(t time.Time) time.Time {
 func NewStatus(name string, st *runner.Status, now time.Time) Status {
 	v := Status{
 		Runner: name, Leader: st.Leader, LeaderKnown: st.LeaderKnown, LeaderDetail: st.LeaderDetail,
-		TakingOver: st.TakingOver, Stopping: st.Stopping, Problems: st.Problems(now), Warnings: st.Warnings(now),
+		TakingOver: st.TakingOver, Stopping: st.Stopping, Problems: st.Problems(now), Warnings: st.Warnings(now), State: st.Health(now).String(),
 		Tasks:     TaskCounts{Claiming: st.Claiming, Open: st.Open, Watched: st.Watched},
 		Databases: make(map[string]int), Upstreams: NewUpstreams("", st),
 		Pauses: NewPauses(st.Controls.Pauses), Drains: NewDrains(st.Controls.Drains),
 	}
 	v.Ready = len(v.Problems) == 0
+	v.Served, v.Expected, _ = st.Serving(now)
 	for _, c := range st.Counts {
 		v.Jobs.Pending += c.Pending
 		v.Jobs.Enqueued += c.Enqueued
@@ -120,20 +121,62 @@ func NewDatabases(name string, st *runner.Status, now time.Time) []Database {
 			SessionAge: age(now, db.Connected), Notifications: db.Notifications, Pause: NewPause(db.Pause),
 			Jobs: JobCounts{Pending: db.Pending, Enqueued: db.Enqueued, Started: db.Started, Failed: db.Failed},
 		}
+		if st.Leader {
+			v.Cause = databaseCause(db, now)
+		}
 		views = append(views, v)
 	}
 	return views
 }
 
+// databaseCause says why the jobs of a database are not run; empty if they are, or if there are none.
+func databaseCause(db *runner.DatabaseStatus, now time.Time) string {
+	switch {
+	case db.State == runner.DatabaseUndetected:
+		return ""
+	case db.Obstacle(now) != "":
+		return db.Obstacle(now)
+	case db.Pause != nil:
+		return "is " + db.Pause.String()
+	}
+	return ""
+}
+
+// held counts the jobs that are in no queue, by place in the channel tree.
+func held(st *runner.Status, now time.Time) map[channels.ID]int {
+	out := make(map[string]bool)
+	for i := range st.Databases {
+		if db := &st.Databases[i]; db.Pending > 0 && (db.Obstacle(now) != "" || db.Pause != nil) {
+			out[db.Name] = true
+		}
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	sums := make(map[channels.ID]int)
+	for _, c := range st.Counts {
+		if !out[c.DB] {
+			continue
+		}
+		at := channels.ID{Channel: c.Channel}
+		if st.DatabaseChannels {
+			at.DB = c.DB
+		}
+		sums[at] += c.Pending
+	}
+	return sums
+}
+
 // NewChannels describes the channels of the runner of that name.
 func NewChannels(name string, st *runner.Status, now time.Time) []Channel {
+	held := held(st, now)
 	views := make([]Channel, 0, len(st.Channels))
 	for i := range st.Channels {
 		c := &st.Channels[i]
 		views = append(views, Channel{
 			Runner: name, Database: c.DB, Channel: c.FullName, Configured: c.Configured, Capacity: c.Capacity, Sequential: c.Sequential,
 			Throttle: c.Throttle.Seconds(), Paused: c.Paused || c.Stopped, PausedByConfig: c.Paused,
-			Queued: c.Queued, Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
+			Queued: c.Queued, Held: held[channels.ID{DB: c.DB, Channel: c.FullName}], Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
 			OldestPending: age(now, c.Oldest), Pause: NewPause(c.Pause),
 		})
 	}

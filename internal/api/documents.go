@@ -1,6 +1,10 @@
 package api
 
-import "time"
+import (
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+)
 
 // Pause is a pause that is in force.
 type Pause struct {
@@ -23,6 +27,13 @@ type Drain struct {
 	Note     string    `json:"note,omitempty"`
 }
 
+// The values of [Status.State].
+var (
+	Ready    = runner.Ready.String()
+	Degraded = runner.Degraded.String()
+	NotReady = runner.NotReady.String()
+)
+
 // Status is one runner in GET /jobrunner/status.
 type Status struct {
 	Runner       string `json:"runner"`
@@ -31,11 +42,16 @@ type Status struct {
 	LeaderDetail string `json:"leader_detail,omitempty"`
 	TakingOver   bool   `json:"taking_over,omitempty"`
 	Stopping     bool   `json:"stopping,omitempty"`
-	// Ready is what GET /jobrunner/ready says, Problems why not.
+	// State is ready, degraded or not_ready. Problems are why it is not ready, and
+	// Warnings why it is degraded.
+	State string `json:"state"`
+	// Ready is what GET /jobrunner/ready says.
 	Ready    bool     `json:"ready"`
 	Problems []string `json:"problems,omitempty"`
-	// Warnings are about databases whose jobs wait although all is well otherwise.
-	Warnings []string   `json:"warnings,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+	// Served is how many databases are served, of the Expected ones that have jobs.
+	Served   int        `json:"databases_served"`
+	Expected int        `json:"databases_expected"`
 	Tasks    TaskCounts `json:"tasks"`
 	Jobs     JobCounts  `json:"jobs"`
 	// DatabaseChannels is there if each database has its own channel tree.
@@ -72,10 +88,12 @@ type JobCounts struct {
 
 // Database is one database in GET /jobrunner/databases.
 type Database struct {
-	Runner      string    `json:"runner"`
-	Database    string    `json:"database"`
-	State       string    `json:"state"`
-	Detail      string    `json:"detail,omitempty"`
+	Runner   string `json:"runner"`
+	Database string `json:"database"`
+	State    string `json:"state"`
+	Detail   string `json:"detail,omitempty"`
+	// Cause says why the jobs of the database are not run, with what to do.
+	Cause       string    `json:"cause,omitempty"`
 	HeldUntil   time.Time `json:"held_until,omitzero"`
 	Health      string    `json:"health"`
 	Description string    `json:"description,omitempty"`
@@ -106,9 +124,12 @@ type Channel struct {
 	Sequential bool    `json:"sequential,omitempty"`
 	Throttle   float64 `json:"throttle_seconds,omitempty"`
 	// Paused is set by the configuration or, with Pause, by an operator.
-	Paused         bool      `json:"paused"`
-	PausedByConfig bool      `json:"paused_by_configuration,omitempty"`
-	Queued         int       `json:"queued"`
+	Paused         bool `json:"paused"`
+	PausedByConfig bool `json:"paused_by_configuration,omitempty"`
+	Queued         int  `json:"queued"`
+	// Held is how many jobs wait in no queue, because their database is not served
+	// or is paused.
+	Held           int       `json:"held,omitempty"`
 	Running        int       `json:"running"`
 	Failed         int       `json:"failed"`
 	ThrottledUntil time.Time `json:"throttled_until,omitzero"`

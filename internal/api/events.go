@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
 const (
@@ -22,10 +24,19 @@ const (
 // errSilent is why a stream was given up.
 var errSilent = errors.New("the stream of events has been silent for " + streamSilence.String())
 
+// EventKinds returns the kinds of events, as [EventQuery] takes them.
+func EventKinds() []string {
+	var names []string
+	for _, kind := range runner.EventKinds() {
+		names = append(names, string(kind))
+	}
+	return names
+}
+
 // EventQuery selects events. What is empty does not restrict them.
 type EventQuery struct {
 	Runner, Database string
-	// Kinds are those of [runner.EventKinds].
+	// Kinds are some of [EventKinds].
 	Kinds []string
 }
 

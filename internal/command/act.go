@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,16 +16,18 @@ import (
 func controlCommands() []*cobra.Command {
 	pause := sub("pause", "Pauses a channel, a database or everything", cobra.NoArgs, (*call).pause)
 	pause.Flags().String("for", "", "End the pause after this time, for example 30m or 2d")
-	pause.Flags().String("until", "", "End the pause at this time (RFC 3339)")
+	pause.Flags().String("until", "", "End the pause at this time, for example \"2026-11-30 08:00\"")
 	resume := sub("resume", "Ends a pause", cobra.NoArgs, (*call).resume)
 	for _, cmd := range []*cobra.Command{pause, resume} {
 		cmd.Flags().String("channel", "", "The channel, with those below it")
 		cmd.Flags().String("database", "", "The database")
 		cmd.Flags().Bool("all", false, "Everything")
 	}
-	drain := sub("drain <upstream>", "Sends no new jobs to an Odoo server, so that it can be stopped", cobra.ExactArgs(1), (*call).drain)
+	drain := sub("drain <server>", "Sends no new jobs to an Odoo server, so that it can be stopped", cobra.ExactArgs(1), (*call).drain)
 	drain.Flags().Bool("wait", false, "Return when the server can be stopped")
-	undrain := sub("undrain <upstream>", "Sends jobs to an Odoo server again", cobra.ExactArgs(1), (*call).undrain)
+	drain.ValidArgsFunction = offer(serverNames)
+	undrain := sub("undrain <server>", "Sends jobs to an Odoo server again", cobra.ExactArgs(1), (*call).undrain)
+	undrain.ValidArgsFunction = offer(serverNames)
 	resync := sub("resync", "Reads all jobs anew", cobra.NoArgs, (*call).resync)
 	resync.Flags().String("database", "", "Only those of this database")
 	cmds := []*cobra.Command{pause, resume, drain, undrain, resync}
@@ -46,11 +49,12 @@ func (c *call) until() (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("until: %q is not a time such as %s", s, time.RFC3339)
+	for _, layout := range []string{time.RFC3339, "2006-01-02 15:04", "2006-01-02 15:04:05"} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
 	}
-	return t, nil
+	return time.Time{}, fmt.Errorf("--until: %q is not a time such as \"2026-11-30 08:00\" (here) or 2026-11-30T08:00:00Z", s)
 }
 
 func (c *call) pauseRequest() (api.PauseRequest, error) {
@@ -97,7 +101,7 @@ func (c *call) ordered(doc api.OrderAnswer, err error) (int, error) {
 	case doc.Changed == 0:
 		c.out.line("nothing was changed")
 	case doc.Warning != "":
-		c.out.line("%s", doc.Warning)
+		c.out.line("done, but %s", doc.Warning)
 	default:
 		c.out.line("done")
 	}
@@ -135,12 +139,12 @@ func (c *call) safeToStop(upstream string) (bool, error) {
 		return false, err
 	}
 	for _, u := range upstreams {
-		if u.Upstream != upstream {
+		if _, address, _ := strings.Cut(u.Upstream, "://"); u.Upstream != upstream && address != upstream {
 			continue
 		}
 		switch {
 		case u.Drain == nil:
-			return false, fmt.Errorf("upstream %s is not drained any more", upstream)
+			return false, fmt.Errorf("server %s is not drained any more", upstream)
 		case !u.SafeToStop:
 			return false, nil
 		case !c.json():
@@ -186,7 +190,7 @@ func changeCommands() []*cobra.Command {
 		cmd.Flags().BoolP("dry-run", "n", false, "Change nothing, only count")
 		if a.name == "postpone" {
 			cmd.Flags().String("for", "", "Run them after this time, for example 30m or 2d")
-			cmd.Flags().String("until", "", "Run them at this time (RFC 3339)")
+			cmd.Flags().String("until", "", "Run them at this time, for example \"2026-11-30 08:00\"")
 		}
 		cmds = append(cmds, cmd)
 	}

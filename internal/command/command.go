@@ -20,6 +20,7 @@ import (
 // Exit statuses of the commands beyond 0 (it went well) and 1 (it did not).
 const (
 	exitNotReady = 3 // the runner cannot do its work now
+	exitDegraded = 5 // it does a part of it only
 	exitNothing  = 4 // there is no such job or thing, or nothing was changed
 )
 
@@ -33,13 +34,23 @@ func New() caddycmd.Command {
 Shows and controls the job runners of a Caddy that runs, through its admin API.
 
 Exit statuses: 0 all went well; 1 it did not, for example because Caddy cannot be
-reached; 3 the runner is not ready (status); 4 there is no such job, or nothing was
-changed.`,
+reached; 3 the runner is not ready (status), or something is wrong (doctor); 4 there
+is no such job, or nothing was changed; 5 the runner is degraded (status).`,
 		CobraFunc: addCommands,
 	}
 }
 
+// helpTemplate shows help without the footer of Caddy's own, which points to Caddy's documentation.
+const helpTemplate = `{{with (or .Long .Short)}}{{. | trimTrailingWhitespaces}}
+
+{{end}}{{if or .Runnable .HasSubCommands}}{{.UsageString}}{{end}}
+Documentation: docs/operations.md in https://github.com/caddy-jobrunner/caddy-jobrunner
+`
+
 func addCommands(cmd *cobra.Command) {
+	cmd.RunE = group
+	cmd.SetHelpTemplate(helpTemplate)
+	cmd.SetFlagErrorFunc(badFlag)
 	f := cmd.PersistentFlags()
 	f.String("address", "", "Address of Caddy's admin API, if not the default or the one in the configuration")
 	f.StringP("config", "c", "", "Configuration file: the doctor examines it, the others take the address from it")
@@ -51,21 +62,23 @@ func addCommands(cmd *cobra.Command) {
 	cmd.AddCommand(controlCommands()...)
 	cmd.AddCommand(changeCommands()...)
 	cmd.AddCommand(doctorCommand())
+	for _, sub := range cmd.Commands() {
+		completeFlags(sub)
+	}
+	_ = cmd.RegisterFlagCompletionFunc("runner", offer(runnerNames)) // fails only for a flag that does not exist
 }
 
 // sub makes a sub-command that asks the admin API. What f returns is the exit status.
 func sub(use, short string, args cobra.PositionalArgs, f func(c *call) (int, error)) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, Args: args, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
-				c, err := newCall(cmd, fl, args)
-				if err != nil {
-					return 1, err
-				}
-				return c.exit(f(c))
-			})(cmd, args)
-		},
+		Use: use, Short: short, Args: checked(args), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: run(func(cmd *cobra.Command, fl caddycmd.Flags, args []string) (int, error) {
+			c, err := newCall(cmd, fl, args)
+			if err != nil {
+				return 1, err
+			}
+			return c.exit(f(c))
+		}),
 	}
 }
 
@@ -86,6 +99,9 @@ func newCall(cmd *cobra.Command, fl caddycmd.Flags, args []string) (*call, error
 		return nil, fmt.Errorf("finding the address of the admin API: %w", err)
 	}
 	c := &call{ctx: cmd.Context(), flags: fl, args: args, runner: fl.String("runner"), out: newPrinter(cmd.OutOrStdout())}
+	if fl.Lookup("wide") != nil && fl.Bool("wide") {
+		c.out.width = 0
+	}
 	if c.api, err = api.NewClient(address); err != nil {
 		return nil, err
 	}
@@ -114,6 +130,11 @@ func (c *call) exit(code int, err error) (int, error) {
 		return 1, failed
 	}
 	return code, err
+}
+
+// wideFlag adds the flag by which a table is shown as wide as it is.
+func wideFlag(cmd *cobra.Command) {
+	cmd.Flags().Bool("wide", false, "Show all columns, and the runner, however wide the table gets")
 }
 
 // text returns the value of a flag, empty for one that the sub-command does not have.

@@ -79,14 +79,14 @@ func TestReport(t *testing.T) {
 		{Severity: doctor.Warning, Code: "rival", Check: "rival", Runner: "default", Database: "prod", Message: "a \x1b"},
 	}
 	var out bytes.Buffer
-	code, err := report(newPrinter(&out), found, false)
+	code, err := report(newPrinter(&out), []doctor.Setting{{Runner: "default", Name: "channels", Value: "root:1", Source: "default"}}, found, false)
 	require.NoError(t, err)
 	require.Zero(t, code)
-	require.Equal(t, "ok      default: it answers\nwarning default, prod: a �\n", out.String())
+	require.Equal(t, "RUNNER   SETTING   VALUE   FROM\ndefault  channels  root:1  default\n\nok      default: it answers\nwarning default, prod: a �\nsummary: 0 errors, 1 warning, 1 in order\n", out.String())
 
 	out.Reset()
 	found = append(found, doctor.Finding{Severity: doctor.Error, Upstream: "http://a:1"})
-	code, err = report(newPrinter(&out), found[2:], true)
+	code, err = report(newPrinter(&out), nil, found[2:], true)
 	require.NoError(t, err)
 	require.Equal(t, exitNotReady, code)
 	require.JSONEq(t, `{"findings": [{"severity": "error", "code": "", "check": "", "runner": "", "upstream": "http://a:1", "message": ""}]}`, out.String())

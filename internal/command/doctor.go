@@ -12,6 +12,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
 )
 
@@ -27,23 +28,43 @@ no locks and changes nothing; the servers are asked for a job that does not exis
 
 Exit statuses: 0 nothing is wrong, or there are only warnings; 1 the configuration
 cannot be loaded; 3 something is wrong.`,
-		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
-				caddy.BufferedLog() // keeps the loading of the configuration off the terminal
-				raw, _, _, err := caddycmd.LoadConfig(fl.String("config"), fl.String("adapter"))
-				if err != nil {
-					return 1, fmt.Errorf("loading the configuration: %w", err)
-				}
-				subjects, cleanup, err := load(raw, fl.String("runner"))
-				if err != nil {
-					return 1, err
-				}
-				defer cleanup()
-				return report(newPrinter(cmd.OutOrStdout()), doctor.Examine(cmd.Context(), subjects), fl.Bool("json"))
-			})(cmd, args)
-		},
+		Args: checked(cobra.NoArgs), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: run(func(cmd *cobra.Command, fl caddycmd.Flags, _ []string) (int, error) {
+			caddy.BufferedLog() // keeps the loading of the configuration off the terminal
+			raw, file, err := readConfig(fl.String("config"), fl.String("adapter"))
+			if err != nil {
+				return 1, err
+			}
+			subjects, cleanup, err := load(raw, fl.String("runner"))
+			if err != nil {
+				return 1, hint(err, "%s was examined", file)
+			}
+			defer cleanup()
+			return report(newPrinter(cmd.OutOrStdout()), doctor.Settings(subjects), doctor.Examine(cmd.Context(), subjects), fl.Bool("json"))
+		}),
 	}
+}
+
+// readConfig reads a configuration as Caddy does, which looks for a Caddyfile in the current folder
+// if none is named. It says which file it was.
+func readConfig(name, adapter string) (raw []byte, file string, err error) {
+	raw, file, _, err = caddycmd.LoadConfig(name, adapter)
+	switch {
+	case err != nil:
+		return nil, "", unloaded(err)
+	case len(raw) == 0:
+		return nil, "", hint(errors.New("there is no configuration: no Caddyfile is in the current folder"), "name one with --config")
+	}
+	return raw, file, nil
+}
+
+// loading is what Caddy says about its own way to a mistake in the configuration.
+var loading = strings.NewReplacer("adapting config using caddyfile: ", "", "parsing caddyfile tokens for 'jobrunner': ", "",
+	"loading jobrunner app module: ", "", "provision jobrunner: ", "", "validate jobrunner: ", "", "reading config from file: ", "")
+
+// unloaded says why a configuration cannot be loaded.
+func unloaded(err error) error {
+	return errors.New("loading the configuration: " + loading.Replace(err.Error()))
 }
 
 // load loads a configuration without running it and returns its runners; all of them if name is empty.
@@ -56,11 +77,11 @@ func load(raw []byte, name string) (subjects []doctor.Subject, cleanup func(), e
 	cfg.Logging = silent()
 	provisioned, err := caddy.ProvisionContext(cfg)
 	if err != nil {
-		return nil, nil, fmt.Errorf("loading the configuration: %w", err)
+		return nil, nil, unloaded(err)
 	}
 	app, err := provisioned.AppIfConfigured("jobrunner")
 	if err != nil {
-		return nil, nil, errors.New("there is no jobrunner in the configuration")
+		return nil, nil, errors.New("there is no jobrunner in the configuration: the global options of the Caddyfile need a jobrunner block")
 	}
 	source, ok := app.(doctor.Source)
 	if !ok {
@@ -92,28 +113,61 @@ func silent() *caddy.Logging {
 	}}
 }
 
-// report prints findings and returns the exit status.
-func report(out *printer, found []doctor.Finding, asJSON bool) (int, error) {
+// report prints settings and findings, and returns the exit status.
+func report(out *printer, settings []doctor.Setting, found []doctor.Finding, asJSON bool) (int, error) {
 	status := 0
 	if slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Severity == doctor.Error }) {
 		status = exitNotReady
 	}
+	for i := range found {
+		found[i].Message = api.Plain(found[i].Message)
+	}
 	if asJSON {
+		doc := map[string]any{"findings": found}
+		if len(settings) > 0 {
+			doc["settings"] = settings
+		}
 		var text bytes.Buffer
 		enc := json.NewEncoder(&text)
 		enc.SetIndent("", "  ")
-		if err := enc.Encode(map[string]any{"findings": found}); err != nil {
+		if err := enc.Encode(doc); err != nil {
 			return 1, fmt.Errorf("writing the findings: %w", err)
 		}
 		out.raw(text.Bytes())
 	} else {
-		for _, f := range found {
-			where := slices.DeleteFunc([]string{f.Runner, f.Database, f.Upstream}, func(s string) bool { return s == "" })
-			out.line("%-8s%s: %s", f.Severity, strings.Join(where, ", "), f.Message)
-		}
+		printFindings(out, settings, found)
 	}
 	if err := out.flush(); err != nil {
 		return 1, err
 	}
 	return status, nil
+}
+
+// printFindings prints what was examined, what was found, and how much of that is wrong.
+func printFindings(out *printer, settings []doctor.Setting, found []doctor.Finding) {
+	if len(settings) > 0 {
+		t := out.table("RUNNER", "SETTING", "VALUE", "FROM")
+		for _, s := range settings {
+			t.row(s.Runner, s.Name, s.Value, s.Source)
+		}
+		t.print()
+		out.line("")
+	}
+	count := make(map[doctor.Severity]int)
+	for _, f := range found {
+		count[f.Severity]++
+		where := slices.DeleteFunc([]string{f.Runner, f.Database, f.Upstream}, func(s string) bool { return s == "" })
+		out.line("%-8s%s: %s", f.Severity, strings.Join(where, ", "), strings.Join(strings.Fields(f.Message), " "))
+	}
+	if len(found) > 0 {
+		out.line("summary: %s, %s, %d in order", plural(count[doctor.Error], "error"), plural(count[doctor.Warning], "warning"), count[doctor.OK])
+	}
+}
+
+// plural writes "1 error" and "2 errors".
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -1,7 +1,9 @@
 package command
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +15,7 @@ func jobsCommand() *cobra.Command {
 	cmd := sub("jobs", "Lists jobs, the newest first", cobra.NoArgs, (*call).jobs)
 	f := cmd.Flags()
 	filterFlags(cmd)
+	wideFlag(cmd)
 	f.Int("limit", 50, "How many to list")
 	f.String("cursor", "", "Where to go on: what the page before printed")
 	return cmd
@@ -22,7 +25,7 @@ func jobsCommand() *cobra.Command {
 func filterFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.String("database", "", "Only jobs of this database")
-	f.StringSlice("state", nil, "Only jobs in these states")
+	f.StringSlice("state", nil, "Only jobs in these states: "+strings.Join(stateNames(), ", "))
 	f.String("channel", "", "Only jobs of this channel and those below it")
 	f.String("exception", "", "Only jobs that failed with this exception")
 	f.String("older-than", "", "Only jobs that were created longer ago, for example 2h or 3d")
@@ -53,29 +56,71 @@ func (c *call) jobs() (int, error) {
 	if err != nil || c.json() {
 		return 0, err
 	}
-	t := c.out.table("DATABASE", "UUID", "STATE", "CHANNEL", "CREATED", "RETRY", "METHOD", "EXCEPTION")
+	now := time.Now()
+	t := c.out.table(c.runnerCells(several(page.Jobs, func(v *api.Job) string { return v.Runner }), "RUNNER",
+		"UUID", "STATE", "AGE", "DATABASE", "CHANNEL", "METHOD", "EXCEPTION", "RETRY", "CREATED")...)
 	for i := range page.Jobs {
 		v := &page.Jobs[i]
-		t.row(v.Database, v.UUID, v.State, v.Channel, v.Created.Format(time.RFC3339), fmt.Sprintf("%d/%d", v.Retry, v.MaxRetries),
-			methodName(v.Model, v.Method), v.Exception)
+		t.row(c.runnerCells(t.runners, v.Runner, v.UUID, v.State, ago(now, v.Created), v.Database, v.Channel,
+			methodName(v.Model, v.Method), v.Exception, fmt.Sprintf("%d/%d", v.Retry, v.MaxRetries), v.Created.Format(time.RFC3339))...)
 	}
-	t.print()
-	for _, p := range page.Problems {
-		c.out.line("%s", p)
+	switch {
+	case len(page.Jobs) > 0:
+		t.print()
+	case len(page.Problems) == 0:
+		c.out.line("no such job")
 	}
 	if page.Next != "" {
 		c.out.line("more: --cursor %s", page.Next)
 	}
-	return 0, nil
+	if len(page.Problems) == 0 {
+		return 0, nil
+	}
+	for _, p := range alike(page.Problems) {
+		c.out.line("not read: %s", api.Plain(p))
+	}
+	return 1, errors.New("the jobs of some databases could not be read")
+}
+
+// ago is the age of something that happened at a time.
+func ago(now, at time.Time) string {
+	if at.IsZero() {
+		return "-"
+	}
+	return seconds(new(max(0, now.Sub(at).Seconds())))
+}
+
+// alike puts the problems of several databases together that have the same cause.
+func alike(problems []string) []string {
+	names := make(map[string][]string)
+	var causes []string
+	for _, p := range problems {
+		name, cause, _ := strings.Cut(p, ": ")
+		cause = strings.ReplaceAll(cause, "database="+name+"`", "database=...`")
+		cause = strings.ReplaceAll(cause, "connect to "+name+":", "connect:")
+		if names[cause] == nil {
+			causes = append(causes, cause)
+		}
+		names[cause] = append(names[cause], name)
+	}
+	var out []string
+	for _, cause := range causes {
+		who := strings.Join(names[cause][:min(3, len(names[cause]))], ", ")
+		if more := len(names[cause]) - 3; more > 0 {
+			who += fmt.Sprintf(" and %d more", more)
+		}
+		out = append(out, who+": "+cause)
+	}
+	return out
 }
 
 func whyCommand() *cobra.Command {
-	return sub("why <database> <uuid>", "Says why a job does, or does not, run", cobra.ExactArgs(2), func(c *call) (int, error) {
+	cmd := sub("why <database> <uuid>", "Says why a job does, or does not, run", cobra.ExactArgs(2), func(c *call) (int, error) {
 		v, err := c.api.Job(c.ctx, c.runner, c.args[0], c.args[1])
 		if err != nil || c.json() {
 			return 0, err
 		}
-		c.out.line("%s", v.Text)
+		c.out.line("%s", api.Plain(v.Text))
 		if v.Job != nil {
 			line := fmt.Sprintf("state %s, channel %s, priority %d, attempt %d of %d", v.Job.State, v.Job.Channel, v.Job.Priority,
 				v.Job.Retry, v.Job.MaxRetries)
@@ -85,8 +130,15 @@ func whyCommand() *cobra.Command {
 			c.out.line("%s", line)
 		}
 		if v.Problem != "" {
-			c.out.line("the row could not be read: %s", v.Problem)
+			c.out.line("the row could not be read: %s", api.Plain(v.Problem))
 		}
 		return 0, nil
 	})
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, text string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return offer(databaseNames)(cmd, args, text)
+	}
+	return cmd
 }

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/term"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 )
 
 // printer writes for people: on a terminal in colours, unless NO_COLOR is set,
@@ -35,17 +37,7 @@ func newPrinter(to io.Writer) *printer {
 
 // line writes a line. What comes from elsewhere cannot control the terminal.
 func (p *printer) line(format string, args ...any) {
-	p.buffer.WriteString(printable(fmt.Sprintf(format, args...)) + "\n")
-}
-
-// printable replaces control characters.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return '�'
-		}
-		return r
-	}, s)
+	p.buffer.WriteString(api.Printable(fmt.Sprintf(format, args...)) + "\n")
 }
 
 // raw writes JSON as it came.
@@ -77,13 +69,17 @@ func (p *printer) flush() error {
 type table struct {
 	p    *printer
 	rows [][]string
+	// runners is set when the first column is that of the runner.
+	runners bool
 }
 
-func (p *printer) table(header ...string) *table { return &table{p, [][]string{header}} }
+func (p *printer) table(header ...string) *table {
+	return &table{p: p, rows: [][]string{header}, runners: header[0] == "RUNNER"}
+}
 
 func (t *table) row(cells ...string) {
 	for i := range cells {
-		cells[i] = printable(cells[i])
+		cells[i] = api.Printable(cells[i])
 	}
 	t.rows = append(t.rows, cells)
 }
@@ -94,44 +90,61 @@ const (
 	narrowest = 8
 )
 
-// widths returns the widths of the columns, the widest cut until the table fits.
-func (t *table) widths() []int {
-	widths := make([]int, len(t.rows[0]))
+// whole are the columns that are never cut: half a uuid is no use to a command.
+var whole = []string{"UUID"}
+
+// widths returns the widths of the first n columns, the widest cut until the table fits, and
+// whether it does.
+func (t *table) widths(n int) (widths []int, fits bool) {
+	widths = make([]int, n)
 	for _, row := range t.rows {
-		for i, cell := range row {
+		for i, cell := range row[:n] {
 			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
-	for t.p.width > 0 {
-		total, widest := -columnGap, 0
+	if t.p.width == 0 {
+		return widths, true
+	}
+	for {
+		total, widest := -columnGap, -1
 		for i, w := range widths {
 			total += w + columnGap
-			if w > widths[widest] {
+			if w > narrowest && !slices.Contains(whole, t.rows[0][i]) && (widest < 0 || w > widths[widest]) {
 				widest = i
 			}
 		}
-		if total <= t.p.width || widths[widest] <= narrowest {
-			break
+		if total <= t.p.width {
+			return widths, true
+		}
+		if widest < 0 {
+			return widths, false
 		}
 		widths[widest] = max(narrowest, widths[widest]-(total-t.p.width))
 	}
-	return widths
 }
 
-// print writes the table.
+// print writes the table. On a terminal that is too narrow, the last columns are left out.
 func (t *table) print() {
-	widths := t.widths()
-	for n, row := range t.rows {
+	n := len(t.rows[0])
+	widths, fits := t.widths(n)
+	for !fits && n > 1 {
+		n--
+		widths, fits = t.widths(n)
+	}
+	for i, row := range t.rows {
 		var b strings.Builder
-		for i, cell := range row {
-			cell = cut(cell, widths[i])
-			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+columnGap)
-			if i == len(row)-1 {
+		for j, cell := range row[:n] {
+			cell = cut(cell, widths[j])
+			pad := strings.Repeat(" ", widths[j]-utf8.RuneCountInString(cell)+columnGap)
+			if j == n-1 {
 				pad = ""
 			}
-			b.WriteString(t.paint(cell, n == 0) + pad)
+			b.WriteString(t.paint(cell, i == 0) + pad)
 		}
 		t.p.buffer.WriteString(strings.TrimRight(b.String(), " ") + "\n")
+	}
+	if left := t.rows[0][n:]; len(left) > 0 {
+		t.p.line("(no room for %s; --wide shows all)", strings.Join(left, ", "))
 	}
 }
 
@@ -151,11 +164,11 @@ func (t *table) paint(cell string, header bool) string {
 	switch {
 	case header:
 		code = "1"
-	case cell == "failed" || cell == "unhealthy" || cell == "unreachable" || cell == "unknown":
+	case cell == "failed" || cell == "unhealthy" || cell == "unreachable" || cell == "none" || cell == "not ready":
 		code = "31"
 	case cell == "ready" || cell == "done" || cell == "this node":
 		code = "32"
-	case cell == "held" || cell == "standby" || cell == "watched":
+	case cell == "held" || cell == "standby" || cell == "watched" || cell == "degraded":
 		code = "33"
 	default:
 		return cell

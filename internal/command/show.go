@@ -1,8 +1,8 @@
 package command
 
 import (
+	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +23,7 @@ func showCommands() []*cobra.Command {
 		sub("tasks", "Lists the jobs that run", cobra.NoArgs, func(c *call) (int, error) { return c.watch((*call).tasks) }),
 	}
 	for _, cmd := range cmds {
+		wideFlag(cmd)
 		cmd.Flags().BoolP("watch", "w", false, "Show it again and again, until interrupted")
 		cmd.Flags().Duration("interval", 2*time.Second, "Time between two answers with --watch")
 	}
@@ -52,18 +53,28 @@ func (c *call) status() (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	code := 0
-	if len(runners) == 0 || slices.ContainsFunc(runners, func(v api.Status) bool { return !v.Ready }) {
-		code = exitNotReady
-	}
 	if !c.json() {
 		c.statusTable(runners)
 	}
-	return code, nil
+	return statusCode(runners), nil
+}
+
+// statusCode is the exit status for the worst of the runners.
+func statusCode(runners []api.Status) int {
+	has := func(state string) bool {
+		return slices.ContainsFunc(runners, func(v api.Status) bool { return v.State == state })
+	}
+	switch {
+	case len(runners) == 0 || has(api.NotReady):
+		return exitNotReady
+	case has(api.Degraded):
+		return exitDegraded
+	}
+	return 0
 }
 
 func (c *call) statusTable(runners []api.Status) {
-	t := c.out.table("RUNNER", "READY", "LEADER", "DATABASES", "UPSTREAMS", "PENDING", "RUNNING", "FAILED", "OLDEST", "PAUSES")
+	t := c.out.table("RUNNER", "STATE", "LEADER", "SERVED", "SERVERS", "WAITING", "RUNNING", "FAILED", "OLDEST", "PAUSES")
 	for i := range runners {
 		v := &runners[i]
 		up := 0
@@ -76,7 +87,11 @@ func (c *call) statusTable(runners []api.Status) {
 		if v.DatabaseChannels != nil {
 			running += fmt.Sprintf(" of %d", v.DatabaseChannels.MaxCapacity)
 		}
-		t.row(v.Runner, yes(v.Ready), leaderWord(v), countWords(v.Databases), fmt.Sprintf("%d of %d", up, len(v.Upstreams)),
+		served := "-" // only the leader knows
+		if v.Leader {
+			served = fmt.Sprintf("%d of %d", v.Served, v.Expected)
+		}
+		t.row(v.Runner, strings.ReplaceAll(v.State, "_", " "), leaderWord(v), served, fmt.Sprintf("%d of %d", up, len(v.Upstreams)),
 			strconv.Itoa(v.Jobs.Pending), running, strconv.Itoa(v.Jobs.Failed),
 			seconds(v.OldestPending), strconv.Itoa(len(v.Pauses)))
 	}
@@ -84,14 +99,17 @@ func (c *call) statusTable(runners []api.Status) {
 	for i := range runners {
 		v := &runners[i]
 		for _, p := range slices.Concat(v.Problems, v.Warnings) {
-			c.out.line("%s: %s", v.Runner, p)
+			c.out.line("%s: %s", v.Runner, api.Plain(p))
 		}
 		for _, p := range v.Pauses {
 			order := p.Order()
 			c.out.line("%s: %s is %s", v.Runner, pauseSubject(&p), &order)
 		}
 		for _, d := range v.Drains {
-			c.out.line("%s: upstream %s is drained by %s", v.Runner, d.Upstream, d.By)
+			c.out.line("%s: Odoo server %s is drained by %s", v.Runner, d.Upstream, d.By)
+		}
+		if v.State == api.NotReady {
+			c.out.line("%s: for a thorough check, run: caddy jobrunner doctor", v.Runner)
 		}
 	}
 	if len(runners) == 0 {
@@ -114,9 +132,9 @@ func leaderWord(v *api.Status) string {
 	case v.Leader:
 		return "this node"
 	case v.LeaderKnown:
-		return v.LeaderDetail
+		return "another: " + v.LeaderDetail
 	}
-	return "unknown"
+	return "none"
 }
 
 func yes(b bool) string {
@@ -124,15 +142,6 @@ func yes(b bool) string {
 		return "yes"
 	}
 	return "no"
-}
-
-// countWords writes "2 ready, 1 held".
-func countWords(counts map[string]int) string {
-	var words []string
-	for _, word := range slices.Sorted(maps.Keys(counts)) {
-		words = append(words, fmt.Sprintf("%d %s", counts[word], word))
-	}
-	return strings.Join(words, ", ")
 }
 
 // seconds writes an age as people do.
@@ -152,18 +161,40 @@ func (c *call) databases() (int, error) {
 	if err != nil || c.json() {
 		return 0, err
 	}
-	t := c.out.table("DATABASE", "STATE", "GENERATION", "PENDING", "RUNNING", "FAILED", "HEARD", "PAUSED", "DETAIL")
+	t := c.out.table(c.runnerCells(several(list, func(v *api.Database) string { return v.Runner }), "RUNNER",
+		"DATABASE", "STATE", "WAITING", "RUNNING", "FAILED", "PAUSED", "HEARD", "ADD-ON", "CAUSE")...)
+	var causes []string
 	for i := range list {
 		v := &list[i]
-		detail := v.Detail
-		if detail == "" && v.Health != "healthy" {
-			detail = v.Description
+		cause := api.Plain(cmp.Or(v.Cause, v.Detail))
+		if cause == "" && v.Health != "healthy" {
+			cause = v.Description
 		}
-		t.row(v.Database, v.State, v.Generation, strconv.Itoa(v.Jobs.Pending), strconv.Itoa(v.Jobs.Enqueued+v.Jobs.Started),
-			strconv.Itoa(v.Jobs.Failed), seconds(v.HeardAge), yes(v.Pause != nil), detail)
+		if c.out.width > 0 && cause != "" {
+			// A line of its own, because a column would cut it.
+			causes, cause = append(causes, v.Database+": "+cause), "see below"
+		}
+		t.row(c.runnerCells(t.runners, v.Runner, v.Database, v.State, strconv.Itoa(v.Jobs.Pending), strconv.Itoa(v.Jobs.Enqueued+v.Jobs.Started),
+			strconv.Itoa(v.Jobs.Failed), yes(v.Pause != nil), seconds(v.HeardAge), v.Generation, cause)...)
 	}
 	t.print()
+	for _, cause := range causes {
+		c.out.line("%s", cause)
+	}
 	return 0, nil
+}
+
+// several reports whether a list is about more than one runner.
+func several[T any](list []T, runner func(*T) string) bool {
+	return slices.ContainsFunc(list, func(v T) bool { return runner(&v) != runner(&list[0]) })
+}
+
+// runnerCells puts the runner before other cells, if there are several runners.
+func (c *call) runnerCells(several bool, runner string, others ...string) []string {
+	if several || c.flags.Bool("wide") {
+		return append([]string{runner}, others...)
+	}
+	return others
 }
 
 func (c *call) channels() (int, error) {
@@ -179,7 +210,7 @@ func (c *call) channels() (int, error) {
 		}
 		return others
 	}
-	t := c.out.table(cells("DATABASE", "CHANNEL", "CAPACITY", "RUNNING", "QUEUED", "FAILED", "OLDEST", "PAUSED", "OPTIONS")...)
+	t := c.out.table(cells("DATABASE", "CHANNEL", "CAPACITY", "RUNNING", "WAITING", "FAILED", "OLDEST", "PAUSED", "OPTIONS")...)
 	for i := range list {
 		v := &list[i]
 		capacity := strconv.Itoa(v.Capacity)
@@ -190,10 +221,16 @@ func (c *call) channels() (int, error) {
 		if v.Sequential {
 			options = append(options, "sequential")
 		}
+		if v.Sequential && v.Failed > 0 {
+			options = append(options, "stopped by a failed job")
+		}
+		if v.Held > 0 {
+			options = append(options, fmt.Sprintf("%d wait for their database", v.Held))
+		}
 		if v.Throttle > 0 {
 			options = append(options, "throttle "+seconds(&v.Throttle))
 		}
-		t.row(cells(v.Database, v.Channel, capacity, strconv.Itoa(v.Running), strconv.Itoa(v.Queued), strconv.Itoa(v.Failed),
+		t.row(cells(v.Database, v.Channel, capacity, strconv.Itoa(v.Running), strconv.Itoa(v.Queued+v.Held), strconv.Itoa(v.Failed),
 			seconds(v.OldestPending), yes(v.Paused), strings.Join(options, ", "))...)
 	}
 	t.print()
@@ -205,7 +242,7 @@ func (c *call) upstreams() (int, error) {
 	if err != nil || c.json() {
 		return 0, err
 	}
-	t := c.out.table("UPSTREAM", "UP", "JOBS", "DRAINED", "SAFE TO STOP", "REASON")
+	t := c.out.table("SERVER", "UP", "JOBS", "DRAINED", "SAFE TO STOP", "REASON")
 	for i := range list {
 		v := &list[i]
 		t.row(v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight), yes(v.Drain != nil), yes(v.SafeToStop), v.Reason)
@@ -219,10 +256,11 @@ func (c *call) tasks() (int, error) {
 	if err != nil || c.json() {
 		return 0, err
 	}
-	t := c.out.table("AGE", "PHASE", "DATABASE", "UUID", "CHANNEL", "UPSTREAM", "METHOD")
+	t := c.out.table(c.runnerCells(several(list, func(v *api.Task) string { return v.Runner }), "RUNNER",
+		"UUID", "AGE", "PHASE", "DATABASE", "CHANNEL", "METHOD", "SERVER")...)
 	for i := range list {
 		v := &list[i]
-		t.row(seconds(v.Age), v.Phase, v.Database, v.UUID, v.Channel, v.Upstream, methodName(v.Model, v.Method))
+		t.row(c.runnerCells(t.runners, v.Runner, v.UUID, seconds(v.Age), v.Phase, v.Database, v.Channel, methodName(v.Model, v.Method), v.Upstream)...)
 	}
 	t.print()
 	return 0, nil

@@ -24,12 +24,25 @@ func (e *examination) cluster() {
 		return
 	}
 	defer c.Close(ctx)
+	if adviser, ok := c.(driver.Adviser); ok {
+		warnings, err := adviser.Warnings(ctx)
+		if err != nil {
+			warnings = append(warnings, err.Error())
+		}
+		for _, w := range warnings {
+			e.add(foundRights, "%s", w)
+		}
+	}
 	list, err := c.Databases(ctx, cfg.Databases)
 	if err != nil {
 		e.add(foundNoList, "the databases cannot be listed: %s", err)
 		return
 	}
-	e.add(foundPostgres, "PostgreSQL answers and lists %d databases", len(list))
+	what := "databases"
+	if len(list) == 1 {
+		what = "database"
+	}
+	e.add(foundPostgres, "PostgreSQL answers and lists %d %s", len(list), what)
 	if len(list) == 0 {
 		e.add(foundNoDatabase, "no database is found for the role %s: name databases that belong to another role with databases, or check its patterns", cfg.Postgres.User)
 		return

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
@@ -26,6 +27,32 @@ type Subject struct {
 	Config runner.Config
 	// Odoo is what Odoo's own configuration says, nil if it is not known.
 	Odoo *odooconf.Config
+	// OpenSites are URLs by which the public can have jobs run.
+	OpenSites []string
+	// Settings are the effective settings, for people to compare with what they meant.
+	Settings []Setting
+}
+
+// Setting is the value of an option, and where it comes from.
+type Setting struct {
+	Runner string `json:"runner"`
+	Name   string `json:"name"`
+	// Value is for people. A secret is "(secret)".
+	Value string `json:"value"`
+	// Source is "configuration" (of Caddy), "default", a variable of the environment,
+	// or section and key of Odoo's configuration file.
+	Source string `json:"source"`
+}
+
+// Settings lists the settings of all subjects.
+func Settings(subjects []Subject) (all []Setting) {
+	for i := range subjects {
+		for _, s := range subjects[i].Settings {
+			s.Runner = subjects[i].Config.Name
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 // Source is a Caddy app that has runners to be examined.
@@ -64,6 +91,7 @@ func (e *examination) add(k kind, format string, args ...any) *Finding {
 
 func (e *examination) run() {
 	e.odooConfig()
+	e.openSites()
 	e.cluster()
 	e.upstreams()
 	e.capacity()
@@ -72,9 +100,23 @@ func (e *examination) run() {
 // odooConfig checks what Odoo itself is told.
 func (e *examination) odooConfig() {
 	conf := e.subject.Odoo
+	if conf != nil && len(e.subject.Config.Databases) == 0 {
+		if _, err := conf.FilterGlob(); err != nil {
+			e.add(foundFilter, "dbfilter %q does not choose the databases, because %s: all of the role are served, set databases if that is not meant",
+				conf.DBFilter, err)
+		}
+	}
 	if conf != nil && !conf.RunnerOff {
 		e.add(foundRunnerOn, "Odoo's configuration does not switch its own runner off, so Odoo would start it: "+
 			"set ODOO_QUEUE_JOB_CHANNELS=root:0 in Odoo's environment, or channels = root:0 in its file and channels in the jobrunner block")
+	}
+}
+
+// openSites names the sites that leave the route of jobs open.
+func (e *examination) openSites() {
+	if open := e.subject.OpenSites; len(open) > 0 {
+		e.add(foundOpenRoute, "everyone can have jobs run by asking for %s: add the directive jobrunner_guard to the site, or set public_runjob allow",
+			strings.Join(open, ", "))
 	}
 }
 
@@ -82,6 +124,9 @@ func (e *examination) odooConfig() {
 func (e *examination) capacity() {
 	conf, cfg := e.subject.Odoo, e.subject.Config
 	root := 1
+	if len(cfg.Channels) == 0 && cfg.DatabaseChannels == nil {
+		e.add(foundOneAtATime, "there are no channels, so one job runs at a time: set channels, for example channels root:4")
+	}
 	for _, c := range cfg.Channels {
 		if c.Name == "root" {
 			root = c.Capacity

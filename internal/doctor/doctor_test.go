@@ -47,6 +47,6 @@ func TestExamine(t *testing.T) {
 	}
 	require.Equal(t, map[string][]string{
 		"first":  {"odoo_runner_on", "postgres", "database", "lock_free", "upstream", "route", "capacity_above_workers"},
-		"second": {"postgres", "no_database", "no_upstream"},
+		"second": {"postgres", "no_database", "no_upstream", "no_channels"},
 	}, codes)
 }

@@ -36,9 +36,11 @@ type kind struct {
 var (
 	foundRunnerOn      = kind{Warning, "odoo_config", "odoo_runner_on"}
 	foundServerWide    = kind{Warning, "odoo_config", "server_wide_modules"}
+	foundFilter        = kind{Warning, "odoo_config", "dbfilter_not_used"}
 	foundPooler        = kind{Error, "pooler", "transaction_pooler"}
 	foundUnreachable   = kind{Error, "postgres", "postgres_unreachable"}
 	foundPostgres      = kind{OK, "postgres", "postgres"}
+	foundRights        = kind{Warning, "postgres", "role_rights"}
 	foundNoList        = kind{Error, "databases", "databases_not_listed"}
 	foundNoDatabase    = kind{Error, "databases", "no_database"}
 	foundNothing       = kind{Error, "databases", "no_jobs"}
@@ -58,8 +60,10 @@ var (
 	foundRoute         = kind{OK, "route", "route"}
 	foundRouteRefused  = kind{Error, "route", "route_refused"}
 	foundRouteBroken   = kind{Error, "route", "route_broken"}
+	foundOpenRoute     = kind{Warning, "route", "route_public"}
 	foundUnlimited     = kind{Warning, "capacity", "capacity_unlimited"}
 	foundCapacity      = kind{Warning, "capacity", "capacity_above_workers"}
+	foundOneAtATime    = kind{Warning, "capacity", "no_channels"}
 	foundNoCapacity    = kind{Warning, "capacity", "capacity_zero"}
 	foundChannels      = kind{OK, "channels", "channels"}
 	foundBadChannels   = kind{Error, "channels", "channels_unusable"}
@@ -68,10 +72,11 @@ var (
 
 // kinds are all of them.
 var kinds = []kind{
-	foundRunnerOn, foundServerWide, foundPooler, foundUnreachable, foundPostgres, foundNoList, foundNoDatabase,
+	foundRunnerOn, foundServerWide, foundFilter, foundPooler, foundUnreachable, foundPostgres, foundRights, foundNoList,
+	foundNoDatabase,
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
-	foundRouteRefused, foundRouteBroken, foundUnlimited, foundCapacity, foundNoCapacity,
+	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundOneAtATime, foundNoCapacity,
 	foundChannels, foundBadChannels, foundStopped,
 }
 

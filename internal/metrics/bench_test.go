@@ -25,8 +25,8 @@ func (oneServer) Upstreams(context.Context) ([]driver.Upstream, error) {
 	return []driver.Upstream{{Name: "odoo"}}, nil
 }
 
-// waiting puts a real runner to work in whose ten databases, with ten channels each,
-// so many jobs wait.
+// waiting puts a real runner to work in whose ten databases, with ten channels each, so many jobs
+// wait.
 func waiting(b *testing.B, jobs int) {
 	b.Helper()
 	w := mock.NewWorld()
@@ -65,8 +65,8 @@ func waiting(b *testing.B, jobs int) {
 	}, 5*time.Minute, 10*time.Millisecond)
 }
 
-// BenchmarkScrape reads all metrics of a runner: what that costs does not grow with
-// the jobs that wait.
+// BenchmarkScrape reads all metrics of a runner: what that costs does not grow with the jobs that
+// wait.
 func BenchmarkScrape(b *testing.B) {
 	for _, jobs := range []int{10_000, 1_000_000} {
 		b.Run(fmt.Sprintf("jobs=%d", jobs), func(b *testing.B) {

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,46 +14,47 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
-// scrapeTimeout bounds the question to all runners for one scrape. A runner that
-// does not answer in time has caddy_jobrunner_up 0 and no other gauge.
+// scrapeTimeout bounds the question to all runners for one scrape. A runner that does not answer in
+// time has caddy_jobrunner_up 0 and no other gauge.
 const scrapeTimeout = 2 * time.Second
 
 // liveMetrics reads the runners at every scrape, so that they cost nothing without one. It asks the
 // supervisor, not a configuration: after a failed reload Caddy serves the registry of the
-// configuration that failed, and it has to tell the truth, too. Only counters are read, whatever the
-// number of jobs.
+// configuration that failed, and it has to tell the truth, too. Only counters are read, whatever
+// the number of jobs.
 type liveMetrics struct{}
 
-// What the gauges say. Those of channels exist for every channel that holds jobs
-// or is configured.
+// What the gauges say. Those of channels exist for every channel that holds jobs or is configured.
 var (
 	upDesc               = gauge("up", "Whether the runner answered in time; 0 means that its loop is stuck.", "runner")
 	leaderDesc           = gauge("leader", "Whether this process leads the runner.", "runner")
 	leaderKnownDesc      = gauge("leader_known", "Whether some process is known to lead the runner.", "runner")
 	readyDesc            = gauge("ready", "What GET /jobrunner/ready says of the runner.", "runner")
+	stateDesc            = gauge("state", "Which of ready, degraded and not_ready the runner is: 1 for that state, 0 for the others.", "runner", "state")
+	servedDesc           = gauge("database_served", "Whether the jobs of the database are run, for databases that have jobs.", "runner", "database")
 	jobsDesc             = gauge("jobs", "Unfinished and failed jobs by the channel that they name.", "runner", "database", "channel", "state")
 	oldestDesc           = gauge("oldest_pending_seconds", "How long the oldest job that waits in the channel could have been running already; 0 if none waits.", "runner", "database", "channel")
 	capacityDesc         = gauge("channel_capacity", "Jobs that may run at once; absent for channels without a limit.", "runner", "database", "channel")
-	runningDesc          = gauge("channel_running", "Jobs of the channel and those below that hold a place.", "runner", "database", "channel")
-	queuedDesc           = gauge("channel_queued", "Jobs that wait in the channel, for a place or for their eta.", "runner", "database", "channel")
+	runningDesc          = gauge("channel_running", "Jobs of the channel and those below that hold a slot.", "runner", "database", "channel")
+	queuedDesc           = gauge("channel_queued", "Jobs that wait in the channel, for a slot or for their eta.", "runner", "database", "channel")
 	failedDesc           = gauge("channel_failed", "Failed jobs of the channel.", "runner", "database", "channel")
-	pausedDesc           = gauge("channel_paused", "Whether the channel is paused, by the configuration or by somebody.", "runner", "database", "channel")
-	blockedDesc          = gauge("channel_blocked", "Whether the channel is sequential and waits for somebody to deal with a failed job.", "runner", "database", "channel")
+	pausedDesc           = gauge("channel_paused", "Whether the channel is paused, by the configuration or by an operator.", "runner", "database", "channel")
+	blockedDesc          = gauge("channel_blocked", "Whether the channel is sequential and a failed job stops it.", "runner", "database", "channel")
 	databasesDesc        = gauge("databases", "Databases by state.", "runner", "state")
 	connectedDesc        = gauge("session_connected", "Whether there is a connection that listens to the database, for databases that should have one.", "runner", "database")
 	silenceDesc          = gauge("session_silence_seconds", "Time since PostgreSQL was last heard on that connection.", "runner", "database")
-	syncedDesc           = gauge("resync_age_seconds", "Time since the last full read of the database's jobs.", "runner", "database")
+	syncedDesc           = gauge("resync_age_seconds", "Time since the last snapshot of the database's jobs.", "runner", "database")
 	upstreamUpDesc       = gauge("upstream_up", "Whether the Odoo server is believed to answer.", "runner", "upstream")
 	upstreamInFlightDesc = gauge("upstream_in_flight", "Open requests at the Odoo server.", "runner", "upstream")
-	upstreamDrainedDesc  = gauge("upstream_drained", "Whether somebody drains the Odoo server.", "runner", "upstream")
-	maxCapacityDesc      = gauge("max_capacity", "Jobs that may run at once in all databases together, where each has a channel tree of its own.", "runner")
-	tasksDesc            = gauge("tasks", "Jobs that hold a place, by phase: claiming, open (their request is), watched (they run without one of ours).", "runner", "phase")
-	pausesDesc           = gauge("pauses", "Pauses that somebody has ordered, by what they concern: all, database, channel.", "runner", "scope")
+	upstreamDrainedDesc  = gauge("upstream_drained", "Whether an operator drains the Odoo server.", "runner", "upstream")
+	maxCapacityDesc      = gauge("max_capacity", "Jobs that may run at once in all databases together, when each has its own channel tree.", "runner")
+	tasksDesc            = gauge("tasks", "Jobs that hold a slot, by phase: claiming, open (their request is), watched (they run without one of ours).", "runner", "phase")
+	pausesDesc           = gauge("pauses", "Pauses that operators have ordered, by what they concern: all, database, channel.", "runner", "scope")
 	exchangesDesc        = gauge("open_exchanges", "Open requests of the process, also those of runners that were removed from the configuration.")
 )
 
 var liveDescs = []*prometheus.Desc{
-	upDesc, leaderDesc, leaderKnownDesc, readyDesc, jobsDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, failedDesc, pausedDesc,
+	upDesc, leaderDesc, leaderKnownDesc, readyDesc, stateDesc, servedDesc, jobsDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, failedDesc, pausedDesc,
 	blockedDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
 	upstreamDrainedDesc, maxCapacityDesc, tasksDesc, pausesDesc, exchangesDesc,
 }
@@ -75,33 +77,41 @@ func (liveMetrics) Collect(ch chan<- prometheus.Metric) {
 	for name, st := range statuses() {
 		set.to(upDesc, flag(st != nil), name)
 		if st != nil {
-			set.runner(name, st, time.Now())
+			set.runner(name, &st.Status, time.Now())
+			set.to(readyDesc, flag(!st.fails), name)
 		}
 	}
 }
 
+// answer is a status with what GET /jobrunner/ready makes of it.
+type answer struct {
+	runner.Status
+
+	fails bool
+}
+
 // statuses asks all runners at once. One that does not answer in time is nil.
-func statuses() map[string]*runner.Status {
+func statuses() map[string]*answer {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
 	defer cancel()
 	var (
 		mu  sync.Mutex // guards all
-		all = make(map[string]*runner.Status)
+		all = make(map[string]*answer)
 		wg  sync.WaitGroup
 	)
 	for name, k := range supervisor.Runners(ctx) {
 		wg.Go(func() {
-			var answer *runner.Status
+			var said *answer
 			_ = guard.Call(func() error {
 				st, err := k.Status(ctx)
 				if err == nil {
-					answer = &st
+					said = &answer{st, k.Fails(st.Health(time.Now()))}
 				}
 				return err
 			})
 			mu.Lock()
 			defer mu.Unlock()
-			all[name] = answer
+			all[name] = said
 		})
 	}
 	wg.Wait()
@@ -119,7 +129,10 @@ func (set setter) to(desc *prometheus.Desc, value float64, labels ...string) {
 func (set setter) runner(name string, st *runner.Status, now time.Time) {
 	set.to(leaderDesc, flag(st.Leader), name)
 	set.to(leaderKnownDesc, flag(st.LeaderKnown), name)
-	set.to(readyDesc, flag(len(st.Problems(now)) == 0), name)
+	health := st.Health(now)
+	for _, h := range []runner.Health{runner.Ready, runner.Degraded, runner.NotReady} {
+		set.to(stateDesc, flag(h == health), name, h.String())
+	}
 	for phase, n := range map[string]int{"claiming": st.Claiming, "open": st.Open, "watched": st.Watched} {
 		set.to(tasksDesc, float64(n), name, phase)
 	}
@@ -134,8 +147,8 @@ func (set setter) runner(name string, st *runner.Status, now time.Time) {
 		set.to(pausesDesc, float64(n), name, scope)
 	}
 	set.databases(name, st, now)
-	set.jobs(name, st)
-	set.channels(name, st, now)
+	set.channels(name, st, now, set.jobs(name, st))
+	forgetNames(name, now)
 	set.upstreams(name, st)
 }
 
@@ -147,6 +160,9 @@ func (set setter) databases(name string, st *runner.Status, now time.Time) {
 		states[db.State]++
 		served[db.Name] = true
 		label, _ := places.admit(name, db.Name, "")
+		if st.Leader && label == db.Name && (db.Served() || db.State == runner.DatabaseStandby) {
+			set.to(servedDesc, flag(db.Obstacle(now) == ""), name, label)
+		}
 		if !db.Served() || label != db.Name {
 			continue
 		}
@@ -166,13 +182,20 @@ func (set setter) databases(name string, st *runner.Status, now time.Time) {
 	}
 }
 
-// jobs sends the counts, those of unadmitted places added up.
-func (set setter) jobs(name string, st *runner.Status) {
+// jobs sends the counts, those of channels without their own series added up. It returns the channels that have their
+// own series, with those above them.
+func (set setter) jobs(name string, st *runner.Status) (own map[string]bool) {
+	own = make(map[string]bool)
 	type place struct{ database, channel string }
 	sums := make(map[place]channels.Count)
 	for _, c := range st.Counts {
 		var at place
 		at.database, at.channel = places.admit(name, c.DB, c.Channel)
+		if at.channel == c.Channel {
+			for above := c.Channel; above != "" && !own[above]; above = above[:max(strings.LastIndexByte(above, '.'), 0)] {
+				own[above] = true
+			}
+		}
 		sum := sums[at]
 		sum.Pending += c.Pending
 		sum.Enqueued += c.Enqueued
@@ -186,11 +209,12 @@ func (set setter) jobs(name string, st *runner.Status) {
 		set.to(jobsDesc, float64(c.Started), name, at.database, at.channel, "started")
 		set.to(jobsDesc, float64(c.Failed), name, at.database, at.channel, "failed")
 	}
+	return own
 }
 
 // channels sends what is known of the channels, those unadmitted added up. The
 // database is empty in a tree of all databases; to Prometheus that is no label.
-func (set setter) channels(name string, st *runner.Status, now time.Time) {
+func (set setter) channels(name string, st *runner.Status, now time.Time, own map[string]bool) {
 	type place struct{ database, channel string }
 	type sum struct {
 		running, queued, failed int
@@ -201,9 +225,13 @@ func (set setter) channels(name string, st *runner.Status, now time.Time) {
 	for i := range st.Channels {
 		c := &st.Channels[i]
 		var at place
-		at.database, at.channel = places.admit(name, c.DB, c.FullName)
-		if c.DB == "" {
-			at.database = ""
+		switch {
+		case c.DB != "":
+			at.database, at.channel = places.admit(name, c.DB, c.FullName)
+		case permitted(c.FullName) && (c.Configured || c.Stopped || own[c.FullName]):
+			at.channel = c.FullName // their number is bounded: by the configuration, operators and quotas
+		default:
+			at.channel = otherLabel
 		}
 		s := sums[at]
 		s.running += c.Running

@@ -1,5 +1,5 @@
-// Package metrics has the metrics of the job runners: what their events add up to, and gauges that are
-// read when a scrape asks for them.
+// Package metrics has the metrics of the job runners: what their events add up to, and gauges that
+// are read when a scrape asks for them.
 package metrics
 
 import (
@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,20 +20,23 @@ const (
 	metricsNamespace = "caddy"
 	metricsSubsystem = "jobrunner"
 
-	// placesLimit bounds the pairs of database and channel that have series of
-	// their own, and nodesLimit the upstreams, for each name comes from outside:
-	// channels from rows, upstreams from the DNS. Everything further is counted
-	// together under otherLabel.
+	// placesLimit bounds the pairs of database and channel that have series of their own, and
+	// nodesLimit the upstreams, because each name comes from outside: channels from rows, upstreams
+	// from the DNS. Everything further is counted together under otherLabel.
 	placesLimit = 5000
 	nodesLimit  = 500
+	// placesQuota bounds them for one database, and placesMemory is how long a
+	// name is remembered that no job has any more.
+	placesQuota  = 500
+	placesMemory = time.Hour
 	// labelLimit bounds the length of such a name, in bytes. What is longer, or
 	// no UTF-8 (Prometheus would panic), is counted under otherLabel, too.
 	labelLimit = 300
 	otherLabel = "other"
 )
 
-// The buckets, in seconds, that tell a job's wait from an eternal one, a short
-// job from one that runs all night, and a quick claim from a slow one.
+// The buckets, in seconds, that tell a job's wait from an eternal one, a short job from one that
+// runs all night, and a quick claim from a slow one.
 var (
 	waitBuckets     = []float64{.01, .05, .1, .5, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400}
 	runBuckets      = []float64{.01, .05, .1, .5, 1, 5, 15, 60, 300, 900, 3600, 14400}
@@ -65,10 +70,10 @@ var (
 		"Notifications of PostgreSQL that arrived.",
 		"runner", "database")
 	resyncsTotal = counter("resyncs_total",
-		"Full reads of a database's jobs that ended.",
+		"Snapshots of a database's jobs that ended.",
 		"runner", "database")
 	resyncRepairsTotal = counter("resync_repairs_total",
-		"Jobs of which a full read found what no notification had told. It stays 0 unless something is wrong.",
+		"Jobs of which a snapshot found what no notification had told. It stays 0 unless something is wrong.",
 		"runner", "database")
 	waitSeconds = histogram("job_wait_seconds",
 		"Time from a job's creation, or its eta, to the request that started it. It is counted once for each attempt, when that has ended.",
@@ -84,8 +89,8 @@ var (
 		batchBuckets, "runner")
 )
 
-// eventCollectors are the vectors above, databaseCollectors those of them with
-// series of a database.
+// eventCollectors are the vectors above, databaseCollectors those of them with series of a
+// database.
 var (
 	eventCollectors = []prometheus.Collector{
 		attemptsTotal, dispatchesTotal, requeuesTotal, lostTotal, blockedTotal, leaderChangesTotal, notificationsTotal,
@@ -148,7 +153,6 @@ func observeEnd(ev *runner.Event) {
 	database, channel := places.admit(ev.Runner, ev.Database, ev.Channel)
 	attemptsTotal.WithLabelValues(ev.Runner, database, channel, strings.TrimPrefix(string(ev.Kind), "job_")).Inc()
 	attemptsTotal.WithLabelValues(ev.Runner, database, channel, "failed") // begins at 0, too
-	_, channel = places.admit(ev.Runner, "", ev.Channel)
 	if ev.Waited() {
 		waitSeconds.WithLabelValues(ev.Runner, channel).Observe(ev.Wait.Seconds())
 	}
@@ -191,7 +195,7 @@ func observeDatabase(ev *runner.Event) {
 	case runner.EventJobLost:
 		lostTotal.WithLabelValues(ev.Runner, database).Inc()
 	case runner.EventChannelBlocked:
-		_, channel := places.admit(ev.Runner, "", ev.Channel)
+		_, channel := places.admit(ev.Runner, ev.Database, ev.Channel)
 		blockedTotal.WithLabelValues(ev.Runner, channel).Inc()
 	case runner.EventNotifications:
 		notificationsTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
@@ -202,50 +206,100 @@ func observeDatabase(ev *runner.Event) {
 		requeuesTotal.WithLabelValues(ev.Runner, database, "dead")
 	case runner.EventResyncRepaired:
 		resyncRepairsTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
-	default: // what is a state is read when somebody scrapes
+	default: // a state is read at each scrape
 	}
 }
 
 // places and nodes are the label values in use. They are global as the vectors are, which they
 // bound.
 var (
-	places = newAdmission(placesLimit)
-	nodes  = newAdmission(nodesLimit)
+	places = newAdmission(placesLimit, placesQuota)
+	nodes  = newAdmission(nodesLimit, nodesLimit)
 )
 
-// admission bounds the values of labels: whoever comes first has series of his own.
+// admission bounds the values of labels: the first ones have their own series. No database has more
+// names than its quota, so that the rows of one do not take all series away from the others, and
+// names that are not used any more are given back.
 type admission struct {
-	limit int
-	mu    sync.RWMutex // guards the following
-	seen  map[admitted]struct{}
+	limit, quota int
+	mu           sync.RWMutex // guards the following
+	seen         map[admitted]*atomic.Int64
+	// names counts those of each database.
+	names map[tenant]int
 }
 
 type admitted struct{ runner, database, name string }
 
-func newAdmission(limit int) *admission {
-	return &admission{limit: limit, seen: make(map[admitted]struct{})}
+type tenant struct{ runner, database string }
+
+func newAdmission(limit, quota int) *admission {
+	return &admission{limit: limit, quota: quota, seen: make(map[admitted]*atomic.Int64), names: make(map[tenant]int)}
 }
+
+// permitted reports whether a name can be a label at all.
+func permitted(name string) bool { return len(name) <= labelLimit && utf8.ValidString(name) }
 
 // admit returns the labels for a database and a name: themselves, or otherLabel.
 func (a *admission) admit(runner, database, name string) (databaseLabel, nameLabel string) {
-	if len(name) > labelLimit || !utf8.ValidString(name) || !utf8.ValidString(database) {
+	if !permitted(name) || !utf8.ValidString(database) {
 		return otherLabel, otherLabel
 	}
-	key := admitted{runner, database, name}
+	key, of := admitted{runner, database, name}, tenant{runner, database}
+	now := time.Now().Unix()
 	a.mu.RLock()
-	_, ok := a.seen[key]
-	full := len(a.seen) >= a.limit
+	used := a.seen[key]
+	full := len(a.seen) >= a.limit || a.names[of] >= a.quota
 	a.mu.RUnlock()
 	switch {
-	case ok:
+	case used != nil:
+		if used.Load() != now {
+			used.Store(now)
+		}
 		return database, name
 	case full:
 		return otherLabel, otherLabel
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.seen[key] = struct{}{}
+	if a.seen[key] == nil {
+		used = new(atomic.Int64)
+		used.Store(now)
+		a.seen[key] = used
+		a.names[of]++
+	}
 	return database, name
+}
+
+// forget removes an entry; the caller holds mu.
+func (a *admission) forget(key admitted) {
+	delete(a.seen, key)
+	of := tenant{key.runner, key.database}
+	if a.names[of]--; a.names[of] <= 0 {
+		delete(a.names, of)
+	}
+}
+
+// expire forgets the names of a runner that have not been used since a time, and returns them. shared
+// is set for those that another database still has.
+func (a *admission) expire(runner string, before time.Time) (gone []admitted, shared map[string]bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for key, used := range a.seen {
+		if key.runner == runner && key.name != "" && used.Load() < before.Unix() {
+			a.forget(key)
+			gone = append(gone, key)
+		}
+	}
+	if len(gone) == 0 {
+		return nil, nil
+	}
+	shared = make(map[string]bool)
+	for key := range a.seen {
+		if key.runner == runner {
+			shared[key.name] = true
+		}
+	}
+	return gone, shared
 }
 
 // retain forgets the databases of a runner that are not kept and returns them.
@@ -257,7 +311,7 @@ func (a *admission) retain(runner string, kept func(database string) bool) (gone
 		if key.runner != runner || key.database == "" || kept(key.database) {
 			continue
 		}
-		delete(a.seen, key)
+		a.forget(key)
 		if !dropped[key.database] {
 			dropped[key.database] = true
 			gone = append(gone, key.database)
@@ -272,5 +326,20 @@ func forgetDatabases(name string, kept func(database string) bool) {
 		for _, c := range databaseCollectors {
 			c.DeletePartialMatch(prometheus.Labels{"runner": name, "database": database})
 		}
+	}
+}
+
+// forgetNames ends the series of channels that have not been used for placesMemory.
+func forgetNames(name string, now time.Time) {
+	gone, shared := places.expire(name, now.Add(-placesMemory))
+	for _, key := range gone {
+		attemptsTotal.DeletePartialMatch(prometheus.Labels{"runner": name, "database": key.database, "channel": key.name})
+		if shared[key.name] {
+			continue
+		}
+		labels := prometheus.Labels{"runner": name, "channel": key.name}
+		waitSeconds.DeletePartialMatch(labels)
+		runSeconds.DeletePartialMatch(labels)
+		blockedTotal.DeletePartialMatch(labels)
 	}
 }

@@ -68,7 +68,7 @@ func TestLiveMetrics(t *testing.T) {
 	fakerunner.Run(t, "live", &fakerunner.Engine{Says: fakerunner.Status(time.Now())}, zap.NewNop())
 	reg := registry(t)
 	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(`
-# HELP caddy_jobrunner_channel_blocked Whether the channel is sequential and waits for somebody to deal with a failed job.
+# HELP caddy_jobrunner_channel_blocked Whether the channel is sequential and a failed job stops it.
 # TYPE caddy_jobrunner_channel_blocked gauge
 caddy_jobrunner_channel_blocked{channel="root",database="",runner="live"} 0
 caddy_jobrunner_channel_blocked{channel="root.free",database="",runner="live"} 0
@@ -77,7 +77,7 @@ caddy_jobrunner_channel_blocked{channel="root.one",database="",runner="live"} 1
 # TYPE caddy_jobrunner_channel_capacity gauge
 caddy_jobrunner_channel_capacity{channel="root",database="",runner="live"} 4
 caddy_jobrunner_channel_capacity{channel="root.one",database="",runner="live"} 1
-# HELP caddy_jobrunner_channel_paused Whether the channel is paused, by the configuration or by somebody.
+# HELP caddy_jobrunner_channel_paused Whether the channel is paused, by the configuration or by an operator.
 # TYPE caddy_jobrunner_channel_paused gauge
 caddy_jobrunner_channel_paused{channel="root",database="",runner="live"} 0
 caddy_jobrunner_channel_paused{channel="root.free",database="",runner="live"} 1
@@ -91,7 +91,7 @@ caddy_jobrunner_jobs{channel="root.one",database="prod",runner="live",state="sta
 # HELP caddy_jobrunner_leader Whether this process leads the runner.
 # TYPE caddy_jobrunner_leader gauge
 caddy_jobrunner_leader{runner="live"} 1
-# HELP caddy_jobrunner_pauses Pauses that somebody has ordered, by what they concern: all, database, channel.
+# HELP caddy_jobrunner_pauses Pauses that operators have ordered, by what they concern: all, database, channel.
 # TYPE caddy_jobrunner_pauses gauge
 caddy_jobrunner_pauses{runner="live",scope="all"} 0
 caddy_jobrunner_pauses{runner="live",scope="channel"} 1
@@ -100,7 +100,7 @@ caddy_jobrunner_pauses{runner="live",scope="database"} 1
 # TYPE caddy_jobrunner_session_connected gauge
 caddy_jobrunner_session_connected{database="lost",runner="live"} 0
 caddy_jobrunner_session_connected{database="prod",runner="live"} 1
-# HELP caddy_jobrunner_upstream_drained Whether somebody drains the Odoo server.
+# HELP caddy_jobrunner_upstream_drained Whether an operator drains the Odoo server.
 # TYPE caddy_jobrunner_upstream_drained gauge
 caddy_jobrunner_upstream_drained{runner="live",upstream="http://a:1"} 0
 caddy_jobrunner_upstream_drained{runner="live",upstream="http://b:1"} 1
@@ -190,10 +190,9 @@ func TestEventsAreCounted(t *testing.T) {
 	require.Equal(t, want, plain)
 }
 
-// TestLabelsAreBounded: channels come from rows, and a module could make any
-// number of them.
+// TestLabelsAreBounded: channels come from rows, and a module could make any number of them.
 func TestLabelsAreBounded(t *testing.T) {
-	a := newAdmission(3)
+	a := newAdmission(3, 3)
 	for i := range 10 {
 		a.admit("r", "db", fmt.Sprint("c", i))
 	}
@@ -205,6 +204,27 @@ func TestLabelsAreBounded(t *testing.T) {
 	require.Equal(t, []string{"db"}, a.retain("r", func(string) bool { return false }))
 	db, c = a.admit("r", "db", "c9")
 	require.Equal(t, "db/c9", db+"/"+c)
+}
+
+// TestQuotaOfADatabase: the rows of one database do not take the series of the others away, and what it
+// does not use any more is given back.
+func TestQuotaOfADatabase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAdmission(100, 2)
+		for i := range 1000 {
+			a.admit("r", "greedy", fmt.Sprint("c", i))
+		}
+		require.Len(t, a.seen, 2)
+		db, c := a.admit("r", "modest", "c9")
+		require.Equal(t, "modest/c9", db+"/"+c)
+		<-time.After(2 * time.Hour)
+		a.admit("r", "greedy", "c1")
+		gone, shared := a.expire("r", time.Now().Add(-time.Hour))
+		require.ElementsMatch(t, []admitted{{"r", "greedy", "c0"}, {"r", "modest", "c9"}}, gone)
+		require.True(t, shared["c1"])
+		db, c = a.admit("r", "greedy", "new")
+		require.Equal(t, "greedy/new", db+"/"+c)
+	})
 }
 
 // TestDroppedDatabasesAreForgotten: their series end with the next scrape.

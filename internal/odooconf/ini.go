@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 )
 
 // ini is a file as Python's configparser reads it, with the settings that Odoo
@@ -51,11 +52,7 @@ func parseINI(r io.Reader) (ini, error) {
 	if err := scan.Err(); err != nil {
 		return nil, err
 	}
-	for _, section := range p.file {
-		for key, value := range section {
-			section[key] = strings.TrimRight(value, " \t\r\n\f\v")
-		}
-	}
+	p.finish()
 	return p.file, nil
 }
 
@@ -63,27 +60,35 @@ func parseINI(r io.Reader) (ini, error) {
 type iniParser struct {
 	file    ini
 	section map[string]string
-	key     string // of the value that may go on; empty for none
+	key     string   // of the value that may go on; empty for none
+	value   []string // the lines of that value
 	indent  int
+}
+
+// finish enters the value that can no longer go on.
+func (p *iniParser) finish() {
+	if p.key != "" {
+		p.section[p.key] = strings.TrimRight(strings.Join(p.value, "\n"), " \t\r\n\f\v")
+	}
+	p.key, p.value = "", nil
 }
 
 func (p *iniParser) line(line string) error {
 	text := strings.TrimSpace(line)
 	switch {
 	case text == "":
-		if p.key != "" {
-			p.section[p.key] += "\n"
-		}
+		p.value = append(p.value, "")
 		return nil
 	case text[0] == '#' || text[0] == ';':
 		return nil
 	}
 	indent := len(line) - len(strings.TrimLeft(line, " \t\r\f\v"))
 	if p.key != "" && indent > p.indent {
-		p.section[p.key] += "\n" + text
+		p.value = append(p.value, text)
 		return nil
 	}
-	p.indent, p.key = indent, ""
+	p.finish()
+	p.indent = indent
 	if text[0] == '[' {
 		end := strings.LastIndexByte(text, ']')
 		if end < 2 {
@@ -104,6 +109,22 @@ func (p *iniParser) line(line string) error {
 		return errors.New("expected a key, \"=\" and a value") // the line may be part of a secret
 	}
 	p.key = strings.ToLower(strings.TrimSpace(text[:at]))
-	p.section[p.key] = strings.TrimSpace(text[at+1:])
+	p.value = []string{strings.TrimSpace(text[at+1:])}
 	return nil
+}
+
+// splitComment takes a comment off the end of a value. Python 2, by which Odoo 7.0 to 10.0 read their
+// file, begins one at the first ";" of the value's first line, if a blank is before it; Python 3 knows
+// none.
+func splitComment(value string) (rest string, found bool) {
+	first, more, goesOn := strings.Cut(value, "\n")
+	at := strings.IndexByte(first, ';')
+	if at < 1 || !unicode.IsSpace(rune(first[at-1])) {
+		return value, false
+	}
+	rest = strings.TrimSpace(first[:at])
+	if goesOn {
+		rest += "\n" + more
+	}
+	return rest, true
 }

@@ -9,12 +9,14 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // Config is what was found. What is not set anywhere is zero, except the address
@@ -54,6 +56,10 @@ type Config struct {
 
 	// Taken says where each value comes from, in the order of the fields.
 	Taken []Taken `json:"taken,omitempty"`
+
+	// Notes are what the people who wrote the file may have meant otherwise, a
+	// sentence each.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Taken is one value with its origin.
@@ -79,12 +85,12 @@ func (c *Config) Source(name string) string {
 // Load reads a file, and the environment through lookup, for example
 // [os.LookupEnv]. Errors name the file and, where it is about one, the key.
 func Load(path string, lookup func(string) (string, bool)) (*Config, error) {
-	f, err := os.Open(path) //nolint:gosec // reading this file is what the option asks for
+	f, err := open(path)
 	if err != nil {
 		return nil, err // it names the file
 	}
 	defer f.Close()
-	file, err := parseINI(f)
+	file, err := parseINI(io.LimitReader(f, sizeLimit))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -93,7 +99,32 @@ func Load(path string, lookup func(string) (string, bool)) (*Config, error) {
 	if err := r.read(); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	r.note()
 	return r.config, nil
+}
+
+// sizeLimit bounds a file, in bytes.
+const sizeLimit = 4 << 20
+
+// open opens a regular file of a sensible size. A pipe or a device could make
+// reading wait for ever, or never end.
+func open(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // reading this file is what the option asks for
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+	case !info.Mode().IsRegular():
+		err = fmt.Errorf("%s: it is no regular file", path)
+	case info.Size() > sizeLimit:
+		err = fmt.Errorf("%s: it is larger than %d bytes", path, sizeLimit)
+	default:
+		return f, nil
+	}
+	_ = f.Close()
+	return nil, err
 }
 
 // family is the names of one of the add-ons.
@@ -152,24 +183,40 @@ func (r *reader) addon(key string) found {
 	if v, _ := r.lookup(name); v != "" {
 		return found{v, name}
 	}
-	if v, ok := r.file.value(r.family.section, key); ok && v != "" {
-		return found{v, "[" + r.family.section + "] " + key}
+	return r.stands(r.family.section, key)
+}
+
+// option looks one of Odoo's own options up, under its newest name first.
+func (r *reader) option(names ...string) found {
+	for _, name := range names {
+		if f := r.stands(options, name); f.value != "" {
+			return f
+		}
 	}
 	return found{}
 }
 
-// option looks one of Odoo's own options up, under its newest name first. What
-// Odoo writes for "not set" is not set.
-func (r *reader) option(names ...string) found {
-	for _, name := range names {
-		v, ok := r.file.value(options, name)
-		switch {
-		case !ok, v == "", v == "False", v == "false", v == "None":
-		default:
-			return found{v, "[" + options + "] " + name}
-		}
+// stands looks a key of the file up. What Odoo writes for "not set" is not set: its reader makes
+// False of that word in any section, and the add-on then falls back.
+func (r *reader) stands(section, key string) found {
+	v, _ := r.file.value(section, key)
+	rest, comment := splitComment(v)
+	source := "[" + section + "] " + key
+	switch {
+	case !comment:
+	case !slices.Contains(secrets, key):
+		v = rest // with the comment it would be no value of its kind
+	case r.python2():
+		v = rest
+		r.noteOnce("%s: what follows \" ;\" is a comment, as in Odoo up to 10.0", source)
+	default:
+		r.noteOnce("%s: \" ;\" is part of it, as in Odoo from 11.0 on; in older ones it begins a comment", source)
 	}
-	return found{}
+	switch v {
+	case "", "False", "false", "None":
+		return found{}
+	}
+	return found{v, source}
 }
 
 // either returns the first one that is set.
@@ -227,7 +274,7 @@ func (r *reader) readServer() error {
 	}
 	named := either(r.addon("host"), r.option("http_interface", "xmlrpc_interface"))
 	host := r.take("host", named, false)
-	if net.ParseIP(host) == nil && strings.ContainsAny(host, ":/?#@ \t\n") {
+	if net.ParseIP(host) == nil && strings.ContainsAny(host, ":/?#@{} \t\n") {
 		return invalid(named, "is no host")
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {

@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -242,6 +244,87 @@ func TestErrors(t *testing.T) {
 	_, err := Load(filepath.Join(t.TempDir(), "none.conf"), none)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.ErrorContains(t, err, "none.conf")
+}
+
+// TestNotSet: Odoo's reader makes False of the word in any section, so the add-on falls back; in a
+// variable it is a word like any other.
+func TestNotSet(t *testing.T) {
+	for _, word := range []string{"False", "false", "None", ""} {
+		for _, f := range []family{queueJob, connector} {
+			section := "[" + f.section + "]\n"
+			for _, key := range keys {
+				section += key + " = " + word + "\n"
+			}
+			c, err := load(t, section+"[options]\ndb_password = real\ndb_user = odoo\ndb_host = db\ndb_port = 5433\n", nil)
+			require.NoError(t, err)
+			require.Equal(t, []any{"real", "odoo", "db", 5433}, []any{c.DBPassword, c.DBUser, c.DBHost, c.DBPort}, word)
+			require.Equal(t, []string{"", "", "", "http://localhost:8069"}, []string{c.AuthUser, c.AuthPassword, c.Channels, c.URL})
+		}
+	}
+	c, err := load(t, "[options]\ndb_password = real\n", map[string]string{"ODOO_QUEUE_JOB_JOBRUNNER_DB_PASSWORD": "False"})
+	require.NoError(t, err)
+	require.Equal(t, "False", c.DBPassword)
+}
+
+// TestComments: Python 2 ends a value at " ;". Only in a password the text could be meant.
+func TestComments(t *testing.T) {
+	const content = "db_host = db ; the big one\nworkers = 4 ;four\ndb_user = a;b\ndb_password = x ;y\ndbfilter = ^p$\t; only\n"
+	for before, want := range map[string]struct{ password, note string }{
+		"[options]\nhttp_port = 8069 ; http\n":               {"x ;y", `[options] db_password: " ;" is part of it`},
+		"[options]\nxmlrpc_port = 8069 ; http\n":             {"x", `[options] db_password: what follows " ;" is a comment`},
+		"[options-connector]\n[options]\nhttp_port = 8069\n": {"x", `[options] db_password: what follows " ;" is a comment`},
+	} {
+		c, err := load(t, before+content, nil)
+		require.NoError(t, err)
+		require.Equal(t, []any{"db", 4, "a;b", want.password, "^p$", "http://localhost:8069"},
+			[]any{c.DBHost, c.Workers, c.DBUser, c.DBPassword, c.DBFilter, c.URL}, before)
+		require.Len(t, c.Notes, 1)
+		require.Contains(t, c.Notes[0], want.note)
+	}
+	c, err := load(t, "[queue_job]\nchannels = root:4 ; all\n  sub:2\n", nil)
+	require.NoError(t, err)
+	require.Equal(t, "root:4\nsub:2", c.Channels)
+}
+
+// TestNotes: what no runner reads is not passed over in silence.
+func TestNotes(t *testing.T) {
+	for content, want := range map[string][]string{
+		"[options]\nqueue_job_channels = root:4\n": {"[options] queue_job_channels is read by no job runner: write it as channels into [queue_job]"},
+		"[options]\nchannels = root:4\n":           {"[options] channels is read by no job runner: write it as channels into [queue_job]"},
+		"[options]\njobrunner_db_host = x\n":       {"[options] jobrunner_db_host is read by no job runner: write it as jobrunner_db_host into [queue_job]"},
+		"[queue-job]\nchannels = root:4\n":         {"section [queue-job] is read by no job runner: did you mean [queue_job]?"},
+		"[queue_job]\nchannel = root:4\n":          {"[queue_job] channel is not known to any job runner"},
+		"[options]\nhost = x\n[queue_job]\njobrunner_db_keepalives = 1\nchannels = root:1\n[other]\nx = y\n": nil,
+	} {
+		c, err := load(t, content, nil)
+		require.NoError(t, err)
+		require.Equal(t, want, c.Notes, content)
+	}
+}
+
+// TestLinear: a value of very many lines takes no longer than as many values.
+func TestLinear(t *testing.T) {
+	content := "[options]\nx = 1" + strings.Repeat("\n y", 400_000) + "\n"
+	began := time.Now()
+	f, err := parseINI(strings.NewReader(content))
+	require.NoError(t, err)
+	require.Len(t, f["options"]["x"], 1+2*400_000)
+	require.Less(t, time.Since(began), 5*time.Second, "quadratic, it takes minutes")
+}
+
+// TestOpen: what is no regular file of a sensible size is refused at once.
+func TestOpen(t *testing.T) {
+	dir := t.TempDir()
+	fifo, huge := filepath.Join(dir, "fifo"), filepath.Join(dir, "huge")
+	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
+	require.NoError(t, os.WriteFile(huge, nil, 0o600))
+	require.NoError(t, os.Truncate(huge, 1<<40))
+	for path, want := range map[string]string{
+		fifo: "it is no regular file", "/dev/zero": "it is no regular file", dir: "it is no regular file", huge: "it is larger than",
+	} {
+		_, err := Load(path, none)
+		require.ErrorContains(t, err, path+": "+want)
+	}
 }
 
 func TestFilterGlob(t *testing.T) {

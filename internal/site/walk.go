@@ -207,15 +207,7 @@ func probe(srv *caddyhttp.Server, address siteAddress, host string) *candidate {
 		return nil
 	}
 	c := &candidate{proxy: proxy, byHost: w.byHost, prepare: prepare}
-	scheme := "http"
-	if secure {
-		scheme = "https"
-	}
-	shown := authority
-	if host == "" && len(srv.Listen) > 0 {
-		shown = srv.Listen[0]
-	}
-	c.url = scheme + "://" + shown + runjobPath
+	c.url = shownURL(srv, host, secure) + runjobPath
 	if host != "" && !strings.Contains(host, "*") {
 		c.hostHeader = authority
 	}

@@ -23,6 +23,10 @@ const (
 	controlsInterval = 2 * time.Second
 	// controlsTimeout bounds one read or write. The storage may be anything.
 	controlsTimeout = 2 * time.Second
+	// ControlsLimit bounds the pauses, and the drains, of one runner. A stored file has no more than
+	// controlsSize bytes, which suffice for as many with the longest names and notes.
+	ControlsLimit = 1000
+	controlsSize  = 4 << 20
 )
 
 // Operations is what a runner can be asked, and told, apart from pauses and drains.
@@ -51,14 +55,19 @@ type Runner struct {
 	Operations
 
 	engine operated
+	name   string
 	key    string
 	cancel context.CancelFunc
 	ended  chan struct{}
+	// outages say since when jobs wait that are in no queue.
+	outages outages
 
 	mu      sync.Mutex // guards the following
 	storage certmagic.Storage
 	log     *zap.Logger
 	now     runner.Controls
+	// failsOn is the health from which on the runner does not count as ready.
+	failsOn runner.Health
 	// unsaved is set while now is newer than what is stored.
 	unsaved bool
 	// complaint is what was logged last.
@@ -94,22 +103,24 @@ type drain struct {
 func newRunner(name string, engine operated, storage certmagic.Storage, log *zap.Logger) *Runner {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &Runner{
-		Operations: engine, engine: engine, key: "jobrunner/" + name + "/controls.json",
+		Operations: engine, engine: engine, name: name, outages: outages{by: make(map[string]*outage)}, failsOn: runner.NotReady, key: "jobrunner/" + name + "/controls.json",
 		cancel: cancel, ended: make(chan struct{}), storage: storage, log: log,
 	}
 	r.sync(ctx)
+	observed.set(name, r)
 	go r.run(ctx)
 	return r
 }
 
-// use makes another configuration's storage and logger the ones in use.
-func (r *Runner) use(storage certmagic.Storage, log *zap.Logger) {
+// use makes another configuration's storage, logger and idea of readiness the ones in use.
+func (r *Runner) use(m *Member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.storage, r.log = storage, log
+	r.storage, r.log, r.failsOn = m.Storage, m.Config.Logger, m.failsOn()
 }
 
 func (r *Runner) stop() {
+	observed.drop(r.name, r)
 	r.cancel()
 	<-r.ended
 }
@@ -204,14 +215,17 @@ func (r *Runner) load(ctx context.Context) (runner.Controls, error) {
 	if err != nil {
 		return c, fmt.Errorf("load %s: %w", r.key, err)
 	}
+	if len(raw) > controlsSize {
+		return c, fmt.Errorf("load %s: it has %d bytes, more than %d", r.key, len(raw), controlsSize)
+	}
 	var doc document
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return c, fmt.Errorf("load %s: %w", r.key, err)
 	}
-	for _, p := range doc.Pauses {
+	for _, p := range doc.Pauses[:min(len(doc.Pauses), ControlsLimit)] {
 		c = c.WithPause(runner.Pause(p))
 	}
-	for _, d := range doc.Drains {
+	for _, d := range doc.Drains[:min(len(doc.Drains), ControlsLimit)] {
 		c = c.WithDrain(runner.Drain(d))
 	}
 	return c.At(time.Now()), nil

@@ -113,7 +113,7 @@ func TestControlsAreKept(t *testing.T) {
 
 		// A storage that is down, or corrupt, changes nothing, and is told once.
 		for _, broken := range []*memory{{err: errors.New("down")}, {doc: []byte("{")}} {
-			other.use(broken, zap.New(core))
+			other.use(&Member{Storage: broken, Config: runner.Config{Logger: zap.New(core)}})
 			<-time.After(5 * controlsInterval)
 			require.Len(t, second.told().Drains, 1)
 		}
@@ -121,7 +121,7 @@ func TestControlsAreKept(t *testing.T) {
 
 		// What could not be stored is in force, and stored later.
 		down := &memory{err: errors.New("down")}
-		r.use(down, zap.New(core))
+		r.use(&Member{Storage: down, Config: runner.Config{Logger: zap.New(core)}})
 		unsaved, err = r.Order(t.Context(), set)
 		require.NoError(t, err)
 		require.Error(t, unsaved)

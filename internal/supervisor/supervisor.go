@@ -75,15 +75,25 @@ type Generation struct {
 
 // Member is one runner of a generation.
 type Member struct {
-	// Config is what the engine gets. The supervisor adds what belongs to the process: Exchanges
-	// and Elected.
+	// Config is what the engine gets. The supervisor adds what belongs to the process: Exchanges,
+	// Elected and Handover.
 	Config runner.Config
 	// New makes the engine: no I/O, no goroutine.
 	New func(cfg runner.Config) (Engine, error)
 	// Identity is the PostgreSQL connection, which a live engine cannot change.
 	Identity string
-	// Storage is where the orders of operators are kept.
+	// Storage is where the orders of operators are kept, and what runs is passed on to the next leader.
 	Storage certmagic.Storage
+	// FailsOn is the health from which on GET /jobrunner/ready fails. Default: runner.NotReady.
+	FailsOn runner.Health
+}
+
+// failsOn is FailsOn, or its default.
+func (m *Member) failsOn() runner.Health {
+	if m.FailsOn == runner.Ready {
+		return runner.NotReady
+	}
+	return m.FailsOn
 }
 
 // config returns the configuration with what belongs to the process.
@@ -91,6 +101,9 @@ func (m *Member) config(name string) runner.Config {
 	cfg := m.Config
 	cfg.Exchanges = exchanges
 	cfg.Elected = func(ctx context.Context) { elected(ctx, name) }
+	if m.Storage != nil {
+		cfg.Handover = newHandover(name, m.Storage)
+	}
 	return cfg
 }
 
@@ -276,7 +289,7 @@ func (s *Supervisor) apply(name string, m *Member, log *zap.Logger) error {
 		}
 		old.wait = m.Config.ShutdownTimeout
 		if old.runner != nil {
-			old.runner.use(m.Storage, m.Config.Logger)
+			old.runner.use(m)
 		}
 		return nil
 	}
@@ -296,6 +309,7 @@ func (s *Supervisor) apply(name string, m *Member, log *zap.Logger) error {
 	l := &live{engine: next, identity: m.Identity, wait: m.Config.ShutdownTimeout}
 	if o, ok := next.(operated); ok {
 		l.runner = newRunner(name, o, m.Storage, m.Config.Logger)
+		l.runner.use(m)
 	}
 	s.engines[name] = l
 	return guard.Call(func() error {

@@ -84,6 +84,8 @@ type Maintenance struct {
 	// checked is set once busyNow has been reported on this connection and in this term of
 	// leadership.
 	checked bool
+	// warned are the warnings that have been logged.
+	warned []string
 }
 
 // New returns a connection that is not open yet.
@@ -194,6 +196,24 @@ func (m *Maintenance) serve(ctx context.Context, pause *timing.Backoff) error {
 	}
 }
 
+// advise logs what is unwise about the connection, each thing once.
+func (m *Maintenance) advise(ctx context.Context) error {
+	adviser, ok := m.cluster.(driver.Adviser)
+	if !ok {
+		return nil
+	}
+	return timing.Within(ctx, discoverTimeout, func(ctx context.Context) error {
+		warnings, err := adviser.Warnings(ctx)
+		for _, w := range warnings {
+			if !slices.Contains(m.warned, w) {
+				m.warned = append(m.warned, w)
+				m.config().Logger.Warn(w)
+			}
+		}
+		return err
+	})
+}
+
 type pauseResult uint8
 
 const (
@@ -224,6 +244,11 @@ func (m *Maintenance) tryLead(ctx context.Context, key int64) error {
 	})
 	if err != nil {
 		return fmt.Errorf("take the leader lock: %w", err)
+	}
+	if l.Held && !m.lead {
+		if err := m.advise(ctx); err != nil {
+			return fmt.Errorf("look for rights that are not needed: %w", err)
+		}
 	}
 	if elected := m.config().Elected; l.Held && !m.lead && elected != nil {
 		_ = timing.Within(ctx, electedTimeout, func(ctx context.Context) error { elected(ctx); return nil })

@@ -3,24 +3,25 @@ package driver
 // Capabilities are what a driver can do beyond [Driver], and how it wants its application to be
 // called.
 type Capabilities struct {
-	// Application is the name of what runs the tasks, as log lines and reasons spell it, for example
-	// "Odoo". It must not be empty.
+	// Application is the name of what runs the tasks, as log lines and reasons spell it, for
+	// example "Odoo". It must not be empty.
 	Application string
 
-	// DatabaseChannels is set when sessions implement [ChannelReader], so that each database can have
-	// its own channel tree. Default: false, a configuration that wants that is refused.
+	// DatabaseChannels is set when sessions implement [ChannelReader], so that each database can
+	// have its own channel tree. Default: false, a configuration that wants that is refused.
 	DatabaseChannels bool
 
-	// Operations is set when the driver implements [Operator], so that jobs can be listed and changed
-	// by hand. Default: false, they cannot.
+	// Operations is set when the driver implements [Operator], so that jobs can be listed and
+	// changed by hand. Default: false, they cannot.
 	Operations bool
 
-	// Examination is set when the driver implements [Examiner]. Default: false, those who set a runner
-	// up learn no more than what a [Fingerprint] says.
+	// Examination is set when the driver implements [Examiner]. Default: false, those who set a
+	// runner up learn no more than what a [Fingerprint] says.
 	Examination bool
 }
 
-// AsOperator returns the driver's operations, and false if it does not declare or does not have them.
+// AsOperator returns the driver's operations, and false if it does not declare or does not have
+// them.
 func AsOperator(d Driver) (Operator, bool) {
 	if !d.Capabilities().Operations {
 		return nil, false
@@ -29,7 +30,8 @@ func AsOperator(d Driver) (Operator, bool) {
 	return o, ok
 }
 
-// AsExaminer returns the driver's examination, and false if it does not declare or does not have it.
+// AsExaminer returns the driver's examination, and false if it does not declare or does not have
+// it.
 func AsExaminer(d Driver) (Examiner, bool) {
 	if !d.Capabilities().Examination {
 		return nil, false

@@ -10,12 +10,12 @@ import (
 // ChannelReader is implemented by sessions of applications that keep a configuration of channels in
 // each database. It is optional, and declared by [Capabilities.DatabaseChannels].
 type ChannelReader interface {
-	// Channels reads the configuration. A capacity of 0 is none of the channel's
-	// own. [Notifications.Reload] tells when it has changed. An error for which
-	// [ErrChannels] holds is about the configuration, not about the session.
+	// Channels reads the configuration. A capacity of 0 is unlimited. [Notifications.Reload] tells
+	// when it has changed. An error for which [ErrChannels] holds is about the configuration, not
+	// about the session.
 	Channels(ctx context.Context) ([]channels.Config, error)
 }
 
-// ErrChannels is matched, with errors.Is, by the error of [ChannelReader] in a
-// database that has no configuration that could be read.
+// ErrChannels is matched, with errors.Is, by the error of [ChannelReader] in a database that has no
+// configuration that could be read.
 var ErrChannels = errors.New("the channels of this database cannot be read")

@@ -1,5 +1,5 @@
-// Package driver is the contract between the engine in package runner and the application whose jobs
-// it runs.
+// Package driver is the contract between the engine in package runner and the application whose
+// jobs it runs.
 //
 // The model is that of HashiCorp Nomad's task drivers. The engine decides what runs when; a driver
 // knows how a task is found, started, waited for, inspected and recovered. A task is one attempt at
@@ -25,25 +25,25 @@
 //	ErrTaskNotFound                     [Liveness.Gone], or a row that [Session.Read] does not return
 //
 // What Nomad does not have is a task that is found instead of being submitted: [Cluster] lists the
-// databases, [Session.Snapshot] and [Session.Read] the jobs in them; [Session.Unclaim] puts back what
-// was claimed and not delivered.
+// databases, [Session.Snapshot] and [Session.Read] the jobs in them; [Session.Unclaim] puts back
+// what was claimed and not delivered.
 //
 // # Rules
 //
-// The engine owns all timers and all decisions: a driver never sleeps, retries or logs, and holds no
-// state but its connections and what it can ask for again. Every call takes a context with a
-// deadline, except [Driver.Run], which lasts as long as the job. [Driver] is safe for concurrent use;
-// a [Cluster], a [Session] and [Operations] are each owned by one goroutine.
+// The engine owns all timers and all decisions: a driver never sleeps, retries or logs, and holds
+// no state but its connections and what it can ask for again. Every call takes a context with a
+// deadline, except [Driver.Run], which lasts as long as the job. [Driver] is safe for concurrent
+// use; a [Cluster], a [Session] and [Operations] are each owned by one goroutine.
 //
 // # Optional abilities
 //
 // A driver need only implement [Driver], [Cluster] and [Session]. What it can do beyond that, it
 // declares in [Capabilities] and implements in these interfaces: [Operator] and [Examiner] are
-// implemented by drivers, [ChannelReader] and [Follower] by sessions. A configuration that asks for
-// what the driver does not declare is refused. Follower needs no declaration, because nothing can ask
-// for it. A driver that wraps another one should embed its type, not the interface Driver, which hides
-// these methods.
+// implemented by drivers, [ChannelReader] and [Follower] by sessions, [Adviser] by clusters. A
+// configuration that asks for what the driver does not declare is refused. Follower and Adviser need
+// no declaration, because nothing can ask for them. A driver that wraps another one should embed its
+// type, not the interface Driver, which hides these methods.
 //
-// Package drivertest is the conformance suite that every driver has to pass, package mock a driver
-// that is good for a template: it has all abilities and needs no database.
+// Package drivertest is the conformance suite that every driver has to pass, package mock is a
+// driver that serves as a template: it has all abilities and needs no database.
 package driver

@@ -6,8 +6,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Examiner is implemented by drivers that can tell more about a database to a person who sets a runner
-// up than a [Fingerprint] does. It is optional, and declared by [Capabilities.Examination].
+// Examiner is implemented by drivers that can tell more about a database to a person who sets a
+// runner up than a [Fingerprint] does. It is optional, and declared by [Capabilities.Examination].
 type Examiner interface {
 	// Examine examines a database. It takes no lock and changes nothing.
 	Examine(ctx context.Context, pg *pgx.ConnConfig, database string) (Examination, error)

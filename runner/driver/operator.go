@@ -10,29 +10,28 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 )
 
-// Operator is implemented by drivers that can list jobs and change them by hand. It is optional, and
-// declared by [Capabilities.Operations].
+// Operator is implemented by drivers that can list jobs and change them by hand. It is optional,
+// and declared by [Capabilities.Operations].
 type Operator interface {
-	// OpenOperations opens a short-lived connection to one database. It takes
-	// no lock, does not listen and never claims. In a database without jobs it
-	// gives an error for which [ErrUndetected] holds.
+	// OpenOperations opens a short-lived connection to one database. It takes no lock, does not
+	// listen and never claims. In a database without jobs it gives an error for which
+	// [ErrUndetected] holds.
 	OpenOperations(ctx context.Context, pg *pgx.ConnConfig, database string) (Operations, error)
 }
 
-// ErrUndetected is matched, with errors.Is, by the error of OpenOperations in a
-// database that the driver has nothing to do with.
+// ErrUndetected is matched, with errors.Is, by the error of OpenOperations in a database that the
+// driver has nothing to do with.
 var ErrUndetected = errors.New("there are no jobs in this database")
 
 // Operations is that connection. It is owned by one goroutine.
 type Operations interface {
-	// List returns up to limit jobs, the newest first, with ids below before;
-	// 0 begins with the newest.
+	// List returns up to limit jobs, the newest first, with ids below before; 0 begins with the
+	// newest.
 	List(ctx context.Context, f Filter, before int64, limit int) ([]Detail, error)
 
-	// Change does one batch of an action: the first of at most limit matching
-	// jobs in the order of their ids, with ids above after. With dryRun it
-	// changes nothing and only tells what it would do. Jobs whose state does not
-	// permit the action, and locked rows, are left out.
+	// Change does one batch of an action: the first of at most limit matching jobs in the order of
+	// their ids, with ids above after. With dryRun it changes nothing and only tells what it would
+	// do. Jobs whose state does not permit the action, and locked rows, are left out.
 	Change(ctx context.Context, a Change, f Filter, after int64, limit int, dryRun bool) (Changed, error)
 
 	// Close closes the connection.
@@ -51,17 +50,16 @@ type Filter struct {
 	OlderThan time.Duration
 }
 
-// Detail is a job as people want to see it. It holds neither arguments nor
-// results nor messages of exceptions, for these can be confidential. Times are
-// zero where the row has none.
+// Detail is a job as people want to see it. It holds neither arguments nor results nor messages of
+// exceptions, because these can be confidential. Times are zero where the row has none.
 type Detail struct {
 	Row
 	Model, Method string
 	MaxRetries    int32
 	Exception     string
 	Started, Done time.Time
-	// WaitsFor counts the jobs that this one depends on and that are not done,
-	// for a job that waits for dependencies; FirstParent is one of them.
+	// WaitsFor counts the jobs that this one depends on and that are not done, for a job that waits
+	// for dependencies; FirstParent is one of them.
 	WaitsFor    int
 	FirstParent string
 }
@@ -70,14 +68,13 @@ type Detail struct {
 type Action uint8
 
 const (
-	// Requeue makes failed, cancelled and done jobs pending again, as the
-	// application itself does when asked to: counters and dates are reset.
+	// Requeue makes failed, cancelled and done jobs pending again, as the application itself does
+	// when asked to: counters and dates are reset.
 	Requeue Action = iota + 1
-	// Cancel cancels jobs that wait or failed, and those that wait for nothing
-	// but them.
+	// Cancel cancels jobs that wait or failed, and those that wait for nothing but them.
 	Cancel
-	// SetDone marks jobs done that wait or failed, and releases those that
-	// waited for nothing but them.
+	// SetDone marks jobs done that wait or failed, and releases those that waited for nothing but
+	// them.
 	SetDone
 	// Postpone gives pending jobs another eta.
 	Postpone
@@ -98,8 +95,8 @@ func (a Action) String() string {
 	return "invalid"
 }
 
-// Permits reports whether the action may be done to a job in a state. A job that
-// is enqueued or started belongs to the application, and is never touched.
+// Permits reports whether the action may be done to a job in a state. A job that is enqueued or
+// started belongs to the application, and is never touched.
 func (a Action) Permits(s channels.State) bool {
 	switch s {
 	case channels.Pending:
@@ -130,8 +127,8 @@ type Changed struct {
 	UUIDs []string
 	// Followed is the number of jobs that changed because they depended on those.
 	Followed int
-	// Last is the greatest id that was looked at; More is set when there may be
-	// jobs with greater ones.
+	// Last is the greatest id that was visited; More is set when there may be jobs with greater
+	// ones.
 	Last int64
 	More bool
 }

@@ -5,29 +5,29 @@ import "net/http"
 // Upstream is a server that runs tasks.
 type Upstream struct {
 	// Name identifies the upstream in logs, metrics and counters, for example
-	// "http://10.0.0.5:8069" or "unix//run/odoo.sock". Two upstreams of the
-	// same name share their counters and health, also over reloads.
+	// "http://10.0.0.5:8069" or "unix//run/odoo.sock". Two upstreams of the same name share their
+	// counters and health, also over reloads.
 	Name string
 
 	// Scheme is "http" or "https".
 	Scheme string
 
-	// Host is the authority put into the request's URL; with a unix socket any
-	// name will do. The Host header is HostHeader when that is set.
+	// Host is the authority put into the request's URL; with a unix socket any name will do. The
+	// Host header is HostHeader when that is set.
 	Host string
 
-	// HostHeader is the Host header that the site's visitors would send. A
-	// driver may have its own rule that goes before it.
+	// HostHeader is the Host header that the site's visitors would send. A driver may have its own
+	// rule that goes before it.
 	HostHeader string
 
 	// Transport sends the request: once, without reuse of connections.
 	Transport http.RoundTripper
 
-	// Available reports whether the proxy believes that the server is up; nil
-	// means that it has none.
+	// Available reports whether the proxy believes that the server is up; nil means that it has
+	// none.
 	Available func() bool
 
-	// Load is the number of requests that the proxy itself has under way
-	// there; nil means that it is not known.
+	// Load is the number of requests that the proxy itself has under way there; nil means that it
+	// is not known.
 	Load func() int
 }

@@ -59,19 +59,43 @@ func (r *Register) Lookup(key channels.Key) *Exchange {
 	return r.open[key]
 }
 
+// OpenOf returns the jobs of a database that have an open request, by uuid.
+func (r *Register) OpenOf(database string) (open map[string]struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key := range r.open {
+		if key.DB != database {
+			continue
+		}
+		if open == nil {
+			open = make(map[string]struct{})
+		}
+		open[key.UUID] = struct{}{}
+	}
+	return open
+}
+
 // Start runs a task on an upstream in its own goroutine. When the exchange is over, ended is
 // called from there, and so are the functions that have been attached. A panic of the driver is
 // logged, and counts as a broken exchange.
+//
+// If a request for the job is open already, Start sends nothing and returns that one, and false;
+// ended is not told of it.
 func (r *Register) Start(
 	d driver.Driver, up driver.Upstream, attempt driver.Task, log func() *zap.Logger,
 	ended func(*Exchange, driver.Result),
-) *Exchange {
+) (x *Exchange, started bool) {
 	// No deadline: the request lasts as long as the job. It does not end with the runner either,
 	// because a job cannot be called back.
 	ctx, cancel := context.WithCancel(context.Background())
-	x := &Exchange{Attempt: attempt, Upstream: up, cancel: cancel}
+	x = &Exchange{Attempt: attempt, Upstream: up, cancel: cancel}
 	x.ended = append(x.ended, ended)
 	r.mu.Lock()
+	if open := r.open[attempt.Key]; open != nil {
+		r.mu.Unlock()
+		cancel()
+		return open, false
+	}
 	r.open[attempt.Key] = x
 	r.mu.Unlock()
 	go func() {
@@ -79,13 +103,11 @@ func (r *Register) Start(
 		result := driver.Result{Outcome: driver.Broken}
 		safego.Run(log, "dispatch", func() { result = d.Run(ctx, up, attempt) })
 		r.mu.Lock()
-		if r.open[attempt.Key] == x {
-			delete(r.open, attempt.Key)
-		}
+		delete(r.open, attempt.Key) // it is x: no other one starts while x is open
 		r.mu.Unlock()
 		safego.Run(log, "dispatch", func() { x.finish(result) })
 	}()
-	return x
+	return x, true
 }
 
 // finish records the result and passes it on.

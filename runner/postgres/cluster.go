@@ -2,20 +2,25 @@ package postgres
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// Cluster is the maintenance connection to a PostgreSQL cluster. It implements
-// [driver.Cluster] and knows nothing about the application.
+// Cluster is the maintenance connection to a PostgreSQL cluster. It implements [driver.Cluster] and
+// knows nothing about the application.
 type Cluster struct{ conn *Conn }
 
-var _ driver.Cluster = (*Cluster)(nil)
+var (
+	_ driver.Cluster = (*Cluster)(nil)
+	_ driver.Adviser = (*Cluster)(nil)
+)
 
-// OpenCluster connects to the database that cfg names. A pooler in transaction
-// mode is refused: the leader lock would mean nothing.
+// OpenCluster connects to the database that cfg names. A pooler in transaction mode is refused: the
+// leader lock would mean nothing.
 func OpenCluster(ctx context.Context, cfg *pgx.ConnConfig) (*Cluster, error) {
 	conn, err := Connect(ctx, cfg, "", "maintenance")
 	if err != nil {
@@ -25,11 +30,12 @@ func OpenCluster(ctx context.Context, cfg *pgx.ConnConfig) (*Cluster, error) {
 		conn.Abandon(ctx)
 		return nil, lost(ErrTransactionPooling, "connect to "+conn.Config().Database)
 	}
+	conn.leads = true
 	return &Cluster{conn: conn}, nil
 }
 
-// Databases implements [driver.Cluster]. A name that matches patterns is listed
-// whoever owns the database.
+// Databases implements [driver.Cluster]. A name that matches patterns is listed, no matter which
+// role owns the database.
 func (c *Cluster) Databases(ctx context.Context, patterns []string) ([]driver.Database, error) {
 	match, err := Patterns(patterns)
 	if err != nil {
@@ -55,11 +61,10 @@ func (c *Cluster) Databases(ctx context.Context, patterns []string) ([]driver.Da
 	return list, c.conn.Failed(err, "list the databases")
 }
 
-// Busy implements [driver.Cluster]. DROP DATABASE and ALTER DATABASE ... RENAME
-// take AccessExclusiveLock on the row of pg_database before they wait for other
-// connections to leave, CREATE DATABASE ... TEMPLATE takes ShareLock (observed
-// on PostgreSQL 15). A connection attempt takes RowExclusiveLock, so each mode
-// that conflicts with it counts, granted or not.
+// Busy implements [driver.Cluster]. DROP DATABASE and ALTER DATABASE ... RENAME take
+// AccessExclusiveLock on the row of pg_database before they wait for other connections to leave,
+// CREATE DATABASE ... TEMPLATE takes ShareLock (observed on PostgreSQL 15). A connection attempt
+// takes RowExclusiveLock, so each mode that conflicts with it counts, granted or not.
 func (c *Cluster) Busy(ctx context.Context) ([]string, error) {
 	rows, err := c.conn.Query(ctx, `
 		SELECT DISTINCT d.datname FROM pg_locks l JOIN pg_database d ON d.oid = l.objid
@@ -67,10 +72,41 @@ func (c *Cluster) Busy(ctx context.Context) ([]string, error) {
 		AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
 		ORDER BY d.datname`)
 	if err != nil {
-		return nil, c.conn.Failed(err, "look for databases being dropped, renamed or copied")
+		return nil, c.conn.Failed(err, "list the databases that are being dropped, renamed or copied")
 	}
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	return names, c.conn.Failed(err, "look for databases being dropped, renamed or copied")
+	return names, c.conn.Failed(err, "list the databases that are being dropped, renamed or copied")
+}
+
+// privileges are the attributes of a role that code of others could use.
+var privileges = []struct{ column, words string }{
+	{"rolsuper", "is a superuser"},
+	{"rolcreaterole", "may create and change roles (CREATEROLE)"},
+	{"rolbypassrls", "reads rows that policies hide (BYPASSRLS)"},
+}
+
+// Warnings implements [driver.Adviser]. A trigger on a table runs as the role that
+// writes to it, so the owner of one database has all rights of that role.
+func (c *Cluster) Warnings(ctx context.Context) ([]string, error) {
+	var role string
+	has := make([]bool, len(privileges))
+	targets := []any{&role}
+	columns := []string{"rolname"}
+	for i, p := range privileges {
+		targets, columns = append(targets, &has[i]), append(columns, p.column)
+	}
+	err := c.conn.QueryRow(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM pg_roles WHERE rolname = session_user").Scan(targets...)
+	if err != nil {
+		return nil, c.conn.Failed(err, "read the rights of the role")
+	}
+	var list []string
+	for i, p := range privileges {
+		if has[i] {
+			list = append(list, fmt.Sprintf("the role %s %s, and a trigger on queue_job runs with its rights, "+
+				"so the owner of any of the databases has them too: connect as a role without them", role, p.words))
+		}
+	}
+	return list, nil
 }
 
 // Lead implements [driver.Cluster].

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -96,7 +97,7 @@ func TestBusy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			db := pg.NewDatabase(t)
-			// Somebody is connected, so the statement waits.
+			// There is a connection, so the statement waits.
 			user := connect(t, pg.ConnConfig(db))
 			busy, err := cluster.Busy(deadline(t))
 			require.NoError(t, err)
@@ -128,8 +129,8 @@ func TestBusyWithAWaitingLock(t *testing.T) {
 	pg := pgtest.Shared(t)
 	db := pg.NewDatabase(t)
 	cluster := openCluster(t)
-	// A transaction that merely describes the database holds up a rename before
-	// the latter gets its lock.
+	// A transaction that merely describes the database holds up a rename before the latter gets its
+	// lock.
 	holder, err := pgx.ConnectConfig(deadline(t), pg.ConnConfig("postgres"))
 	require.NoError(t, err)
 	defer holder.Close(t.Context())
@@ -164,4 +165,33 @@ func TestLead(t *testing.T) {
 	lock, err = second.Lead(deadline(t), 7)
 	require.NoError(t, err)
 	require.True(t, lock.Held)
+}
+
+// TestWarnings: a role has no more rights than it needs, because code of others runs
+// with them.
+func TestWarnings(t *testing.T) {
+	pg := pgtest.Shared(t)
+	for rights, want := range map[string]string{
+		"NOCREATEROLE": "", "CREATEDB": "", "CREATEROLE": "CREATEROLE", "BYPASSRLS": "BYPASSRLS", "SUPERUSER": "is a superuser",
+	} {
+		t.Run(rights, func(t *testing.T) {
+			role := "rights_" + strings.ToLower(rights)
+			require.NoError(t, pg.Exec(t.Context(), "postgres", "CREATE ROLE "+role+" LOGIN "+rights))
+			t.Cleanup(func() { require.NoError(t, pg.Exec(context.Background(), "postgres", "DROP ROLE "+role)) })
+			cfg := pg.ConnConfig("postgres")
+			cfg.User = role
+			c, err := postgres.OpenCluster(deadline(t), cfg)
+			require.NoError(t, err)
+			defer c.Close(context.Background())
+			list, err := c.Warnings(deadline(t))
+			require.NoError(t, err)
+			if want == "" {
+				require.Empty(t, list)
+				return
+			}
+			require.Len(t, list, 1)
+			require.Contains(t, list[0], want)
+			require.Contains(t, list[0], role)
+		})
+	}
 }

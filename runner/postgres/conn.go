@@ -1,7 +1,6 @@
-// Package postgres owns connections to PostgreSQL that live as long as their
-// server lets them: it connects, sets the session up, tells lost connections
-// from failed statements, finds poolers, and takes session advisory locks. It
-// knows nothing about jobs.
+// Package postgres owns connections to PostgreSQL that live as long as their server lets them: it
+// connects, sets the session up, tells lost connections from failed statements, finds poolers, and
+// takes session advisory locks. It knows nothing about jobs.
 package postgres
 
 import (
@@ -16,74 +15,70 @@ import (
 )
 
 const (
-	// ConnectTimeout bounds one attempt to connect to one host, unless the
-	// configuration has a connect_timeout. The context given to [Connect]
-	// bounds all of them together.
+	// ConnectTimeout bounds one attempt to connect to one host, unless the configuration has a
+	// connect_timeout. The context given to [Connect] bounds all of them together.
 	ConnectTimeout = 10 * time.Second
 
-	// StatementTimeout is the server's own bound on a statement, for the case
-	// that the client cannot tell it to stop any more. Every statement has a
-	// shorter one in its context.
+	// StatementTimeout is the server's own bound on a statement, in case the client cannot tell it
+	// to stop any more. Every statement has a shorter one in its context.
 	StatementTimeout = 15 * time.Minute
 
-	// LockTimeout is how long the server lets a statement wait for a lock, for
-	// example while an add-on's upgrade changes the table.
+	// LockTimeout is how long the server lets a statement wait for a lock, for example while an
+	// add-on's upgrade changes the table.
 	LockTimeout = 5 * time.Second
 
-	// KeepaliveIdle, KeepaliveInterval and KeepaliveCount make the server notice
-	// within 20 s that the client's host has vanished, so that the locks of its
-	// sessions become free (docs/contract.md 3.1, issue #984). UserTimeout does the
-	// same while data is on its way.
+	// KeepaliveIdle, KeepaliveInterval and KeepaliveCount make the server notice within 20 s that
+	// the client's host has vanished, so that the locks of its sessions become free
+	// (docs/contract.md 3.1). UserTimeout does the same while data is on its way.
 	KeepaliveIdle     = 8 * time.Second
 	KeepaliveInterval = 4 * time.Second
 	KeepaliveCount    = 3
 	UserTimeout       = 20 * time.Second
 
-	// IdleTimeout is how long the server keeps a session whose client says
-	// nothing, although its host answers: a process that is stopped or hangs must
-	// not hold its locks for ever. A session that lives says something at least
-	// every 15 s. It needs PostgreSQL 14.
+	// IdleTimeout is how long the server keeps a session whose client says nothing, although its
+	// host answers: a process that is stopped or hangs must not hold its locks for ever. A session
+	// that lives says something at least every 15 s. It needs PostgreSQL 14.
 	IdleTimeout = 20 * time.Second
 
-	// ClientCheckInterval is how often the server looks whether the client of a
-	// statement under way is still there. Without it a statement that cannot be
-	// interrupted, because a trigger traps the interruption, keeps its backend and
-	// its locks for as long as it likes. It needs PostgreSQL 14.
+	// ClientCheckInterval is how often the server checks whether the client of a statement under
+	// way is still there. Without it a statement that cannot be interrupted, because a trigger
+	// traps the interruption, keeps its backend and its locks for as long as it likes. It needs
+	// PostgreSQL 14.
 	ClientCheckInterval = 5 * time.Second
 
-	// CloseTimeout bounds the goodbye on a connection that turned out to be of
-	// no use.
+	// CloseTimeout bounds the goodbye on a connection that cannot be used.
 	CloseTimeout = 2 * time.Second
 
 	// ApplicationPrefix begins the application_name of our sessions.
 	ApplicationPrefix = "caddy-jobrunner/"
 )
 
-// Conn is one connection and what is known of its session. It is owned by one
-// goroutine.
+// Conn is one connection and what is known of its session. It is owned by one goroutine.
 type Conn struct {
 	*pgx.Conn
-	// PID is the backend's process id as the server itself says. Behind a
-	// pooler it differs from the one that the client was told.
+	// PID is the backend's process id as the server itself says. Behind a pooler it differs from
+	// the one that the client was told.
 	PID uint32
-	// Pooling is what lies between the client and that backend. Behind
-	// [TransactionPooling] the session has none of our settings.
+	// Pooling is what lies between the client and that backend. Behind [TransactionPooling] the
+	// session has none of our settings.
 	Pooling Pooling
 
 	// messages are what the server sends.
 	messages *messages
+	// leads is set for the maintenance connection, whose lock only runners like this one take,
+	// whatever they call themselves. That of a database is OCA's runner's too.
+	leads bool
 	// frozen watches who holds a lock that this session wants.
 	frozen frozen
 }
 
-// Connect opens a connection to a database and sets its session up. cfg is not
-// changed; an empty database means the one that cfg names. applicationName is
-// used after [ApplicationPrefix] unless cfg has an application_name. Where cfg
-// does not ask for a kind of server, it must be a primary: of several hosts the
-// first one that is not in recovery is taken.
+// Connect opens a connection to a database and sets its session up. cfg is not changed; an empty
+// database means the one that cfg names. applicationName is used after [ApplicationPrefix] unless
+// cfg has an application_name. Where cfg does not ask for a kind of server, it must be a primary:
+// of several hosts the first one that is not in recovery is taken.
 //
-// Behind a pooler in transaction mode nothing is set up, because the settings
-// would stay with a backend that others use: see [Conn.Pooling].
+// Behind a pooler in transaction mode nothing is set up, because the settings would stay with a
+// backend that others use: see [Conn.Pooling].
 //
 // All errors match [driver.ErrLost].
 func Connect(ctx context.Context, cfg *pgx.ConnConfig, database, applicationName string) (*Conn, error) {
@@ -125,11 +120,10 @@ type server struct {
 	recovering bool
 }
 
-// validate asks the server before anything else is, and then lets want decide,
-// by default whether the server is a primary. Until the session is set up, names
-// are looked up along a path that the owner of the database chooses, so all of
-// ours are qualified, and those of want, which pgx brings, get a path of a
-// transaction: a session's would stay with the backend of a pooler.
+// validate asks the server before anything else is, and then lets want decide, by default whether
+// the server is a primary. Until the session is set up, names are looked up along a path that the
+// owner of the database chooses, so all of ours are qualified, and those of want, which pgx brings,
+// get a path of a transaction: a session's would stay with the backend of a pooler.
 func (s *server) validate(want pgconn.ValidateConnectFunc) pgconn.ValidateConnectFunc {
 	return func(ctx context.Context, conn *pgconn.PgConn) error {
 		if err := s.ask(ctx, conn); err != nil {
@@ -152,7 +146,7 @@ func (s *server) validate(want pgconn.ValidateConnectFunc) pgconn.ValidateConnec
 // errRecovering refuses a server that cannot be written to.
 var errRecovering = errors.New("the server is in recovery: a standby, not a primary")
 
-// ask is a question of whose names nobody else can have defined one.
+// ask sends a query whose names no other role can have defined.
 func (s *server) ask(ctx context.Context, conn *pgconn.PgConn) error {
 	results, err := conn.Exec(ctx, "SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()").ReadAll()
 	if err != nil {
@@ -167,22 +161,22 @@ func (s *server) ask(ctx context.Context, conn *pgconn.PgConn) error {
 	return err
 }
 
-// Abandon closes a connection that is of no use, without waiting long.
+// Abandon closes a connection that cannot be used, without waiting long.
 func (c *Conn) Abandon(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), CloseTimeout)
 	defer cancel()
-	_ = c.Close(ctx) // nobody is interested any more
+	_ = c.Close(ctx) // its outcome does not matter any more
 }
 
-// SearchPath is the path of our sessions. Names without a schema are looked up
-// nowhere but among PostgreSQL's own. The owner of a database, or of a role, can set any path, and
-// whoever may create functions and operators in a schema on it, as everybody may
-// in public up to PostgreSQL 14, would have them called by our role.
+// SearchPath is the path of our sessions. Names without a schema are looked up nowhere but among
+// PostgreSQL's own. The owner of a database, or of a role, can set any path, and each role that may
+// create functions and operators in a schema on it, as every role may in public up to PostgreSQL
+// 14, would have them called by our role.
 const SearchPath = "pg_catalog, pg_temp"
 
-// settings returns the settings of our sessions: everything that a database or a
-// role can set otherwise and that a statement depends on. Behind a pooler they
-// must be set after connecting; most poolers refuse them as start-up parameters.
+// settings returns the settings of our sessions: everything that a database or a role can set
+// otherwise and that a statement depends on. Behind a pooler they must be set after connecting;
+// most poolers refuse them as start-up parameters.
 func settings() (names, values []string) {
 	ms := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	s := func(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
@@ -199,8 +193,8 @@ func settings() (names, values []string) {
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_deferrable", "off"},
-		// A policy that hides rows from us is an error, not silence; nor do its
-		// expressions run as our role.
+		// A policy that hides rows from us is an error, not silence; nor do its expressions run as
+		// our role.
 		{"row_security", "off"},
 		{"statement_timeout", ms(StatementTimeout)},
 		{"transaction_timeout", "0"}, // since PostgreSQL 17
@@ -219,9 +213,9 @@ func settings() (names, values []string) {
 	return names, values
 }
 
-// settingsSQL makes the settings that the server knows. It runs under a path that
-// is not ours yet, so every name and operator is qualified.
-// Servers on systems other than Linux may refuse, with an error, to check the client's connection.
+// settingsSQL makes the settings that the server knows. It runs under a path that is not ours yet,
+// so every name and operator is qualified. Servers on systems other than Linux may refuse, with an
+// error, to check the client's connection.
 const settingsSQL = `
 SELECT pg_catalog.count(pg_catalog.set_config(s.name, w.value, false))
 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS w (name, value)
@@ -229,17 +223,15 @@ JOIN pg_catalog.pg_settings s ON s.name OPERATOR(pg_catalog.=) w.name
 WHERE s.name OPERATOR(pg_catalog.<>) 'client_connection_check_interval'
 OR pg_catalog.strpos(pg_catalog.version(), 'linux') OPERATOR(pg_catalog.>) 0`
 
-// setUp makes the settings in one round trip: a prepared statement would be a
-// second one, and would not be there any more behind some poolers. The server
-// ignores keepalives on Unix sockets.
+// setUp makes the settings in one round trip: a prepared statement would be a second one, and would
+// not be there any more behind some poolers. The server ignores keepalives on Unix sockets.
 func (c *Conn) setUp(ctx context.Context) error {
 	names, values := settings()
 	return c.QueryRow(ctx, settingsSQL, pgx.QueryExecModeExec, names, values).Scan(nil)
 }
 
-// Failed wraps the error of a statement with what was being done. Errors after
-// which the connection cannot be used any more match [driver.ErrLost]. It
-// returns nil for nil.
+// Failed wraps the error of a statement with what was being done. Errors after which the connection
+// cannot be used any more match [driver.ErrLost]. It returns nil for nil.
 func (c *Conn) Failed(err error, doing string) error {
 	if err != nil && c.IsClosed() {
 		if c.messages != nil && c.messages.tooLarge.Load() && !errors.Is(err, errTooLarge) {

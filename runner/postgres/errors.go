@@ -13,9 +13,9 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// IsLost reports whether an error means that the connection, or the server as
-// one that can be written to, is gone: there is no point in another statement.
-// An interrupted statement counts, because pgx gives up the connection with it.
+// IsLost reports whether an error means that the connection, or the server as one that can be
+// written to, is gone: there is no point in another statement. An interrupted statement counts,
+// because pgx gives up the connection with it.
 func IsLost(err error) bool {
 	if err == nil {
 		return false
@@ -48,8 +48,8 @@ func lostState(err *pgconn.PgError) bool {
 		err.SeverityUnlocalized == "FATAL" || err.SeverityUnlocalized == "PANIC"
 }
 
-// Wrap says what was being done when err happened, and makes it match
-// [driver.ErrLost] when [IsLost] holds. It returns nil for nil.
+// Wrap says what was being done when err happened, and makes it match [driver.ErrLost] when
+// [IsLost] holds. It returns nil for nil.
 func Wrap(err error, doing string) error {
 	switch {
 	case err == nil:
@@ -60,8 +60,8 @@ func Wrap(err error, doing string) error {
 	return fmt.Errorf("%s: %w", doing, cut(err))
 }
 
-// ErrorLimit is how much of an error's text is kept, in bytes. A trigger can raise
-// one of any length.
+// ErrorLimit is how much of an error's text is kept, in bytes. A trigger can raise one of any
+// length.
 const ErrorLimit = 1000
 
 // cutError is an error with less text.

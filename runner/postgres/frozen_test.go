@@ -16,8 +16,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 )
 
-// stopped is a connection whose client can stop reading, as a process that is
-// stopped does: nothing is closed.
+// stopped is a connection whose client can stop reading, as a process that is stopped does: nothing
+// is closed.
 type stopped struct {
 	net.Conn
 	gate chan struct{} // closed while it reads
@@ -28,8 +28,8 @@ func (s *stopped) Read(b []byte) (int, error) {
 	return s.Conn.Read(b)
 }
 
-// holdFrozen takes a lock on a connection that listens and then reads nothing any
-// more, and has its backend block in sending notifications.
+// holdFrozen takes a lock on a connection that listens and then reads nothing any more, and has its
+// backend block in sending notifications.
 func holdFrozen(t *testing.T, pg *pgtest.Cluster, dsn string, key int64) (pid uint32) {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(dsn)
@@ -74,8 +74,8 @@ func holdFrozen(t *testing.T, pg *pgtest.Cluster, dsn string, key int64) (pid ui
 	return 0
 }
 
-// TestFrozenHolderLosesItsLock: over both transports, a runner that reads nothing
-// any more is replaced, although its backend is blocked and its client lives.
+// TestFrozenHolderLosesItsLock: over both transports, a runner that reads nothing any more is
+// replaced, although its backend is blocked and its client lives.
 func TestFrozenHolderLosesItsLock(t *testing.T) {
 	pg := pgtest.Shared(t)
 	for name, dsn := range map[string]func(string) string{"unix socket": pg.SocketDSN, "tcp": pg.DSN} {
@@ -103,9 +103,9 @@ func TestFrozenHolderLosesItsLock(t *testing.T) {
 	}
 }
 
-// TestUninterruptibleStatementEnds: a statement whose trigger traps every
-// interruption does not keep its backend, nor its locks, when its client is gone.
-// pgx waits 15 s for the statement to end before it closes the connection.
+// TestUninterruptibleStatementEnds: a statement whose trigger traps every interruption does not
+// keep its backend, nor its locks, when its client is gone. pgx waits 15 s for the statement to end
+// before it closes the connection.
 func TestUninterruptibleStatementEnds(t *testing.T) {
 	t.Parallel()
 	pg := pgtest.Shared(t)
@@ -123,4 +123,21 @@ func TestUninterruptibleStatementEnds(t *testing.T) {
 		require.NoError(t, admin.QueryRow(context.Background(), "SELECT count(*) FROM pg_stat_activity WHERE pid = $1", c.PID).Scan(&n))
 		require.Zero(t, n)
 	}, 15*time.Second+2*postgres.ClientCheckInterval, 200*time.Millisecond)
+}
+
+// TestOursByAnyName: the lock of a leader is taken by runners like this one only, so one that calls
+// itself something else and is silent for too long is replaced; the lock of a database is another
+// program's, too.
+func TestOursByAnyName(t *testing.T) {
+	pg := pgtest.Shared(t)
+	db := pg.NewDatabase(t)
+	cfg := pg.ConnConfig(db)
+	cfg.RuntimeParams["application_name"] = "something else"
+	holder := connect(t, cfg)
+	lock, err := holder.TryLock(deadline(t), 9)
+	require.NoError(t, err)
+	require.True(t, lock.Held)
+	rival := connect(t, pg.ConnConfig(db))
+	require.False(t, postgres.HolderIsOurs(deadline(t), rival, 9, false))
+	require.True(t, postgres.HolderIsOurs(deadline(t), rival, 9, true))
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 )
 
-// hostileDatabase returns the configuration of a role without rights, in a
-// database whose owner has put his own before everything of PostgreSQL.
+// hostileDatabase returns the configuration of a role without rights, in a database whose owner has
+// put its own code before everything of PostgreSQL.
 func hostileDatabase(t *testing.T, pg *pgtest.Cluster) (*pgx.ConnConfig, *postgres.Conn) {
 	t.Helper()
 	db := pg.NewDatabase(t)
@@ -43,8 +43,8 @@ func requireUncalled(t *testing.T, admin *postgres.Conn, cfg *pgx.ConnConfig) {
 	require.Empty(t, calls, "called as %s", cfg.User)
 }
 
-// TestNothingOfOthersIsCalled: neither while the connection is made and set up,
-// directly or through poolers, nor by the statements of this package.
+// TestNothingOfOthersIsCalled: neither while the connection is made and set up, directly or through
+// poolers, nor by the statements of this package.
 func TestNothingOfOthersIsCalled(t *testing.T) {
 	pg := pgtest.Shared(t)
 	cfg, admin := hostileDatabase(t, pg)

@@ -7,10 +7,9 @@ import (
 	"strings"
 )
 
-// Patterns compiles globs over database names: a name matches if one of the
-// positive globs does, or there is none, and no glob with a leading "!" does.
-// The globs are those of [path.Match], except that a slash is a character like
-// any other, as it is in a database name.
+// Patterns compiles globs over database names: a name matches if one of the positive globs does, or
+// there is none, and no glob with a leading "!" does. The globs are those of [path.Match], except
+// that a slash is a character like any other, as it is in a database name.
 func Patterns(patterns []string) (match func(name string) bool, err error) {
 	var positive, negative []string
 	for _, p := range patterns {

@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Pooling is what stands between a connection and its backend.
+// Pooling is what lies between a connection and its backend.
 type Pooling uint8
 
 const (
@@ -25,14 +25,13 @@ const (
 var ErrTransactionPooling = errors.New("there is a connection pooler in transaction mode, through which " +
 	"neither LISTEN nor session locks work: use session pooling, or connect to PostgreSQL directly (option postgres)")
 
-// poolerProbes is how many transactions are looked at for a changing backend.
+// poolerProbes is how many transactions are checked for a changing backend.
 const poolerProbes = 5
 
-// pooling finds out whether there is a pooler. A pooler hands out process ids
-// that are its own. In transaction mode one of two things shows: consecutive
-// transactions run on different backends, or, if the pooler is idle and always
-// takes the same one, a second connection gets the backend of the first, which
-// a pooler in session mode never does. Where there is no pooler, nothing is asked.
+// pooling finds out whether there is a pooler. A pooler hands out process ids that are its own. In
+// transaction mode one of two things shows: consecutive transactions run on different backends, or,
+// if the pooler is idle and always takes the same one, a second connection gets the backend of the
+// first, which a pooler in session mode never does. Where there is no pooler, nothing is asked.
 func (c *Conn) pooling(ctx context.Context) (Pooling, error) {
 	if c.PID == c.PgConn().PID() {
 		return Direct, nil
@@ -41,7 +40,7 @@ func (c *Conn) pooling(ctx context.Context) (Pooling, error) {
 		pid, err := backendPID(ctx, c.Conn)
 		switch {
 		case err != nil:
-			return Direct, c.Failed(err, "look for a pooler")
+			return Direct, c.Failed(err, "check for a pooler")
 		case pid != c.PID:
 			return TransactionPooling, nil
 		}
@@ -51,21 +50,21 @@ func (c *Conn) pooling(ctx context.Context) (Pooling, error) {
 	cfg.ValidateConnect, cfg.BuildFrontend = met.ask, new(messages).frontend
 	second, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return Direct, Wrap(err, "look for a pooler")
+		return Direct, Wrap(err, "check for a pooler")
 	}
 	defer (&Conn{Conn: second}).Abandon(ctx)
 	first, err := backendPID(ctx, c.Conn)
 	switch {
 	case err != nil:
-		return Direct, c.Failed(err, "look for a pooler")
+		return Direct, c.Failed(err, "check for a pooler")
 	case met.pid == c.PID || first != c.PID:
 		return TransactionPooling, nil
 	}
 	return SessionPooling, nil
 }
 
-// backendPID asks without a prepared statement, which might stay behind on
-// another backend, and without a name that somebody could have defined.
+// backendPID asks without a prepared statement, which might stay behind on another backend, and
+// without a name that another role could have defined.
 func backendPID(ctx context.Context, conn *pgx.Conn) (pid uint32, err error) {
 	err = conn.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()", pgx.QueryExecModeExec).Scan(&pid)
 	return pid, err

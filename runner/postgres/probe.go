@@ -12,15 +12,15 @@ type Expect struct {
 	Channel string
 	// Lock is the key of the advisory lock that it holds; nil for none.
 	Lock *int64
-	// Trigger is the OID of the trigger that notifies, which must be there and be
-	// switched on; 0 for none.
+	// Trigger is the OID of the trigger that notifies, which must be there and be switched on; 0
+	// for none.
 	Trigger uint32
 }
 
 // Probe proves in one statement that the session is alive, writable and still has what it is
 // expected to have: its backend, its locks, its LISTEN and the trigger. On a half-open connection,
 // waiting for a notification never fails, so only a statement with a deadline shows it. Every error
-// matches [driver.ErrLost]: a session that is not what it should be is of no use.
+// matches [driver.ErrLost]: a session that is not what it should be cannot be used.
 func (c *Conn) Probe(ctx context.Context, want Expect) error {
 	var classid, objid, pid uint32
 	if want.Lock != nil {

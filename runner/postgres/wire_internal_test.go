@@ -11,8 +11,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestMessages: however the stream is cut into pieces, what fits passes unchanged
-// and what does not ends it before it is read.
+// TestMessages: however the stream is cut into pieces, what fits passes unchanged and what does not
+// ends it before it is read.
 func TestMessages(t *testing.T) {
 	t.Parallel()
 	message := func(length int) []byte {
@@ -20,7 +20,7 @@ func TestMessages(t *testing.T) {
 		return append(b, make([]byte, min(length, 1000)-4)...)
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		var stream []byte
+		stream := binary.BigEndian.AppendUint32([]byte{readyForQuery}, 4)
 		for range rapid.IntRange(0, 20).Draw(t, "messages") {
 			stream = append(stream, message(rapid.IntRange(4, 1000).Draw(t, "length"))...)
 		}
@@ -35,4 +35,18 @@ func TestMessages(t *testing.T) {
 		_, err = io.ReadAll(&messages{from: cut(bytes.NewReader(large))})
 		require.ErrorIs(t, err, errTooLarge)
 	})
+}
+
+// TestMessagesOfTheBeginning: a server that never says that it is ready is not listened to for ever.
+func TestMessagesOfTheBeginning(t *testing.T) {
+	t.Parallel()
+	one := append(binary.BigEndian.AppendUint32([]byte{'S'}, 1000), make([]byte, 996)...)
+	many := bytes.Repeat(one, MessageLimit/1000+1)
+	_, err := io.ReadAll(&messages{from: bytes.NewReader(many)})
+	require.ErrorIs(t, err, errTooLarge)
+	_, err = io.ReadAll(&messages{from: bytes.NewReader(many[:len(many)-len(one)])})
+	require.NoError(t, err)
+	ready := binary.BigEndian.AppendUint32([]byte{readyForQuery}, 4)
+	_, err = io.ReadAll(&messages{from: bytes.NewReader(append(ready, many...))})
+	require.NoError(t, err)
 }

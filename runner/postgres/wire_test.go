@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 )
 
-// TestLargeMessagesAreRefused: neither an error, a warning, a row nor a notification
-// that others choose fills the memory, and no error of ours is long.
+// TestLargeMessagesAreRefused: neither an error, a warning, a row nor a notification that others
+// choose fills the memory, and no error of ours is long.
 func TestLargeMessagesAreRefused(t *testing.T) {
 	pg := pgtest.Shared(t)
 	for name, sql := range map[string]string{

@@ -18,6 +18,10 @@ type Listener interface {
 	// that could be used.
 	Channels(cfgs []channels.Config, err error)
 
+	// Running brings the jobs that are enqueued or started: before the first snapshot of a connection,
+	// because that can take long; and, whenever it is examined, those of a neutralized database.
+	Running(rows []driver.Row)
+
 	// SnapshotBegin, SnapshotRows and SnapshotEnd bring a snapshot. SnapshotRows may block until the
 	// listener has caught up; it reports whether it has taken all earlier rows, so that their memory
 	// can be used again. named are the jobs that notifications have named and that have not been read

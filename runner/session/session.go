@@ -150,7 +150,9 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 	s.foreseen = foreseen{}
 	s.batch = 0
 	s.echoSince = time.Time{}
-	err = s.snapshot(ctx)
+	if err = s.running(ctx); err == nil {
+		err = s.snapshot(ctx)
+	}
 	if err == nil {
 		began := time.Now()
 		if err = s.loop(ctx); time.Since(began) >= stableAfter {
@@ -180,11 +182,21 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 		return found, err
 	}
 	s.out.Fingerprinted(found)
+	if found.Health == driver.Neutralized {
+		return found, s.running(ctx)
+	}
 	if found.Health != driver.Healthy {
 		return found, nil
 	}
-	if err := s.lock(ctx); err != nil {
+	waited, err := s.lock(ctx)
+	if err != nil {
 		return found, err
+	}
+	if waited {
+		// What was found may be hours old.
+		if err := s.recheckAs(ctx, &found); err != nil || found.Health != driver.Healthy {
+			return found, err
+		}
 	}
 	if err := timing.Within(ctx, listenTimeout, s.conn.Listen); err != nil {
 		return found, fmt.Errorf("listen: %w", err)
@@ -217,26 +229,42 @@ func (s *Session) recheck(ctx context.Context) error {
 	return nil
 }
 
+// recheckAs examines the database once more after a wait. Another generation is an error, because its
+// lock may be another one.
+func (s *Session) recheckAs(ctx context.Context, found *driver.Fingerprint) error {
+	before := found.Generation
+	now, err := s.fingerprint(ctx)
+	if err != nil {
+		return err
+	}
+	*found = now
+	s.out.Fingerprinted(now)
+	if now.Health == driver.Healthy && now.Generation != before {
+		return fmt.Errorf("%w: it was %s, and is %s", errChanged, before, now.Generation)
+	}
+	return nil
+}
+
 // errChanged ends a connection whose database cannot be served as before.
 var errChanged = errors.New("the database has changed")
 
-// lock waits until no other runner serves the database.
-func (s *Session) lock(ctx context.Context) error {
-	for {
+// lock waits until no other runner serves the database. It reports whether that took a while.
+func (s *Session) lock(ctx context.Context) (waited bool, err error) {
+	for ; ; waited = true {
 		var l driver.Lock
 		err := timing.Within(ctx, lockTimeout, func(ctx context.Context) (err error) {
 			l, err = s.conn.Lock(ctx)
 			return err
 		})
 		if err != nil {
-			return fmt.Errorf("take the runner lock: %w", err)
+			return waited, fmt.Errorf("take the runner lock: %w", err)
 		}
 		if l.Held {
-			return nil
+			return waited, nil
 		}
 		s.out.State(Standby, l.Holder)
 		if !timing.Sleep(ctx, timing.Jitter(lockInterval)) {
-			return ctx.Err()
+			return waited, ctx.Err()
 		}
 	}
 }

@@ -14,10 +14,24 @@ import (
 
 const (
 	snapshotTimeout = 10 * time.Minute
+	runningTimeout  = 10 * time.Second
 	channelsTimeout = 10 * time.Second
 	// snapshotChunk is the number of rows that travel together from a snapshot to the listener.
 	snapshotChunk = 1000
 )
+
+// running reads the jobs that occupy slots.
+func (s *Session) running(ctx context.Context) error {
+	var rows []driver.Row
+	err := s.call(ctx, "read the jobs that run", runningTimeout, func(ctx context.Context) (err error) {
+		rows, err = s.conn.Running(ctx)
+		return err
+	})
+	if err == nil {
+		s.out.Running(rows)
+	}
+	return err
+}
 
 // snapshot reads every job. It is the only way a lost notification is repaired, so it follows every
 // LISTEN and comes back every few minutes.

@@ -147,6 +147,10 @@ func (s *session) Listen(ctx context.Context) error {
 // columns are those of a row, in the order in which rows scans them.
 const columns = "uuid, channel, id, priority, state, (extract(epoch FROM enqueued) * 1e6)::int8"
 
+func (s *session) Running(ctx context.Context) ([]driver.Row, error) {
+	return s.rows(ctx, "SELECT "+columns+" FROM ticket WHERE state IN ('enqueued', 'started')")
+}
+
 func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 	rows, err := s.rows(ctx, "SELECT "+columns+" FROM ticket WHERE state <> 'done'")
 	for _, row := range rows {

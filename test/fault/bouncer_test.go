@@ -7,9 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"syscall"
 
 	"github.com/stretchr/testify/require"
@@ -30,18 +28,26 @@ func startBouncer(tb *testBed, mode string) *bouncer {
 	b := &bouncer{tb: tb, config: filepath.Join(dir, "pgbouncer.ini"), addr: freeAddress(tb)}
 	_, port, err := net.SplitHostPort(b.addr)
 	require.NoError(tb, err)
+	host, sockets := "127.0.0.1", ""
+	tb.dsn = tb.Postgres.ProxyDSN(b.addr, "postgres")
+	if *transport == "unix" {
+		host = tb.Postgres.Dir()
+		sockets, err = tb.Folder("")
+		require.NoError(tb, err)
+		require.NoError(tb, os.Chmod(sockets, 0o777)) //nolint:gosec // another user runs it
+		tb.dsn = tb.Postgres.ProxySocketDSN(sockets, port, "postgres")
+	}
 	require.NoError(tb, os.WriteFile(b.config, fmt.Appendf(nil, `[databases]
-* = host=127.0.0.1 port=%d user=postgres
+* = host=%s port=%d user=postgres
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = %s
-unix_socket_dir =
+unix_socket_dir = %s
 auth_type = any
 pool_mode = %s
 ignore_startup_parameters = extra_float_digits
-`, tb.Postgres.Port(), port, mode), 0o600))
+`, host, tb.Postgres.Port(), port, sockets, mode), 0o600))
 	b.start()
-	tb.dsn = tb.Postgres.ProxyDSN(b.addr, "postgres")
 	return b
 }
 
@@ -52,8 +58,8 @@ func (b *bouncer) start() {
 	}
 	b.cmd = exec.Command(path, "-q", b.config)
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if os.Geteuid() == 0 { // it refuses to be root
-		b.become("nobody")
+	if os.Geteuid() == 0 { // it refuses to be root, and has to reach PostgreSQL's folder
+		b.become()
 	}
 	require.NoError(b.tb, b.cmd.Start(), "the Debian package pgbouncer is needed")
 	b.tb.Cleanup(b.kill)
@@ -66,19 +72,17 @@ func (b *bouncer) start() {
 	})
 }
 
-// become lets the process run as another user, who may read its configuration.
-func (b *bouncer) become(name string) {
-	u, err := user.Lookup(name)
+// become lets the process run as the user of PostgreSQL, who may read its
+// configuration.
+func (b *bouncer) become() {
+	info, err := os.Stat(b.tb.Postgres.Dir())
 	require.NoError(b.tb, err)
-	uid, err := strconv.Atoi(u.Uid)
-	require.NoError(b.tb, err)
-	gid, err := strconv.Atoi(u.Gid)
-	require.NoError(b.tb, err)
+	owner := info.Sys().(*syscall.Stat_t)
 	for dir := filepath.Dir(b.config); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
 		require.NoError(b.tb, os.Chmod(dir, 0o755))
 	}
-	require.NoError(b.tb, os.Chown(b.config, uid, gid))
-	b.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	require.NoError(b.tb, os.Chown(b.config, int(owner.Uid), int(owner.Gid)))
+	b.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}
 }
 
 func (b *bouncer) kill() {

@@ -191,8 +191,8 @@ func pauseProcess(tb *testBed) {
 // twoRunners shares the databases between two runners.
 func twoRunners(tb *testBed) []testbed.Runner {
 	var a, b []string
-	for i, db := range tb.Databases() {
-		if i%2 == 0 {
+	for _, db := range tb.Databases() {
+		if runnerChannel(db) == "root.a" {
 			a = append(a, db)
 		} else {
 			b = append(b, db)

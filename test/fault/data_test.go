@@ -101,8 +101,8 @@ func insertJobs(tb *testBed, state string, n int) {
 		for _, sql := range []string{
 			"ALTER TABLE queue_job DISABLE TRIGGER queue_job_notify",
 			`INSERT INTO queue_job (uuid, name, state, channel, priority, date_created, retry, max_retries)
-				SELECT gen_random_uuid(), 'bulk', '` + state + `', 'root', 10, now() AT TIME ZONE 'UTC', 0, 5
-				FROM generate_series(1, ` + strconv.Itoa(n) + `)`,
+				SELECT md5(random()::text || g)::uuid, 'bulk', '` + state + `', 'root', 10, now() AT TIME ZONE 'UTC', 0, 5
+				FROM generate_series(1, ` + strconv.Itoa(n) + `) AS g`,
 			"ALTER TABLE queue_job ENABLE TRIGGER queue_job_notify",
 		} {
 			if _, err := tx.Exec(ctx, sql); err != nil {
@@ -118,7 +118,7 @@ func insertJobs(tb *testBed, state string, n int) {
 // flood sends notifications of jobs that do not exist.
 func flood(tb *testBed) {
 	for _, db := range tb.Databases() {
-		tb.exec(db, "SELECT count(pg_notify('queue_job', gen_random_uuid()::text)) FROM generate_series(1, 100000)")
+		tb.exec(db, "SELECT count(pg_notify('queue_job', md5(random()::text)::uuid::text)) FROM generate_series(1, 100000)")
 	}
 }
 

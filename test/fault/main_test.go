@@ -13,6 +13,10 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
+// transport is how the nodes reach PostgreSQL: by TCP, or by a Unix socket, as Odoo
+// does unless it is told otherwise.
+var transport = flag.String("transport", "tcp", "how the nodes reach PostgreSQL: tcp or unix")
+
 func TestMain(m *testing.M) {
 	if testbed.IsCaddy() {
 		caddycmd.Main()
@@ -22,6 +26,10 @@ func TestMain(m *testing.M) {
 	// has processors. The command line may say something else.
 	if err := flag.Set("test.parallel", "4"); err != nil {
 		panic(err)
+	}
+	flag.Parse()
+	if *transport != "tcp" && *transport != "unix" {
+		panic("no such transport: " + *transport)
 	}
 	// The machine's settings for PostgreSQL are not meant for the tests.
 	for _, v := range os.Environ() {

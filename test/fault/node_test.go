@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/faultproxy"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
@@ -33,15 +34,33 @@ type node struct {
 func (tb *testBed) addNode() {
 	n := &node{
 		tb: tb, name: tb.ID + "-" + strconv.Itoa(len(tb.nodes)+1),
-		site: freeAddress(tb), admin: freeAddress(tb), dsn: tb.Postgres.DSN("postgres"),
+		site: freeAddress(tb), admin: freeAddress(tb),
 	}
-	if tb.fault.proxied {
-		var err error
-		n.proxy, err = tb.AddProxy(net.JoinHostPort("127.0.0.1", strconv.Itoa(tb.Postgres.Port())))
-		require.NoError(tb, err)
-		n.dsn = tb.Postgres.ProxyDSN(n.proxy.Addr(), "postgres")
+	switch {
+	case tb.fault.proxied:
+		n.proxy, n.dsn = tb.addProxy()
+	case *transport == "unix":
+		n.dsn = tb.Postgres.SocketDSN("postgres")
+	default:
+		n.dsn = tb.Postgres.DSN("postgres")
 	}
 	tb.nodes = append(tb.nodes, n)
+}
+
+// addProxy makes a proxy to PostgreSQL, with the suite's transport on both sides,
+// and returns how to connect through it.
+func (tb *testBed) addProxy() (*faultproxy.Proxy, string) {
+	if *transport == "unix" {
+		const port = "5432"
+		dir, err := tb.Folder("")
+		require.NoError(tb, err)
+		proxy, err := tb.AddSocketProxy(tb.Postgres.Socket(), pgtest.SocketPath(dir, port))
+		require.NoError(tb, err)
+		return proxy, tb.Postgres.ProxySocketDSN(dir, port, "postgres")
+	}
+	proxy, err := tb.AddProxy(net.JoinHostPort("127.0.0.1", strconv.Itoa(tb.Postgres.Port())))
+	require.NoError(tb, err)
+	return proxy, tb.Postgres.ProxyDSN(proxy.Addr(), "postgres")
 }
 
 func freeAddress(tb *testBed) string {

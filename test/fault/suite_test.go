@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
@@ -97,7 +100,7 @@ func (tb *testBed) untilBusy() {
 
 // testFaults runs faults, several at a time, and prints one line each.
 func testFaults(t *testing.T, faults []fault) {
-	fmt.Fprintln(os.Stdout, header)
+	fmt.Fprintf(os.Stdout, "over %s, PostgreSQL %s\n%s\n", *transport, serverVersion(t), header)
 	for _, f := range faults {
 		t.Run(strings.ReplaceAll(f.name, " ", "-"), func(t *testing.T) {
 			if !f.alone {
@@ -110,6 +113,16 @@ func testFaults(t *testing.T, faults []fault) {
 			}
 		})
 	}
+}
+
+// serverVersion is that of the shared PostgreSQL.
+func serverVersion(t *testing.T) (version string) {
+	t.Helper()
+	conn, err := pgx.ConnectConfig(t.Context(), pgtest.Shared(t).ConnConfig("postgres"))
+	require.NoError(t, err)
+	require.NoError(t, conn.QueryRow(t.Context(), "SELECT current_setting('server_version')").Scan(&version))
+	require.NoError(t, conn.Close(t.Context()))
+	return version
 }
 
 // TestQuickFaults is the part of the suite that `make test` has time for.

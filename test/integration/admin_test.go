@@ -100,7 +100,7 @@ func TestQuestions(t *testing.T) {
 	require.Equal(t, 2.0, status[0]["tasks"].(map[string]any)["open"])
 	require.NotNil(t, status[0]["oldest_pending_seconds"])
 	require.Equal(t, map[string]any{"live": true}, tb.get("live", http.StatusOK))
-	require.Equal(t, map[string]any{"ready": true}, tb.get("ready", http.StatusOK))
+	require.Equal(t, map[string]any{"ready": true, "state": "ready"}, tb.get("ready", http.StatusOK))
 
 	dbs := list(tb.get("databases?runner=default", http.StatusOK), "databases")
 	require.Len(t, dbs, 2)
@@ -270,7 +270,7 @@ func TestPausesAndResumes(t *testing.T) {
 		held := tb.enqueue(tb.dbs[0], in(tc.channel, odoostub.JobSpec{}))
 		tb.untilWhy(tb.dbs[0], held[0], tc.why)
 		_, text := tb.why(tb.dbs[0], held[0])
-		require.Contains(t, text, "operator (127.0.0.1")
+		require.Contains(t, text, `"operator" (127.0.0.1`)
 		require.Contains(t, text, "(lunch)")
 		if tc.free {
 			other := tb.enqueue(tb.dbs[1], odoostub.JobSpec{})

@@ -88,7 +88,7 @@ func TestCommands(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(out), new(map[string]any)), out)
 	}
 
-	tb.commands(0, "channel root.mail is paused by operator (127.0.0.1", "pause", "--channel", "mail", "--for", "2h", "--by", "operator", "--note", "lunch")
+	tb.commands(0, "channel root.mail is paused by \"operator\" (127.0.0.1", "pause", "--channel", "mail", "--for", "2h", "--by", "operator", "--note", "lunch")
 	tb.commands(0, "lunch", "status")
 	tb.commands(0, "done", "resume", "--channel", "mail")
 	tb.commands(4, "nothing was changed", "resume", "--channel", "mail")

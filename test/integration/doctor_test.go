@@ -53,6 +53,12 @@ func TestDoctorFindsNothing(t *testing.T) {
 	for _, gen := range odoostub.Generations() {
 		t.Run(gen.String(), func(t *testing.T) {
 			tb := newTestBed(t, gen, 1, 2)
+			role := tb.connectAs("owner", "postgres")
+			tb.exec("GRANT CREATE ON SCHEMA public TO " + role)
+			tb.exec(`DO $$ DECLARE t record; BEGIN
+				FOR t IN SELECT oid::regclass AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' LOOP
+					EXECUTE 'ALTER TABLE ' || t.name || ' OWNER TO ` + role + `';
+				END LOOP; END $$`)
 			found, status := tb.doctor()
 			require.Zero(t, status, "%+v", found)
 			checks := map[string]int{}
@@ -125,7 +131,7 @@ func doctorCases() []doctorCase {
 
 func casesOfPostgres() []doctorCase {
 	return []doctorCase{
-		{code: "postgres", severity: "ok", words: "lists 1 databases", setUp: func(*testBed) {}},
+		{code: "postgres", severity: "ok", words: "lists 1 database", setUp: func(*testBed) {}},
 		{code: "postgres_unreachable", severity: "error", status: 3, words: "cannot be reached", setUp: func(tb *testBed) {
 			tb.dsn = "host=127.0.0.1 port=1 user=odoo password=hush"
 		}},
@@ -136,6 +142,7 @@ func casesOfPostgres() []doctorCase {
 				tb.dsn = "host=" + cfg.Host + " port=" + itoa(cfg.Port) + " user=" + cfg.User + " password=" + cfg.Password
 			}
 		}},
+		{code: "role_rights", severity: "warning", words: "the role postgres is a superuser", setUp: func(*testBed) {}},
 		{code: "databases_not_listed", severity: "error", status: 3, words: "pg_database", setUp: func(tb *testBed) {
 			db := tb.dbs[0]
 			require.NoError(tb, tb.Postgres.Exec(tb.Context(), db, "REVOKE SELECT ON pg_catalog.pg_database FROM PUBLIC"))
@@ -233,6 +240,9 @@ func casesOfServers() []doctorCase {
 			tb.filterByHost()
 			tb.more = "driver odoo {\nhost {database}.example.com\n}"
 		}},
+		{code: "route_public", severity: "warning", words: "add the directive jobrunner_guard", setUp: func(tb *testBed) {
+			tb.snippets = "http://odoo.example.com:18069 {\n\treverse_proxy {{(index .Odoo 0).Addr}}\n}"
+		}},
 		{code: "route_broken", severity: "error", status: 3, words: "did not answer for a job", setUp: func(tb *testBed) {
 			tb.Odoo[0].SetFault(odoostub.Fault{Kind: odoostub.ResetAfterRead})
 		}},
@@ -248,6 +258,13 @@ func casesOfOdooConfig() []doctorCase {
 		{code: "server_wide_modules", severity: "warning", words: "server_wide_modules has no queue_job", setUp: func(tb *testBed) {
 			tb.addDatabase(odoostub.QueueJobLock)
 			tb.odooConfig("server_wide_modules = base,web\n", good)
+		}},
+		{code: "dbfilter_not_used", severity: "warning", words: "regular expression", setUp: func(tb *testBed) {
+			tb.patterns = none
+			tb.odooConfig("dbfilter = ^(a|b)$\n", good)
+		}},
+		{code: "no_channels", severity: "warning", words: "one job runs at a time", setUp: func(tb *testBed) {
+			tb.tree = none
 		}},
 		{code: "capacity_above_workers", severity: "warning", words: "has 4 workers", setUp: func(tb *testBed) {
 			tb.odooConfig("workers = 4\n", good)
@@ -294,7 +311,7 @@ func (tb *testBed) connectAs(name, maintenance string) (role string) {
 	role = name + "_" + db
 	require.NoError(tb, tb.Postgres.Exec(tb.Context(), db, "CREATE ROLE "+role+" LOGIN"))
 	tb.Cleanup(func() {
-		require.NoError(tb, tb.Postgres.Exec(context.Background(), db, "DROP OWNED BY "+role))
+		require.NoError(tb, tb.Postgres.Exec(context.Background(), db, "DROP OWNED BY "+role+" CASCADE"))
 		require.NoError(tb, tb.Postgres.Exec(context.Background(), db, "DROP ROLE "+role))
 	})
 	cfg := tb.Postgres.ConnConfig(db)
@@ -341,8 +358,12 @@ func TestDoctorIsQuiet(t *testing.T) {
 	out, status := tb.caddy("jobrunner", "doctor", "--config", tb.writeConfig(), "--adapter", "caddyfile")
 	require.Zero(t, status, out)
 	require.NotEmpty(t, out)
-	for line := range strings.Lines(out) {
-		require.Regexp(t, `^(ok|warning|error) +default`, line)
+	settings, findings, _ := strings.Cut(out, "\n\n")
+	require.Regexp(t, `(?m)^default +channels +root:4 +configuration$`, settings)
+	require.Regexp(t, `(?m)^default +discover_interval +500ms +configuration$`, settings)
+	require.Regexp(t, `(?m)^default +shutdown_timeout +3s +default$`, settings)
+	for line := range strings.Lines(findings) {
+		require.Regexp(t, `^(ok|warning|error) +default|^summary: 0 errors, 0 warnings, \d in order`, line)
 	}
 	require.NoFileExists(t, path)
 	require.NoFileExists(t, access)

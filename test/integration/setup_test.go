@@ -26,6 +26,9 @@ import (
 // patience bounds every wait. It is only reached when a test fails.
 const patience = 60 * time.Second
 
+// none, as tree or patterns, leaves the option out.
+const none = "-"
+
 // leaks are the goroutines that are not ours: the admin endpoint of a
 // configuration that failed stays up in Caddy, and what keeps the
 // lock of its storage's cleaning fresh looks only every 5 s whether it is over.
@@ -127,6 +130,12 @@ func (tb *testBed) config() testbed.Config {
 	r := testbed.Runner{
 		Postgres: tb.dsn, Databases: cmp.Or(tb.patterns, strings.Join(tb.dbs, " ")), Channels: tb.tree,
 		Options: "discover_interval 500ms\n" + tb.more,
+	}
+	if tb.tree == none {
+		r.Channels = ""
+	}
+	if tb.patterns == none {
+		r.Databases = ""
 	}
 	if tb.own != "" {
 		r.Channels = ""

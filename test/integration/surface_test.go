@@ -136,7 +136,7 @@ func TestEveryCommand(t *testing.T) {
 		args []string
 	}
 	other := refusal{4, "no runner", []string{"--runner", "other"}}
-	argument := refusal{1, "unknown command", []string{"something"}}
+	argument := refusal{1, "takes no arguments", []string{"something"}}
 	state := refusal{1, "unknown state", []string{"--state", "sleeping"}}
 	change := []refusal{
 		{4, "no runner", []string{"--runner", "other", "--all", "--dry-run"}},
@@ -156,12 +156,12 @@ func TestEveryCommand(t *testing.T) {
 		{1, "exactly one", nil}, {1, "exactly one", []string{"--all", "--channel", "a"}},
 		{4, "no runner", []string{"--all", "--runner", "other"}},
 	}
-	drain := []refusal{{4, "no upstream", []string{"http://nowhere:1"}}, {1, "arg(s)", nil}}
+	drain := []refusal{{4, "no upstream", []string{"http://nowhere:1"}}, {1, "takes <server>", nil}}
 	every := map[string][]refusal{
 		"status": {other, argument}, "databases": {other, argument}, "channels": {other, argument},
 		"upstreams": {other, argument}, "tasks": {other, argument},
 		"jobs":   {other, state, {1, "not a duration", []string{"--older-than", "long"}}, {4, "no such database", []string{"--database", "x"}}, {1, "cursor", []string{"--cursor", "x"}}},
-		"why":    {{4, "there is no job", []string{db, nobody}}, {4, "not among those", []string{"postgres", nobody}}, {1, "arg(s)", []string{db}}},
+		"why":    {{4, "there is no job", []string{db, nobody}}, {4, "not among those", []string{"postgres", nobody}}, {1, "takes <database> <uuid>", nil}},
 		"events": {{1, "unknown event", []string{"--event", "nothing"}}, argument},
 		"pause":  append(pause, refusal{1, "not a duration", []string{"--all", "--for", "soon"}}), "resume": pause,
 		"drain": drain, "undrain": drain,

@@ -1,6 +1,5 @@
-// Package drivertest is the conformance suite of the task driver model: what
-// every implementation of [driver.Driver] has to do, as tests. It also has a
-// connection pooler for tests.
+// Package drivertest is the conformance suite of the task driver model: what every implementation
+// of [driver.Driver] has to do, as tests. It also has a connection pooler for tests.
 package drivertest
 
 import (
@@ -44,9 +43,8 @@ const (
 	Cuts
 )
 
-// Harness is an application with one database, made for one test. Its methods
-// fail the test when something goes wrong. Jobs have lock rows, unless only
-// [RunWithoutLocks] is run.
+// Harness is an application with one database, made for one test. Its methods fail the test when
+// something goes wrong. Jobs have lock rows, unless only [RunWithoutLocks] is run.
 type Harness interface {
 	// Driver returns the driver under test.
 	Driver() driver.Driver
@@ -60,15 +58,15 @@ type Harness interface {
 	Insert(j Job)
 	// SetState commits a change of a job's state from outside.
 	SetState(uuid, state string)
-	// SetChannels commits the channels that are configured in the database, and
-	// announces it. The list has root in it.
+	// SetChannels commits the channels that are configured in the database, and announces it. The
+	// list has root in it.
 	SetChannels(cfgs []channels.Config)
 	// Delete deletes a job.
 	Delete(uuid string)
 	// Notify sends a notification from outside.
 	Notify(payload string)
-	// HoldLock makes a worker hold the lock row of a job and returns its
-	// backend's process id; FreeLock ends that.
+	// HoldLock makes a worker hold the lock row of a job and returns its backend's process id;
+	// FreeLock ends that.
 	HoldLock(uuid string) uint32
 	FreeLock(uuid string)
 	// Terminate ends all sessions in the database.

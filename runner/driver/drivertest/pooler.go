@@ -26,9 +26,9 @@ const (
 	PoolRoundRobin
 )
 
-// Pooler is a connection pooler for PostgreSQL with the manners of PgBouncer:
-// it answers the start of a connection itself, with a process id of its own
-// making, and forwards transactions to whatever backend is free.
+// Pooler is a connection pooler for PostgreSQL with the manners of PgBouncer: it answers the start
+// of a connection itself, with a process id that it makes up, and forwards transactions to whatever
+// backend is free.
 type Pooler struct {
 	cfg      *pgx.ConnConfig
 	mode     PoolMode
@@ -47,8 +47,8 @@ type backend struct {
 	frontend *pgproto3.Frontend
 }
 
-// NewPooler starts a pooler with two backends in the database that cfg names,
-// and returns the configuration that leads through it. It ends with the test.
+// NewPooler starts a pooler with two backends in the database that cfg names, and returns the
+// configuration that leads through it. It ends with the test.
 func NewPooler(tb testing.TB, cfg *pgx.ConnConfig, mode PoolMode) *pgx.ConnConfig {
 	tb.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

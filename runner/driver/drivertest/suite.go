@@ -18,8 +18,8 @@ func Run(t *testing.T, fresh func(*testing.T) Harness) {
 	run(t, fresh, true)
 }
 
-// RunWithoutLocks runs the part of the suite for applications whose jobs have no
-// lock rows, so that nothing proves a task dead.
+// RunWithoutLocks runs the part of the suite for applications whose jobs have no lock rows, so that
+// nothing proves a task dead.
 func RunWithoutLocks(t *testing.T, fresh func(*testing.T) Harness) {
 	t.Helper()
 	run(t, fresh, false)
@@ -159,6 +159,16 @@ func testSnapshot(b *bench) {
 	}))
 	require.Equal(b.t, want, got)
 	require.Len(b.t, ids, len(want))
+
+	running, err := s.Running(b.ctx)
+	require.NoError(b.t, err)
+	require.Len(b.t, running, 2)
+	for _, r := range running {
+		require.True(b.t, r.State.Running())
+		require.Equal(b.t, want[r.UUID], r.State)
+		require.Equal(b.t, "sub", r.Channel)
+		require.Equal(b.t, enqueued.UnixMicro(), r.Enqueued)
+	}
 }
 
 func testRead(b *bench) {

@@ -57,6 +57,13 @@ func (c *cluster) Databases(ctx context.Context, patterns []string) (list []driv
 	return list, nil
 }
 
+// Warnings implements [driver.Adviser] with what [World.SetWarnings] has set.
+func (c *cluster) Warnings(ctx context.Context) ([]string, error) {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	return c.w.warnings, c.reach(ctx, "Warnings")
+}
+
 func (c *cluster) Busy(ctx context.Context) ([]string, error) {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()

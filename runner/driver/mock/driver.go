@@ -89,8 +89,8 @@ func (d *Driver) Check(ctx context.Context, up driver.Upstream) error {
 	return d.w.upstream(up.Name).CheckErr
 }
 
-// Plan is what becomes of one request to run a task. The zero value runs the
-// job in no time and ends in state done, answered with status 200.
+// Plan is what becomes of one request to run a task. The zero value runs the job in no time and
+// ends in state done, answered with status 200.
 type Plan struct {
 	// FailBeforeSend fails the request before anything is sent.
 	FailBeforeSend bool
@@ -104,11 +104,10 @@ type Plan struct {
 	RunFor time.Duration
 	// Until, if not nil, lets the job run until the channel is closed, after RunFor.
 	Until <-chan struct{}
-	// DropConnAfter breaks the connection after that time, 0 means never. The
-	// job runs on.
+	// DropConnAfter breaks the connection after that time, 0 means never. The job runs on.
 	DropConnAfter time.Duration
-	// Crash kills the worker when the job would end: the row stays started, the
-	// lock row is free and the connection breaks.
+	// Crash kills the worker when the job would end: the row stays started, the lock row is free
+	// and the connection breaks.
 	Crash bool
 	// Ends is the state in which the job ends. Default: done.
 	Ends channels.State
@@ -120,7 +119,7 @@ type Plan struct {
 	HoldAnswer time.Duration
 }
 
-// SetPlan sets the plan of all requests that have none of their own.
+// SetPlan sets the plan of all requests that PlanFor has not set one for.
 func (w *World) SetPlan(p Plan) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -196,8 +195,8 @@ func refusal(status int) driver.Outcome {
 	return driver.Refused
 }
 
-// exchange sends the request to a worker and waits for the answer. The worker
-// goes on when the answer is not waited for any more.
+// exchange sends the request to a worker and waits for the answer. The worker goes on when the
+// answer is not waited for any more.
 func (w *World) exchange(ctx context.Context, run *Run, plan Plan, t driver.Task) driver.Result {
 	answer := make(chan driver.Result, 1)
 	w.workers.Go(func() { answer <- w.work(run, plan, t) })

@@ -12,9 +12,9 @@ type Faults struct {
 	OpenErr error
 	// Fingerprint is reported instead of a healthy one.
 	Fingerprint *driver.Fingerprint
-	// FingerprintErr, LockErr, ChannelsErr, SnapshotErr, ReadErr, ClaimErr,
-	// InspectErr and RescueErr are returned by the method of that name, which then
-	// does nothing. The session survives unless the error is a [driver.ErrLost].
+	// FingerprintErr, LockErr, ChannelsErr, SnapshotErr, ReadErr, ClaimErr, InspectErr and
+	// RescueErr are returned by the method of that name, which then does nothing. The session
+	// survives unless the error is a [driver.ErrLost].
 	FingerprintErr, LockErr, ChannelsErr, SnapshotErr, ReadErr, ClaimErr, InspectErr, RescueErr error
 	// SnapshotErrAfter lets a failing snapshot yield that many rows first.
 	SnapshotErrAfter int
@@ -22,13 +22,13 @@ type Faults struct {
 	ProbeErr error
 	// HangClaim blocks Claim until its context ends, and claims nothing.
 	HangClaim bool
-	// LoseAfterClaim commits the next claim but loses the connection before the
-	// result arrives. It resets itself.
+	// LoseAfterClaim commits the next claim but loses the connection before the result arrives. It
+	// resets itself.
 	LoseAfterClaim bool
 	// ClaimSkips holds uuids that Claim finds locked.
 	ClaimSkips map[string]bool
-	// Frozen is a half-open connection: calls block until their context ends
-	// and lose the session, and Wait hears nothing.
+	// Frozen is a half-open connection: calls block until their context ends and lose the session,
+	// and Wait hears nothing.
 	Frozen bool
 	// Deaf is a lost registration: notifications stop, which Probe notices.
 	Deaf bool
@@ -40,11 +40,9 @@ type UpstreamFaults struct {
 	CheckErr error
 	// RefuseN refuses that many requests with status 503.
 	RefuseN int
-	// CutN breaks that many requests after they were read; the job is not
-	// started.
+	// CutN breaks that many requests after they were read; the job is not started.
 	CutN int
-	// FailBeforeSend fails that many requests before anything is sent; a
-	// negative number fails all.
+	// FailBeforeSend fails that many requests before anything is sent; a negative number fails all.
 	FailBeforeSend int
 }
 
@@ -87,8 +85,8 @@ func (w *World) WithoutLocks(db string) {
 	})
 }
 
-// Unguarded makes a database one whose workers keep no lock rows, and do not
-// notice two requests for one job.
+// Unguarded makes a database one whose workers keep no lock rows, and do not notice two requests
+// for one job.
 func (w *World) Unguarded(db string) {
 	w.Fault(db, func(f *Faults) {
 		f.Fingerprint = &driver.Fingerprint{Health: driver.Healthy, Description: "ready", Generation: "mock", Unguarded: true}
@@ -151,8 +149,8 @@ func (w *World) Up() {
 	w.down = nil
 }
 
-// LockHeldBy lets a foreign runner hold the lock of a database; an empty holder
-// gives it back. A session that has the lock loses it without being told.
+// LockHeldBy lets a foreign runner hold the lock of a database; an empty holder gives it back. A
+// session that has the lock loses it without being told.
 func (w *World) LockHeldBy(db, holder string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -163,8 +161,8 @@ func (w *World) LockHeldBy(db, holder string) {
 	}
 }
 
-// LeadHeldBy lets a foreign node hold a leader lock; an empty holder gives it
-// back. A cluster connection that has the lock loses it without being told.
+// LeadHeldBy lets a foreign node hold a leader lock; an empty holder gives it back. A cluster
+// connection that has the lock loses it without being told.
 func (w *World) LeadHeldBy(key int64, holder string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

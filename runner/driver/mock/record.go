@@ -12,12 +12,11 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// Run is one request to run a task, as the world saw it. A time that has not
-// come is zero.
+// Run is one request to run a task, as the world saw it. A time that has not come is zero.
 type Run struct {
 	Task     driver.Task
 	Upstream string
-	// Job is the job as it stood when the request arrived.
+	// Job is the job as it was when the request arrived.
 	Job channels.Job
 	// Opened and Closed are when the exchange began and ended.
 	Opened, Closed time.Time
@@ -97,17 +96,16 @@ func (w *World) Order() []string {
 	return uuids
 }
 
-// Overlaps describes every job that was sent or run a second time while an
-// earlier attempt was under way. Empty is as it must be.
+// Overlaps describes every job that was sent or run a second time while an earlier attempt was
+// under way. Empty is as it must be.
 func (w *World) Overlaps() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.record.overlaps)
 }
 
-// Violations describes every misuse of the driver: calls without a deadline,
-// two calls on one session at once, a claim without the lock, and the like.
-// Empty is as it must be.
+// Violations describes every misuse of the driver: calls without a deadline, two calls on one
+// session at once, a claim without the lock, and the like. Empty is as it must be.
 func (w *World) Violations() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -126,28 +124,27 @@ func (w *World) checkDeadline(ctx context.Context, method string) {
 	}
 }
 
-// Calls returns how often a method of [driver.Session], or OpenSession, was
-// called for a database.
+// Calls returns how often a method of [driver.Session], or OpenSession, was called for a database.
 func (w *World) Calls(db, method string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.database(db).calls[method]
 }
 
-// MaxConcurrent returns the largest number of requests that were open at once
-// and that match; nil matches all.
+// MaxConcurrent returns the largest number of requests that were open at once and that match; nil
+// matches all.
 func (w *World) MaxConcurrent(match func(Run) bool) int {
 	return w.most(match, func(r *Run) (from, to int) { return r.openedAt, r.closedAt })
 }
 
-// MaxExecuting is MaxConcurrent for jobs that executed. An engine that takes over
-// cannot see the requests of the one before, which end a moment after their jobs.
+// MaxExecuting is MaxConcurrent for jobs that executed. An engine that takes over cannot see the
+// requests of the one before, which end a moment after their jobs.
 func (w *World) MaxExecuting(match func(Run) bool) int {
 	return w.most(match, func(r *Run) (from, to int) { return r.startedAt, r.endedAt })
 }
 
-// most returns the largest number of spans that overlap; one that has no
-// beginning does not count, and one without an end lasts.
+// most returns the largest number of spans that overlap; one that has no beginning does not count,
+// and one without an end lasts.
 func (w *World) most(match func(Run) bool, span func(*Run) (from, to int)) int {
 	type edge struct{ at, step int }
 	var edges []edge
@@ -170,8 +167,8 @@ func (w *World) most(match func(Run) bool, span func(*Run) (from, to int)) int {
 	return most
 }
 
-// InChannel matches the runs of a channel and of those below it, by its full
-// name, for [World.MaxConcurrent].
+// InChannel matches the runs of a channel and of those below it, by its full name, for
+// [World.MaxConcurrent].
 func InChannel(name string) func(Run) bool {
 	return func(r Run) bool {
 		channel := r.Job.Channel

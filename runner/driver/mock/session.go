@@ -155,6 +155,18 @@ func (s *session) Channels(ctx context.Context) (cfgs []channels.Config, err err
 	return cfgs, err
 }
 
+func (s *session) Running(ctx context.Context) (rows []driver.Row, err error) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	err = s.do(ctx, "Running", nil, false, func() error {
+		for _, j := range s.db.sorted(func(j *Job) bool { return j.State.Running() }) {
+			rows = append(rows, j.Row)
+		}
+		return nil
+	})
+	return rows, err
+}
+
 func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()

@@ -1,10 +1,10 @@
-// Package mock is a driver without an application: databases, jobs, workers and
-// upstreams in memory, with a knob for every fault that the real ones have. It
-// is modelled on Nomad's mock driver.
+// Package mock is a driver without an application: databases, jobs, workers and upstreams in
+// memory, with a knob for every fault that the real ones have. It is modelled on Nomad's mock
+// driver.
 //
-// Everything is built on channels, mutexes and package time, so it works in a
-// testing/synctest bubble; a World must then be made inside the bubble. Two
-// drivers of one World are two nodes that share the databases:
+// Everything is built on channels, mutexes and package time, so it works in a testing/synctest
+// bubble; a World must then be made inside the bubble. Two drivers of one World are two nodes that
+// share the databases:
 //
 //	w := mock.NewWorld()
 //	w.AddDatabase("prod")
@@ -12,9 +12,8 @@
 //	w.PlanFor(channels.Key{DB: "prod", UUID: "a"}, mock.Plan{RunFor: time.Minute})
 //	engine(w.Driver())
 //
-// Rows change as they do in PostgreSQL with the add-on's trigger: every change
-// notifies those sessions that listen, and a session learns which of the
-// changes were its own.
+// Rows change as they do in PostgreSQL with the add-on's trigger: every change notifies those
+// sessions that listen, and a session learns which of the changes were its own.
 package mock
 
 import (
@@ -27,12 +26,11 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// Grace is how long a job stays enqueued before that
-// counts as evidence that it is dead (docs/contract.md 3.4).
+// Grace is how long a job stays enqueued before that counts as evidence that it is dead
+// (docs/contract.md 3.4).
 const Grace = 10 * time.Second
 
-// World is everything outside of the engine. Its methods are safe for
-// concurrent use.
+// World is everything outside of the engine. Its methods are safe for concurrent use.
 type World struct {
 	mu        sync.Mutex
 	databases map[string]*database
@@ -45,6 +43,7 @@ type World struct {
 	plan      Plan
 	down      error
 	serial    uint32
+	warnings  []string
 	record    record
 	stop      chan struct{}
 	closed    bool
@@ -67,8 +66,8 @@ func NewWorld() *World {
 	}
 }
 
-// Close kills the workers that still run a job, without a trace in the rows,
-// and waits until their goroutines have ended.
+// Close kills the workers that still run a job, without a trace in the rows, and waits until their
+// goroutines have ended.
 func (w *World) Close() {
 	w.mu.Lock()
 	if !w.closed {
@@ -90,8 +89,8 @@ type Job struct {
 	LockPID uint32
 }
 
-// NewJob returns a pending job of the root channel with Odoo's defaults:
-// priority 10, five retries. Change it as you like before inserting it.
+// NewJob returns a pending job of the root channel with Odoo's defaults: priority 10, five retries.
+// Change it as you like before inserting it.
 func NewJob(db, uuid string) Job {
 	return Job{
 		Row: driver.Row{
@@ -121,8 +120,8 @@ func (w *World) next() uint32 {
 	return w.serial
 }
 
-// AddDatabase creates empty databases that speak the contract with lock rows.
-// A name that exists is left alone.
+// AddDatabase creates empty databases that speak the contract with lock rows. A name that exists is
+// left alone.
 func (w *World) AddDatabase(names ...string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -144,6 +143,13 @@ func (w *World) DropDatabase(name string) {
 	delete(w.databases, name)
 }
 
+// SetWarnings sets what connections to the cluster warn of.
+func (w *World) SetWarnings(warnings ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.warnings = warnings
+}
+
 // SetBusy says which databases are being dropped, renamed or copied.
 func (w *World) SetBusy(names ...string) {
 	w.mu.Lock()
@@ -163,9 +169,8 @@ func (w *World) database(name string) *database {
 	return db
 }
 
-// Insert commits new rows in one transaction and notifies. A job without an ID
-// gets the next one, a job without a creation date gets now. A row of the same
-// uuid is replaced.
+// Insert commits new rows in one transaction and notifies. A job without an ID gets the next one, a
+// job without a creation date gets now. A row of the same uuid is replaced.
 func (w *World) Insert(jobs ...Job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -184,8 +189,8 @@ func (w *World) Insert(jobs ...Job) {
 	}
 }
 
-// Update changes a row from outside and notifies, also when nothing changed.
-// State and RawState follow each other. It reports whether the row exists.
+// Update changes a row from outside and notifies, also when nothing changed. State and RawState
+// follow each other. It reports whether the row exists.
 func (w *World) Update(key channels.Key, change func(*Job)) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -217,8 +222,8 @@ func (w *World) SetState(key channels.Key, state channels.State) bool {
 	return w.Update(key, func(j *Job) { j.State = state })
 }
 
-// Delete deletes a row. Like the trigger it says nothing about a job that was
-// done (docs/contract.md 1.1).
+// Delete deletes a row. Like the trigger it says nothing about a job that was done
+// (docs/contract.md 1.1).
 func (w *World) Delete(key channels.Key) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -268,8 +273,8 @@ func (db *database) sorted(keep func(*Job) bool) []Job {
 	return jobs
 }
 
-// HoldLock makes a foreign worker hold the job's lock row, without a
-// notification, as the real one is silent too.
+// HoldLock makes a foreign worker hold the job's lock row, without a notification, as the real one
+// is silent too.
 func (w *World) HoldLock(key channels.Key, pid uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -287,8 +292,8 @@ func (w *World) FreeLock(key channels.Key) {
 	}
 }
 
-// SetChannels replaces the channels that are configured in a database, and
-// announces it. A new database has none.
+// SetChannels replaces the channels that are configured in a database, and announces it. A new
+// database has none.
 func (w *World) SetChannels(db string, cfgs ...channels.Config) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -296,16 +301,16 @@ func (w *World) SetChannels(db string, cfgs ...channels.Config) {
 	w.notify(db, ReloadPayload, 0)
 }
 
-// Notify sends a notification with any payload to the sessions of a database.
-// [ReloadPayload] announces a changed configuration.
+// Notify sends a notification with any payload to the sessions of a database. [ReloadPayload]
+// announces a changed configuration.
 func (w *World) Notify(db, payload string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.notify(db, payload, 0)
 }
 
-// Overflow makes the sessions of a database say that more jobs were named than they
-// keep, without naming any.
+// Overflow makes the sessions of a database say that more jobs were named than they keep, without
+// naming any.
 func (w *World) Overflow(db string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -315,7 +320,7 @@ func (w *World) Overflow(db string) {
 	}
 }
 
-// notify delivers to everybody who listens, with the mutex held.
+// notify delivers to every session that listens, with the mutex held.
 func (w *World) notify(name, payload string, pid uint32) {
 	db := w.databases[name]
 	if db == nil {
@@ -335,8 +340,8 @@ func (w *World) notify(name, payload string, pid uint32) {
 	}
 }
 
-// ReloadPayload is the payload with which the application announces a changed
-// configuration. As with the real driver it is in Changed too.
+// ReloadPayload is the payload with which the application announces a changed configuration. As
+// with the real driver it is in Changed too.
 const ReloadPayload = "reload"
 
 func appendNew(list []string, s string) []string {

@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
-// operations implements [driver.Operations] on a connection of its own.
+// operations implements [driver.Operations] on a separate connection.
 type operations struct {
 	database string
 	conn     *postgres.Conn
@@ -30,8 +30,7 @@ var (
 	_ driver.Operations = (*operations)(nil)
 )
 
-// OpenOperations implements [driver.Operator]. A database without the add-on is
-// an error.
+// OpenOperations implements [driver.Operator]. A database without the add-on is an error.
 func (d *Driver) OpenOperations(ctx context.Context, pg *pgx.ConnConfig, database string) (driver.Operations, error) {
 	conn, err := postgres.Connect(ctx, pg, database, "operations")
 	if err != nil {
@@ -134,7 +133,7 @@ func (o *operations) parents(ctx context.Context, d *driver.Detail) error {
 		LEFT JOIN queue_job p ON p.uuid = d.uuid
 		WHERE j.id = $1 AND p.state IS DISTINCT FROM 'done'`), d.ID).Scan(&d.WaitsFor, &first)
 	if err != nil {
-		return o.conn.Failed(err, "look for the jobs that a job waits for")
+		return o.conn.Failed(err, "count the jobs that a job waits for")
 	}
 	if first != nil {
 		d.FirstParent = *first
@@ -196,12 +195,11 @@ func likePrefix(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(s) + "%"
 }
 
-// errNoCancelled is about 7.0 to 11.0 and 13.0, whose Odoo could not read such a
-// row (docs/contract.md 1.3).
+// errNoCancelled is about 7.0 to 11.0 and 13.0, whose Odoo could not read such a row
+// (docs/contract.md 1.3).
 var errNoCancelled = errors.New("this series of Odoo knows no cancelled jobs: set them done instead")
 
-// Change implements [driver.Operations]. A batch is one transaction, with what
-// follows from it.
+// Change implements [driver.Operations]. A batch is one transaction, with what follows from it.
 func (o *operations) Change(ctx context.Context, a driver.Change, f driver.Filter, after int64, limit int, dryRun bool) (driver.Changed, error) {
 	if a.Action == driver.Cancel && !slices.Contains(o.g.columns, "date_cancelled") {
 		return driver.Changed{}, errNoCancelled
@@ -282,8 +280,8 @@ func (o *operations) apply(ctx context.Context, tx pgx.Tx, a driver.Change, ids 
 	return err
 }
 
-// write changes rows. The path that it opens for the triggers of others is closed
-// again before the names of the next statement are looked up.
+// write changes rows. The path that it opens for the triggers of others is closed again before the
+// names of the next statement are looked up.
 func (o *operations) write(ctx context.Context, tx pgx.Tx, sql string, args ...any) (tag pgconn.CommandTag, err error) {
 	if tag, err = tx.Exec(ctx, o.g.named(sql), args...); err == nil && o.g.path != "" {
 		_, err = tx.Exec(ctx, "SET LOCAL search_path = "+postgres.SearchPath)
@@ -291,8 +289,8 @@ func (o *operations) write(ctx context.Context, tx pgx.Tx, sql string, args ...a
 	return tag, err
 }
 
-// assignments are the SET clause of an action; its arguments begin with $2.
-// Columns that do not exist, or that the role may not write, are left alone.
+// assignments are the SET clause of an action; its arguments begin with $2. Columns that do not
+// exist, or that the role may not write, are left alone.
 func (g *generation) assignments(a driver.Change) (string, []any, error) {
 	var set []string
 	var args []any
@@ -340,9 +338,9 @@ func (g *generation) assignments(a driver.Change) (string, []any, error) {
 // followRounds bounds how deep a graph of jobs is cancelled in one batch.
 const followRounds = 1000
 
-// follow does to the jobs that waited for changed ones what Odoo does
-// (docs/contract.md 1.5): those whose parents are all done become pending, those
-// whose parents are all cancelled are cancelled, and so on down the graph.
+// follow does to the jobs that waited for changed ones what Odoo does (docs/contract.md 1.5): those
+// whose parents are all done become pending, those whose parents are all cancelled are cancelled,
+// and so on down the graph.
 func (o *operations) follow(ctx context.Context, tx pgx.Tx, a driver.Change, ids []int64) (n int, err error) {
 	to, needed := "pending", "done"
 	set := "state = $3"

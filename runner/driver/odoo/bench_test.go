@@ -75,8 +75,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// BenchmarkClaim marks jobs enqueued and commits that. Putting them back is not
-// measured.
+// BenchmarkClaim marks jobs enqueued and commits that. Putting them back is not measured.
 func BenchmarkClaim(b *testing.B) {
 	for _, batch := range benchBatches {
 		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) {

@@ -13,14 +13,13 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// What the Claim of a session tells [Driver.Run]. Without it there is no
-// session to begin.
+// What the Claim of a session tells [Driver.Run]. Without it there is no session to begin.
 const (
-	// stateConnector: connector's route, and a session bound to the database
-	// where the server has such sessions.
+	// stateConnector: connector's route, and a session bound to the database where the server has
+	// such sessions.
 	stateConnector = "connector"
-	// stateSession: queue_job before 12.0, where each request without a session
-	// leaves a new one behind on the server's disk.
+	// stateSession: queue_job before 12.0, where each request without a session leaves a new one
+	// behind on the server's disk.
 	stateSession = "session"
 )
 
@@ -31,8 +30,8 @@ const (
 	loginPath   = "/web/login"
 	sessionPath = "/queue_job/session"
 
-	// bootstrapHops bounds the redirects on the way to a session. Odoo itself
-	// needs one: it binds the session to the database and asks again with it.
+	// bootstrapHops bounds the redirects on the way to a session. Odoo itself needs one: it binds
+	// the session to the database and asks again with it.
 	bootstrapHops = 5
 )
 
@@ -45,8 +44,8 @@ type sessions struct {
 	cookies map[sessionKey][]*http.Cookie
 }
 
-// get returns the cookies of a session, of which there may be none, and whether
-// it has been asked for before.
+// get returns the cookies of a session, of which there may be none, and whether it has been asked
+// for before.
 func (s *sessions) get(upstream, database string) ([]*http.Cookie, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,8 +69,8 @@ func (s *sessions) drop(upstream, database string) {
 	delete(s.cookies, sessionKey{upstream, database})
 }
 
-// bootstrap returns the cookies that a task's request needs. When they cannot be
-// had, failed is the task's result: it was not started.
+// bootstrap returns the cookies that a task's request needs. When they cannot be had, failed is the
+// task's result: it was not started.
 func (d *Driver) bootstrap(ctx context.Context, up driver.Upstream, t driver.Task) (cookies []*http.Cookie, failed *driver.Result) {
 	if t.DriverState == "" {
 		return nil, nil
@@ -84,8 +83,8 @@ func (d *Driver) bootstrap(ctx context.Context, up driver.Upstream, t driver.Tas
 	x := d.begin(ctx, up, t)
 	switch {
 	case x.err != nil && !x.unsent:
-		// The server was reached, and others may be served well: this says something
-		// about the database alone.
+		// The server was reached, and others may be served well: this says something about the
+		// database alone.
 		return nil, &driver.Result{Outcome: driver.Refused, Err: fmt.Errorf("begin a session in %s: %w", t.DB, x.err)}
 	case x.err != nil, unavailable(x.status):
 		// Nothing that starts a job was sent, and another server may do better.
@@ -103,8 +102,8 @@ func (d *Driver) bootstrap(ctx context.Context, up driver.Upstream, t driver.Tas
 		return nil, &driver.Result{Outcome: outcome, Status: x.status,
 			Err: fmt.Errorf("begin a session in %s: status %d", t.DB, x.status)}
 	}
-	// 404: the server has no such route, as 7.0. queue_job's session is only there
-	// to save the server's disk.
+	// 404: the server has no such route, as 7.0. queue_job's session is only there to save the
+	// server's disk.
 	cookies = x.cookies
 	d.sessions.put(up.Name, t.DB, cookies)
 	return cookies, nil
@@ -148,10 +147,10 @@ func (d *Driver) begin(ctx context.Context, up driver.Upstream, t driver.Task) (
 	return b
 }
 
-// merge adds cookies, of which the later of one name count. A [net/http/cookiejar.Jar]
-// does not fit: it keeps a cookie back that is marked Secure where the server is reached by
-// plain HTTP, and refuses one for the site's domain where the server is reached by its address,
-// as servers behind a proxy are.
+// merge adds cookies, of which the later of one name count. A [net/http/cookiejar.Jar] does not
+// fit: it keeps a cookie back that is marked Secure where the server is reached by plain HTTP, and
+// refuses one for the site's domain where the server is reached by its address, as servers behind a
+// proxy are.
 func merge(have, more []*http.Cookie) []*http.Cookie {
 	var list []*http.Cookie
 	for _, c := range append(more, have...) {

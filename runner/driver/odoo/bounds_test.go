@@ -79,8 +79,8 @@ func TestLongTexts(t *testing.T) {
 	require.LessOrEqual(t, len(list[0].Exception), 256)
 }
 
-// TestManyNotifications: whoever may connect can notify; what is kept of it is
-// bounded, and what is left out is told.
+// TestManyNotifications: every role that may connect can notify; what is kept of it is bounded, and
+// what is left out is told.
 func TestManyNotifications(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	s := h.session()

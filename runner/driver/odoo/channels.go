@@ -14,8 +14,8 @@ import (
 
 var _ driver.ChannelReader = (*session)(nil)
 
-// channelColumns are the columns of queue_job_channel by which channels are
-// configured in the database (docs/contract.md 6.2).
+// channelColumns are the columns of queue_job_channel by which channels are configured in the
+// database (docs/contract.md 6.2).
 var channelColumns = []string{"capacity", "sequential", "throttle", "paused", "capacity_default", "sequential_default"}
 
 // channelCatalogSQL tells which columns the table has, and whether we may read it.
@@ -24,8 +24,8 @@ const channelCatalogSQL = `SELECT coalesce(array_agg(attname::text), '{}'),
 FROM pg_attribute
 WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped`
 
-// channelsSQL reads what is configured. NULL is 0 or false, and the unit of a
-// throttle is the second, as in the configuration string.
+// channelsSQL reads what is configured. NULL is 0 or false, and the unit of a throttle is the
+// second, as in the configuration string.
 const channelsSQL = `SELECT complete_name, coalesce(capacity, 0), coalesce(sequential, false),
 	coalesce(throttle, 0), coalesce(paused, false), coalesce(capacity_default, 0), coalesce(sequential_default, false)
 FROM queue_job_channel
@@ -40,7 +40,7 @@ func (s *session) Channels(ctx context.Context) ([]channels.Config, error) {
 	var columns []string
 	var readable bool
 	if err := s.conn.QueryRow(ctx, channelCatalogSQL, pgx.QueryExecModeExec, s.generation.tables.qualify("queue_job_channel")).Scan(&columns, &readable); err != nil {
-		return nil, s.conn.Failed(err, "look for the channels")
+		return nil, s.conn.Failed(err, "check the table of the channels")
 	}
 	switch missing := without(channelColumns, columns); {
 	case len(columns) == 0:

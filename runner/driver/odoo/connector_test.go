@@ -165,7 +165,7 @@ func TestConnectorOfLaterSeries(t *testing.T) {
 	require.NoError(t, odoostub.UninstallAddon(t.Context(), h.admin))
 	fp := h.fingerprint()
 	require.Equal(t, driver.Undetected, fp.Health)
-	require.Contains(t, fp.Description, "no jobs of its own")
+	require.Contains(t, fp.Description, "has no jobs here")
 }
 
 func TestWarnings(t *testing.T) {

@@ -1,13 +1,12 @@
-// Package odoo is the driver for Odoo's job queue add-ons. It speaks the job
-// contract of OCA's connector and queue_job, in whichever generation it finds a database.
+// Package odoo is the driver for Odoo's job queue add-ons. It speaks the job contract of OCA's
+// connector and queue_job, in whichever generation it finds a database.
 //
-// Each file has one subject: generation.go what there is in a database, sql.go
-// the statements, session.go the session that runs them, snapshot.go the read of
-// all jobs, listen.go the notifications, trigger.go what sends them where that is
-// the runner's affair, rescue.go which tasks are dead and what becomes of them,
-// run.go the request that runs a task, bootstrap.go the one that some series want
-// before it, warnings.go who else starts jobs, and neutralized.go which databases
-// are copies for trials.
+// Each file has one subject: generation.go what there is in a database, sql.go the statements,
+// session.go the session that runs them, snapshot.go the read of all jobs, listen.go the
+// notifications, trigger.go what sends them where that is the runner's affair, rescue.go which
+// tasks are dead and what becomes of them, run.go the request that runs a task, bootstrap.go the
+// one that some series want before it, warnings.go who else starts jobs, and neutralized.go which
+// databases are copies for trials.
 package odoo
 
 import (
@@ -25,26 +24,25 @@ const UserAgentDefault = "caddy-jobrunner"
 
 // Options are what cannot be detected.
 type Options struct {
-	// HostTemplate is the Host header of a request that runs a job, for servers
-	// that choose the database by it (dbfilter). "{database}" stands for the
-	// database's name. Default: the upstream's own Host header.
+	// HostTemplate is the Host header of a request that runs a job, for servers that choose the
+	// database by it (dbfilter). "{database}" is replaced by the database's name. Default: the
+	// server's Host header.
 	HostTemplate string
 
-	// BasicAuthUser and BasicAuthPassword are sent with each request when the
-	// user is not empty, for servers that ask for them in front of Odoo.
+	// BasicAuthUser and BasicAuthPassword are sent with each request when the user is not empty,
+	// for servers that ask for them in front of Odoo.
 	BasicAuthUser     string
 	BasicAuthPassword string
 
-	// RunNeutralized lets the jobs of neutralized databases run. Default: they are
-	// left alone.
+	// RunNeutralized lets the jobs of neutralized databases run. Default: they are left alone.
 	RunNeutralized bool
 
 	// UserAgent is the header of that name. Default: [UserAgentDefault].
 	UserAgent string
 }
 
-// Driver implements [driver.Driver]. Its only state are the cookies of anonymous
-// sessions, which it can get again at any time.
+// Driver implements [driver.Driver]. Its only state are the cookies of anonymous sessions, which it
+// can get again at any time.
 type Driver struct {
 	options  Options
 	sessions sessions
@@ -90,17 +88,17 @@ func (d *Driver) OpenSession(ctx context.Context, pg *pgx.ConnConfig, database s
 	return s, nil
 }
 
-// planSettings are for the statements that name jobs by their uuids. Their plans
-// are made once, and those that are made while queue_job is small or has not been
-// analyzed would go through all of it, for ever after. Without the second setting,
-// which PostgreSQL has since 12, it plans most of them each time anew, for as much
-// as they cost: a plan for one uuid looks better than one for any number.
+// planSettings are for the statements that name jobs by their uuids. Their plans are made once, and
+// those that are made while queue_job is small or has not been analyzed would go through all of it,
+// for ever after. Without the second setting, which PostgreSQL has since 12, it plans most of them
+// each time anew, for as much as they cost: a plan for one uuid looks better than one for any
+// number.
 const planSettings = `SELECT set_config(s.name, w.value, false)
 	FROM (VALUES ('enable_seqscan', 'off'), ('plan_cache_mode', 'force_generic_plan')) AS w (name, value)
 	JOIN pg_settings s ON s.name = w.name`
 
-// host returns the Host header of a request for a database, empty for that of
-// the upstream's address.
+// host returns the Host header of a request for a database, empty for the default of the server's
+// address.
 func (d *Driver) host(up driver.Upstream, database string) string {
 	if d.options.HostTemplate != "" && database != "" {
 		return strings.ReplaceAll(d.options.HostTemplate, "{database}", database)

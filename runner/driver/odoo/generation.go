@@ -20,11 +20,10 @@ type contract struct {
 	channel string
 	// runPath is the path of the request that runs a job.
 	runPath string
-	// lockKey is the advisory lock by which runners exclude each other
-	// (docs/contract.md 3.5).
+	// lockKey is the advisory lock by which runners exclude each other (docs/contract.md 3.5).
 	lockKey int64
-	// olderLock names the lock of an earlier runner, which is taken too; its key
-	// is PostgreSQL's hashtext of the name. Empty for none.
+	// olderLock names the lock of an earlier runner, which is taken too; its key is PostgreSQL's
+	// hashtext of the name. Empty for none.
 	olderLock string
 }
 
@@ -36,9 +35,9 @@ var queueJob = contract{
 	lockKey: 2293787760715711918,
 }
 
-// connector is its ancestor, Odoo 7.0 to 9.0. An add-on of that name exists later
-// too, on top of queue_job. Only 8.0 has a lock; our own goes with it, so that
-// two of us exclude each other in one way everywhere.
+// connector is its ancestor, Odoo 7.0 to 9.0. An add-on of that name exists later too, on top of
+// queue_job. Only 8.0 has a lock; our own goes with it, so that two of us exclude each other in one
+// way everywhere.
 var connector = contract{
 	module:    "connector",
 	channel:   "connector",
@@ -47,13 +46,13 @@ var connector = contract{
 	olderLock: "jobrunner",
 }
 
-// generation is the variant of the contract that one database speaks. It is
-// detected by what exists, never by a version.
+// generation is the variant of the contract that one database speaks. It is detected by what
+// exists, never by a version.
 type generation struct {
 	contract
 	name string
-	// columns are those of queue_job, readable and writable those of them that
-	// the role may read and write.
+	// columns are those of queue_job, readable and writable those of them that the role may read
+	// and write.
 	columns, readable, writable []string
 	// locks is true when there is the lock table.
 	locks bool
@@ -61,8 +60,7 @@ type generation struct {
 	trigger trigger
 	// tables are the schemas of the tables.
 	tables schemas
-	// path is where names are looked up while triggers of others run; empty where
-	// there are none.
+	// path is where names are looked up while triggers of others run; empty where there are none.
 	path string
 	// oddities are warnings about queue_job, whose owner can have code run as us.
 	oddities []string
@@ -76,8 +74,8 @@ type catalog struct {
 	Modules, Jobs, Locks bool
 	// Columns of queue_job, and those that we may read and write.
 	Columns, Readable, Writable []string
-	// ReadModules, ReadLocks, LockLocks and ReadParameters are privileges. Parameters
-	// tells whether there is the table of the last one.
+	// ReadModules, ReadLocks, LockLocks and ReadParameters are privileges. Parameters tells whether
+	// there is the table of the last one.
 	ReadModules, ReadLocks, LockLocks, ReadParameters bool
 	Parameters                                        bool
 	// Trigger is the OID of the trigger that notifies, 0 if there is none.
@@ -88,22 +86,20 @@ type catalog struct {
 	Disabled bool
 	// Function is the source of the trigger's function.
 	Function string
-	// Schema and Owner are those of queue_job. Owning tells whether we may act
-	// as the owner, Creating whether the owner may create in the schema.
+	// Schema and Owner are those of queue_job. Owning tells whether we may act as the owner,
+	// Creating whether the owner may create in the schema.
 	Schema, Owner    string
 	Owning, Creating bool
-	// Path is where the role and the database look names up when nobody says
-	// otherwise.
+	// Path is where the role and the database look names up by default.
 	Path string
 	// Tables are those of Odoo that exist, Schemas those that they are in.
 	Tables, Schemas []string
-	// Odd are those that are no tables, Hidden those whose rows a policy may hide,
-	// and Typed those with types that are not PostgreSQL's; of queue_job,
-	// TypedColumns are the columns of such types.
+	// Odd are those that are no tables, Hidden those whose rows a policy may hide, and Typed those
+	// with types that are not PostgreSQL's; of queue_job, TypedColumns are the columns of such
+	// types.
 	Odd, Hidden, Typed, TypedColumns []string
-	// Others are further triggers of queue_job, Rules its rules. Policies tells
-	// whether it has row-level security, Stranger whether its owner is not that of
-	// Odoo's other tables.
+	// Others are further triggers of queue_job, Rules its rules. Policies tells whether it has
+	// row-level security, Stranger whether its owner is not that of Odoo's other tables.
 	Others, Rules      []string
 	Policies, Stranger bool
 }
@@ -116,13 +112,12 @@ const (
 	triggerAll    = triggerInsert | triggerDelete | triggerUpdate
 )
 
-// catalogSQL reads a catalog in one round trip. Row locks need the privilege to
-// update, on any column.
+// catalogSQL reads a catalog in one round trip. Row locks need the privilege to update, on any
+// column.
 //
-// Which tables are meant is decided as Odoo's own connections decide it: along the
-// path that the role or the database has. It is in force for this one statement,
-// and only when its own names have been looked up. The tables are then read by
-// statements that name their schemas.
+// Which tables are meant is decided as Odoo's own connections decide it: along the path that the
+// role or the database has. It is in force for this one statement, and only when its own names have
+// been looked up. The tables are then read by statements that name their schemas.
 const catalogSQL = `
 WITH p AS (
 	SELECT set_config('search_path', reset_val, true) AS path FROM pg_settings WHERE name = 'search_path'
@@ -185,12 +180,12 @@ SELECT pg_backend_pid(), pg_is_in_recovery(),
 	coalesce(g.others, '{}'), coalesce(o.rules, '{}'), coalesce(o.policies, false), coalesce(o.stranger, false)
 FROM p, t, k, c, g, o`
 
-// foreignType is an SQL expression: whether a type is none of PostgreSQL's own, so
-// that reading it may call a cast of its owner's.
+// foreignType is an SQL expression: whether a type is none of PostgreSQL's own, so that reading it
+// may call a cast of its owner's.
 const foreignType = `typnamespace <> 'pg_catalog'::regnamespace`
 
-// readCatalog asks the server. Nothing is prepared: a statement prepared before
-// an upgrade of the add-on may not fit afterwards.
+// readCatalog asks the server. Nothing is prepared: a statement prepared before an upgrade of the
+// add-on may not fit afterwards.
 func readCatalog(ctx context.Context, conn *postgres.Conn) (catalog, error) {
 	if conn.Pooling == postgres.TransactionPooling {
 		// The session has none of our settings, not even our path.
@@ -207,8 +202,8 @@ func readCatalog(ctx context.Context, conn *postgres.Conn) (catalog, error) {
 // schemas are those of the tables that exist, by the table's name.
 type schemas map[string]string
 
-// qualify returns the full name of a table for SQL. A table that does not exist is
-// looked for in public, where it would be.
+// qualify returns the full name of a table for SQL. A table that does not exist is looked for in
+// public, where it would be.
 func (s schemas) qualify(table string) string {
 	schema, ok := s[table]
 	if !ok {
@@ -226,8 +221,8 @@ func (c *catalog) schemas() schemas {
 	return m
 }
 
-// untrusted says which table would have code of its owner run as our role when it
-// is read, or hides rows from us; empty if none does.
+// untrusted says which table would have code of its owner run as our role when it is read, or hides
+// rows from us; empty if none does.
 func (c *catalog) untrusted() string {
 	switch {
 	case len(c.Odd) > 0:
@@ -262,7 +257,7 @@ func readModules(ctx context.Context, conn *postgres.Conn, c catalog) (modules, 
 	rows, err := conn.Query(ctx, `SELECT name, coalesce(left(state, 100), ''), coalesce(left(latest_version, 100), '')
 		FROM `+c.schemas().qualify("ir_module_module")+` WHERE name IN ($1, $2)`, pgx.QueryExecModeExec, queueJob.module, connector.module)
 	if err != nil {
-		return nil, conn.Failed(err, "look for the add-on")
+		return nil, conn.Failed(err, "check for the add-on")
 	}
 	var name string
 	var m module
@@ -270,11 +265,11 @@ func readModules(ctx context.Context, conn *postgres.Conn, c catalog) (modules, 
 		found[name] = m
 		return nil
 	})
-	return found, conn.Failed(err, "look for the add-on")
+	return found, conn.Failed(err, "check for the add-on")
 }
 
-// detect finds the generation of a database. Without one, the fingerprint says
-// why; with one, the fingerprint may still be unhealthy.
+// detect finds the generation of a database. Without one, the fingerprint says why; with one, the
+// fingerprint may still be unhealthy.
 func detect(c catalog, found modules) (*generation, driver.Fingerprint) {
 	if !c.Modules {
 		return nil, undetected("not an Odoo database")
@@ -300,7 +295,7 @@ func detect(c catalog, found modules) (*generation, driver.Fingerprint) {
 	case !m.present():
 		return nil, undetected("the add-on %s is not installed", queueJob.module)
 	case !c.Jobs && g.module == connector.module:
-		return nil, undetected("the add-on %s has no jobs of its own here, and %s is not installed", connector.module, queueJob.module)
+		return nil, undetected("the add-on %s has no jobs here, and %s is not installed", connector.module, queueJob.module)
 	case !c.Jobs:
 		return nil, unhealthy("the add-on %s counts as installed, but there is no table queue_job", g.module)
 	}
@@ -321,13 +316,13 @@ func detect(c catalog, found modules) (*generation, driver.Fingerprint) {
 	return g, fp
 }
 
-// modern reports whether the add-on is that of 12.0 or later, which brought the
-// column exc_name. From then on the add-on creates the trigger when it is
-// installed; before that it is left to the runner (docs/contract.md 1.1).
+// modern reports whether the add-on is that of 12.0 or later, which brought the column exc_name.
+// From then on the add-on creates the trigger when it is installed; before that it is left to the
+// runner (docs/contract.md 1.1).
 func (g *generation) modern() bool { return slices.Contains(g.columns, "exc_name") }
 
-// guarded reports whether Odoo locks the row when it starts a job. That came with
-// 12.0, as did the column in which it then writes down the worker (docs/contract.md 1.5).
+// guarded reports whether Odoo locks the row when it starts a job. That came with 12.0, as did the
+// column in which it then writes down the worker (docs/contract.md 1.5).
 func (g *generation) guarded() bool {
 	return g.locks || g.modern() && slices.Contains(g.columns, "worker_pid")
 }
@@ -373,13 +368,12 @@ func (g *generation) obstacle(c catalog, m module) string {
 		return fmt.Sprintf("the role may not write queue_job (%s): GRANT UPDATE on it", strings.Join(missing, ", "))
 	}
 	if g.locks && !(c.ReadLocks && c.LockLocks) {
-		return "the role may not look at lock rows: GRANT SELECT, UPDATE on queue_job_lock"
+		return "the role may not check lock rows: GRANT SELECT, UPDATE on queue_job_lock"
 	}
 	return g.triggerObstacle(c)
 }
 
-// triggerObstacle says what is wrong with the trigger, unless Listen can put it
-// right.
+// triggerObstacle says what is wrong with the trigger, unless Listen can put it right.
 func (g *generation) triggerObstacle(c catalog) string {
 	complete := c.Events&triggerAll == triggerAll
 	switch {
@@ -398,8 +392,8 @@ func (g *generation) triggerObstacle(c catalog) string {
 		return fmt.Sprintf("queue_job_notify trigger is missing, and %s may not create its function: "+
 			"GRANT CREATE ON SCHEMA %s TO it", c.Owner, c.Schema)
 	}
-	// A trigger that is there may call a function of another generation: the
-	// database was migrated from connector to queue_job.
+	// A trigger that is there may call a function of another generation: the database was migrated
+	// from connector to queue_job.
 	g.trigger = trigger{needed: true, exists: complete, schema: c.Schema, owner: c.Owner}
 	return ""
 }

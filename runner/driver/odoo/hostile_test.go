@@ -16,8 +16,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
-// owner makes a role without rights the owner of Odoo's tables, and returns what
-// connects as it.
+// owner makes a role without rights the owner of Odoo's tables, and returns what connects as it.
 func (h *harness) owner() *pgx.ConnConfig {
 	h.t.Helper()
 	role := "owner_" + h.db
@@ -36,8 +35,8 @@ func (h *harness) owner() *pgx.ConnConfig {
 	return cfg
 }
 
-// shadow puts code of others before everything of PostgreSQL, in a schema that the
-// database's path names and in public. From now on the harness cannot do much.
+// shadow puts code of others before everything of PostgreSQL, in a schema that the database's path
+// names and in public. From now on the harness cannot do much.
 func (h *harness) shadow() {
 	h.t.Helper()
 	for _, schema := range []string{"evil", "public"} {
@@ -47,7 +46,7 @@ func (h *harness) shadow() {
 	require.NoError(h.t, hostile.Path(h.deadline(), h.admin, h.db, "evil, public, pg_catalog"))
 }
 
-// jobs inserts one job of each kind that a statement may look for.
+// jobs inserts one job of each kind that a statement may select.
 func (h *harness) jobs() {
 	h.t.Helper()
 	old := time.Now().Add(-time.Hour)
@@ -136,8 +135,8 @@ func (h *harness) operations(d *odoo.Driver, cfg *pgx.ConnConfig) {
 	}
 }
 
-// TestNothingOfOthersIsCalled: no statement calls a function or an operator of the
-// database's owner, or of whoever may create one in public.
+// TestNothingOfOthersIsCalled: no statement calls a function or an operator of the database's
+// owner, or of any role that may create one in public.
 func TestNothingOfOthersIsCalled(t *testing.T) {
 	for _, gen := range odoostub.Generations() {
 		t.Run(gen.String(), func(t *testing.T) {
@@ -153,9 +152,8 @@ func TestNothingOfOthersIsCalled(t *testing.T) {
 	}
 }
 
-// TestTriggersOfOthersFindTheirNames: a trigger that names what is in public goes
-// on working, at once and at the end of the transaction, while our own statements
-// still call nothing of others.
+// TestTriggersOfOthersFindTheirNames: a trigger that names what is in public goes on working, at
+// once and at the end of the transaction, while our own statements still call nothing of others.
 func TestTriggersOfOthersFindTheirNames(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	h.jobs()
@@ -183,8 +181,8 @@ func TestTriggersOfOthersFindTheirNames(t *testing.T) {
 	require.Contains(t, fp.Warnings, "queue_job has triggers that are not the add-on's, whose code runs as our role: afterwards, before_hand")
 }
 
-// TestUntrustedTables: what runs code of its owner when it is read is not read, and
-// rows that a policy hides are not missed in silence.
+// TestUntrustedTables: what runs code of its owner when it is read is not read, and rows that a
+// policy hides are not missed in silence.
 func TestUntrustedTables(t *testing.T) {
 	const trap = `CREATE SCHEMA IF NOT EXISTS hostile; CREATE TABLE hostile.calls (name text, who text);
 		GRANT USAGE ON SCHEMA hostile TO public; GRANT INSERT ON hostile.calls TO public;
@@ -225,8 +223,8 @@ func TestUntrustedTables(t *testing.T) {
 	}
 }
 
-// TestSettingsOfARoleDoNotCount: a role whose encoding is another one reads channel
-// names as they are, and a role that wants other transactions claims all the same.
+// TestSettingsOfARoleDoNotCount: a role whose encoding is another one reads channel names as they
+// are, and a role that wants other transactions claims all the same.
 func TestSettingsOfARoleDoNotCount(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	cfg := h.owner()
@@ -244,7 +242,7 @@ func TestSettingsOfARoleDoNotCount(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "root.café", rows[0].Channel)
 
-	// Somebody changes the row between the claim's beginning and its lock.
+	// Another session changes the row between the claim's beginning and its lock.
 	for range 5 {
 		h.exec("UPDATE queue_job SET state = 'pending', date_enqueued = NULL, priority = priority + 1")
 		tasks, _, err := s.Claim(h.deadline(), []string{"a"}, nil)

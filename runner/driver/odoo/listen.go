@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// inbox collects notifications, which pgx hands over whenever it reads from the
-// connection, also while another statement runs.
+// inbox collects notifications, which pgx hands over whenever it reads from the connection, also
+// while another statement runs.
 type inbox struct {
 	// own is the backend of this session.
 	own             uint32
@@ -22,9 +22,9 @@ type inbox struct {
 	overflow bool
 }
 
-// inboxLimit is how many different jobs an inbox keeps, some 20 MB of them.
-// Everybody who may connect can notify, at any rate; beyond this, reading all jobs
-// is cheaper than reading those that were named.
+// inboxLimit is how many different jobs an inbox keeps, some 20 MB of them. Every role that may
+// connect can notify, as fast as it likes; beyond this limit, reading all jobs is cheaper than
+// reading those that were named.
 const inboxLimit = 100_000
 
 // set is a list without duplicates, in the order of arrival.
@@ -61,9 +61,9 @@ func (b *inbox) put(_ *pgconn.PgConn, n *pgconn.Notification) {
 	b.reload = b.reload || isReload(n.Payload)
 }
 
-// isReload reports whether a payload announces a changed configuration: all that
-// is known of that payload is that it is no uuid (docs/contract.md 6.2). As a job
-// might have an odd uuid too, such a payload is also looked up as one.
+// isReload reports whether a payload announces a changed configuration: all that is known of that
+// payload is that it is no uuid (docs/contract.md 6.2). As a job might have an odd uuid too, such a
+// payload is also looked up as one.
 func isReload(payload string) bool {
 	return len(payload) != 36 || uuid.Validate(payload) != nil
 }
@@ -79,8 +79,8 @@ func (b *inbox) empty() bool {
 	return len(b.changed.list) == 0 && len(b.echoes.list) == 0 && !b.reload && !b.overflow
 }
 
-// Listen implements [driver.Session]. In series that expect it of their runner,
-// it creates the trigger first.
+// Listen implements [driver.Session]. In series that expect it of their runner, it creates the
+// trigger first.
 func (s *session) Listen(ctx context.Context) error {
 	if s.generation == nil {
 		return errNoFingerprint
@@ -93,8 +93,8 @@ func (s *session) Listen(ctx context.Context) error {
 	return s.conn.Failed(err, "listen")
 }
 
-// Wait implements [driver.Session]. pgx leaves the connection open when a
-// context ends while nothing but notifications are waited for.
+// Wait implements [driver.Session]. pgx leaves the connection open when a context ends while
+// nothing but notifications are waited for.
 func (s *session) Wait(ctx context.Context) (driver.Notifications, error) {
 	for s.inbox.empty() {
 		err := s.conn.PgConn().WaitForNotification(ctx)
@@ -111,17 +111,16 @@ func (s *session) Wait(ctx context.Context) (driver.Notifications, error) {
 }
 
 const (
-	// drainTimeout bounds the wait for the rest of a message whose beginning has
-	// been read already.
+	// drainTimeout bounds the wait for the rest of a message whose beginning has been read already.
 	drainTimeout = 100 * time.Millisecond
-	// drainLimit is how many jobs are enough to begin with. What follows them is
-	// read along with the answer to the next statement.
+	// drainLimit is how many jobs are enough to begin with. What follows them is read along with
+	// the answer to the next statement.
 	drainLimit = 200
 )
 
-// drain collects the notifications that have been read from the network. It
-// does not care about errors: the next statement meets them again. The deadline
-// is the connection's, since one of a context would cost more than a message.
+// drain collects the notifications that have been read from the network. It does not care about
+// errors: the next statement meets them again. The deadline is the connection's, since one of a
+// context would cost more than a message.
 func (s *session) drain() {
 	pg := s.conn.PgConn()
 	if pg.Frontend().ReadBufferLen() == 0 || pg.Conn().SetReadDeadline(time.Now().Add(drainTimeout)) != nil {

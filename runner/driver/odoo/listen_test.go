@@ -75,8 +75,8 @@ func FuzzClassify(f *testing.F) {
 	})
 }
 
-// better is a strict order, so that the choice among several rows of one uuid
-// does not depend on the order in which they are read.
+// better is a strict order, so that the choice among several rows of one uuid does not depend on
+// the order in which they are read.
 func TestBetterIsAnOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func(name string) driver.Row {
@@ -98,7 +98,7 @@ func TestBetterIsAnOrder(t *testing.T) {
 func TestJudge(t *testing.T) {
 	now := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	for enqueued, want := range map[int64]driver.Verdict{
-		0:             driver.Uncertain, // nobody has claimed it
+		0:             driver.Uncertain, // not claimed
 		math.MaxInt64: driver.Dead, math.MinInt64: driver.Dead,
 		now.Add(time.Hour).UnixMicro():            driver.Dead, // no claim has written that
 		now.Add(Grace).UnixMicro():                driver.Uncertain,

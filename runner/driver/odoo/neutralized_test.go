@@ -74,8 +74,7 @@ func TestNeutralizedFollowsTheDriver(t *testing.T) {
 	}
 }
 
-// What hinders the service of a copy is of no interest as long as it is not to be
-// served.
+// What hinders the service of a copy is of no interest as long as it is not to be served.
 func TestNeutralizedAndUnhealthy(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	require.NoError(t, odoostub.Neutralize(t.Context(), h.admin))

@@ -42,8 +42,7 @@ func TestConformanceWithoutLocks(t *testing.T) {
 	}
 }
 
-// harness implements [drivertest.Harness] on a real PostgreSQL with Odoo's
-// tables in it.
+// harness implements [drivertest.Harness] on a real PostgreSQL with Odoo's tables in it.
 type harness struct {
 	t       *testing.T
 	pg      *pgtest.Cluster

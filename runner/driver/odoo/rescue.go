@@ -24,8 +24,8 @@ type evidence struct {
 	pid  uint32
 }
 
-// Inspect implements [driver.Session]. It only reads. A lock that was taken
-// inside a savepoint looks free; Rescue finds that out.
+// Inspect implements [driver.Session]. It only reads. A lock that was taken inside a savepoint
+// looks free; Rescue finds that out.
 func (s *session) Inspect(ctx context.Context, uuids []string) ([]driver.Liveness, error) {
 	if s.generation == nil {
 		return nil, errNoFingerprint
@@ -63,9 +63,8 @@ func (s *session) Inspect(ctx context.Context, uuids []string) ([]driver.Livenes
 	return list, nil
 }
 
-// judge decides from the evidence that the database can give.
-// Without a lock table nothing proves anything: a started job may run, and one
-// that is enqueued may wait for a worker.
+// judge decides from the evidence that the database can give. Without a lock table nothing proves
+// anything: a started job may run, and one that is enqueued may wait for a worker.
 func judge(e evidence, locks bool) driver.Liveness {
 	l := driver.Liveness{Row: e.row}
 	enqueued := e.row.Enqueued
@@ -76,8 +75,8 @@ func judge(e evidence, locks bool) driver.Liveness {
 	if enqueued != 0 && !infinite {
 		l.Age = e.now.Sub(time.UnixMicro(enqueued))
 	}
-	// A claim writes the time at which it is made. One in the future was written by
-	// hand, and would keep its slot for ever if it had to pass first.
+	// A claim writes the time at which it is made. One in the future was written by hand, and would
+	// keep its slot for ever if it had to pass first.
 	odd := infinite || l.Age < -Grace
 	switch {
 	case e.held:
@@ -91,9 +90,9 @@ func judge(e evidence, locks bool) driver.Liveness {
 // errNoLocks is a mistake of the caller.
 var errNoLocks = errors.New("without a lock table nothing proves a job dead")
 
-// Rescue implements [driver.Session]. A job counts up its retries only if it had
-// been started, and fails when they are used up (docs/contract.md 3.4); so does one
-// that is expired, where there is no lock table.
+// Rescue implements [driver.Session]. A job counts up its retries only if it had been started, and
+// fails when they are used up (docs/contract.md 3.4); so does one that is expired, where there is
+// no lock table.
 func (s *session) Rescue(ctx context.Context, dead []driver.Liveness) ([]driver.Row, error) {
 	switch {
 	case s.generation == nil:

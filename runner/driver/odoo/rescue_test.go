@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
-// The table of docs/contract.md 3.4. Each row is inspected and, whatever the verdict,
-// handed to Rescue.
+// The table of docs/contract.md 3.4. Each row is inspected and, whatever the verdict, handed to
+// Rescue.
 func TestDeadJobVectors(t *testing.T) {
 	const none, row, locked = "none", "row", "locked"
 	for i, v := range []struct {

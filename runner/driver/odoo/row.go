@@ -43,16 +43,16 @@ func (s *scanner) scan(rows pgx.Rows, more ...any) (driver.Row, error) {
 	}, nil
 }
 
-// narrow makes a number fit. Odoo's own are of four bytes, but a site may have made
-// the columns wider; beyond that, only the order of the numbers counts.
+// narrow makes a number fit. Odoo's own are of four bytes, but a site may have made the columns
+// wider; beyond that, only the order of the numbers counts.
 func narrow(n int64) int32 { return int32(min(max(n, math.MinInt32), math.MaxInt32)) }
 
-// lastSecond is the last one since the Unix epoch whose microseconds can be
-// counted. PostgreSQL's years go on to 294276, thirty more than that.
+// lastSecond is the last one since the Unix epoch whose microseconds can be counted. PostgreSQL's
+// years go on to 294276, thirty more than that.
 const lastSecond = math.MaxInt64/1_000_000 - 1
 
-// micros returns a timestamp in microseconds since the Unix epoch. NULL is 0,
-// and infinity, like what cannot be told from it, the farthest time.
+// micros returns a timestamp in microseconds since the Unix epoch. NULL is 0, and infinity, like
+// what cannot be told from it, the farthest time.
 func micros(t pgtype.Timestamp) int64 {
 	switch {
 	case !t.Valid:
@@ -75,9 +75,9 @@ func etaMicros(t pgtype.Timestamp) int64 {
 	return micros(t)
 }
 
-// better reports whether a row matters more than another one of the same uuid,
-// which the database does not forbid: one that occupies a place goes before one
-// that waits for a place, and that before all others; then the lower id.
+// better reports whether a row matters more than another one of the same uuid, which the database
+// does not forbid: one that occupies a slot goes before one that waits for a slot, and that before
+// all others; then the lower id.
 func better(a, b driver.Row) bool {
 	if ra, rb := rank(a.State), rank(b.State); ra != rb {
 		return ra < rb

@@ -20,21 +20,19 @@ import (
 )
 
 const (
-	// BodyTimeout bounds the arrival of an answer's body after its head. By
-	// then the job is over.
+	// BodyTimeout bounds the arrival of an answer's body after its head. By then the job is over.
 	BodyTimeout = 10 * time.Second
 
-	// bodyLimit is how much of a body is read, in bytes. Odoo's is empty; of
-	// another one the beginning tells what it is.
+	// bodyLimit is how much of a body is read, in bytes. Odoo's is empty; of another one the
+	// beginning tells what it is.
 	bodyLimit = 4096
 
-	// healthPath is asked to see whether a server answers. Series that do not
-	// have it answer 404, which is as good.
+	// healthPath is asked to see whether a server answers. Series that do not have it answer 404,
+	// which is as good.
 	healthPath = "/web/health"
 )
 
-// Check implements [driver.Driver]: any answer will do, but that of a proxy
-// whose server is down.
+// Check implements [driver.Driver]: any answer will do, but that of a proxy whose server is down.
 func (d *Driver) Check(ctx context.Context, up driver.Upstream) error {
 	x := d.exchange(ctx, up, call{path: healthPath})
 	switch {
@@ -48,8 +46,8 @@ func (d *Driver) Check(ctx context.Context, up driver.Upstream) error {
 	return nil
 }
 
-// Run implements [driver.Driver]. The job runs while the request is open: the
-// answer comes when it has ended.
+// Run implements [driver.Driver]. The job runs while the request is open: the answer comes when it
+// has ended.
 func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) driver.Result {
 	cookies, failed := d.bootstrap(ctx, up, t)
 	if failed != nil {
@@ -84,10 +82,10 @@ func runPath(t driver.Task) string {
 	return queueJob.runPath
 }
 
-// classify tells Odoo's answers from those of others. An answer of the add-on
-// itself has an empty body; that of a job that failed is a page with nearly any
-// status from 400 on, so of pages only those count as refusals that failing jobs
-// hardly produce (docs/contract.md 1.4). The row decides anyway.
+// classify tells Odoo's answers from those of others. An answer of the add-on itself has an empty
+// body; that of a job that failed is a page with nearly any status from 400 on, so of pages only
+// those count as refusals that failing jobs hardly produce (docs/contract.md 1.4). The row decides
+// anyway.
 func classify(status int, body []byte) (driver.Outcome, error) {
 	page := len(body) > 0 && strings.HasPrefix(http.DetectContentType(body), "text/html")
 	switch {
@@ -98,7 +96,7 @@ func classify(status int, body []byte) (driver.Outcome, error) {
 	case status >= 300 && status < 400:
 		return driver.Refused, fmt.Errorf("status %d: a redirect instead of an answer", status)
 	case status == http.StatusUnauthorized, status == http.StatusProxyAuthRequired:
-		return driver.Refused, fmt.Errorf("status %d: somebody in front of Odoo asks for a password", status)
+		return driver.Refused, fmt.Errorf("status %d: a proxy in front of Odoo asks for a password", status)
 	case status == http.StatusNotFound && page:
 		return driver.Refused, fmt.Errorf("status %d: the route is unknown, "+
 			"is the add-on loaded and the database known to the server?", status)
@@ -108,9 +106,9 @@ func classify(status int, body []byte) (driver.Outcome, error) {
 	return driver.Answered, nil
 }
 
-// gaveUp reports whether a status is that of a gateway, an Envoy or a content
-// delivery network for instance, that passed a request on and stopped waiting for
-// the answer. 504 and its like are [unavailable], and prove as little.
+// gaveUp reports whether a status is that of a gateway, an Envoy or a content delivery network for
+// instance, that passed a request on and stopped waiting for the answer. 504 and its like are
+// [unavailable], and prove as little.
 func gaveUp(status int) bool {
 	return status == http.StatusRequestTimeout || status >= 520 && status <= 527
 }
@@ -144,8 +142,8 @@ type call struct {
 // unsent is an exchange that ended before it began.
 func unsent(err error) exchange { return exchange{unsent: true, err: err} }
 
-// exchange sends one GET request, once: straight to the transport, because a
-// client would follow redirects.
+// exchange sends one GET request, once: straight to the transport, because a client would follow
+// redirects.
 func (d *Driver) exchange(ctx context.Context, up driver.Upstream, c call) exchange {
 	switch {
 	case ctx.Err() != nil:
@@ -173,8 +171,8 @@ func (d *Driver) exchange(ctx context.Context, up driver.Upstream, c call) excha
 	return x
 }
 
-// request builds a request. What would be rejected or misread on its way is
-// rejected here, where it is certain that nothing was sent.
+// request builds a request. What would be rejected or misread on its way is rejected here, where it
+// is certain that nothing was sent.
 func (d *Driver) request(ctx context.Context, up driver.Upstream, c call) (*http.Request, error) {
 	database := c.task.DB
 	if strings.ContainsFunc(database, unicode.IsControl) {
@@ -210,10 +208,9 @@ func isTraceID(id string) bool {
 	return len(id) == 32 && strings.Trim(id, "0123456789abcdef") == ""
 }
 
-// setIDs lets Odoo's log, and what traces it, find the attempt again: the
-// task's ID is the request's. If the attempt is traced, its context is sent;
-// otherwise the ID is that of a trace that counts as sampled, or Odoo would trace
-// no job.
+// setIDs lets Odoo's log, and what traces it, find the attempt again: the task's ID is the
+// request's. If the attempt is traced, its context is sent; otherwise the ID is that of a trace
+// that counts as sampled, or Odoo would trace no job.
 func setIDs(h http.Header, id string, traced map[string]string) {
 	if !isTraceID(id) {
 		return
@@ -227,8 +224,8 @@ func setIDs(h http.Header, id string, traced map[string]string) {
 	}
 }
 
-// roundTrip turns a panic of the transport into an error: it may be foreign
-// code, and a panic would end the web server.
+// roundTrip turns a panic of the transport into an error: it may be foreign code, and a panic would
+// end the web server.
 func roundTrip(t http.RoundTripper, req *http.Request) (res *http.Response, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -238,8 +235,8 @@ func roundTrip(t http.RoundTripper, req *http.Request) (res *http.Response, err 
 	return t.RoundTrip(req)
 }
 
-// readBody reads the beginning of a body, to its end if that is near. Only now
-// there is a deadline; the job could take as long as it liked.
+// readBody reads the beginning of a body, to its end if that is near. Only now there is a deadline;
+// the job could take as long as it liked.
 func readBody(body io.ReadCloser) (text []byte, err error) {
 	if body == http.NoBody {
 		return nil, nil
@@ -264,11 +261,11 @@ func readBody(body io.ReadCloser) (text []byte, err error) {
 	return text, nil
 }
 
-// connTrace watches how far a request gets. The transport's goroutines may call
-// it after the request is over.
+// connTrace watches how far a request gets. The transport's goroutines may call it after the
+// request is over.
 type connTrace struct {
-	// asked is set when the transport wants a connection, got when it has one.
-	// TLS is part of getting one.
+	// asked is set when the transport wants a connection, got when it has one. TLS is part of
+	// getting one.
 	asked, got atomic.Bool
 }
 
@@ -279,10 +276,9 @@ func (t *connTrace) in(ctx context.Context) context.Context {
 	})
 }
 
-// unsent reports whether certainly not a byte of the request was delivered:
-// either the transport said that it wants a connection and never that it has
-// one, or the error itself is one of connecting. A transport that does not
-// support tracing says nothing, which proves nothing.
+// unsent reports whether certainly not a byte of the request was delivered: either the transport
+// said that it wants a connection and never that it has one, or the error itself is one of
+// connecting. A transport that does not support tracing says nothing, which proves nothing.
 func (t *connTrace) unsent(err error) bool {
 	if t.got.Load() {
 		return false

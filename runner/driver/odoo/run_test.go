@@ -119,8 +119,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// raw is an upstream whose connections are handled by a function, and the number
-// of those.
+// raw is an upstream whose connections are handled by a function, and the number of those.
 func raw(t *testing.T, handle func(net.Conn)) (driver.Upstream, *atomic.Int32) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

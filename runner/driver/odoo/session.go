@@ -14,7 +14,7 @@ import (
 // session implements [driver.Session] on one connection.
 type session struct {
 	database string
-	// runNeutralized is that of the options of the driver in force.
+	// runNeutralized is the option of the driver in force.
 	runNeutralized bool
 	conn           *postgres.Conn
 	inbox          inbox
@@ -31,8 +31,8 @@ var _ driver.Session = (*session)(nil)
 // errNoFingerprint is a mistake of the caller.
 var errNoFingerprint = errors.New("the database has no fingerprint yet, or one without a generation")
 
-// Fingerprint implements [driver.Session]. Beyond the contract's conditions,
-// a database behind a pooler in transaction mode is unhealthy.
+// Fingerprint implements [driver.Session]. Beyond the contract's conditions, a database behind a
+// pooler in transaction mode is unhealthy.
 func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 	if s.conn.Pooling == postgres.TransactionPooling {
 		s.generation = nil
@@ -87,8 +87,8 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 	return fp, nil
 }
 
-// Lock implements [driver.Session] with upstream's own lock, so that a Python
-// runner and this one exclude each other (docs/contract.md 3.5).
+// Lock implements [driver.Session] with the lock of OCA's runner, so that a Python runner and this
+// one exclude each other (docs/contract.md 3.5).
 func (s *session) Lock(ctx context.Context) (driver.Lock, error) {
 	if s.generation == nil {
 		return driver.Lock{}, errNoFingerprint
@@ -106,7 +106,7 @@ func (s *session) Lock(ctx context.Context) (driver.Lock, error) {
 		return driver.Lock{}, err
 	}
 	if lock, err = s.conn.TryLock(ctx, older); err != nil || !lock.Held {
-		// Not both, then neither: whoever looks for the holder finds the right one.
+		// Both or neither, so that a search for the holder finds the right one.
 		s.lockKeys = nil
 		return lock, errors.Join(err, s.conn.Unlock(ctx, s.generation.lockKey))
 	}
@@ -120,8 +120,16 @@ func (s *session) olderKey(ctx context.Context) (key int64, err error) {
 	return key, s.conn.Failed(err, "find the key of the lock "+s.generation.olderLock)
 }
 
-// Read implements [driver.Session]. Of several rows of one uuid it returns the
-// one that matters.
+// Running implements [driver.Session]. An index serves it: add-ons of every series have one of the
+// state.
+func (s *session) Running(ctx context.Context) ([]driver.Row, error) {
+	if s.generation == nil {
+		return nil, errNoFingerprint
+	}
+	return s.rows(ctx, "read the jobs that run", s.statements.running)
+}
+
+// Read implements [driver.Session]. Of several rows of one uuid it returns the one that matters.
 func (s *session) Read(ctx context.Context, uuids []string) ([]driver.Row, error) {
 	if s.generation == nil {
 		return nil, errNoFingerprint
@@ -211,8 +219,7 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 	return tasks, read.list, nil
 }
 
-// Unclaim implements [driver.Session]. A row that somebody else has locked is
-// left alone.
+// Unclaim implements [driver.Session]. A row that another session has locked is left alone.
 func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) ([]driver.Row, error) {
 	if s.generation == nil {
 		return nil, errNoFingerprint
@@ -221,8 +228,8 @@ func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) ([]driver.Ro
 	return s.rows(ctx, "put jobs back", s.statements.unclaim, uuids, enqueued)
 }
 
-// Probe implements [driver.Session]. Every error matches [driver.ErrLost]: a
-// session that is not what it should be is of no use.
+// Probe implements [driver.Session]. Every error matches [driver.ErrLost]: a session that is not
+// what it should be cannot be used.
 func (s *session) Probe(ctx context.Context) error {
 	var want postgres.Expect
 	if s.generation != nil && s.listening {

@@ -15,8 +15,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// Snapshot implements [driver.Session]. Should there be several rows of one
-// uuid, the one that matters is yielded once more at the end.
+// Snapshot implements [driver.Session]. Should there be several rows of one uuid, the one that
+// matters is yielded once more at the end.
 func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 	if s.generation == nil {
 		return errNoFingerprint
@@ -43,12 +43,12 @@ func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 	return err
 }
 
-// reader reads the rows of a snapshot, of which there can be millions: it decodes
-// the server's messages itself, and allocates almost nothing.
+// reader reads the rows of a snapshot, of which there can be millions: it decodes the server's
+// messages itself, and allocates almost nothing.
 type reader struct {
 	begun bool
-	// direct is set when the columns are of the types that it can decode; the
-	// others are left to the scanner.
+	// direct is set when the columns are of the types that it can decode; the others are left to
+	// the scanner.
 	direct bool
 
 	uuids           block
@@ -87,8 +87,8 @@ const (
 	columnCount
 )
 
-// decodable reports whether the columns are what decode expects: what Odoo makes
-// of its fields, sent in PostgreSQL's binary format. Of text there is only one.
+// decodable reports whether the columns are what decode expects: what Odoo makes of its fields,
+// sent in PostgreSQL's binary format. Of text there is only one.
 func decodable(fields []pgconn.FieldDescription) bool {
 	if len(fields) != columnCount {
 		return false
@@ -110,8 +110,8 @@ func decodable(fields []pgconn.FieldDescription) bool {
 	return true
 }
 
-// wellFormed reports whether the numbers among the values are as long as they
-// have to be. NULL is nil.
+// wellFormed reports whether the numbers among the values are as long as they have to be. NULL is
+// nil.
 func wellFormed(values [][]byte) bool {
 	if len(values) != columnCount {
 		return false
@@ -167,8 +167,8 @@ func wireInt(value []byte) int64 {
 // millennium is PostgreSQL's epoch in microseconds since that of Unix.
 const millennium = 946_684_800_000_000
 
-// wireMicros is micros of a timestamp as it is sent. The first and the last number
-// are the infinities.
+// wireMicros is micros of a timestamp as it is sent. The first and the last number are the
+// infinities.
 func wireMicros(value []byte) int64 {
 	if value == nil {
 		return 0
@@ -224,12 +224,11 @@ func (b *block) add(text []byte) string {
 // doubles finds uuids that more than one row has.
 type doubles struct {
 	seed maphash.Seed
-	// batch are the last ones. They are looked up together, because a processor
-	// waits for many places of a large memory in the time that it takes for one.
+	// batch are the last ones. They are looked up together, because a processor fetches many
+	// addresses of a large memory in the time that it takes for one.
 	batch []string
 	seen  hashes
-	// again are those that came before, or whose hash did: to read one for
-	// nothing does no harm.
+	// again are those that came before, or whose hash did: to read one for nothing does no harm.
 	again []string
 }
 
@@ -261,8 +260,8 @@ func (d *doubles) end() []string {
 	return d.again
 }
 
-// hashes is a set of numbers that are spread evenly. Of a million, a map would
-// take most of the time in which they are read.
+// hashes is a set of numbers that are spread evenly. Of a million, a map would take most of the
+// time in which they are read.
 type hashes struct {
 	slots []uint64 // 0 is a free one
 	count int

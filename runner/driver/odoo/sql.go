@@ -13,21 +13,22 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// Grace is how long after its claim a task without a holder of its lock row may
-// still be on its way (docs/contract.md 3.4).
+// Grace is how long after its claim a task without a holder of its lock row may still be on its way
+// (docs/contract.md 3.4).
 const Grace = 10 * time.Second
 
-// statements are the SQL of one generation. All of them are single statements
-// in autocommit, with times on the database's clock in UTC. Names without a schema
-// are PostgreSQL's, for our sessions look nowhere else; tables are named with theirs.
+// statements are the SQL of one generation. All of them are single statements in autocommit, with
+// times on the database's clock in UTC. Names without a schema are PostgreSQL's, because our
+// sessions search nowhere else; tables are named with theirs.
 type statements struct {
-	snapshot, read, claim, unclaim, inspect, rescue string
+	running, snapshot, read, claim, unclaim, inspect, rescue string
 }
 
 // statements builds the SQL for the columns that exist.
 func (g *generation) statements() statements {
 	columns := g.rowColumns()
 	s := statements{
+		running:  "SELECT " + columns + " FROM queue_job j WHERE j.state IN ('enqueued', 'started')",
 		snapshot: "SELECT " + columns + " FROM queue_job j WHERE " + unfinished,
 		read:     "SELECT " + columns + " FROM queue_job j WHERE j.uuid = ANY($1)",
 		claim:    g.claimSQL(columns),
@@ -39,7 +40,7 @@ func (g *generation) statements() statements {
 		s.inspect = "SELECT " + columns + inspectSQL
 		s.rescue = fmt.Sprintf(rescueSQL, g.pathSQL()) + columns
 	}
-	for _, sql := range []*string{&s.snapshot, &s.read, &s.claim, &s.unclaim, &s.inspect, &s.rescue} {
+	for _, sql := range []*string{&s.running, &s.snapshot, &s.read, &s.claim, &s.unclaim, &s.inspect, &s.rescue} {
 		*sql = g.named(*sql)
 	}
 	return s
@@ -56,10 +57,9 @@ func (g *generation) named(sql string) string {
 	})
 }
 
-// pathSQL is an expression that has the triggers of others look names up where the
-// database and the role say, as they do when Odoo itself writes; until the end of
-// the transaction, and after our own names have been looked up. Where there is no
-// such trigger it does nothing.
+// pathSQL is an expression that has the triggers of others look names up where the database and the
+// role say, as they do when Odoo itself writes; until the end of the transaction, and after our own
+// names have been looked up. Where there is no such trigger it does nothing.
 func (g *generation) pathSQL() string {
 	if g.path == "" {
 		return "NULL"
@@ -71,22 +71,21 @@ func (g *generation) pathSQL() string {
 // standard_conforming_strings.
 func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
-// rowColumns is the select list that a scanner reads. A column that does not
-// exist is NULL.
+// rowColumns is the select list that a scanner reads. A column that does not exist is NULL.
 func (g *generation) rowColumns() string { return selectList(rowColumns, g.columns) }
 
-// optional is a select list of columns that nothing depends on. One that does
-// not exist, or that the role may not read, is NULL.
+// optional is a select list of columns that nothing depends on. One that does not exist, or that
+// the role may not read, is NULL.
 func (g *generation) optional(columns []column) string { return selectList(columns, g.readable) }
 
 // column is one of queue_job, with its type.
 type column struct{ name, kind string }
 
-// Limits of texts in rows, in characters. They are those of others; what is longer
-// is cut by the server.
+// Limits of texts in rows, in characters. They are those of others; what is longer is cut by the
+// server.
 const (
-	// UUIDLimit is the length of the longest uuid that a job can be run by. One that
-	// is longer counts as none.
+	// UUIDLimit is the length of the longest uuid that a job can be run by. One that is longer
+	// counts as none.
 	UUIDLimit = 128
 	// textLimit is that of all other texts: states, channels, models, exceptions.
 	textLimit = 256
@@ -109,8 +108,8 @@ func selectList(columns []column, present []string) string {
 	return strings.Join(list, ", ")
 }
 
-// claimColumns are what a claim reads for those who look, and noClaimColumns
-// stand for them in the other rows.
+// claimColumns are what a claim reads for people, and noClaimColumns replace them in the other
+// rows.
 var (
 	claimColumns   = []column{{"model_name", "varchar"}, {"method_name", "varchar"}}
 	noClaimColumns = selectList(claimColumns, nil)
@@ -122,22 +121,22 @@ var rowColumns = []column{
 	{"date_created", "timestamp"}, {"eta", "timestamp"}, {"date_enqueued", "timestamp"}, {"retry", "int4"},
 }
 
-// unfinished matches every state but done, cancelled and wait_dependencies, and
-// not NULL: so also states that nobody has heard of yet. It is written as ranges
-// between those three, in their order, because an index serves ranges and does
-// not serve "is none of"; a table may hold millions of jobs that are done.
+// unfinished matches every state but done, cancelled and wait_dependencies, and not NULL: so also
+// states that are not known yet. It is written as ranges between those three, in their order,
+// because an index serves ranges and does not serve "is none of"; a table may hold millions of jobs
+// that are done.
 const unfinished = `(j.state < 'cancelled'
 	OR j.state > 'cancelled' AND j.state < 'done'
 	OR j.state > 'done' AND j.state < 'wait_dependencies'
 	OR j.state > 'wait_dependencies') AND j.state <> ''`
 
-// claimSQL marks jobs enqueued. Other than upstream's it is guarded: a job that
-// is not pending any more, or whose row somebody has locked, is left out. Odoo
-// expects whole seconds in date_enqueued (docs/contract.md 1.2).
+// claimSQL marks jobs enqueued. Unlike the statement of OCA's runner it is guarded: a job that is
+// not pending any more, or whose row another session has locked, is left out. Odoo expects whole
+// seconds in date_enqueued (docs/contract.md 1.2).
 //
-// The state is tested by an expression that no index serves, and the ids come as
-// an array. As long as PostgreSQL knows little of the table, it would go through all
-// pending jobs for each claim otherwise: by the index of the state, twice.
+// The state is tested by an expression that no index serves, and the ids come as an array. As long
+// as PostgreSQL knows little of the table, it would go through all pending jobs for each claim
+// otherwise: by the index of the state, twice.
 //
 // The rows of $2 are read along, as they were before the claim.
 const claimSQL = `
@@ -157,12 +156,11 @@ SELECT * FROM claimed
 UNION ALL
 SELECT %[2]s, %[4]s, false FROM queue_job j WHERE j.uuid = ANY($2)`
 
-// claimSQL does not wait for the disk where Odoo takes a job by one transaction
-// that tests for enqueued and commits started: the log is written in order, so a
-// crash of PostgreSQL that loses the claim has lost the start too, and the job is
-// pending without having run. A commit that notifies holds a lock that every other
-// such commit waits for, so that this wait would be everybody's. Older add-ons
-// test in one transaction and commit in another (docs/contract.md 1.5, A).
+// claimSQL does not wait for the disk where Odoo takes a job by one transaction that tests for
+// enqueued and commits started: the log is written in order, so a crash of PostgreSQL that loses
+// the claim has lost the start too, and the job is pending without having run. A commit that
+// notifies holds a lock that every other such commit waits for, so that all of them would wait for
+// the disk. Older add-ons test in one transaction and commit in another (docs/contract.md 1.5, A).
 func (g *generation) claimSQL(columns string) string {
 	durable := "current_setting('synchronous_commit')"
 	if g.locks {
@@ -171,8 +169,8 @@ func (g *generation) claimSQL(columns string) string {
 	return fmt.Sprintf(claimSQL, durable, columns, g.optional(claimColumns), noClaimColumns, g.pathSQL())
 }
 
-// unclaimSQL puts back what is still as the claim left it. A row that somebody
-// has locked is left out; its job may be somebody else's by now.
+// unclaimSQL puts back what is still as the claim left it. A row that another session has locked is
+// left out; its job may have been taken meanwhile.
 const unclaimSQL = `
 WITH path AS (SELECT %[1]s AS path), c AS (
 	SELECT j.id FROM queue_job j
@@ -185,10 +183,10 @@ UPDATE queue_job j SET state = 'pending', date_enqueued = NULL
 FROM path, c WHERE j.id = c.id AND j.state = 'enqueued'
 RETURNING `
 
-// inspectSQL looks who holds a lock row without touching it: the transaction
-// that locked a row stands in its xmax, and a transaction that runs holds a lock
-// on its own number. A worker that takes its lock with SKIP LOCKED must never
-// find a prober in its way: it would get nothing, and give its job up.
+// inspectSQL finds out who holds a lock row without touching it: the row's xmax is the transaction
+// that locked it, and a transaction that runs holds a lock on its own number. A worker that takes
+// its lock with SKIP LOCKED must never find a prober in its way: it would get nothing, and give its
+// job up.
 const inspectSQL = `, now() AT TIME ZONE 'UTC', coalesce(h.pid, 0)::int8, h.transactionid IS NOT NULL
 FROM queue_job j
 LEFT JOIN queue_job_lock l ON l.queue_job_id = j.id
@@ -196,8 +194,8 @@ LEFT JOIN pg_locks h ON h.locktype = 'transactionid' AND h.mode = 'ExclusiveLock
 	AND h.transactionid = l.xmax
 WHERE j.uuid = ANY($1)`
 
-// foundSQL are the attempts that an inspection found, as far as their rows have
-// not changed since. A time that is too far to be counted is infinite for us.
+// foundSQL are the attempts that an inspection found, as far as their rows have not changed since.
+// A time that is too far to be counted is infinite for us.
 const foundSQL = `
 WITH path AS (SELECT %[1]s AS path), c AS (
 	SELECT j.id FROM queue_job j
@@ -208,11 +206,10 @@ WITH path AS (SELECT %[1]s AS path), c AS (
 	FOR NO KEY UPDATE OF j SKIP LOCKED
 )`
 
-// rescueSQL has the predicates and effects of docs/contract.md 3.4, restricted to the
-// attempts that were found dead. The row lock proves that nobody holds the lock
-// row. The state must be tested at the top level too: a worker that commits
-// between the statement's snapshot and the row lock would otherwise have its
-// finished job put back.
+// rescueSQL has the predicates and effects of docs/contract.md 3.4, restricted to the attempts that
+// were found dead. The row lock proves that no worker holds the lock row. The state must be tested
+// at the top level too: a worker that commits between the statement's snapshot and the row lock
+// would otherwise have its finished job put back.
 const rescueSQL = foundSQL + `
 UPDATE queue_job j
 SET state = CASE WHEN ` + exhausted + ` THEN 'failed' ELSE 'pending' END,
@@ -229,12 +226,12 @@ AND (
 )
 RETURNING `
 
-// exhausted is true for a job that has died too often. It looks at the counter
-// before this death is counted; 0 and NULL mean that there is no limit.
+// exhausted is true for a job that has died too often. It reads the counter before this death is
+// counted; 0 and NULL mean that there is no limit.
 const exhausted = `(coalesce(j.max_retries, 0) <> 0 AND coalesce(j.retry > j.max_retries, false))`
 
-// rescueExpiredSQL puts started attempts back without a lock row to prove
-// anything. The effects are the same as far as the columns exist.
+// rescueExpiredSQL puts started attempts back without a lock row to prove anything. The effects are
+// the same as far as the columns exist.
 func (g *generation) rescueExpiredSQL() string {
 	exhausted := exhausted
 	if !slices.Contains(g.columns, "max_retries") {

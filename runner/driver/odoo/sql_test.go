@@ -115,8 +115,8 @@ func TestDuplicateUUIDs(t *testing.T) {
 	require.Equal(t, int64(3), found[0].Row.ID)
 }
 
-// Rows that have nothing to do with each other are not mixed up, however many
-// there are, and a uuid that comes again much later is found.
+// Rows that have nothing to do with each other are not mixed up, however many there are, and a uuid
+// that comes again much later is found.
 func TestSnapshotOfMany(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	h.exec("ALTER TABLE queue_job DISABLE TRIGGER USER")
@@ -164,8 +164,8 @@ func TestSnapshotUsesTheIndex(t *testing.T) {
 	require.NotContains(t, plan, "Seq Scan")
 }
 
-// Plans of statements that name jobs are made when the table may be empty still,
-// and must not go through all pending jobs when there are many.
+// Plans of statements that name jobs are made when the table may be empty still, and must not go
+// through all pending jobs when there are many.
 func TestClaimUsesTheIndex(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	s := h.session()
@@ -180,8 +180,8 @@ func TestClaimUsesTheIndex(t *testing.T) {
 	}
 }
 
-// explain returns the plan of the last statement of the session, which it asks the
-// server for. It may have parameters.
+// explain returns the plan of the last statement of the session, which it asks the server for. It
+// may have parameters.
 func (h *harness) explain(parameters ...string) string {
 	h.t.Helper()
 	var sql string
@@ -203,7 +203,7 @@ func (h *harness) explain(parameters ...string) string {
 	return strings.Join(plan, "\n")
 }
 
-// Rows that somebody has locked are left out at once.
+// Rows that another session has locked are left out at once.
 func TestLockedRowsAreSkipped(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	for _, uuid := range []string{"a", "b"} {
@@ -308,7 +308,7 @@ func TestProbeNoticesALostRegistration(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, s.Listen(h.deadline()))
 	require.NoError(t, s.Probe(h.deadline()))
-	// Odoo's upstream runner holds the same lock, so a second session is refused.
+	// OCA's runner holds the same lock, so a second session is refused.
 	other := h.session()
 	lock, err := other.Lock(h.deadline())
 	require.NoError(t, err)

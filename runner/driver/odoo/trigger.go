@@ -9,24 +9,24 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// trigger is what has to be created in a database of a series that leaves this to
-// its runner. The zero value is nothing.
+// trigger is what has to be created in a database of a series that leaves this to its runner. The
+// zero value is nothing.
 type trigger struct {
 	needed bool
 	// exists is set when only its function is not right.
 	exists bool
-	// schema and owner are those of the table. All belongs to the same owner, so
-	// that a Python runner can replace it later.
+	// schema and owner are those of the table. All belongs to the same owner, so that a Python
+	// runner can replace it later.
 	schema, owner string
 }
 
-// triggerLockTimeout is how long the creation waits for the table. Whatever writes
-// to the table waits behind it meanwhile, so it gives up soon; the session is then
-// opened again, and tries again.
+// triggerLockTimeout is how long the creation waits for the table. Whatever writes to the table
+// waits behind it meanwhile, so it gives up soon; the session is then opened again, and tries
+// again.
 const triggerLockTimeout = "250ms"
 
-// triggerFunctionSQL announces every insert and update, whatever it changes, and
-// the deletion of a job that was not done (docs/contract.md 1.1).
+// triggerFunctionSQL announces every insert and update, whatever it changes, and the deletion of a
+// job that was not done (docs/contract.md 1.1).
 const triggerFunctionSQL = `
 CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql AS $announce$
 BEGIN

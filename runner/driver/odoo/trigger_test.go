@@ -65,8 +65,8 @@ func (h *harness) triggerOID() (oid uint32) {
 	return oid
 }
 
-// In a database that came from connector, the trigger's function still announces
-// on connector's channel.
+// In a database that came from connector, the trigger's function still announces on connector's
+// channel.
 func TestTriggerOfAnotherGeneration(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJob10)
 	require.NoError(t, odoostub.InstallConnectorTrigger(t.Context(), h.admin))
@@ -77,8 +77,7 @@ func TestTriggerOfAnotherGeneration(t *testing.T) {
 	h.announces(s)
 }
 
-// Where somebody writes to the table all the time, the creation gives up soon, and
-// the writers go on.
+// Where others write to the table all the time, the creation gives up soon, and the writers go on.
 func TestTriggerDoesNotWaitLong(t *testing.T) {
 	h := newHarness(t, odoostub.Connector9)
 	s := h.session()

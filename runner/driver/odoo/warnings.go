@@ -16,14 +16,14 @@ const rivalsSQL = `SELECT
 	coalesce(has_table_privilege(to_regclass($2), 'SELECT'), false),
 	coalesce(has_table_privilege(to_regclass($3), 'SELECT'), false)`
 
-// The rivals, each as a query for whether there is one. Tables are read through
-// JSON where their columns differ between series.
+// The rivals, each as a query for whether there is one. Tables are read through JSON where their
+// columns differ between series.
 const (
 	// enqueueCronSQL finds the cron of 7.0 and 8.0 that hands jobs to workers.
 	enqueueCronSQL = `SELECT EXISTS (SELECT FROM ir_cron c WHERE c.active
 		AND (to_jsonb(c) ->> 'name' = 'Enqueue Jobs' OR to_jsonb(c) ->> 'model' = 'queue.worker'))`
-	// workerSQL finds a worker of 7.0 or 8.0, which gives a sign of life every
-	// few seconds and counts as dead after five minutes.
+	// workerSQL finds a worker of 7.0 or 8.0, which gives a sign of life every few seconds and
+	// counts as dead after five minutes.
 	workerSQL = `SELECT EXISTS (SELECT FROM queue_worker w
 		WHERE (to_jsonb(w) ->> 'date_alive')::timestamp > now() AT TIME ZONE 'UTC' - interval '5 minutes')`
 	// cronRunnerSQL finds the add-on that runs jobs by cron (docs/contract.md 3.4).
@@ -31,10 +31,9 @@ const (
 		WHERE c.active AND d.module = 'queue_job_cron_jobrunner')`
 )
 
-// oddities are warnings about what lets others than Odoo's owner have code run as
-// our role, each time that a job is claimed or put back. PostgreSQL has no remedy
-// against the owner of a table, so all databases of a runner have to trust each
-// other.
+// oddities are warnings about what lets others than Odoo's owner have code run as our role, each
+// time that a job is claimed or put back. PostgreSQL has no remedy against the owner of a table, so
+// all databases of a runner have to trust each other.
 func (c *catalog) oddities() (list []string) {
 	if c.Stranger && !c.Owning {
 		list = append(list, fmt.Sprintf("queue_job belongs to %s, who is neither our role nor the owner of Odoo's other tables, "+
@@ -52,13 +51,13 @@ func (c *catalog) oddities() (list []string) {
 	return list
 }
 
-// warnings looks for others who start the same jobs and do not take the lock that
-// would keep them and us apart.
+// warnings finds others that start the same jobs and do not take the lock that would keep them and
+// us apart.
 func (g *generation) warnings(ctx context.Context, conn *postgres.Conn) (list []string, err error) {
 	var cron, worker, data bool
 	if err := conn.QueryRow(ctx, rivalsSQL, pgx.QueryExecModeExec, g.tables.qualify("ir_cron"),
 		g.tables.qualify("queue_worker"), g.tables.qualify("ir_model_data")).Scan(&cron, &worker, &data); err != nil {
-		return nil, conn.Failed(err, "look for other runners")
+		return nil, conn.Failed(err, "check for other runners")
 	}
 	list = append(list, g.oddities...)
 	old := g.module == connector.module
@@ -75,7 +74,7 @@ func (g *generation) warnings(ctx context.Context, conn *postgres.Conn) (list []
 			continue
 		}
 		if err := conn.QueryRow(ctx, g.named(r.sql), pgx.QueryExecModeExec).Scan(&found); err != nil {
-			return nil, conn.Failed(err, "look for other runners")
+			return nil, conn.Failed(err, "check for other runners")
 		}
 		if found {
 			list = append(list, r.warn)

@@ -21,9 +21,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
-// wireServer speaks as much of PostgreSQL's protocol as a session needs to run a
-// query. It answers each with the same columns and the same rows, whose bytes
-// it does not look at.
+// wireServer speaks as much of PostgreSQL's protocol as a session needs to run a query. It answers
+// each with the same columns and the same rows, whose bytes it does not check.
 type wireServer struct {
 	columns []uint32 // the types
 	rows    [][]byte // the bodies of DataRow messages
@@ -102,8 +101,7 @@ func (s *wireServer) description() *pgproto3.RowDescription {
 
 var wireTypes = map[string]uint32{"int4": pgtype.Int4OID, "varchar": pgtype.VarcharOID, "timestamp": pgtype.TimestampOID}
 
-// wireSession is a session on a server that answers with the given rows, and
-// tells what is given.
+// wireSession is a session on a server that answers with the given rows, and tells what is given.
 func wireSession(t *testing.T, rows, told [][]byte) *session {
 	t.Helper()
 	server := &wireServer{rows: rows, told: told}
@@ -148,8 +146,8 @@ func wireRow(values ...any) []byte {
 	return b
 }
 
-// frames puts bodies one after the other, each behind its length, and unframe
-// takes them apart again.
+// frames puts bodies one after the other, each behind its length, and unframe takes them apart
+// again.
 func frames(rows ...[]byte) (b []byte) {
 	for _, row := range rows {
 		b = append(binary.BigEndian.AppendUint32(b, uint32(len(row))), row...)
@@ -186,8 +184,8 @@ func TestFarTimestamps(t *testing.T) {
 	}
 }
 
-// FuzzRows goes the way from the bytes that PostgreSQL sends to the scheduler:
-// whatever stands in a row, nothing breaks, and the jobs beside it run.
+// FuzzRows goes the way from the bytes that PostgreSQL sends to the scheduler: whatever a row
+// holds, nothing breaks, and the jobs beside it run.
 func FuzzRows(f *testing.F) {
 	row := wireRow
 	f.Add([]byte{}, int64(0))
@@ -240,7 +238,7 @@ func checkRow(t *testing.T, wire []byte, r *driver.Row) {
 		case n == math.MinInt64:
 			return 0
 		case n > math.MaxInt64-y2k-2_000_000:
-			return r.ETA // the end of time, looked at below
+			return r.ETA // the end of time, checked below
 		}
 		return n + y2k
 	}
@@ -250,8 +248,7 @@ func checkRow(t *testing.T, wire []byte, r *driver.Row) {
 	}
 }
 
-// schedule does with rows what the engine does, and looks at everything that
-// there is to see.
+// schedule does with rows what the engine does, and reads everything that there is to see.
 func schedule(t *testing.T, rows []driver.Row, now time.Time) {
 	t.Helper()
 	m := channels.NewManager()
@@ -264,7 +261,7 @@ func schedule(t *testing.T, rows []driver.Row, now time.Time) {
 		if r.Nameless {
 			continue // reported by the engine
 		}
-		m.Sync(r.Job, r.State)
+		m.SetFromSnapshot(r.Job, r.State)
 		if r.State != channels.Unknown {
 			state[r.Key] = r
 		}
@@ -309,8 +306,8 @@ func wireNotification(pid uint32, payload string) []byte {
 	return slices.Concat(binary.BigEndian.AppendUint32(nil, pid), []byte("queue_job\x00"), []byte(payload), []byte{0})
 }
 
-// FuzzNotifications goes the way from the bytes of notifications to what the
-// session has to look up: whatever they say, the one that follows them is heard.
+// FuzzNotifications goes the way from the bytes of notifications to what the session has to look
+// up: whatever they say, the one that follows them is heard.
 func FuzzNotifications(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(frames(wireNotification(1, goodUUID+"7"), wireNotification(2, goodUUID+"7"), wireNotification(2, goodUUID+"7")))

@@ -35,8 +35,8 @@ const (
 
 // Proxy forwards connections to one target. It is safe for concurrent use.
 type Proxy struct {
-	network, target string
-	addr            string
+	network, target string // of the server
+	listens, addr   string // network and address of the clients
 	wg              sync.WaitGroup
 
 	swallow atomic.Value // a Direction
@@ -64,8 +64,15 @@ func New(target string) (*Proxy, error) { return NewNetwork("tcp", target) }
 
 // NewNetwork is New for a target of another network, such as "unix".
 func NewNetwork(network, target string) (*Proxy, error) {
+	return open(network, target, "tcp", "127.0.0.1:0")
+}
+
+// NewSocket is New for a target that is a Unix socket, on another Unix socket.
+func NewSocket(target, path string) (*Proxy, error) { return open("unix", target, "unix", path) }
+
+func open(network, target, listens, addr string) (*Proxy, error) {
 	p := &Proxy{
-		network: network, target: target, addr: "127.0.0.1:0",
+		network: network, target: target, listens: listens, addr: addr,
 		idleChanged: make(chan struct{}, 1), done: make(chan struct{}), links: map[*link]struct{}{},
 	}
 	if err := p.listen(); err != nil {
@@ -86,7 +93,7 @@ func (p *Proxy) listen() error {
 	if p.listener != nil {
 		return nil
 	}
-	l, err := net.Listen("tcp", p.addr)
+	l, err := net.Listen(p.listens, p.addr)
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}

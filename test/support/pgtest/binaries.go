@@ -23,22 +23,40 @@ const (
 	downloadVariable = "JOBRUNNER_PG_DOWNLOAD"
 	// cacheVariable names the folder for downloaded binaries.
 	cacheVariable = "JOBRUNNER_PG_CACHE"
+	// versionVariable is the major version that is wanted, such as 17. It is
+	// downloaded where the machine does not have it.
+	versionVariable = "JOBRUNNER_PG_VERSION"
 
 	downloadVersion = embeddedpostgres.V17
 )
 
+// versions are those that can be downloaded, by their major version.
+var versions = map[int]embeddedpostgres.PostgresVersion{
+	9: embeddedpostgres.V9, 10: embeddedpostgres.V10, 11: embeddedpostgres.V11, 12: embeddedpostgres.V12,
+	14: embeddedpostgres.V14, 15: embeddedpostgres.V15, 16: embeddedpostgres.V16, 17: embeddedpostgres.V17, 18: embeddedpostgres.V18,
+}
+
 // binaries returns the folder of postgres and initdb.
 func binaries(ctx context.Context, download bool) (string, error) {
+	wanted, version := 0, downloadVersion
+	if v := os.Getenv(versionVariable); v != "" {
+		var err error
+		if wanted, err = strconv.Atoi(v); err != nil || versions[wanted] == "" {
+			return "", fmt.Errorf("%s: no such version: %s", versionVariable, v)
+		}
+		version = versions[wanted]
+	}
 	if !download {
-		if dir := installed(ctx); dir != "" {
+		if dir := installed(ctx, wanted); dir != "" {
 			return dir, nil
 		}
 	}
-	return downloaded(ctx)
+	return downloaded(ctx, version)
 }
 
-// installed returns the folder of the binaries that this machine has, or "".
-func installed(ctx context.Context) string {
+// installed returns the folder of the binaries that this machine has, or "". A
+// wanted major version of 0 is any.
+func installed(ctx context.Context, wanted int) string {
 	var dirs []string
 	if path, err := exec.LookPath("postgres"); err == nil {
 		// Often a link; the other programs are where it points to.
@@ -57,7 +75,7 @@ func installed(ctx context.Context) string {
 		dirs = append(dirs, strings.TrimSpace(string(out)))
 	}
 	for _, dir := range dirs {
-		if complete(dir) {
+		if complete(dir) && (wanted == 0 || majorVersion(dir) == wanted) {
 			return dir
 		}
 	}
@@ -82,12 +100,12 @@ func complete(bin string) bool {
 
 // downloaded returns the folder of binaries in the cache, which it fills first
 // when it is empty.
-func downloaded(ctx context.Context) (string, error) {
+func downloaded(ctx context.Context, version embeddedpostgres.PostgresVersion) (string, error) {
 	cache, err := cacheDir()
 	if err != nil {
 		return "", err
 	}
-	root := filepath.Join(cache, fmt.Sprintf("postgresql-%s-%s-%s", downloadVersion, runtime.GOOS, runtime.GOARCH))
+	root := filepath.Join(cache, fmt.Sprintf("postgresql-%s-%s-%s", version, runtime.GOOS, runtime.GOARCH))
 	bin := filepath.Join(root, "bin")
 	if complete(bin) {
 		return bin, nil
@@ -106,7 +124,7 @@ func downloaded(ctx context.Context) (string, error) {
 	}
 	defer os.RemoveAll(tmp) // best effort: only a leftover of a failed download
 	extracted := filepath.Join(tmp, "postgresql")
-	if err := fetch(ctx, cache, tmp, extracted); err != nil {
+	if err := fetch(ctx, version, cache, tmp, extracted); err != nil {
 		return "", err
 	}
 	if err := os.Rename(extracted, root); err != nil {
@@ -115,16 +133,16 @@ func downloaded(ctx context.Context) (string, error) {
 	return bin, nil
 }
 
-// fetch downloads (archives are kept in cache) and extracts the binaries. The
+// fetch downloads a version (archives are kept in cache) and extracts the binaries. The
 // library offers that only as the first half of a start. The second half fails
 // when running as root, which does not matter here.
-func fetch(ctx context.Context, cache, tmp, extracted string) error {
+func fetch(ctx context.Context, version embeddedpostgres.PostgresVersion, cache, tmp, extracted string) error {
 	port, err := freePort()
 	if err != nil {
 		return err
 	}
 	db := embeddedpostgres.NewDatabase(embeddedpostgres.DefaultConfig().
-		Version(downloadVersion).
+		Version(version).
 		CachePath(cache).
 		RuntimePath(filepath.Join(tmp, "run")).
 		BinariesPath(extracted).
@@ -142,10 +160,10 @@ func fetch(ctx context.Context, cache, tmp, extracted string) error {
 	select {
 	case err = <-done:
 	case <-ctx.Done(): // the library's download cannot be cancelled; it ends by itself
-		return fmt.Errorf("downloading postgresql %s: %w", downloadVersion, ctx.Err())
+		return fmt.Errorf("downloading postgresql %s: %w", version, ctx.Err())
 	}
 	if !complete(filepath.Join(extracted, "bin")) {
-		return fmt.Errorf("downloading postgresql %s: %w", downloadVersion, errors.Join(err, errors.New("no binaries in the archive")))
+		return fmt.Errorf("downloading postgresql %s: %w", version, errors.Join(err, errors.New("no binaries in the archive")))
 	}
 	return nil
 }

@@ -130,8 +130,9 @@ func (c *Cluster) create(ctx context.Context) error {
 		return fmt.Errorf("making the cluster's folder: %w", err)
 	}
 	args := []string{
-		"--pgdata=" + c.dataDir(), "--username=" + c.opts.User, "--encoding=UTF8", "--locale=C", "--no-sync",
-		"--no-instructions", "--auth=trust",
+		"--pgdata=" + c.dataDir(), "--username=" + c.opts.User, "--encoding=UTF8", "--locale=C",
+		"-N", // do not sync; its long name is not the same in all versions
+		"--auth=trust",
 	}
 	if c.opts.Password != "" {
 		file := filepath.Join(c.dir, "password")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -17,6 +18,8 @@ const (
 	emptyTemplate = "template0"
 	// connectTimeout bounds one attempt to connect.
 	connectTimeout = 5 * time.Second
+	// dropAttempts is how often a database is dropped whose users come back.
+	dropAttempts = 20
 	// adminTimeout bounds one administrative statement.
 	adminTimeout = 60 * time.Second
 )
@@ -28,7 +31,20 @@ func (c *Cluster) DSN(db string) string {
 
 // SocketDSN returns the URL of a database over the Unix socket.
 func (c *Cluster) SocketDSN(db string) string {
-	return c.dsn("", db, url.Values{"host": {c.dir}, "port": {strconv.Itoa(c.port)}})
+	return c.ProxySocketDSN(c.dir, strconv.Itoa(c.port), db)
+}
+
+// Socket returns the path of the Unix socket.
+func (c *Cluster) Socket() string { return SocketPath(c.dir, strconv.Itoa(c.port)) }
+
+// SocketPath returns the path of a Unix socket that clients of PostgreSQL look for
+// when they are told a folder and a port.
+func SocketPath(dir, port string) string { return filepath.Join(dir, ".s.PGSQL."+port) }
+
+// ProxySocketDSN returns the URL of a database through a proxy that listens on
+// the Unix socket of a folder and a port.
+func (c *Cluster) ProxySocketDSN(dir, port, db string) string {
+	return c.dsn("", db, url.Values{"host": {dir}, "port": {port}})
 }
 
 // ProxyDSN returns the URL of a database through a proxy that listens on addr.
@@ -88,14 +104,24 @@ func (c *Cluster) CreateDatabase(ctx context.Context, name, template string) err
 
 // DropDatabase drops a database, if it exists, and throws out who is connected.
 func (c *Cluster) DropDatabase(ctx context.Context, name string) error {
-	return c.Exec(ctx, maintenanceDB, "DROP DATABASE IF EXISTS "+quote(name)+" WITH (FORCE)")
+	var err error
+	for range dropAttempts {
+		// DROP DATABASE WITH (FORCE) needs PostgreSQL 13.
+		if err = c.TerminateBackends(ctx, name); err != nil {
+			return err
+		}
+		if err = c.Exec(ctx, maintenanceDB, "DROP DATABASE IF EXISTS "+quote(name)); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // TerminateBackends ends all connections to a database, as an administrator
 // does with pg_terminate_backend. An empty name means all databases.
 func (c *Cluster) TerminateBackends(ctx context.Context, db string) error {
 	return c.Exec(ctx, maintenanceDB, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-		WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND ($1 = '' OR datname = $1)`, db)
+		WHERE datname IS NOT NULL AND usename IS NOT NULL AND pid <> pg_backend_pid() AND ($1 = '' OR datname = $1)`, db)
 }
 
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }

@@ -46,7 +46,10 @@ func (c *Config) Caddyfile() []byte {
 	fmt.Fprintf(&b, "{\n\tadmin %s\n\tpersist_config off\n\tauto_https off\n\tgrace_period 1s\n", c.Admin)
 	indented(&b, 1, c.Global)
 	for _, r := range c.Runners {
-		fmt.Fprintf(&b, "\tjobrunner %s{\n\t\tpostgres %q\n\t\tdatabases %s\n", strings.TrimLeft(r.Name+" ", " "), r.Postgres, r.Databases)
+		fmt.Fprintf(&b, "\tjobrunner %s{\n\t\tpostgres %q\n", strings.TrimLeft(r.Name+" ", " "), r.Postgres)
+		if r.Databases != "" {
+			fmt.Fprintf(&b, "\t\tdatabases %s\n", r.Databases)
+		}
 		if r.Channels != "" {
 			fmt.Fprintf(&b, "\t\tchannels %q\n", r.Channels)
 		}

@@ -159,9 +159,13 @@ func (b *Bed) Databases() []string {
 	return slices.Sorted(maps.Keys(b.pools))
 }
 
-// AddServer starts a server that plays Odoo, for any database of the cluster.
+// AddServer starts a server that plays Odoo, for any database of the cluster. It
+// connects as a superuser, unless the options say otherwise.
 func (b *Bed) AddServer(o odoostub.Options) (*odoostub.Server, error) {
-	o.Postgres, o.Recorder, o.Gates = b.Postgres.ConnConfig, b.Recorder, b.Gates
+	if o.Postgres == nil {
+		o.Postgres = b.Postgres.ConnConfig
+	}
+	o.Recorder, o.Gates = b.Recorder, b.Gates
 	s, err := odoostub.New(o)
 	if err != nil {
 		return nil, fmt.Errorf("starting an Odoo server: %w", err)
@@ -174,6 +178,16 @@ func (b *Bed) AddServer(o odoostub.Options) (*odoostub.Server, error) {
 // AddProxy starts a proxy to an address.
 func (b *Bed) AddProxy(target string) (*faultproxy.Proxy, error) {
 	p, err := faultproxy.New(target)
+	if err != nil {
+		return nil, fmt.Errorf("starting a proxy: %w", err)
+	}
+	b.OnClose(p.Close)
+	return p, nil
+}
+
+// AddSocketProxy starts a proxy to a Unix socket, on another one.
+func (b *Bed) AddSocketProxy(target, path string) (*faultproxy.Proxy, error) {
+	p, err := faultproxy.NewSocket(target, path)
 	if err != nil {
 		return nil, fmt.Errorf("starting a proxy: %w", err)
 	}

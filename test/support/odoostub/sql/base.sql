@@ -14,5 +14,5 @@ INSERT INTO ir_module_module (name, state) VALUES
 	('base', 'installed'), ('web', 'installed'), ('queue_job', 'uninstalled')
 	ON CONFLICT (name) DO NOTHING;
 INSERT INTO ir_config_parameter (key, value) VALUES
-	('database.uuid', gen_random_uuid()::text)
+	('database.uuid', md5(random()::text)::uuid::text)
 	ON CONFLICT (key) DO NOTHING;

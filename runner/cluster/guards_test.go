@@ -1,0 +1,83 @@
+package cluster
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+)
+
+// counts is a cluster that answers, and counts what it is asked.
+type counts struct {
+	driver.Driver
+	driver.Cluster
+
+	lock               driver.Lock
+	leads, lists, busy int
+}
+
+func (c *counts) OpenCluster(context.Context, *pgx.ConnConfig) (driver.Cluster, error) { return c, nil }
+func (c *counts) Close(context.Context) error                                          { return nil }
+func (c *counts) Lead(context.Context, int64) (driver.Lock, error)                     { c.leads++; return c.lock, nil }
+func (c *counts) Busy(context.Context) ([]string, error)                               { c.busy++; return nil, nil }
+
+func (c *counts) Databases(context.Context, []string) ([]driver.Database, error) {
+	c.lists++
+	return nil, nil
+}
+
+// holders is a listener that notes who leads.
+type holders struct{ seen []string }
+
+func (h *holders) Leading(_ bool, holder string) { h.seen = append(h.seen, holder) }
+func (*holders) Unreachable(error)               {}
+func (*holders) Discovered([]driver.Database)    {}
+func (*holders) Busy([]string)                   {}
+
+// Only the leader lists databases and looks for busy ones, each at its interval, and who leads
+// instead is told as the cluster tells it.
+func TestOnlyTheLeaderAsks(t *testing.T) {
+	for name, c := range map[string]struct {
+		lock   driver.Lock
+		holder string
+	}{
+		"leads":          {lock: driver.Lock{Held: true}},
+		"another leads":  {lock: driver.Lock{Holder: "pid 7"}, holder: "pid 7"},
+		"somebody leads": {holder: "somebody unknown"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cluster := &counts{lock: c.lock}
+				out := &holders{}
+				cfg := Config{
+					Driver: cluster, Postgres: &pgx.ConnConfig{}, DiscoverInterval: time.Hour, Logger: zap.NewNop(),
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				over := make(chan struct{})
+				go func() {
+					defer close(over)
+					New(func() Config { return cfg }, out).Run(ctx)
+				}()
+				timing.Sleep(ctx, time.Minute)
+				cancel()
+				<-over
+				require.Equal(t, c.holder, out.seen[0])
+				require.InDelta(t, time.Minute/leadInterval, cluster.leads, 10)
+				if !c.lock.Held {
+					require.Zero(t, cluster.lists)
+					require.Zero(t, cluster.busy)
+					return
+				}
+				require.Equal(t, 1, cluster.lists)
+				require.InDelta(t, time.Minute/busyInterval, cluster.busy, 10)
+			})
+		})
+	}
+}

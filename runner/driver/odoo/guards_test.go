@@ -1,0 +1,62 @@
+package odoo_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+)
+
+// A rescue does not wait for a row that is locked, whether there is a lock table or not.
+func TestRescueSkipsLockedRows(t *testing.T) {
+	for _, gen := range []odoostub.Generation{odoostub.QueueJob12, odoostub.QueueJobLock} {
+		t.Run(gen.String(), func(t *testing.T) {
+			h := newHarness(t, gen)
+			for _, uuid := range []string{"a", "b"} {
+				h.exec(`INSERT INTO queue_job (uuid, state, retry, date_enqueued)
+					VALUES ($1, 'started', 0, now() AT TIME ZONE 'UTC' - interval '1 hour')`, uuid)
+			}
+			s := h.session()
+			found, err := s.Inspect(h.deadline(), []string{"a", "b"})
+			require.NoError(t, err)
+			for i := range found {
+				found[i].Expired = true
+			}
+			worker := h.connect()
+			_, err = worker.Exec(t.Context(), "BEGIN; SELECT FROM queue_job WHERE uuid = 'a' FOR UPDATE")
+			require.NoError(t, err)
+			begin := time.Now()
+			rows, err := s.Rescue(h.deadline(), found)
+			require.NoError(t, err)
+			require.Less(t, time.Since(begin), 3*time.Second)
+			require.Len(t, rows, 1)
+			require.Equal(t, "b", rows[0].UUID)
+		})
+	}
+}
+
+// A job may have several lock rows, after a restored table: one that is held is enough.
+func TestInspectOfSeveralLockRows(t *testing.T) {
+	for _, held := range []int{1, 2, 3} {
+		h := newHarness(t, odoostub.QueueJobLock)
+		h.exec(`INSERT INTO queue_job (uuid, state, date_enqueued) VALUES ('a', 'started', now() AT TIME ZONE 'UTC' - interval '1 minute')`)
+		h.exec("INSERT INTO queue_job_lock (id, queue_job_id) SELECT n, j.id FROM queue_job j, generate_series(1, 3) n")
+		s := h.session()
+		found, err := s.Inspect(h.deadline(), []string{"a"})
+		require.NoError(t, err)
+		require.Equal(t, driver.Dead, found[0].Verdict)
+		worker := h.connect()
+		_, err = worker.Exec(t.Context(), "BEGIN")
+		require.NoError(t, err)
+		_, err = worker.Exec(t.Context(), "SELECT FROM queue_job_lock WHERE id = $1 FOR UPDATE", held)
+		require.NoError(t, err)
+		found, err = s.Inspect(h.deadline(), []string{"a"})
+		require.NoError(t, err)
+		require.Len(t, found, 1)
+		require.Equal(t, driver.Alive, found[0].Verdict, held)
+		require.Equal(t, worker.PgConn().PID(), found[0].PID)
+	}
+}

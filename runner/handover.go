@@ -1,0 +1,149 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+)
+
+const (
+	// handoverInterval is the least time between two writes of what runs, and handoverTimeout bounds one.
+	handoverInterval = 2 * time.Second
+	handoverTimeout  = 2 * time.Second
+)
+
+// Handover passes on, from one leader of a runner to the next, how many jobs occupy slots, so that the
+// next one can reserve these for databases that it cannot ask yet. Its methods are not called from the
+// engine's loop, and never two at a time.
+type Handover interface {
+	// Load returns what was stored last, nothing if nothing was.
+	Load(ctx context.Context) ([]Slots, error)
+	Store(ctx context.Context, slots []Slots) error
+}
+
+// Slots is how many jobs of a database occupy slots in a channel, by its full name.
+type Slots struct {
+	Database string `json:"database"`
+	Channel  string `json:"channel"`
+	Jobs     int    `json:"jobs"`
+}
+
+// handover is what the engine keeps for it.
+type handover struct {
+	// left is what the former leader left.
+	left []Slots
+	// stored is what has been stored last, and at is when the next write may be made. writing is set
+	// while one is under way.
+	stored  []Slots
+	at      time.Time
+	writing bool
+}
+
+// elected is called from the maintenance connection's goroutine, before the loop hears that this
+// process leads.
+func (e *engine) elected(ctx context.Context) {
+	cfg := e.config()
+	if cfg.Handover != nil {
+		left, err := cfg.Handover.Load(ctx)
+		if err != nil {
+			left = nil
+			cfg.Logger.Warn("what the former leader ran cannot be read, its slots are not reserved", zap.Error(err))
+		}
+		e.mail.post(func() { e.handover = handover{left: left} })
+	}
+	if cfg.Elected != nil {
+		cfg.Elected(ctx)
+	}
+}
+
+// occupied is how many jobs occupy slots, by database and channel.
+func (e *engine) occupied() []Slots {
+	var slots []Slots
+	for _, c := range e.tree.Counts() {
+		if n := c.Enqueued + c.Started; n > 0 {
+			slots = append(slots, Slots{Database: c.DB, Channel: c.Channel, Jobs: n})
+		}
+	}
+	return slots
+}
+
+// handOver stores what runs, if that has changed. It does not wait for it.
+func (e *engine) handOver(now time.Time) {
+	store, h := e.config().Handover, &e.handover
+	if store == nil || h.writing || now.Before(h.at) || !e.leadership.leading || !e.leadership.settled {
+		return
+	}
+	h.at = now.Add(handoverInterval)
+	slots := e.occupied()
+	if slices.Equal(slots, h.stored) {
+		return
+	}
+	h.writing = true
+	e.spawn("handover", func() {
+		err := timing.Within(e.ctx, handoverTimeout, func(ctx context.Context) error { return store.Store(ctx, slots) })
+		e.mail.post(func() {
+			if h.writing = false; err == nil {
+				h.stored = slots
+			}
+		})
+	})
+}
+
+// leave stores what runs for the next leader when the engine ends.
+func (e *engine) leave() {
+	store := e.config().Handover
+	if store == nil || !e.leadership.leading || !e.leadership.settled {
+		return
+	}
+	slots := e.occupied()
+	err := timing.Within(context.WithoutCancel(e.ctx), handoverTimeout, func(ctx context.Context) error { return store.Store(ctx, slots) })
+	if err != nil {
+		e.log().Warn("what runs cannot be stored for the next leader", zap.Error(err))
+	}
+}
+
+// reserve occupies the slots that the former leader's jobs of a database occupied, until the database
+// has told which jobs these are.
+func (e *engine) reserve(db *database) {
+	for _, s := range e.handover.left {
+		if s.Database != db.Name {
+			continue
+		}
+		for i := range min(s.Jobs, reserveLimit) {
+			key := channels.Key{DB: db.Name, UUID: fmt.Sprintf("(reserved %d of %s)", i+1, s.Channel)}
+			e.tree.Set(channels.Job{Key: key, Channel: s.Channel}, channels.Started)
+			db.reserved = append(db.reserved, key)
+		}
+	}
+	if len(db.reserved) > 0 {
+		e.log().Info("reserving the slots of jobs that the former leader ran", zap.String("database", db.Name),
+			zap.Int("slots", len(db.reserved)))
+	}
+}
+
+// reserveLimit bounds the slots that are reserved in one channel, because what was stored could be
+// anything.
+const reserveLimit = 10_000
+
+// unreserve gives those slots back.
+func (e *engine) unreserve(db *database) {
+	for _, key := range db.reserved {
+		e.tree.Remove(key)
+	}
+	db.reserved = nil
+}
+
+// expireReserved does so for databases that have told nothing for long: their jobs may have ended.
+func (e *engine) expireReserved(now time.Time) {
+	for _, db := range e.databases.byName {
+		if len(db.reserved) > 0 && now.Sub(db.added) >= mysteryLimit {
+			e.unreserve(db)
+		}
+	}
+}

@@ -1,0 +1,58 @@
+package postgres_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
+)
+
+// A session that another backend serves now is not the one that was set up.
+func TestProbeFindsAnotherBackend(t *testing.T) {
+	c := connect(t, pgtest.Shared(t).ConnConfig("postgres"))
+	c.PID++
+	err := c.Probe(deadline(t), postgres.Expect{})
+	require.ErrorIs(t, err, driver.ErrLost)
+	require.ErrorContains(t, err, "the session moved from backend")
+}
+
+// Where the server can, it ends sessions that say nothing, statements whose client has gone, and
+// no transaction of ours.
+func TestServerEndsSilentSessions(t *testing.T) {
+	c := connect(t, pgtest.Shared(t).ConnConfig("postgres"))
+	for name, want := range map[string]string{
+		"idle_session_timeout": "20s", "client_connection_check_interval": "5s", "transaction_timeout": "0",
+		"search_path": "pg_catalog, pg_temp", "jit": "off", "row_security": "off",
+	} {
+		var got string
+		require.NoError(t, c.QueryRow(deadline(t),
+			"SELECT coalesce(current_setting($1, true), $2)", name, want).Scan(&got))
+		require.Equal(t, want, got, name)
+	}
+}
+
+// A trigger that is not there, or switched off, is found; one that fires always is as good.
+func TestProbeFindsATriggerSwitchedOff(t *testing.T) {
+	pg := pgtest.Shared(t)
+	c := connect(t, pg.ConnConfig(pg.NewDatabase(t)))
+	exec := func(sql string) {
+		_, err := c.Exec(deadline(t), sql)
+		require.NoError(t, err)
+	}
+	exec(`CREATE TABLE public.t (); CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`)
+	exec("CREATE TRIGGER x AFTER INSERT ON public.t EXECUTE FUNCTION public.f()")
+	var want postgres.Expect
+	require.NoError(t, c.QueryRow(deadline(t), "SELECT oid FROM pg_trigger WHERE tgname = 'x'").Scan(&want.Trigger))
+	require.NoError(t, c.Probe(deadline(t), want))
+	exec("ALTER TABLE public.t ENABLE ALWAYS TRIGGER x")
+	require.NoError(t, c.Probe(deadline(t), want))
+	for _, sql := range []string{
+		"ALTER TABLE public.t DISABLE TRIGGER x", "ALTER TABLE public.t ENABLE REPLICA TRIGGER x", "DROP TRIGGER x ON public.t",
+	} {
+		exec(sql)
+		require.ErrorContains(t, c.Probe(deadline(t), want), "trigger", sql)
+	}
+}
