@@ -143,7 +143,7 @@ func (e *engine) discovered(dbs []driver.Database) {
 	e.dropDatabases(func(db *database) bool { return !slices.Contains(dbs, db.Database) })
 	for _, d := range dbs {
 		if e.databases.get(d.Name) == nil {
-			e.addDatabase(d)
+			e.addDatabase(d, !e.leadership.settleBy.IsZero()) // not one of those that were there before
 		}
 	}
 	if e.leadership.settleBy.IsZero() {

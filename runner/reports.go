@@ -27,6 +27,9 @@ type sessionReports struct {
 func (e *engine) newSession(db *database) *session.Session {
 	r := &sessionReports{engine: e, db: db}
 	r.session = session.New(db.Name, func() session.Config { return e.config().session() }, r)
+	if db.young {
+		r.session.Expect()
+	}
 	return r.session
 }
 

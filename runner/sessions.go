@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
-func (e *engine) addDatabase(d driver.Database) {
-	db := &database{Database: d, added: time.Now(), pause: e.controls.pause(d.Name, "")}
+func (e *engine) addDatabase(d driver.Database, young bool) {
+	db := &database{Database: d, young: young, added: time.Now(), pause: e.controls.pause(d.Name, "")}
 	e.databases.byName[d.Name] = db
 	e.tree.Suspend(d.Name)
 	e.reserve(db)
@@ -128,7 +128,7 @@ func (e *engine) step(db *database, what step, detail string) {
 func (e *engine) sessionState(db *database, state session.State, detail string) {
 	switch state {
 	case session.Connecting:
-		e.step(db, stepConnect, "")
+		e.step(db, stepConnect, detail)
 	case session.Standby:
 		e.step(db, stepStandby, detail)
 	case session.Unreachable, session.Lost:

@@ -50,6 +50,7 @@ func testSeries(t *testing.T, series int) {
 		{"DatabaseCreatedWhileRunning", testDatabaseCreatedWhileRunning},
 		{"AddOnInstalledLater", testAddOnInstalledLater},
 		{"NeutralisedCopy", testNeutralisedCopy},
+		{"NeutralisedWhileServed", testNeutralisedWhileServed},
 		{"OtherRunner", testOtherRunner},
 		{"SideBySide", testSideBySide},
 	} {
