@@ -119,7 +119,7 @@ func (e *engine) step(db *database, what step, detail string) {
 	if !e.databases.step(db, what, detail) {
 		return
 	}
-	if claiming := e.lose(db); claiming > 0 && what != stepYield {
+	if claiming := e.lose(db); claiming > 0 && what != stepYield && what != stepChange {
 		e.databases.claimsLost(db)
 	}
 }
@@ -128,7 +128,9 @@ func (e *engine) step(db *database, what step, detail string) {
 func (e *engine) sessionState(db *database, state session.State, detail string) {
 	switch state {
 	case session.Connecting:
-		e.step(db, stepConnect, detail)
+		e.step(db, stepConnect, "")
+	case session.Settling:
+		e.step(db, stepSettle, detail)
 	case session.Standby:
 		e.step(db, stepStandby, detail)
 	case session.Unreachable, session.Lost:

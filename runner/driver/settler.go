@@ -7,7 +7,6 @@ import "context"
 // running may come last. It is optional; without it, such a database is served at once.
 type Settler interface {
 	// Unsettled names who is at work in the database, for an operator; empty if nobody seems to be.
-	// sure is set if it is a tool that fills databases, and not only a transaction that has been
-	// open for a while. It changes nothing.
+	// sure is set if it is a tool that fills databases, and not somebody who may as well use it. It changes nothing.
 	Unsettled(ctx context.Context) (who string, sure bool, err error)
 }

@@ -12,12 +12,12 @@ import (
 const (
 	// settleQuiet is how long nobody may have been seen at work in a new database before it is
 	// served, and settleInterval the time between two checks.
-	settleQuiet    = 3 * time.Second
+	settleQuiet    = 10 * time.Second
 	settleInterval = 500 * time.Millisecond
 	settleTimeout  = 5 * time.Second
-	// settleLimit bounds the wait where nothing but long transactions show that somebody is at work:
-	// they may be those of users.
-	settleLimit = time.Minute
+	// settleLimit bounds the wait since a tool that fills databases was seen last: others may be
+	// users.
+	settleLimit = 20 * time.Second
 )
 
 // Expect tells the session, before it runs, that the database was made while this process watched, so
@@ -32,7 +32,7 @@ func (s *Session) settle(ctx context.Context, found *driver.Fingerprint) error {
 		return nil
 	}
 	began := time.Now()
-	for quiet := began; time.Since(quiet) < settleQuiet; {
+	for quiet := began; time.Since(quiet) < settleQuiet && time.Since(began) < settleLimit; {
 		var who string
 		var sure bool
 		err := timing.Within(ctx, settleTimeout, func(ctx context.Context) (err error) {
@@ -42,14 +42,17 @@ func (s *Session) settle(ctx context.Context, found *driver.Fingerprint) error {
 		if err != nil {
 			return fmt.Errorf("wait for a new database: %w", err)
 		}
-		if who != "" && (sure || time.Since(began) < settleLimit) {
+		if who != "" {
 			quiet = time.Now()
+		}
+		if sure {
+			began = quiet
 		}
 		detail := fmt.Sprintf("the database is new; it is served once nobody has been at work in it for %s", settleQuiet)
 		if who != "" {
 			detail += " (seen: " + who + ")"
 		}
-		s.out.State(Connecting, detail)
+		s.out.State(Settling, detail)
 		if !timing.Sleep(ctx, settleInterval) {
 			return ctx.Err()
 		}

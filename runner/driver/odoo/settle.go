@@ -13,17 +13,18 @@ import (
 var _ driver.Settler = (*session)(nil)
 
 // unsettledSQL finds who is making a database. psql and pg_restore, which Odoo uses too, restore it
-// by many short statements. After that, and after a copy, Odoo loads its registry in one transaction
-// that takes seconds, and neutralizes the database in another one. Of sessions of foreign roles only
-// the names can be seen. A vacuum of the server's own is no work on it.
-const unsettledSQL = `SELECT format('%s, process %s', coalesce(nullif(application_name, ''), 'a transaction'), pid), tool
+// by many short statements. After that, and after a copy, Odoo loads its registry and then
+// neutralizes the database: by statements, with pauses in which it loads its own code. Of sessions of
+// foreign roles only the names can be seen. A vacuum of the server's own is no work on it.
+const unsettledSQL = `SELECT format('%s, process %s', coalesce(nullif(application_name, ''), 'a session'), pid), 
+	coalesce(tool AND recent, false)
 FROM pg_stat_activity,
-	LATERAL (SELECT application_name IN ('psql', 'pg_restore')
-		AND (state = 'active' OR state_change > clock_timestamp() - interval '1 second')) AS t (tool)
+	LATERAL (SELECT application_name IN ('psql', 'pg_restore'),
+		state = 'active' OR state_change > clock_timestamp() - interval '1 second') AS t (tool, recent)
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 	AND application_name NOT LIKE 'caddy-jobrunner%' AND query NOT LIKE 'autovacuum:%'
-	AND (tool OR xact_start < clock_timestamp() - interval '1 second')
-ORDER BY tool DESC NULLS LAST LIMIT 1`
+	AND (recent OR xact_start < clock_timestamp() - interval '1 second')
+ORDER BY 2 DESC NULLS LAST LIMIT 1`
 
 // Unsettled implements [driver.Settler].
 func (s *session) Unsettled(ctx context.Context) (who string, sure bool, err error) {
