@@ -373,6 +373,13 @@ func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), actTimeout)
 		defer cancel()
+		for i, uuid := range change.UUIDs {
+			key, err := Find(ctx, k, change.Database, uuid)
+			if err != nil {
+				return err
+			}
+			change.UUIDs[i] = key.UUID
+		}
 		result, err := k.Change(ctx, change)
 		logAction(action.String(), name, &req.Actor, zap.String("database", change.Database), zap.Bool("dry_run", change.DryRun),
 			zap.Int("changed", result.Changed), zap.Int("followed", result.Followed), zap.Error(err))

@@ -81,7 +81,10 @@ func TestCommands(t *testing.T) {
 	out := tb.commands(0, "more: --cursor ", "jobs", "--limit", "1")
 	require.NotContains(t, out, "\x1b", "no colours where there is no terminal")
 	tb.commands(0, "running on "+upstream, "why", db, running[0])
+	tb.commands(0, "job "+running[0]+" in database "+db, "why", running[0][:13])
+	tb.commands(0, failed[0], "jobs", "--uuid", failed[0][:13])
 	tb.commands(4, "there is no job", "why", db, odoostub.NewUUID())
+	tb.commands(0, "2 more: --offset 1", "channels", "--limit", "1")
 	for _, args := range [][]string{{"status"}, {"databases"}, {"channels"}, {"upstreams"}, {"tasks"}, {"jobs"}, {"why", db, failed[0]}} {
 		out, code := tb.command(append(args, "--json")...)
 		require.Zero(t, code, out)
@@ -102,7 +105,7 @@ func TestCommands(t *testing.T) {
 	tb.commands(4, "no upstream", "drain", "http://nowhere:1")
 
 	tb.commands(0, "would be changed: 2", "requeue", "--channel", "old", "--dry-run")
-	tb.commands(0, "changed: 1", "requeue", "--database", db, failed[0])
+	tb.commands(0, "changed: 1", "requeue", "--database", db, failed[0][:13])
 	tb.commands(0, "changed: 1", "set-done", "--state", "failed", "--limit", "1")
 	tb.commands(4, "changed: 0", "cancel", "--state", "failed")
 	tb.commands(1, "or say all", "cancel")
