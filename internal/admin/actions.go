@@ -212,7 +212,7 @@ func knownUpstream(st *runner.Status, address string) (string, error) {
 	case len(same) > 1:
 		return "", Error(http.StatusBadRequest, "several servers have the address %q: %s", address, strings.Join(same, ", "))
 	}
-	return "", Error(http.StatusNotFound, "there is no upstream %q, %s", api.Printable(address), known("Odoo server", names))
+	return "", Error(http.StatusNotFound, "there is no Odoo server %q, %s", api.Printable(address), known("Odoo server", names))
 }
 
 // known lists what there is, as far as one line holds it.

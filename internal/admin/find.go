@@ -85,6 +85,9 @@ func (m *matches) one(database, uuid string) (channels.Key, error) {
 		return channels.Key{}, Error(http.StatusBadGateway, "no job that begins with %s was found%s, and not every database could be read: %s",
 			uuid, where, m.problems[0])
 	}
+	if len(uuid) < uuidLength && !uuidStart.MatchString(strings.ToLower(uuid)) {
+		return channels.Key{}, Error(http.StatusNotFound, "there is no job %s%s: a uuid may be cut to its first letters, at least four", uuid, where)
+	}
 	return channels.Key{}, Error(http.StatusNotFound, "there is no job that begins with %s%s", uuid, where)
 }
 

@@ -65,6 +65,7 @@ func addCommands(cmd *cobra.Command) {
 	cmd.AddCommand(doctorCommand())
 	for _, sub := range cmd.Commands() {
 		completeFlags(sub)
+		describe(sub)
 	}
 	_ = cmd.RegisterFlagCompletionFunc("runner", offer(runnerNames)) // fails only for a flag that does not exist
 }

@@ -49,6 +49,9 @@ func (c *call) jobs() (int, error) {
 	if err != nil {
 		return 1, err
 	}
+	if err := c.durations("older-than"); err != nil {
+		return 1, err
+	}
 	limit := c.flags.Int("limit")
 	if limit < 1 {
 		return 1, fmt.Errorf("limit %d is not a number from 1 on", limit)
@@ -88,7 +91,7 @@ func written(at time.Time) string {
 	if at.IsZero() {
 		return "-"
 	}
-	return at.Format(time.RFC3339)
+	return at.UTC().Truncate(time.Second).Format(time.RFC3339)
 }
 
 // ago is the age of something that happened at a time.
@@ -146,7 +149,7 @@ func (c *call) why() (int, error) {
 	if database != v.Database || uuid != v.UUID {
 		c.out.line("job %s in database %s:", v.UUID, v.Database)
 	}
-	c.out.line("%s", api.Plain(v.Text))
+	c.out.line("%s", c.aged(api.Plain(v.Text)))
 	if v.Job != nil {
 		line := fmt.Sprintf("state %s, channel %s, priority %d, attempt %d of %d", v.Job.State, v.Job.Channel, v.Job.Priority,
 			v.Job.Retry, v.Job.MaxRetries)
@@ -155,16 +158,11 @@ func (c *call) why() (int, error) {
 		}
 		c.out.line("%s", line)
 		if !v.Job.Created.IsZero() {
-			c.out.line("created %s", moment(c.now(), v.Job.Created))
+			c.out.line("created %s", c.aged(written(v.Job.Created)))
 		}
 	}
 	if v.Problem != "" {
 		c.out.line("the row could not be read: %s", api.Plain(v.Problem))
 	}
 	return 0, nil
-}
-
-// moment is a time with how long ago it was.
-func moment(now, at time.Time) string {
-	return ago(now, at) + " ago, at " + at.Format(time.RFC3339)
 }

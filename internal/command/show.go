@@ -3,6 +3,7 @@ package command
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +44,24 @@ func (c *call) page() (api.ListQuery, error) {
 		return q, fmt.Errorf("limit %d or offset %d is not possible: a limit is a number from 1 on, an offset one from 0 on", q.Limit, q.Offset)
 	}
 	return q, nil
+}
+
+// list prints a table, or, where it is empty, why it may be.
+func (c *call) list(t *table, empty string) {
+	if len(t.rows) > 1 {
+		t.print()
+		return
+	}
+	c.out.line("%s", empty)
+	runners, _ := c.quiet.Status(c.ctx, c.runner) // without an answer there is nothing to add
+	for i := range runners {
+		switch v := &runners[i]; {
+		case !v.Leader && v.LeaderKnown:
+			c.out.line("%s: this process stands by, ask the leader: %s", v.Runner, v.LeaderDetail)
+		case !v.Leader:
+			c.out.line("%s: no process leads%s", v.Runner, strings.TrimSuffix(": "+api.Plain(v.LeaderDetail), ": "))
+		}
+	}
 }
 
 // rest says what the page does not show.
@@ -117,11 +136,13 @@ func (c *call) statusTable(runners []api.Status) {
 			strconv.Itoa(v.Jobs.Pending), running, strconv.Itoa(v.Jobs.Failed),
 			seconds(v.OldestPending), strconv.Itoa(len(v.Pauses)))
 	}
-	t.print()
+	if len(runners) > 0 {
+		t.upright()
+	}
 	for i := range runners {
 		v := &runners[i]
 		for _, p := range slices.Concat(v.Problems, v.Warnings) {
-			c.out.line("%s: %s", v.Runner, api.Plain(p))
+			c.out.line("%s: %s", v.Runner, c.aged(api.Plain(p)))
 		}
 		for _, p := range v.Pauses {
 			order := p.Order()
@@ -129,10 +150,10 @@ func (c *call) statusTable(runners []api.Status) {
 			if slices.Contains(v.Warnings, text) {
 				continue
 			}
-			c.out.line("%s: %s", v.Runner, text)
+			c.out.line("%s: %s", v.Runner, c.aged(text))
 		}
 		for _, d := range v.Drains {
-			c.out.line("%s: Odoo server %s is drained by %s%s", v.Runner, d.Upstream, d.By, c.since(d.Since))
+			c.out.line("%s: Odoo server %s is drained by %s since %s", v.Runner, d.Upstream, d.By, c.aged(written(d.Since)))
 		}
 		if v.State == api.NotReady {
 			c.out.line("%s: for a thorough check, run: caddy jobrunner doctor", v.Runner)
@@ -163,12 +184,21 @@ func leaderWord(v *api.Status) string {
 	return "none"
 }
 
-// since says when something began, and how long ago that is.
-func (c *call) since(at time.Time) string {
-	if at.IsZero() {
-		return ""
-	}
-	return " since " + at.Format(time.RFC3339) + " (" + ago(c.now(), at) + ")"
+// stamp is a time as the API writes it.
+var stamp = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
+
+// aged puts beside each time in a text how long ago it was, or how soon it is.
+func (c *call) aged(text string) string {
+	return stamp.ReplaceAllStringFunc(text, func(s string) string {
+		at, err := time.Parse(time.RFC3339, s)
+		if err != nil {
+			return s
+		}
+		if left := at.Sub(c.now()).Seconds(); left > 0 {
+			return s + " (in " + seconds(&left) + ")"
+		}
+		return s + " (" + ago(c.now(), at) + " ago)"
+	})
 }
 
 func yes(b bool) string {
@@ -225,12 +255,12 @@ func (c *call) databases() (int, error) {
 		}
 		if c.out.width > 0 && cause != "" {
 			// A line of its own, because a column would cut it.
-			causes, cause = append(causes, v.Database+": "+cause), "see below"
+			causes, cause = append(causes, v.Database+": "+c.aged(cause)), "see below"
 		}
 		t.row(c.runnerCells(t.runners, v.Runner, v.Database, v.State, strconv.Itoa(v.Jobs.Pending), strconv.Itoa(v.Jobs.Enqueued+v.Jobs.Started),
 			strconv.Itoa(v.Jobs.Failed), yes(v.Pause != nil), seconds(v.HeardAge), v.Generation, cause)...)
 	}
-	t.print()
+	c.list(t, "no database")
 	for _, cause := range causes {
 		c.out.line("%s", cause)
 	}
@@ -293,7 +323,7 @@ func (c *call) channels() (int, error) {
 		t.row(cells(v.Runner, v.Database, v.Channel, capacity, strconv.Itoa(v.Running), strconv.Itoa(v.Queued+v.Held), strconv.Itoa(v.Failed),
 			seconds(v.OldestPending), yes(v.Paused), strings.Join(options, ", "))...)
 	}
-	t.print()
+	c.list(t, "no channel")
 	c.rest(doc.Rest)
 	return 0, nil
 }
@@ -309,7 +339,7 @@ func (c *call) upstreams() (int, error) {
 		v := &list[i]
 		t.row(c.runnerCells(t.runners, v.Runner, v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight), yes(v.Drain != nil), yes(v.SafeToStop), v.Reason)...)
 	}
-	t.print()
+	c.list(t, "no Odoo server is known")
 	return 0, nil
 }
 
@@ -329,7 +359,7 @@ func (c *call) tasks() (int, error) {
 		v := &list[i]
 		t.row(c.runnerCells(t.runners, v.Runner, v.UUID, seconds(v.Age), v.Phase, v.Database, v.Channel, methodName(v.Model, v.Method), v.Upstream)...)
 	}
-	t.print()
+	c.list(t, "no job runs")
 	c.rest(doc.Rest)
 	return 0, nil
 }

@@ -142,7 +142,7 @@ func TestEveryCommand(t *testing.T) {
 	state := refusal{1, "unknown state", []string{"--state", "sleeping"}}
 	change := []refusal{
 		{4, "no runner", []string{"--runner", "other", "--all", "--dry-run"}},
-		{1, "or say all", nil},
+		{1, "or say --all", nil},
 		{1, "not a duration", []string{"--older-than", "long"}},
 		{4, "no such job", []string{"--database", db, nobody}},
 		{4, "no such database", []string{"--database", "nowhere", nobody}},
@@ -150,7 +150,7 @@ func TestEveryCommand(t *testing.T) {
 		{1, "invalid argument", []string{"--limit", "many"}},
 	}
 	postpone := []refusal{
-		{1, "until or for", []string{"--all"}}, {1, "not a duration", []string{"--all", "--for", "soon"}},
+		{1, "either --until or --for", []string{"--all"}}, {1, "not a duration", []string{"--all", "--for", "soon"}},
 		{1, "not possible", []string{"--state", "failed", "--for", "1h"}},
 		{4, "no such job", []string{"--database", db, nobody, "--for", "1h"}},
 	}
@@ -158,7 +158,7 @@ func TestEveryCommand(t *testing.T) {
 		{1, "exactly one", nil}, {1, "exactly one", []string{"--all", "--channel", "a"}},
 		{4, "no runner", []string{"--all", "--runner", "other"}},
 	}
-	drain := []refusal{{4, "no upstream", []string{"http://nowhere:1"}}, {1, "takes <server>", nil}}
+	drain := []refusal{{4, "no Odoo server", []string{"http://nowhere:1"}}, {1, "takes <server>", nil}}
 	every := map[string][]refusal{
 		"status": {other, argument}, "databases": {other, argument, limit, offset}, "channels": {other, argument, limit, offset},
 		"upstreams": {other, argument}, "tasks": {other, argument, limit, offset},
