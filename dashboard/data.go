@@ -179,10 +179,10 @@ func discreet(list []string) []string {
 // failure is the answer to a question that failed.
 func failure(err error) error {
 	var shown caddy.APIError
-	if errors.As(err, &shown) {
-		return err
+	if !errors.As(err, &shown) {
+		err = admin.Failure(err)
 	}
-	if err = admin.Failure(err); errors.As(err, &shown) {
+	if errors.As(err, &shown) {
 		shown.Message = api.Discreet(shown.Message)
 		return shown
 	}
@@ -328,14 +328,16 @@ func getWhy(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	key := channels.Key{DB: q.Get("database"), UUID: q.Get("uuid")}
-	if key.DB == "" || key.UUID == "" {
-		return admin.Error(http.StatusBadRequest, "database and uuid say which job is meant")
+	if key.UUID == "" {
+		return admin.Error(http.StatusBadRequest, "uuid says which job is meant, or its first letters")
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), failuresTimeout)
 	defer cancel()
 	var why runner.Why
 	err = visit(ctx, func() (err error) {
-		why, err = k.Why(ctx, key)
+		if key, err = admin.Find(ctx, k, key.DB, key.UUID); err == nil {
+			why, err = k.Why(ctx, key)
+		}
 		return err
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/user"
+	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
@@ -64,6 +65,7 @@ func addCommands(cmd *cobra.Command) {
 	cmd.AddCommand(doctorCommand())
 	for _, sub := range cmd.Commands() {
 		completeFlags(sub)
+		describe(sub)
 	}
 	_ = cmd.RegisterFlagCompletionFunc("runner", offer(runnerNames)) // fails only for a flag that does not exist
 }
@@ -91,6 +93,7 @@ type call struct {
 	// api prints every answer as it came with --json; quiet does not.
 	api, quiet *api.Client
 	out        *printer
+	now        func() time.Time
 }
 
 func newCall(cmd *cobra.Command, fl caddycmd.Flags, args []string) (*call, error) {
@@ -98,7 +101,7 @@ func newCall(cmd *cobra.Command, fl caddycmd.Flags, args []string) (*call, error
 	if err != nil {
 		return nil, fmt.Errorf("finding the address of the admin API: %w", err)
 	}
-	c := &call{ctx: cmd.Context(), flags: fl, args: args, runner: fl.String("runner"), out: newPrinter(cmd.OutOrStdout())}
+	c := &call{ctx: cmd.Context(), flags: fl, args: args, runner: fl.String("runner"), out: newPrinter(cmd.OutOrStdout()), now: time.Now}
 	if fl.Lookup("wide") != nil && fl.Bool("wide") {
 		c.out.width = 0
 	}

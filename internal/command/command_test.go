@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
@@ -154,4 +156,64 @@ func TestLoad(t *testing.T) {
 			require.Equal(t, 1, cleaned)
 		})
 	}
+}
+
+// TestSeconds: an age is as exact as people want it, and no digit of it gets lost.
+func TestSeconds(t *testing.T) {
+	for want, age := range map[string]float64{
+		"0s": 0, "4.2s": 4.21, "1m": 59.99, "10m10s": 610, "12m": 720, "59m59s": 3599, "1h": 3600, "5h3m": 5*3600 + 185, "47h59m": 172799, "2d": 172800, "3d4h": 273600,
+	} {
+		require.Equal(t, want, seconds(&age))
+	}
+	require.Equal(t, "-", seconds(nil))
+}
+
+// TestHelp: every command says what its words mean, with examples that it accepts, and points to
+// where more is said of this project.
+func TestHelp(t *testing.T) {
+	root := &cobra.Command{Use: "jobrunner"}
+	addCommands(root)
+	for _, cmd := range root.Commands() {
+		require.Contains(t, helps, cmd.Name())
+		for _, example := range helps[cmd.Name()].examples {
+			words := strings.Split(example, `"`)
+			var args []string
+			for i, part := range words {
+				if i%2 == 1 {
+					args = append(args, part)
+				} else {
+					args = append(args, strings.Fields(part)...)
+				}
+			}
+			found, rest, err := root.Find(args)
+			require.NoError(t, err, example)
+			require.Equal(t, cmd.Name(), found.Name())
+			require.NoError(t, found.ParseFlags(rest), example)
+			require.NoError(t, found.Args(found, found.Flags().Args()), example)
+		}
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		require.NoError(t, cmd.Help())
+		require.Contains(t, out.String(), "Examples:\n  caddy jobrunner "+cmd.Name())
+		require.Contains(t, out.String(), "https://github.com/caddy-jobrunner/caddy-jobrunner")
+		require.NotContains(t, out.String(), "caddyserver.com")
+		for line := range strings.Lines(helps[cmd.Name()].long) {
+			require.LessOrEqual(t, len(line), 88, line)
+		}
+	}
+	for _, state := range stateNames() {
+		require.Contains(t, stateWords, state)
+	}
+	for s := runner.DatabaseConnecting; s <= runner.DatabaseNeutralized; s++ {
+		require.Contains(t, helps["databases"].long, s.String())
+	}
+	var out bytes.Buffer
+	root = &cobra.Command{Use: "jobrunner"}
+	addCommands(root)
+	root.SetOut(&out)
+	root.SetErr(&out)
+	require.NoError(t, group(root, []string{"help", "why"}))
+	require.Contains(t, out.String(), "first letters")
+	require.ErrorIs(t, group(root, []string{"stauts"}), errSaid)
+	require.Contains(t, out.String(), `error: there is no command "stauts", did you mean status?`)
 }
