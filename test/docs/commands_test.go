@@ -1,6 +1,7 @@
 package docs
 
 import (
+	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -49,6 +50,7 @@ func calls(text string) []call {
 func jobrunnerCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "jobrunner"}
 	command.New().CobraFunc(cmd)
+	cmd.SetErr(io.Discard)
 	return cmd
 }
 
