@@ -35,7 +35,7 @@ func checkDuration(option string, d caddy.Duration, least time.Duration) error {
 	return nil
 }
 
-// checkDurations refuses what no duration of the runner may be. Zero stands for the default.
+// checkDurations refuses what no duration of the runner may be. Zero means the default.
 func (r *Runner) checkDurations() error {
 	shutdown := caddy.Duration(0)
 	if r.ShutdownTimeout != nil {

@@ -47,7 +47,7 @@ func (e *engine) claimGot(db *database, attempt driver.Task) {
 	}
 	t.attempt, t.ours = attempt, true
 	db.hold.lost = 0
-	if !scheduled || e.shutdown.begun || e.config().Exiting() {
+	if !scheduled || e.ending() {
 		e.unclaim(attempt.Key, t)
 		return
 	}
@@ -140,7 +140,7 @@ func (e *engine) answered(x *exchange.Exchange, result driver.Result) {
 		e.settle(key, t)
 	case t.settled():
 		e.settle(key, t)
-	case result.Outcome == driver.NotSent && t.attempt.Enqueued != 0 && !e.shutdown.begun:
+	case result.Outcome == driver.NotSent && t.attempt.Enqueued != 0 && !e.ending():
 		t.tried = append(t.tried, x.Upstream.Name)
 		e.dispatch(key, t)
 	case result.Outcome == driver.NotSent && t.attempt.Enqueued != 0:

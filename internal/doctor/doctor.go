@@ -73,7 +73,7 @@ func Examine(ctx context.Context, subjects []Subject) []Finding {
 	return found
 }
 
-// examination is that of one runner.
+// examination is the examination of one runner.
 type examination struct {
 	ctx     context.Context
 	subject Subject

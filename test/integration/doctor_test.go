@@ -53,12 +53,7 @@ func TestDoctorFindsNothing(t *testing.T) {
 	for _, gen := range odoostub.Generations() {
 		t.Run(gen.String(), func(t *testing.T) {
 			tb := newTestBed(t, gen, 1, 2)
-			role := tb.connectAs("owner", "postgres")
-			tb.exec("GRANT CREATE ON SCHEMA public TO " + role)
-			tb.exec(`DO $$ DECLARE t record; BEGIN
-				FOR t IN SELECT oid::regclass AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' LOOP
-					EXECUTE 'ALTER TABLE ' || t.name || ' OWNER TO ` + role + `';
-				END LOOP; END $$`)
+			tb.connectAsOwner()
 			found, status := tb.doctor()
 			require.Zero(t, status, "%+v", found)
 			checks := map[string]int{}
@@ -70,6 +65,18 @@ func TestDoctorFindsNothing(t *testing.T) {
 			require.Empty(t, tb.Recorder.AllExecutions())
 		})
 	}
+}
+
+// connectAsOwner connects the runner with a role that owns what Odoo has made, and nothing else, as
+// the documents advise.
+func (tb *testBed) connectAsOwner() {
+	tb.Helper()
+	role := tb.connectAs("owner", "postgres")
+	tb.exec("GRANT CREATE ON SCHEMA public TO " + role)
+	tb.exec(`DO $$ DECLARE t record; BEGIN
+		FOR t IN SELECT oid::regclass AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' LOOP
+			EXECUTE 'ALTER TABLE ' || t.name || ' OWNER TO ` + role + `';
+		END LOOP; END $$`)
 }
 
 // doctorCase sets up one fault, or one thing that is as it should be.
@@ -351,6 +358,7 @@ func TestDoctorWithoutConfig(t *testing.T) {
 // prints findings only.
 func TestDoctorIsQuiet(t *testing.T) {
 	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb.connectAsOwner()
 	path := filepath.Join(t.TempDir(), "caddy.log")
 	access := filepath.Join(t.TempDir(), "access.log")
 	tb.global = "log {\noutput file " + path + "\nlevel DEBUG\n}"
