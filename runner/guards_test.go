@@ -284,10 +284,12 @@ func TestClaimsThatMiss(t *testing.T) {
 		change func(*bench, channels.Key)
 		keeps  bool
 	}{
-		"deleted":   {func(b *bench, k channels.Key) { b.Delete(k) }, false},
-		"done":      {func(b *bench, k channels.Key) { b.SetState(k, channels.Done) }, false},
-		"later":     {func(b *bench, k channels.Key) { b.Update(k, func(j *mock.Job) { later(j); j.State = channels.Failed }) }, false},
-		"not known": {func(b *bench, k channels.Key) { b.Update(k, func(j *mock.Job) { j.State, j.RawState = channels.Unknown, "on_hold" }) }, false},
+		"deleted": {func(b *bench, k channels.Key) { b.Delete(k) }, false},
+		"done":    {func(b *bench, k channels.Key) { b.SetState(k, channels.Done) }, false},
+		"later":   {func(b *bench, k channels.Key) { b.Update(k, func(j *mock.Job) { later(j); j.State = channels.Failed }) }, false},
+		"not known": {func(b *bench, k channels.Key) {
+			b.Update(k, func(j *mock.Job) { j.State, j.RawState = channels.Unknown, "on_hold" })
+		}, false},
 		"started": {func(b *bench, k channels.Key) {
 			b.Update(k, func(j *mock.Job) {
 				j.State, j.Enqueued, j.LockRow, j.LockPID = channels.Started, time.Now().UnixMicro(), true, 7
