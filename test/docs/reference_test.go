@@ -316,7 +316,14 @@ func TestReference(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte(before+referenceStart+want+referenceEnd+after), 0o644))
 		return
 	}
-	require.Equal(t, want, is, "run: go generate .")
+	if want != is {
+		wanted, found := strings.Split(want, "\n"), strings.Split(is, "\n")
+		i := 0
+		for i < min(len(wanted), len(found))-1 && wanted[i] == found[i] {
+			i++
+		}
+		require.Equal(t, wanted[i], found[i], "line %d of the generated part is the first that differs; run: go generate .", i+1)
+	}
 }
 
 // TestEveryOptionHasADefault: what holds without an option is said of each, and it is what the code does.
