@@ -81,15 +81,11 @@ func downloading(what, folder string) {
 
 // operations is the site of those who operate the runner: the dashboard and the metrics.
 func operations(address string) string {
-	_, port, _ := strings.Cut(address, ":")
-	return "http://localhost:" + port + " {\n\tbind 127.0.0.1\n\tjobrunner_dashboard {\n\t\tactions\n\t}\n\tmetrics /metrics\n}\n"
+	return "http://localhost:" + portOf(address) + " {\n\tbind 127.0.0.1\n\tjobrunner_dashboard {\n\t\tactions\n\t}\n\tmetrics /metrics\n}\n"
 }
 
 // url is the address of a path of that site.
-func (s *setup) url(path string) string {
-	_, port, _ := strings.Cut(s.ops, ":")
-	return "http://localhost:" + port + path
-}
+func (s *setup) url(path string) string { return "http://localhost:" + portOf(s.ops) + path }
 
 // config is the configuration of a typical site: /websocket has a separate pool that jobs must not
 // go to, and the run route is closed to the public.
@@ -122,14 +118,18 @@ handle {
 
 // publicStatus is the HTTP status with which the site answers the public's attempt to run a job.
 func (s *setup) publicStatus(ctx context.Context) (int, error) {
+	return getStatus(ctx, "http://"+s.caddy.Site+"/queue_job/runjob?db=demo_shop&job_uuid=0", siteName)
+}
+
+// getStatus asks a site, under a name if there is one, and returns the status of its answer.
+func getStatus(ctx context.Context, url, host string) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, publicTimeout)
 	defer cancel()
-	url := "http://" + s.caddy.Site + "/queue_job/runjob?db=demo_shop&job_uuid=0"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, fmt.Errorf("asking the site: %w", err)
 	}
-	req.Host = siteName
+	req.Host = host
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, fmt.Errorf("asking the site: %w", err)
