@@ -388,10 +388,13 @@ func TestEveryWordOfTheCaddyfileIsShown(t *testing.T) {
 		}
 	}
 	require.Greater(t, len(words), 20)
+	example := read(t, "Caddyfile.example").text
 	blocks := strings.Join(regexp.MustCompile("(?ms)^```caddyfile\n.*?^```$").FindAllString(read(t, referenceFile).text, -1), "\n")
 	for word := range words {
 		assert.True(t, shown[word], "the syntax does not show %s", word)
-		assert.Regexp(t, `(?m)^\t*(?:# )?`+word+`\b`, blocks, "the Caddyfile of %s does not show %s", referenceFile, word)
+		shows := `(?m)^\t*(?:#\s)?` + word + `\b`
+		assert.Regexp(t, shows, blocks, "the Caddyfile of %s does not show %s", referenceFile, word)
+		assert.Regexp(t, shows, example, "Caddyfile.example does not show %s", word)
 	}
 }
 
