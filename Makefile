@@ -38,6 +38,8 @@ GOBENCH ?= .
 BENCH_COUNT ?= 6
 REV ?=
 KEEP ?=
+# The series of a real Odoo for the demo, 14 or 19; nothing means the stub.
+ODOO ?=
 
 # What Caddy would put into the home directory stays in the build directory.
 CADDY_ENV := XDG_CONFIG_HOME=$(CURDIR)/bin/xdg XDG_DATA_HOME=$(CURDIR)/bin/xdg
@@ -53,9 +55,9 @@ build: ## Build bin/caddy: Caddy with this module, with the flags that xcaddy us
 	CGO_ENABLED=0 $(GO) build $(BUILD_FLAGS) -o bin/caddy ./cmd/caddy
 
 .PHONY: demo
-demo: build ## Run 2,000 jobs through a real Caddy and PostgreSQL (KEEP=1 leaves it running)
+demo: build ## Run 2,000 jobs through a real Caddy and PostgreSQL (KEEP=1 leaves it running, ODOO=19 takes a real Odoo)
 	@$(GO) build -trimpath -tags $(TAGS) -o bin/demo ./cmd/demo
-	@bin/demo -caddy bin/caddy $(if $(KEEP),-keep)
+	@bin/demo -caddy bin/caddy $(if $(KEEP),-keep) $(if $(ODOO),-odoo $(ODOO))
 
 .PHONY: test
 test: ## Run all tests with the race detector (PKG=./channels TEST_FLAGS='-run X' narrow it)
