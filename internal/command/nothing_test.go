@@ -164,6 +164,11 @@ var outages = []outage{
 		do: func(s *site) { s.config.Channels[0].Paused = true; s.start() },
 	},
 	{
+		cause: "`max_capacity` is 0", why: "paused_by_configuration", state: runner.Degraded, says: "no job runs: max_capacity is 0",
+		metric: `max_capacity 0`, alerts: []string{"JobrunnerDegraded"},
+		do: func(s *site) { s.config.Channels, s.config.DatabaseChannels = nil, new(channels.Capacities); s.start() },
+	},
+	{
 		cause: "a failed job stops a sequential channel: the others run", why: "sequential_failed", state: runner.Ready, says: "stopped by a failed job", in: "channels", data: `"sequential":true`,
 		metric: `channel_blocked{channel="root.seq"} 1`, alerts: []string{"JobrunnerChannelBlocked"},
 		do: func(s *site) {
