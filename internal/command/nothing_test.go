@@ -441,7 +441,7 @@ func TestNothingRunsIsDocumented(t *testing.T) {
 			exitStatus[o.state], readyStatus(o.state), in, strings.TrimSpace(strings.Join(strings.Fields(o.says), " ")), code(o.metric), alerts)
 	}
 	b.WriteString("\n")
-	file := filepath.Join("..", "..", "docs", "operations.md")
+	file := filepath.FromSlash("../../docs/operations.md")
 	raw, err := os.ReadFile(file)
 	require.NoError(t, err)
 	const begin, end = "<!-- What TestNothingRuns tests. -->\n\n", "<!-- -->\n"
