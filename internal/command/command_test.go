@@ -161,7 +161,7 @@ func TestLoad(t *testing.T) {
 // TestSeconds: an age is as exact as people want it, and no digit of it gets lost.
 func TestSeconds(t *testing.T) {
 	for want, age := range map[string]float64{
-		"0s": 0, "4.2s": 4.21, "1m": 59.99, "10m10s": 610, "12m": 720, "59m59s": 3599, "1h": 3600, "5h3m": 5*3600 + 185, "47h59m": 172799, "2d": 172800, "3d4h": 273600,
+		"0s": 0, "4.2s": 4.21, "13s": 12.6, "1m": 59.99, "10m10s": 610, "12m": 720, "59m59s": 3599, "1h": 3600, "5h3m": 5*3600 + 185, "47h59m": 172799, "2d": 172800, "3d4h": 273600,
 	} {
 		require.Equal(t, want, seconds(&age))
 	}
