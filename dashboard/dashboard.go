@@ -43,11 +43,13 @@ const actionHeader = "X-Jobrunner-Dashboard"
 const policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// Handler is an HTTP handler that shows what the job runners of this process
+// Handler shows, as an HTTP handler, what the job runners of this process
 // do: databases, channels, Odoo servers, running and failed jobs, and why a job
 // does not run. It is one page without outside resources. It shows neither
 // arguments of jobs nor secrets, but names of databases, channels, models and
 // methods: put an authentication in front of it.
+//
+//	{"handler": "jobrunner_dashboard", "path": "/jobrunner", "actions": true}
 type Handler struct {
 	// The path of the page, with everything below it. Default: `/jobrunner`.
 	Path string `json:"path,omitempty"`

@@ -277,3 +277,54 @@ func TestWatchedSinceTheRowWasRead(t *testing.T) {
 		b.requireIdle(r)
 	})
 }
+
+// A job that changes between its turn and its claim gives its slot back, or keeps it if it runs.
+func TestClaimsThatMiss(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*bench, channels.Key)
+		keeps  bool
+	}{
+		"deleted": {func(b *bench, k channels.Key) { b.Delete(k) }, false},
+		"done":    {func(b *bench, k channels.Key) { b.SetState(k, channels.Done) }, false},
+		"later":   {func(b *bench, k channels.Key) { b.Update(k, func(j *mock.Job) { later(j); j.State = channels.Failed }) }, false},
+		"not known": {func(b *bench, k channels.Key) {
+			b.Update(k, func(j *mock.Job) { j.State, j.RawState = channels.Unknown, "on_hold" })
+		}, false},
+		"started": {func(b *bench, k channels.Key) {
+			b.Update(k, func(j *mock.Job) {
+				j.State, j.Enqueued, j.LockRow, j.LockPID = channels.Started, time.Now().UnixMicro(), true, 7
+			})
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				k := b.one("prod", "a")
+				next := b.one("prod", "b", func(j *mock.Job) { j.Priority++ })
+				cfg := b.config("root:1")
+				// Nothing but the result of the claim tells of the change.
+				cfg.Driver = &fakeDriver{Driver: b.Driver(), session: func(s driver.Session) driver.Session {
+					return &claims{
+						Session: &fakeSession{Session: s, wait: func(n driver.Notifications) driver.Notifications { n.Changed = nil; return n }},
+						ask: func(uuids []string) []string {
+							if uuids[0] == "a" {
+								c.change(b, k)
+							}
+							return uuids
+						},
+					}
+				}}
+				r := b.start(cfg)
+				require.Empty(b, b.RunsOf(k))
+				if c.keeps {
+					require.Empty(b, b.RunsOf(next))
+					require.Equal(b, 1, b.status(r).Watched)
+					b.SetState(k, channels.Done)
+					b.settle(10 * time.Second)
+				}
+				require.Len(b, b.RunsOf(next), 1)
+				require.Zero(b, b.status(r).Claiming)
+			})
+		})
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -186,12 +187,13 @@ func TestOrdersTakenBack(t *testing.T) {
 	require.Equal(t, []string{"a", "b"}, s.DropClaims())
 	require.Empty(t, s.DropClaims())
 	s.Read("a")
-	s.Read("b", "c")
-	s.Unread("b")
+	s.Read("b", "c", "d")
+	s.Unread("a")
+	s.Unread("c")
 	s.Unread("never ordered")
 	o := s.take()
 	require.Empty(t, o.claims)
-	require.Equal(t, []string{"a", "c"}, o.reads)
+	require.Equal(t, []string{"b", "d"}, o.reads)
 	require.EqualValues(t, 2, o.read)
 }
 
@@ -341,6 +343,7 @@ func TestWhatFailsIsTold(t *testing.T) {
 				_, err := s.serve(t.Context(), &timing.Backoff{First: 1, Limit: 1})
 				require.ErrorIs(t, err, failed)
 				require.Equal(t, []State{want}, out.states)
+				require.Equal(t, want == Lost && method != "Running", slices.Contains(out.told, "running"))
 				require.Contains(t, out.detail, "failed")
 				require.True(t, s.Pulse().Connected.IsZero())
 
@@ -483,4 +486,69 @@ func TestChangedBeforeASnapshot(t *testing.T) {
 	s.lost(err)
 	require.Equal(t, []State{Changed, Lost}, out.states)
 	require.Empty(t, out.told)
+}
+
+// A snapshot that did not hear to its end what was named meanwhile has not ended.
+func TestSnapshotThatCannotHear(t *testing.T) {
+	failed := errors.New("failed")
+	out := &clerk{}
+	d, s := faultyOf(out, nil)
+	d.wait = func(context.Context) (driver.Notifications, error) { return driver.Notifications{}, failed }
+	require.ErrorIs(t, s.snapshot(t.Context()), failed)
+	require.Equal(t, []string{"channels", "snapshot"}, out.told)
+	require.True(t, s.Pulse().Synced.IsZero())
+	d.wait = nil
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	began := time.Now().Truncate(time.Microsecond)
+	require.NoError(t, s.snapshot(ctx))
+	require.False(t, s.Pulse().Heard.Before(began))
+	require.False(t, s.Pulse().Synced.Before(began))
+}
+
+// However many claims there are, each is made, and what a read lets start is ordered before the next wait.
+func TestManyClaims(t *testing.T) {
+	out := &clerk{}
+	d, s := faultyOf(out, nil)
+	claims := make([]string, claimBatch+1)
+	for i := range claims {
+		claims[i] = fmt.Sprint(i)
+	}
+	began := time.Now().Truncate(time.Microsecond)
+	require.NoError(t, s.claimAll(t.Context(), claims, []string{"r"}))
+	require.False(t, s.Pulse().Heard.Before(began))
+	require.Len(t, d.claims, 2)
+	require.Equal(t, claims, append(d.claims[0], d.claims[1]...))
+	require.Equal(t, [][]string{{"r"}, nil}, d.reads, "once")
+	out.told = nil
+	require.NoError(t, s.claimAll(t.Context(), nil, []string{"r"}))
+	require.Equal(t, []string{"1 rows, 0 gone", "scheduled"}, out.told)
+}
+
+// A backlog holds each job once, and keeps no memory when it is empty.
+func TestBacklogGivesMemoryBack(t *testing.T) {
+	for _, empty := range []func(*backlog){
+		func(b *backlog) { b.take(nil, 9) }, func(b *backlog) { b.take([]string{"a"}, 9) }, func(b *backlog) { b.drop("a") },
+	} {
+		var b backlog
+		b.add("a")
+		b.add("a")
+		require.Equal(t, backlog{list: []string{"a"}, set: map[string]struct{}{"a": {}}}, b)
+		empty(&b)
+		require.Equal(t, backlog{}, b)
+	}
+}
+
+// An answer and the row say both that a job has ended, and one that is claimed again is another one.
+func TestForeseenEndsOnce(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	var f foreseen
+	f.claimed("a")
+	f.end("a", now)
+	f.end("a", now.Add(foreseenDelay/2))
+	require.Len(t, f.ended, 1)
+	f.claimed("a")
+	f.end("other", now.Add(2*foreseenDelay))
+	require.Equal(t, map[string]stage{"a": stageClaimed}, f.stages)
+	require.Empty(t, f.ended)
 }
