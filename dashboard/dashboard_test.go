@@ -95,7 +95,7 @@ func TestDashboardPages(t *testing.T) {
 
 func TestDashboardData(t *testing.T) {
 	e := fakerunner.NewDesk()
-	site := desk(t, e, "jobrunner_dashboard /ops/jobs")
+	site := desk(t, e, "jobrunner_dashboard /ops/jobs {\n\tnodes https://b.example/ops/jobs/\n}")
 	res, body := send(t, http.MethodGet, site+"/ops/jobs/data", "")
 	require.Equal(t, "false", res.Header.Get("X-Jobrunner-Actions"))
 	require.Equal(t, "no-store", res.Header.Get("Cache-Control"))
@@ -109,6 +109,7 @@ func TestDashboardData(t *testing.T) {
 	}
 	require.NoError(t, json.Unmarshal([]byte(body), &data))
 	require.Len(t, data.Runners, 1)
+	require.Contains(t, body, `"nodes":["https://b.example/ops/jobs/"]`)
 	r := data.Runners[0]
 	require.Equal(t, "default", r.Status.Runner)
 	require.Len(t, r.Databases, 3)

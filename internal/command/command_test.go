@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -161,7 +162,7 @@ func TestLoad(t *testing.T) {
 // TestSeconds: an age is as exact as people want it, and no digit of it gets lost.
 func TestSeconds(t *testing.T) {
 	for want, age := range map[string]float64{
-		"0s": 0, "4.2s": 4.21, "1m": 59.99, "10m10s": 610, "12m": 720, "59m59s": 3599, "1h": 3600, "5h3m": 5*3600 + 185, "47h59m": 172799, "2d": 172800, "3d4h": 273600,
+		"0s": 0, "4.2s": 4.21, "13s": 12.6, "1m": 59.99, "10m10s": 610, "12m": 720, "59m59s": 3599, "1h": 3600, "5h3m": 5*3600 + 185, "47h59m": 172799, "2d": 172800, "3d4h": 273600,
 	} {
 		require.Equal(t, want, seconds(&age))
 	}
@@ -216,4 +217,28 @@ func TestHelp(t *testing.T) {
 	require.Contains(t, out.String(), "first letters")
 	require.ErrorIs(t, group(root, []string{"stauts"}), errSaid)
 	require.Contains(t, out.String(), `error: there is no command "stauts", did you mean status?`)
+}
+
+// TestSeveralRunners: where there are several, each line says of which it is; where there is one, only
+// with --wide.
+func TestSeveralRunners(t *testing.T) {
+	answers := func(runners ...string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			path := strings.TrimPrefix(r.URL.Path, "/jobrunner/")
+			var list []string
+			for _, name := range runners {
+				list = append(list, fmt.Sprintf(`{"runner": %q, "database": "d", "channel": "root", "upstream": "http://a:1", "uuid": "3f2a9b54"}`, name))
+			}
+			_, _ = fmt.Fprintf(w, `{%q: [%s]}`, path, strings.Join(list, ", "))
+		}
+	}
+	one, two := httptest.NewServer(answers("default")), httptest.NewServer(answers("default", "other"))
+	defer one.Close()
+	defer two.Close()
+	for _, name := range []string{"databases", "channels", "upstreams", "tasks", "jobs"} {
+		out := transcript(t, two.Listener.Addr().String(), 0, []string{name})
+		require.Regexp(t, `(?s)^RUNNER .*\ndefault .*\nother `, out)
+		require.NotContains(t, transcript(t, one.Listener.Addr().String(), 0, []string{name}), "RUNNER")
+		require.Contains(t, transcript(t, one.Listener.Addr().String(), 0, []string{name, "--wide"}), "RUNNER")
+	}
 }

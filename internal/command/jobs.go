@@ -99,7 +99,7 @@ func ago(now, at time.Time) string {
 	if at.IsZero() {
 		return "-"
 	}
-	return seconds(new(max(0, now.Sub(at).Seconds())))
+	return seconds(new(max(0, now.Sub(at).Round(time.Second).Seconds())))
 }
 
 // alike puts the problems of several databases together that have the same cause.

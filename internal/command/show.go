@@ -194,7 +194,7 @@ func (c *call) aged(text string) string {
 		if err != nil {
 			return s
 		}
-		if left := at.Sub(c.now()).Seconds(); left > 0 {
+		if left := at.Sub(c.now()).Round(time.Second).Seconds(); left > 0 {
 			return s + " (in " + seconds(&left) + ")"
 		}
 		return s + " (" + ago(c.now(), at) + " ago)"
@@ -214,7 +214,10 @@ func seconds(s *float64) string {
 		return "-"
 	}
 	d := time.Duration(*s * float64(time.Second))
-	switch d = d.Round(100 * time.Millisecond); {
+	if d = d.Round(100 * time.Millisecond); d >= 10*time.Second {
+		d = d.Round(time.Second)
+	}
+	switch {
 	case d < time.Minute:
 		return d.String()
 	case d < time.Hour:
