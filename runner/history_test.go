@@ -19,6 +19,7 @@ import (
 var (
 	histories = flag.Int("histories", 0, "how many `histories` TestHistories makes; 0 is what fits into make test")
 	firstSeed = flag.Uint64("history-seed", 0, "the `seed` of the first history")
+	shrink    = flag.Bool("history-shrink", true, "make a history that fails smaller")
 	replay    = flag.String("history", "", "a history to run, as `JSON` from the output of a run that failed")
 )
 
@@ -94,6 +95,9 @@ func TestHistories(t *testing.T) {
 					h := newHistory(*firstSeed + i)
 					if err := h.run(t); err != nil && failed.CompareAndSwap(false, true) {
 						t.Errorf("history of seed %d, the %d. of this run: %v", h.Seed, i+1, err)
+						if !*shrink {
+							return
+						}
 						small, err := h.shrunk(t, err)
 						t.Errorf("shrunk: %v\n%s", err, small)
 					}
@@ -124,7 +128,10 @@ func (h *history) String() string {
 	for _, s := range h.Steps {
 		fmt.Fprintf(&b, "  %s, database %d, node %d, dice %d, then %s\n", s.What, s.DB, s.Node, s.Dice, s.Wait)
 	}
-	text, _ := json.Marshal(h)
+	text, err := json.Marshal(h)
+	if err != nil {
+		return err.Error()
+	}
 	fmt.Fprintf(&b, "go test ./runner -run '^TestHistories$' -history '%s'", text)
 	return b.String()
 }

@@ -33,9 +33,10 @@ type Run struct {
 	openedAt, closedAt, startedAt, endedAt int
 }
 
-// Open and Executing report whether the request waits for its answer, and whether a worker runs the
-// job.
-func (r *Run) Open() bool      { return r.Closed.IsZero() }
+// Open reports whether the request waits for its answer.
+func (r *Run) Open() bool { return r.Closed.IsZero() }
+
+// Executing reports whether a worker runs the job.
 func (r *Run) Executing() bool { return !r.Started.IsZero() && r.Ended.IsZero() }
 
 // live reports whether anything of it goes on.
