@@ -248,6 +248,9 @@ func (p *play) serversResume() {
 
 // nothingLeft checks that the nodes are idle, and that one leads.
 func (p *play) nothingLeft() {
+	for until := time.Now().Add(endsWithin); len(p.Live()) > 0 && time.Now().Before(until); {
+		p.settle(5 * time.Second) // somebody set the row of a job that goes on
+	}
 	p.settle(45 * time.Second) // what is examined now and then is examined once more
 	p.check()
 	leaders := 0
