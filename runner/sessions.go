@@ -40,15 +40,15 @@ func (e *engine) dropDatabases(which func(*database) bool) {
 // stay taken until it ends. If the database may come back as what it is, tasks that may be executing
 // without a request of ours stay, too, and what is known of those that are not.
 func (e *engine) forget(name string, comesBack bool) {
+	stays := func(t *task) bool { return t.phase == phaseOpen || comesBack && t.phase == phaseWatched }
 	var gone []channels.Key
 	for job := range e.tree.Jobs(name) {
-		t := e.tasks[job.Key]
-		if t == nil || t.phase != phaseOpen && (!comesBack || t.phase != phaseWatched) {
+		if t := e.tasks[job.Key]; t == nil || !stays(t) {
 			gone = append(gone, job.Key)
 		}
 	}
-	for key, t := range e.tasks {
-		if _, _, ok := e.tree.Lookup(key); key.DB == name && t.phase == phaseParked && !ok {
+	for key, t := range e.tasks { // the tree does not know those that are parked, and what becomes of them
+		if _, _, ok := e.tree.Lookup(key); key.DB == name && !stays(t) && !ok {
 			gone = append(gone, key)
 		}
 	}
