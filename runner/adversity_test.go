@@ -122,7 +122,7 @@ func TestAnsweredJobOfALostDatabaseFreesItsSlot(t *testing.T) {
 					next := b.one("good", "b")
 					b.settle(time.Second)
 					b.requireRanOnce(next)
-					b.settle(24 * time.Hour)
+					b.settle(2 * time.Hour)
 					heal()
 					b.settle(time.Minute)
 					b.requireDone(k)
