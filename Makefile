@@ -35,6 +35,8 @@ FUZZTIME ?= 20s
 BENCH ?=
 BENCH_FLAGS ?=
 GOBENCH ?= .
+# How many random histories `histories` makes.
+HISTORIES ?= 10000
 BENCH_COUNT ?= 6
 REV ?=
 KEEP ?=
@@ -166,6 +168,10 @@ ATTACK ?=
 attack: ## Run the attack suite, fifteen minutes (ATTACK=false-Odoo narrows it)
 	@$(GO) test -c -tags $(TAGS),attack -o bin/attack.test ./test/attack
 	@cd test/attack && ../../bin/attack.test -test.timeout 40m -test.run '^TestAttacks$$/$(ATTACK)'
+
+.PHONY: histories
+histories: ## Judge HISTORIES random histories (default 10000) in simulated time; SEED is that of the first
+	$(GO) test -count=1 -timeout 60m -tags $(TAGS) -v -run '^TestHistories$$' ./runner -histories $(HISTORIES) $(if $(SEED),-history-seed $(SEED))
 
 .PHONY: soak
 soak: ## Let faults happen at random for SOAK (default 30m); SEED repeats a run

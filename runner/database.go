@@ -42,10 +42,13 @@ type database struct {
 	misconfigured string
 	// unreadable is set when that is because its configuration cannot be read.
 	unreadable bool
-	// reserved are the slots that are kept for jobs of a former leader, since added, when the database
-	// was found.
-	reserved []channels.Key
-	added    time.Time
+	// servedUntil is when it was served last, or found.
+	servedUntil time.Time
+	// reserved are the slots that are kept for jobs of a former leader, since reservedAt.
+	reserved   []channels.Key
+	reservedAt time.Time
+	// lostClaims are the claims whose results got lost with the last connection, by uuid.
+	lostClaims map[string]lostClaim
 	// open are the jobs, by uuid, that had an open request in this process when the present first
 	// snapshot began.
 	open map[string]struct{}
@@ -123,11 +126,17 @@ func (d *databases) step(db *database, what step, detail string) (lost bool) {
 	if db.stage != was || detail != "" {
 		db.detail = detail
 	}
-	if what == stepLoaded {
+	switch {
+	case what == stepLoaded:
 		db.told = true
+	case what == stepStandby:
+		db.lostClaims = nil // another program may have made others
+	}
+	if lost = was.known() && !db.stage.known(); lost {
+		db.servedUntil = time.Now()
 	}
 	d.derive(db)
-	return was.known() && !db.stage.known()
+	return lost
 }
 
 // derive brings up to date what follows from the state of a database: whether its jobs are in the
