@@ -101,7 +101,7 @@ func TestModelMutations(t *testing.T) {
 			},
 		},
 		"a job is put back without a test of its state": {
-			m: oneJob(model.WithoutLocks, faultBreaks, 1), want: modelBreaches[modelOverlap],
+			m: oneJob(model.WithoutLocks, faultBreaks, 1), want: modelBreaches[modelAgain],
 			change: func(r *modelRules) {
 				r.unclaim = func(j *model.Job, _ uint8) bool {
 					j.Row = model.Row{State: model.Pending}
@@ -118,7 +118,7 @@ func TestModelMutations(t *testing.T) {
 			change: func(r *modelRules) { r.lawless = true },
 		},
 		"the same, and claims do not test the state": {
-			m: oneJob(model.WithoutLocks, faultMaintenance, 1), want: modelBreaches[modelOverlap],
+			m: oneJob(model.WithoutLocks, faultMaintenance, 1), want: modelBreaches[modelAgain],
 			change: func(r *modelRules) {
 				r.lawless = true
 				r.claim = func(j *model.Job, attempt uint8) bool {
