@@ -230,8 +230,9 @@ func oneNode(m *modelMachine) *modelMachine {
 	return m
 }
 
+// apart is a model whose first database may never be reached again; a leader does not wait for it for ever.
 func apart(m *modelMachine) *modelMachine {
-	m.apart = true
+	m.apart, m.late = true, true
 	return m
 }
 
