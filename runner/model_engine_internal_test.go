@@ -13,13 +13,11 @@ type modelTurn struct {
 	n, d int
 }
 
-func (t *modelTurn) node() *modelNode { return &t.nodes[t.n] }
-func (t *modelTurn) view() *modelView { return &t.nodes[t.n].views[t.d] }
-func (t *modelTurn) job() *model.Job  { return &t.jobs[t.d] }
-func (t *modelTurn) client() uint8    { return uint8(t.n + 1) } //nolint:gosec // small
-func (t *modelTurn) rules() *modelRules {
-	return &t.m.rules
-}
+func (t *modelTurn) node() *modelNode   { return &t.nodes[t.n] }
+func (t *modelTurn) view() *modelView   { return &t.nodes[t.n].views[t.d] }
+func (t *modelTurn) job() *model.Job    { return &t.jobs[t.d] }
+func (t *modelTurn) client() uint8      { return uint8(t.n + 1) }
+func (t *modelTurn) rules() *modelRules { return &t.m.rules }
 
 // violate notes that a property is violated.
 func (t *modelTurn) violate(b modelBreach) {

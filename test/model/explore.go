@@ -46,7 +46,7 @@ func Explore[S comparable](system *System[S]) *Graph[S] {
 	seen := newIndex(&g.states)
 	seen.add(system.Start)
 	g.parents, g.depths = append(g.parents, -1), append(g.depths, 0)
-	for i := 0; i < len(g.states); i++ {
+	for i := 0; i < len(g.states); i++ { //nolint:intrange // it grows meanwhile
 		if g.Property = system.Broken(g.states[i]); g.Property != "" {
 			g.Violation = i
 			return g
@@ -87,7 +87,7 @@ func (g *Graph[S]) Stuck(goal func(S) bool) int {
 	for i := range g.states {
 		if goal(g.states[i]) {
 			reaches[i] = true
-			todo = append(todo, int32(i)) //nolint:gosec // memory ends before
+			todo = append(todo, int32(i))
 		}
 	}
 	for len(todo) > 0 {
@@ -116,7 +116,7 @@ func (g *Graph[S]) reversed() (back []int32, starts []int) {
 	begin := 0
 	for i, end := range g.ends {
 		for _, to := range g.calm[begin:end] {
-			back[starts[to+1]] = int32(i) //nolint:gosec // memory ends before
+			back[starts[to+1]] = int32(i)
 			starts[to+1]++
 		}
 		begin = end
