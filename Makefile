@@ -93,6 +93,12 @@ fuzz: ## Run every fuzz target for FUZZTIME (default 20s) each
 mutate: $(GREMLINS) ## Break the code of PKG, and fail if its tests miss it (PKG=./channels; not part of check)
 	@GO='$(GO)' TAGS='$(TAGS)' GREMLINS='$(GREMLINS)' .ci/mutate $(PKG)
 
+MODEL_FAULTS ?= 2
+
+.PHONY: model
+model: ## Check the model of the protocol with up to MODEL_FAULTS faults (default 2) in one history, a minute or two
+	JOBRUNNER_MODEL_FAULTS=$(MODEL_FAULTS) $(GO) test -count=1 -timeout 60m -tags $(TAGS) -v -run '^TestModel' ./runner ./test/model
+
 .PHONY: lint
 # With the flags of `build`, so that the two share what the compiler has cached.
 lint: $(GOLANGCI_LINT) ## Run the linters of .golangci.yaml
