@@ -115,6 +115,7 @@ func (e *engine) tick(now time.Time) {
 	e.expirePauses(now)
 	e.databases.release(now)
 	e.notes.countOdd(now)
+	e.databases.tellSharing(now)
 	if !e.leadership.lostAt.IsZero() {
 		e.giveUp(now)
 	}
