@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -157,7 +158,7 @@ func (d *databases) announce(db *database) {
 	fields := []zap.Field{zap.String("database", db.Name), zap.String("detail", detail)}
 	switch state {
 	case DatabaseUnreachable:
-		if db.complaint != detail {
+		if db.complaint != detail && !strings.HasPrefix(detail, session.Queued) { // which says it for all
 			d.log().Warn("database cannot be reached", fields...)
 		}
 		db.complaint = detail
