@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -24,7 +25,7 @@ func TestTooManyConnections(t *testing.T) {
 		require.NoError(t, err)
 	}
 	t.Cleanup(func() {
-		_, err := admin.Exec(deadline(t), "DROP ROLE crowd")
+		_, err := admin.Exec(context.WithoutCancel(t.Context()), "DROP ROLE crowd")
 		require.NoError(t, err)
 	})
 	cfg := pg.ConnConfig(db)
