@@ -39,7 +39,9 @@ type Queue struct {
 	pause   timing.Backoff
 	// hurry is set after a session has connected: the next one need not wait.
 	hurry bool
-	said  time.Time
+	// said is when it was last said that sessions wait, told is set until it is said that none does.
+	said time.Time
+	told bool
 }
 
 // connect connects a session, by open, when it is its turn. It tells waits before it has to wait,
@@ -94,7 +96,7 @@ func (q *Queue) refused(err error) (turn chan struct{}, cause string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.full {
-		q.full, q.hurry, q.cause, q.said = true, false, err.Error(), time.Time{}
+		q.full, q.hurry, q.cause = true, false, err.Error()
 		q.pause = timing.Backoff{First: queueFirst, Limit: queueLimit}
 	}
 	return q.line(), q.cause
@@ -132,7 +134,10 @@ func (q *Queue) allowed(log *zap.Logger, connected bool) {
 	q.hurry = true
 	if len(q.waiting) <= 1 {
 		q.full = false
-		log.Info("PostgreSQL allows enough connections again")
+		if q.told {
+			q.told = false
+			log.Info("PostgreSQL allows enough connections again")
+		}
 	}
 }
 
@@ -160,7 +165,7 @@ func (q *Queue) remind(log *zap.Logger) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if now := time.Now(); now.Sub(q.said) >= queueReminder {
-		q.said = now
+		q.said, q.told = now, true
 		log.Warn("PostgreSQL allows no more connections: databases that have none wait and are not served, one at a time tries; raise CONNECTION LIMIT or max_connections",
 			zap.Int("waiting", len(q.waiting)), zap.String("detail", q.cause))
 	}
