@@ -239,6 +239,7 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 		}
 	}
 	db.open = nil
+	e.tree.EndSnapshot(db.Name)
 	e.notes.emit(Event{Kind: EventResynced, Database: db.Name, Count: len(db.repairs)})
 	if db.stage.known() {
 		e.askEnded(db, ended)
