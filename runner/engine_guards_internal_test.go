@@ -288,3 +288,103 @@ func TestInspected(t *testing.T) {
 		require.False(t, there, key)
 	}
 }
+
+// notebook keeps what is handed over.
+type notebook struct {
+	stored [][]Slots
+	err    error
+}
+
+func (n *notebook) Load(context.Context) ([]Slots, error) { return nil, nil }
+
+func (n *notebook) Store(_ context.Context, slots []Slots) error {
+	n.stored = append(n.stored, slots)
+	return n.err
+}
+
+// What runs is written down by a leader that knows it, if it has changed, one at a time and not too often.
+func TestWhenItIsHandedOver(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	book := &notebook{}
+	leads := func() (*engine, *[]func()) {
+		e := still(map[string]stage{"prod": stageServed})
+		cfg := e.config()
+		cfg.Handover = book
+		e.config = func() Config { return cfg }
+		writes := new([]func())
+		e.spawn = func(_ string, f func()) { *writes = append(*writes, f) }
+		e.leadership.leading, e.leadership.settled = true, true
+		e.holds("prod", "a", &task{phase: phaseWatched})
+		e.tree.Set(channels.Job{Key: channels.Key{DB: "prod", UUID: "waits"}, Channel: "other"}, channels.Pending)
+		return e, writes
+	}
+	one := []Slots{{Database: "prod", Channel: "root", Jobs: 1}}
+	require.Equal(t, one, func() []Slots { e, _ := leads(); return e.occupied() }())
+
+	for name, change := range map[string]func(*engine){
+		"not leading": func(e *engine) { e.leadership.leading = false },
+		"not settled": func(e *engine) { e.leadership.settled = false },
+	} {
+		e, writes := leads()
+		change(e)
+		e.handOver(now)
+		require.Empty(t, *writes, name)
+		e.leave()
+		require.Empty(t, book.stored, name)
+	}
+
+	e, writes := leads()
+	finish := func() {
+		(*writes)[0]()
+		*writes = nil
+		for _, f := range e.mail.take() {
+			f()
+		}
+	}
+	hand := func(after time.Duration, want int) {
+		t.Helper()
+		e.handOver(now.Add(after))
+		require.Len(t, *writes, want)
+	}
+	hand(0, 1)
+	hand(handoverInterval, 1) // the first one is under way
+	finish()
+	require.Equal(t, [][]Slots{one}, book.stored)
+	hand(handoverInterval, 0) // nothing has changed
+	e.holds("prod", "b", &task{phase: phaseWatched})
+	hand(2*handoverInterval-1, 0) // too soon
+	book.err = context.DeadlineExceeded
+	hand(2*handoverInterval, 1)
+	finish()
+	book.err = nil
+	hand(3*handoverInterval, 1) // it was not stored
+	finish()
+	hand(4*handoverInterval, 0)
+	require.Len(t, book.stored, 3)
+	e.leave()
+	require.Len(t, book.stored, 4)
+}
+
+// The slots that a former leader's jobs occupied are reserved for their database, up to a limit, until it
+// has told or has been silent for long.
+func TestReservedSlots(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	e := still(map[string]stage{"prod": stageConnecting, "other": stageConnecting})
+	e.handover.left = []Slots{{Database: "prod", Channel: "root.a", Jobs: 2}, {Database: "other", Channel: "root", Jobs: reserveLimit + 1}}
+	prod, other := e.databases.get("prod"), e.databases.get("other")
+	prod.added, other.added = now, now.Add(1-mysteryLimit)
+	e.reserve(prod)
+	e.reserve(other)
+	require.Equal(t, []Slots{{Database: "other", Channel: "root", Jobs: reserveLimit}, {Database: "prod", Channel: "root.a", Jobs: 2}},
+		slices.SortedFunc(slices.Values(e.occupied()), func(a, b Slots) int { return len(b.Database) - len(a.Database) }))
+	e.expireReserved(now)
+	require.Len(t, e.occupied(), 2)
+	e.expireReserved(now.Add(1))
+	require.Equal(t, []Slots{{Database: "prod", Channel: "root.a", Jobs: 2}}, e.occupied())
+	require.Empty(t, other.reserved)
+	e.unreserve(prod)
+	require.Empty(t, e.occupied())
+	require.Empty(t, prod.reserved)
+}

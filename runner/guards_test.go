@@ -328,3 +328,64 @@ func TestClaimsThatMiss(t *testing.T) {
 		})
 	}
 }
+
+// While the leader lock cannot be asked for, and after that, nothing is given up that need not be.
+func TestABriefLossOfTheLeaderLock(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod", "odd", "none")
+		b.Unhealthy("odd", "the trigger is missing")
+		b.Undetected("none")
+		var away atomic.Bool
+		cfg := b.config("root:1")
+		cfg.Driver = &fakeDriver{Driver: b.Driver(), openCluster: func() error {
+			if away.Load() {
+				return errFault
+			}
+			return nil
+		}}
+		r := b.start(cfg)
+		away.Store(true)
+		b.LoseClusters()
+		b.settle(20 * time.Second)
+		require.False(b, b.status(r).Leader)
+		away.Store(false)
+		b.settle(2 * time.Minute)
+		require.True(b, b.status(r).Leader)
+		require.Zero(b, b.logged("database is not served any more"))
+		require.Equal(b, 1, b.logged("queue job runner ready for db prod"))
+		require.Equal(b, 2, b.logged("leading this runner"))
+		k := b.one("prod", "a")
+		b.settle(time.Second)
+		b.requireRanOnce(k)
+		b.requireIdle(r)
+	})
+}
+
+// A database that is dropped while it is held back leaves nothing to one of the same name.
+func TestDroppedWhileHeldBack(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{StayEnqueued: true})
+		b.jobs("prod", "", "a", 3)
+		cfg := b.config("root:3")
+		cfg.DiscoverInterval = 50 * time.Millisecond
+		r, err := runner.New(cfg)
+		require.NoError(b, err)
+		r.Start()
+		b.Cleanup(func() { b.stop(r) })
+		for b.logged("holding back the jobs of a database") == 0 {
+			b.settle(10 * time.Millisecond)
+		}
+		b.DropDatabase("prod")
+		b.settle(100 * time.Millisecond)
+		require.Equal(b, 1, b.logged("database is not served any more"))
+		b.SetPlan(mock.Plan{})
+		b.AddDatabase("prod")
+		keys := b.jobs("prod", "", "b", 3)
+		b.LockHeldBy("prod", "another runner")
+		b.settle(time.Minute)
+		require.Empty(b, b.RunsOf(keys[0]))
+		state, _ := b.state(r, "prod")
+		require.Equal(b, runner.DatabaseStandby, state)
+	})
+}
