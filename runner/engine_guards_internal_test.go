@@ -21,6 +21,8 @@ type open struct {
 	ended chan driver.Task
 }
 
+func (open) Capabilities() driver.Capabilities { return driver.Capabilities{Application: "Odoo"} }
+
 func (d open) Run(ctx context.Context, _ driver.Upstream, t driver.Task) driver.Result {
 	<-ctx.Done()
 	d.ended <- t
