@@ -31,7 +31,8 @@ func (d open) Run(ctx context.Context, _ driver.Upstream, t driver.Task) driver.
 
 // still is an engine without a loop.
 func still(stages map[string]stage) *engine {
-	cfg := Config{Logger: zap.NewNop(), Exchanges: exchange.NewRegister(), Driver: open{ended: make(chan driver.Task, 9)}}
+	cfg := Config{Logger: zap.NewNop(), Exchanges: exchange.NewRegister(), Driver: open{ended: make(chan driver.Task, 9)},
+		Exiting: func() bool { return false }}
 	e := newEngine(func() Config { return cfg })
 	e.spawn = func(string, func()) {}
 	e.ctx = context.Background()

@@ -389,3 +389,75 @@ func TestDroppedWhileHeldBack(t *testing.T) {
 		require.Equal(b, runner.DatabaseStandby, state)
 	})
 }
+
+// A job that is deleted without a word is found by the next snapshot, whatever it was doing.
+func TestDeletedWithoutAWord(t *testing.T) {
+	for name, c := range map[string]struct {
+		plan    mock.Plan
+		watched bool
+	}{"open": {mock.Plan{RunFor: time.Hour}, false}, "watched": {mock.Plan{}, true}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.WithoutLocks("prod")
+				var deaf atomic.Bool
+				cfg := b.config("root:1")
+				cfg.Driver = &fakeDriver{Driver: b.Driver(), session: func(s driver.Session) driver.Session {
+					return &fakeSession{Session: s, wait: func(n driver.Notifications) driver.Notifications {
+						if deaf.Load() {
+							n.Changed = nil
+						}
+						return n
+					}}
+				}}
+				b.PlanFor(key("prod", "a"), c.plan)
+				k := b.one("prod", "a", func(j *mock.Job) {
+					if c.watched {
+						j.State, j.Enqueued = channels.Started, time.Now().UnixMicro()
+					}
+				})
+				r := b.start(cfg)
+				waits, next := b.one("prod", "b"), b.one("prod", "c")
+				b.settle(time.Second)
+				require.Equal(b, 2, b.status(r).Databases[0].Pending)
+				deaf.Store(true)
+				b.Delete(k)
+				b.Delete(waits)
+				b.settle(7 * time.Minute)
+				require.Empty(b, b.RunsOf(waits))
+				b.requireRanOnce(next)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+// A rescue that did nothing is tried again only when another inspection agrees.
+func TestARescueThatDidNothing(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.one("prod", "a", func(j *mock.Job) {
+			j.State, j.Enqueued, j.LockRow = channels.Started, time.Now().Add(-time.Hour).UnixMicro(), true
+		})
+		cfg := b.config("root:1")
+		var rescues, inspections int
+		cfg.Driver = &fakeDriver{Driver: b.Driver(), session: func(s driver.Session) driver.Session {
+			return &idle{Session: &fakeSession{Session: s, toInspect: func() { inspections++ }}, n: &rescues}
+		}}
+		b.start(cfg)
+		b.settle(time.Minute)
+		require.GreaterOrEqual(b, rescues, 3)
+		require.GreaterOrEqual(b, inspections, rescues)
+	})
+}
+
+// idle is a session that rescues nothing, and counts how often it was to.
+type idle struct {
+	driver.Session
+	n *int
+}
+
+func (s *idle) Rescue(context.Context, []driver.Liveness) ([]driver.Row, error) {
+	*s.n++
+	return nil, nil
+}

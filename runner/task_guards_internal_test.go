@@ -294,7 +294,7 @@ func TestLastJobOfADatabase(t *testing.T) {
 		for _, another := range []bool{false, true} {
 			e, _ := served()
 			e.tree.Suspend(db)
-			task := &task{phase: phaseAsked, gone: true}
+			task := &task{phase: phaseAsked, gone: true, result: &driver.Result{Outcome: driver.Answered}}
 			key := e.holds(db, "a", task)
 			if another {
 				e.holds(db, "b", nil)
@@ -352,13 +352,15 @@ func TestRunningInANeutralizedDatabase(t *testing.T) {
 	e, db := served()
 	runs, over := e.holds("prod", "runs", &task{phase: phaseWatched}), e.holds("prod", "over", &task{phase: phaseWatched})
 	opened, others := e.holds("prod", "open", &task{phase: phaseOpen}), e.holds("lost", "over", &task{phase: phaseWatched})
-	db.reserved = []channels.Key{{DB: "prod", UUID: "(reserved)"}}
 	waits := channels.Key{DB: "prod", UUID: "waits"}
-	e.tree.Set(channels.Job{Key: waits}, channels.Pending)
-	e.fingerprinted(db, driver.Fingerprint{Health: driver.Neutralized})
-	require.Empty(t, db.reserved)
-	_, _, there := e.tree.Lookup(waits)
-	require.False(t, there)
+	for _, health := range []driver.Health{driver.Undetected, driver.Neutralized} {
+		db.reserved = []channels.Key{{DB: "prod", UUID: "(reserved)"}}
+		e.tree.Set(channels.Job{Key: waits}, channels.Pending)
+		e.fingerprinted(db, driver.Fingerprint{Health: health})
+		require.Empty(t, db.reserved)
+		_, _, there := e.tree.Lookup(waits)
+		require.False(t, there)
+	}
 	e.running(db, []driver.Row{*rowOf(runs, channels.Started, 5)})
 	require.Len(t, e.tasks, 3)
 	require.NotContains(t, e.tasks, over)
@@ -373,4 +375,137 @@ func TestRunningInANeutralizedDatabase(t *testing.T) {
 	require.True(t, db.counted)
 	require.Empty(t, db.reserved)
 	require.Equal(t, phaseWatched, e.tasks[runs].phase)
+}
+
+// An answer is that of the task that waits for it. What was read before it came says nothing any more.
+func TestAnswersOfExchanges(t *testing.T) {
+	t.Parallel()
+	answered := driver.Result{Outcome: driver.Answered, Status: 200}
+	for name, c := range map[string]struct {
+		db     string
+		result driver.Result
+		row    *driver.Row
+		change func(*task)
+		want   phase
+		gone   bool
+		heard  bool
+	}{
+		"answered":                {"prod", answered, nil, nil, phaseAsked, false, true},
+		"answered, read before":   {"prod", answered, &driver.Row{State: channels.Started}, nil, phaseAsked, false, true},
+		"answered, lost":          {"lost", answered, &driver.Row{State: channels.Started}, nil, phaseParked, false, true},
+		"answered, ended":         {"prod", answered, &driver.Row{State: channels.Done}, nil, 0, true, true},
+		"answered, not served":    {"not served", answered, nil, nil, 0, true, true},
+		"broken":                  {"prod", driver.Result{Outcome: driver.Broken}, nil, nil, phaseAsked, false, false},
+		"not sent, nowhere else":  {"prod", driver.Result{Outcome: driver.NotSent}, nil, nil, phaseUnclaiming, false, false},
+		"not sent, with a status": {"prod", driver.Result{Outcome: driver.NotSent, Status: 1}, nil, nil, phaseUnclaiming, false, false},
+		"not sent, not dated":     {"prod", driver.Result{Outcome: driver.NotSent}, nil, func(t *task) { t.attempt.Enqueued = 0 }, phaseAsked, false, false},
+		"of another exchange":     {"prod", answered, nil, func(t *task) { t.exchange = &exchange.Exchange{} }, phaseOpen, false, false},
+	} {
+		e, _ := served()
+		task := &task{ours: true, sent: true, row: c.row}
+		key := e.sends(c.db, "a", "odoo1", task)
+		x := task.exchange
+		defer x.Cancel()
+		task.attempt = driver.Task{Key: key, Enqueued: 5}
+		if c.change != nil {
+			c.change(task)
+		}
+		e.answered(x, c.result)
+		require.Equal(t, c.gone, e.tasks[key] == nil, name)
+		if !c.gone {
+			require.Equal(t, c.want, task.phase, name)
+			require.True(t, task.row == nil || task.phase == phaseOpen, name)
+		}
+		require.Equal(t, c.heard, !e.answeredAt["odoo1"].IsZero(), name)
+		delete(e.tasks, key)
+		e.answered(x, c.result)
+		require.Empty(t, e.tasks, "nobody waits for it")
+	}
+}
+
+// A snapshot of a served database disturbs nothing, and each row that it brings counts as seen, also that
+// of a task. Its memory is used again.
+func TestSnapshotOfAServedDatabase(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	claiming, opened := e.holds("prod", "claiming", &task{}), e.holds("prod", "open", &task{phase: phaseOpen})
+	e.snapshotBegin(db)
+	require.Equal(t, stageServed, db.stage)
+	require.Nil(t, db.open)
+	rows := []driver.Row{*rowOf(claiming, channels.Pending, 0), *rowOf(opened, channels.Started, 5)}
+	db.open = map[string]struct{}{"a": {}}
+	e.snapshotRows(db, rows)
+	require.Nil(t, e.inheriting)
+	rows[1].Enqueued = 6
+	require.EqualValues(t, 5, e.tasks[opened].row.Enqueued)
+	require.Equal(t, phaseClaiming, e.tasks[claiming].phase)
+	require.Empty(t, e.tree.Stale("prod"))
+}
+
+// What a step does to a database, and whether its jobs were known and are not any more.
+func TestStepsOfADatabase(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		from stage
+		what step
+		lost bool
+	}{
+		{stageServed, stepLoad, false}, {stageServed, stepFail, true}, {stageServed, stepYield, true},
+		{stageUnreachable, stepFail, false}, {stageLoading, stepLoaded, false}, {stageLoading, stepFail, false},
+	} {
+		e, db := served()
+		db.stage = c.from
+		require.Equal(t, c.lost, e.databases.step(db, c.what, ""))
+		require.Equal(t, c.what == stepLoaded, db.told)
+	}
+	e, db := served()
+	e.databases.step(db, stepFail, "why")
+	e.databases.step(db, stepFail, "")
+	require.Equal(t, "why", db.detail, "nothing newer is known")
+	e.databases.step(db, stepFail, "another")
+	require.Equal(t, "another", db.detail)
+	e.databases.step(db, stepStandby, "")
+	require.Empty(t, db.detail)
+	require.True(t, db.settling())
+	db.told = true
+	require.False(t, db.settling(), "it has told since this process leads")
+}
+
+// A job without a task: what delays it ends with it, and only a pending one is inherited.
+func TestRowsWithoutATask(t *testing.T) {
+	t.Parallel()
+	e, _ := served()
+	key := channels.Key{DB: "prod", UUID: "a"}
+	x, _ := e.config().Exchanges.Start(e.config().Driver, driver.Upstream{}, driver.Task{Key: key}, e.log, func(*exchange.Exchange, driver.Result) {})
+	defer x.Cancel()
+	e.inheriting = map[string]struct{}{"a": {}}
+	e.delays[key] = delay{attempts: 1, until: 7}
+	e.applyRow(rowOf(key, channels.WaitDependencies, 0), 0, e.tree.Set)
+	require.Len(t, e.delays, 1)
+	e.applyRow(rowOf(key, channels.Done, 0), 0, e.tree.Set)
+	require.Empty(t, e.delays)
+	require.Empty(t, e.tasks)
+}
+
+// An attempt of another program that was never started is put back as what it is: no request of ours was
+// for it.
+func TestPuttingBackAnAttemptOfAnother(t *testing.T) {
+	t.Parallel()
+	for _, ours := range []bool{true, false} {
+		e, db := served()
+		now := time.Unix(1_700_000_000, 0)
+		task := &task{phase: phaseWatched, ours: true, attempt: driver.Task{Enqueued: 5}, since: now, result: &driver.Result{Outcome: driver.Broken}}
+		key := e.holds("prod", "a", task)
+		task.attempt.Key = key
+		task.row = rowOf(key, channels.Enqueued, 5)
+		if !ours {
+			task.row.Enqueued = 6
+		}
+		require.False(t, e.decide(db, key, task, now.Add(lostGrace-1)))
+		require.True(t, e.decide(db, key, task, now.Add(lostGrace)))
+		require.Equal(t, phaseUnclaiming, task.phase)
+		require.Equal(t, task.row.Enqueued, task.attempt.Enqueued)
+		require.Equal(t, ours, task.ours)
+		require.Equal(t, ours, task.result != nil)
+	}
 }
