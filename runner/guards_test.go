@@ -461,3 +461,20 @@ func (s *idle) Rescue(context.Context, []driver.Liveness) ([]driver.Row, error) 
 	*s.n++
 	return nil, nil
 }
+
+// A database of the same name may be another one.
+func TestAnotherDatabaseOfTheSameName(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		cfg := b.config("root:1")
+		cfg.DiscoverInterval = time.Minute
+		r := b.start(cfg)
+		b.DropDatabase("prod")
+		b.AddDatabase("prod")
+		k := b.one("prod", "a")
+		b.settle(3 * time.Minute)
+		require.Equal(b, 1, b.logged("database is not served any more"))
+		b.requireRanOnce(k)
+		b.requireIdle(r)
+	})
+}

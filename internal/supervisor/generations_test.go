@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/certmagic"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -122,4 +123,38 @@ func TestCurrent(t *testing.T) {
 	rec.Wait(1)
 	require.Nil(t, supervisor.Active())
 	require.Zero(t, supervisor.References())
+}
+
+// A runner that can be operated is found as long as it is at work, and does what is stored before it
+// starts anything as the leader.
+func TestOperatedRunner(t *testing.T) {
+	sup, err := supervisor.Acquire()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, supervisor.Release()) }()
+	store := &certmagic.FileStorage{Path: t.TempDir()}
+	engine := &fakerunner.Engine{}
+	var cfg runner.Config
+	one := func(fails runner.Health) *supervisor.Generation {
+		return &supervisor.Generation{Logger: zap.NewNop(), Runners: map[string]*supervisor.Member{"default": {
+			Config: runner.Config{Name: "default", Logger: zap.NewNop()}, Storage: store, FailsOn: fails,
+			New: func(c runner.Config) (supervisor.Engine, error) { cfg = c; return engine, nil },
+		}}}
+	}
+	a, b := one(0), one(runner.Degraded)
+	sup.Push(a)
+	r := supervisor.Runners(t.Context())["default"]
+	require.NotNil(t, r)
+	require.False(t, r.Fails(runner.Degraded))
+	require.NotNil(t, cfg.Handover)
+	require.NoError(t, store.Store(t.Context(), "jobrunner/default/controls.json", []byte(`{"drains": [{"upstream": "http://a"}]}`)))
+	cfg.Elected(t.Context())
+	require.Len(t, engine.Controls().Drains, 1)
+
+	sup.Push(b)
+	sup.Withdraw(a)
+	require.Same(t, r, supervisor.Runners(t.Context())["default"])
+	require.True(t, r.Fails(runner.Degraded), "the configuration in force")
+	sup.Withdraw(b)
+	require.Empty(t, supervisor.Runners(t.Context()))
+	cfg.Elected(t.Context()) // it is not at work any more
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -101,6 +102,10 @@ func TestOldestOfJobsInNoQueue(t *testing.T) {
 	older, younger := now.Add(-2*time.Hour), now.Add(-time.Minute)
 	require.Equal(t, older, ask(func(st *runner.Status) { st.Channels[0].Oldest = older }))
 	require.Equal(t, now.Add(-time.Hour), ask(func(st *runner.Status) { st.Channels[0].Oldest = younger }))
+	require.Equal(t, now.Add(-time.Hour), ask(func(st *runner.Status) { slices.Reverse(st.Counts) }))
+	require.Equal(t, younger, ask(func(st *runner.Status) {
+		st.Channels[0].FullName, st.Channels[0].Oldest = "root.other", younger
+	}))
 	require.True(t, ask(func(st *runner.Status) { st.Channels[0].FullName = "root.other" }).IsZero())
 }
 
@@ -193,5 +198,49 @@ func TestStoredControlsAreBounded(t *testing.T) {
 			require.Len(t, engine.told().Drains, c.drains)
 			require.Equal(t, c.complaints, logs.Len())
 		}
+	})
+}
+
+// Two nodes that share a storage do not undo each other's orders, also after an outage of the storage.
+func TestOrdersOfTwoNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &memory{}
+		core, logs := observer.New(zap.WarnLevel)
+		a, b := newRunner("default", &obedient{}, store, zap.New(core)), newRunner("default", &obedient{}, store, zap.New(core))
+		defer a.stop()
+		defer b.stop()
+		drain := func(r *Runner, upstream string) (error, error) {
+			return r.Order(t.Context(), func(c runner.Controls) runner.Controls { return c.WithDrain(runner.Drain{Upstream: upstream}) })
+		}
+		drains := func(r *Runner) int {
+			synctest.Wait()
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return len(r.now.Drains)
+		}
+		for i, r := range []*Runner{a, b} {
+			unsaved, err := drain(r, strings.Repeat("x", i+1))
+			require.NoError(t, errors.Join(unsaved, err))
+		}
+		require.Equal(t, 2, drains(b))
+
+		store.mu.Lock()
+		store.err = errors.New("down")
+		store.mu.Unlock()
+		for _, upstream := range []string{"y", "z"} {
+			unsaved, err := drain(b, upstream)
+			require.NoError(t, err)
+			require.Error(t, unsaved)
+		}
+		require.Equal(t, 4, drains(b), "what is not stored is not replaced by what is")
+		require.Equal(t, 1, logs.Len())
+		store.repair()
+		<-time.After(2 * controlsInterval)
+		require.Equal(t, 4, drains(a))
+		_, err := a.Order(t.Context(), func(runner.Controls) runner.Controls { return runner.Controls{} })
+		require.NoError(t, err)
+		<-time.After(2 * controlsInterval)
+		require.Zero(t, drains(b), "what was stored later counts")
+		require.NotContains(t, store.text(), "x")
 	})
 }

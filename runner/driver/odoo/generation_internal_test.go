@@ -130,3 +130,19 @@ func TestDetectOfATriggerToBeCreated(t *testing.T) {
 	require.Empty(t, g.driverState())
 	require.Equal(t, stateConnector, (&generation{contract: connector}).driverState())
 }
+
+// The ancestor's jobs are detected too, and a lock table is not its.
+func TestDetectOfConnector(t *testing.T) {
+	t.Parallel()
+	columns := []string{"id", "uuid", "state", "date_enqueued", "retry"}
+	state := catalog{
+		Modules: true, Jobs: true, Locks: true, Columns: columns, Readable: columns, Writable: columns, ReadModules: true,
+		Events: triggerAll, Function: "notify('connector')",
+	}
+	g, fp := detect(state, modules{"connector": {"installed", "8.0"}})
+	require.Equal(t, driver.Healthy, fp.Health, fp.Description)
+	require.Equal(t, "ready", fp.Description)
+	require.False(t, fp.Locks)
+	require.Equal(t, "connector", g.name)
+	require.True(t, (&generation{locks: true}).guarded(), "the lock row guards")
+}
