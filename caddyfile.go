@@ -59,7 +59,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			capacity_default <capacity>
 //			sequential_default
 //		}
-//		odoo_config          <file>
+//		odoo_config       <file>
 //		driver            <name> {
 //			<options of the driver>
 //		}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/metrics"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
 // metricNames are all that we have, with the suffixes that histograms bring along.
@@ -168,6 +168,7 @@ type manifest struct {
 				TerminationGracePeriodSeconds int `yaml:"terminationGracePeriodSeconds"`
 				Volumes                       []struct{ Name string }
 				Containers                    []struct {
+					Image                         string
 					LivenessProbe, ReadinessProbe struct {
 						Exec struct{ Command []string }
 					}
@@ -178,18 +179,16 @@ type manifest struct {
 	}
 }
 
-// TestKubernetesManifests decodes the objects, duplicate keys being mistakes, and
-// runs the configuration in them as far as it goes without a cluster.
-func TestKubernetesManifests(t *testing.T) {
-	content, err := os.ReadFile("deploy/kubernetes/jobrunner.yaml")
-	require.NoError(t, err)
+// manifests decodes Kubernetes objects, by kind, duplicate keys being mistakes.
+func manifests(t *testing.T, content []byte) map[string]manifest {
+	t.Helper()
 	dec := yaml.NewDecoder(bytes.NewReader(content))
 	objects := make(map[string]manifest)
 	for {
 		var node yaml.Node
 		err := dec.Decode(&node)
 		if errors.Is(err, io.EOF) {
-			break
+			return objects
 		}
 		require.NoError(t, err)
 		require.NoError(t, node.Decode(new(map[string]any)), "duplicate keys")
@@ -197,10 +196,18 @@ func TestKubernetesManifests(t *testing.T) {
 		require.NoError(t, node.Decode(&m))
 		require.NotEmpty(t, m.APIVersion)
 		require.NotEmpty(t, m.Metadata.Name)
+		require.Empty(t, objects[m.Kind].Kind, "two objects of the kind %s", m.Kind)
 		objects[m.Kind] = m
 	}
+}
+
+// checkManifests checks the references in the objects, and runs the configuration in them as far as it
+// goes without a cluster.
+func checkManifests(t *testing.T, objects map[string]manifest) runner.Config {
+	t.Helper()
 	pod := objects["Deployment"].Spec.Template.Spec
 	require.Len(t, pod.Containers, 1)
+	require.Regexp(t, pinnedImage, pod.Containers[0].Image)
 	var volumes []string
 	for _, v := range pod.Volumes {
 		volumes = append(volumes, v.Name)
@@ -208,16 +215,34 @@ func TestKubernetesManifests(t *testing.T) {
 	for _, m := range pod.Containers[0].VolumeMounts {
 		require.Contains(t, volumes, m.Name)
 	}
+	require.Contains(t, volumes, "password")
 	caddyfile := objects["ConfigMap"].Data["Caddyfile"]
 	grace := regexp.MustCompile(`shutdown_timeout (\S+)`).FindStringSubmatch(caddyfile)
 	timeout, err := caddy.ParseDuration(grace[1])
 	require.NoError(t, err)
 	require.Greater(t, time.Duration(pod.TerminationGracePeriodSeconds)*time.Second, timeout)
 
-	password := filepath.Join(t.TempDir(), "password")
-	require.NoError(t, os.WriteFile(password, []byte("secret"), 0o600))
-	cfgs, err := validate(t, strings.ReplaceAll(caddyfile, "/run/secrets/jobrunner/password", password))
+	cfgs, err := validate(t, withPassword(t, caddyfile, "/run/secrets/jobrunner/password"))
 	require.NoError(t, err)
 	require.Equal(t, "secret", cfgs["default"].Postgres.Password)
-	require.True(t, slices.Contains(volumes, "password"))
+	return cfgs["default"]
+}
+
+// withPassword puts the path of a file with a password into a Caddyfile, in the place of another path.
+func withPassword(t *testing.T, caddyfile, path string) string {
+	t.Helper()
+	require.Contains(t, caddyfile, "{file."+path+"}")
+	password := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(password, []byte("secret"), 0o600))
+	return strings.ReplaceAll(caddyfile, path, password)
+}
+
+// pinnedImage is an image with a version or a digest.
+var pinnedImage = regexp.MustCompile(`^[\w./-]+:v?\d[\w.-]*(?:@sha256:[0-9a-f]{64})?$`)
+
+func TestKubernetesManifests(t *testing.T) {
+	content, err := os.ReadFile("deploy/kubernetes/jobrunner.yaml")
+	require.NoError(t, err)
+	cfg := checkManifests(t, manifests(t, content))
+	require.NotNil(t, cfg.Postgres.TLSConfig)
 }

@@ -22,6 +22,12 @@ func init() {
 // OdooDriver runs the jobs of Odoo's `queue_job`, 10.0 to 19.0, and of its ancestor
 // `connector`, 7.0 to 9.0. Which variant a database has is found out, not
 // configured.
+//
+//	{
+//		"driver": "odoo",
+//		"host": "{database}.example.com",
+//		"basic_auth": {"user": "jobrunner", "password": "{env.RUNJOB_PASSWORD}"}
+//	}
 type OdooDriver struct {
 	*odoo.Driver `json:"-"`
 	options      odoo.Options
@@ -46,7 +52,7 @@ type OdooDriver struct {
 	RunNeutralized bool `json:"run_neutralized,omitempty"`
 }
 
-// BasicAuth is a user with a password.
+// BasicAuth has the user and the password for HTTP basic authentication.
 type BasicAuth struct {
 	// The user. Placeholders are resolved.
 	User string `json:"user"`

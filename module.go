@@ -6,6 +6,8 @@
 // each of them.
 package jobrunner
 
+//go:generate go test ./test/docs -run ^TestReference$ -update
+
 import (
 	"encoding/json"
 	"errors"
@@ -37,11 +39,26 @@ func init() {
 // App runs the jobs of Odoo's queue_job on the Odoo servers that Caddy proxies to.
 //
 // It holds any number of runners. Each has its own PostgreSQL cluster, set of Odoo
-// servers and channel tree. A configuration reload does not disturb running jobs: connections, locks and open requests go on, and the new channels,
-// servers and options apply from the next job on.
+// servers and channel tree. A reload of the configuration does not disturb running
+// jobs: connections, locks and open requests go on, and the new channels, servers and
+// options apply from the next job on.
 //
-// PostgreSQL or Odoo being down is never a configuration error: Caddy serves its
+// That PostgreSQL or Odoo is down is never a configuration error: Caddy serves its
 // sites, and the runner starts working when they are back.
+//
+//	{
+//		"runners": {
+//			"default": {
+//				"postgres": "postgres://odoo@db.internal:5432/postgres?sslmode=verify-full",
+//				"postgres_password": "{file./run/secrets/odoo_db}",
+//				"site": "odoo.example.com",
+//				"channels": {
+//					"root": {"capacity": 4},
+//					"root.mail": {"capacity": 2}
+//				}
+//			}
+//		}
+//	}
 type App struct {
 	// The runners, by name. A `jobrunner` block of the Caddyfile without a name
 	// is the runner `default`. Names consist of letters, digits, `_`, `-` and `.`.
@@ -58,7 +75,19 @@ type App struct {
 }
 
 // Runner configures one job runner: one PostgreSQL cluster, one set of Odoo
-// servers, one tree of channels.
+// servers, one tree of channels. All of it is optional, also `postgres` where the
+// variables `PG*` of Caddy's environment or `odoo_config` say where PostgreSQL is.
+//
+//	{
+//		"postgres": "postgres://odoo@db.internal:5432/postgres?sslmode=verify-full",
+//		"postgres_password": "{env.ODOO_DB_PASSWORD}",
+//		"databases": ["prod_*", "!prod_old"],
+//		"upstreams": ["http://10.0.0.5:8069", "http://10.0.0.6:8069"],
+//		"channels": {"root": {"capacity": 8}},
+//		"driver": {"driver": "odoo", "host": "{database}.example.com"},
+//		"discover_interval": "30s",
+//		"shutdown_timeout": "3s"
+//	}
 type Runner struct {
 	// Where PostgreSQL is: a libpq connection URL
 	// (`postgres://odoo@db.internal:5432/postgres?sslmode=verify-full`) or a list of
@@ -81,8 +110,9 @@ type Runner struct {
 	Postgres string `json:"postgres,omitempty"`
 
 	// The password for PostgreSQL, any characters. Usually a placeholder:
-	// `{file./run/secrets/odoo_db}` or `{env.ODOO_DB_PASSWORD}`. It goes before
-	// a password in `postgres` or the environment. Default: none.
+	// `{file./run/secrets/odoo_db}` or `{env.ODOO_DB_PASSWORD}`. It takes precedence
+	// over a password in `postgres` or the environment. Default: that of `postgres`,
+	// `PGPASSWORD` or the file `~/.pgpass`, or none.
 	PostgresPassword string `json:"postgres_password,omitempty"`
 
 	// Globs of the databases to serve (`prod_*`); one with a leading `!`
@@ -111,7 +141,7 @@ type Runner struct {
 	// `https://odoo.internal`, `10.0.0.5:8069` or `unix//run/odoo.sock`. The
 	// default ports are those of the schemes, 80 and 443. Placeholders are
 	// resolved. The Host header is the address unless the driver sets another one.
-	// Excludes `site`.
+	// Default: those of `site`. Excludes `site`.
 	Upstreams []string `json:"upstreams,omitempty"`
 
 	// The channels that have limits, by full name (`root.mail`). Channels that are
@@ -161,6 +191,8 @@ type Runner struct {
 }
 
 // Channel sets the limits of a channel.
+//
+//	{"capacity": 4, "throttle": "500ms", "capacity_default": 1, "sequential_default": true}
 type Channel struct {
 	// How many jobs may run at once in the channel and in those below it, at least
 	// 1. Default: 1.
@@ -201,6 +233,8 @@ type Channel struct {
 // from its database's table `queue_job_channel` when the database is connected,
 // when Odoo announces a change of it, and every few minutes. Databases that have
 // something to run take turns, job by job.
+//
+//	{"max_capacity": 8, "db_max_capacity": "prod_*:4,*:2"}
 type DatabaseChannels struct {
 	// How many jobs may run at once in all databases together. With 0 nothing
 	// runs. Default: 1.
@@ -342,10 +376,15 @@ func (a *App) Cleanup() error {
 // Subjects implements [doctor.Source].
 func (a *App) Subjects() []doctor.Subject {
 	var subjects []doctor.Subject
+	jobs := 0
+	for _, m := range a.generation.Runners {
+		jobs += mostJobs(m.Config)
+	}
 	for _, name := range slices.Sorted(maps.Keys(a.generation.Runners)) {
 		m := a.generation.Runners[name]
 		subjects = append(subjects, doctor.Subject{
-			Config: m.Config, Odoo: a.odoo[name], OpenSites: a.open[name], Settings: a.Runners[name].settings(&m.Config, a.odoo[name]),
+			Config: m.Config, Odoo: a.odoo[name], OpenSites: a.open[name], Files: filesFor(jobs),
+			Settings: a.Runners[name].settings(&m.Config, a.odoo[name]),
 		})
 	}
 	return subjects

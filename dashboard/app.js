@@ -3,7 +3,8 @@
   // How often the page asks, in ms; less often while nobody answers, and never
   // while nobody looks.
   const EVERY = 2000, EVERY_HISTORY = 10000, EVERY_FAILURES = 15000, SLOWEST = 15000, PATIENCE = 12000;
-  const SHOWN = 12; // databases, before one has to filter
+  const SHOWN = 12; // databases, and channels, before one has to filter
+  const FEW = 6; // channels, of which even idle ones are shown
   const $ = id => document.getElementById(id);
   const now = { data: null, runner: null, actions: false, at: 0, failures: null, history: null };
 
@@ -133,6 +134,7 @@
     hide($('offline'), false);
     setClass($('state'), 'pill bad');
     set($('state'), 'No connection');
+    document.body.classList.add('stale');
   }
 
   const refresh = repeat(async () => {
@@ -141,6 +143,7 @@
     now.actions = actions;
     now.at = Date.now();
     hide($('offline'), true);
+    document.body.classList.remove('stale');
     show();
   }, EVERY);
   const refreshHistory = repeat(async () => {
@@ -178,6 +181,7 @@
       return;
     }
     if (r.problem) {
+      document.body.classList.add('stale');
       setClass($('state'), 'pill bad');
       set($('state'), 'No answer: ' + r.problem);
       return;
@@ -197,7 +201,10 @@
     set($('state'), text);
     setClass($('state'), 'pill ' + kind);
     const problems = [...(st.problems ?? []), ...(st.warnings ?? [])];
-    if (!st.leader && st.leader_known) problems.push('Another process leads this runner: ' + st.leader_detail);
+    const nodes = !st.leader && st.leader_known ? now.data.nodes ?? [] : [];
+    if (!st.leader && st.leader_known) problems.push(`This process stands by and knows of no job. The leader is ${st.leader_detail}` + (nodes.length ? ':' : '.'));
+    rows($('nodes'), nodes, n => n, n => make('li', {}, make('a', { href: n }, n)), () => {});
+    hide($('nodes'), !nodes.length);
     rows($('problems'), problems, p => p, p => make('li', {}, p.charAt(0).toUpperCase() + p.slice(1)), () => {});
     hide($('problems'), !problems.length);
     rows($('pauses'), st.pauses, p => [p.scope, p.database, p.channel].join(' '), () => make('li'), (li, p) => {
@@ -227,7 +234,8 @@
       { name: 'Waiting', value: number(st.jobs.pending) },
       { name: 'Oldest waiting', value: st.oldest_pending_seconds == null ? '–' : span(st.oldest_pending_seconds) },
       { name: 'Done, last minute', value: h ? number(sum(h.done, perMinute)) : '–' },
-      { name: 'Failed, last hour', value: h ? number(sum(h.failed, last) + h.failed[last]) : '–', more: number(st.jobs.failed) + ' in all' },
+      // Not the same: a job that was requeued has failed all the same, and one may fail twice.
+      { name: 'Failed now', value: number(st.jobs.failed), more: h ? 'last hour: ' + number(sum(h.failed, last) + h.failed[last]) : '' },
       { name: 'Odoo servers up', value: number(up), more: 'of ' + number(st.upstreams.length), alarm: !up },
     ], t => t.name, t => make('div', {}, make('dt', {}, t.name), make('dd', {}, make('span'), ' ', make('small'))), (el, t) => {
       set(el.querySelector('span'), t.value);
@@ -248,23 +256,47 @@
     return b;
   }
 
+  // pressing says how much a channel wants to be seen: 0 is an idle one.
+  const pressing = c => (c.sequential && c.failed ? 8 : 0) + (c.held ? 4 : 0) + (c.paused ? 2 : 0) + (c.queued || c.running || c.failed ? 1 : 0);
+
+  // chosen returns the channels to show: those that a word is in; or all, if they are few or wanted; or
+  // the most pressing. Those above them are shown, too, because they hold them.
+  function chosen(all, word, full) {
+    if (word) return all.filter(c => full(c).toLowerCase().includes(word)).slice(0, 10 * SHOWN);
+    if (now.allChannels || all.length <= FEW) return all;
+    const age = c => c.oldest_pending_seconds ?? -1;
+    const top = all.filter(pressing).sort((a, b) => pressing(b) - pressing(a) || age(b) - age(a) || b.queued - a.queued || b.running - a.running).slice(0, SHOWN);
+    const wanted = new Set();
+    for (const c of top) {
+      for (let name = c.channel; name; name = name.slice(0, Math.max(0, name.lastIndexOf('.')))) wanted.add(full({ ...c, channel: name }));
+    }
+    return all.filter(c => c.channel === 'root' && !c.database || wanted.has(full(c)));
+  }
+
   function showChannels(r) {
-    set($('n-channels'), r.more_channels ? `${number(r.more_channels)} more are not shown` : '');
     // With trees of their own, the database's name stands in the place of root.
     const full = c => (c.database ? c.database + ': ' : '') + c.channel;
-    table('channels', r.channels, full, [
+    const word = $('channel-filter').value.trim().toLowerCase(), many = r.channels.length > SHOWN, some = r.channels.length > FEW;
+    const list = chosen(r.channels, word, full), left = r.channels.filter(c => !list.includes(c));
+    const busy = left.filter(pressing).length, idle = left.length - busy;
+    hide($('channel-filters'), !many);
+    hide($('more-channels'), !some || !!word || !now.allChannels && !left.length);
+    set($('more-channels'), now.allChannels ? 'Show fewer channels' : 'Show ' + [busy && plural(busy, 'more channel'), idle && plural(idle, 'idle channel')].filter(Boolean).join(' and '));
+    $('more-channels').setAttribute('aria-expanded', String(!!now.allChannels));
+    set($('n-channels'), [many ? `${number(list.length)} of ${number(r.channels.length)}` : '', r.more_channels ? `${number(r.more_channels)} more are not known to this page` : ''].filter(Boolean).join(', '));
+    table('channels', list, full, [
       ['', '', (td, c) => {
         const el = parts(td, () => ({ name: make('div', { class: 'name' }, make('b')) }));
         const depth = c.channel.split('.').length - 1;
         td.style.paddingLeft = depth * 18 + 'px';
         set(el.name.firstChild, depth || !c.database ? c.channel.split('.').pop() : c.database);
         el.name.firstChild.title = full(c);
-        const list = [];
-        if (c.pause) list.push(['paused', 'info']); else if (c.paused) list.push(['paused by the configuration', 'info']);
-        if (c.sequential) list.push(c.failed ? ['stopped by a failed job', 'bad'] : ['one by one', '']);
-        if (c.held) list.push([plural(c.held, 'job waits', 'jobs wait') + ' for the database', 'bad']);
-        if (c.throttle_seconds) list.push(['every ' + span(c.throttle_seconds), '']);
-        tags(el.name, list);
+        const said = [];
+        if (c.pause) said.push(['paused', 'info']); else if (c.paused) said.push(['paused by the configuration', 'info']);
+        if (c.sequential) said.push(c.failed ? ['stopped by a failed job', 'bad'] : ['one by one', '']);
+        if (c.held) said.push([plural(c.held, 'job waits', 'jobs wait') + ' for the database', 'bad']);
+        if (c.throttle_seconds) said.push(['every ' + span(c.throttle_seconds), '']);
+        tags(el.name, said);
       }],
       ['Running', '', (td, c) => {
         const el = parts(td, () => ({ bar: make('div', { class: 'bar' }, make('div', { class: 'track', 'aria-hidden': 'true' }, make('div', { class: 'fill' })), make('span')) }));
@@ -316,10 +348,11 @@
   }
 
   function showFailures() {
-    const { groups, problems, per_database } = now.failures;
+    const { groups, problems, per_database, unread } = now.failures;
     const mine = groups.filter(g => g.runner === now.runner || !now.runner);
     hide($('no-failures'), mine.length);
-    set($('n-failures'), problems.length ? 'incomplete: ' + problems[0] : mine.length ? `among the newest ${per_database} of each database` : '');
+    set($('n-failures'), problems.length ? 'incomplete: ' + problems[0] + (problems.length > 1 ? ` and ${number(problems.length - 1)} more` : '') :
+      unread ? plural(unread, 'database is', 'databases are') + ' still to be read' : mine.length ? `among the newest ${per_database} of each database` : '');
     table('failures', mine, g => [g.database, g.exception, g.model, g.method, g.channel].join(' '), [
       ['', '', (td, g) => set(td, g.exception || 'unknown exception')],
       ['Method', '', (td, g) => twoLines(td, g.model ? `${g.model}.${g.method}` : '–', g.channel, '')],
@@ -416,26 +449,31 @@
       svg.append(draw('line', { class: 'grid', x1: left, x2: w - right, y1: y(t), y2: y(t) }),
         draw('text', { x: left - 7, y: y(t) + 4, 'text-anchor': 'end' }, format(t, true)));
     }
-    const every = end - first > 2400 ? 900 : end - first > 1200 ? 600 : 120;
+    // As many labels as have room beside each other.
+    const room = Math.max(1, Math.floor((w - left - right) / 76));
+    const every = [60, 120, 300, 600, 900, 1200, 1800, 3600].find(s => (end - first) / s <= room) ?? 3600;
     for (let t = Math.ceil(first / every) * every; t <= end; t += every) {
-      if (x(t) > left + 12 && x(t) < w - right - 12) svg.append(draw('text', { x: x(t), y: height - 5, 'text-anchor': 'middle' }, clock(new Date(t * 1000))));
+      if (x(t) > left + 26 && x(t) < w - right - 24) svg.append(draw('text', { x: x(t), y: height - 5, 'text-anchor': 'middle' }, clock(new Date(t * 1000))));
     }
     for (const l of lines) {
       let d = '', pen = false, begin = 0;
       let area = '';
+      const dots = [];
       for (let i = from; i < n; i++) {
         const v = l.values[i];
         if (v == null) { pen = false; continue; }
         const px = x(time(i)).toFixed(1), py = y(v).toFixed(1);
         if (!pen) begin = px;
         d += `${pen ? 'L' : 'M'}${px} ${py}`;
-        if (!pen && (i + 1 >= n || l.values[i + 1] == null)) d += 'h.01';
+        // A line needs two points: one without neighbours is a dot.
+        if (!pen && (i + 1 >= n || l.values[i + 1] == null)) dots.push([px, py]);
         area += `${pen ? 'L' : `M${begin} ${y(0)}L`}${px} ${py}`;
         if (l.area && i === n - 1) area += `L${px} ${y(0)}Z`;
         pen = true;
       }
       if (l.area && area.endsWith('Z')) svg.append(draw('path', { class: 'area', d: area }));
       if (d) svg.append(draw('path', { class: l.cls, d }));
+      for (const [cx, cy] of dots) svg.append(draw('circle', { class: l.cls, cx, cy, r: 2.6 }));
     }
     if (!seen.some(v => v > 0)) svg.append(draw('text', { class: 'note', x: left + (w - left - right) / 2, y: height / 2, 'text-anchor': 'middle' }, 'Nothing has happened yet'));
     const cross = svg.appendChild(draw('line', { class: 'cross', y1: top, y2: height - bottom, x1: -9, x2: -9 }));
@@ -475,9 +513,9 @@
       { name: 'failed', cls: 'c-failed', values: rate(h.failed) },
     ], 'linear', (v, axis) => number(Math.round(v * 10) / 10) + (axis ? '' : ' per min'));
     plot('latency', h, [
-      { name: '95 of 100 wait up to', cls: 'c-wait dashed', values: h.wait_p95_seconds },
+      { name: 'p95 wait', cls: 'c-wait dashed', values: h.wait_p95_seconds },
       { name: 'median wait', cls: 'c-wait', values: h.wait_p50_seconds },
-      { name: '95 of 100 run up to', cls: 'c-run dashed', values: h.run_p95_seconds },
+      { name: 'p95 run', cls: 'c-run dashed', values: h.run_p95_seconds },
       { name: 'median run', cls: 'c-run', values: h.run_p50_seconds },
     ], 'log', span);
   }
@@ -543,7 +581,10 @@
     box.replaceChildren('Asking …');
     hide(box, false);
     try {
-      showWhy((await ask('why', { runner: now.runner, database: job.database, uuid: job.uuid })).body);
+      const said = (await ask('why', { runner: now.runner, database: job.database, uuid: job.uuid })).body;
+      $('why-database').value = said.database;
+      $('why-uuid').value = said.uuid;
+      showWhy(said);
     } catch (err) {
       box.replaceChildren(make('p', { class: 'text' }, err.message.charAt(0).toUpperCase() + err.message.slice(1)));
     }
@@ -554,7 +595,7 @@
     const job = w.job ?? {};
     const facts = [
       ['Job', job.model ? `${job.model}.${job.method}` : ''], ['State', job.state],
-      ['Channel', w.channel ?? job.channel], ['Places', w.capacity ? `${number(w.running)} of ${number(w.capacity)} taken` : ''],
+      ['Channel', w.channel ?? job.channel], ['Slots', w.capacity ? `${number(w.running)} of ${number(w.capacity)} taken` : ''],
       ['Before it', w.ahead ? plural(w.ahead, 'job') + (w.ahead_at_least ? ' or more' : '') : ''],
       ['Waits for', w.blocker], ['Until', when(w.until)], ['Odoo server', w.upstream], ['Running since', when(w.since)],
       ['Priority', job.priority], ['Attempts', job.retry ? `${job.retry}` + (job.max_retries ? ` of ${job.max_retries}` : '') : ''],
@@ -573,7 +614,7 @@
     if (!$('waiting').open) $('waiting').showModal();
     try {
       const { jobs, more, problems } = (await ask('waiting', { runner: now.runner, channel: c.channel, ...(c.database && { database: c.database }) })).body;
-      set($('waiting-note'), (jobs.length ? (more ? `The newest ${jobs.length}.` : '') : 'None that names this channel: jobs of channels below can wait here for a place.') + (problems ? ' Incomplete: ' + problems[0] : ''));
+      set($('waiting-note'), (jobs.length ? (more ? `The newest ${jobs.length}.` : '') : 'None that names this channel: jobs of channels below can wait here for a slot.') + (problems ? ' Incomplete: ' + problems[0] : ''));
       rows($('waiting-jobs'), jobs, j => j.database + ' ' + j.uuid, () => make('li'), (li, j) => {
         const side = entry(li, what(j), j.state === 'pending' ? [] : [['waits for others', '']], `${short(j.uuid)} in ${j.database}, created ${since(j.created)}, priority ${j.priority}`);
         button(side, 'why', 'quiet small', 'Why?', `Why does ${short(j.uuid)} not run`, () => explain(li.item));
@@ -588,6 +629,8 @@
     explain({ database: $('why-database').value.trim(), uuid: $('why-uuid').value.trim() });
   });
   $('pause-all').addEventListener('click', () => pause({ all: true }));
+  $('channel-filter').addEventListener('input', () => { const r = current(); if (r) showChannels(r); });
+  $('more-channels').addEventListener('click', () => { now.allChannels = !now.allChannels; const r = current(); if (r) showChannels(r); });
   $('database-filter').addEventListener('input', () => { const r = current(); if (r) showDatabases(r); });
   $('runner').addEventListener('change', ev => {
     now.runner = ev.target.value;

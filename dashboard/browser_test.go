@@ -144,9 +144,40 @@ func anHour(name string) {
 	}
 }
 
-// TestScreenshots takes the pictures in docs.
-func TestScreenshots(t *testing.T) {
-	fakerunner.Run(t, "default", &busySite{fakerunner.Engine{Says: busyStatus(time.Now())}}, zap.NewNop())
+// wellStatus is the same installation on a good day.
+func wellStatus(now time.Time) runner.Status {
+	st := busyStatus(now)
+	st.Databases = append(st.Databases[:3:3], st.Databases[4])
+	st.Upstreams = st.Upstreams[:3]
+	st.Channels[3].Failed, st.Channels[3].Queued, st.Channels[3].Oldest = 0, 0, time.Time{}
+	return st
+}
+
+// manyStatus has sixty channels, of which few have anything to do.
+func manyStatus(now time.Time) runner.Status {
+	st := busyStatus(now)
+	for i := range 53 {
+		c := channels.Status{FullName: fmt.Sprintf("root.customer%02d", i+1), Configured: true, Capacity: 1}
+		if i%9 == 4 {
+			c.Running, c.Queued = 1, 3*i
+		}
+		st.Channels = append(st.Channels, runner.ChannelStatus{Status: c})
+	}
+	return st
+}
+
+// standbyStatus is that of a process that does not lead.
+func standbyStatus() runner.Status {
+	return runner.Status{
+		LeaderKnown: true, LeaderDetail: "process 77 from 10.0.0.2, application caddy-jobrunner",
+		Upstreams: []runner.UpstreamStatus{{Name: "http://10.0.0.5:8069", Up: true}},
+	}
+}
+
+// startBusy runs the dashboard of an installation in some state, and returns its address.
+func startBusy(t *testing.T, st runner.Status) string {
+	t.Helper()
+	fakerunner.Run(t, "default", &busySite{fakerunner.Engine{Says: st}}, zap.NewNop())
 	hour = history{started: time.Now().Add(-2 * time.Hour), runners: make(map[string]*[historyPoints]point)}
 	anHour("default")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -160,28 +191,95 @@ func TestScreenshots(t *testing.T) {
 	http://` + address + ` {
 		jobrunner_dashboard {
 			actions
+			nodes https://b.example.com/jobrunner/
 		}
 	}`)
 	require.NoError(t, err)
 	require.NoError(t, caddy.Load(raw, true))
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
+	return address
+}
 
+// isDrawn is when everything of the page is there.
+const isDrawn = "document.querySelectorAll('#channels tbody tr, #failures tbody tr').length > 5 && document.querySelector('#latency path') && !document.querySelector('#tiles').innerText.includes('–')"
+
+// TestScreenshots takes the pictures in docs.
+func TestScreenshots(t *testing.T) {
+	shoot := func(state runner.Status, name string, d browsertest.Device, scroll string) {
+		t.Run(name, func(t *testing.T) {
+			address := startBusy(t, state)
+			p := browsertest.New(t)
+			p.Use(d)
+			p.Open("http://" + address + "/jobrunner/")
+			p.Until(isDrawn)
+			if !d.Phone {
+				p.Type("#why-database", "prod_eu")
+				p.Type("#why-uuid", "c2b2ae35-5a1e-4c1b-9d53-6f2f1c0a7e11\r")
+				p.Until("document.querySelector('#answer dl')")
+			}
+			browsertest.Eval[any](p, "document.activeElement.blur(), "+scroll+", null")
+			p.Screenshot(filepath.Join("..", "docs", name+".png"))
+			require.Empty(t, p.Problems())
+			require.Equal(t, []string{address}, p.Hosts())
+		})
+	}
+	now := time.Now()
+	shoot(wellStatus(now), "dashboard", browsertest.Device{Width: 1440, Height: 1180}, "scrollTo(0, 0)")
+	shoot(busyStatus(now), "dashboard-degraded", browsertest.Device{Width: 1440, Height: 1180}, "scrollTo(0, 0)")
+	shoot(busyStatus(now), "dashboard-dark", browsertest.Device{Width: 1440, Height: 1720, Dark: true}, "scrollTo(0, 0)")
+	shoot(busyStatus(now), "dashboard-phone", browsertest.Device{Width: 390, Height: 1500, Phone: true}, "scrollTo(0, 0)")
+	shoot(manyStatus(now), "dashboard-60-channels", browsertest.Device{Width: 1440, Height: 1180}, "scrollTo(0, 560)")
+}
+
+// overlaps counts the labels of the plots that lie upon each other, or leave their plot.
+const overlaps = `[...document.querySelectorAll('.plot')].flatMap(plot => {
+	const frame = plot.getBoundingClientRect(), boxes = [...plot.querySelectorAll('text')].map(t => t.getBoundingClientRect());
+	return boxes.filter((a, i) => a.left < frame.left - 1 || a.right > frame.right + 1 ||
+		boxes.some((b, j) => j > i && a.left < b.right && b.left < a.right && a.top < b.bottom - 3 && b.top < a.bottom - 3));
+}).length`
+
+// TestBrowserManyChannels: sixty channels do not push everything else out of sight.
+func TestBrowserManyChannels(t *testing.T) {
+	address := startBusy(t, manyStatus(time.Now()))
 	p := browsertest.New(t)
-	shoot := func(name string, d browsertest.Device) {
+	rowsShown := func() int { return browsertest.Eval[int](p, "document.querySelectorAll('#channels tbody tr').length") }
+	height := func() int { return browsertest.Eval[int](p, "document.documentElement.scrollHeight") }
+	for _, d := range []browsertest.Device{{Width: 1440, Height: 1000}, {Width: 320, Height: 700, Phone: true}} {
 		p.Use(d)
 		p.Open("http://" + address + "/jobrunner/")
-		p.Until("document.querySelectorAll('#channels tbody tr, #failures tbody tr').length > 5 && document.querySelector('#latency path') && !document.querySelector('#tiles').innerText.includes('–')")
-		if !d.Phone {
-			p.Type("#why-database", "prod_eu")
-			p.Type("#why-uuid", "c2b2ae35-5a1e-4c1b-9d53-6f2f1c0a7e11\r")
-			p.Until("document.querySelector('#answer dl')")
-			browsertest.Eval[any](p, "document.activeElement.blur(), scrollTo(0, 0), null")
+		p.Until(isDrawn)
+		require.Zero(t, browsertest.Eval[int](p, overlaps), "labels at %d", d.Width)
+		require.LessOrEqual(t, rowsShown(), 15)
+		if d.Phone {
+			require.Less(t, height(), 5600)
+			p.Until("document.documentElement.scrollWidth <= 320")
+		} else {
+			require.Less(t, height(), 2300)
 		}
-		p.Screenshot(filepath.Join("..", "docs", name+".png"))
+		require.Contains(t, p.Text("#more-channels"), "idle channels")
+		browsertest.Eval[any](p, "document.querySelector('#more-channels').click(), null")
+		p.Until("document.querySelectorAll('#channels tbody tr').length === 60")
+		browsertest.Eval[any](p, "document.querySelector('#more-channels').click(), null")
+		p.Type("#channel-filter", "customer1")
+		p.Until("document.querySelectorAll('#channels tbody tr').length === 10")
 	}
-	shoot("dashboard", browsertest.Device{Width: 1440, Height: 1180})
-	shoot("dashboard-dark", browsertest.Device{Width: 1440, Height: 1720, Dark: true})
-	shoot("dashboard-phone", browsertest.Device{Width: 390, Height: 1500, Phone: true})
+	require.Contains(t, p.Text("#tiles"), "last hour: ")
+	require.Contains(t, browsertest.Eval[string](p, "document.querySelector('.s-p95').innerText"), "p95")
 	require.Empty(t, p.Problems())
-	require.Equal(t, []string{address}, p.Hosts())
+}
+
+// TestBrowserStandby: a page that knows nothing says who does, and leads there; one that gets no news
+// looks like it.
+func TestBrowserStandby(t *testing.T) {
+	address := startBusy(t, standbyStatus())
+	p := browsertest.New(t)
+	p.Use(browsertest.Device{Width: 1280, Height: 900})
+	p.Open("http://" + address + "/jobrunner/")
+	p.Until("document.querySelector('#state').innerText === 'Standby'")
+	require.Contains(t, p.Text("#problems"), "process 77")
+	require.Equal(t, "https://b.example.com/jobrunner/", browsertest.Eval[string](p, "document.querySelector('#nodes a').href"))
+	require.Equal(t, "1", browsertest.Eval[string](p, "getComputedStyle(document.querySelector('#main .columns')).opacity"))
+	require.NoError(t, caddy.Stop())
+	p.Until("document.body.classList.contains('stale') && Number(getComputedStyle(document.querySelector('#main .columns')).opacity) < .6")
+	require.Equal(t, "1", browsertest.Eval[string](p, "getComputedStyle(document.querySelector('#offline')).opacity"))
 }

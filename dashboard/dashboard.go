@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -42,11 +43,13 @@ const actionHeader = "X-Jobrunner-Dashboard"
 const policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// Handler is an HTTP handler that shows what the job runners of this process
+// Handler shows, as an HTTP handler, what the job runners of this process
 // do: databases, channels, Odoo servers, running and failed jobs, and why a job
 // does not run. It is one page without outside resources. It shows neither
 // arguments of jobs nor secrets, but names of databases, channels, models and
 // methods: put an authentication in front of it.
+//
+//	{"handler": "jobrunner_dashboard", "path": "/jobrunner", "actions": true}
 type Handler struct {
 	// The path of the page, with everything below it. Default: `/jobrunner`.
 	Path string `json:"path,omitempty"`
@@ -55,10 +58,17 @@ type Handler struct {
 	// Odoo servers. Whoever may see the page may then do so. Default: false.
 	Actions bool `json:"actions,omitempty"`
 
+	// The addresses of the dashboards of the other nodes, such as
+	// `https://b.example.com/jobrunner/`. A page whose process stands by links to them, because only
+	// the leader knows what runs. Default: none.
+	Nodes []string `json:"nodes,omitempty"`
+
 	files map[string]file
 	pages map[string]caddyhttp.HandlerFunc
 	// live and failed are answers that visitors share.
 	live, failed *shared
+	// read is what is known of failed jobs; failed lets one of its users in at a time.
+	read readings
 }
 
 // CaddyModule returns the Caddy module information.
@@ -86,6 +96,7 @@ func parseDirective(helper httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, e
 //
 //	jobrunner_dashboard [<path>] {
 //		actions
+//		nodes <url>...
 //	}
 func (h *Handler) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
 	disp.Next()
@@ -100,14 +111,24 @@ func (h *Handler) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
 	}
 	for disp.NextBlock(0) {
 		switch option := disp.Val(); {
+		case option == "nodes" && h.Nodes != nil:
+			return disp.Err("nodes may stand only once")
+		case option == "nodes":
+			if h.Nodes = disp.RemainingArgs(); len(h.Nodes) == 0 {
+				return disp.ArgErr()
+			}
+			if err := h.check(); err != nil {
+				return disp.WrapErr(err)
+			}
 		case option != "actions":
 			return disp.Errf("unrecognized option %q", option)
 		case h.Actions:
 			return disp.Err("actions may stand only once")
 		case disp.NextArg():
 			return disp.ArgErr()
+		default:
+			h.Actions = true
 		}
-		h.Actions = true
 	}
 	return nil
 }
@@ -123,6 +144,11 @@ func (h *Handler) base() string {
 func (h *Handler) check() error {
 	if h.Path != "" && (!strings.HasPrefix(h.Path, "/") || strings.ContainsAny(h.Path, "*?# ")) {
 		return fmt.Errorf("path %q: it begins with a slash and has no wildcards", h.Path)
+	}
+	for _, node := range h.Nodes {
+		if u, err := url.Parse(node); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
+			return fmt.Errorf("node %q is no address of a page, such as https://b.example.com/jobrunner/", node)
+		}
 	}
 	return nil
 }
@@ -142,6 +168,7 @@ func (h *Handler) Provision(caddy.Context) error {
 		return err
 	}
 	h.live, h.failed = &shared{fresh: dataFresh}, &shared{fresh: failuresFresh}
+	h.read = make(readings)
 	h.files = make(map[string]file)
 	kinds := map[string]string{".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 	entries, err := fs.ReadDir(embedded, ".")
@@ -162,7 +189,7 @@ func (h *Handler) Provision(caddy.Context) error {
 	}
 	h.pages = map[string]caddyhttp.HandlerFunc{
 		"data": h.data, "history": h.history, "failures": h.failures,
-		"waiting": reading(getWaiting), "why": reading(getWhy),
+		"waiting": asking(getWaiting), "why": asking(getWhy),
 		"pause": h.acting(admin.PostPause), "resume": h.acting(admin.PostResume),
 		"drain": h.acting(admin.PostDrain), "undrain": h.acting(admin.PostUndrain),
 	}
@@ -264,10 +291,10 @@ func answerError(w http.ResponseWriter, err error) error {
 	return nil
 }
 
-// reading and acting take over handlers of the admin API. The latter log who it
+// asking and acting take over handlers of the admin API. The latter log who it
 // was: the user that an authentication before the dashboard has found, and the
 // visitor's address.
-func reading(h caddy.AdminHandlerFunc) caddyhttp.HandlerFunc { return caddyhttp.HandlerFunc(h) }
+func asking(h caddy.AdminHandlerFunc) caddyhttp.HandlerFunc { return caddyhttp.HandlerFunc(h) }
 
 func (h *Handler) acting(action caddy.AdminHandlerFunc) caddyhttp.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {

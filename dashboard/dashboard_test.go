@@ -95,7 +95,7 @@ func TestDashboardPages(t *testing.T) {
 
 func TestDashboardData(t *testing.T) {
 	e := fakerunner.NewDesk()
-	site := desk(t, e, "jobrunner_dashboard /ops/jobs")
+	site := desk(t, e, "jobrunner_dashboard /ops/jobs {\n\tnodes https://b.example/ops/jobs/\n}")
 	res, body := send(t, http.MethodGet, site+"/ops/jobs/data", "")
 	require.Equal(t, "false", res.Header.Get("X-Jobrunner-Actions"))
 	require.Equal(t, "no-store", res.Header.Get("Cache-Control"))
@@ -109,6 +109,7 @@ func TestDashboardData(t *testing.T) {
 	}
 	require.NoError(t, json.Unmarshal([]byte(body), &data))
 	require.Len(t, data.Runners, 1)
+	require.Contains(t, body, `"nodes":["https://b.example/ops/jobs/"]`)
 	r := data.Runners[0]
 	require.Equal(t, "default", r.Status.Runner)
 	require.Len(t, r.Databases, 3)
@@ -176,14 +177,16 @@ func TestDashboardActions(t *testing.T) {
 func TestDashboardCaddyfile(t *testing.T) {
 	for _, bad := range []string{
 		"jobrunner_dashboard a", "jobrunner_dashboard /a /b", "jobrunner_dashboard {\n\tx\n}", "jobrunner_dashboard {\n\tactions\n\tactions\n}",
-		"jobrunner_dashboard {\n\tactions on\n}", "jobrunner_dashboard /a/*b",
+		"jobrunner_dashboard {\n\tactions on\n}",
+		"jobrunner_dashboard {\n\tnodes\n}", "jobrunner_dashboard {\n\tnodes javascript:alert(1)\n}", "jobrunner_dashboard {\n\tnodes https://a.example https://u:p@b.example\n}",
+		"jobrunner_dashboard {\n\tnodes https://a.example\n\tnodes https://b.example\n}", "jobrunner_dashboard /a/*b",
 	} {
 		_, err := caddytest.Adapt(":1 {\n" + bad + "\n}")
 		require.ErrorContains(t, err, "Caddyfile:", bad)
 	}
-	raw, err := caddytest.Adapt(":1 {\n\treverse_proxy a:1\n\tjobrunner_dashboard /x/ {\n\tactions\n}\n}")
+	raw, err := caddytest.Adapt(":1 {\n\treverse_proxy a:1\n\tjobrunner_dashboard /x/ {\n\tactions\n\tnodes https://b.example/x/\n}\n}")
 	require.NoError(t, err)
-	require.Contains(t, string(raw), `{"match":[{"path":["/x","/x/*"]}],"handle":[{"actions":true,"handler":"jobrunner_dashboard","path":"/x/"}]},{"handle":[{"handler":"reverse_proxy"`)
+	require.Contains(t, string(raw), `{"match":[{"path":["/x","/x/*"]}],"handle":[{"actions":true,"handler":"jobrunner_dashboard","nodes":["https://b.example/x/"],"path":"/x/"}]},{"handle":[{"handler":"reverse_proxy"`)
 }
 
 func TestHistory(t *testing.T) {

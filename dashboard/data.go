@@ -2,7 +2,6 @@ package dashboard
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,13 +34,6 @@ const (
 	failuresTimeout = 10 * time.Second
 	// listLimit bounds the lists of databases, channels and tasks.
 	listLimit = 500
-	// failuresDatabases is how many databases are asked for failed jobs, those
-	// with the most, and failuresEach for how many, the newest.
-	failuresDatabases = 5
-	failuresEach      = 100
-	// failuresShown is how many groups are shown, with failuresJobs of each.
-	failuresShown = 50
-	failuresJobs  = 3
 	// waitingShown is how many waiting jobs are listed.
 	waitingShown = 20
 	// visitorsLimit bounds the connections to databases that visitors cause at the same time, in all
@@ -135,7 +127,11 @@ func (h *Handler) data(w http.ResponseWriter, r *http.Request) error {
 		for _, name := range slices.Sorted(maps.Keys(all)) {
 			list = append(list, describeRunner(ctx, name, all[name]))
 		}
-		return map[string]any{"time": time.Now().UTC(), "runners": list}, nil
+		doc := map[string]any{"time": time.Now().UTC(), "runners": list}
+		if len(h.Nodes) > 0 {
+			doc["nodes"] = h.Nodes
+		}
+		return doc, nil
 	})
 }
 
@@ -179,10 +175,10 @@ func discreet(list []string) []string {
 // failure is the answer to a question that failed.
 func failure(err error) error {
 	var shown caddy.APIError
-	if errors.As(err, &shown) {
-		return err
+	if !errors.As(err, &shown) {
+		err = admin.Failure(err)
 	}
-	if err = admin.Failure(err); errors.As(err, &shown) {
+	if errors.As(err, &shown) {
 		shown.Message = api.Discreet(shown.Message)
 		return shown
 	}
@@ -193,98 +189,6 @@ func failure(err error) error {
 func head[T any](list []T) (first []T, more int) {
 	n := min(len(list), listLimit)
 	return append([]T{}, list[:n]...), len(list) - n
-}
-
-// failureGroup is failed jobs that have database, model, method and exception in
-// common.
-type failureGroup struct {
-	Runner    string    `json:"runner"`
-	Database  string    `json:"database"`
-	Exception string    `json:"exception"`
-	Model     string    `json:"model"`
-	Method    string    `json:"method"`
-	Channel   string    `json:"channel"`
-	Count     int       `json:"count"`
-	Last      time.Time `json:"last,omitzero"`
-	// Jobs are the newest of them.
-	Jobs []string `json:"jobs"`
-}
-
-// failures answers with the last failed jobs, grouped.
-func (h *Handler) failures(w http.ResponseWriter, r *http.Request) error {
-	if _, err := admin.Query(r); err != nil {
-		return err
-	}
-	return h.failed.serve(w, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), failuresTimeout)
-		defer cancel()
-		groups, problems := []failureGroup{}, []string{}
-		all := supervisor.Runners(ctx)
-		for _, name := range slices.Sorted(maps.Keys(all)) {
-			g, p := groupFailures(ctx, name, all[name])
-			groups, problems = append(groups, g...), append(problems, p...)
-		}
-		return map[string]any{"groups": groups, "problems": problems, "per_database": failuresEach}, nil
-	})
-}
-
-// groupFailures reads the newest failed jobs of the databases with the most.
-func groupFailures(ctx context.Context, name string, engine supervisor.Operations) (groups []failureGroup, problems []string) {
-	st, err := engine.Status(ctx)
-	if err != nil {
-		return nil, []string{err.Error()}
-	}
-	dbs := slices.DeleteFunc(slices.Clone(st.Databases), func(db runner.DatabaseStatus) bool { return db.Failed == 0 })
-	slices.SortFunc(dbs, func(a, b runner.DatabaseStatus) int {
-		return cmp.Or(cmp.Compare(b.Failed, a.Failed), cmp.Compare(a.Name, b.Name))
-	})
-	at := make(map[[5]string]int)
-	for i := range dbs[:min(len(dbs), failuresDatabases)] {
-		var page runner.JobPage
-		err := visit(ctx, func() (err error) {
-			page, err = engine.Jobs(ctx, runner.JobQuery{
-				Database: dbs[i].Name, Filter: driver.Filter{States: []channels.State{channels.Failed}}, Limit: failuresEach,
-			})
-			return err
-		})
-		if err != nil {
-			problems = append(problems, dbs[i].Name+": "+api.Discreet(err.Error()))
-			continue
-		}
-		problems = append(problems, discreet(page.Problems)...)
-		for j := range page.Jobs {
-			groups = addFailure(groups, at, api.NewJob(name, &page.Jobs[j]))
-		}
-	}
-	slices.SortStableFunc(groups, func(a, b failureGroup) int { return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(b.Count, a.Count)) })
-	return groups[:min(len(groups), failuresShown)], problems
-}
-
-func addFailure(groups []failureGroup, at map[[5]string]int, job api.Job) []failureGroup {
-	key := [5]string{job.Database, job.Exception, job.Model, job.Method, job.Channel}
-	i, ok := at[key]
-	if !ok {
-		i = len(groups)
-		at[key] = i
-		groups = append(groups, failureGroup{
-			Runner: job.Runner, Database: job.Database, Exception: job.Exception, Model: job.Model, Method: job.Method, Channel: job.Channel,
-		})
-	}
-	g := &groups[i]
-	g.Count++
-	// A failed job has a time of its end only where the add-on writes one.
-	for _, t := range []time.Time{job.Done, job.Started, job.Created} {
-		if !t.IsZero() {
-			if t.After(g.Last) {
-				g.Last = t
-			}
-			break
-		}
-	}
-	if len(g.Jobs) < failuresJobs {
-		g.Jobs = append(g.Jobs, job.UUID)
-	}
-	return groups
 }
 
 // getWaiting lists the newest pending jobs of a channel or database.
@@ -328,14 +232,16 @@ func getWhy(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	key := channels.Key{DB: q.Get("database"), UUID: q.Get("uuid")}
-	if key.DB == "" || key.UUID == "" {
-		return admin.Error(http.StatusBadRequest, "database and uuid say which job is meant")
+	if key.UUID == "" {
+		return admin.Error(http.StatusBadRequest, "uuid says which job is meant, or its first letters")
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), failuresTimeout)
 	defer cancel()
 	var why runner.Why
 	err = visit(ctx, func() (err error) {
-		why, err = k.Why(ctx, key)
+		if key, err = admin.Find(ctx, k, key.DB, key.UUID); err == nil {
+			why, err = k.Why(ctx, key)
+		}
 		return err
 	})
 	if err != nil {

@@ -77,8 +77,11 @@ func (l *latencies) quantile(share float64) *float64 {
 
 func pointNumber(t time.Time) int64 { return t.UnixNano() / int64(historyStep) }
 
-// Observe remembers an event for the plots. It does not block.
-func Observe(ev runner.Event) { hour.note(ev) }
+// Observe remembers an event for the plots and the failures. It does not block.
+func Observe(ev runner.Event) {
+	hour.note(ev)
+	lastFailed.note(&ev)
+}
 
 func (h *history) note(ev runner.Event) {
 	if !ev.Kind.Final() {

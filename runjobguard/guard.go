@@ -18,12 +18,14 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("jobrunner_guard", httpcaddyfile.Before, "basic_auth")
 }
 
-// Handler is an HTTP handler that answers 404 to every request for the routes by
-// which Odoo runs jobs, `/queue_job/runjob` and `/connector/runjob`, and for
+// Handler answers, as an HTTP handler, 404 to every request for the routes by which
+// Odoo runs jobs, `/queue_job/runjob` and `/connector/runjob`, and for
 // `/queue_job/session`, in every spelling that an Odoo server may take for them:
 // with a language in front, with doubled slashes, encoded. Odoo itself runs a job
 // for anyone who asks. The job runner is not affected, because its requests go to
 // the Odoo servers directly. All other requests pass.
+//
+//	{"handler": "jobrunner_guard"}
 type Handler struct{}
 
 // CaddyModule returns the Caddy module information.

@@ -37,6 +37,9 @@ func (e *engine) claimed(db *database, c session.Claims) {
 // order to claim it was an old one and the scheduler has not given it a slot.
 func (e *engine) claimGot(db *database, attempt driver.Task) {
 	t := e.tasks[attempt.Key]
+	if t != nil && t.ours && t.attempt.Enqueued == attempt.Enqueued {
+		return // of two rows of one uuid
+	}
 	scheduled := t != nil && t.phase == phaseClaiming
 	if !scheduled {
 		t = &task{}
@@ -47,7 +50,7 @@ func (e *engine) claimGot(db *database, attempt driver.Task) {
 	}
 	t.attempt, t.ours = attempt, true
 	db.hold.lost = 0
-	if !scheduled || e.shutdown.begun || e.config().Exiting() {
+	if !scheduled || e.ending() {
 		e.unclaim(attempt.Key, t)
 		return
 	}
@@ -143,7 +146,7 @@ func (e *engine) answered(x *exchange.Exchange, result driver.Result) {
 		e.settle(key, t)
 	case t.settled():
 		e.settle(key, t)
-	case result.Outcome == driver.NotSent && t.attempt.Enqueued != 0 && !e.shutdown.begun:
+	case result.Outcome == driver.NotSent && t.attempt.Enqueued != 0 && !e.ending():
 		t.tried = append(t.tried, x.Upstream.Name)
 		e.dispatch(key, t)
 	case result.Outcome == driver.NotSent && t.attempt.Enqueued != 0:

@@ -70,7 +70,7 @@ func (st *Status) Problems(now time.Time) []string {
 	case len(st.Databases) == 0:
 		problems = append(problems, "no database is found: check databases, and the role that connects to PostgreSQL")
 	default:
-		problems = append(problems, "no database has jobs: queue_job is installed in none of those that are found")
+		problems = append(problems, "no database has jobs: queue_job is installed in none of those that are found"+st.leaving())
 	}
 	return problems
 }
@@ -96,6 +96,10 @@ func (st *Status) Warnings(now time.Time) (list []string) {
 	}
 	if p := st.Controls.pause("", ""); p != nil {
 		list = append(list, "everything is "+p.String())
+	} else if p := st.Controls.pause("", "root"); p != nil {
+		list = append(list, "channel root is "+p.String())
+	} else if paused := st.pausedDatabases(); served > 0 && len(paused) == served {
+		list = append(list, few(paused)...)
 	}
 	if st.DatabaseChannels && st.MaxCapacity <= 0 {
 		list = append(list, "no job runs: max_capacity is 0")
@@ -106,6 +110,30 @@ func (st *Status) Warnings(now time.Time) (list []string) {
 		}
 	}
 	return list
+}
+
+// pausedDatabases are those that are served and paused.
+func (st *Status) pausedDatabases() (list []string) {
+	for i := range st.Databases {
+		if db := &st.Databases[i]; db.State == DatabaseReady && db.Pause != nil {
+			list = append(list, "database "+db.Name+" is "+db.Pause.String())
+		}
+	}
+	return list
+}
+
+// leaving names the databases that are found and given up for a while.
+func (st *Status) leaving() string {
+	var names []string
+	for i := range st.Databases {
+		if db := &st.Databases[i]; db.State == DatabaseYielding {
+			names = append(names, db.Name)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return ", apart from those that are being dropped, renamed or copied: " + strings.Join(few(names), ", ")
 }
 
 // servers counts the servers that take jobs. The others are named with the cause, those that are

@@ -66,6 +66,21 @@ func TestHealth(t *testing.T) {
 			changed(leading(heard), func(st *Status) { st.Controls.Pauses = []Pause{{By: "ana", Note: "lunch"}} }), Degraded, nil,
 			[]string{"everything is paused by ana (lunch)"},
 		},
+		"the only one is paused": {
+			leading(DatabaseStatus{Name: "a", State: DatabaseReady, Connected: now, Heard: now, Pause: &Pause{Database: "a", By: "ana"}}), Degraded, nil,
+			[]string{"database a is paused by ana"},
+		},
+		"one of two is paused": {
+			leading(heard, DatabaseStatus{Name: "p", State: DatabaseReady, Connected: now, Heard: now, Pause: &Pause{Database: "p"}}), Ready, nil, nil,
+		},
+		"root is paused by hand": {
+			changed(leading(heard), func(st *Status) { st.Controls.Pauses = []Pause{{Channel: "root", By: "ana"}} }), Degraded, nil,
+			[]string{"channel root is paused by ana"},
+		},
+		"being copied": {
+			leading(DatabaseStatus{Name: "y", State: DatabaseYielding}), NotReady,
+			[]string{"no database has jobs: queue_job is installed in none of those that are found, apart from those that are being dropped, renamed or copied: y"}, nil,
+		},
 		"no capacity": {changed(leading(heard), func(st *Status) { st.DatabaseChannels = true }), Degraded, nil, []string{"no job runs: max_capacity is 0"}},
 		"root is paused": {
 			changed(leading(heard), func(st *Status) {

@@ -35,6 +35,9 @@ func (s *shutdown) check(tasks map[channels.Key]*task) {
 	}
 }
 
+// ending reports whether nothing new may be sent: the engine is stopping, or the process is about to end.
+func (e *engine) ending() bool { return e.shutdown.begun || e.config().Exiting() }
+
 // drain begins the end: nothing new is claimed, and what was about to be is not.
 func (e *engine) drain() {
 	e.shutdown.begun = true

@@ -162,7 +162,7 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 		w.task(e, t)
 	case known && x.Reason == channels.ReasonFailed:
 		w.say(x.Reason.String(), "the job failed and runs again only if it is requeued")
-	case e.shutdown.begun || e.config().Exiting():
+	case e.ending():
 		w.say(WhyStopping, "this runner is stopping")
 	case !e.leadership.leading && e.leadership.known:
 		w.say(WhyStandby, "this process does not lead the runner, %s does: ask there", e.leadership.detail)

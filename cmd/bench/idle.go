@@ -50,7 +50,7 @@ const (
 		WHERE uuid = $1 AND state = 'pending'`
 )
 
-// FloorArgs are those of [Partner.Floor].
+// FloorArgs are the arguments of [Partner.Floor].
 type FloorArgs struct {
 	// Postgres is the URL of the database, Stub the address of the stub.
 	Postgres, Stub string
@@ -64,7 +64,7 @@ func (*Partner) Floor(args FloorArgs, _ *bool) error {
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
-	// As the runner's claims, those of the floor do not wait for the disk.
+	// Like the runner's claims, the floor's claims do not wait for the disk.
 	if _, err := conn.Exec(ctx, "SET synchronous_commit = off; LISTEN queue_job"); err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}

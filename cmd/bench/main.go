@@ -111,7 +111,7 @@ func usage() {
 // scenario is one part of the table.
 type scenario struct {
 	name, about string
-	// databases are those of its lab. Without any it has an empty one.
+	// databases are created in its lab. Without any, the lab is empty.
 	databases []string
 	run       func(context.Context, *lab) error
 }

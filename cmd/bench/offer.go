@@ -148,7 +148,7 @@ func (l *lab) collect(ctx context.Context, all []request, after func() error, mo
 	return all, nil
 }
 
-// latencies returns those of the jobs that were committed in a window after the beginning.
+// latencies returns the latencies of the jobs that were committed in a window after the beginning.
 func (o *offered) latencies(from, to time.Duration) []time.Duration {
 	var list []time.Duration
 	for _, j := range o.jobs {

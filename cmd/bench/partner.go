@@ -153,7 +153,7 @@ func servePartner() {
 	}
 }
 
-// StubArgs are those of [Partner.Stub].
+// StubArgs are the arguments of [Partner.Stub].
 type StubArgs struct {
 	// Postgres is the URL of any database of the cluster.
 	Postgres string

@@ -212,7 +212,7 @@ func knownUpstream(st *runner.Status, address string) (string, error) {
 	case len(same) > 1:
 		return "", Error(http.StatusBadRequest, "several servers have the address %q: %s", address, strings.Join(same, ", "))
 	}
-	return "", Error(http.StatusNotFound, "there is no upstream %q, %s", api.Printable(address), known("Odoo server", names))
+	return "", Error(http.StatusNotFound, "there is no Odoo server %q, %s", api.Printable(address), known("Odoo server", names))
 }
 
 // known lists what there is, as far as one line holds it.
@@ -373,6 +373,13 @@ func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), actTimeout)
 		defer cancel()
+		for i, uuid := range change.UUIDs {
+			key, err := Find(ctx, k, change.Database, uuid)
+			if err != nil {
+				return err
+			}
+			change.UUIDs[i] = key.UUID
+		}
 		result, err := k.Change(ctx, change)
 		logAction(action.String(), name, &req.Actor, zap.String("database", change.Database), zap.Bool("dry_run", change.DryRun),
 			zap.Int("changed", result.Changed), zap.Int("followed", result.Followed), zap.Error(err))

@@ -36,7 +36,7 @@ func getEvents(w http.ResponseWriter, r *http.Request) error {
 	for _, list := range q["event"] {
 		for name := range strings.SplitSeq(list, ",") {
 			if !slices.Contains(runner.EventKinds(), runner.EventKind(name)) {
-				return Error(http.StatusBadRequest, "unknown event %q", name)
+				return Error(http.StatusBadRequest, "unknown event %q, known are %s", name, strings.Join(api.EventKinds(), ", "))
 			}
 			kinds = append(kinds, runner.EventKind(name))
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
-// TestSlowReadersMissEvents: nobody waits for them.
+// TestSlowReadersMissEvents: no other reader waits for them.
 func TestSlowReadersMissEvents(t *testing.T) {
 	h := hub{readers: make(map[*reader]struct{})}
 	slow := h.subscribe(func(ev *runner.Event) bool { return ev.Kind == runner.EventJobDone })

@@ -7,13 +7,11 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
@@ -97,26 +95,38 @@ func getReady(w http.ResponseWriter, r *http.Request) error {
 	return Answer(w, status, api.Readiness{Ready: !fails, State: worst.String(), Problems: problems})
 }
 
+// getDatabases lists a page of the databases.
 func getDatabases(w http.ResponseWriter, r *http.Request) error {
-	doc := api.Databases{Databases: []api.Database{}}
-	err := each(r, func(name string, _ *supervisor.Runner, st *runner.Status, now time.Time) {
-		doc.Databases = append(doc.Databases, api.NewDatabases(name, st, now)...)
+	page, name, err := pageOf(r)
+	if err != nil {
+		return err
+	}
+	list := []api.Database{}
+	err = eachOf(r, name, func(name string, _ *supervisor.Runner, st *runner.Status, now time.Time) {
+		list = append(list, api.NewDatabases(name, st, now)...)
 	})
 	if err != nil {
 		return err
 	}
-	return Answer(w, http.StatusOK, doc)
+	list, rest := cut(page, list)
+	return Answer(w, http.StatusOK, api.Databases{Databases: list, Rest: rest})
 }
 
+// getChannels lists a page of the channels.
 func getChannels(w http.ResponseWriter, r *http.Request) error {
-	doc := api.Channels{Channels: []api.Channel{}}
-	err := each(r, func(name string, _ *supervisor.Runner, st *runner.Status, now time.Time) {
-		doc.Channels = append(doc.Channels, api.NewChannels(name, st, now)...)
+	page, name, err := pageOf(r)
+	if err != nil {
+		return err
+	}
+	list := []api.Channel{}
+	err = eachOf(r, name, func(name string, _ *supervisor.Runner, st *runner.Status, now time.Time) {
+		list = append(list, api.NewChannels(name, st, now)...)
 	})
 	if err != nil {
 		return err
 	}
-	return Answer(w, http.StatusOK, doc)
+	list, rest := cut(page, list)
+	return Answer(w, http.StatusOK, api.Channels{Channels: list, Rest: rest})
 }
 
 func getUpstreams(w http.ResponseWriter, r *http.Request) error {
@@ -130,12 +140,13 @@ func getUpstreams(w http.ResponseWriter, r *http.Request) error {
 	return Answer(w, http.StatusOK, doc)
 }
 
+// getTasks lists a page of the jobs that hold slots.
 func getTasks(w http.ResponseWriter, r *http.Request) error {
-	q, err := Query(r, "runner")
+	page, only, err := pageOf(r)
 	if err != nil {
 		return err
 	}
-	all, err := runners(q.Get("runner"))
+	all, err := runners(only)
 	if err != nil {
 		return err
 	}
@@ -149,12 +160,13 @@ func getTasks(w http.ResponseWriter, r *http.Request) error {
 		}
 		views = append(views, api.NewTasks(name, tasks, time.Now())...)
 	}
-	return Answer(w, http.StatusOK, api.Tasks{Tasks: views})
+	views, rest := cut(page, views)
+	return Answer(w, http.StatusOK, api.Tasks{Tasks: views, Rest: rest})
 }
 
 // getJobs reads one page of one runner's jobs.
 func getJobs(w http.ResponseWriter, r *http.Request) error {
-	q, err := Query(r, "runner", "database", "channel", "state", "exception", "older_than", "cursor", "limit")
+	q, err := Query(r, "runner", "database", "channel", "state", "exception", "older_than", "uuid", "cursor", "limit")
 	if err != nil {
 		return err
 	}
@@ -168,10 +180,11 @@ func getJobs(w http.ResponseWriter, r *http.Request) error {
 	if jq.Filter, err = jobFilter(&f); err != nil {
 		return err
 	}
-	if limit := q.Get("limit"); limit != "" {
-		if jq.Limit, err = strconv.Atoi(limit); err != nil || jq.Limit < 1 {
-			return Error(http.StatusBadRequest, "limit %q is not a number from 1 on", limit)
-		}
+	if uuid := q.Get("uuid"); uuid != "" {
+		byUUID(&jq.Filter, uuid)
+	}
+	if jq.Limit, err = number(q, "limit", 1, 0); err != nil {
+		return err
 	}
 	name, k, err := OneRunner(q.Get("runner"))
 	if err != nil {
@@ -196,7 +209,6 @@ func getJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	key := channels.Key{DB: r.PathValue("database"), UUID: r.PathValue("uuid")}
 	all, err := runners(q.Get("runner"))
 	if err != nil {
 		return err
@@ -206,6 +218,10 @@ func getJob(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), api.QuestionTimeout)
 	defer cancel()
+	key, err := findIn(ctx, all, r.PathValue("database"), r.PathValue("uuid"))
+	if err != nil {
+		return err
+	}
 	text := ""
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		why, err := all[name].Why(ctx, key)

@@ -134,13 +134,21 @@ func Query(r *http.Request, known ...string) (url.Values, error) {
 	return values, nil
 }
 
+// stateNames are the states of jobs.
+func stateNames() (names []string) {
+	for s := channels.WaitDependencies; s <= channels.Failed; s++ {
+		names = append(names, s.String())
+	}
+	return names
+}
+
 // jobFilter checks the part of a request that selects jobs.
 func jobFilter(f *api.JobFilter) (driver.Filter, error) {
 	out := driver.Filter{UUIDs: f.UUIDs, Channel: f.Channel, Exception: f.Exception}
 	for _, name := range f.States {
 		state := channels.ParseState(name)
 		if name == "" || state == channels.Unknown {
-			return out, Error(http.StatusBadRequest, "unknown state %q", name)
+			return out, Error(http.StatusBadRequest, "unknown state %q, known are %s", name, strings.Join(stateNames(), ", "))
 		}
 		out.States = append(out.States, state)
 	}

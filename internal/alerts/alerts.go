@@ -70,7 +70,7 @@ func Emitter(ctx caddy.Context) func(string, map[string]any) {
 	return func(name string, data map[string]any) {
 		app, err := ctx.AppIfConfigured("events")
 		if err != nil {
-			return // nobody listens
+			return // no one listens
 		}
 		if events, ok := app.(*caddyevents.App); ok && events.ShouldEmit(name) {
 			events.Emit(ctx, name, data)

@@ -7,14 +7,16 @@ type Statuses struct {
 	Runners []Status `json:"runners"`
 }
 
-// Databases is the answer of GET /jobrunner/databases.
+// Databases is the answer of GET /jobrunner/databases: a page of them.
 type Databases struct {
 	Databases []Database `json:"databases"`
+	Rest
 }
 
-// Channels is the answer of GET /jobrunner/channels.
+// Channels is the answer of GET /jobrunner/channels: a page of them.
 type Channels struct {
 	Channels []Channel `json:"channels"`
+	Rest
 }
 
 // Upstreams is the answer of GET /jobrunner/upstreams.
@@ -22,9 +24,18 @@ type Upstreams struct {
 	Upstreams []Upstream `json:"upstreams"`
 }
 
-// Tasks is the answer of GET /jobrunner/tasks.
+// Tasks is the answer of GET /jobrunner/tasks: a page of them.
 type Tasks struct {
 	Tasks []Task `json:"tasks"`
+	Rest
+}
+
+// Rest is what follows a page of a list.
+type Rest struct {
+	// More is how many there are after those of the page. Next is the offset of the next page, 0 on
+	// the last one.
+	More int `json:"more,omitempty"`
+	Next int `json:"next_offset,omitempty"`
 }
 
 // JobPage is the answer of GET /jobrunner/jobs.

@@ -129,16 +129,33 @@ func (c *Client) Status(ctx context.Context, name string) ([]Status, error) {
 	return doc.Runners, err
 }
 
-// Databases lists the databases of a runner, or of all if name is empty.
-func (c *Client) Databases(ctx context.Context, name string) ([]Database, error) {
-	doc, err := get[Databases](ctx, c, "databases", ofRunner(name))
-	return doc.Databases, err
+// ListQuery selects a page of a list. What is empty does not restrict it.
+type ListQuery struct {
+	// Runner is one runner, empty for all.
+	Runner string
+	// Limit is how many a page has: 0 means as many as the server likes. Offset is how many come
+	// before it.
+	Limit, Offset int
 }
 
-// Channels lists the channels of a runner, or of all if name is empty.
-func (c *Client) Channels(ctx context.Context, name string) ([]Channel, error) {
-	doc, err := get[Channels](ctx, c, "channels", ofRunner(name))
-	return doc.Channels, err
+func (q *ListQuery) values() url.Values {
+	v := ofRunner(q.Runner)
+	for name, n := range map[string]int{"limit": q.Limit, "offset": q.Offset} {
+		if n != 0 {
+			v.Set(name, strconv.Itoa(n))
+		}
+	}
+	return v
+}
+
+// Databases lists databases.
+func (c *Client) Databases(ctx context.Context, q ListQuery) (Databases, error) {
+	return get[Databases](ctx, c, "databases", q.values())
+}
+
+// Channels lists channels.
+func (c *Client) Channels(ctx context.Context, q ListQuery) (Channels, error) {
+	return get[Channels](ctx, c, "channels", q.values())
 }
 
 // Upstreams lists the Odoo servers of a runner, or of all if name is empty.
@@ -147,18 +164,19 @@ func (c *Client) Upstreams(ctx context.Context, name string) ([]Upstream, error)
 	return doc.Upstreams, err
 }
 
-// Tasks lists the jobs that hold slots, of a runner, or of all if name is empty.
-func (c *Client) Tasks(ctx context.Context, name string) ([]Task, error) {
-	doc, err := get[Tasks](ctx, c, "tasks", ofRunner(name))
-	return doc.Tasks, err
+// Tasks lists the jobs that hold slots.
+func (c *Client) Tasks(ctx context.Context, q ListQuery) (Tasks, error) {
+	return get[Tasks](ctx, c, "tasks", q.values())
 }
 
 // JobQuery selects jobs. What is empty does not restrict them.
 type JobQuery struct {
 	// Runner may be left out if there is only one.
 	Runner string
-	// The filter's UUIDs are not used.
+	// The filter's UUIDs are not used, but UUID, which may be the first letters of one.
 	JobFilter
+
+	UUID string
 	// Cursor is the Next of the page before, Limit how many jobs a page has: 0
 	// means as many as the server likes.
 	Cursor string
@@ -169,6 +187,7 @@ func (q *JobQuery) values() url.Values {
 	v := ofRunner(q.Runner)
 	for name, value := range map[string]string{
 		"database": q.Database, "channel": q.Channel, "exception": q.Exception, "older_than": q.OlderThan, "cursor": q.Cursor,
+		"uuid": q.UUID,
 	} {
 		if value != "" {
 			v.Set(name, value)
@@ -188,9 +207,14 @@ func (c *Client) Jobs(ctx context.Context, q JobQuery) (JobPage, error) {
 	return get[JobPage](ctx, c, "jobs", q.values())
 }
 
-// Job says why a job does, or does not, run, and shows its row.
+// Job says why a job does, or does not, run, and shows its row. The uuid may be cut to its first
+// letters, and the database left out, as long as there is only one such job.
 func (c *Client) Job(ctx context.Context, name, database, uuid string) (Why, error) {
-	return get[Why](ctx, c, "jobs/"+url.PathEscape(database)+"/"+url.PathEscape(uuid), ofRunner(name))
+	path := "jobs/"
+	if database != "" {
+		path += url.PathEscape(database) + "/"
+	}
+	return get[Why](ctx, c, path+url.PathEscape(uuid), ofRunner(name))
 }
 
 // Ready asks whether a runner, or all if name is empty, can do its work. That it

@@ -85,11 +85,13 @@ func TestClientRequests(t *testing.T) {
 	const changed = ` {"runner":"r","by":"me","database":"a","uuids":["x"],"dry_run":true}`
 	until := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	for want, ask := range map[string]func() error{
-		"GET databases?runner=r": func() error { _, err := c.Databases(ctx, "r"); return err },
-		"GET channels":           func() error { _, err := c.Channels(ctx, ""); return err },
-		"GET upstreams":          func() error { _, err := c.Upstreams(ctx, ""); return err },
-		"GET tasks":              func() error { _, err := c.Tasks(ctx, ""); return err },
-		"GET jobs":               func() error { _, err := c.Jobs(ctx, api.JobQuery{}); return err },
+		"GET databases?runner=r":      func() error { _, err := c.Databases(ctx, api.ListQuery{Runner: "r"}); return err },
+		"GET channels":                func() error { _, err := c.Channels(ctx, api.ListQuery{}); return err },
+		"GET upstreams":               func() error { _, err := c.Upstreams(ctx, ""); return err },
+		"GET tasks?limit=7&offset=14": func() error { _, err := c.Tasks(ctx, api.ListQuery{Limit: 7, Offset: 14}); return err },
+		"GET jobs?uuid=3f2a":          func() error { _, err := c.Jobs(ctx, api.JobQuery{UUID: "3f2a"}); return err },
+		"GET jobs/3f2a?runner=r":      func() error { _, err := c.Job(ctx, "r", "", "3f2a"); return err },
+		"GET jobs":                    func() error { _, err := c.Jobs(ctx, api.JobQuery{}); return err },
 		"GET jobs?cursor=c&database=a&limit=7&runner=r&state=failed&state=done": func() error {
 			_, err := c.Jobs(ctx, api.JobQuery{
 				Runner: "r", JobFilter: api.JobFilter{Database: "a", States: []string{"failed", "done"}}, Cursor: "c", Limit: 7,
@@ -135,7 +137,7 @@ func TestClientErrors(t *testing.T) {
 				w.WriteHeader(test.status)
 				fmt.Fprint(w, test.body)
 			})
-			_, err := c.Tasks(t.Context(), "")
+			_, err := c.Tasks(t.Context(), api.ListQuery{})
 			var failed *api.Error
 			require.ErrorAs(t, err, &failed)
 			require.Equal(t, test.status, failed.Status)

@@ -34,9 +34,10 @@ type DrainRequest struct {
 
 // JobFilter is the part of a request that selects jobs.
 type JobFilter struct {
-	Database string   `json:"database,omitempty"`
-	UUIDs    []string `json:"uuids,omitempty"`
-	States   []string `json:"states,omitempty"`
+	Database string `json:"database,omitempty"`
+	// UUIDs may be cut to their first letters, as long as they select one job each.
+	UUIDs  []string `json:"uuids,omitempty"`
+	States []string `json:"states,omitempty"`
 	// Channel selects those of the channels below it, too.
 	Channel   string `json:"channel,omitempty"`
 	Exception string `json:"exception,omitempty"`

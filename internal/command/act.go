@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
@@ -57,8 +58,32 @@ func (c *call) until() (time.Time, error) {
 	return time.Time{}, fmt.Errorf("--until: %q is not a time such as \"2026-11-30 08:00\" (here) or 2026-11-30T08:00:00Z", s)
 }
 
+// durations checks flags for durations, which may be empty.
+func (c *call) durations(flags ...string) error {
+	for _, flag := range flags {
+		if s := c.text(flag); s != "" {
+			if d, err := caddy.ParseDuration(s); err != nil || d <= 0 {
+				return fmt.Errorf("--%s: %q is not a duration above 0 such as 30m, 36h or 2d", flag, s)
+			}
+		}
+	}
+	return nil
+}
+
 func (c *call) pauseRequest() (api.PauseRequest, error) {
 	until, err := c.until()
+	if err == nil {
+		err = c.durations("for")
+	}
+	named := 0
+	for _, given := range []bool{c.text("database") != "", c.text("channel") != "", c.flags.Bool("all")} {
+		if given {
+			named++
+		}
+	}
+	if err == nil && named != 1 {
+		err = errors.New("name exactly one of --channel, --database and --all")
+	}
 	return api.PauseRequest{
 		Actor: c.actor(), Database: c.text("database"), Channel: c.text("channel"), All: c.flags.Bool("all"),
 		For: c.text("for"), Until: until,
@@ -107,7 +132,7 @@ func (c *call) ordered(doc api.OrderAnswer, err error) (int, error) {
 	}
 	for _, p := range doc.Pauses {
 		order := p.Order()
-		c.out.line("%s is %s", pauseSubject(&p), &order)
+		c.out.line("%s is %s", pauseSubject(&p), c.aged(order.String()))
 	}
 	return code, nil
 }
@@ -205,8 +230,21 @@ func (c *call) changeRequest() (api.ChangeRequest, error) {
 	if r.Until, err = c.until(); err != nil {
 		return r, err
 	}
+	if err = c.durations("for", "older-than"); err != nil {
+		return r, err
+	}
 	r.JobFilter, err = c.filter()
 	r.UUIDs = c.args
+	narrow := len(r.UUIDs) > 0 || len(r.States) > 0 || r.Channel != "" || r.Exception != "" || r.OlderThan != ""
+	switch {
+	case err != nil:
+	case !narrow && !r.All:
+		err = errors.New("select jobs by uuid, --state, --channel, --exception or --older-than, or say --all")
+	case len(r.UUIDs) > 0 && r.Database == "":
+		err = errors.New("uuids need a database, name it with --database: a copy of a database has the same ones")
+	case c.flags.Lookup("until") != nil && r.Until.IsZero() == (r.For == ""):
+		err = errors.New("postpone needs either --until or --for")
+	}
 	return r, err
 }
 
@@ -225,13 +263,16 @@ func (c *call) changed(doc api.ChangeAnswer, err error) (int, error) {
 	if c.json() {
 		return code, err
 	}
-	verb := "changed"
+	text := fmt.Sprintf("jobs changed: %d", doc.Changed)
 	if doc.DryRun {
-		verb = "that would be changed"
+		text = fmt.Sprintf("jobs that would be changed: %d", doc.Changed)
 	}
-	c.out.line("jobs %s: %d, and %d that depend on them", verb, doc.Changed, doc.Followed)
-	for _, p := range doc.Problems {
-		c.out.line("%s", p)
+	if doc.Followed > 0 {
+		text += fmt.Sprintf(", and %d that depend on them", doc.Followed)
+	}
+	c.out.line("%s", text)
+	for _, p := range alike(doc.Problems) {
+		c.out.line("not done: %s", api.Plain(p))
 	}
 	if doc.More {
 		c.out.line("the limit was reached, there may be more")

@@ -5,10 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
@@ -154,4 +159,113 @@ func TestLoad(t *testing.T) {
 			require.Equal(t, 1, cleaned)
 		})
 	}
+}
+
+// TestSeconds: an age is as exact as people want it, and no digit of it gets lost.
+func TestSeconds(t *testing.T) {
+	for want, age := range map[string]float64{
+		"0s": 0, "4.2s": 4.21, "13s": 12.6, "1m": 59.99, "10m10s": 610, "12m": 720, "59m59s": 3599, "1h": 3600, "5h3m": 5*3600 + 185, "47h59m": 172799, "2d": 172800, "3d4h": 273600,
+	} {
+		require.Equal(t, want, seconds(&age))
+	}
+	require.Equal(t, "-", seconds(nil))
+}
+
+// TestHelp: every command says what its words mean, with examples that it accepts, and points to
+// where more is said of this project.
+func TestHelp(t *testing.T) {
+	root := &cobra.Command{Use: "jobrunner"}
+	addCommands(root)
+	for _, cmd := range root.Commands() {
+		require.Contains(t, helps, cmd.Name())
+		for _, example := range helps[cmd.Name()].examples {
+			words := strings.Split(example, `"`)
+			var args []string
+			for i, part := range words {
+				if i%2 == 1 {
+					args = append(args, part)
+				} else {
+					args = append(args, strings.Fields(part)...)
+				}
+			}
+			found, rest, err := root.Find(args)
+			require.NoError(t, err, example)
+			require.Equal(t, cmd.Name(), found.Name())
+			require.NoError(t, found.ParseFlags(rest), example)
+			require.NoError(t, found.Args(found, found.Flags().Args()), example)
+		}
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		require.NoError(t, cmd.Help())
+		require.Contains(t, out.String(), "Examples:\n  caddy jobrunner "+cmd.Name())
+		require.Contains(t, out.String(), "https://github.com/caddy-jobrunner/caddy-jobrunner")
+		require.NotContains(t, out.String(), "caddyserver.com")
+		for line := range strings.Lines(helps[cmd.Name()].long) {
+			require.LessOrEqual(t, len(line), 88, line)
+		}
+	}
+	for _, state := range stateNames() {
+		require.Contains(t, stateWords, state)
+	}
+	for s := runner.DatabaseConnecting; s <= runner.DatabaseNeutralized; s++ {
+		require.Contains(t, helps["databases"].long, s.String())
+	}
+	var out bytes.Buffer
+	root = &cobra.Command{Use: "jobrunner"}
+	addCommands(root)
+	root.SetOut(&out)
+	root.SetErr(&out)
+	require.NoError(t, group(root, []string{"help", "why"}))
+	require.Contains(t, out.String(), "first letters")
+	require.ErrorIs(t, group(root, []string{"stauts"}), errSaid)
+	require.Contains(t, out.String(), `error: there is no command "stauts", did you mean status?`)
+}
+
+// TestSeveralRunners: where there are several, each line says of which it is; where there is one, only
+// with --wide.
+func TestSeveralRunners(t *testing.T) {
+	answers := func(runners ...string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			path := strings.TrimPrefix(r.URL.Path, "/jobrunner/")
+			var list []string
+			for _, name := range runners {
+				list = append(list, fmt.Sprintf(`{"runner": %q, "database": "d", "channel": "root", "upstream": "http://a:1", "uuid": "3f2a9b54"}`, name))
+			}
+			_, _ = fmt.Fprintf(w, `{%q: [%s]}`, path, strings.Join(list, ", "))
+		}
+	}
+	one, two := httptest.NewServer(answers("default")), httptest.NewServer(answers("default", "other"))
+	defer one.Close()
+	defer two.Close()
+	for _, name := range []string{"databases", "channels", "upstreams", "tasks", "jobs"} {
+		out := transcript(t, two.Listener.Addr().String(), 0, []string{name})
+		require.Regexp(t, `(?s)^RUNNER .*\ndefault .*\nother `, out)
+		require.NotContains(t, transcript(t, one.Listener.Addr().String(), 0, []string{name}), "RUNNER")
+		require.Contains(t, transcript(t, one.Listener.Addr().String(), 0, []string{name, "--wide"}), "RUNNER")
+	}
+}
+
+// TestAdminOff: a configuration without an admin API is no reason to ask whoever answers at the default
+// address.
+func TestAdminOff(t *testing.T) {
+	dir := t.TempDir()
+	ask := func(text string, args ...string) error {
+		file := filepath.Join(dir, "caddy.json")
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		cmd := &cobra.Command{}
+		for _, name := range []string{"address", "config", "adapter"} {
+			cmd.Flags().String(name, "", "")
+		}
+		require.NoError(t, cmd.ParseFlags(append(args, "--config", file)))
+		return adminOff(caddycmd.Flags{FlagSet: cmd.Flags()})
+	}
+	err := ask(`{"admin": {"disabled": true}}`)
+	require.ErrorContains(t, err, "switches Caddy's admin API off (admin off)")
+	var b bytes.Buffer
+	complain(&b, err)
+	require.Contains(t, b.String(), "give it a socket")
+	require.NoError(t, ask(`{"admin": {"listen": "localhost:2020"}}`))
+	require.NoError(t, ask(`{"apps": {}}`))
+	require.NoError(t, ask(`{"admin": {"disabled": true}}`, "--address", "localhost:2019"), "another Caddy is asked")
+	require.Error(t, ask(`{`))
 }

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -31,19 +32,20 @@ func offer(names func(ctx context.Context, c *api.Client, runner string) []strin
 }
 
 func databaseNames(ctx context.Context, c *api.Client, runner string) (names []string) {
-	list, _ := c.Databases(ctx, runner) // without an answer there is nothing to offer
-	for i := range list {
-		names = append(names, list[i].Database)
+	doc, _ := c.Databases(ctx, api.ListQuery{Runner: runner}) // without an answer there is nothing to offer
+	for i := range doc.Databases {
+		names = append(names, doc.Databases[i].Database)
 	}
 	return names
 }
 
 func channelNames(ctx context.Context, c *api.Client, runner string) (names []string) {
-	list, _ := c.Channels(ctx, runner) // without an answer there is nothing to offer
-	for i := range list {
-		names = append(names, list[i].Channel)
+	doc, _ := c.Channels(ctx, api.ListQuery{Runner: runner}) // without an answer there is nothing to offer
+	for i := range doc.Channels {
+		names = append(names, doc.Channels[i].Channel)
 	}
-	return names
+	slices.Sort(names)
+	return slices.Compact(names) // with trees of their own, databases have the same ones
 }
 
 func serverNames(ctx context.Context, c *api.Client, runner string) (names []string) {

@@ -17,6 +17,7 @@ func jobsCommand() *cobra.Command {
 	filterFlags(cmd)
 	wideFlag(cmd)
 	f.Int("limit", 50, "How many to list")
+	f.String("uuid", "", "Only jobs whose uuid begins with these letters, at least four")
 	f.String("cursor", "", "Where to go on: what the page before printed")
 	return cmd
 }
@@ -48,21 +49,24 @@ func (c *call) jobs() (int, error) {
 	if err != nil {
 		return 1, err
 	}
+	if err := c.durations("older-than"); err != nil {
+		return 1, err
+	}
 	limit := c.flags.Int("limit")
 	if limit < 1 {
 		return 1, fmt.Errorf("limit %d is not a number from 1 on", limit)
 	}
-	page, err := c.api.Jobs(c.ctx, api.JobQuery{Runner: c.runner, JobFilter: filter, Cursor: c.text("cursor"), Limit: limit})
+	page, err := c.api.Jobs(c.ctx, api.JobQuery{Runner: c.runner, JobFilter: filter, UUID: c.text("uuid"), Cursor: c.text("cursor"), Limit: limit})
 	if err != nil || c.json() {
 		return 0, err
 	}
-	now := time.Now()
+	now := c.now()
 	t := c.out.table(c.runnerCells(several(page.Jobs, func(v *api.Job) string { return v.Runner }), "RUNNER",
 		"UUID", "STATE", "AGE", "DATABASE", "CHANNEL", "METHOD", "EXCEPTION", "RETRY", "CREATED")...)
 	for i := range page.Jobs {
 		v := &page.Jobs[i]
 		t.row(c.runnerCells(t.runners, v.Runner, v.UUID, v.State, ago(now, v.Created), v.Database, v.Channel,
-			methodName(v.Model, v.Method), v.Exception, fmt.Sprintf("%d/%d", v.Retry, v.MaxRetries), v.Created.Format(time.RFC3339))...)
+			methodName(v.Model, v.Method), v.Exception, fmt.Sprintf("%d/%d", v.Retry, v.MaxRetries), written(v.Created))...)
 	}
 	switch {
 	case len(page.Jobs) > 0:
@@ -82,12 +86,20 @@ func (c *call) jobs() (int, error) {
 	return 1, errors.New("the jobs of some databases could not be read")
 }
 
+// written is a time, "-" for none.
+func written(at time.Time) string {
+	if at.IsZero() {
+		return "-"
+	}
+	return at.UTC().Truncate(time.Second).Format(time.RFC3339)
+}
+
 // ago is the age of something that happened at a time.
 func ago(now, at time.Time) string {
 	if at.IsZero() {
 		return "-"
 	}
-	return seconds(new(max(0, now.Sub(at).Seconds())))
+	return seconds(new(max(0, now.Sub(at).Round(time.Second).Seconds())))
 }
 
 // alike puts the problems of several databases together that have the same cause.
@@ -115,25 +127,7 @@ func alike(problems []string) []string {
 }
 
 func whyCommand() *cobra.Command {
-	cmd := sub("why <database> <uuid>", "Says why a job does, or does not, run", cobra.ExactArgs(2), func(c *call) (int, error) {
-		v, err := c.api.Job(c.ctx, c.runner, c.args[0], c.args[1])
-		if err != nil || c.json() {
-			return 0, err
-		}
-		c.out.line("%s", api.Plain(v.Text))
-		if v.Job != nil {
-			line := fmt.Sprintf("state %s, channel %s, priority %d, attempt %d of %d", v.Job.State, v.Job.Channel, v.Job.Priority,
-				v.Job.Retry, v.Job.MaxRetries)
-			if name := methodName(v.Job.Model, v.Job.Method); name != "" {
-				line += ", " + name
-			}
-			c.out.line("%s", line)
-		}
-		if v.Problem != "" {
-			c.out.line("the row could not be read: %s", api.Plain(v.Problem))
-		}
-		return 0, nil
-	})
+	cmd := sub("why [<database>] <uuid>", "Says why a job does, or does not, run", cobra.RangeArgs(1, 2), (*call).why)
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, text string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
@@ -141,4 +135,34 @@ func whyCommand() *cobra.Command {
 		return offer(databaseNames)(cmd, args, text)
 	}
 	return cmd
+}
+
+func (c *call) why() (int, error) {
+	database, uuid := "", c.args[len(c.args)-1]
+	if len(c.args) > 1 {
+		database = c.args[0]
+	}
+	v, err := c.api.Job(c.ctx, c.runner, database, uuid)
+	if err != nil || c.json() {
+		return 0, err
+	}
+	if database != v.Database || uuid != v.UUID {
+		c.out.line("job %s in database %s:", v.UUID, v.Database)
+	}
+	c.out.line("%s", c.aged(api.Plain(v.Text)))
+	if v.Job != nil {
+		line := fmt.Sprintf("state %s, channel %s, priority %d, attempt %d of %d", v.Job.State, v.Job.Channel, v.Job.Priority,
+			v.Job.Retry, v.Job.MaxRetries)
+		if name := methodName(v.Job.Model, v.Job.Method); name != "" {
+			line += ", " + name
+		}
+		c.out.line("%s", line)
+		if !v.Job.Created.IsZero() {
+			c.out.line("created %s", c.aged(written(v.Job.Created)))
+		}
+	}
+	if v.Problem != "" {
+		c.out.line("the row could not be read: %s", api.Plain(v.Problem))
+	}
+	return 0, nil
 }

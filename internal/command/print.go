@@ -25,14 +25,21 @@ type printer struct {
 }
 
 func newPrinter(to io.Writer) *printer {
-	p := &printer{to: to}
-	if f, ok := to.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		if width, _, err := term.GetSize(int(f.Fd())); err == nil {
-			p.width = width
-		}
-		p.colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	width, colour := terminal(to)
+	return &printer{to: to, width: width, colour: colour && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+}
+
+// terminal is how wide a terminal is, 0 for what is none, and whether it may show colours. Tests
+// replace it.
+var terminal = func(to io.Writer) (width int, colour bool) {
+	f, ok := to.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 0, false
 	}
-	return p
+	if width, _, err := term.GetSize(int(f.Fd())); err == nil {
+		return width, true
+	}
+	return 0, true
 }
 
 // line writes a line. What comes from elsewhere cannot control the terminal.
@@ -90,8 +97,8 @@ const (
 	narrowest = 8
 )
 
-// whole are the columns that are never cut: half a uuid is no use to a command.
-var whole = []string{"UUID"}
+// whole are the columns that are never cut: no command takes half a name.
+var whole = []string{"UUID", "DATABASE", "SERVER"}
 
 // widths returns the widths of the first n columns, the widest cut until the table fits, and
 // whether it does.
@@ -120,6 +127,30 @@ func (t *table) widths(n int) (widths []int, fits bool) {
 			return widths, false
 		}
 		widths[widest] = max(narrowest, widths[widest]-(total-t.p.width))
+	}
+}
+
+// upright writes a line for each cell where the table would not fit as it is.
+func (t *table) upright() {
+	header, width := t.rows[0], t.p.width
+	t.p.width = 0
+	widths, _ := t.widths(len(header))
+	t.p.width = width
+	total := -columnGap
+	for _, w := range widths {
+		total += w + columnGap
+	}
+	if width == 0 || total <= width {
+		t.print()
+		return
+	}
+	for i, row := range t.rows[1:] {
+		if i > 0 {
+			t.p.line("")
+		}
+		for j, cell := range row {
+			t.p.buffer.WriteString(t.paint(fmt.Sprintf("%-8s", header[j]), true) + "  " + t.paint(cell, false) + "\n")
+		}
 	}
 }
 

@@ -55,7 +55,7 @@ func hint(err error, format string, args ...any) error {
 
 // complain prints an error, and what to do about it, in one line.
 func complain(to io.Writer, err error) {
-	text := strings.Join(strings.Fields(err.Error()), " ")
+	text := strings.Join(strings.Fields(api.Plain(err.Error())), " ")
 	if h, ok := errors.AsType[*hinted](err); ok {
 		text += "; " + h.hint
 	} else if _, ok := errors.AsType[*api.UnreachableError](err); ok {
@@ -107,6 +107,12 @@ func checked(args cobra.PositionalArgs) cobra.PositionalArgs {
 // group is the command without a sub-command: it lists them, and says which one is meant by a name
 // that is none.
 func group(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 && args[0] == "help" {
+		args = args[1:]
+		if sub, _, err := cmd.Find(args); err == nil {
+			return sub.Help()
+		}
+	}
 	if len(args) == 0 {
 		return cmd.Help()
 	}

@@ -3,6 +3,7 @@ package command
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,19 +16,59 @@ import (
 
 // showCommands are those that print a table, once or again and again.
 func showCommands() []*cobra.Command {
-	cmds := []*cobra.Command{
-		sub("status", "Shows whether the runners can do their work", cobra.NoArgs, func(c *call) (int, error) { return c.watch((*call).status) }),
+	lists := []*cobra.Command{
 		sub("databases", "Lists the databases", cobra.NoArgs, func(c *call) (int, error) { return c.watch((*call).databases) }),
 		sub("channels", "Lists the channels", cobra.NoArgs, func(c *call) (int, error) { return c.watch((*call).channels) }),
-		sub("upstreams", "Lists the Odoo servers", cobra.NoArgs, func(c *call) (int, error) { return c.watch((*call).upstreams) }),
 		sub("tasks", "Lists the jobs that run", cobra.NoArgs, func(c *call) (int, error) { return c.watch((*call).tasks) }),
 	}
+	for _, cmd := range lists {
+		cmd.Flags().Int("limit", 1000, "How many to list, at most 1000")
+		cmd.Flags().Int("offset", 0, "How many to leave out before")
+	}
+	cmds := append([]*cobra.Command{
+		sub("status", "Shows whether the runners can do their work", cobra.NoArgs, func(c *call) (int, error) { return c.watch((*call).status) }),
+		sub("upstreams", "Lists the Odoo servers", cobra.NoArgs, func(c *call) (int, error) { return c.watch((*call).upstreams) }),
+	}, lists...)
 	for _, cmd := range cmds {
 		wideFlag(cmd)
 		cmd.Flags().BoolP("watch", "w", false, "Show it again and again, until interrupted")
 		cmd.Flags().Duration("interval", 2*time.Second, "Time between two answers with --watch")
 	}
 	return cmds
+}
+
+// page is what the flags say about which part of a list.
+func (c *call) page() (api.ListQuery, error) {
+	q := api.ListQuery{Runner: c.runner, Limit: c.flags.Int("limit"), Offset: c.flags.Int("offset")}
+	if q.Limit < 1 || q.Offset < 0 {
+		return q, fmt.Errorf("limit %d or offset %d is not possible: a limit is a number from 1 on, an offset one from 0 on", q.Limit, q.Offset)
+	}
+	return q, nil
+}
+
+// list prints a table, or, where it is empty, why it may be.
+func (c *call) list(t *table, empty string) {
+	if len(t.rows) > 1 {
+		t.print()
+		return
+	}
+	c.out.line("%s", empty)
+	runners, _ := c.quiet.Status(c.ctx, c.runner) // without an answer there is nothing to add
+	for i := range runners {
+		switch v := &runners[i]; {
+		case !v.Leader && v.LeaderKnown:
+			c.out.line("%s: this process stands by, ask the leader: %s", v.Runner, v.LeaderDetail)
+		case !v.Leader:
+			c.out.line("%s: no process leads%s", v.Runner, strings.TrimSuffix(": "+api.Plain(v.LeaderDetail), ": "))
+		}
+	}
+}
+
+// rest says what the page does not show.
+func (c *call) rest(r api.Rest) {
+	if r.More > 0 {
+		c.out.line("%d more: --offset %d", r.More, r.Next)
+	}
 }
 
 // watch shows something once or, with --watch, until that fails.
@@ -95,18 +136,24 @@ func (c *call) statusTable(runners []api.Status) {
 			strconv.Itoa(v.Jobs.Pending), running, strconv.Itoa(v.Jobs.Failed),
 			seconds(v.OldestPending), strconv.Itoa(len(v.Pauses)))
 	}
-	t.print()
+	if len(runners) > 0 {
+		t.upright()
+	}
 	for i := range runners {
 		v := &runners[i]
 		for _, p := range slices.Concat(v.Problems, v.Warnings) {
-			c.out.line("%s: %s", v.Runner, api.Plain(p))
+			c.out.line("%s: %s", v.Runner, c.aged(api.Plain(p)))
 		}
 		for _, p := range v.Pauses {
 			order := p.Order()
-			c.out.line("%s: %s is %s", v.Runner, pauseSubject(&p), &order)
+			text := pauseSubject(&p) + " is " + order.String()
+			if slices.Contains(v.Warnings, text) {
+				continue
+			}
+			c.out.line("%s: %s", v.Runner, c.aged(text))
 		}
 		for _, d := range v.Drains {
-			c.out.line("%s: Odoo server %s is drained by %s", v.Runner, d.Upstream, d.By)
+			c.out.line("%s: Odoo server %s is drained by %s since %s", v.Runner, d.Upstream, d.By, c.aged(written(d.Since)))
 		}
 		if v.State == api.NotReady {
 			c.out.line("%s: for a thorough check, run: caddy jobrunner doctor", v.Runner)
@@ -137,6 +184,23 @@ func leaderWord(v *api.Status) string {
 	return "none"
 }
 
+// stamp is a time as the API writes it.
+var stamp = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
+
+// aged puts beside each time in a text how long ago it was, or how soon it is.
+func (c *call) aged(text string) string {
+	return stamp.ReplaceAllStringFunc(text, func(s string) string {
+		at, err := time.Parse(time.RFC3339, s)
+		if err != nil {
+			return s
+		}
+		if left := at.Sub(c.now()).Round(time.Second).Seconds(); left > 0 {
+			return s + " (in " + seconds(&left) + ")"
+		}
+		return s + " (" + ago(c.now(), at) + " ago)"
+	})
+}
+
 func yes(b bool) string {
 	if b {
 		return "yes"
@@ -144,23 +208,45 @@ func yes(b bool) string {
 	return "no"
 }
 
-// seconds writes an age as people do.
+// seconds writes an age as people do: 4.2s, 12m10s, 5h3m, 3d4h.
 func seconds(s *float64) string {
 	if s == nil {
 		return "-"
 	}
 	d := time.Duration(*s * float64(time.Second))
-	if d < time.Minute {
-		return d.Round(100 * time.Millisecond).String()
+	if d = d.Round(100 * time.Millisecond); d >= 10*time.Second {
+		d = d.Round(time.Second)
 	}
-	return strings.TrimSuffix(d.Round(time.Second).String(), "0s")
+	switch {
+	case d < time.Minute:
+		return d.String()
+	case d < time.Hour:
+		return pair(d, time.Minute, "m", time.Second, "s")
+	case d < 48*time.Hour:
+		return pair(d, time.Hour, "h", time.Minute, "m")
+	}
+	return pair(d, 24*time.Hour, "d", time.Hour, "h")
+}
+
+// pair writes a duration in two units, of which the second is left out when it is 0.
+func pair(d, large time.Duration, letter string, small time.Duration, other string) string {
+	text := strconv.Itoa(int(d/large)) + letter
+	if rest := int(d % large / small); rest > 0 {
+		text += strconv.Itoa(rest) + other
+	}
+	return text
 }
 
 func (c *call) databases() (int, error) {
-	list, err := c.api.Databases(c.ctx, c.runner)
+	q, err := c.page()
+	if err != nil {
+		return 1, err
+	}
+	doc, err := c.api.Databases(c.ctx, q)
 	if err != nil || c.json() {
 		return 0, err
 	}
+	list := doc.Databases
 	t := c.out.table(c.runnerCells(several(list, func(v *api.Database) string { return v.Runner }), "RUNNER",
 		"DATABASE", "STATE", "WAITING", "RUNNING", "FAILED", "PAUSED", "HEARD", "ADD-ON", "CAUSE")...)
 	var causes []string
@@ -172,15 +258,16 @@ func (c *call) databases() (int, error) {
 		}
 		if c.out.width > 0 && cause != "" {
 			// A line of its own, because a column would cut it.
-			causes, cause = append(causes, v.Database+": "+cause), "see below"
+			causes, cause = append(causes, v.Database+": "+c.aged(cause)), "see below"
 		}
 		t.row(c.runnerCells(t.runners, v.Runner, v.Database, v.State, strconv.Itoa(v.Jobs.Pending), strconv.Itoa(v.Jobs.Enqueued+v.Jobs.Started),
 			strconv.Itoa(v.Jobs.Failed), yes(v.Pause != nil), seconds(v.HeardAge), v.Generation, cause)...)
 	}
-	t.print()
+	c.list(t, "no database")
 	for _, cause := range causes {
 		c.out.line("%s", cause)
 	}
+	c.rest(doc.Rest)
 	return 0, nil
 }
 
@@ -198,19 +285,25 @@ func (c *call) runnerCells(several bool, runner string, others ...string) []stri
 }
 
 func (c *call) channels() (int, error) {
-	list, err := c.api.Channels(c.ctx, c.runner)
+	q, err := c.page()
+	if err != nil {
+		return 1, err
+	}
+	doc, err := c.api.Channels(c.ctx, q)
 	if err != nil || c.json() {
 		return 0, err
 	}
+	list := doc.Channels
 	// The column of databases is there if one has its own tree.
 	own := slices.ContainsFunc(list, func(v api.Channel) bool { return v.Database != "" })
-	cells := func(database string, others ...string) []string {
+	runners := several(list, func(v *api.Channel) string { return v.Runner })
+	cells := func(runner, database string, others ...string) []string {
 		if own {
-			return append([]string{database}, others...)
+			others = append([]string{database}, others...)
 		}
-		return others
+		return c.runnerCells(runners, runner, others...)
 	}
-	t := c.out.table(cells("DATABASE", "CHANNEL", "CAPACITY", "RUNNING", "WAITING", "FAILED", "OLDEST", "PAUSED", "OPTIONS")...)
+	t := c.out.table(cells("RUNNER", "DATABASE", "CHANNEL", "CAPACITY", "RUNNING", "WAITING", "FAILED", "OLDEST", "PAUSED", "OPTIONS")...)
 	for i := range list {
 		v := &list[i]
 		capacity := strconv.Itoa(v.Capacity)
@@ -230,10 +323,11 @@ func (c *call) channels() (int, error) {
 		if v.Throttle > 0 {
 			options = append(options, "throttle "+seconds(&v.Throttle))
 		}
-		t.row(cells(v.Database, v.Channel, capacity, strconv.Itoa(v.Running), strconv.Itoa(v.Queued+v.Held), strconv.Itoa(v.Failed),
+		t.row(cells(v.Runner, v.Database, v.Channel, capacity, strconv.Itoa(v.Running), strconv.Itoa(v.Queued+v.Held), strconv.Itoa(v.Failed),
 			seconds(v.OldestPending), yes(v.Paused), strings.Join(options, ", "))...)
 	}
-	t.print()
+	c.list(t, "no channel")
+	c.rest(doc.Rest)
 	return 0, nil
 }
 
@@ -242,27 +336,34 @@ func (c *call) upstreams() (int, error) {
 	if err != nil || c.json() {
 		return 0, err
 	}
-	t := c.out.table("SERVER", "UP", "JOBS", "DRAINED", "SAFE TO STOP", "REASON")
+	t := c.out.table(c.runnerCells(several(list, func(v *api.Upstream) string { return v.Runner }), "RUNNER",
+		"SERVER", "UP", "JOBS", "DRAINED", "SAFE TO STOP", "REASON")...)
 	for i := range list {
 		v := &list[i]
-		t.row(v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight), yes(v.Drain != nil), yes(v.SafeToStop), v.Reason)
+		t.row(c.runnerCells(t.runners, v.Runner, v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight), yes(v.Drain != nil), yes(v.SafeToStop), v.Reason)...)
 	}
-	t.print()
+	c.list(t, "no Odoo server is known")
 	return 0, nil
 }
 
 func (c *call) tasks() (int, error) {
-	list, err := c.api.Tasks(c.ctx, c.runner)
+	q, err := c.page()
+	if err != nil {
+		return 1, err
+	}
+	doc, err := c.api.Tasks(c.ctx, q)
 	if err != nil || c.json() {
 		return 0, err
 	}
+	list := doc.Tasks
 	t := c.out.table(c.runnerCells(several(list, func(v *api.Task) string { return v.Runner }), "RUNNER",
 		"UUID", "AGE", "PHASE", "DATABASE", "CHANNEL", "METHOD", "SERVER")...)
 	for i := range list {
 		v := &list[i]
 		t.row(c.runnerCells(t.runners, v.Runner, v.UUID, seconds(v.Age), v.Phase, v.Database, v.Channel, methodName(v.Model, v.Method), v.Upstream)...)
 	}
-	t.print()
+	c.list(t, "no job runs")
+	c.rest(doc.Rest)
 	return 0, nil
 }
 

@@ -19,7 +19,7 @@ type ini map[string]map[string]string
 // defaultSection holds values for all others.
 const defaultSection = "DEFAULT"
 
-// value returns what stands in a section, or in the default section.
+// value returns the value of a key in a section, or in the default section.
 func (f ini) value(section, key string) (string, bool) {
 	s, ok := f[section]
 	if !ok {

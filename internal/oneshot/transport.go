@@ -50,7 +50,7 @@ const (
 	keepAliveCount    = 3
 
 	maxResponseHeader = 64 << 10
-	// bufferSize is that of an exchange's two buffers. Each serves one request of
+	// bufferSize is the size of each of an exchange's two buffers, in bytes. Each serves one request of
 	// some hundred bytes and one answer without a body.
 	bufferSize = 1 << 10
 )

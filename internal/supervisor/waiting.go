@@ -20,7 +20,7 @@ type outages struct {
 	by map[string]*outage
 }
 
-// outage is that of one database. served is zero while it lasts.
+// outage is the outage of one database. served is zero while it lasts.
 type outage struct{ since, served time.Time }
 
 // observe notes whether a database is served.

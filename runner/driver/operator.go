@@ -40,7 +40,9 @@ type Operations interface {
 
 // Filter selects jobs. All conditions must hold; the zero value selects all.
 type Filter struct {
-	UUIDs  []string
+	UUIDs []string
+	// Prefix selects jobs whose uuid begins with it.
+	Prefix string
 	States []channels.State
 	// Channel selects those of a channel and of those below it.
 	Channel string

@@ -217,17 +217,19 @@ func settings() (names, values []string) {
 // so every name and operator is qualified. Servers on systems other than Linux may refuse, with an
 // error, to check the client's connection.
 const settingsSQL = `
-SELECT pg_catalog.count(pg_catalog.set_config(s.name, w.value, false))
+SELECT pg_catalog.count(pg_catalog.set_config(s.name, w.value, false)),
+	pg_catalog.pg_try_advisory_lock_shared($3::pg_catalog.int8)
 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS w (name, value)
 JOIN pg_catalog.pg_settings s ON s.name OPERATOR(pg_catalog.=) w.name
 WHERE s.name OPERATOR(pg_catalog.<>) 'client_connection_check_interval'
 OR pg_catalog.strpos(pg_catalog.version(), 'linux') OPERATOR(pg_catalog.>) 0`
 
-// setUp makes the settings in one round trip: a prepared statement would be a second one, and would
-// not be there any more behind some poolers. The server ignores keepalives on Unix sockets.
+// setUp makes the settings and the mark in one round trip: a prepared statement would be a second
+// one, and would not be there any more behind some poolers. The server ignores keepalives on Unix
+// sockets.
 func (c *Conn) setUp(ctx context.Context) error {
 	names, values := settings()
-	return c.QueryRow(ctx, settingsSQL, pgx.QueryExecModeExec, names, values).Scan(nil)
+	return c.QueryRow(ctx, settingsSQL, pgx.QueryExecModeExec, names, values, markKey).Scan(nil, nil)
 }
 
 // Failed wraps the error of a statement with what was being done. Errors after which the connection

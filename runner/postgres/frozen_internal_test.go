@@ -7,16 +7,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestFrozen: only a session of ours that is blocked at every check, for long enough, is frozen, or
-// one that has been silent for longer than it may.
+// TestFrozen: only a session of ours that has said nothing for longer than it may is frozen, or one
+// that is blocked in the result of one statement at every check, for long enough.
 func TestFrozen(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_700_000_000, 0)
 	pid, other := uint32(7), uint32(8)
-	h := holder{pid: &pid, ours: true, started: now, blocked: true}
+	at := func(seconds int) time.Time { return now.Add(time.Duration(seconds) * time.Second) }
+	h := holder{pid: &pid, ours: true, started: now, changed: now, blocked: true}
 	check := func(f *frozen, h holder, n int) (yes bool) {
 		for i := range n {
-			yes = f.see(h, now.Add(time.Duration(i)*2*time.Second))
+			yes = f.see(h, at(2*i))
 		}
 		return yes
 	}
@@ -33,24 +34,55 @@ func TestFrozen(t *testing.T) {
 		require.False(t, check(&f, c, 100), name)
 		f = frozen{}
 		check(&f, h, 8)
-		f.see(c, now)
-		require.False(t, f.see(h, now.Add(16*time.Second)), "%s in between", name)
+		f.see(c, at(15))
+		require.False(t, f.see(h, at(16)), "%s in between", name)
+		check(&f, h, 3)
+		require.False(t, f.see(h, at(17)), "%s in between", name)
+	}
+	for name, c := range map[string]holder{
+		"another backend":       change(func(h *holder) { h.pid = &other }),
+		"a later backend":       change(func(h *holder) { h.started = at(1) }),
+		"a later statement":     change(func(h *holder) { h.changed = at(1) }),
+		"a statement after all": change(func(h *holder) { h.changed, h.blocked = at(1), false }),
+	} {
+		f = frozen{}
+		check(&f, h, 8)
+		require.False(t, f.see(c, at(16)), name)
 	}
 	f = frozen{}
-	check(&f, h, 8)
-	require.False(t, f.see(change(func(h *holder) { h.pid = &other }), now.Add(16*time.Second)))
-	f = frozen{}
-	check(&f, h, 8)
-	require.False(t, f.see(change(func(h *holder) { h.started = now.Add(1) }), now.Add(16*time.Second)))
-	f = frozen{}
 	f.see(h, now)
-	require.False(t, f.see(h, now.Add(time.Hour)), "two checks are too few")
+	require.False(t, f.see(h, at(3600)), "two checks are too few")
+}
 
-	silent := change(func(h *holder) { h.blocked, h.idle = false, SilentAfter })
-	f = frozen{}
-	require.True(t, f.see(silent, now))
-	silent.ours = false
-	require.False(t, f.see(silent, now))
-	silent.ours, silent.idle = true, SilentAfter-1
-	require.False(t, f.see(silent, now))
+// TestSilent: what the server says of a client's silence counts at once, unless that client has been
+// heard so recently that the server's clock must have leapt.
+func TestSilent(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	pid := uint32(7)
+	h := holder{pid: &pid, ours: true, started: now, changed: now, idle: SilentAfter}
+	change := func(f func(*holder)) holder { c := h; f(&c); return c }
+	for name, c := range map[string]struct {
+		holder
+		silent bool
+	}{
+		"long enough":     {h, true},
+		"not long enough": {change(func(h *holder) { h.idle-- }), false},
+		"not ours":        {change(func(h *holder) { h.ours = false }), false},
+		"no session":      {holder{}, false},
+	} {
+		var f frozen
+		require.Equal(t, c.silent, f.see(c.holder, now), name)
+	}
+
+	var f frozen
+	require.False(t, f.see(change(func(h *holder) { h.idle = 0 }), now))
+	heard := change(func(h *holder) { h.changed, h.idle = now.Add(time.Second), 0 })
+	require.False(t, f.see(heard, now.Add(2*time.Second)))
+	heard.idle = time.Hour // the clock leaps
+	require.False(t, f.see(heard, now.Add(4*time.Second)))
+	require.False(t, f.see(heard, now.Add(2*time.Second+FrozenAfter-1)))
+	require.True(t, f.see(heard, now.Add(2*time.Second+FrozenAfter)))
+	h.started = now.Add(1)
+	require.True(t, f.see(h, now.Add(2*time.Second)), "another backend has not been heard")
 }

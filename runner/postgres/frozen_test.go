@@ -75,7 +75,8 @@ func holdFrozen(t *testing.T, pg *pgtest.Cluster, dsn string, key int64) (pid ui
 }
 
 // TestFrozenHolderLosesItsLock: over both transports, a runner that reads nothing any more is
-// replaced, although its backend is blocked and its client lives.
+// replaced as soon as it has been silent for too long, and no earlier, although its backend is
+// blocked and its client lives.
 func TestFrozenHolderLosesItsLock(t *testing.T) {
 	pg := pgtest.Shared(t)
 	for name, dsn := range map[string]func(string) string{"unix socket": pg.SocketDSN, "tcp": pg.DSN} {
@@ -83,9 +84,9 @@ func TestFrozenHolderLosesItsLock(t *testing.T) {
 			t.Parallel()
 			db := pg.NewDatabase(t)
 			key := int64(5)
+			began := time.Now()
 			pid := holdFrozen(t, pg, dsn(db), key)
 			rival := connect(t, pg.ConnConfig(db))
-			began := time.Now()
 			tick := time.NewTicker(time.Second)
 			defer tick.Stop()
 			for {
@@ -95,12 +96,32 @@ func TestFrozenHolderLosesItsLock(t *testing.T) {
 					break
 				}
 				require.Contains(t, lock.Holder, fmt.Sprint(pid))
-				require.Less(t, time.Since(began), 30*time.Second)
+				require.Less(t, time.Since(began), postgres.SilentAfter+5*time.Second)
 				<-tick.C
 			}
-			require.GreaterOrEqual(t, time.Since(began), postgres.FrozenAfter)
+			require.GreaterOrEqual(t, time.Since(began), postgres.SilentAfter)
 		})
 	}
+}
+
+// TestFrozenHolderLosesItsLockToALateRival: what the server remembers of a silent runner is enough,
+// so that a leader which has just been elected does not wait for it once more.
+func TestFrozenHolderLosesItsLockToALateRival(t *testing.T) {
+	t.Parallel()
+	pg := pgtest.Shared(t)
+	db := pg.NewDatabase(t)
+	key := int64(5)
+	admin := connect(t, pg.ConnConfig(db))
+	pid := holdFrozen(t, pg, pg.SocketDSN(db), key)
+	require.EventuallyWithT(t, func(t *assert.CollectT) {
+		var long bool
+		require.NoError(t, admin.QueryRow(context.Background(), `SELECT clock_timestamp() - state_change >= $2::interval
+			FROM pg_stat_activity WHERE pid = $1`, pid, postgres.SilentAfter).Scan(&long))
+		require.True(t, long)
+	}, 2*postgres.SilentAfter, 200*time.Millisecond)
+	lock, err := connect(t, pg.ConnConfig(db)).TryLock(deadline(t), key)
+	require.NoError(t, err)
+	require.True(t, lock.Held, lock.Holder)
 }
 
 // TestUninterruptibleStatementEnds: a statement whose trigger traps every interruption does not
@@ -125,19 +146,27 @@ func TestUninterruptibleStatementEnds(t *testing.T) {
 	}, 15*time.Second+2*postgres.ClientCheckInterval, 200*time.Millisecond)
 }
 
-// TestOursByAnyName: the lock of a leader is taken by runners like this one only, so one that calls
-// itself something else and is silent for too long is replaced; the lock of a database is another
-// program's, too.
+// TestOursByAnyName: a session of ours is known by its mark, whatever it calls itself. What has no
+// mark and another name is another program's, such as OCA's runner, which says nothing for a long
+// time, unless it has the lock of a leader: that only runners like this one take.
 func TestOursByAnyName(t *testing.T) {
 	pg := pgtest.Shared(t)
 	db := pg.NewDatabase(t)
 	cfg := pg.ConnConfig(db)
 	cfg.RuntimeParams["application_name"] = "something else"
-	holder := connect(t, cfg)
-	lock, err := holder.TryLock(deadline(t), 9)
+	rival := connect(t, pg.ConnConfig(db))
+
+	ours := connect(t, cfg)
+	lock, err := ours.TryLock(deadline(t), 8)
 	require.NoError(t, err)
 	require.True(t, lock.Held)
-	rival := connect(t, pg.ConnConfig(db))
+	require.True(t, postgres.HolderIsOurs(deadline(t), rival, 8, false))
+
+	other, err := pgx.ConnectConfig(deadline(t), cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, other.Close(context.WithoutCancel(t.Context()))) })
+	_, err = other.Exec(deadline(t), "SELECT pg_advisory_lock(9)")
+	require.NoError(t, err)
 	require.False(t, postgres.HolderIsOurs(deadline(t), rival, 9, false))
 	require.True(t, postgres.HolderIsOurs(deadline(t), rival, 9, true))
 }

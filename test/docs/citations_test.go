@@ -21,6 +21,7 @@ type citation struct {
 
 var (
 	lineComment = regexp.MustCompile(`\n[ \t]*(?://+|#+)[ \t]?`)
+	address     = regexp.MustCompile(`https?://\S+`)
 	document    = regexp.MustCompile(`[\w./-]*\w\.md\b`)
 	section     = regexp.MustCompile(`^(?:\s+|,\s*|\s+and\s+)(\d+(?:\.\d+)*)`)
 	item        = regexp.MustCompile(`^,\s*item\s+(\d+)`)
@@ -30,7 +31,7 @@ var (
 // citations finds the documents that a text names. In code, the text of comments
 // is read as if it had no line breaks.
 func citations(text string) []citation {
-	text = blank(text, lineComment)
+	text = blank(blank(text, lineComment), address)
 	var list []citation
 	for _, m := range document.FindAllStringIndex(text, -1) {
 		c := citation{document: text[m[0]:m[1]], offset: m[0]}
@@ -112,7 +113,7 @@ func TestCitations(t *testing.T) {
 }
 
 func TestCitationsAreFound(t *testing.T) {
-	found := citations("// As a.md says (docs/b.md 1.2, 4), and\n// docs/b.md\n// 3.4, 10 times; docs/b.md 7, item 5.\nhttps://x/c.mdx")
+	found := citations("// As a.md says (docs/b.md 1.2, 4), and\n// docs/b.md\n// 3.4, 10 times; docs/b.md 7, item 5.\nhttps://x/c.md")
 	for i := range found {
 		found[i].offset = 0
 	}

@@ -4,6 +4,7 @@ package fault
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -109,6 +110,14 @@ var caddyFaults = []fault{
 		strike: pauseProcess,
 	},
 	{
+		name: "two nodes, leader frozen while it is notified", bound: 30 * time.Second, nodes: 2,
+		strike: freezeNotified,
+	},
+	{
+		name: "two nodes, leader's process paused for 10 s", bound: 10 * time.Second, nodes: 2,
+		strike: pauseBriefly,
+	},
+	{
 		name: "reload storm, 10 s", bound: 10 * time.Second,
 		strike: reloadOften,
 	},
@@ -133,7 +142,7 @@ var caddyFaults = []fault{
 			leader.signal(syscall.SIGTERM)
 			tb.until("the leader has given its locks back", func() bool {
 				return tb.ask(`SELECT count(*)::text FROM pg_locks JOIN pg_stat_activity a USING (pid)
-					WHERE locktype = 'advisory' AND granted AND a.application_name = $1`, leader.name) == "0"
+					WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND a.application_name = $1`, leader.name) == "0"
 			})
 			tb.over()
 			<-leader.Done()
@@ -186,6 +195,43 @@ func pauseProcess(tb *testBed) {
 	tb.over()
 	tb.until("another node leads", func() bool { return tb.leader() != leader })
 	leader.signal(syscall.SIGCONT)
+}
+
+// freezeNotified stops the leader's process, and has so much sent to its sessions that their
+// backends are blocked: they observe no limit of time any more.
+func freezeNotified(tb *testBed) {
+	leader := tb.leader()
+	leader.signal(syscall.SIGSTOP)
+	tb.over()
+	for _, db := range tb.Databases() {
+		notify(tb, db, 10_000)
+	}
+	tb.until("the leader's sessions are blocked", func() bool {
+		// PostgreSQL 9.6 does not tell.
+		return tb.ask(`SELECT count(*)::text FROM pg_stat_activity WHERE application_name = $1 AND datname <> 'postgres'
+			AND (wait_event = 'ClientWrite' OR current_setting('server_version_num')::int < 100000)`,
+			leader.name) == strconv.Itoa(len(tb.Databases()))
+	})
+	// Should it wake up, it would give up what it has: that is no help here.
+	tb.until("another node serves all databases", func() bool {
+		return tb.ask(`SELECT count(DISTINCT database)::text FROM pg_locks JOIN pg_stat_activity a USING (pid)
+			WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND a.application_name LIKE $1 AND a.application_name <> $2`,
+			tb.ID+"-%", leader.name) == strconv.Itoa(len(tb.Databases())+1)
+	})
+	leader.signal(syscall.SIGCONT)
+}
+
+// pauseBriefly stops the leader's process for less than a frozen one: it goes on leading.
+func pauseBriefly(tb *testBed) {
+	leader := tb.leader()
+	leader.signal(syscall.SIGSTOP)
+	tb.wait(10 * time.Second)
+	require.Same(tb, leader, tb.leader())
+	leader.signal(syscall.SIGCONT)
+	tb.over()
+	tb.wait(5 * time.Second)
+	require.Same(tb, leader, tb.leader())
+	require.Zero(tb, leader.logged("database cannot be reached"))
 }
 
 // twoRunners shares the databases between two runners.

@@ -118,8 +118,13 @@ func insertJobs(tb *testBed, state string, n int) {
 // flood sends notifications of jobs that do not exist.
 func flood(tb *testBed) {
 	for _, db := range tb.Databases() {
-		tb.exec(db, "SELECT count(pg_notify('queue_job', md5(random()::text)::uuid::text)) FROM generate_series(1, 100000)")
+		notify(tb, db, 100_000)
 	}
+}
+
+// notify sends notifications of jobs that do not exist to the sessions of one database.
+func notify(tb *testBed, db string, n int) {
+	tb.exec(db, "SELECT count(pg_notify('queue_job', md5(random()::text)::uuid::text)) FROM generate_series(1, $1)", n)
 }
 
 // lockRows holds locks on jobs that are due meanwhile. The others go on.

@@ -220,7 +220,7 @@ func (tb *testBed) leader() *node {
 	var found *node
 	tb.until("some node leads", func() bool {
 		name := tb.ask(`SELECT coalesce(max(a.application_name), '') FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-			WHERE l.locktype = 'advisory' AND l.granted AND a.datname = 'postgres' AND a.application_name LIKE $1`, tb.ID+"-%")
+			WHERE l.locktype = 'advisory' AND l.granted AND l.mode = 'ExclusiveLock' AND a.datname = 'postgres' AND a.application_name LIKE $1`, tb.ID+"-%")
 		for _, n := range tb.nodes {
 			if n.name == name {
 				found = n

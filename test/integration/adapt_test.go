@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -41,31 +42,54 @@ func TestAdapt(t *testing.T) {
 	}
 }
 
-// TestReadme: the Caddyfiles of the README are formatted and adapt, and its JSON
-// is a configuration.
-func TestReadme(t *testing.T) {
-	content, err := os.ReadFile("../../README.md")
+// TestDocuments: the Caddyfiles of the documents are formatted and adapt, and their JSON is a
+// configuration.
+func TestDocuments(t *testing.T) {
+	documents, err := filepath.Glob("../../docs/*.md")
 	require.NoError(t, err)
 	seen := map[string]int{}
-	for _, block := range regexp.MustCompile("(?ms)^ *```(caddyfile|json)\n(.*?)^ *```$").FindAllStringSubmatch(string(content), -1) {
-		kind, text := block[1], regexp.MustCompile("(?m)^ +").ReplaceAllString(block[2], "")
-		seen[kind]++
-		if kind == "caddyfile" {
-			require.Equal(t, string(caddyfile.Format([]byte(text))), text)
-			_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "README"})
-			require.NoError(t, err)
-			continue
+	for _, document := range append(documents, "../../README.md", "../../SECURITY.md", "../../xcaddy.md") {
+		name := strings.TrimSuffix(filepath.Base(document), ".md")
+		if name == "drivers" {
+			continue // its driver is an example
 		}
-		var cfg struct {
-			Apps struct {
-				Jobrunner jobrunner.App `json:"jobrunner"`
-			} `json:"apps"`
+		content, err := os.ReadFile(document)
+		require.NoError(t, err)
+		for _, block := range regexp.MustCompile("(?ms)^ *```(caddyfile|json)\n(.*?)^ *```$").FindAllStringSubmatch(string(content), -1) {
+			kind, text := block[1], regexp.MustCompile("(?m)^ +").ReplaceAllString(block[2], "")
+			if kind == "json" && !strings.Contains(text, `"apps"`) {
+				continue // a part of one; test/docs reads those of the reference
+			}
+			seen[name+" "+kind]++
+			t.Run(fmt.Sprintf("%s-%d", name, seen[name+" "+kind]), func(t *testing.T) {
+				checkBlock(t, kind, text)
+			})
 		}
-		d := json.NewDecoder(strings.NewReader(text))
-		d.DisallowUnknownFields()
-		require.NoError(t, d.Decode(&cfg))
 	}
-	require.Equal(t, map[string]int{"caddyfile": 5, "json": 1}, seen)
+	for name, least := range map[string]int{
+		"README caddyfile": 1, "reference caddyfile": 2, "reference json": 1, "install caddyfile": 2, "migration caddyfile": 1,
+	} {
+		require.GreaterOrEqual(t, seen[name], least, name)
+	}
+}
+
+// checkBlock checks a block of a document.
+func checkBlock(t *testing.T, kind, text string) {
+	t.Helper()
+	if kind == "caddyfile" {
+		require.Equal(t, string(caddyfile.Format([]byte(text))), text)
+		_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
+		require.NoError(t, err)
+		return
+	}
+	var cfg struct {
+		Apps struct {
+			Jobrunner jobrunner.App `json:"jobrunner"`
+		} `json:"apps"`
+	}
+	d := json.NewDecoder(strings.NewReader(text))
+	d.DisallowUnknownFields()
+	require.NoError(t, d.Decode(&cfg))
 }
 
 // TestExample: the example that comes with the project is formatted and adapts.

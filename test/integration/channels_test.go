@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -82,13 +83,17 @@ func TestDatabaseChannels(t *testing.T) {
 		var doc struct {
 			Runners []struct {
 				Ready    bool
+				State    string
 				Warnings []string
 			}
 		}
 		_, body := tb.request(http.MethodGet, "/jobrunner/status", "")
 		require.NoError(t, json.Unmarshal([]byte(body), &doc), body)
-		return doc.Runners[0].Ready && len(doc.Runners[0].Warnings) == 1 &&
-			doc.Runners[0].Warnings[0] == "database "+a+" runs no jobs: channel root.mail: a sequential channel must have a capacity of 1"
+		return doc.Runners[0].Ready && doc.Runners[0].State == "degraded" &&
+			slices.Equal(doc.Runners[0].Warnings, []string{
+				"1 of 2 databases served",
+				"database " + a + " runs no jobs: channel root.mail: a sequential channel must have a capacity of 1",
+			})
 	})
 	waits := tb.enqueue(a, odoostub.JobSpec{})[0]
 	tb.enqueue(b, repeat(5, odoostub.JobSpec{})...)

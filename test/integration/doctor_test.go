@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -53,12 +55,7 @@ func TestDoctorFindsNothing(t *testing.T) {
 	for _, gen := range odoostub.Generations() {
 		t.Run(gen.String(), func(t *testing.T) {
 			tb := newTestBed(t, gen, 1, 2)
-			role := tb.connectAs("owner", "postgres")
-			tb.exec("GRANT CREATE ON SCHEMA public TO " + role)
-			tb.exec(`DO $$ DECLARE t record; BEGIN
-				FOR t IN SELECT oid::regclass AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' LOOP
-					EXECUTE 'ALTER TABLE ' || t.name || ' OWNER TO ` + role + `';
-				END LOOP; END $$`)
+			tb.connectAsOwner()
 			found, status := tb.doctor()
 			require.Zero(t, status, "%+v", found)
 			checks := map[string]int{}
@@ -70,6 +67,18 @@ func TestDoctorFindsNothing(t *testing.T) {
 			require.Empty(t, tb.Recorder.AllExecutions())
 		})
 	}
+}
+
+// connectAsOwner connects the runner with a role that owns what Odoo has made, and nothing else, as
+// the documents advise.
+func (tb *testBed) connectAsOwner() {
+	tb.Helper()
+	role := tb.connectAs("owner", "postgres")
+	tb.exec("GRANT CREATE ON SCHEMA public TO " + role)
+	tb.exec(`DO $$ DECLARE t record; BEGIN
+		FOR t IN SELECT oid::regclass AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' LOOP
+			EXECUTE 'ALTER TABLE ' || t.name || ' OWNER TO ` + role + `';
+		END LOOP; END $$`)
 }
 
 // doctorCase sets up one fault, or one thing that is as it should be.
@@ -269,6 +278,11 @@ func casesOfOdooConfig() []doctorCase {
 		{code: "capacity_above_workers", severity: "warning", words: "has 4 workers", setUp: func(tb *testBed) {
 			tb.odooConfig("workers = 4\n", good)
 		}},
+		{code: "file_limit", severity: "warning", words: "files open, which the sites need too", setUp: func(tb *testBed) {
+			var limit syscall.Rlimit
+			require.NoError(tb, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
+			tb.tree = "root:" + fmt.Sprint(limit.Cur/2+1)
+		}},
 		{code: "capacity_unlimited", severity: "warning", words: "has no limit", setUp: func(tb *testBed) {
 			tb.tree = "sub:1,root : 0"
 		}},
@@ -351,6 +365,7 @@ func TestDoctorWithoutConfig(t *testing.T) {
 // prints findings only.
 func TestDoctorIsQuiet(t *testing.T) {
 	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb.connectAsOwner()
 	path := filepath.Join(t.TempDir(), "caddy.log")
 	access := filepath.Join(t.TempDir(), "access.log")
 	tb.global = "log {\noutput file " + path + "\nlevel DEBUG\n}"

@@ -38,8 +38,8 @@ func TestPausesSurviveFailOver(t *testing.T) {
 	q.until("the other node runs jobs", func() bool { return q.states()["done"] >= 1 })
 	require.Zero(t, q.Recorder.Requests(db, forever)+q.Recorder.Requests(db, mail))
 	for job, says := range map[string][]string{
-		forever: {"channel root.forever is paused by operator (127.0.0.1", "(audit)"},
-		mail:    {"channel root.mail is paused by operator (127.0.0.1", "until " + until.Format(time.RFC3339), "(lunch)"},
+		forever: {"channel root.forever is paused by \"operator\" (127.0.0.1", "(audit)"},
+		mail:    {"channel root.mail is paused by \"operator\" (127.0.0.1", "until " + until.Format(time.RFC3339), "(lunch)"},
 	} {
 		q.untilWhy(db, job, "paused_channel")
 		_, text := q.why(db, job)

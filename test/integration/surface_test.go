@@ -22,6 +22,7 @@ func (tb *testBed) endpoints(failed string) map[string]endpoint {
 	one := fmt.Sprintf(`"database":%q,"uuids":[%q]`, db, failed)
 	all := map[string]endpoint{
 		"jobs/{database}/{uuid}": {http.MethodGet, "jobs/" + db + "/" + failed, ""},
+		"jobs/{uuid}":            {http.MethodGet, "jobs/" + failed, ""},
 		"pause":                  {http.MethodPost, "pause", `{"channel":"mail"}`},
 		"resume":                 {http.MethodPost, "resume", `{"channel":"held"}`},
 		"drain":                  {http.MethodPost, "drain", fmt.Sprintf(`{"upstream":%q}`, upstream)},
@@ -137,10 +138,11 @@ func TestEveryCommand(t *testing.T) {
 	}
 	other := refusal{4, "no runner", []string{"--runner", "other"}}
 	argument := refusal{1, "takes no arguments", []string{"something"}}
+	limit, offset := refusal{1, "a limit is a number from 1 on", []string{"--limit", "0"}}, refusal{1, "no whole number", []string{"--offset", "some"}}
 	state := refusal{1, "unknown state", []string{"--state", "sleeping"}}
 	change := []refusal{
 		{4, "no runner", []string{"--runner", "other", "--all", "--dry-run"}},
-		{1, "or say all", nil},
+		{1, "or say --all", nil},
 		{1, "not a duration", []string{"--older-than", "long"}},
 		{4, "no such job", []string{"--database", db, nobody}},
 		{4, "no such database", []string{"--database", "nowhere", nobody}},
@@ -148,7 +150,7 @@ func TestEveryCommand(t *testing.T) {
 		{1, "invalid argument", []string{"--limit", "many"}},
 	}
 	postpone := []refusal{
-		{1, "until or for", []string{"--all"}}, {1, "not a duration", []string{"--all", "--for", "soon"}},
+		{1, "either --until or --for", []string{"--all"}}, {1, "not a duration", []string{"--all", "--for", "soon"}},
 		{1, "not possible", []string{"--state", "failed", "--for", "1h"}},
 		{4, "no such job", []string{"--database", db, nobody, "--for", "1h"}},
 	}
@@ -156,12 +158,12 @@ func TestEveryCommand(t *testing.T) {
 		{1, "exactly one", nil}, {1, "exactly one", []string{"--all", "--channel", "a"}},
 		{4, "no runner", []string{"--all", "--runner", "other"}},
 	}
-	drain := []refusal{{4, "no upstream", []string{"http://nowhere:1"}}, {1, "takes <server>", nil}}
+	drain := []refusal{{4, "no Odoo server", []string{"http://nowhere:1"}}, {1, "takes <server>", nil}}
 	every := map[string][]refusal{
-		"status": {other, argument}, "databases": {other, argument}, "channels": {other, argument},
-		"upstreams": {other, argument}, "tasks": {other, argument},
+		"status": {other, argument}, "databases": {other, argument, limit, offset}, "channels": {other, argument, limit, offset},
+		"upstreams": {other, argument}, "tasks": {other, argument, limit, offset},
 		"jobs":   {other, state, {1, "not a duration", []string{"--older-than", "long"}}, {4, "no such database", []string{"--database", "x"}}, {1, "cursor", []string{"--cursor", "x"}}},
-		"why":    {{4, "there is no job", []string{db, nobody}}, {4, "not among those", []string{"postgres", nobody}}, {1, "takes <database> <uuid>", nil}},
+		"why":    {{4, "there is no job", []string{db, nobody}}, {4, "not among those", []string{"postgres", nobody}}, {1, "takes [<database>] <uuid>", nil}, {4, "no job that begins with", []string{nobody[:13]}}},
 		"events": {{1, "unknown event", []string{"--event", "nothing"}}, argument},
 		"pause":  append(pause, refusal{1, "not a duration", []string{"--all", "--for", "soon"}}), "resume": pause,
 		"drain": drain, "undrain": drain,

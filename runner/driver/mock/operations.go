@@ -42,6 +42,7 @@ func (d *Driver) OpenOperations(ctx context.Context, _ *pgx.ConnConfig, name str
 func matches(f driver.Filter, j *Job) bool {
 	channel, wanted := channels.Normalize(j.Channel), channels.Normalize(f.Channel)
 	return (len(f.UUIDs) == 0 || slices.Contains(f.UUIDs, j.UUID)) &&
+		strings.HasPrefix(j.UUID, f.Prefix) &&
 		(len(f.States) == 0 || slices.Contains(f.States, j.State)) &&
 		(channel == wanted || strings.HasPrefix(channel, wanted+".")) &&
 		f.Exception == "" &&

@@ -63,13 +63,16 @@ func TestInboxProperties(t *testing.T) {
 }
 
 func FuzzClassify(f *testing.F) {
-	f.Add(200, []byte(""))
-	f.Add(404, []byte("<html>"))
+	for _, status := range []int{200, 299, 300, 399, 404, 408, 429, 500, 504, 519, 520, 527, 528} {
+		f.Add(status, []byte(""))
+		f.Add(status, []byte("<html>"))
+	}
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
 		outcome, err := classify(status, body)
-		require.Contains(t, []driver.Outcome{driver.Answered, driver.Refused, driver.Unavailable}, outcome)
+		require.Contains(t, []driver.Outcome{driver.Answered, driver.Refused, driver.Unavailable, driver.Broken}, outcome)
 		require.Equal(t, outcome == driver.Answered, err == nil)
-		if status >= 500 && !unavailable(status) || status == 200 && len(body) == 0 {
+		require.Equal(t, outcome == driver.Broken, gaveUp(status))
+		if status >= 500 && !unavailable(status) && !gaveUp(status) || status == 200 && len(body) == 0 {
 			require.Equal(t, driver.Answered, outcome)
 		}
 	})

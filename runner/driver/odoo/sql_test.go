@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/drivertest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
@@ -84,6 +85,28 @@ func TestOddValues(t *testing.T) {
 	none, err := s.Read(h.deadline(), []string{"nullstate"})
 	require.NoError(t, err)
 	require.Equal(t, channels.Done, none[0].State)
+}
+
+// Jobs are found by the first letters of their uuids, in which nothing has a meaning.
+func TestPrefix(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	for _, uuid := range []string{"3f2a9b54", "3f2a0000", "3f2b", "a_b", "acb"} {
+		h.Insert(drivertest.Job{UUID: uuid, State: "failed"})
+	}
+	o, err := odoo.New(odoo.Options{}).OpenOperations(h.deadline(), h.Postgres(), h.db)
+	require.NoError(t, err)
+	defer o.Close(context.Background())
+	for prefix, want := range map[string][]string{
+		"3f2a": {"3f2a0000", "3f2a9b54"}, "3f2a9b54": {"3f2a9b54"}, "3f2": {"3f2b", "3f2a0000", "3f2a9b54"}, "a_": {"a_b"}, "%": nil,
+	} {
+		list, err := o.List(h.deadline(), driver.Filter{Prefix: prefix}, 0, 10)
+		require.NoError(t, err)
+		var got []string
+		for _, d := range list {
+			got = append(got, d.UUID)
+		}
+		require.Equal(t, want, got, prefix)
+	}
 }
 
 // The database does not forbid two rows of one uuid.

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 )
 
 // adminTimeout bounds one request to the admin endpoint.
@@ -94,9 +96,7 @@ func (a Admin) Ready(ctx context.Context) (bool, error) {
 
 // Databases returns the states of the runners' databases.
 func (a Admin) Databases(ctx context.Context) (map[string]string, error) {
-	var doc struct {
-		Databases []struct{ Database, State string } `json:"databases"`
-	}
+	var doc api.Databases
 	if err := a.Decode(ctx, "/jobrunner/databases", &doc); err != nil {
 		return nil, err
 	}

@@ -49,7 +49,6 @@ func TestCaddyfile(t *testing.T) {
 	}
 	jobrunner b {
 		postgres ""
-		databases 
 	}
 }
 

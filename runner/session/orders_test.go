@@ -1,0 +1,557 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+)
+
+// faulty is a script whose methods fail as told, and which claims nothing then.
+type faulty struct {
+	script
+
+	errs map[string]error
+	// claims and reads are what was asked for together.
+	claims, reads [][]string
+	found         driver.Fingerprint
+	// held is how often another program has the lock, and then is what is found afterwards.
+	held     int
+	then     *driver.Fingerprint
+	listened int
+	followed driver.Driver
+}
+
+func (d *faulty) Follow(f driver.Driver) { d.followed = f }
+
+func (d *faulty) OpenSession(context.Context, *pgx.ConnConfig, string) (driver.Session, error) {
+	if d.opened != nil {
+		d.opened()
+	}
+	return d, d.errs["OpenSession"]
+}
+
+func (d *faulty) Fingerprint(context.Context) (driver.Fingerprint, error) {
+	return d.found, d.errs["Fingerprint"]
+}
+func (d *faulty) Running(context.Context) ([]driver.Row, error) { return nil, d.errs["Running"] }
+
+func (d *faulty) Listen(context.Context) error {
+	d.listened++
+	return d.errs["Listen"]
+}
+
+func (d *faulty) Channels(context.Context) ([]channels.Config, error) {
+	return nil, d.errs["Channels"]
+}
+
+func (d *faulty) Lock(context.Context) (driver.Lock, error) {
+	if d.held--; d.held >= 0 {
+		return driver.Lock{Holder: "pid 7"}, nil
+	}
+	if d.then != nil {
+		d.found = *d.then
+		if d.found.Health == driver.Unhealthy {
+			d.errs = map[string]error{"Fingerprint": errors.New("failed")}
+		}
+	}
+	return driver.Lock{Held: true}, d.errs["Lock"]
+}
+
+func (d *faulty) Snapshot(context.Context, func(driver.Row)) error { return d.errs["Snapshot"] }
+
+func (d *faulty) Claim(_ context.Context, uuids, reads []string) (got []driver.Task, rows []driver.Row, err error) {
+	d.claims, d.reads = append(d.claims, uuids), append(d.reads, reads)
+	for _, uuid := range uuids {
+		if uuid != "locked" {
+			got = append(got, driver.Task{Key: channels.Key{UUID: uuid}})
+		}
+	}
+	return got, rowsOf(channels.Pending, reads...), d.errs["Claim"]
+}
+
+func (d *faulty) Read(_ context.Context, uuids []string) ([]driver.Row, error) {
+	d.read = append(d.read, uuids)
+	return rowsOf(channels.Pending, uuids...), d.errs["Read"]
+}
+
+func (d *faulty) Unclaim(context.Context, []driver.Task) ([]driver.Row, error) {
+	return nil, d.errs["Unclaim"]
+}
+
+func (d *faulty) Inspect(context.Context, []string) ([]driver.Liveness, error) {
+	return nil, d.errs["Inspect"]
+}
+
+func (d *faulty) Rescue(context.Context, []driver.Liveness) ([]driver.Row, error) {
+	return nil, d.errs["Rescue"]
+}
+
+func rowsOf(state channels.State, uuids ...string) (rows []driver.Row) {
+	for _, uuid := range uuids {
+		rows = append(rows, driver.Row{Job: channels.Job{Key: channels.Key{UUID: uuid}}, State: state})
+	}
+	return rows
+}
+
+// clerk is a listener that notes what it is told, in words.
+type clerk struct {
+	ear
+	told     []string
+	notified int
+}
+
+func (c *clerk) tell(what string)                                    { c.told = append(c.told, what) }
+func (c *clerk) Fingerprinted(fp driver.Fingerprint)                 { c.tell("found " + fp.Health.String()) }
+func (c *clerk) Channels([]channels.Config, error)                   { c.tell("channels") }
+func (c *clerk) Running([]driver.Row)                                { c.tell("running") }
+func (c *clerk) Scheduled(context.Context)                           { c.tell("scheduled") }
+func (c *clerk) Unclaimed([]driver.Task, []driver.Row)               { c.tell("unclaimed") }
+func (c *clerk) Inspected([]driver.Liveness)                         { c.tell("inspected") }
+func (c *clerk) Rescued([]driver.Row)                                { c.tell("rescued") }
+func (c *clerk) SnapshotBegin()                                      { c.tell("snapshot") }
+func (c *clerk) SnapshotEnd(named map[string]struct{})               { c.tell(fmt.Sprintf("%d named", len(named))) }
+func (c *clerk) SnapshotRows(_ context.Context, _ []driver.Row) bool { return true }
+
+func (c *clerk) Rows(r Reading) {
+	c.notified = r.Notified
+	c.tell(fmt.Sprintf("%d rows, %d gone", len(r.Rows), len(r.Gone)))
+}
+
+func (c *clerk) Claimed(r Claims) {
+	c.tell(fmt.Sprintf("%d claimed, %d missed, %d gone", len(r.Got), len(r.Missed), len(r.Gone)))
+}
+
+func faultyOf(out Listener, errs map[string]error) (*faulty, *Session) {
+	d := &faulty{errs: errs, found: driver.Fingerprint{Health: driver.Healthy}}
+	s := New("prod", func() Config {
+		return Config{Driver: d, DatabaseChannels: true, DiscoverInterval: time.Hour, Logger: zap.NewNop()}
+	}, out)
+	s.conn = d
+	return d, s
+}
+
+// Every order ends the wait for notifications, whether it is given before or during it.
+func TestOrdersEndTheWait(t *testing.T) {
+	for name, order := range map[string]func(*Session){
+		"claim": func(s *Session) { s.Claim("a") }, "read": func(s *Session) { s.Read("a") },
+		"unclaim": func(s *Session) { s.Unclaim(driver.Task{}) }, "inspect": func(s *Session) { s.Inspect([]string{"a"}) },
+		"rescue": func(s *Session) { s.Rescue(driver.Liveness{}) }, "resync": func(s *Session) { s.Resync() },
+		"channels": func(s *Session) { s.ReloadChannels() },
+		"the channels have changed": func(s *Session) {
+			s.reload = true
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.wake()
+		},
+		"a row is to be read": func(s *Session) {
+			s.dirty.add("a")
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.wake()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, s := faultyOf(&clerk{}, nil)
+				s.heard, s.resyncAt = time.Now(), time.Now().Add(time.Hour)
+				waited := make(chan error)
+				go func() { waited <- s.wait(t.Context()) }()
+				synctest.Wait()
+				order(s)
+				began := time.Now()
+				require.NoError(t, <-waited)
+				require.NoError(t, s.wait(t.Context()))
+				require.Equal(t, began, time.Now())
+				require.Nil(t, s.interrupt)
+			})
+		})
+	}
+}
+
+// An order that is taken back is not carried out.
+func TestOrdersTakenBack(t *testing.T) {
+	_, s := faultyOf(&clerk{}, nil)
+	s.Claim("a", "b")
+	require.Equal(t, []string{"a", "b"}, s.DropClaims())
+	require.Empty(t, s.DropClaims())
+	s.Read("a")
+	s.Read("b", "c", "d")
+	s.Unread("a")
+	s.Unread("c")
+	s.Unread("never ordered")
+	o := s.take()
+	require.Empty(t, o.claims)
+	require.Equal(t, []string{"b", "d"}, o.reads)
+	require.EqualValues(t, 2, o.read)
+}
+
+// Whatever fails ends the connection, and nothing is said of what it should have done.
+func TestFailuresEndTheConnection(t *testing.T) {
+	failed := errors.New("failed")
+	for method, order := range map[string]orders{
+		"Claim":    {claims: []string{"a"}},
+		"Read":     {reads: []string{"a"}},
+		"Unclaim":  {unclaims: []driver.Task{{}}},
+		"Inspect":  {inspects: []string{"a"}},
+		"Rescue":   {rescues: []driver.Liveness{{}}},
+		"Channels": {channels: true},
+		"Snapshot": {resync: true},
+	} {
+		t.Run(method, func(t *testing.T) {
+			for _, behind := range []int{0, 1} {
+				out := &clerk{}
+				_, s := faultyOf(out, map[string]error{method: failed})
+				s.heard, s.probed, s.resyncAt, s.batch = time.Now(), time.Now(), time.Now().Add(time.Hour), behind
+				s.todo = order
+				require.ErrorIs(t, s.loop(t.Context()), failed)
+				if method == "Snapshot" {
+					require.Equal(t, []string{"found healthy", "channels", "snapshot"}, out.told)
+					continue
+				}
+				require.Empty(t, out.told)
+			}
+		})
+	}
+}
+
+// What was claimed is told even if the rows of the others cannot be read; these are not gone.
+func TestMissedClaims(t *testing.T) {
+	failed := errors.New("failed")
+	out := &clerk{}
+	d, s := faultyOf(out, nil)
+	require.NoError(t, s.claim(t.Context(), []string{"a", "locked"}, []string{"r"}))
+	require.Equal(t, []string{"1 rows, 0 gone", "1 claimed, 0 missed, 0 gone", "scheduled", "0 claimed, 1 missed, 0 gone"}, out.told)
+	require.Equal(t, [][]string{{"locked"}}, d.read)
+
+	out.told, d.errs = nil, map[string]error{"Read": failed}
+	require.ErrorIs(t, s.claim(t.Context(), []string{"a", "locked"}, nil), failed)
+	require.Equal(t, []string{"1 claimed, 0 missed, 0 gone"}, out.told)
+}
+
+// While there is more to read than one read takes, claims go first and alone, once.
+func TestClaimsGoFirstWhileMuchIsRead(t *testing.T) {
+	out := &clerk{}
+	d, s := faultyOf(out, nil)
+	for i := range 2000 {
+		s.dirty.add(fmt.Sprint(i))
+	}
+	var sizes []int
+	for range 4 {
+		require.NoError(t, s.execute(t.Context(), &orders{claims: []string{"a"}}))
+		if n := len(d.reads) - 1; d.reads[n] != nil {
+			sizes = append(sizes, len(d.reads[n]))
+		} else {
+			sizes = append(sizes, len(d.read[len(d.read)-1]))
+		}
+	}
+	require.Len(t, d.claims, 4)
+	require.Equal(t, []int{readBatchFirst, readBatchFirst * readBatchGrowth, readBatch, 500}, sizes)
+	require.Len(t, d.reads[0], readBatchFirst, "the first read goes with the claim")
+	for _, reads := range d.reads[1:] {
+		require.Nil(t, reads)
+	}
+	require.Zero(t, s.batch)
+	require.NoError(t, s.execute(t.Context(), &orders{claims: []string{"a"}}))
+	require.Len(t, d.claims, 5)
+}
+
+// What overflows, is heard or is to be reloaded stays so until it has been dealt with.
+func TestNotifications(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var next driver.Notifications
+		out := &clerk{}
+		d, s := faultyOf(out, nil)
+		d.wait = func(context.Context) (driver.Notifications, error) { return next, nil }
+		for name, n := range map[string]driver.Notifications{
+			"a change": {Changed: []string{"a"}}, "an echo": {Echoes: []string{"a"}}, "a reload": {Reload: true},
+		} {
+			timing.Sleep(t.Context(), time.Second)
+			next = n
+			require.NoError(t, s.collect(t.Context()))
+			require.Equal(t, time.Now(), s.heard, name)
+			require.True(t, s.Pulse().Heard.Equal(time.Now()), name)
+		}
+		require.EqualValues(t, 1, s.Pulse().Notifications)
+		next = driver.Notifications{Changed: []string{"b"}, Overflow: true}
+		require.NoError(t, s.collect(t.Context()))
+		next = driver.Notifications{Changed: []string{"c"}}
+		require.NoError(t, s.collect(t.Context()))
+		require.True(t, s.overflow)
+		require.True(t, s.reload)
+		s.deliver([]string{"a"}, rowsOf(channels.Pending, "a"))
+		require.Equal(t, 3, out.notified)
+		s.deliver([]string{"b"}, nil)
+		require.Zero(t, out.notified, "each is told once")
+
+		// What is beyond the limit is not kept, and makes a snapshot necessary.
+		s.overflow, s.dirty = false, backlog{}
+		for i := range backlogLimit {
+			next.Changed = append(next.Changed, fmt.Sprint(i))
+		}
+		next.Changed = next.Changed[1:]
+		require.NoError(t, s.collect(t.Context()))
+		require.False(t, s.overflow)
+		next.Changed = []string{"x", "y"}
+		require.NoError(t, s.collect(t.Context()))
+		require.Equal(t, backlogLimit, s.dirty.len())
+		require.True(t, s.overflow)
+	})
+}
+
+// A job that has ended, or is read anyway, is not waited for.
+func TestForeseenRowsThatAreReadAnyway(t *testing.T) {
+	now := time.Now()
+	_, s := faultyOf(&clerk{}, nil)
+	s.heard = now
+	for _, uuid := range []string{"ended", "runs", "read"} {
+		s.foreseen.claimed(uuid)
+	}
+	s.deliver([]string{"ended", "runs"}, append(rowsOf(channels.Done, "ended"), rowsOf(channels.Started, "runs")...))
+	require.Equal(t, stageEnded, s.foreseen.stages["ended"])
+	require.Equal(t, stageClaimed, s.foreseen.stages["runs"])
+	require.True(t, s.foreseen.wait("read", now))
+	s.dirty.add("read")
+	require.Equal(t, []string{"read"}, s.nextRead(nil))
+	require.Zero(t, s.foreseen.waiting.len())
+	require.True(t, s.foreseen.due().IsZero())
+}
+
+// What fails before the database is served is told as such, and what fails later as a loss; what the
+// end of the session itself breaks is not told at all.
+func TestWhatFailsIsTold(t *testing.T) {
+	failed := errors.New("failed")
+	for method, want := range map[string]State{
+		"OpenSession": Unreachable, "Fingerprint": Unreachable, "Lock": Unreachable, "Listen": Unreachable,
+		"Running": Lost, "Channels": Lost, "Snapshot": Lost,
+	} {
+		t.Run(method, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				out := &clerk{}
+				_, s := faultyOf(out, map[string]error{method: failed})
+				_, err := s.serve(t.Context(), &timing.Backoff{First: 1, Limit: 1})
+				require.ErrorIs(t, err, failed)
+				require.Equal(t, []State{want}, out.states)
+				require.Equal(t, want == Lost && method != "Running", slices.Contains(out.told, "running"))
+				require.Contains(t, out.detail, "failed")
+				require.True(t, s.Pulse().Connected.IsZero())
+
+				if want == Unreachable && method != "OpenSession" {
+					out.states = nil
+					ctx, cancel := context.WithCancel(t.Context())
+					cancel()
+					_, err = s.serve(ctx, &timing.Backoff{First: 1, Limit: 1})
+					require.ErrorIs(t, err, failed)
+					require.Empty(t, out.states)
+				}
+			})
+		})
+	}
+}
+
+// A database with nothing to serve is examined at the interval, and one that cannot be served sooner.
+// A panic ends one connection.
+func TestWhenItConnectsAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		health      driver.Health
+		panics      bool
+		least, most time.Duration
+		states      []State
+	}{
+		"undetected":  {driver.Undetected, false, 40 * time.Minute, 80 * time.Minute, []State{Connecting, Connecting}},
+		"neutralized": {driver.Neutralized, false, 40 * time.Minute, 80 * time.Minute, []State{Connecting, Connecting}},
+		"unhealthy":   {driver.Unhealthy, false, reconnectFirst / 2, 2 * reconnectFirst, []State{Connecting, Connecting}},
+		"panic":       {driver.Undetected, true, reconnectLimit, reconnectLimit, []State{Connecting, Lost, Connecting}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				out := &clerk{}
+				d, s := faultyOf(out, nil)
+				d.found.Health = c.health
+				type open struct {
+					at     time.Time
+					states []State
+				}
+				opened := make(chan open)
+				d.opened = func() {
+					states, _ := out.seen()
+					opened <- open{time.Now(), states}
+					if c.panics {
+						panic("on purpose")
+					}
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				over := make(chan struct{})
+				go func() { defer close(over); s.Run(ctx) }()
+				first, again := <-opened, <-opened
+				second := again.at.Sub(first.at)
+				require.Equal(t, c.states, again.states)
+				require.GreaterOrEqual(t, second, c.least)
+				require.LessOrEqual(t, second, c.most)
+				if !c.panics {
+					// The pause does not grow where there is nothing wrong.
+					third := (<-opened).at.Sub(again.at)
+					require.LessOrEqual(t, third, 2*c.most)
+				}
+				cancel()
+				<-over
+			})
+		})
+	}
+}
+
+// What was found before a wait for the lock is found out again after it.
+func TestExaminedAgainAfterAWait(t *testing.T) {
+	for name, c := range map[string]struct {
+		held   int
+		then   driver.Fingerprint
+		err    string
+		told   []string
+		listen int
+	}{
+		"no wait": {0, driver.Fingerprint{Health: driver.Neutralized}, "", []string{"found healthy"}, 1},
+		"as before": {
+			2, driver.Fingerprint{Health: driver.Healthy, Generation: "17.0"}, "",
+			[]string{"found healthy", "found healthy"}, 1,
+		},
+		"another generation": {
+			1, driver.Fingerprint{Health: driver.Healthy, Generation: "18.0"}, "it was 17.0, and is 18.0",
+			[]string{"found healthy", "found healthy"}, 0,
+		},
+		"neutralized": {
+			1, driver.Fingerprint{Health: driver.Neutralized, Generation: "18.0"}, "",
+			[]string{"found healthy", "found neutralized"}, 0,
+		},
+		"cannot be found out": {1, driver.Fingerprint{Health: driver.Unhealthy}, "fingerprint: failed", []string{"found healthy"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				out := &clerk{}
+				d, s := faultyOf(out, nil)
+				d.found.Generation, d.held, d.then = "17.0", c.held, &c.then
+				began := time.Now()
+				_, err := s.prepare(t.Context())
+				if c.err != "" {
+					require.ErrorContains(t, err, c.err)
+				} else {
+					require.NoError(t, err)
+				}
+				require.Equal(t, c.told, out.told)
+				require.Equal(t, c.listen, d.listened)
+				require.Len(t, out.states, c.held)
+				require.InDelta(t, time.Duration(c.held)*lockInterval, time.Since(began), float64(lockInterval))
+				require.Same(t, d, d.followed, "the options in force")
+			})
+		})
+	}
+}
+
+// A neutralized database tells what still runs there, and is not locked.
+func TestNeutralizedDatabaseTellsWhatRuns(t *testing.T) {
+	out := &clerk{}
+	d, s := faultyOf(out, map[string]error{"Lock": errors.New("not to be asked for")})
+	d.found.Health = driver.Neutralized
+	_, err := s.prepare(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"found neutralized", "running"}, out.told)
+
+	out.told, d.found.Health = nil, driver.Undetected
+	_, err = s.prepare(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"found undetected"}, out.told)
+}
+
+// A database that is not what it was ends the connection before the next snapshot, in words of its own.
+func TestChangedBeforeASnapshot(t *testing.T) {
+	out := &clerk{}
+	d, s := faultyOf(out, nil)
+	d.found.Health = driver.Undetected
+	err := s.attend(t.Context())
+	require.ErrorIs(t, err, driver.ErrChanged)
+	s.lost(err)
+	require.Equal(t, []State{Changed}, out.states)
+	require.Equal(t, []string{"found undetected"}, out.told)
+
+	out.told, d.errs = nil, map[string]error{"Fingerprint": errors.New("failed")}
+	err = s.attend(t.Context())
+	require.ErrorContains(t, err, "fingerprint: failed")
+	s.lost(err)
+	require.Equal(t, []State{Changed, Lost}, out.states)
+	require.Empty(t, out.told)
+}
+
+// A snapshot that did not hear to its end what was named meanwhile has not ended.
+func TestSnapshotThatCannotHear(t *testing.T) {
+	failed := errors.New("failed")
+	out := &clerk{}
+	d, s := faultyOf(out, nil)
+	d.wait = func(context.Context) (driver.Notifications, error) { return driver.Notifications{}, failed }
+	require.ErrorIs(t, s.snapshot(t.Context()), failed)
+	require.Equal(t, []string{"channels", "snapshot"}, out.told)
+	require.True(t, s.Pulse().Synced.IsZero())
+	d.wait = nil
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	began := time.Now().Truncate(time.Microsecond)
+	require.NoError(t, s.snapshot(ctx))
+	require.False(t, s.Pulse().Heard.Before(began))
+	require.False(t, s.Pulse().Synced.Before(began))
+}
+
+// However many claims there are, each is made, and what a read lets start is ordered before the next wait.
+func TestManyClaims(t *testing.T) {
+	out := &clerk{}
+	d, s := faultyOf(out, nil)
+	claims := make([]string, claimBatch+1)
+	for i := range claims {
+		claims[i] = fmt.Sprint(i)
+	}
+	began := time.Now().Truncate(time.Microsecond)
+	require.NoError(t, s.claimAll(t.Context(), claims, []string{"r"}))
+	require.False(t, s.Pulse().Heard.Before(began))
+	require.Len(t, d.claims, 2)
+	require.Equal(t, claims, append(d.claims[0], d.claims[1]...))
+	require.Equal(t, [][]string{{"r"}, nil}, d.reads, "once")
+	out.told = nil
+	require.NoError(t, s.claimAll(t.Context(), nil, []string{"r"}))
+	require.Equal(t, []string{"1 rows, 0 gone", "scheduled"}, out.told)
+}
+
+// A backlog holds each job once, and keeps no memory when it is empty.
+func TestBacklogGivesMemoryBack(t *testing.T) {
+	for _, empty := range []func(*backlog){
+		func(b *backlog) { b.take(nil, 9) }, func(b *backlog) { b.take([]string{"a"}, 9) }, func(b *backlog) { b.drop("a") },
+	} {
+		var b backlog
+		b.add("a")
+		b.add("a")
+		require.Equal(t, backlog{list: []string{"a"}, set: map[string]struct{}{"a": {}}}, b)
+		empty(&b)
+		require.Equal(t, backlog{}, b)
+	}
+}
+
+// An answer and the row say both that a job has ended, and one that is claimed again is another one.
+func TestForeseenEndsOnce(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	var f foreseen
+	f.claimed("a")
+	f.end("a", now)
+	f.end("a", now.Add(foreseenDelay/2))
+	require.Len(t, f.ended, 1)
+	f.claimed("a")
+	f.end("other", now.Add(2*foreseenDelay))
+	require.Equal(t, map[string]stage{"a": stageClaimed}, f.stages)
+	require.Empty(t, f.ended)
+}
