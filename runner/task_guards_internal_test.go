@@ -20,7 +20,7 @@ func served() (*engine, *database) {
 	return e, db
 }
 
-func rowOf(key channels.Key, s channels.State, enqueued int64) *driver.Row {
+func jobRow(key channels.Key, s channels.State, enqueued int64) *driver.Row {
 	return &driver.Row{Job: channels.Job{Key: key}, State: s, Enqueued: enqueued}
 }
 
@@ -55,7 +55,7 @@ func TestRowsByPhase(t *testing.T) {
 	} {
 		e, _ := served()
 		key := e.holds("prod", "a", &task{phase: c.was, asked: 3, ours: true, sent: true, since: time.Now()})
-		e.applyRow(rowOf(key, c.state, 5), c.asked, e.tree.Set)
+		e.applyRow(jobRow(key, c.state, 5), c.asked, e.tree.Set)
 		require.Equal(t, !c.gone, e.tasks[key] != nil, name)
 		if !c.gone {
 			require.Equal(t, c.want, e.tasks[key].phase, name)
@@ -71,9 +71,9 @@ func TestMysteryOfATaskThatIsOver(t *testing.T) {
 	t.Parallel()
 	e, _ := served()
 	key := e.holds("prod", "a", &task{phase: phaseAsked, ours: true, sent: true, result: &driver.Result{Outcome: driver.Answered}})
-	e.applyRow(rowOf(key, channels.Unknown, 0), 0, e.tree.Set)
+	e.applyRow(jobRow(key, channels.Unknown, 0), 0, e.tree.Set)
 	require.Empty(t, e.tasks)
-	e.applyRow(rowOf(key, channels.Unknown, 0), 0, e.tree.Set)
+	e.applyRow(jobRow(key, channels.Unknown, 0), 0, e.tree.Set)
 	require.Empty(t, e.tasks, "without a task it is nothing")
 }
 
@@ -125,7 +125,7 @@ func TestInheritedRequests(t *testing.T) {
 			defer x.Cancel()
 		}
 		e.inheriting = c.inheriting
-		e.applyRow(rowOf(key, channels.Pending, 0), 0, e.tree.Set)
+		e.applyRow(jobRow(key, channels.Pending, 0), 0, e.tree.Set)
 		require.Equal(t, c.want, e.tasks[key] != nil, name)
 		_, state, _ := e.tree.Lookup(key)
 		if !c.want {
@@ -158,7 +158,7 @@ func TestStillRunning(t *testing.T) {
 		e, _ := served()
 		task := &task{phase: phaseAsked, ours: true, sent: true, attempt: driver.Task{Enqueued: 5}, result: &driver.Result{Outcome: driver.Answered}}
 		key := e.holds("prod", "a", task)
-		row := rowOf(key, channels.Enqueued, 5)
+		row := jobRow(key, channels.Enqueued, 5)
 		change(task, row)
 		e.applyRow(row, 0, e.tree.Set)
 		require.Equal(t, name == "", task.phase == phaseUnclaiming, name)
@@ -225,7 +225,7 @@ func TestUnclaimed(t *testing.T) {
 	for _, uuid := range []string{"back", "locked", "open", "anew", "no task"} {
 		tasks = append(tasks, attempt(uuid))
 		if uuid != "locked" {
-			rows = append(rows, *rowOf(channels.Key{DB: "prod", UUID: uuid}, channels.Pending, 0))
+			rows = append(rows, *jobRow(channels.Key{DB: "prod", UUID: uuid}, channels.Pending, 0))
 		}
 	}
 	e.unclaimed(db, tasks, rows)
@@ -247,7 +247,7 @@ func TestPutBack(t *testing.T) {
 		e, db := served()
 		task := &task{phase: phaseUnclaiming, ours: true, result: &driver.Result{Outcome: outcome}}
 		key := e.holds("prod", "a", task)
-		e.putBack(db, rowOf(key, channels.Pending, 0), task)
+		e.putBack(db, jobRow(key, channels.Pending, 0), task)
 		require.Equal(t, delivered, len(db.hold.struck) == 1, outcome)
 		require.Equal(t, delivered, len(e.delays) == 1, outcome)
 		require.Empty(t, e.tasks)
@@ -278,7 +278,7 @@ func TestSettle(t *testing.T) {
 		}
 		key := e.holds("prod", "a", task)
 		e.delays[key] = delay{attempts: 1, until: 7}
-		task.row = rowOf(key, c.state, 0)
+		task.row = jobRow(key, c.state, 0)
 		e.settle(key, task)
 		require.Equal(t, c.delayed, len(e.delays) == 1, name)
 		require.Equal(t, c.runs, len(db.hold.struck) == 0, name)
@@ -361,7 +361,7 @@ func TestRunningInANeutralizedDatabase(t *testing.T) {
 		_, _, there := e.tree.Lookup(waits)
 		require.False(t, there)
 	}
-	e.running(db, []driver.Row{*rowOf(runs, channels.Started, 5)})
+	e.running(db, []driver.Row{*jobRow(runs, channels.Started, 5)})
 	require.Len(t, e.tasks, 3)
 	require.NotContains(t, e.tasks, over)
 	require.Contains(t, e.tasks, opened)
@@ -370,8 +370,9 @@ func TestRunningInANeutralizedDatabase(t *testing.T) {
 
 	e, db = served()
 	db.stage = stageLoading
-	db.reserved = []channels.Key{e.holds("prod", "(reserved)", nil)}
-	e.running(db, []driver.Row{*rowOf(runs, channels.Started, 5)})
+	db.reserved = []channels.Key{{DB: "prod", UUID: "(reserved)"}}
+	e.tree.Set(channels.Job{Key: db.reserved[0]}, channels.Started)
+	e.running(db, []driver.Row{*jobRow(runs, channels.Started, 5)})
 	require.True(t, db.counted)
 	require.Empty(t, db.reserved)
 	require.Equal(t, phaseWatched, e.tasks[runs].phase)
@@ -432,7 +433,7 @@ func TestSnapshotOfAServedDatabase(t *testing.T) {
 	e.snapshotBegin(db)
 	require.Equal(t, stageServed, db.stage)
 	require.Nil(t, db.open)
-	rows := []driver.Row{*rowOf(claiming, channels.Pending, 0), *rowOf(opened, channels.Started, 5)}
+	rows := []driver.Row{*jobRow(claiming, channels.Pending, 0), *jobRow(opened, channels.Started, 5)}
 	db.open = map[string]struct{}{"a": {}}
 	e.snapshotRows(db, rows)
 	require.Nil(t, e.inheriting)
@@ -480,9 +481,9 @@ func TestRowsWithoutATask(t *testing.T) {
 	defer x.Cancel()
 	e.inheriting = map[string]struct{}{"a": {}}
 	e.delays[key] = delay{attempts: 1, until: 7}
-	e.applyRow(rowOf(key, channels.WaitDependencies, 0), 0, e.tree.Set)
+	e.applyRow(jobRow(key, channels.WaitDependencies, 0), 0, e.tree.Set)
 	require.Len(t, e.delays, 1)
-	e.applyRow(rowOf(key, channels.Done, 0), 0, e.tree.Set)
+	e.applyRow(jobRow(key, channels.Done, 0), 0, e.tree.Set)
 	require.Empty(t, e.delays)
 	require.Empty(t, e.tasks)
 }
@@ -497,7 +498,7 @@ func TestPuttingBackAnAttemptOfAnother(t *testing.T) {
 		task := &task{phase: phaseWatched, ours: true, attempt: driver.Task{Enqueued: 5}, since: now, result: &driver.Result{Outcome: driver.Broken}}
 		key := e.holds("prod", "a", task)
 		task.attempt.Key = key
-		task.row = rowOf(key, channels.Enqueued, 5)
+		task.row = jobRow(key, channels.Enqueued, 5)
 		if !ours {
 			task.row.Enqueued = 6
 		}
