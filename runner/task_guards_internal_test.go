@@ -2,9 +2,12 @@ package runner
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -510,5 +513,53 @@ func TestPuttingBackAnAttemptOfAnother(t *testing.T) {
 		require.Equal(t, task.row.Enqueued, task.attempt.Enqueued)
 		require.Equal(t, ours, task.ours)
 		require.Equal(t, ours, task.result != nil)
+	}
+}
+
+// What did not happen is not told, and a request is given up as soon as its answer is overdue.
+func TestNothingHappened(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	cfg := e.config()
+	var told []Event
+	cfg.Events = func(ev Event) { told = append(told, ev) }
+	core, logs := observer.New(zap.DebugLevel)
+	cfg.Logger = zap.New(core)
+	e.config, e.notes.config = func() Config { return cfg }, func() Config { return cfg }
+	e.claimed(db, session.Claims{})
+	e.rowsRead(db, session.Reading{})
+	e.reserve(db)
+	require.Empty(t, told)
+	require.Zero(t, logs.Len())
+	e.claimed(db, session.Claims{Got: []driver.Task{{Key: channels.Key{DB: "prod", UUID: "a"}}}})
+	e.rowsRead(db, session.Reading{Notified: 2})
+	require.Len(t, told, 3)
+	require.Equal(t, EventClaimed, told[0].Kind)
+	require.Equal(t, 1, told[0].Count)
+	require.Equal(t, EventUnclaimed, told[1].Kind, "there is no server")
+	require.Equal(t, 2, told[2].Count)
+}
+
+func TestAbandon(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	for name, c := range map[string]struct {
+		task task
+		want bool
+	}{
+		"overdue":         {task{settledAt: now.Add(-settleGrace), row: &driver.Row{State: channels.Done}}, true},
+		"gone":            {task{settledAt: now.Add(-settleGrace), gone: true}, true},
+		"not yet":         {task{settledAt: now.Add(1 - settleGrace), row: &driver.Row{State: channels.Done}}, false},
+		"not settled":     {task{row: &driver.Row{State: channels.Done}}, false},
+		"to be run again": {task{settledAt: now.Add(-time.Hour), row: &driver.Row{State: channels.Pending}}, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			e, _ := served()
+			key := e.sends("prod", "a", "odoo1", &c.task)
+			e.abandon(key, &c.task, now)
+			synctest.Wait()
+			require.Equal(t, c.want, len(e.config().Driver.(open).ended) > 0, name)
+			c.task.exchange.Cancel()
+		})
 	}
 }
