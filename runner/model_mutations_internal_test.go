@@ -187,7 +187,11 @@ func TestModelConditions(t *testing.T) {
 			m: oneJob(model.WithLocks, faultBreaks, 1), want: modelBreaches[modelOverlap],
 			change: func(r *modelRules) { r.unbounded = true },
 		},
-		"no lock table: a worker dies": {m: oneJob(model.WithoutLocks, faultDies, 1), want: modelStuck},
+		"an answer never arrives, something keeps its connection open, and the job is queued again": {
+			m: oneJob(model.WithoutLocks, faultKept|faultAgain, 2), want: modelStuck,
+		},
+		"an answer never arrives, and the job is queued again": {m: oneJob(model.WithoutLocks, faultSilent|faultAgain, 2)},
+		"no lock table: a worker dies":                         {m: oneJob(model.WithoutLocks, faultDies, 1), want: modelStuck},
 		"no lock table: a worker dies, and the operator has set a limit": {
 			m: limited(oneJob(model.WithoutLocks, faultDies, 1), false),
 		},
