@@ -161,9 +161,9 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// A task of a database in which nothing may run keeps its slot until nothing has been learnt for long, of
-// the task and of the database.
-func TestSlotsOfADatabaseInWhichNothingMayRun(t *testing.T) {
+// A task keeps its slot until its database has not been served for long, and it has been watched for as
+// long. Where nothing may run that is its end, elsewhere its row decides later.
+func TestSlotsOfADatabaseThatIsNotServed(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_700_000_000, 0)
 	for s := stageConnecting; s <= stageYielding; s++ {
@@ -175,10 +175,12 @@ func TestSlotsOfADatabaseInWhichNothingMayRun(t *testing.T) {
 		} {
 			e := still(map[string]stage{"prod": s})
 			db := e.databases.get("prod")
-			db.entered = now.Add(-c.db)
+			db.servedUntil = now.Add(-c.db)
 			key := e.holds("prod", "a", &task{phase: phaseWatched, since: now.Add(-c.task)})
 			e.expire(db, key, e.tasks[key], now)
-			require.Equal(t, !c.long || s != stageUndetected && s != stageNeutralized, e.tasks[key] != nil, "%d %v", s, c)
+			task := e.tasks[key]
+			require.Equal(t, c.long && (s == stageUndetected || s == stageNeutralized), task == nil, "%d %v", s, c)
+			require.True(t, task == nil || c.long == (task.phase == phaseParked), "%d %v", s, c)
 		}
 	}
 }
