@@ -183,7 +183,7 @@ func TestRest(t *testing.T) {
 		"started, answered":  {task{phase: phaseAsked, ours: true, result: answered, row: &driver.Row{State: channels.Started}}, phaseWatched},
 		"broken":             {task{phase: phaseAsked, ours: true, sent: true, result: &driver.Result{Outcome: driver.Broken}}, phaseWatched},
 		"not ours":           {task{phase: phaseAsked}, phaseWatched},
-		"gone, not ours":     {task{phase: phaseAsked, gone: true}, phaseWatched},
+		"gone, not ours":     {task{phase: phaseAsked, gone: true}, phaseParked},
 		"open":               {task{phase: phaseAsked, ours: true, result: answered, exchange: &exchange.Exchange{}}, phaseWatched},
 	} {
 		for _, by := range []func(*engine, channels.Key, *task){
