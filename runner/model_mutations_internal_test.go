@@ -32,7 +32,7 @@ func TestModelMutations(t *testing.T) {
 			},
 		},
 		"a rescue after two inspections of different states": {
-			m: oneJob(model.WithLocks, faultBreaks, 1), want: modelBreaches[modelOverlap],
+			m: oneJob(model.WithLocks, faultCrash, 1), want: modelBreaches[modelOverlap],
 			change: func(r *modelRules) {
 				r.inspect = func(t *task, l *driver.Liveness, now time.Time) {
 					t.deadAt = lookedAt{l.Row.State, l.Row.Enqueued}

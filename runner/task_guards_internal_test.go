@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -156,16 +157,18 @@ func TestStillRunning(t *testing.T) {
 		"! claimed anew": func(_ *task, row *driver.Row) { row.Enqueued = 6 },
 		"! stuck":        func(t *task, _ *driver.Row) { t.stuck = true },
 		"! started":      func(_ *task, row *driver.Row) { row.State = channels.Started },
+		"broken":         func(t *task, _ *driver.Row) { t.result.Outcome = driver.Broken },
 		"! broken":       func(t *task, _ *driver.Row) { t.result.Outcome = driver.Broken },
 	} {
-		e, _ := served()
+		e, db := served()
+		db.fingerprint.Unguarded = name == "! broken"
 		task := &task{phase: phaseAsked, ours: true, sent: true, attempt: driver.Task{Enqueued: 5}, result: &driver.Result{Outcome: driver.Answered}}
 		key := e.holds("prod", "a", task)
 		row := jobRow(key, channels.Enqueued, 5)
 		change(task, row)
 		e.applyRow(row, 0, e.tree.Set)
-		require.Equal(t, name == "", task.phase == phaseUnclaiming, name)
-		require.Equal(t, name != "", task.phase == phaseWatched, name)
+		require.Equal(t, !strings.HasPrefix(name, "!"), task.phase == phaseUnclaiming, name)
+		require.Equal(t, strings.HasPrefix(name, "!"), task.phase == phaseWatched, name)
 	}
 }
 
