@@ -35,9 +35,13 @@ FUZZTIME ?= 20s
 BENCH ?=
 BENCH_FLAGS ?=
 GOBENCH ?= .
+# How many random histories `histories` makes.
+HISTORIES ?= 10000
 BENCH_COUNT ?= 6
 REV ?=
 KEEP ?=
+# The series of a real Odoo for the demo, 14 or 19; nothing means the stub.
+ODOO ?=
 
 # What Caddy would put into the home directory stays in the build directory.
 CADDY_ENV := XDG_CONFIG_HOME=$(CURDIR)/bin/xdg XDG_DATA_HOME=$(CURDIR)/bin/xdg
@@ -53,9 +57,9 @@ build: ## Build bin/caddy: Caddy with this module, with the flags that xcaddy us
 	CGO_ENABLED=0 $(GO) build $(BUILD_FLAGS) -o bin/caddy ./cmd/caddy
 
 .PHONY: demo
-demo: build ## Run 2,000 jobs through a real Caddy and PostgreSQL (KEEP=1 leaves it running)
+demo: build ## Run 2,000 jobs through a real Caddy and PostgreSQL (KEEP=1 leaves it running, ODOO=19 takes a real Odoo)
 	@$(GO) build -trimpath -tags $(TAGS) -o bin/demo ./cmd/demo
-	@bin/demo -caddy bin/caddy $(if $(KEEP),-keep)
+	@bin/demo -caddy bin/caddy $(if $(KEEP),-keep) $(if $(ODOO),-odoo $(ODOO))
 
 .PHONY: test
 test: ## Run all tests with the race detector (PKG=./channels TEST_FLAGS='-run X' narrow it)
@@ -88,6 +92,12 @@ fuzz: ## Run every fuzz target for FUZZTIME (default 20s) each
 # One package at a time takes a minute or a few; all of them take hours.
 mutate: $(GREMLINS) ## Break the code of PKG, and fail if its tests miss it (PKG=./channels; not part of check)
 	@GO='$(GO)' TAGS='$(TAGS)' GREMLINS='$(GREMLINS)' .ci/mutate $(PKG)
+
+MODEL_FAULTS ?= 2
+
+.PHONY: model
+model: ## Check the model of the protocol with up to MODEL_FAULTS faults (default 2) in one history, a minute or two
+	JOBRUNNER_MODEL_FAULTS=$(MODEL_FAULTS) $(GO) test -count=1 -timeout 60m -tags $(TAGS) -v -run '^TestModel' ./runner ./test/model
 
 .PHONY: lint
 # With the flags of `build`, so that the two share what the compiler has cached.
@@ -164,6 +174,10 @@ ATTACK ?=
 attack: ## Run the attack suite, fifteen minutes (ATTACK=false-Odoo narrows it)
 	@$(GO) test -c -tags $(TAGS),attack -o bin/attack.test ./test/attack
 	@cd test/attack && ../../bin/attack.test -test.timeout 40m -test.run '^TestAttacks$$/$(ATTACK)'
+
+.PHONY: histories
+histories: ## Judge HISTORIES random histories (default 10000) in simulated time; SEED is that of the first
+	$(GO) test -count=1 -timeout 60m -tags $(TAGS) -v -run '^TestHistories$$' ./runner -histories $(HISTORIES) $(if $(SEED),-history-seed $(SEED))
 
 .PHONY: soak
 soak: ## Let faults happen at random for SOAK (default 30m); SEED repeats a run

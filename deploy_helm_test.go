@@ -33,11 +33,12 @@ func chartFunctions(tree *template.Template) template.FuncMap {
 			return b.String(), err
 		},
 		"required": func(message string, v any) (any, error) {
-			if truth, _ := template.IsTrue(v); !truth {
+			if v == nil || v == "" { // an empty list passes, as in Helm
 				return nil, errors.New(message)
 			}
 			return v, nil
 		},
+		"fail": func(message string) (string, error) { return "", errors.New(message) },
 		"default": func(otherwise, v any) any {
 			if truth, _ := template.IsTrue(v); !truth {
 				return otherwise

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -116,16 +117,22 @@ func deceptive(r rune) bool {
 // checkFileLimit compares the jobs that may run at once with the files that the process may have open:
 // each running job is a connection, and without one to spare no site answers any more.
 func checkFileLimit(capacity int, log *zap.Logger) error {
-	limit, known := fileLimit()
-	switch {
-	case !known:
+	files := filesFor(capacity)
+	switch limit := files.Limit; {
+	case limit == 0:
 	case capacity >= limit:
 		return fmt.Errorf("up to %d jobs may run at once, each with a connection, and the process may have only %d files open: lower the capacity of root, or raise the limit (LimitNOFILE)", capacity, limit)
-	case capacity > limit/2:
+	case files.Scarce():
 		log.Warn("running jobs may take more than half of the files that the process may have open, which the sites need too: lower the capacity of root, or raise the limit (LimitNOFILE)",
 			zap.Int("capacity", capacity), zap.Int("limit", limit))
 	}
 	return nil
+}
+
+// filesFor is what is known of the files that so many jobs, and the rest of Caddy, need.
+func filesFor(jobs int) doctor.Files {
+	limit, _ := fileLimit()
+	return doctor.Files{Jobs: jobs, Limit: limit}
 }
 
 // mostJobs is how many jobs may run at once; 0 if there is no limit.

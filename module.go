@@ -376,10 +376,15 @@ func (a *App) Cleanup() error {
 // Subjects implements [doctor.Source].
 func (a *App) Subjects() []doctor.Subject {
 	var subjects []doctor.Subject
+	jobs := 0
+	for _, m := range a.generation.Runners {
+		jobs += mostJobs(m.Config)
+	}
 	for _, name := range slices.Sorted(maps.Keys(a.generation.Runners)) {
 		m := a.generation.Runners[name]
 		subjects = append(subjects, doctor.Subject{
-			Config: m.Config, Odoo: a.odoo[name], OpenSites: a.open[name], Settings: a.Runners[name].settings(&m.Config, a.odoo[name]),
+			Config: m.Config, Odoo: a.odoo[name], OpenSites: a.open[name], Files: filesFor(jobs),
+			Settings: a.Runners[name].settings(&m.Config, a.odoo[name]),
 		})
 	}
 	return subjects

@@ -33,6 +33,9 @@ func TestCapacitiesOf(t *testing.T) {
 		{"p[!:3", "p[!", 3},
 		{`p\*:3`, `p\x`, 3}, // nothing escapes
 		{"p.d:3", "pxd", 8},
+		{"prod:3", "xprod", 8},
+		{"prod:3", "prodx", 8},
+		{"p*d:3", "p\nd", 3},
 		{"a:b:3", "a:b", 3},
 		{"ä*:3", "äb", 3},
 	} {

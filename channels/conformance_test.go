@@ -281,6 +281,7 @@ func checkInvariants(t require.TestingT, m *Manager) {
 	own, running := make(map[*channel]int), make(map[*channel]int)
 	queued, jobs := 0, 0
 	homes := make(map[*home]int)
+	names := 0
 	for _, d := range m.dbs {
 		seen, parked := 0, make(map[*home]int)
 		d.each(func(r *record) bool {
@@ -306,12 +307,24 @@ func checkInvariants(t require.TestingT, m *Manager) {
 		})
 		require.Len(t, d.oddNames, len(d.odd))
 		require.Equal(t, seen, d.seen)
+		levels, sharing := 0, 0
 		for _, h := range d.homes {
+			levels += h.levels
+			if h.shared {
+				sharing += h.jobs
+			}
 			require.Equal(t, h.jobs, homes[h])
 			require.Equal(t, parked[h], h.parked.len())
 			require.Positive(t, h.jobs)
 		}
+		require.Equal(t, levels, d.names)
+		require.LessOrEqual(t, levels, m.names.each)
+		require.Equal(t, sharing, d.sharing)
+		require.Equal(t, d.unwanted || d.displaced, d.suspended)
+		names += d.names
 	}
+	require.LessOrEqual(t, names, m.names.used, "many trees may share an allowance")
+	require.LessOrEqual(t, m.names.used, m.names.all)
 	require.Equal(t, m.Len(), jobs)
 
 	var timers, dirty int

@@ -37,6 +37,9 @@ const (
 	// ReasonWithheld: the database has its own tree, and its configuration is not known or cannot
 	// be used.
 	ReasonWithheld
+	// ReasonDisplaced: channels have changed, and only the rows tell where some jobs of the database
+	// belong now. See Displaced.
+	ReasonDisplaced
 	// ReasonMaxCapacity: all databases together, each with its own tree, run as many jobs as they
 	// may (Capacity, Running).
 	ReasonMaxCapacity
@@ -55,6 +58,7 @@ var reasonNames = [...]string{
 	ReasonBehind:           "behind",
 	ReasonSuspended:        "suspended",
 	ReasonWithheld:         "channels_withheld",
+	ReasonDisplaced:        "channels_reread",
 	ReasonMaxCapacity:      "max_capacity",
 }
 
@@ -84,6 +88,8 @@ type Explanation struct {
 	AtLeast bool
 	// Capacity and Running are those of Channel. See Status.
 	Capacity, Running int
+	// Shared is set if the job's own channel is one for many names; see NamesPerDatabase.
+	Shared bool
 }
 
 // Explain tells why a job does, or does not, run at the given time, or reports false for a job that
@@ -99,12 +105,14 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 	}
 	own := r.home.channel
 	t := now.UnixMicro()
-	e := Explanation{Job: r.job(), State: r.state, Channel: own.name, Capacity: own.capacity, Running: own.running}
+	e := Explanation{Job: r.job(), State: r.state, Channel: own.name, Capacity: own.capacity, Running: own.running, Shared: r.home.shared}
 	switch {
 	case r.location == inRunning:
 		e.Reason = ReasonRunning
 	case r.location == inFailed:
 		e.Reason = ReasonFailed
+	case r.location == suspended && !r.home.db.unwanted:
+		e.Reason = ReasonDisplaced
 	case r.location == suspended:
 		e.Reason = ReasonSuspended
 	case r.location == inETAQueue && r.eta > t:
@@ -208,6 +216,14 @@ func explore(items []*record, budget *int, visit func(*record) bool) {
 
 // String returns the explanation in one sentence for a person.
 func (e Explanation) String() string {
+	s := e.sentence()
+	if e.Shared {
+		s += fmt.Sprintf("; database %s names more than %d channels, and the rest of its names share one", e.Job.DB, NamesPerDatabase)
+	}
+	return s
+}
+
+func (e Explanation) sentence() string {
 	job := "job " + e.Job.Key.String()
 	waits := job + " waits: "
 	behind := ""
@@ -243,6 +259,8 @@ func (e Explanation) String() string {
 		return fmt.Sprintf("%sdatabase %s is not being served", waits, e.Job.DB)
 	case ReasonWithheld:
 		return fmt.Sprintf("%sthe channels of database %s are not known, or cannot be used", waits, e.Job.DB)
+	case ReasonDisplaced:
+		return fmt.Sprintf("%schannels have changed, and the jobs of database %s are being read anew", waits, e.Job.DB)
 	case ReasonMaxCapacity:
 		if e.Capacity <= 0 {
 			return waits + "max_capacity is 0, so nothing runs in any database"

@@ -47,6 +47,11 @@ func TestExplain(t *testing.T) {
 			want: "job db/job waits: channel root is full (1 running, capacity 1)",
 		},
 		{
+			desc: "root full, job came up from a channel that is full with it", config: "root:1,A:1", reason: ReasonChannelFull,
+			do:   func(f *fixture) { f.add("", "a"); f.run(1, "a"); f.add("A", "job"); f.run(1) },
+			want: "job db/job waits: channel root is full (1 running, capacity 1)",
+		},
+		{
 			desc: "negative capacity", config: "root:1,A:-1", reason: ReasonChannelFull,
 			do:   func(f *fixture) { f.add("A", "job") },
 			want: "job db/job waits: channel root.A has a negative capacity and never runs a job",

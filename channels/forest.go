@@ -18,6 +18,7 @@ type Forest struct {
 	trees  map[string]*tree // otherwise, by database
 
 	stopped    map[string]struct{} // what Pause holds back, by full name
+	names      *allowance          // of the trees of databases
 	capacities Capacities
 	running    int // in all trees
 	now        int64
@@ -93,6 +94,7 @@ func (f *Forest) ConfigureDatabases(c Capacities) {
 		return
 	}
 	shared := f.shared
+	f.names = newAllowance()
 	f.shared, f.trees = nil, make(map[string]*tree, len(shared.dbs))
 	for name, d := range shared.dbs {
 		t := f.ensureTree(name)
@@ -179,7 +181,9 @@ func (f *Forest) newManager() *Manager {
 func (f *Forest) ensureTree(db string) *tree {
 	t := f.trees[db]
 	if t == nil {
-		t = &tree{Manager: f.newManager(), name: db, withheld: true, wakeup: never, readyIndex: -1, wakeIndex: -1}
+		m := f.newManager()
+		m.names = f.names
+		t = &tree{Manager: m, name: db, withheld: true, wakeup: never, readyIndex: -1, wakeIndex: -1}
 		_ = t.Configure(f.capacities.limited(db, nil)) // one channel without a mistake
 		f.trees[db] = t
 	}
@@ -193,11 +197,16 @@ func (m *Manager) adopt(old *database) {
 		return
 	}
 	d := m.database(old.name)
-	d.suspended, d.snapshot = old.suspended, old.snapshot
+	d.suspended, d.unwanted, d.snapshot = old.suspended, old.unwanted, old.snapshot
+	d.displaced = old.displaced || old.sharing > 0
+	m.hold(d)
 	old.each(func(r *record) bool {
 		j := r.job()
 		n := newName(j.UUID)
 		copied := m.insert(d, &n, &j, r.state)
+		if r.home.shared {
+			copied.home.share()
+		}
 		if copied.snapshot != r.snapshot {
 			copied.snapshot = r.snapshot
 			d.seen--

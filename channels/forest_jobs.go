@@ -186,7 +186,7 @@ func (f *Forest) Explain(k Key, now time.Time) (Explanation, bool) {
 		return e, ok
 	}
 	switch e.Reason {
-	case ReasonRunning, ReasonFailed, ReasonETA, ReasonSuspended:
+	case ReasonRunning, ReasonFailed, ReasonETA, ReasonSuspended, ReasonDisplaced:
 		return e, true
 	default: // the job is for the tree to decide about
 	}

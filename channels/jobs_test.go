@@ -299,3 +299,15 @@ func TestWakeupIsUTC(t *testing.T) {
 	m.Set(Job{Key: key("a"), ETA: 1_500_000}, Pending)
 	require.Equal(t, time.Date(1970, 1, 1, 0, 0, 1, 500_000_000, time.UTC), m.Wakeup())
 }
+
+// A channel below one that does not exist does not exist either.
+func TestChannelBelowNone(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, "root:1,A:1")
+	for _, name := range []string{"A.b.c", "b.c.d", "root.b.c"} {
+		_, ok := f.Channel(name)
+		require.False(t, ok, name)
+	}
+	_, ok := f.Channel("A")
+	require.True(t, ok)
+}

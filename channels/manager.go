@@ -1,9 +1,6 @@
 package channels
 
-import (
-	"iter"
-	"strings"
-)
+import "iter"
 
 // Manager decides which jobs start when. It holds the channel tree and every job that is not done,
 // of any number of databases.
@@ -17,8 +14,10 @@ type Manager struct {
 	configured map[*channel]struct{}
 	timers     heap[*channel, timerOrder]
 	stopped    map[string]struct{} // the channels that Pause holds back, by full name
-	dirty      [][]*channel        // by depth: the channels that can yield
-	dirtyCount int                 // how many these are
+	wanted     map[string]Config   // what Configure was given last, by full name
+	names      *allowance
+	dirty      [][]*channel // by depth: the channels that can yield
+	dirtyCount int          // how many these are
 }
 
 // NewManager returns a Manager without jobs and with the one channel "root", which has capacity 1.
@@ -28,6 +27,7 @@ func NewManager() *Manager {
 		dbs:        make(map[string]*database),
 		configured: make(map[*channel]struct{}),
 		stopped:    make(map[string]struct{}),
+		names:      newAllowance(),
 	}
 }
 
@@ -72,7 +72,7 @@ func (m *Manager) set(d *database, r *record, n *name, j *Job, s State) (changed
 		return true
 	}
 	r.home.db.see(r)
-	if r.differs(j) {
+	if r.differs(j) || r.home.name != j.Channel && m.strays(r.home, j.Channel) {
 		m.replace(r, j, s)
 		return true
 	}
@@ -84,11 +84,17 @@ func (m *Manager) set(d *database, r *record, n *name, j *Job, s State) (changed
 func (m *Manager) SetFromSnapshot(j Job, s State) (repaired bool) {
 	d, n := m.dbs[j.DB], newName(j.UUID)
 	r := d.find(&n)
-	if r != nil && r.state == s && !r.differs(&j) {
-		r.home.db.see(r)
+	if r == nil || r.state != s || r.differs(&j) {
+		return m.set(d, r, &n, &j, s)
+	}
+	r.home.db.see(r)
+	if r.home.name == j.Channel || !m.strays(r.home, j.Channel) {
 		return false
 	}
-	return m.set(d, r, &n, &j, s)
+	// That its name shares a channel, and which one, is no mistake of memory.
+	repaired = !r.home.shared
+	m.replace(r, &j, s)
+	return repaired
 }
 
 // Remove forgets a job and frees its slot. It reports whether the job was known.
@@ -157,6 +163,7 @@ func (m *Manager) BeginSnapshot(db string) {
 	}
 	d.snapshot++
 	d.seen = 0
+	d.placing = d.displaced
 	if d.snapshot == 0 { // used up: 0 becomes "long ago"
 		d.each(func(r *record) bool {
 			r.snapshot = 0
@@ -253,6 +260,9 @@ func (m *Manager) assign(r *record, h *home, j *Job) {
 	r.home, r.id, r.priority, r.created, r.eta = h, j.ID, j.Priority, j.Created, j.ETA
 	h.jobs++
 	h.channel.own++
+	if h.shared {
+		h.db.sharing++
+	}
 }
 
 func (m *Manager) home(d *database, name string) *home {
@@ -261,9 +271,7 @@ func (m *Manager) home(d *database, name string) *home {
 	}
 	h := d.homes[name]
 	if h == nil {
-		name = strings.Clone(name) // which may be a part of something big
-		h = &home{db: d, channel: m.channel(name), name: name}
-		d.homes[name] = h
+		h = m.newHome(d, name)
 	}
 	d.recent = h
 	return h
@@ -272,12 +280,11 @@ func (m *Manager) home(d *database, name string) *home {
 func (m *Manager) leave(h *home) {
 	h.jobs--
 	h.channel.own--
+	if h.shared {
+		h.db.sharing--
+	}
 	if h.jobs == 0 {
-		delete(h.db.homes, h.name)
-		if h.db.recent == h {
-			h.db.recent = nil
-		}
-		m.prune(h.channel)
+		m.closeHome(h)
 	}
 }
 

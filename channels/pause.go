@@ -13,13 +13,14 @@ func (m *Manager) Pause(name string, yes bool) {
 	} else {
 		delete(m.stopped, name)
 	}
-	c := m.find(name)
-	if c == nil {
-		return
+	if c := m.find(name); c != nil {
+		c.stopped = yes
+		if yes && c.running > 0 {
+			m.callBack(map[*channel]struct{}{c: {}})
+		}
+		m.settle(c, c)
 	}
-	c.stopped = yes
-	if yes && c.running > 0 {
-		m.callBack(map[*channel]struct{}{c: {}})
+	if yes && name != rootName {
+		m.displace() // jobs that it concerns may be among those that share a channel
 	}
-	m.settle(c, c)
 }

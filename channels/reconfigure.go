@@ -3,6 +3,7 @@ package channels
 import (
 	"errors"
 	"fmt"
+	"maps"
 )
 
 // Configure replaces the configuration of all channels, at any time. A channel that cfgs does not
@@ -27,6 +28,8 @@ func (m *Manager) Configure(cfgs []Config) error {
 		return err
 	}
 
+	other := !maps.Equal(m.wanted, wanted)
+	m.wanted = wanted
 	touched := m.reconfigure(wanted)
 	changed := make(map[*channel]limits) // and what the limits were before
 	for c := range touched {
@@ -43,6 +46,9 @@ func (m *Manager) Configure(cfgs []Config) error {
 	}
 	for c := range touched {
 		m.prune(c)
+	}
+	if other {
+		m.displace()
 	}
 	return nil
 }

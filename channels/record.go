@@ -49,6 +49,8 @@ type home struct {
 	name    string // as in the rows
 	jobs    int
 	states  [len(stateNames)]int // how many of them are in which state
+	levels  int                  // what it takes of the allowance
+	shared  bool                 // its jobs have many names; see NamesPerDatabase
 	// parked are those that wait while the database is suspended.
 	parked heap[*record, noOrder]
 }
@@ -65,8 +67,13 @@ type database struct {
 	oddNames  map[*record]string
 	snapshot  uint8 // the current snapshot, see BeginSnapshot
 	seen      int   // how many jobs it has named
-	suspended bool  // between Suspend and Resume
+	suspended bool  // its waiting jobs are parked: unwanted, or displaced
+	unwanted  bool  // between Suspend and Resume
+	displaced bool  // see Displaced
+	placing   bool  // the snapshot that ends that has begun
 	peak      int   // most entries jobs has had
+	names     int   // what its homes take of the allowance
+	sharing   int   // how many of its jobs share a channel
 }
 
 func newDatabase(name string) *database {
@@ -179,10 +186,10 @@ func (r *record) job() Job {
 	}
 }
 
-// differs reports whether a property that influences scheduling is not what the row says.
+// differs reports whether a property that influences scheduling, beside the channel, is not what the
+// row says.
 func (r *record) differs(j *Job) bool {
-	return r.id != j.ID || r.priority != j.Priority || r.created != j.Created || r.eta != j.ETA ||
-		r.home.name != j.Channel && r.home.channel.name != Normalize(j.Channel)
+	return r.id != j.ID || r.priority != j.Priority || r.created != j.Created || r.eta != j.ETA
 }
 
 // before is the order of ready jobs: priority, date_created, id (docs/contract.md 2.3). Rows of two

@@ -9,10 +9,30 @@ import "slices"
 // database.
 func (m *Manager) Suspend(db string) {
 	d := m.database(db)
-	if d.suspended {
+	d.unwanted = true
+	m.hold(d)
+}
+
+// Resume puts the jobs of a suspended database into the queues.
+func (m *Manager) Resume(db string) {
+	d := m.database(db)
+	d.unwanted = false
+	m.hold(d)
+}
+
+// hold takes the jobs of a database out of the queues, or puts them into these, as it has to be.
+func (m *Manager) hold(d *database) {
+	suspended := d.unwanted || d.displaced
+	if d.suspended == suspended {
 		return
 	}
-	d.suspended = true
+	d.suspended = suspended
+	if !suspended {
+		for _, h := range d.homes {
+			m.unpark(h)
+		}
+		return
+	}
 	d.each(func(r *record) bool {
 		if r.location.inReady() || r.location == inETAQueue {
 			m.take(r)
@@ -20,18 +40,6 @@ func (m *Manager) Suspend(db string) {
 		}
 		return true
 	})
-}
-
-// Resume puts the jobs of a suspended database into the queues.
-func (m *Manager) Resume(db string) {
-	d := m.database(db)
-	if !d.suspended {
-		return
-	}
-	d.suspended = false
-	for _, h := range d.homes {
-		m.unpark(h)
-	}
 }
 
 // park adds a job to those that wait for Resume. Unlike append, it doubles the list, which leaves

@@ -122,7 +122,7 @@ func TestAnsweredJobOfALostDatabaseFreesItsSlot(t *testing.T) {
 					next := b.one("good", "b")
 					b.settle(time.Second)
 					b.requireRanOnce(next)
-					b.settle(24 * time.Hour)
+					b.settle(2 * time.Hour)
 					heal()
 					b.settle(time.Minute)
 					b.requireDone(k)
@@ -610,4 +610,316 @@ func TestParkedTaskSurvivesASecondLoss(t *testing.T) {
 		require.Len(b, j.of("a", runner.EventJobDone), 1)
 		b.requireIdle(r)
 	})
+}
+
+// A lost claim is known by its time. One that cannot be of that time is left alone where a second request
+// would not be noticed.
+func TestLostClaimIsKnownByItsTime(t *testing.T) {
+	for name, c := range map[string]struct {
+		meanwhile func(b *bench, k channels.Key)
+		runs      int
+	}{
+		"as it was left": {func(*bench, channels.Key) {}, 1},
+		"claimed at another time": {func(b *bench, k channels.Key) {
+			b.Update(k, func(j *mock.Job) { j.Enqueued += (10 * time.Second).Microseconds() })
+		}, 0},
+		"lock elsewhere meanwhile": {func(b *bench, _ channels.Key) {
+			b.LockHeldBy("prod", "another runner")
+			b.Fault("prod", func(f *mock.Faults) { f.OpenErr = nil })
+			b.settle(5 * time.Second)
+			b.LockHeldBy("prod", "")
+		}, 0},
+		"lead lost meanwhile": {func(b *bench, _ channels.Key) {
+			b.LoseClusters()
+			b.settle(3 * time.Second)
+		}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.Unguarded("prod")
+				r := b.start(b.config("root:1"))
+				b.Fault("prod", func(f *mock.Faults) { f.LoseAfterClaim, f.OpenErr = true, errFault })
+				k := b.one("prod", "a")
+				b.settle(time.Second)
+				row, _ := b.Row(k)
+				require.Equal(b, channels.Enqueued.String(), row.State.String())
+				c.meanwhile(b, k)
+				b.Fault("prod", func(f *mock.Faults) { f.OpenErr = nil })
+				b.settle(10 * time.Minute)
+				require.Len(b, b.RunsOf(k), c.runs)
+				require.Equal(b, 1-c.runs, b.status(r).Watched)
+			})
+		})
+	}
+}
+
+// What is known of a job that was not run is not forgotten while nothing may run in its database.
+func TestKnowledgeSurvivesARetirement(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.Unguarded("prod")
+		b.PlanFor(key("prod", "a"), mock.Plan{StartAfter: 2 * time.Second, StayEnqueued: true})
+		k := b.one("prod", "a")
+		r := b.start(b.config("root:1"))
+		b.Undetected("prod")
+		b.LoseSession("prod")
+		b.settle(10 * time.Second)
+		b.Unguarded("prod")
+		b.settle(2 * time.Minute)
+		b.requireDone(k)
+		require.Len(b, b.RunsOf(k), 2)
+		b.requireIdle(r)
+	})
+}
+
+// A job whose request broke keeps its slot while its database is out of reach, but not for ever: it
+// must not starve others. If the database comes back, it counts again.
+func TestBrokenRequestInAnUnreachableDatabase(t *testing.T) {
+	for name, fault := range map[string]func(*mock.Faults){
+		"unreachable": func(f *mock.Faults) { f.OpenErr = errFault },
+		"no snapshot": func(f *mock.Faults) { f.SnapshotErr = errFault },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("bad", "good")
+				b.PlanFor(key("bad", "a"), mock.Plan{RunFor: time.Hour, DropConnAfter: time.Second})
+				b.one("bad", "a")
+				r := b.start(b.config("root:1"))
+				b.settle(2 * time.Second)
+				b.Fault("bad", fault)
+				b.LoseSession("bad")
+				b.SetPlan(mock.Plan{RunFor: time.Second})
+				k := b.one("good", "b")
+				b.settle(9 * time.Minute)
+				require.Empty(b, b.RunsOf(k), "the job executes")
+				b.settle(2 * time.Minute)
+				b.requireRanOnce(k)
+				require.Equal(b, 1, b.logged("the database of the job has not been served for long, giving the slot of the job to others"))
+				b.settle(10 * time.Minute)
+				k = b.one("good", "c")
+				b.settle(5 * time.Second)
+				b.requireRanOnce(k)
+				b.Fault("bad", func(f *mock.Faults) { *f = mock.Faults{} })
+				b.settle(10 * time.Second)
+				require.Equal(b, 1, b.status(r).Watched, "it counts again")
+				late := b.one("good", "d")
+				b.settle(time.Minute)
+				require.Empty(b, b.RunsOf(late))
+				b.settle(time.Hour)
+				b.requireDone(key("bad", "a"), late)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+// A job that is not among those that run gives its slot back, also where its row cannot be read.
+func TestNotAmongThoseThatRun(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("bad", "good")
+		b.PlanFor(key("bad", "a"), mock.Plan{RunFor: 5 * time.Second, DropConnAfter: time.Second})
+		b.one("bad", "a")
+		r := b.start(b.config("root:1"))
+		b.settle(2 * time.Second)
+		b.Fault("bad", func(f *mock.Faults) { f.ReadErr = errFault })
+		k := b.one("good", "b")
+		b.settle(30 * time.Second)
+		b.requireRanOnce(k)
+		b.Fault("bad", func(f *mock.Faults) { f.ReadErr = nil })
+		b.settle(30 * time.Second)
+		b.requireIdle(r)
+	})
+}
+
+// A server that hangs is given up although it has answered something that it had begun before, and gets
+// no other job before a check has found it well.
+func TestServerThatHangs(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		cfg := b.config("root:2")
+		cfg.Targets = upstreams{"odoo1", "odoo2"}
+		b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 5 * time.Second})
+		r := b.start(cfg)
+		a := b.one("prod", "a")
+		b.settle(time.Second)
+		hangs := b.RunsOf(a)[0].Upstream
+		b.UpstreamFault(hangs, func(f *mock.UpstreamFaults) { f.Hang, f.CheckErr = true, errFault })
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		for i := 0; ; i++ { // until it gets one
+			k := b.one("prod", fmt.Sprintf("b%d", i))
+			b.settle(100 * time.Millisecond)
+			if b.RunsOf(k)[0].Upstream == hangs {
+				break
+			}
+			b.settle(time.Second)
+		}
+		b.settle(9 * time.Minute)
+		require.Equal(b, 1, b.status(r).Open)
+		b.settle(3 * time.Minute)
+		require.Zero(b, b.Count("prod", channels.Pending)+b.Count("prod", channels.Enqueued))
+		n := 0
+		for _, run := range b.Runs() {
+			if run.Upstream == hangs {
+				n++
+			}
+		}
+		require.Equal(b, 2, n, "none was sent there again")
+		b.UpstreamFault(hangs, func(f *mock.UpstreamFaults) { *f = mock.UpstreamFaults{} })
+		b.settle(10 * time.Second)
+		b.requireIdle(r)
+	})
+}
+
+// A server whose workers are busy with our jobs is left its time, however long a request waits there.
+func TestBusyServerIsLeftItsTime(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.PlanFor(key("prod", "long"), mock.Plan{RunFor: time.Hour})
+		b.PlanFor(key("prod", "waits"), mock.Plan{StartAfter: time.Hour})
+		long, waits := b.one("prod", "long"), b.one("prod", "waits")
+		r := b.start(b.config("root:2"))
+		b.settle(3 * time.Hour)
+		b.requireRanOnce(long, waits)
+		b.requireIdle(r)
+	})
+}
+
+// What a former leader ran in a database is reserved once, for the database that is listed then.
+func TestReservedOnceAndOnlyForWhatIsListed(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("gone", "good")
+		d := &desk{note: []runner.Slots{{Database: "gone", Channel: "root", Jobs: 1}, {Database: "never", Channel: "root", Jobs: 5}}}
+		cfg := b.config("root:1")
+		cfg.Handover = d
+		cfg.DiscoverInterval = time.Second
+		b.Fault("gone", func(f *mock.Faults) { f.OpenErr = errFault })
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		k := b.one("good", "a")
+		b.start(cfg)
+		b.settle(20 * time.Second)
+		require.Empty(b, b.RunsOf(k), "the slot is reserved")
+		b.DropDatabase("gone")
+		b.settle(5 * time.Second)
+		b.requireRanOnce(k)
+		b.AddDatabase("gone", "never")
+		b.Fault("gone", func(f *mock.Faults) { f.OpenErr = errFault })
+		b.Fault("never", func(f *mock.Faults) { f.OpenErr = errFault })
+		b.settle(5 * time.Second)
+		next := b.one("good", "b")
+		b.settle(5 * time.Second)
+		b.requireRanOnce(next)
+	})
+}
+
+// A reservation ends as soon as the database tells, and what runs there counts in its place.
+func TestReservationEndsWhenTheDatabaseTells(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("slow", "good")
+		cfg := b.config("root:2")
+		cfg.Handover = &desk{note: []runner.Slots{{Database: "slow", Channel: "root", Jobs: 2}}}
+		b.Fault("slow", func(f *mock.Faults) { f.OpenErr = errFault })
+		b.SetPlan(mock.Plan{RunFor: time.Minute})
+		keys := b.jobs("good", "", "a", 2)
+		left := b.running("slow", 1)
+		r := b.start(cfg)
+		b.settle(20 * time.Second)
+		require.Empty(b, b.Runs(), "both slots are reserved")
+		b.Fault("slow", func(f *mock.Faults) { f.OpenErr, f.SnapshotErr = nil, errFault })
+		b.settle(10 * time.Second)
+		require.Len(b, b.Runs(), 1, "one of two has ended, which is told before the snapshot")
+		b.SetState(left[0], channels.Done)
+		b.Fault("slow", func(f *mock.Faults) { f.SnapshotErr = nil })
+		b.settle(3 * time.Minute)
+		b.requireRanOnce(keys...)
+		b.requireIdle(r)
+	})
+}
+
+// A leader that comes back reserves what another one has run meanwhile in databases that are out of its
+// own reach. What it runs there itself counts once.
+func TestLeaderThatComesBackReserves(t *testing.T) {
+	for name, c := range map[string]struct{ others, open int }{"another one led": {2, 1}, "no other led": {1, 2}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("slow", "good")
+				d := &desk{}
+				cfg := b.config("root:3")
+				cfg.Handover = d
+				b.PlanFor(key("slow", "s"), mock.Plan{RunFor: 5 * time.Minute, DropConnAfter: time.Second})
+				b.one("slow", "s")
+				r := b.start(cfg)
+				b.settle(5 * time.Second)
+				b.Fault("slow", func(f *mock.Faults) { f.OpenErr = errFault })
+				b.LoseSession("slow")
+				b.settle(5 * time.Second)
+				b.LoseClusters()
+				require.NoError(b, d.Store(b.Context(), []runner.Slots{{Database: "slow", Channel: "root", Jobs: c.others}}))
+				b.settle(100 * time.Millisecond)
+				b.SetPlan(mock.Plan{RunFor: time.Minute})
+				b.settle(2 * time.Second)
+				b.jobs("good", "", "a", 5)
+				b.settle(20 * time.Second)
+				require.True(b, b.status(r).Leader)
+				require.Equal(b, c.open, b.status(r).Open)
+			})
+		})
+	}
+}
+
+// A leader that ends leaves what runs at that moment, however lately that has changed.
+func TestHandoverAtTheEnd(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		d := &desk{}
+		cfg := b.config("root:2")
+		cfg.Handover = d
+		b.SetPlan(mock.Plan{RunFor: time.Minute})
+		r := b.start(cfg)
+		b.one("prod", "a")
+		b.settle(3 * time.Second)
+		b.one("prod", "b")
+		b.settle(10 * time.Millisecond)
+		require.Equal(b, []runner.Slots{{Database: "prod", Channel: "root", Jobs: 1}}, d.note, "not yet")
+		b.stop(r)
+		require.Equal(b, []runner.Slots{{Database: "prod", Channel: "root", Jobs: 2}}, d.note)
+	})
+}
+
+// A driver that hands over two rows of one uuid hands over one task: the row that was read last counts,
+// and a second claim of the same job is not sent while the first one is.
+func TestTwoRowsOfOneUUID(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		cfg := b.config("root:2")
+		cfg.Driver = &fakeDriver{Driver: b.Driver(), session: func(s driver.Session) driver.Session { return &twins{s} }}
+		k := b.one("prod", "a")
+		r := b.start(cfg)
+		b.settle(time.Minute)
+		b.requireRanOnce(k)
+		b.requireIdle(r)
+	})
+}
+
+// twins is a session that says everything twice.
+type twins struct{ driver.Session }
+
+func (s *twins) Running(ctx context.Context) ([]driver.Row, error) {
+	rows, err := s.Session.Running(ctx)
+	return append(rows, rows...), err
+}
+
+func (s *twins) Snapshot(ctx context.Context, yield func(driver.Row)) error {
+	return s.Session.Snapshot(ctx, func(row driver.Row) { yield(row); yield(row) })
+}
+
+func (s *twins) Read(ctx context.Context, uuids []string) ([]driver.Row, error) {
+	rows, err := s.Session.Read(ctx, uuids)
+	return append(rows, rows...), err
+}
+
+func (s *twins) Claim(ctx context.Context, uuids, others []string) ([]driver.Task, []driver.Row, error) {
+	tasks, rows, err := s.Session.Claim(ctx, uuids, others)
+	return append(tasks, tasks...), rows, err
 }

@@ -2,7 +2,9 @@ package runner
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -12,6 +14,7 @@ import (
 
 // configure puts the channels of a configuration into force.
 func (d *databases) configure(cfg Config) error {
+	defer d.reread()
 	if cfg.DatabaseChannels != nil {
 		d.useDatabaseChannels(*cfg.DatabaseChannels)
 		return nil
@@ -61,6 +64,39 @@ func (d *databases) channelsRead(db *database, cfgs []channels.Config, err error
 	}
 	d.judge(db, err)
 	d.logChannels(db, before)
+	d.reread()
+}
+
+// reread has the rows of databases read anew whose jobs wait for that, after channels have changed.
+// A database without a session has it done by the next one.
+func (d *databases) reread() {
+	for _, name := range d.tree.Displaced() {
+		if db := d.byName[name]; db != nil && db.session != nil && db.stage.known() {
+			db.session.Resync()
+		}
+	}
+}
+
+// Times of the lines about databases that name too many channels: between two checks, and between
+// two lines of one database.
+const (
+	sharingCheck    = 5 * time.Second
+	sharingInterval = time.Minute
+)
+
+// tellSharing says which databases name more channels than they can have.
+func (d *databases) tellSharing(now time.Time) {
+	if now.Before(d.sharingAt) {
+		return
+	}
+	d.sharingAt = now.Add(sharingCheck)
+	for _, db := range d.byName {
+		if n := d.tree.Sharing(db.Name); n > 0 && now.Sub(db.sharingTold) >= sharingInterval {
+			db.sharingTold = now
+			d.log().Warn(fmt.Sprintf("jobs name more channels than a database can have, those of further names share %s below the nearest configured one",
+				channels.OthersName), zap.String("database", db.Name), zap.Int("jobs", n), zap.Int("channels", channels.NamesPerDatabase))
+		}
+	}
 }
 
 // judge remembers what is wrong with the channels of a database, if anything.

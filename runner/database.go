@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -42,13 +43,18 @@ type database struct {
 	misconfigured string
 	// unreadable is set when that is because its configuration cannot be read.
 	unreadable bool
-	// reserved are the slots that are kept for jobs of a former leader, since added, when the database
-	// was found.
-	reserved []channels.Key
-	added    time.Time
+	// servedUntil is when it was served last, or found.
+	servedUntil time.Time
+	// reserved are the slots that are kept for jobs of a former leader, since reservedAt.
+	reserved   []channels.Key
+	reservedAt time.Time
+	// lostClaims are the claims whose results got lost with the last connection, by uuid.
+	lostClaims map[string]lostClaim
 	// open are the jobs, by uuid, that had an open request in this process when the present first
 	// snapshot began.
 	open map[string]struct{}
+	// sharingTold is when it was last said that its jobs name too many channels.
+	sharingTold time.Time
 	// repairs collects the jobs that the present snapshot changed.
 	repairs []string
 }
@@ -94,6 +100,8 @@ type databases struct {
 	byName map[string]*database
 	// held are those that are held back.
 	held map[*database]struct{}
+	// sharingAt is when it is checked next which of them name too many channels.
+	sharingAt time.Time
 }
 
 func newDatabases(config func() Config, tree *channels.Forest, n *notes) *databases {
@@ -123,11 +131,17 @@ func (d *databases) step(db *database, what step, detail string) (lost bool) {
 	if db.stage != was || detail != "" {
 		db.detail = detail
 	}
-	if what == stepLoaded {
+	switch {
+	case what == stepLoaded:
 		db.told = true
+	case what == stepStandby:
+		db.lostClaims = nil // another program may have made others
+	}
+	if lost = was.known() && !db.stage.known(); lost {
+		db.servedUntil = time.Now()
 	}
 	d.derive(db)
-	return was.known() && !db.stage.known()
+	return lost
 }
 
 // derive brings up to date what follows from the state of a database: whether its jobs are in the
@@ -153,7 +167,7 @@ func (d *databases) announce(db *database) {
 	fields := []zap.Field{zap.String("database", db.Name), zap.String("detail", detail)}
 	switch state {
 	case DatabaseUnreachable:
-		if db.complaint != detail {
+		if db.complaint != detail && !strings.HasPrefix(detail, session.Queued) { // which says it for all
 			d.log().Warn("database cannot be reached", fields...)
 		}
 		db.complaint = detail
@@ -190,12 +204,13 @@ func (d *databases) ready(db *database) {
 	d.log().Info("database connections ready", zap.Int("databases", n))
 }
 
-// pause puts the pauses of whole databases into force.
+// pause puts the pauses of whole databases into force, after those of channels.
 func (d *databases) pause(c Controls) {
 	for _, db := range d.byName {
 		db.pause = c.pause(db.Name, "")
 		d.derive(db)
 	}
+	d.reread()
 }
 
 // settling reports whether a database may still tell of jobs that run.
@@ -216,7 +231,7 @@ func (d *databases) status(counts []channels.Count) []DatabaseStatus {
 		db := d.byName[name]
 		st := DatabaseStatus{
 			Name: name, State: db.state, Detail: db.reason, Fingerprint: db.fingerprint,
-			HeldUntil: db.hold.until, Pause: db.pause,
+			HeldUntil: db.hold.until, Pause: db.pause, Sharing: d.tree.Sharing(name),
 		}
 		if db.session != nil {
 			p := db.session.Pulse()

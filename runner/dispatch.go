@@ -37,6 +37,9 @@ func (e *engine) claimed(db *database, c session.Claims) {
 // order to claim it was an old one and the scheduler has not given it a slot.
 func (e *engine) claimGot(db *database, attempt driver.Task) {
 	t := e.tasks[attempt.Key]
+	if t != nil && t.ours && t.attempt.Enqueued == attempt.Enqueued {
+		return // of two rows of one uuid
+	}
 	scheduled := t != nil && t.phase == phaseClaiming
 	if !scheduled {
 		t = &task{}

@@ -9,6 +9,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/cluster"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
@@ -31,6 +32,7 @@ type engine struct {
 	ctx    context.Context //nolint:containedctx // the life of the engine
 
 	tree      *channels.Forest
+	queue     session.Queue
 	databases *databases
 	tasks     map[channels.Key]*task
 	delays    delays
@@ -115,6 +117,7 @@ func (e *engine) tick(now time.Time) {
 	e.expirePauses(now)
 	e.databases.release(now)
 	e.notes.countOdd(now)
+	e.databases.tellSharing(now)
 	if !e.leadership.lostAt.IsZero() {
 		e.giveUp(now)
 	}

@@ -42,6 +42,32 @@ type evidence struct {
 	limit time.Duration
 }
 
+// claimLeeway is by how much the clocks of this process and of PostgreSQL may differ, in what follows.
+const claimLeeway = time.Second
+
+// lostClaim is when a claim was ordered and when it was found out that its result got lost.
+type lostClaim struct{ from, to time.Time }
+
+// loseClaim remembers such a claim.
+func (db *database) loseClaim(uuid string, from time.Time) {
+	if db.lostClaims == nil {
+		db.lostClaims = make(map[string]lostClaim)
+	}
+	db.lostClaims[uuid] = lostClaim{from: from, to: time.Now()}
+}
+
+// claimedInVain reports whether an enqueued row is as a claim left it whose result got lost. Nothing has
+// been sent for it: since then this process has led, nothing else was seen to hold the lock of the
+// database, and the row was claimed while that claim was under way. Rows say that in whole seconds.
+func (db *database) claimedInVain(row *driver.Row) bool {
+	lost, ok := db.lostClaims[row.UUID]
+	if !ok || row.State != channels.Enqueued || row.Enqueued == 0 {
+		return false
+	}
+	at := time.UnixMicro(row.Enqueued)
+	return !at.Before(lost.from.Truncate(time.Second).Add(-claimLeeway)) && !at.After(lost.to.Add(claimLeeway))
+}
+
 // rowSays is the state of a job as far as it matters here.
 type rowSays uint8
 
@@ -173,7 +199,7 @@ func (e *engine) evidence(db *database, t *task, now time.Time) evidence {
 	if t.phase == phaseWatched {
 		ev.waited = now.Sub(t.since)
 	}
-	if t.row != nil || t.gone {
+	if t.row != nil || t.gone || t.absent {
 		ev.row = saysOf(t.row)
 	}
 	if t.row != nil {

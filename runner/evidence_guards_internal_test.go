@@ -61,7 +61,9 @@ func TestEvidenceOfATask(t *testing.T) {
 	e := newEngine(func() Config { return cfg })
 	now := time.Unix(1_700_000_000, 0)
 	answered := &driver.Result{Outcome: driver.Answered}
-	row := func(state channels.State, enqueued int64) *driver.Row { return &driver.Row{State: state, Enqueued: enqueued} }
+	row := func(state channels.State, enqueued int64) *driver.Row {
+		return &driver.Row{State: state, Enqueued: enqueued}
+	}
 	attempt := driver.Task{Enqueued: 5}
 	locks := &database{fingerprint: driver.Fingerprint{Locks: true}}
 	unguarded := &database{fingerprint: driver.Fingerprint{Unguarded: true}}

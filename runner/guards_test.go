@@ -328,3 +328,153 @@ func TestClaimsThatMiss(t *testing.T) {
 		})
 	}
 }
+
+// While the leader lock cannot be asked for, and after that, nothing is given up that need not be.
+func TestABriefLossOfTheLeaderLock(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod", "odd", "none")
+		b.Unhealthy("odd", "the trigger is missing")
+		b.Undetected("none")
+		var away atomic.Bool
+		cfg := b.config("root:1")
+		cfg.Driver = &fakeDriver{Driver: b.Driver(), openCluster: func() error {
+			if away.Load() {
+				return errFault
+			}
+			return nil
+		}}
+		r := b.start(cfg)
+		away.Store(true)
+		b.LoseClusters()
+		b.settle(20 * time.Second)
+		require.False(b, b.status(r).Leader)
+		away.Store(false)
+		b.settle(2 * time.Minute)
+		require.True(b, b.status(r).Leader)
+		require.Zero(b, b.logged("database is not served any more"))
+		require.Equal(b, 1, b.logged("queue job runner ready for db prod"))
+		require.Equal(b, 2, b.logged("leading this runner"))
+		k := b.one("prod", "a")
+		b.settle(time.Second)
+		b.requireRanOnce(k)
+		b.requireIdle(r)
+	})
+}
+
+// A database that is dropped while it is held back leaves nothing to one of the same name.
+func TestDroppedWhileHeldBack(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{StayEnqueued: true})
+		b.jobs("prod", "", "a", 3)
+		cfg := b.config("root:3")
+		cfg.DiscoverInterval = 50 * time.Millisecond
+		r, err := runner.New(cfg)
+		require.NoError(b, err)
+		r.Start()
+		b.Cleanup(func() { b.stop(r) })
+		for b.logged("holding back the jobs of a database") == 0 {
+			b.settle(10 * time.Millisecond)
+		}
+		b.DropDatabase("prod")
+		b.settle(100 * time.Millisecond)
+		require.Equal(b, 1, b.logged("database is not served any more"))
+		b.SetPlan(mock.Plan{})
+		b.AddDatabase("prod")
+		keys := b.jobs("prod", "", "b", 3)
+		b.LockHeldBy("prod", "another runner")
+		b.settle(time.Minute)
+		require.Empty(b, b.RunsOf(keys[0]))
+		state, _ := b.state(r, "prod")
+		require.Equal(b, runner.DatabaseStandby, state)
+	})
+}
+
+// A job that is deleted without a word is found by the next snapshot, whatever it was doing.
+func TestDeletedWithoutAWord(t *testing.T) {
+	for name, c := range map[string]struct {
+		plan    mock.Plan
+		watched bool
+	}{"open": {mock.Plan{RunFor: time.Hour}, false}, "watched": {mock.Plan{}, true}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.WithoutLocks("prod")
+				var deaf atomic.Bool
+				cfg := b.config("root:1")
+				cfg.Driver = &fakeDriver{Driver: b.Driver(), session: func(s driver.Session) driver.Session {
+					return &fakeSession{Session: s, wait: func(n driver.Notifications) driver.Notifications {
+						if deaf.Load() {
+							n.Changed = nil
+						}
+						return n
+					}}
+				}}
+				b.PlanFor(key("prod", "a"), c.plan)
+				k := b.one("prod", "a", func(j *mock.Job) {
+					if c.watched {
+						j.State, j.Enqueued = channels.Started, time.Now().UnixMicro()
+					}
+				})
+				r := b.start(cfg)
+				waits, next := b.one("prod", "b"), b.one("prod", "c")
+				b.settle(time.Second)
+				require.Equal(b, 2, b.status(r).Databases[0].Pending)
+				deaf.Store(true)
+				b.Delete(k)
+				b.Delete(waits)
+				b.settle(7 * time.Minute)
+				require.Empty(b, b.RunsOf(waits))
+				b.requireRanOnce(next)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+// A rescue that did nothing is tried again only when another inspection agrees.
+func TestARescueThatDidNothing(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.one("prod", "a", func(j *mock.Job) {
+			j.State, j.Enqueued, j.LockRow = channels.Started, time.Now().Add(-time.Hour).UnixMicro(), true
+		})
+		cfg := b.config("root:1")
+		var rescues, inspections int
+		cfg.Driver = &fakeDriver{Driver: b.Driver(), session: func(s driver.Session) driver.Session {
+			return &idle{Session: &fakeSession{Session: s, toInspect: func() { inspections++ }}, n: &rescues}
+		}}
+		b.start(cfg)
+		b.settle(time.Minute)
+		require.GreaterOrEqual(b, rescues, 3)
+		require.GreaterOrEqual(b, inspections, rescues)
+	})
+}
+
+// idle is a session that rescues nothing, and counts how often it was to.
+type idle struct {
+	driver.Session
+	n *int
+}
+
+func (s *idle) Rescue(context.Context, []driver.Liveness) ([]driver.Row, error) {
+	*s.n++
+	return nil, nil
+}
+
+// A database of the same name may be another one.
+func TestAnotherDatabaseOfTheSameName(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		cfg := b.config("root:1")
+		cfg.DiscoverInterval = time.Minute
+		r := b.start(cfg)
+		b.DropDatabase("prod")
+		b.AddDatabase("prod")
+		k := b.one("prod", "a")
+		b.settle(3 * time.Minute)
+		require.Equal(b, 1, b.logged("database is not served any more"))
+		b.requireRanOnce(k)
+		b.requireIdle(r)
+	})
+}

@@ -36,7 +36,7 @@ type Slots struct {
 
 // handover is what the engine keeps for it.
 type handover struct {
-	// left is what the former leader left.
+	// left is what the former leader left, until the databases have been listed that it is about.
 	left []Slots
 	// stored is what has been stored last, and at is when the next write may be made. writing is set
 	// while one is under way.
@@ -109,19 +109,29 @@ func (e *engine) leave() {
 }
 
 // reserve occupies the slots that the former leader's jobs of a database occupied, until the database
-// has told which jobs these are.
+// has told which jobs these are. Some of them may be known: this process has led before.
 func (e *engine) reserve(db *database) {
+	if len(e.handover.left) == 0 {
+		return
+	}
+	e.unreserve(db)
+	known := make(map[string]int)
+	for _, s := range e.occupied() {
+		if s.Database == db.Name {
+			known[s.Channel] = s.Jobs
+		}
+	}
 	for _, s := range e.handover.left {
 		if s.Database != db.Name {
 			continue
 		}
-		for i := range min(s.Jobs, reserveLimit) {
+		for i := range max(0, min(s.Jobs, reserveLimit)-known[s.Channel]) {
 			key := channels.Key{DB: db.Name, UUID: fmt.Sprintf("(reserved %d of %s)", i+1, s.Channel)}
 			e.tree.Set(channels.Job{Key: key, Channel: s.Channel}, channels.Started)
 			db.reserved = append(db.reserved, key)
 		}
 	}
-	if len(db.reserved) > 0 {
+	if db.reservedAt = time.Now(); len(db.reserved) > 0 {
 		e.log().Info("reserving the slots of jobs that the former leader ran", zap.String("database", db.Name),
 			zap.Int("slots", len(db.reserved)))
 	}
@@ -142,7 +152,7 @@ func (e *engine) unreserve(db *database) {
 // expireReserved does so for databases that have told nothing for long: their jobs may have ended.
 func (e *engine) expireReserved(now time.Time) {
 	for _, db := range e.databases.byName {
-		if len(db.reserved) > 0 && now.Sub(db.added) >= mysteryLimit {
+		if len(db.reserved) > 0 && now.Sub(db.reservedAt) >= mysteryLimit {
 			e.unreserve(db)
 		}
 	}

@@ -103,7 +103,9 @@ func (e *engine) leading(yes bool, holder string) {
 		// Whatever was known of databases without a session is old: another one may have led.
 		l.settled, l.settleBy = false, time.Time{}
 		for _, db := range e.databases.byName {
-			db.told, db.counted = db.stage.known(), db.stage.known()
+			if db.told, db.counted = db.stage.known(), db.stage.known(); !db.told {
+				e.reserve(db)
+			}
 		}
 		e.log().Info("leading this runner")
 		e.notes.emit(Event{Kind: EventLeaderChanged, Detail: leadingDetail})
@@ -130,6 +132,9 @@ func (e *engine) unreachable(err error) {
 		e.notes.emit(Event{Kind: EventLeaderChanged, Detail: detail})
 	}
 	l.leading, l.detail, l.known = false, detail, false
+	for _, db := range e.databases.byName {
+		db.lostClaims = nil
+	}
 	if l.lostAt.IsZero() {
 		l.lostAt = time.Now()
 	}
@@ -146,6 +151,7 @@ func (e *engine) discovered(dbs []driver.Database) {
 			e.addDatabase(d)
 		}
 	}
+	e.handover.left = nil // what it says of others is about databases that are not there
 	if e.leadership.settleBy.IsZero() {
 		e.leadership.settleBy = time.Now().Add(settleWait)
 	}

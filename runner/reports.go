@@ -26,7 +26,11 @@ type sessionReports struct {
 // newSession makes the session of a database.
 func (e *engine) newSession(db *database) *session.Session {
 	r := &sessionReports{engine: e, db: db}
-	r.session = session.New(db.Name, func() session.Config { return e.config().session() }, r)
+	r.session = session.New(db.Name, func() session.Config {
+		cfg := e.config().session()
+		cfg.Queue = &e.queue
+		return cfg
+	}, r)
 	return r.session
 }
 

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -14,8 +15,8 @@ const (
 	// Two of them must agree before a task counts as dead.
 	scanInterval = 5 * time.Second
 	// unstartedLimit is how long a request may be open whose job has not been started, at a server that
-	// has neither started another one of our jobs nor answered anything since: it accepts connections
-	// and will never answer. One whose workers are busy is left its time.
+	// runs none of our jobs and has answered nothing for as long: it accepts connections and will never
+	// answer. One whose workers are busy is left its time.
 	unstartedLimit = 10 * time.Minute
 )
 
@@ -80,13 +81,22 @@ func (e *engine) decide(db *database, key channels.Key, t *task, now time.Time) 
 	return true
 }
 
-// expire frees the slots of tasks of a database that nothing may run in any more, when nothing has
-// been learnt of them for long.
+// expire frees the slot of a task whose database has not been served for long, so that nothing could be
+// found out about it: one that is broken must not keep others from their work. Where nothing may run
+// any more, that is also the end of the task.
 func (e *engine) expire(db *database, key channels.Key, t *task, now time.Time) {
-	if (db.stage == stageUndetected || db.stage == stageNeutralized) && now.Sub(t.since) >= mysteryLimit && now.Sub(db.entered) >= mysteryLimit {
+	if now.Sub(t.since) < mysteryLimit || now.Sub(db.servedUntil) < mysteryLimit {
+		return
+	}
+	if db.stage == stageUndetected || db.stage == stageNeutralized {
 		t.row, t.gone, t.unserved = nil, true, true
 		e.settle(key, t)
+		return
 	}
+	e.log().Warn("the database of the job has not been served for long, giving the slot of the job to others", zap.String("database", key.DB),
+		zap.String("uuid", key.UUID), zap.Duration("after", mysteryLimit))
+	t.expired = true
+	e.rest(key, t)
 }
 
 // giveUpUnstarted gives up a request whose job has not been started for very long, at a server that does
@@ -97,8 +107,11 @@ func (e *engine) giveUpUnstarted(key channels.Key, t *task, now time.Time) {
 	if since.IsZero() {
 		since = t.since // that of another engine
 	}
+	if at := e.answeredAt[t.exchange.Upstream.Name]; at.After(since) {
+		since = at // that may have been the last of what it had begun before
+	}
 	if db == nil || !db.stage.known() || db.fingerprint.Unguarded || now.Sub(since) < unstartedLimit ||
-		t.gone || t.row != nil && t.row.State != channels.Enqueued || e.answeredAt[t.exchange.Upstream.Name].After(since) {
+		t.gone || t.row != nil && t.row.State != channels.Enqueued {
 		return
 	}
 	for _, o := range e.tasks {
@@ -108,8 +121,12 @@ func (e *engine) giveUpUnstarted(key channels.Key, t *task, now time.Time) {
 	}
 	e.log().Warn("the job is not started, and the server has answered nothing since, giving the request up",
 		zap.String("database", key.DB), zap.String("uuid", key.UUID), zap.String("upstream", t.exchange.Upstream.Name))
+	e.pool.Suspect(t.exchange.Upstream.Name, errSilent)
 	t.exchange.Cancel()
 }
+
+// errSilent is why such a server gets no more jobs before a check has found it well.
+var errSilent = fmt.Errorf("nothing was answered within %s", unstartedLimit)
 
 // warnUndecided tells an operator, once, of a job that keeps its slot until its row changes: a second
 // request might run it a second time (docs/contract.md 7, item 5).

@@ -35,19 +35,22 @@ func TestSessionLostWhileJobsRun(t *testing.T) {
 }
 
 func TestSessionLostWhileClaiming(t *testing.T) {
-	for _, locks := range []bool{true, false} {
-		t.Run(fmt.Sprintf("locks=%t", locks), func(t *testing.T) {
+	for name, generation := range map[string]func(*bench){
+		"locks=true":  func(*bench) {},
+		"locks=false": func(b *bench) { b.WithoutLocks("prod") },
+		"unguarded":   func(b *bench) { b.Unguarded("prod") },
+	} {
+		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(b *bench) {
 				b.AddDatabase("prod")
-				if !locks {
-					b.WithoutLocks("prod")
-				}
+				generation(b)
 				b.SetPlan(mock.Plan{RunFor: time.Second})
 				b.Fault("prod", func(f *mock.Faults) { f.LoseAfterClaim = true })
 				keys := b.jobs("prod", "", "a", 8)
 				r := b.start(b.config("root:4"))
-				require.Equal(b, 4, b.Count("prod", channels.Enqueued))
 				b.settle(time.Minute)
+				require.Equal(b, 4, b.logs.FilterMessageSnippet("was reset from enqueued to pending").Len(),
+					"all were claimed, and it is known that none was sent")
 				b.requireRanOnce(keys...)
 				for _, k := range keys {
 					row, _ := b.Row(k)

@@ -13,7 +13,7 @@ import (
 )
 
 func (e *engine) addDatabase(d driver.Database) {
-	db := &database{Database: d, added: time.Now(), pause: e.controls.pause(d.Name, "")}
+	db := &database{Database: d, servedUntil: time.Now(), pause: e.controls.pause(d.Name, "")}
 	e.databases.byName[d.Name] = db
 	e.tree.Suspend(d.Name)
 	e.reserve(db)
@@ -38,27 +38,31 @@ func (e *engine) dropDatabases(which func(*database) bool) {
 
 // forget removes everything of a database from memory, except tasks with an open request, whose slots
 // stay taken until it ends. If the database may come back as what it is, tasks that may be executing
-// without a request of ours stay, too.
+// without a request of ours stay, too, and what is known of those that are not.
 func (e *engine) forget(name string, comesBack bool) {
+	stays := func(t *task) bool { return t.phase == phaseOpen || comesBack && t.phase == phaseWatched }
 	var gone []channels.Key
 	for job := range e.tree.Jobs(name) {
-		t := e.tasks[job.Key]
-		if t == nil || t.phase != phaseOpen && (!comesBack || t.phase != phaseWatched) {
+		if t := e.tasks[job.Key]; t == nil || !stays(t) {
 			gone = append(gone, job.Key)
 		}
 	}
-	for key, t := range e.tasks {
-		if _, _, ok := e.tree.Lookup(key); key.DB == name && t.phase == phaseParked && !ok {
+	for key, t := range e.tasks { // the tree does not know those that are parked, and what becomes of them
+		if _, _, ok := e.tree.Lookup(key); key.DB == name && !stays(t) && !ok {
 			gone = append(gone, key)
 		}
 	}
 	for _, key := range gone {
-		if t := e.tasks[key]; t != nil {
+		e.tree.Remove(key)
+		t := e.tasks[key]
+		if t != nil && t.phase == phaseParked && comesBack {
+			continue
+		}
+		if t != nil {
 			t.span.leave()
 			delete(e.tasks, key)
 		}
 		delete(e.delays, key)
-		e.tree.Remove(key)
 	}
 }
 
@@ -95,7 +99,7 @@ func (e *engine) stopSession(db *database) {
 
 // lose lets go of what was under way in a database. Running jobs keep their slots. What was being
 // claimed has not been sent, so its slots are free for other databases; how the claim ended is found
-// by the next snapshot. It returns how many these were.
+// by the next connection. It returns how many these were.
 func (e *engine) lose(db *database) (claiming int) {
 	for key, t := range e.tasks {
 		if key.DB != db.Name {
@@ -104,6 +108,7 @@ func (e *engine) lose(db *database) (claiming int) {
 		switch t.phase {
 		case phaseClaiming:
 			claiming++
+			db.loseClaim(key.UUID, t.chosen)
 			delete(e.tasks, key)
 			e.requeue(key)
 		case phaseUnclaiming, phaseAsked, phaseWatched:
@@ -161,7 +166,7 @@ func (e *engine) fingerprinted(db *database, fp driver.Fingerprint) {
 
 // running takes in the jobs that occupy slots, which count from now on, however long the snapshot takes.
 func (e *engine) running(db *database, rows []driver.Row) {
-	if db.stage == stageNeutralized {
+	if db.fingerprint.Health == driver.Neutralized {
 		e.retired(db, rows)
 		return
 	}
@@ -169,21 +174,36 @@ func (e *engine) running(db *database, rows []driver.Row) {
 	for i := range rows {
 		e.applyRow(&rows[i], 0, e.tree.Set)
 	}
+	for _, key := range e.notAmong(db, rows) {
+		t := e.tasks[key]
+		t.row, t.absent = nil, true // what its row says, a read will tell
+		e.rest(key, t)
+	}
 	db.counted = true
 }
 
-// retired takes in what still runs in a neutralized database. What does not any more is over as far as
-// it concerns us.
-func (e *engine) retired(db *database, rows []driver.Row) {
+// notAmong returns the tasks that are watched in a database, and are not among the rows of all that
+// run there.
+func (e *engine) notAmong(db *database, rows []driver.Row) (keys []channels.Key) {
 	runs := make(map[string]struct{}, len(rows))
 	for i := range rows {
 		runs[rows[i].UUID] = struct{}{}
 	}
 	for key, t := range e.tasks {
 		if _, ok := runs[key.UUID]; key.DB == db.Name && t.phase == phaseWatched && !ok {
-			t.row, t.gone, t.unserved = nil, true, true
-			e.settle(key, t)
+			keys = append(keys, key)
 		}
+	}
+	return keys
+}
+
+// retired takes in what still runs in a neutralized database. What does not any more is over as far as
+// it concerns us.
+func (e *engine) retired(db *database, rows []driver.Row) {
+	for _, key := range e.notAmong(db, rows) {
+		t := e.tasks[key]
+		t.row, t.gone, t.unserved = nil, true, true
+		e.settle(key, t)
 	}
 }
 
@@ -219,6 +239,7 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 		}
 	}
 	db.open = nil
+	e.tree.EndSnapshot(db.Name)
 	e.notes.emit(Event{Kind: EventResynced, Database: db.Name, Count: len(db.repairs)})
 	if db.stage.known() {
 		e.askEnded(db, ended)
@@ -236,6 +257,7 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 		}
 	}
 	e.databases.ready(db)
+	db.lostClaims = nil
 	e.askEnded(db, ended)
 	e.scanAt = time.Time{} // what is known of parked tasks can be put to use
 }

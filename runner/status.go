@@ -105,6 +105,9 @@ type DatabaseStatus struct {
 	Notifications            uint64
 	// The jobs in memory by state.
 	Pending, Enqueued, Started, Failed int
+	// Sharing is how many of them share a channel, because the rows name too many. See
+	// [channels.NamesPerDatabase].
+	Sharing int
 }
 
 // freshWithin is how long a live session may have been silent: probes are sent

@@ -26,8 +26,8 @@ const (
 	phaseAsked
 	// phaseWatched: the row says that it runs, and no request of ours is open.
 	phaseWatched
-	// phaseParked: nothing runs it, but its database is out of reach: what its row says is not known. It
-	// has no slot, and nothing starts it before its row has been read.
+	// phaseParked: its database is out of reach, and nothing runs it, or that has gone on for long. It has
+	// no slot, and nothing starts it before its row has been read.
 	phaseParked
 )
 
@@ -42,8 +42,9 @@ type task struct {
 	ours, sent bool
 	// row is the newest row that was read, nil if none was since the exchange ended.
 	row *driver.Row
-	// gone is set when it was read and is not there any more.
-	gone bool
+	// gone is set when it was read and is not there any more; absent when all that is known is that the
+	// row was not among those that run.
+	gone, absent bool
 	// settledAt is when the row was first seen settled while the exchange was open.
 	settledAt time.Time
 	// exchange is the open request, in phaseOpen.
@@ -61,6 +62,8 @@ type task struct {
 	deadSince        time.Time
 	deadAt           lookedAt
 	deadAgain, alive bool
+	// expired is set when it has lost its slot because its database has not been served for long.
+	expired bool
 	// unserved is set if it ended for us because its database is not served any more.
 	unserved bool
 	// stuck is set when its row could not be put back.
@@ -167,6 +170,9 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 func (e *engine) applyToTree(row *driver.Row, set func(channels.Job, channels.State) bool) bool {
 	if row.State.Running() {
 		e.adopt(row)
+		changed := set(row.Job, row.State)
+		e.restUnread(row.Key, e.tasks[row.Key])
+		return changed
 	} else if row.State == channels.Pending && e.inherit(row) {
 		return set(row.Job, channels.Enqueued)
 	}
@@ -202,6 +208,7 @@ func (e *engine) applyMystery(row *driver.Row, asked uint64) bool {
 	if t.phase != phaseWatched {
 		t.watch()
 		e.notes.lost(row.Key, t)
+		return e.tree.Set(row.Job, channels.Started)
 	}
 	return false
 }
@@ -241,6 +248,8 @@ func (e *engine) adopt(row *driver.Row) {
 		e.join(t, x)
 		t.attempt, t.ours = x.Attempt, true
 		t.attempt.Trace = nil // the span was that of another engine
+	} else if db := e.databases.get(row.DB); db != nil && db.claimedInVain(row) {
+		t.attempt, t.ours = driver.Task{Key: row.Key, Enqueued: row.Enqueued}, true
 	}
 }
 
@@ -304,6 +313,7 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 		return false
 	}
 	asked := t.phase == phaseAsked
+	t.expired = t.expired && db != nil && !db.stage.known()
 	if t.phase != phaseWatched {
 		t.watch()
 	}
@@ -314,14 +324,24 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 				zap.String("uuid", row.UUID), zap.Stringer("outcome", t.result.Outcome))
 		}
 	}
-	return e.tree.Set(row.Job, row.State)
+	changed := e.tree.Set(row.Job, row.State)
+	e.restUnread(row.Key, t)
+	return changed
+}
+
+// restUnread does so with a task of a database of which not all jobs have been read yet: that may never
+// succeed.
+func (e *engine) restUnread(key channels.Key, t *task) {
+	if db := e.databases.get(key.DB); t.phase == phaseWatched && db != nil && !db.stage.known() {
+		e.rest(key, t)
+	}
 }
 
 // rest leaves a task to itself whose database is out of reach. If nothing executes it, it gives its
 // slot to others; its row decides later.
 func (e *engine) rest(key channels.Key, t *task) {
 	ev := e.evidence(e.databases.get(key.DB), t, time.Now())
-	if f := ev.judge(); ev.concluded() && (f == idle || f == unstarted) {
+	if f := ev.judge(); t.expired || f == idle && ev.row == rowEnded || ev.concluded() && (f == idle || f == unstarted) {
 		t.phase = phaseParked
 		e.requeue(key) // where it waits until the database is served again
 		return

@@ -3,6 +3,7 @@ package runner_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -57,6 +58,20 @@ func (s *hangingSession) Snapshot(ctx context.Context, yield func(driver.Row)) e
 	case <-s.released:
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+	return s.Session.Snapshot(ctx, yield)
+}
+
+// hangingResync reads one snapshot and does not get further than another one.
+type hangingResync struct {
+	hangingSession
+
+	read atomic.Bool
+}
+
+func (s *hangingResync) Snapshot(ctx context.Context, yield func(driver.Row)) error {
+	if s.read.Swap(true) {
+		return s.hangingSession.Snapshot(ctx, yield)
 	}
 	return s.Session.Snapshot(ctx, yield)
 }
@@ -269,6 +284,20 @@ var whyCases = map[string]whyCase{
 		sessions(hang)(&cfg)
 		require.NoError(b, r.Reconfigure(cfg))
 		return r, keys[1]
+	}},
+	"channels_reread": {"the jobs of database prod are being read anew", func(b *bench) (*runner.Runner, channels.Key) {
+		hang := make(chan struct{})
+		r := b.prod("root:1", sessions(func(s driver.Session) driver.Session {
+			return &hangingResync{hangingSession: hangingSession{s, hang}}
+		}))
+		b.Cleanup(func() { close(hang) })
+		for i := range channels.NamesPerDatabase {
+			b.one("prod", fmt.Sprint(i), inChannel(fmt.Sprintf("c%d", i)))
+		}
+		k := b.one("prod", "a", inChannel("more"))
+		b.settle(time.Second)
+		b.control(r, runner.Pause{Channel: "other"})
+		return r, k
 	}},
 	"database_held": {"the last requests ended without their jobs having been run", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:30")

@@ -6,9 +6,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/command"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 func TestPlanHasAllJobsOnce(t *testing.T) {
@@ -81,5 +85,43 @@ func TestVerdict(t *testing.T) {
 			require.NotContains(t, out.String(), "WRONG")
 			require.Equal(t, 8, strings.Count(out.String(), "  ok\n"))
 		})
+	}
+}
+
+// TestSuggestions: each command of the runner that is suggested exists, with its flags.
+func TestSuggestions(t *testing.T) {
+	c := &testbed.Caddy{Admin: "127.0.0.1:2019", Options: testbed.Options{Binary: "caddy"}}
+	checked := 0
+	for _, s := range common(c, func(path string) string { return path }) {
+		for line := range strings.SplitSeq(s.command, "\n") {
+			args, ok := strings.CutPrefix(line, "caddy jobrunner ")
+			if !ok {
+				continue
+			}
+			checked++
+			root := &cobra.Command{Use: "jobrunner"}
+			command.New().CobraFunc(root)
+			cmd, rest, err := root.Find(strings.Fields(args))
+			require.NoError(t, err, line)
+			require.NoError(t, cmd.ParseFlags(rest), line)
+			require.NoError(t, cmd.Args(cmd, cmd.Flags().Args()), line)
+		}
+	}
+	require.Greater(t, checked, 5)
+}
+
+// TestRealJobs: the channels of the real jobs exist, with the capacities that are compared.
+func TestRealJobs(t *testing.T) {
+	tree, _, err := channels.ParseConfigs(realTree)
+	require.NoError(t, err)
+	capacity := map[string]int{}
+	for _, c := range tree {
+		capacity[c.Name] = c.Capacity
+	}
+	for _, b := range realJobs {
+		require.NotZero(t, capacity[b.channel], b.channel)
+		if b.most > 0 {
+			require.Equal(t, capacity[b.channel], b.most, b.key)
+		}
 	}
 }

@@ -31,6 +31,7 @@ const (
 	sequentialJobs = 20
 	throttledJobs  = 15
 	failingJobs    = 20
+	failingStock   = 5 // of these
 	retriedJobs    = 30
 	graphs         = 10
 	graphChildren  = 4
@@ -61,25 +62,51 @@ type ticket struct {
 	committed time.Time
 }
 
+// kind is what jobs of a shop and a factory call, and in which channel.
+type kind struct{ channel, model, method string }
+
+var (
+	mail    = kind{"root.mail", "mail.mail", "send"}
+	stock   = kind{"root.stock", "stock.picking", "_action_done"}
+	export  = kind{"root.api", "sale.order", "export_to_carrier"}
+	invoice = kind{"root.invoices", "account.move", "action_post"}
+	file    = kind{"root", "base_import.import", "read_file"}
+	chunk   = kind{"root", "base_import.import", "load_rows"}
+)
+
+// The exceptions of the jobs that are meant to fail.
+const (
+	bounced = "odoo.addons.base.models.ir_mail_server.MailDeliveryException"
+	noLot   = "odoo.exceptions.UserError"
+)
+
+// job returns a job of a kind.
+func (k kind) job(priority int32, does odoostub.Behaviour) odoostub.JobSpec {
+	return odoostub.JobSpec{
+		UUID: odoostub.NewUUID(), Channel: &k.channel, Priority: &priority, Model: k.model, Method: k.method, Behaviour: does,
+	}
+}
+
 // plan returns the jobs of one database in batches, in the order in which they are to be committed.
 // It is the same every time.
 func plan(total int) [][]odoostub.JobSpec {
 	var jobs []odoostub.JobSpec
-	add := func(n int, channel string, priority int32, does odoostub.Behaviour) {
+	add := func(n int, k kind, priority int32, does odoostub.Behaviour) {
 		for range n {
-			jobs = append(jobs, odoostub.JobSpec{UUID: odoostub.NewUUID(), Channel: &channel, Priority: &priority, Behaviour: does})
+			jobs = append(jobs, k.job(priority, does))
 		}
 	}
 	// The urgent ones come last, and overtake.
 	rest := total - minimumJobs
-	add(rest/4, "root.mail", idle, odoostub.Behaviour{SleepMS: 5})
-	add(rest/4, "root.stock", ordinary, odoostub.Behaviour{SleepMS: 10})
-	add(sequentialJobs, "root.invoices", ordinary, odoostub.Behaviour{SleepMS: 5})
-	add(throttledJobs, "root.api", ordinary, odoostub.Behaviour{SleepMS: 20})
-	add(failingJobs, "root.mail", ordinary, odoostub.Behaviour{SleepMS: 2, Fail: "odoo.exceptions.ValidationError"})
-	add(retriedJobs, "root.stock", ordinary, odoostub.Behaviour{SleepMS: 2, RetryTimes: 1, RetrySeconds: 0.5})
-	add(rest/4, "root.mail", ordinary, odoostub.Behaviour{SleepMS: 5})
-	add(rest-3*(rest/4), "root.stock", urgent, odoostub.Behaviour{SleepMS: 10})
+	add(rest/4, mail, idle, odoostub.Behaviour{SleepMS: 5})
+	add(rest/4, stock, ordinary, odoostub.Behaviour{SleepMS: 10})
+	add(sequentialJobs, invoice, ordinary, odoostub.Behaviour{SleepMS: 5})
+	add(throttledJobs, export, ordinary, odoostub.Behaviour{SleepMS: 20})
+	add(failingJobs-failingStock, mail, ordinary, odoostub.Behaviour{SleepMS: 2, Fail: bounced})
+	add(failingStock, stock, ordinary, odoostub.Behaviour{SleepMS: 2, Fail: noLot})
+	add(retriedJobs, stock, ordinary, odoostub.Behaviour{SleepMS: 2, RetryTimes: 1, RetrySeconds: 0.5})
+	add(rest/4, mail, ordinary, odoostub.Behaviour{SleepMS: 5})
+	add(rest-3*(rest/4), stock, urgent, odoostub.Behaviour{SleepMS: 10})
 
 	batches := slices.Collect(slices.Chunk(jobs, batchSize))
 	for range graphs {
@@ -88,13 +115,16 @@ func plan(total int) [][]odoostub.JobSpec {
 	return batches
 }
 
-// graph returns a job and others that wait for it; they are enqueued together.
+// graph returns a job and others that wait for it, as an import that is split up; they are enqueued
+// together.
 func graph() []odoostub.JobSpec {
 	does := odoostub.Behaviour{SleepMS: 5}
-	parent := odoostub.JobSpec{UUID: odoostub.NewUUID(), Behaviour: does}
+	parent := file.job(ordinary, does)
 	jobs := []odoostub.JobSpec{parent}
 	for range graphChildren {
-		jobs = append(jobs, odoostub.JobSpec{UUID: odoostub.NewUUID(), DependsOn: []string{parent.UUID}, Behaviour: does})
+		child := chunk.job(ordinary, does)
+		child.DependsOn = []string{parent.UUID}
+		jobs = append(jobs, child)
 	}
 	return jobs
 }

@@ -5,9 +5,10 @@
 //
 // Usage:
 //
-//	demo [-caddy bin/caddy] [-jobs 2000] [-keep]
+//	demo [-caddy bin/caddy] [-jobs 2000] [-keep] [-odoo 19]
 //
-// With -keep everything is left running until Ctrl-C.
+// With -keep everything is left running until Ctrl-C. With -odoo 14 or 19, a real Odoo with the real
+// add-on takes the place of what plays it; that needs root, and some hundred megabytes once.
 package main
 
 import (
@@ -24,10 +25,16 @@ func main() {
 	binary := flag.String("caddy", "bin/caddy", "the Caddy `binary` with this module")
 	jobs := flag.Int("jobs", 2000, "the `number` of jobs")
 	keep := flag.Bool("keep", false, "leave everything running until Ctrl-C")
+	series := flag.String("odoo", "", "use a real Odoo of this `series`, 14 or 19; needs root")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	held, err := run(ctx, *binary, *jobs, *keep)
+	held, err := false, error(nil)
+	if *series != "" {
+		held, err = runReal(ctx, *binary, *series, *keep)
+	} else {
+		held, err = run(ctx, *binary, *jobs, *keep)
+	}
 	stop()
 	switch {
 	case err != nil:

@@ -32,10 +32,13 @@ type line struct {
 }
 
 // report prints the table and reports whether everything held.
-func (r *result) report(out io.Writer) bool {
+func (r *result) report(out io.Writer) bool { return table(out, r.lines()) }
+
+// table prints lines and reports whether everything in them held.
+func table(out io.Writer, lines []line) bool {
 	all := true
 	fmt.Fprintln(out)
-	for _, l := range r.lines() {
+	for _, l := range lines {
 		verdict := ""
 		if l.checked {
 			verdict = "ok"
@@ -47,6 +50,16 @@ func (r *result) report(out io.Writer) bool {
 	}
 	fmt.Fprintln(out)
 	return all
+}
+
+// info is a line without a verdict.
+func info(name, format string, args ...any) line {
+	return line{name: name, value: fmt.Sprintf(format, args...)}
+}
+
+// check is a line of what has to be as wanted.
+func check(name string, got, want int) line {
+	return line{name: name, value: fmt.Sprint(got), checked: true, ok: got == want}
 }
 
 func (r *result) lines() []line {
@@ -62,12 +75,6 @@ func (r *result) lines() []line {
 	duplicates := repeated + len(r.recorder.Overlaps())
 	violations := r.recorder.Violations(capacities())
 
-	info := func(name, format string, args ...any) line {
-		return line{name: name, value: fmt.Sprintf(format, args...)}
-	}
-	check := func(name string, got, want int) line {
-		return line{name: name, value: fmt.Sprint(got), checked: true, ok: got == want}
-	}
 	lines := []line{
 		info("jobs committed", "%d", len(r.tickets)),
 		check("done", outcomes[odoostub.Done]-len(r.latencies), len(r.tickets)-expectFailed),

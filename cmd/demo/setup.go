@@ -33,17 +33,22 @@ const (
 type setup struct {
 	*testbed.Bed
 	caddy *testbed.Caddy
+	// ops is the address of the site with the dashboard and the metrics.
+	ops string
 }
 
 // open starts everything. The bed that it returns has to be closed, also on error.
 func open(ctx context.Context, binary string) (*setup, error) {
 	say("starting PostgreSQL")
 	// Commits are as slow as real ones: the latency is meant to be believed.
-	bed, err := testbed.Open(ctx, pgtest.Options{Durable: true})
+	bed, err := testbed.Open(ctx, pgtest.Options{Durable: true, Downloading: downloading})
 	if err != nil {
 		return nil, err
 	}
 	s := &setup{Bed: bed}
+	if s.ops, err = testbed.FreeAddress(); err != nil {
+		return s, err
+	}
 	if binary, err = filepath.Abs(binary); err != nil {
 		return s, fmt.Errorf("finding caddy: %w", err)
 	}
@@ -62,8 +67,25 @@ func open(ctx context.Context, binary string) (*setup, error) {
 	if s.caddy, err = s.StartCaddy(ctx, testbed.Options{Binary: binary, Config: s.config()}); err != nil {
 		return s, err
 	}
-	return s, s.caddy.WaitReady(ctx, readyTimeout, databases...)
+	if err := s.caddy.WaitReady(ctx, readyTimeout, databases...); err != nil {
+		return s, err
+	}
+	say("the dashboard is at %s, the metrics are at %s", s.url("/jobrunner/"), s.url("/metrics"))
+	return s, nil
 }
+
+// downloading says what is fetched from elsewhere. It happens once.
+func downloading(what, folder string) {
+	say("this machine has no PostgreSQL: downloading the binaries of %s, once, into %s", what, folder)
+}
+
+// operations is the site of those who operate the runner: the dashboard and the metrics.
+func operations(address string) string {
+	return "http://localhost:" + portOf(address) + " {\n\tbind 127.0.0.1\n\tjobrunner_dashboard {\n\t\tactions\n\t}\n\tmetrics /metrics\n}\n"
+}
+
+// url is the address of a path of that site.
+func (s *setup) url(path string) string { return "http://localhost:" + portOf(s.ops) + path }
 
 // config is the configuration of a typical site: /websocket has a separate pool that jobs must not
 // go to, and the run route is closed to the public.
@@ -81,11 +103,10 @@ func (s *setup) config() testbed.Config {
 		upstreams.WriteString(" " + odoo.Addr())
 	}
 	return testbed.Config{
-		Runners: []testbed.Runner{{Postgres: s.Postgres.DSN("postgres"), Databases: "demo_*", Options: options.String()}},
-		Host:    siteName,
-		Routes: `handle /queue_job/* {
-	respond 404
-}
+		Runners:  []testbed.Runner{{Postgres: s.Postgres.DSN("postgres"), Databases: "demo_*", Options: options.String()}},
+		Snippets: operations(s.ops),
+		Host:     siteName,
+		Routes: `jobrunner_guard
 handle /websocket {
 	reverse_proxy 127.0.0.1:1
 }
@@ -97,14 +118,18 @@ handle {
 
 // publicStatus is the HTTP status with which the site answers the public's attempt to run a job.
 func (s *setup) publicStatus(ctx context.Context) (int, error) {
+	return getStatus(ctx, "http://"+s.caddy.Site+"/queue_job/runjob?db=demo_shop&job_uuid=0", siteName)
+}
+
+// getStatus asks a site, under a name if there is one, and returns the status of its answer.
+func getStatus(ctx context.Context, url, host string) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, publicTimeout)
 	defer cancel()
-	url := "http://" + s.caddy.Site + "/queue_job/runjob?db=demo_shop&job_uuid=0"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, fmt.Errorf("asking the site: %w", err)
 	}
-	req.Host = siteName
+	req.Host = host
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, fmt.Errorf("asking the site: %w", err)

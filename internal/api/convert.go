@@ -2,6 +2,7 @@ package api
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -119,7 +120,11 @@ func NewDatabases(name string, st *runner.Status, now time.Time) []Database {
 			Generation: db.Fingerprint.Generation, Version: db.Fingerprint.Version, Locks: db.Fingerprint.Locks,
 			Fresh: db.Fresh(now), SyncedAge: age(now, db.Synced), HeardAge: age(now, db.Heard),
 			SessionAge: age(now, db.Connected), Notifications: db.Notifications, Pause: NewPause(db.Pause),
-			Jobs: JobCounts{Pending: db.Pending, Enqueued: db.Enqueued, Started: db.Started, Failed: db.Failed},
+			Jobs:          JobCounts{Pending: db.Pending, Enqueued: db.Enqueued, Started: db.Started, Failed: db.Failed},
+			SharedChannel: db.Sharing,
+		}
+		if v.Detail == "" && db.Sharing > 0 {
+			v.Detail = fmt.Sprintf("its jobs name more than %d channels, %d of them share one", channels.NamesPerDatabase, db.Sharing)
 		}
 		if st.Leader {
 			v.Cause = databaseCause(db, now)

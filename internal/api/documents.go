@@ -109,7 +109,9 @@ type Database struct {
 	SyncedAge     *float64  `json:"synced_age_seconds,omitempty"`
 	Notifications uint64    `json:"notifications"`
 	Jobs          JobCounts `json:"jobs"`
-	Pause         *Pause    `json:"pause,omitempty"`
+	// SharedChannel is how many of the jobs share a channel because the rows name too many.
+	SharedChannel int    `json:"jobs_in_shared_channel,omitempty"`
+	Pause         *Pause `json:"pause,omitempty"`
 }
 
 // Channel is one channel in GET /jobrunner/channels.

@@ -4,6 +4,7 @@ package command
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -101,6 +102,9 @@ func newCall(cmd *cobra.Command, fl caddycmd.Flags, args []string) (*call, error
 	if err != nil {
 		return nil, fmt.Errorf("finding the address of the admin API: %w", err)
 	}
+	if err := adminOff(fl); err != nil {
+		return nil, err
+	}
 	c := &call{ctx: cmd.Context(), flags: fl, args: args, runner: fl.String("runner"), out: newPrinter(cmd.OutOrStdout()), now: time.Now}
 	if fl.Lookup("wide") != nil && fl.Bool("wide") {
 		c.out.width = 0
@@ -115,6 +119,31 @@ func newCall(cmd *cobra.Command, fl caddycmd.Flags, args []string) (*call, error
 		c.api.OnAnswer = c.out.raw
 	}
 	return c, nil
+}
+
+// adminOff says that the configuration that is to name the admin API switches it off: Caddy would use
+// the default address, where another Caddy may answer.
+func adminOff(fl caddycmd.Flags) error {
+	if fl.String("address") != "" || fl.String("config") == "" {
+		return nil
+	}
+	raw, file, err := readConfig(fl.String("config"), fl.String("adapter"))
+	if err != nil {
+		return err
+	}
+	var cfg struct {
+		Admin struct {
+			Disabled bool `json:"disabled"`
+		} `json:"admin"`
+	}
+	if err := json.Unmarshal(raw, &cfg); err != nil {
+		return fmt.Errorf("reading the configuration: %w", err)
+	}
+	if cfg.Admin.Disabled {
+		return hint(fmt.Errorf("%s switches Caddy's admin API off (admin off), and this command asks it", file),
+			"remove admin off, or give it a socket: admin unix//run/caddy/admin.sock")
+	}
+	return nil
 }
 
 func (c *call) json() bool { return c.flags.Bool("json") }

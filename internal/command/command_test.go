@@ -7,11 +7,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
@@ -257,4 +259,29 @@ func TestManyPauses(t *testing.T) {
 	require.Equal(t, ordersShown+1, strings.Count(out.String(), "\n"))
 	require.NotContains(t, out.String(), "everything")
 	require.Contains(t, out.String(), "default: channel root.c19 is paused\ndefault: 980 more like these, --json lists all\n")
+}
+
+// TestAdminOff: a configuration without an admin API is no reason to ask whoever answers at the default
+// address.
+func TestAdminOff(t *testing.T) {
+	dir := t.TempDir()
+	ask := func(text string, args ...string) error {
+		file := filepath.Join(dir, "caddy.json")
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		cmd := &cobra.Command{}
+		for _, name := range []string{"address", "config", "adapter"} {
+			cmd.Flags().String(name, "", "")
+		}
+		require.NoError(t, cmd.ParseFlags(append(args, "--config", file)))
+		return adminOff(caddycmd.Flags{FlagSet: cmd.Flags()})
+	}
+	err := ask(`{"admin": {"disabled": true}}`)
+	require.ErrorContains(t, err, "switches Caddy's admin API off (admin off)")
+	var b bytes.Buffer
+	complain(&b, err)
+	require.Contains(t, b.String(), "give it a socket")
+	require.NoError(t, ask(`{"admin": {"listen": "localhost:2020"}}`))
+	require.NoError(t, ask(`{"apps": {}}`))
+	require.NoError(t, ask(`{"admin": {"disabled": true}}`, "--address", "localhost:2019"), "another Caddy is asked")
+	require.Error(t, ask(`{`))
 }

@@ -29,6 +29,8 @@ type Subject struct {
 	Odoo *odooconf.Config
 	// OpenSites are URLs by which the public can have jobs run.
 	OpenSites []string
+	// Files says whether there are enough files for the connections of all jobs.
+	Files Files
 	// Settings are the effective settings, for people to compare with what they meant.
 	Settings []Setting
 }
@@ -95,6 +97,7 @@ func (e *examination) run() {
 	e.cluster()
 	e.upstreams()
 	e.capacity()
+	e.files()
 }
 
 // odooConfig checks what Odoo itself is told.

@@ -65,6 +65,7 @@ var (
 	foundCapacity      = kind{Warning, "capacity", "capacity_above_workers"}
 	foundOneAtATime    = kind{Warning, "capacity", "no_channels"}
 	foundNoCapacity    = kind{Warning, "capacity", "capacity_zero"}
+	foundFiles         = kind{Warning, "capacity", "file_limit"}
 	foundChannels      = kind{OK, "channels", "channels"}
 	foundBadChannels   = kind{Error, "channels", "channels_unusable"}
 	foundStopped       = kind{Warning, "channels", "channels_stopped"}
@@ -77,7 +78,7 @@ var kinds = []kind{
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
 	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundOneAtATime, foundNoCapacity,
-	foundChannels, foundBadChannels, foundStopped,
+	foundFiles, foundChannels, foundBadChannels, foundStopped,
 }
 
 // Codes returns the codes of everything that the doctor can find.

@@ -33,6 +33,7 @@ var (
 	stateDesc            = gauge("state", "Which of ready, degraded and not_ready the runner is: 1 for that state, 0 for the others.", "runner", "state")
 	servedDesc           = gauge("database_served", "Whether the jobs of the database are run, for databases that have jobs.", "runner", "database")
 	jobsDesc             = gauge("jobs", "Unfinished and failed jobs by the channel that they name.", "runner", "database", "channel", "state")
+	sharingDesc          = gauge("jobs_in_shared_channel", "Jobs that share a channel because the rows of their database name too many; absent where there are none.", "runner", "database")
 	oldestDesc           = gauge("oldest_pending_seconds", "How long the oldest job that waits in the channel could have been running already; 0 if none waits.", "runner", "database", "channel")
 	capacityDesc         = gauge("channel_capacity", "Jobs that may run at once; absent for channels without a limit.", "runner", "database", "channel")
 	runningDesc          = gauge("channel_running", "Jobs of the channel and those below that hold a slot.", "runner", "database", "channel")
@@ -54,7 +55,7 @@ var (
 )
 
 var liveDescs = []*prometheus.Desc{
-	upDesc, leaderDesc, leaderKnownDesc, readyDesc, stateDesc, servedDesc, jobsDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, failedDesc, pausedDesc,
+	upDesc, leaderDesc, leaderKnownDesc, readyDesc, stateDesc, servedDesc, jobsDesc, sharingDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, failedDesc, pausedDesc,
 	blockedDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
 	upstreamDrainedDesc, maxCapacityDesc, tasksDesc, pausesDesc, exchangesDesc,
 }
@@ -162,6 +163,9 @@ func (set setter) databases(name string, st *runner.Status, now time.Time) {
 		label, _ := places.admit(name, db.Name, "")
 		if st.Leader && label == db.Name && (db.Served() || db.State == runner.DatabaseStandby) {
 			set.to(servedDesc, flag(db.Obstacle(now) == ""), name, label)
+		}
+		if db.Sharing > 0 {
+			set.to(sharingDesc, float64(db.Sharing), name, label)
 		}
 		if !db.Served() || label != db.Name {
 			continue

@@ -329,6 +329,10 @@ type Result struct {
 // be used any more.
 var ErrLost = errors.New("connection lost")
 
+// ErrTooMany is matched, with errors.Is, by the error of a connection that was refused because there
+// are too many, not only to that database: another database would have been refused, too.
+var ErrTooMany = errors.New("too many connections")
+
 // ErrNoAnswer is matched, with errors.Is, by the error of [Driver.Check] when the upstream accepted
 // the connection and did not answer in time.
 var ErrNoAnswer = errors.New("no answer in time")

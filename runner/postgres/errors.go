@@ -60,6 +60,22 @@ func Wrap(err error, doing string) error {
 	return fmt.Errorf("%s: %w", doing, cut(err))
 }
 
+// tooMany reports whether a connection was refused because the role or the server has too many. One
+// that a limit of the database refused is not: others have their own. The text depends on the
+// server's language, the routine does not.
+func tooMany(err error) bool {
+	const tooManyConnections, limitOfDatabase = "53300", "CheckMyDatabase"
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == tooManyConnections && pgErr.Routine != limitOfDatabase
+}
+
+// tooManyError is an error for which driver.ErrTooMany holds. Its text is that of the error.
+type tooManyError struct{ error }
+
+func (e *tooManyError) Is(target error) bool { return target == driver.ErrTooMany }
+
+func (e *tooManyError) Unwrap() error { return e.error }
+
 // ErrorLimit is how much of an error's text is kept, in bytes. A trigger can raise one of any
 // length.
 const ErrorLimit = 1000
@@ -87,6 +103,9 @@ func cut(err error) error {
 func lost(err error, doing string) error {
 	if errors.Is(err, driver.ErrLost) {
 		return fmt.Errorf("%s: %w", doing, err)
+	}
+	if tooMany(err) {
+		err = &tooManyError{cut(err)}
 	}
 	return fmt.Errorf("%s: %w: %w", doing, driver.ErrLost, cut(err))
 }

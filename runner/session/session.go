@@ -55,7 +55,9 @@ type Config struct {
 	DatabaseChannels bool
 	// DiscoverInterval is the time between two connections to a database that has nothing to serve.
 	DiscoverInterval time.Duration
-	Logger           *zap.Logger
+	// Queue is that of all sessions of the cluster. Default: none.
+	Queue  *Queue
+	Logger *zap.Logger
 }
 
 // Session serves one database. The methods that give orders, and Pulse, are safe for concurrent use.
@@ -126,13 +128,23 @@ func (s *Session) run(ctx context.Context) {
 // serve, for the reason that the fingerprint gives.
 func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found driver.Fingerprint, err error) {
 	cfg := s.config()
-	err = timing.Within(ctx, connectTimeout, func(ctx context.Context) (err error) {
-		s.conn, err = cfg.Driver.OpenSession(ctx, cfg.Postgres, s.database)
-		return err
+	waited := false
+	err = cfg.Queue.connect(ctx, cfg.Logger, func(cause string) {
+		waited = true
+		s.out.State(Unreachable, Queued+cause)
+	}, func() error {
+		cfg := s.config()
+		return timing.Within(ctx, connectTimeout, func(ctx context.Context) (err error) {
+			s.conn, err = cfg.Driver.OpenSession(ctx, cfg.Postgres, s.database)
+			return err
+		})
 	})
 	if err != nil {
 		s.out.State(Unreachable, err.Error())
 		return found, err
+	}
+	if waited {
+		s.out.State(Connecting, "")
 	}
 	defer s.close(ctx)
 	found, err = s.prepare(ctx)

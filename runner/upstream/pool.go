@@ -266,6 +266,15 @@ func (p *Pool) Release(name string, r driver.Result) {
 	p.sweep()
 }
 
+// Suspect takes a server out of rotation until a check has found it well.
+func (p *Pool) Suspect(name string, why error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.states[name]; s != nil {
+		p.markDown(s, why)
+	}
+}
+
 // markDown takes a server out of rotation. The caller holds mu.
 func (p *Pool) markDown(s *server, err error) {
 	was := s.up

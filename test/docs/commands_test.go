@@ -2,6 +2,7 @@ package docs
 
 import (
 	"io"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
+	jobrunner "github.com/caddy-jobrunner/caddy-jobrunner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/command"
 )
 
@@ -100,4 +102,42 @@ func TestCommandsAreFound(t *testing.T) {
 	require.Error(t, accepts([]string{"pause", "--chanel", "mail"}))
 	require.Error(t, accepts([]string{"pauses"}))
 	require.Error(t, accepts([]string{"why", "a", "b", "c"}))
+}
+
+// TestConfigPaths: the paths of Caddy's configuration that documents change through the admin API lead to
+// options.
+func TestConfigPaths(t *testing.T) {
+	found := 0
+	for _, f := range files(t, ".md", "stay.go") {
+		for _, m := range regexp.MustCompile(`/config/apps/jobrunner/([\w./-]+\w)`).FindAllStringSubmatch(f.text, -1) {
+			found++
+			typ := reflect.TypeFor[jobrunner.App]()
+			for part := range strings.SplitSeq(m[1], "/") {
+				typ = below(typ, part)
+				if !assert.NotNil(t, typ, "%s: %s: there is no %s", f.path, m[0], part) {
+					break
+				}
+			}
+		}
+	}
+	require.GreaterOrEqual(t, found, 3)
+}
+
+// below is the type of what a name leads to in the JSON of a type; nil if to nothing.
+func below(typ reflect.Type, name string) reflect.Type {
+	for typ.Kind() == reflect.Pointer {
+		typ = typ.Elem()
+	}
+	switch typ.Kind() {
+	case reflect.Map:
+		return typ.Elem()
+	case reflect.Struct:
+		for i := range typ.NumField() {
+			if tag, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ","); tag == name {
+				return typ.Field(i).Type
+			}
+		}
+	default:
+	}
+	return nil
 }

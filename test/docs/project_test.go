@@ -168,3 +168,12 @@ func TestChangelog(t *testing.T) {
 	chart := read(t, "deploy/helm/caddy-jobrunner/Chart.yaml").text
 	require.Contains(t, chart, "\nappVersion: "+headings[1][1]+"\n")
 }
+
+// TestPublicPackagesHaveExamples: those that people use by themselves.
+func TestPublicPackagesHaveExamples(t *testing.T) {
+	for _, dir := range []string{".", "channels", "dashboard", "runjobguard", "runner", "runner/driver", "runner/postgres"} {
+		text := read(t, dir+"/example_test.go").text
+		require.Regexp(t, `(?m)^func Example`, text, dir)
+		require.Contains(t, text, "// Output:", dir)
+	}
+}

@@ -316,7 +316,14 @@ func TestReference(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte(before+referenceStart+want+referenceEnd+after), 0o644))
 		return
 	}
-	require.Equal(t, want, is, "run: go generate .")
+	if want != is {
+		wanted, found := strings.Split(want, "\n"), strings.Split(is, "\n")
+		i := 0
+		for i < min(len(wanted), len(found))-1 && wanted[i] == found[i] {
+			i++
+		}
+		require.Equal(t, wanted[i], found[i], "line %d of the generated part is the first that differs; run: go generate .", i+1)
+	}
 }
 
 // TestEveryOptionHasADefault: what holds without an option is said of each, and it is what the code does.
@@ -381,10 +388,13 @@ func TestEveryWordOfTheCaddyfileIsShown(t *testing.T) {
 		}
 	}
 	require.Greater(t, len(words), 20)
+	example := read(t, "Caddyfile.example").text
 	blocks := strings.Join(regexp.MustCompile("(?ms)^```caddyfile\n.*?^```$").FindAllString(read(t, referenceFile).text, -1), "\n")
 	for word := range words {
 		assert.True(t, shown[word], "the syntax does not show %s", word)
-		assert.Regexp(t, `(?m)^\t*(?:# )?`+word+`\b`, blocks, "the Caddyfile of %s does not show %s", referenceFile, word)
+		shows := `(?m)^\t*(?:#\s)?` + word + `\b`
+		assert.Regexp(t, shows, blocks, "the Caddyfile of %s does not show %s", referenceFile, word)
+		assert.Regexp(t, shows, example, "Caddyfile.example does not show %s", word)
 	}
 }
 

@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -275,6 +277,11 @@ func casesOfOdooConfig() []doctorCase {
 		}},
 		{code: "capacity_above_workers", severity: "warning", words: "has 4 workers", setUp: func(tb *testBed) {
 			tb.odooConfig("workers = 4\n", good)
+		}},
+		{code: "file_limit", severity: "warning", words: "files open, which the sites need too", setUp: func(tb *testBed) {
+			var limit syscall.Rlimit
+			require.NoError(tb, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
+			tb.tree = "root:" + fmt.Sprint(limit.Cur/2+1)
 		}},
 		{code: "capacity_unlimited", severity: "warning", words: "has no limit", setUp: func(tb *testBed) {
 			tb.tree = "sub:1,root : 0"

@@ -117,6 +117,9 @@ type Plan struct {
 	Status int
 	// HoldAnswer is the time from the end of the job to the answer.
 	HoldAnswer time.Duration
+
+	// hang is closed when the server does not hang any more; nil if it does not.
+	hang <-chan struct{}
 }
 
 // SetPlan sets the plan of all requests that PlanFor has not set one for.
@@ -136,11 +139,15 @@ func (w *World) PlanFor(key channels.Key, plans ...Plan) {
 // Run implements [driver.Driver].
 func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) driver.Result {
 	w := d.w
-	run, plan, refusal := w.admit(ctx, up, t)
+	run, plan, refusal := d.admit(ctx, up, t)
 	var res driver.Result
-	if refusal != nil {
+	switch {
+	case refusal != nil:
 		res = *refusal
-	} else {
+	case plan.hang != nil:
+		res = w.hang(ctx, plan.hang)
+		w.turnedAway(run)
+	default:
 		res = w.exchange(ctx, run, plan, t)
 	}
 	w.mu.Lock()
@@ -150,18 +157,23 @@ func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) dri
 }
 
 // admit opens the exchange and decides whether a worker gets to see it.
-func (w *World) admit(ctx context.Context, up driver.Upstream, t driver.Task) (*Run, Plan, *driver.Result) {
+func (d *Driver) admit(ctx context.Context, up driver.Upstream, t driver.Task) (*Run, Plan, *driver.Result) {
+	w := d.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	plan := w.plan
 	if queue := w.plans[t.Key]; len(queue) > 0 {
 		plan, w.plans[t.Key] = queue[0], queue[1:]
 	}
-	run := &Run{Task: t, Upstream: up.Name, Opened: time.Now()}
-	if db := w.databases[t.DB]; db != nil && db.jobs[t.UUID] != nil {
+	run := &Run{Task: t, Upstream: up.Name, Opened: time.Now(), Node: d}
+	db := w.databases[t.DB]
+	if db != nil && db.jobs[t.UUID] != nil {
 		run.Job = db.jobs[t.UUID].Job
 	}
-	w.record.add(run)
+	if w.sent != nil {
+		w.sent(w.sentNow(run))
+	}
+	w.record.add(run, db != nil && db.fingerprint().Unguarded)
 	faults := w.upstream(up.Name)
 	switch {
 	case ctx.Err() != nil:
@@ -183,7 +195,23 @@ func (w *World) admit(ctx context.Context, up driver.Upstream, t driver.Task) (*
 		res := broken(errors.New("connection reset by peer"))
 		return run, plan, &res
 	}
+	run.Waiting = true
+	if faults.Hang {
+		plan.hang = faults.resume
+	}
 	return run, plan, nil
+}
+
+// hang waits until a server resumes, or the answer is not waited for any more.
+func (w *World) hang(ctx context.Context, resumes <-chan struct{}) driver.Result {
+	select {
+	case <-resumes:
+		return broken(errors.New("connection reset by peer"))
+	case <-ctx.Done():
+		return broken(ctx.Err())
+	case <-w.stop:
+		return broken(errWorldClosed)
+	}
 }
 
 // refusal is what an answer with a status says that does not come from a worker.
@@ -225,6 +253,7 @@ func broken(err error) driver.Result { return driver.Result{Outcome: driver.Brok
 // work is the worker: Odoo's part of the contract.
 func (w *World) work(run *Run, plan Plan, t driver.Task) driver.Result {
 	answered := driver.Result{Outcome: driver.Answered, Status: http.StatusOK}
+	defer w.turnedAway(run)
 	if !w.sleep(plan.StartAfter, nil) {
 		return broken(errWorldClosed)
 	}
@@ -255,6 +284,16 @@ func (w *World) work(run *Run, plan Plan, t driver.Task) driver.Result {
 		answered.Status = plan.Status
 	}
 	return answered
+}
+
+// turnedAway notes that a request waits no longer.
+func (w *World) turnedAway(run *Run) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if run.Waiting {
+		run.Waiting = false
+		w.record.over(run)
+	}
 }
 
 // start is Odoo's own check: only an enqueued job is started.

@@ -44,6 +44,11 @@ type UpstreamFaults struct {
 	CutN int
 	// FailBeforeSend fails that many requests before anything is sent; a negative number fails all.
 	FailBeforeSend int
+	// Hang accepts requests and does nothing. They break when it ends.
+	Hang bool
+
+	// resume is closed when Hang ends.
+	resume chan struct{}
 }
 
 // Fault changes what is wrong with a database.
@@ -57,24 +62,31 @@ func (w *World) Fault(db string, change func(*Faults)) {
 	}
 }
 
+// become changes what is found in a database. What its workers do stays the same.
+func (f *Faults) become(fp driver.Fingerprint) {
+	fp.Locks = f.Fingerprint == nil || f.Fingerprint.Locks
+	fp.Unguarded = f.Fingerprint != nil && f.Fingerprint.Unguarded
+	f.Fingerprint = &fp
+}
+
 // Undetected makes a database one without the application.
 func (w *World) Undetected(db string) {
 	w.Fault(db, func(f *Faults) {
-		f.Fingerprint = &driver.Fingerprint{Health: driver.Undetected, Description: "the add-on is not installed"}
+		f.become(driver.Fingerprint{Health: driver.Undetected, Description: "the add-on is not installed"})
 	})
 }
 
 // Neutralized makes a database a copy for trials.
 func (w *World) Neutralized(db string) {
 	w.Fault(db, func(f *Faults) {
-		f.Fingerprint = &driver.Fingerprint{Health: driver.Neutralized, Description: "a copy for trials", Generation: Generation}
+		f.become(driver.Fingerprint{Health: driver.Neutralized, Description: "a copy for trials", Generation: Generation})
 	})
 }
 
 // Unhealthy makes a database one that cannot be served.
 func (w *World) Unhealthy(db, why string) {
 	w.Fault(db, func(f *Faults) {
-		f.Fingerprint = &driver.Fingerprint{Health: driver.Unhealthy, Description: why, Generation: Generation}
+		f.become(driver.Fingerprint{Health: driver.Unhealthy, Description: why, Generation: Generation})
 	})
 }
 
@@ -97,7 +109,15 @@ func (w *World) Unguarded(db string) {
 func (w *World) UpstreamFault(name string, change func(*UpstreamFaults)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	change(w.upstream(name))
+	f := w.upstream(name)
+	resume := f.resume
+	change(f)
+	if f.resume = resume; f.Hang && resume == nil {
+		f.resume = make(chan struct{})
+	} else if !f.Hang && resume != nil {
+		close(resume)
+		f.resume = nil
+	}
 }
 
 func (w *World) upstream(name string) *UpstreamFaults {

@@ -24,18 +24,33 @@ type Run struct {
 	Started, Ended time.Time
 	// Result is what the engine was told.
 	Result driver.Result
+	// Node is the driver that sent it.
+	Node *Driver
+	// Waiting is set while the request waits in a worker's backlog, and Excused after [World.Excuse].
+	Waiting, Excused bool
 
 	// The times are too coarse to order what happens at one instant.
 	openedAt, closedAt, startedAt, endedAt int
 }
 
+// Open reports whether the request waits for its answer.
+func (r *Run) Open() bool { return r.Closed.IsZero() }
+
+// Executing reports whether a worker runs the job.
+func (r *Run) Executing() bool { return !r.Started.IsZero() && r.Ended.IsZero() }
+
+// live reports whether anything of it goes on.
+func (r *Run) live() bool { return r.Open() || r.Executing() || r.Waiting }
+
 // record keeps what happened, guarded by the world's mutex.
 type record struct {
-	runs            []*Run
-	sequence        int
-	open, executing map[channels.Key]int
-	overlaps        []string
-	violations      []string
+	runs []*Run
+	// sequence is the last of the numbers that order them.
+	sequence int
+	// under are the runs under way of each job.
+	under      map[channels.Key][]*Run
+	overlaps   []string
+	violations []string
 }
 
 func (r *record) tick() int {
@@ -43,32 +58,109 @@ func (r *record) tick() int {
 	return r.sequence
 }
 
-func (r *record) add(run *Run) {
+func (r *record) add(run *Run, unguarded bool) {
 	r.runs = append(r.runs, run)
 	run.openedAt = r.tick()
-	if r.open[run.Task.Key]++; r.open[run.Task.Key] > 1 {
-		r.overlaps = append(r.overlaps, fmt.Sprintf("%s: sent while another request for it was open", run.Task.Key))
+	key := run.Task.Key
+	for _, o := range r.under[key] {
+		switch {
+		case o.Open() && o.Node == run.Node:
+			r.overlap(key, "sent while another request for it was open")
+		case o.Excused:
+		case o.Executing():
+			r.overlap(key, "sent while it was running")
+		case o.Waiting && unguarded:
+			r.overlap(key, "sent while another request for it waited in a backlog")
+		}
 	}
-	if r.executing[run.Task.Key] > 0 {
-		r.overlaps = append(r.overlaps, fmt.Sprintf("%s: sent while it was running", run.Task.Key))
-	}
+	run.Excused = slices.ContainsFunc(r.under[key], func(o *Run) bool { return o.Excused }) // it shares their row
+	r.under[key] = append(r.under[key], run)
+}
+
+func (r *record) overlap(key channels.Key, what string) {
+	r.overlaps = append(r.overlaps, fmt.Sprintf("%s: %s", key, what))
 }
 
 func (r *record) close(run *Run, res driver.Result) {
 	run.Closed, run.closedAt, run.Result = time.Now(), r.tick(), res
-	r.open[run.Task.Key]--
+	r.over(run)
 }
 
 func (r *record) start(run *Run) {
-	run.Started, run.startedAt = time.Now(), r.tick()
-	if r.executing[run.Task.Key]++; r.executing[run.Task.Key] > 1 {
-		r.overlaps = append(r.overlaps, fmt.Sprintf("%s: running twice", run.Task.Key))
+	run.Started, run.startedAt, run.Waiting = time.Now(), r.tick(), false
+	for _, o := range r.under[run.Task.Key] {
+		if o != run && o.Executing() && !o.Excused {
+			r.overlap(run.Task.Key, "running twice")
+		}
 	}
 }
 
 func (r *record) end(run *Run) {
 	run.Ended, run.endedAt = time.Now(), r.tick()
-	r.executing[run.Task.Key]--
+	r.over(run)
+}
+
+// over forgets a run of which nothing goes on.
+func (r *record) over(run *Run) {
+	key := run.Task.Key
+	if run.live() {
+		return
+	}
+	if r.under[key] = slices.DeleteFunc(r.under[key], func(o *Run) bool { return o == run }); len(r.under[key]) == 0 {
+		delete(r.under, key)
+	}
+}
+
+// Sent is what is true at the moment at which a request is sent.
+type Sent struct {
+	Run Run
+	// Live are the others as [World.Live] returns them.
+	Live []Run
+	// Locked is when the session that holds the lock of the job's database took it, zero if none does.
+	Locked time.Time
+}
+
+// OnSend has f called with each request. It must not call the world.
+func (w *World) OnSend(f func(Sent)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sent = f
+}
+
+// sentNow describes the moment, with the mutex held.
+func (w *World) sentNow(run *Run) Sent {
+	s := Sent{Run: *run, Live: w.record.live()}
+	if db := w.databases[run.Task.DB]; db != nil && db.holder != nil {
+		s.Locked = db.locked
+	}
+	return s
+}
+
+// Live returns the requests of which anything goes on: they wait for their answer, or a worker runs
+// the job or has not read the request yet. They are in no particular order.
+func (w *World) Live() (runs []Run) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.record.live()
+}
+
+func (r *record) live() (runs []Run) {
+	for _, list := range r.under {
+		for _, run := range list {
+			runs = append(runs, *run)
+		}
+	}
+	return runs
+}
+
+// Excuse says that something other than the engine has changed a job, so that its runs under way may
+// overlap with others. A node still must not send it while its own request is open.
+func (w *World) Excuse(key channels.Key) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.record.under[key] {
+		r.Excused = true
+	}
 }
 
 // Runs returns every request so far, in the order of their arrival.

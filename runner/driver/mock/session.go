@@ -125,8 +125,11 @@ func (s *session) Lock(ctx context.Context) (lock driver.Lock, err error) {
 		switch {
 		case s.db.foreign != "":
 			lock.Holder = s.db.foreign
-		case s.db.holder == nil || s.db.holder == s:
-			s.db.holder, s.locked, lock.Held = s, true, true
+		case s.db.holder == nil:
+			s.db.holder, s.db.locked = s, time.Now()
+			s.locked, lock.Held = true, true
+		case s.db.holder == s:
+			lock.Held = true
 		default:
 			lock.Holder = fmt.Sprintf("pid %d, application mock", s.db.holder.pid)
 		}

@@ -45,6 +45,7 @@ type World struct {
 	serial    uint32
 	warnings  []string
 	record    record
+	sent      func(Sent)
 	stop      chan struct{}
 	closed    bool
 	workers   sync.WaitGroup
@@ -61,7 +62,7 @@ func NewWorld() *World {
 		upstreams: map[string]*UpstreamFaults{},
 		plans:     map[channels.Key][]Plan{},
 		serial:    1000,
-		record:    record{open: map[channels.Key]int{}, executing: map[channels.Key]int{}},
+		record:    record{under: map[channels.Key][]*Run{}},
 		stop:      make(chan struct{}),
 	}
 }
@@ -108,6 +109,8 @@ type database struct {
 	jobs     map[string]*Job
 	sessions map[*session]struct{}
 	holder   *session
+	// locked is when holder took the lock.
+	locked   time.Time
 	foreign  string
 	faults   Faults
 	calls    map[string]int

@@ -155,8 +155,10 @@ func (x *execution) perform(ctx context.Context) (status int, err error) {
 		end(time.Now(), Killed)
 		return 0, err
 	}
-	// Before the outcome becomes visible: the next execution may follow at once.
-	end(time.Now(), outcome)
+	// Before the outcome becomes visible: the next execution may follow at once. What the outcome is
+	// in the end is known later; when the execution ended does not change by that.
+	ended := time.Now()
+	end(ended, outcome)
 	switch outcome {
 	case Done:
 		status, outcome, err = x.finish(ctx, tx)
@@ -168,7 +170,7 @@ func (x *execution) perform(ctx context.Context) (status int, err error) {
 	if err != nil {
 		outcome = Lost
 	}
-	end(time.Now(), outcome)
+	end(ended, outcome)
 	return status, err
 }
 

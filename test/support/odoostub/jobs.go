@@ -45,6 +45,8 @@ type JobSpec struct {
 	// DependsOn names jobs of the same batch that must be done first. That needs
 	// QueueJob12 or later.
 	DependsOn []string
+	// Model and Method are what the job says that it calls. Default: stub.model, run.
+	Model, Method string
 	// Behaviour is what the job does.
 	Behaviour Behaviour
 }
@@ -189,8 +191,9 @@ func (j JobSpec) row(uuid string, now time.Time) ([]any, error) {
 	if created.IsZero() {
 		created = now
 	}
+	model, method := cmp.Or(j.Model, "stub.model"), cmp.Or(j.Method, "run")
 	return []any{
-		uuid, "stub", "stub.model", "run", "stub.model().run()", string(kwargs), state, j.Channel, priority,
+		uuid, "stub", model, method, model + "()." + method + "()", string(kwargs), state, j.Channel, priority,
 		created.UTC(), timestamp(j.ETA), j.Retry, maxRetries, timestamp(j.Enqueued), timestamp(j.Started),
 	}, nil
 }

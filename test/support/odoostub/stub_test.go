@@ -208,6 +208,39 @@ func TestRequestedTwice(t *testing.T) {
 	})
 }
 
+// An execution has ended before its outcome is visible: whoever sees the one may begin the next, and
+// these two do not overlap.
+func TestExecutionEndsBeforeItsOutcome(t *testing.T) {
+	t.Parallel()
+	for name, behaviour := range map[string]Behaviour{
+		"done": {Gate: "go"}, "retried": {Gate: "go", RetryTimes: 1}, "failed": {Gate: "go", Fail: "ValueError", FailStatus: http.StatusOK},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, QueueJobLock, Options{})
+			uuid := b.enqueue(JobSpec{Behaviour: behaviour})[0]
+			first := b.start(uuid)
+			tx, err := b.pool.Begin(b.context())
+			require.NoError(t, err)
+			_, err = tx.Exec(b.context(), "SELECT FROM queue_job FOR UPDATE")
+			require.NoError(t, err)
+			b.server.Gates().Open("go")
+			require.Eventually(t, func() (waits bool) {
+				err := b.pool.QueryRow(b.context(), `SELECT EXISTS (SELECT FROM pg_stat_activity
+					WHERE datname = current_database() AND wait_event_type = 'Lock')`).Scan(&waits)
+				return err == nil && waits
+			}, patience, 10*time.Millisecond)
+			hidden := time.Now()
+			require.NoError(t, tx.Commit(b.context()))
+			require.NoError(t, <-first)
+			all := b.server.Recorder().AllExecutions()
+			require.Len(t, all, 1)
+			require.Equal(t, Outcome(name), all[0].Outcome)
+			require.False(t, all[0].End.After(hidden), "ended %s after its outcome was still hidden", all[0].End.Sub(hidden))
+		})
+	}
+}
+
 // The lock row is held while the job runs, and not after that.
 func TestLockRow(t *testing.T) {
 	t.Parallel()

@@ -36,8 +36,8 @@ var versions = map[int]embeddedpostgres.PostgresVersion{
 	14: embeddedpostgres.V14, 15: embeddedpostgres.V15, 16: embeddedpostgres.V16, 17: embeddedpostgres.V17, 18: embeddedpostgres.V18,
 }
 
-// binaries returns the folder of postgres and initdb.
-func binaries(ctx context.Context, download bool) (string, error) {
+// binaries returns the folder of postgres and initdb. tell, if not nil, is told of a download.
+func binaries(ctx context.Context, download bool, tell func(what, folder string)) (string, error) {
 	wanted, version := 0, downloadVersion
 	if v := os.Getenv(versionVariable); v != "" {
 		var err error
@@ -51,7 +51,7 @@ func binaries(ctx context.Context, download bool) (string, error) {
 			return dir, nil
 		}
 	}
-	return downloaded(ctx, version)
+	return downloaded(ctx, version, tell)
 }
 
 // installed returns the folder of the binaries that this machine has, or "". A
@@ -100,7 +100,7 @@ func complete(bin string) bool {
 
 // downloaded returns the folder of binaries in the cache, which it fills first
 // when it is empty.
-func downloaded(ctx context.Context, version embeddedpostgres.PostgresVersion) (string, error) {
+func downloaded(ctx context.Context, version embeddedpostgres.PostgresVersion, tell func(what, folder string)) (string, error) {
 	cache, err := cacheDir()
 	if err != nil {
 		return "", err
@@ -124,6 +124,9 @@ func downloaded(ctx context.Context, version embeddedpostgres.PostgresVersion) (
 	}
 	defer os.RemoveAll(tmp) // best effort: only a leftover of a failed download
 	extracted := filepath.Join(tmp, "postgresql")
+	if tell != nil {
+		tell("PostgreSQL "+string(version), cache)
+	}
 	if err := fetch(ctx, version, cache, tmp, extracted); err != nil {
 		return "", err
 	}

@@ -51,6 +51,9 @@ type Options struct {
 	// Download ignores the binaries of this machine. The environment variable
 	// JOBRUNNER_PG_DOWNLOAD=1 does the same.
 	Download bool
+	// Downloading is told of a download before it begins: what, and into which folder. Default:
+	// nobody is told.
+	Downloading func(what, folder string)
 	// StartTimeout bounds the start of the server. Default: 60 s.
 	StartTimeout time.Duration
 }
@@ -98,7 +101,7 @@ func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	bin, err := binaries(ctx, opts.Download || os.Getenv(downloadVariable) == "1")
+	bin, err := binaries(ctx, opts.Download || os.Getenv(downloadVariable) == "1", opts.Downloading)
 	if err != nil {
 		return nil, fmt.Errorf("finding postgresql: %w", err)
 	}

@@ -38,8 +38,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- if .Values.odoo.service }}
 		site http://odoo.internal
+{{- else if .Values.odoo.upstreams }}
+		upstream {{ join " " .Values.odoo.upstreams }}
 {{- else }}
-		upstream {{ join " " (required "odoo.upstreams or odoo.service is required" .Values.odoo.upstreams) }}
+{{- fail "odoo.upstreams or odoo.service is required" }}
 {{- end }}
 		channels {{ .Values.channels }}
 {{- if .Values.odoo.host }}

@@ -1,0 +1,105 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// server allows so many connections.
+type server struct {
+	limit, open, refused int
+	// trying and most count the attempts under way at once, after the first refusal.
+	trying, most int
+}
+
+func (s *server) connect() error {
+	if s.refused > 0 {
+		s.trying++
+		s.most = max(s.most, s.trying)
+		defer func() { s.trying-- }()
+	}
+	time.Sleep(10 * time.Millisecond)
+	if s.open >= s.limit {
+		s.refused++
+		return fmt.Errorf("connect: %w", errors.Join(driver.ErrTooMany, driver.ErrLost))
+	}
+	s.open++
+	return nil
+}
+
+// TestQueue: while PostgreSQL allows fewer connections than there are databases, one at a time
+// tries, one line says so, and as soon as it allows more, all connect.
+func TestQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.InfoLevel)
+		log := zap.New(core)
+		var q Queue
+		srv := &server{limit: 10}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		connected, told := 0, 0
+		for range 60 {
+			go func() {
+				if q.connect(ctx, log, func(string) { told++ }, srv.connect) == nil {
+					connected++
+				}
+			}()
+			time.Sleep(time.Millisecond) // they are found one after the other
+		}
+		time.Sleep(50 * time.Second)
+		synctest.Wait()
+		require.Equal(t, 10, connected)
+		require.Equal(t, 50, told, "each says once that it waits")
+		require.Equal(t, 1, logs.Len(), "one line says why")
+		require.LessOrEqual(t, srv.refused, 30)
+		before := srv.refused
+		srv.most = 0
+		time.Sleep(time.Minute)
+		require.InDelta(t, 6, srv.refused-before, 3, "the pause grows")
+		require.Equal(t, 1, srv.most, "one at a time tries")
+		require.Equal(t, 2, logs.Len(), "one line a minute")
+		require.EqualValues(t, 50, logs.All()[1].ContextMap()["waiting"])
+
+		srv.limit = 61
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		require.Equal(t, 60, connected)
+		require.False(t, q.full)
+		require.Equal(t, "PostgreSQL allows enough connections again", logs.All()[2].Message)
+		require.NoError(t, q.connect(ctx, log, nil, srv.connect), "the next one need not wait")
+	})
+}
+
+// TestQueueIsLeft: whoever gives up gives his turn away, and another error is no refusal.
+func TestQueueIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q Queue
+		log, waits := zap.NewNop(), func(string) {}
+		full := fmt.Errorf("%w: full", driver.ErrTooMany)
+		ctx, cancel := context.WithCancel(t.Context())
+		first, second := make(chan error), make(chan error)
+		go func() { first <- q.connect(ctx, log, waits, func() error { return full }) }()
+		synctest.Wait()
+		broken := errors.New("broken")
+		go func() { second <- q.connect(t.Context(), log, waits, func() error { return broken }) }()
+		synctest.Wait()
+		require.Len(t, q.waiting, 2)
+		cancel()
+		require.ErrorIs(t, <-first, context.Canceled)
+		require.ErrorIs(t, <-second, broken)
+		require.Empty(t, q.waiting)
+		require.False(t, q.full)
+		require.ErrorIs(t, (*Queue)(nil).connect(t.Context(), log, waits, func() error { return full }), driver.ErrTooMany)
+	})
+}

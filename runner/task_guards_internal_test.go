@@ -1,0 +1,511 @@
+package runner
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
+)
+
+// served is an engine that serves prod, and knows of another database that it does not.
+func served() (*engine, *database) {
+	e := still(map[string]stage{"prod": stageServed, "lost": stageUnreachable})
+	db := e.databases.get("prod")
+	db.session = session.New("prod", nil, nil)
+	return e, db
+}
+
+func rowOf(key channels.Key, s channels.State, enqueued int64) *driver.Row {
+	return &driver.Row{Job: channels.Job{Key: key}, State: s, Enqueued: enqueued}
+}
+
+// What a row may decide depends on what is under way.
+func TestRowsByPhase(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		was   phase
+		state channels.State
+		asked uint64
+		want  phase // of a task that is left
+		gone  bool
+	}{
+		"claiming, ended":       {phaseClaiming, channels.Done, 9, phaseClaiming, false},
+		"unclaiming, ended":     {phaseUnclaiming, channels.Done, 9, phaseUnclaiming, false},
+		"open, ended":           {phaseOpen, channels.Done, 9, phaseOpen, false},
+		"asked, running before": {phaseAsked, channels.Started, 2, phaseAsked, false},
+		"asked, running":        {phaseAsked, channels.Started, 3, phaseWatched, false},
+		"asked, ended before":   {phaseAsked, channels.Done, 2, 0, true},
+		"asked, ended":          {phaseAsked, channels.Done, 3, 0, true},
+		"asked, mystery before": {phaseAsked, channels.Unknown, 2, phaseAsked, false},
+		"asked, mystery":        {phaseAsked, channels.Unknown, 3, phaseWatched, false},
+		"watched, ended":        {phaseWatched, channels.Pending, 0, 0, true},
+		"watched, running":      {phaseWatched, channels.Started, 0, phaseWatched, false},
+		"watched, mystery":      {phaseWatched, channels.Unknown, 0, phaseWatched, false},
+		"parked, ended":         {phaseParked, channels.Failed, 0, 0, true},
+		"parked, running":       {phaseParked, channels.Started, 0, phaseWatched, false},
+		"parked, mystery":       {phaseParked, channels.Unknown, 0, phaseWatched, false},
+		"claiming, mystery":     {phaseClaiming, channels.Unknown, 9, phaseClaiming, false},
+		"unclaiming, mystery":   {phaseUnclaiming, channels.Unknown, 9, phaseUnclaiming, false},
+		"open, mystery":         {phaseOpen, channels.Unknown, 9, phaseOpen, false},
+	} {
+		e, _ := served()
+		key := e.holds("prod", "a", &task{phase: c.was, asked: 3, ours: true, sent: true, since: time.Now()})
+		e.applyRow(rowOf(key, c.state, 5), c.asked, e.tree.Set)
+		require.Equal(t, !c.gone, e.tasks[key] != nil, name)
+		if !c.gone {
+			require.Equal(t, c.want, e.tasks[key].phase, name)
+			require.Equal(t, c.was == phaseOpen && c.state == channels.Done, !e.tasks[key].settledAt.IsZero(), name)
+		}
+		_, _, there := e.tree.Lookup(key)
+		require.Equal(t, !c.gone || c.state == channels.Pending || c.state == channels.Failed, there, name)
+	}
+}
+
+// A state that is not known ends a task that nothing executes.
+func TestMysteryOfATaskThatIsOver(t *testing.T) {
+	t.Parallel()
+	e, _ := served()
+	key := e.holds("prod", "a", &task{phase: phaseAsked, ours: true, sent: true, result: &driver.Result{Outcome: driver.Answered}})
+	e.applyRow(rowOf(key, channels.Unknown, 0), 0, e.tree.Set)
+	require.Empty(t, e.tasks)
+	e.applyRow(rowOf(key, channels.Unknown, 0), 0, e.tree.Set)
+	require.Empty(t, e.tasks, "without a task it is nothing")
+}
+
+// A row that has gone ends what no statement and no request is under way for.
+func TestGoneByPhase(t *testing.T) {
+	t.Parallel()
+	for p := phaseClaiming; p <= phaseParked; p++ {
+		e, _ := served()
+		key := e.holds("prod", "a", &task{phase: p, row: &driver.Row{}})
+		e.delays[key] = delay{attempts: 1}
+		e.applyGone(key)
+		stays := p == phaseClaiming || p == phaseUnclaiming || p == phaseOpen
+		require.Equal(t, stays, e.tasks[key] != nil, p)
+		require.Equal(t, stays, len(e.delays) == 1, p)
+		if p == phaseOpen {
+			require.True(t, e.tasks[key].gone)
+			since := e.tasks[key].settledAt
+			require.False(t, since.IsZero())
+			e.tasks[key].settledAt = since.Add(-time.Hour)
+			e.applyGone(key)
+			require.Equal(t, since.Add(-time.Hour), e.tasks[key].settledAt, "since the first time")
+		}
+	}
+	e, _ := served()
+	key := channels.Key{DB: "prod", UUID: "a"}
+	e.delays[key] = delay{attempts: 1}
+	e.applyGone(key)
+	require.Empty(t, e.delays)
+}
+
+// A pending job is taken on only if the first snapshot began while a request for it was open, and it is
+// still open.
+func TestInheritedRequests(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		inheriting map[string]struct{}
+		open, want bool
+	}{
+		"open":            {map[string]struct{}{"a": {}}, true, true},
+		"ended meanwhile": {map[string]struct{}{"a": {}}, false, false},
+		"began later":     {map[string]struct{}{"b": {}}, true, false},
+		"no snapshot":     {nil, true, false},
+	} {
+		e, _ := served()
+		key := channels.Key{DB: "prod", UUID: "a"}
+		attempt := driver.Task{Key: key, Enqueued: 5, Trace: map[string]string{"traceparent": "x"}}
+		if c.open {
+			x, _ := e.config().Exchanges.Start(e.config().Driver, driver.Upstream{Name: "odoo1"}, attempt, e.log, func(*exchange.Exchange, driver.Result) {})
+			defer x.Cancel()
+		}
+		e.inheriting = c.inheriting
+		e.applyRow(rowOf(key, channels.Pending, 0), 0, e.tree.Set)
+		require.Equal(t, c.want, e.tasks[key] != nil, name)
+		_, state, _ := e.tree.Lookup(key)
+		if !c.want {
+			require.Equal(t, channels.Pending, state, name)
+			continue
+		}
+		require.Equal(t, channels.Enqueued, state)
+		got := e.tasks[key]
+		require.Equal(t, phaseOpen, got.phase)
+		require.Equal(t, driver.Task{Key: key, Enqueued: 5}, got.attempt)
+		require.True(t, got.ours && got.sent)
+		require.Equal(t, "odoo1", got.trail.upstream)
+		require.False(t, got.settledAt.IsZero())
+	}
+}
+
+// A task without an open request whose row says that it runs is put back only if all says that it does
+// not.
+func TestStillRunning(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*task, *driver.Row){
+		"":               func(*task, *driver.Row) {},
+		"! watched":      func(t *task, _ *driver.Row) { t.phase = phaseWatched },
+		"! not ours":     func(t *task, _ *driver.Row) { t.ours = false },
+		"! claimed anew": func(_ *task, row *driver.Row) { row.Enqueued = 6 },
+		"! stuck":        func(t *task, _ *driver.Row) { t.stuck = true },
+		"! started":      func(_ *task, row *driver.Row) { row.State = channels.Started },
+		"! broken":       func(t *task, _ *driver.Row) { t.result.Outcome = driver.Broken },
+	} {
+		e, _ := served()
+		task := &task{phase: phaseAsked, ours: true, sent: true, attempt: driver.Task{Enqueued: 5}, result: &driver.Result{Outcome: driver.Answered}}
+		key := e.holds("prod", "a", task)
+		row := rowOf(key, channels.Enqueued, 5)
+		change(task, row)
+		e.applyRow(row, 0, e.tree.Set)
+		require.Equal(t, name == "", task.phase == phaseUnclaiming, name)
+		require.Equal(t, name != "", task.phase == phaseWatched, name)
+	}
+}
+
+// When a database is out of reach, what nothing executes gives its slot to others.
+func TestRest(t *testing.T) {
+	t.Parallel()
+	answered := &driver.Result{Outcome: driver.Answered}
+	for name, c := range map[string]struct {
+		t    task
+		want phase
+	}{
+		"answered":           {task{phase: phaseAsked, ours: true, sent: true, result: answered}, phaseParked},
+		"never sent":         {task{phase: phaseUnclaiming, ours: true}, phaseParked},
+		"enqueued, answered": {task{phase: phaseAsked, ours: true, result: answered, row: &driver.Row{State: channels.Enqueued}}, phaseParked},
+		"started, answered":  {task{phase: phaseAsked, ours: true, result: answered, row: &driver.Row{State: channels.Started}}, phaseWatched},
+		"broken":             {task{phase: phaseAsked, ours: true, sent: true, result: &driver.Result{Outcome: driver.Broken}}, phaseWatched},
+		"not ours":           {task{phase: phaseAsked}, phaseWatched},
+		"gone, not ours":     {task{phase: phaseAsked, gone: true}, phaseWatched},
+		"open":               {task{phase: phaseAsked, ours: true, result: answered, exchange: &exchange.Exchange{}}, phaseWatched},
+	} {
+		for _, by := range []func(*engine, channels.Key, *task){
+			(*engine).rest, (*engine).unclaim,
+			func(e *engine, key channels.Key, t *task) { e.ask(e.databases.get(key.DB), key, t) },
+		} {
+			e, _ := served()
+			task := c.t
+			key := e.holds("lost", "a", &task)
+			by(e, key, &task)
+			require.Equal(t, c.want, task.phase, name)
+			require.Equal(t, c.want == phaseWatched, !task.since.IsZero(), name)
+			_, state, _ := e.tree.Lookup(key)
+			require.Equal(t, c.want == phaseParked, state == channels.Pending, name)
+		}
+	}
+	e, _ := served()
+	since := time.Unix(1_700_000_000, 0)
+	watched := &task{phase: phaseWatched, since: since}
+	e.rest(e.holds("lost", "a", watched), watched)
+	require.Equal(t, since, watched.since, "it has been watched before")
+	nowhere := &task{phase: phaseOpen, ours: true, sent: true}
+	e.unclaim(e.holds("not served", "a", nowhere), nowhere)
+	require.Equal(t, phaseWatched, nowhere.phase)
+}
+
+// What was put back is told of the attempt that was to be put back, and of no other.
+func TestUnclaimed(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	attempt := func(uuid string) driver.Task {
+		return driver.Task{Key: channels.Key{DB: "prod", UUID: uuid}, Enqueued: 5}
+	}
+	for uuid, task := range map[string]*task{
+		"back": {phase: phaseUnclaiming, attempt: attempt("back")}, "locked": {phase: phaseUnclaiming, attempt: attempt("locked")},
+		"open": {phase: phaseOpen, attempt: attempt("open")}, "anew": {phase: phaseUnclaiming, attempt: driver.Task{Key: channels.Key{DB: "prod", UUID: "anew"}, Enqueued: 6}},
+	} {
+		e.holds("prod", uuid, task)
+	}
+	var tasks []driver.Task
+	var rows []driver.Row
+	for _, uuid := range []string{"back", "locked", "open", "anew", "no task"} {
+		tasks = append(tasks, attempt(uuid))
+		if uuid != "locked" {
+			rows = append(rows, *rowOf(channels.Key{DB: "prod", UUID: uuid}, channels.Pending, 0))
+		}
+	}
+	e.unclaimed(db, tasks, rows)
+	left := make(map[string]phase)
+	for key, t := range e.tasks {
+		left[key.UUID] = t.phase
+	}
+	require.Equal(t, map[string]phase{"locked": phaseAsked, "open": phaseOpen, "anew": phaseUnclaiming}, left)
+	require.True(t, e.tasks[channels.Key{DB: "prod", UUID: "locked"}].stuck)
+	require.Empty(t, e.delays)
+}
+
+// Only a request that was delivered without its job having been run is a strike, and delays the job.
+func TestPutBack(t *testing.T) {
+	t.Parallel()
+	for outcome, delivered := range map[driver.Outcome]bool{
+		driver.Answered: true, driver.Refused: true, driver.Unavailable: true, driver.Broken: true, driver.NotSent: false,
+	} {
+		e, db := served()
+		task := &task{phase: phaseUnclaiming, ours: true, result: &driver.Result{Outcome: outcome}}
+		key := e.holds("prod", "a", task)
+		e.putBack(db, rowOf(key, channels.Pending, 0), task)
+		require.Equal(t, delivered, len(db.hold.struck) == 1, outcome)
+		require.Equal(t, delivered, len(e.delays) == 1, outcome)
+		require.Empty(t, e.tasks)
+	}
+}
+
+// The end of a task: what delays its job, and what counts for its database.
+func TestSettle(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		state         channels.State
+		outcome       driver.Outcome
+		ended         bool // with a result
+		delayed, runs bool
+	}{
+		"put back before it was sent": {channels.Pending, 0, false, true, false},
+		"to be repeated":              {channels.Pending, driver.Answered, true, false, true},
+		"done":                        {channels.Done, driver.Answered, true, false, true},
+		"done, broken":                {channels.Done, driver.Broken, true, false, false},
+		"done, watched":               {channels.Done, 0, false, false, false},
+		"not known":                   {channels.Unknown, driver.Answered, true, false, true},
+	} {
+		e, db := served()
+		db.hold.struck = []string{"x"}
+		task := &task{phase: phaseAsked}
+		if c.ended {
+			task.result = &driver.Result{Outcome: c.outcome}
+		}
+		key := e.holds("prod", "a", task)
+		e.delays[key] = delay{attempts: 1, until: 7}
+		task.row = rowOf(key, c.state, 0)
+		e.settle(key, task)
+		require.Equal(t, c.delayed, len(e.delays) == 1, name)
+		require.Equal(t, c.runs, len(db.hold.struck) == 0, name)
+		_, _, there := e.tree.Lookup(key)
+		require.Equal(t, c.state == channels.Pending, there, name)
+	}
+}
+
+// The last job of a database that is served leaves the database as it is; one that is not is forgotten.
+func TestLastJobOfADatabase(t *testing.T) {
+	t.Parallel()
+	for _, db := range []string{"prod", "not served"} {
+		for _, another := range []bool{false, true} {
+			e, _ := served()
+			e.tree.Suspend(db)
+			task := &task{phase: phaseAsked, gone: true, result: &driver.Result{Outcome: driver.Answered}}
+			key := e.holds(db, "a", task)
+			if another {
+				e.holds(db, "b", nil)
+			}
+			e.settle(key, task)
+			e.tree.Set(channels.Job{Key: channels.Key{DB: db, UUID: "next"}}, channels.Pending)
+			require.Equal(t, db == "prod" || another, len(e.tree.Next(time.Now(), 9)) == 0, "%s %t", db, another)
+		}
+	}
+}
+
+func TestWhenAnAttemptBegan(t *testing.T) {
+	t.Parallel()
+	since, sent := time.Unix(1, 0), time.Unix(2, 0)
+	row := &driver.Row{Enqueued: 3e6}
+	require.Equal(t, since, (&task{since: since}).began())
+	require.Equal(t, since, (&task{since: since, row: &driver.Row{}}).began())
+	require.Equal(t, time.Unix(3, 0), (&task{since: since, row: row}).began())
+	require.Equal(t, time.Unix(4, 0), (&task{since: since, row: row, attempt: driver.Task{Enqueued: 4e6}}).began())
+	require.Equal(t, sent, (&task{since: since, row: row, attempt: driver.Task{Enqueued: 4e6}, trail: trail{sent: sent}}).began())
+}
+
+// Each state of a session is a step of its database, and only claims that were lost hold it back.
+func TestStepsOfASession(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		from     stage
+		state    session.State
+		want     stage
+		claiming bool
+	}{
+		{stageServed, session.Connecting, stageConnecting, true}, {stageServed, session.Changed, stageConnecting, true},
+		{stageServed, session.Standby, stageStandby, true}, {stageServed, session.Lost, stageUnreachable, true},
+		{stageConnecting, session.Unreachable, stageUnreachable, false}, {stageServed, session.Lost, stageUnreachable, false},
+	} {
+		e, db := served()
+		db.stage = c.from
+		if c.claiming {
+			e.holds("prod", "a", &task{})
+		}
+		e.sessionState(db, c.state, "why")
+		require.Equal(t, c.want, db.stage)
+		require.Equal(t, c.claiming, !db.hold.until.IsZero())
+		require.Empty(t, e.tasks)
+	}
+	e, db := served()
+	e.holds("prod", "a", &task{})
+	e.step(db, stepYield, "")
+	require.True(t, db.hold.until.IsZero(), "it was asked to leave")
+}
+
+// What runs in a neutralized database keeps its slot, and nothing else does.
+func TestRunningInANeutralizedDatabase(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	runs, over := e.holds("prod", "runs", &task{phase: phaseWatched}), e.holds("prod", "over", &task{phase: phaseWatched})
+	opened, others := e.holds("prod", "open", &task{phase: phaseOpen}), e.holds("lost", "over", &task{phase: phaseWatched})
+	waits := channels.Key{DB: "prod", UUID: "waits"}
+	for _, health := range []driver.Health{driver.Undetected, driver.Neutralized} {
+		db.reserved = []channels.Key{{DB: "prod", UUID: "(reserved)"}}
+		e.tree.Set(channels.Job{Key: waits}, channels.Pending)
+		e.fingerprinted(db, driver.Fingerprint{Health: health})
+		require.Empty(t, db.reserved)
+		_, _, there := e.tree.Lookup(waits)
+		require.False(t, there)
+	}
+	e.running(db, []driver.Row{*rowOf(runs, channels.Started, 5)})
+	require.Len(t, e.tasks, 3)
+	require.NotContains(t, e.tasks, over)
+	require.Contains(t, e.tasks, opened)
+	require.Contains(t, e.tasks, others)
+	require.False(t, db.counted)
+
+	e, db = served()
+	db.stage = stageLoading
+	db.reserved = []channels.Key{e.holds("prod", "(reserved)", nil)}
+	e.running(db, []driver.Row{*rowOf(runs, channels.Started, 5)})
+	require.True(t, db.counted)
+	require.Empty(t, db.reserved)
+	require.Equal(t, phaseWatched, e.tasks[runs].phase)
+}
+
+// An answer is that of the task that waits for it. What was read before it came says nothing any more.
+func TestAnswersOfExchanges(t *testing.T) {
+	t.Parallel()
+	answered := driver.Result{Outcome: driver.Answered, Status: 200}
+	for name, c := range map[string]struct {
+		db     string
+		result driver.Result
+		row    *driver.Row
+		change func(*task)
+		want   phase
+		gone   bool
+		heard  bool
+	}{
+		"answered":                {"prod", answered, nil, nil, phaseAsked, false, true},
+		"answered, read before":   {"prod", answered, &driver.Row{State: channels.Started}, nil, phaseAsked, false, true},
+		"answered, lost":          {"lost", answered, &driver.Row{State: channels.Started}, nil, phaseParked, false, true},
+		"answered, ended":         {"prod", answered, &driver.Row{State: channels.Done}, nil, 0, true, true},
+		"answered, not served":    {"not served", answered, nil, nil, 0, true, true},
+		"broken":                  {"prod", driver.Result{Outcome: driver.Broken}, nil, nil, phaseAsked, false, false},
+		"not sent, nowhere else":  {"prod", driver.Result{Outcome: driver.NotSent}, nil, nil, phaseUnclaiming, false, false},
+		"not sent, with a status": {"prod", driver.Result{Outcome: driver.NotSent, Status: 1}, nil, nil, phaseUnclaiming, false, false},
+		"not sent, not dated":     {"prod", driver.Result{Outcome: driver.NotSent}, nil, func(t *task) { t.attempt.Enqueued = 0 }, phaseAsked, false, false},
+		"of another exchange":     {"prod", answered, nil, func(t *task) { t.exchange = &exchange.Exchange{} }, phaseOpen, false, false},
+	} {
+		e, _ := served()
+		task := &task{ours: true, sent: true, row: c.row}
+		key := e.sends(c.db, "a", "odoo1", task)
+		x := task.exchange
+		defer x.Cancel()
+		task.attempt = driver.Task{Key: key, Enqueued: 5}
+		if c.change != nil {
+			c.change(task)
+		}
+		e.answered(x, c.result)
+		require.Equal(t, c.gone, e.tasks[key] == nil, name)
+		if !c.gone {
+			require.Equal(t, c.want, task.phase, name)
+			require.True(t, task.row == nil || task.phase == phaseOpen, name)
+		}
+		require.Equal(t, c.heard, !e.answeredAt["odoo1"].IsZero(), name)
+		delete(e.tasks, key)
+		e.answered(x, c.result)
+		require.Empty(t, e.tasks, "nobody waits for it")
+	}
+}
+
+// A snapshot of a served database disturbs nothing, and each row that it brings counts as seen, also that
+// of a task. Its memory is used again.
+func TestSnapshotOfAServedDatabase(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	claiming, opened := e.holds("prod", "claiming", &task{}), e.holds("prod", "open", &task{phase: phaseOpen})
+	e.snapshotBegin(db)
+	require.Equal(t, stageServed, db.stage)
+	require.Nil(t, db.open)
+	rows := []driver.Row{*rowOf(claiming, channels.Pending, 0), *rowOf(opened, channels.Started, 5)}
+	db.open = map[string]struct{}{"a": {}}
+	e.snapshotRows(db, rows)
+	require.Nil(t, e.inheriting)
+	rows[1].Enqueued = 6
+	require.EqualValues(t, 5, e.tasks[opened].row.Enqueued)
+	require.Equal(t, phaseClaiming, e.tasks[claiming].phase)
+	require.Empty(t, e.tree.Stale("prod"))
+}
+
+// What a step does to a database, and whether its jobs were known and are not any more.
+func TestStepsOfADatabase(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		from stage
+		what step
+		lost bool
+	}{
+		{stageServed, stepLoad, false}, {stageServed, stepFail, true}, {stageServed, stepYield, true},
+		{stageUnreachable, stepFail, false}, {stageLoading, stepLoaded, false}, {stageLoading, stepFail, false},
+	} {
+		e, db := served()
+		db.stage = c.from
+		require.Equal(t, c.lost, e.databases.step(db, c.what, ""))
+		require.Equal(t, c.what == stepLoaded, db.told)
+	}
+	e, db := served()
+	e.databases.step(db, stepFail, "why")
+	e.databases.step(db, stepFail, "")
+	require.Equal(t, "why", db.detail, "nothing newer is known")
+	e.databases.step(db, stepFail, "another")
+	require.Equal(t, "another", db.detail)
+	e.databases.step(db, stepStandby, "")
+	require.Empty(t, db.detail)
+	require.True(t, db.settling())
+	db.told = true
+	require.False(t, db.settling(), "it has told since this process leads")
+}
+
+// A job without a task: what delays it ends with it, and only a pending one is inherited.
+func TestRowsWithoutATask(t *testing.T) {
+	t.Parallel()
+	e, _ := served()
+	key := channels.Key{DB: "prod", UUID: "a"}
+	x, _ := e.config().Exchanges.Start(e.config().Driver, driver.Upstream{}, driver.Task{Key: key}, e.log, func(*exchange.Exchange, driver.Result) {})
+	defer x.Cancel()
+	e.inheriting = map[string]struct{}{"a": {}}
+	e.delays[key] = delay{attempts: 1, until: 7}
+	e.applyRow(rowOf(key, channels.WaitDependencies, 0), 0, e.tree.Set)
+	require.Len(t, e.delays, 1)
+	e.applyRow(rowOf(key, channels.Done, 0), 0, e.tree.Set)
+	require.Empty(t, e.delays)
+	require.Empty(t, e.tasks)
+}
+
+// An attempt of another program that was never started is put back as what it is: no request of ours was
+// for it.
+func TestPuttingBackAnAttemptOfAnother(t *testing.T) {
+	t.Parallel()
+	for _, ours := range []bool{true, false} {
+		e, db := served()
+		now := time.Unix(1_700_000_000, 0)
+		task := &task{phase: phaseWatched, ours: true, attempt: driver.Task{Enqueued: 5}, since: now, result: &driver.Result{Outcome: driver.Broken}}
+		key := e.holds("prod", "a", task)
+		task.attempt.Key = key
+		task.row = rowOf(key, channels.Enqueued, 5)
+		if !ours {
+			task.row.Enqueued = 6
+		}
+		require.False(t, e.decide(db, key, task, now.Add(lostGrace-1)))
+		require.True(t, e.decide(db, key, task, now.Add(lostGrace)))
+		require.Equal(t, phaseUnclaiming, task.phase)
+		require.Equal(t, task.row.Enqueued, task.attempt.Enqueued)
+		require.Equal(t, ours, task.ours)
+		require.Equal(t, ours, task.result != nil)
+	}
+}
