@@ -151,7 +151,9 @@ $(GREMLINS):
 
 ## test-odoo
 .PHONY: test-odoo
-test-odoo: build ## Run the suite with a real Odoo 14 and 19 (root, network, 4 GB of cache)
+test-odoo: ## Run the suite with a real Odoo 14 and 19 (root, debootstrap, network, 4 GB of cache)
+	test/odoo/testbed.sh check
+	@$(MAKE) build
 	$(GO) test -count=1 -v -timeout 90m -tags $(TAGS),odoo $(TEST_FLAGS) ./test/odoo
 
 ## fault

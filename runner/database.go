@@ -50,6 +50,8 @@ type database struct {
 	reservedAt time.Time
 	// lostClaims are the claims whose results got lost with the last connection, by uuid.
 	lostClaims map[string]lostClaim
+	// young is set for a database that was made while this process leads, until it has been served.
+	young bool
 	// open are the jobs, by uuid, that had an open request in this process when the present first
 	// snapshot began.
 	open map[string]struct{}
@@ -187,7 +189,7 @@ func (d *databases) announce(db *database) {
 
 // ready lets the jobs of a database run whose rows are known from now on.
 func (d *databases) ready(db *database) {
-	db.repairs = nil
+	db.repairs, db.young = nil, false
 	d.step(db, stepLoaded, "")
 	n := 0
 	for _, db := range d.byName {

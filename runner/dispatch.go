@@ -121,6 +121,9 @@ func newTaskID() string {
 // answered handles the end of an exchange. The answer is a hint, the row decides.
 func (e *engine) answered(x *exchange.Exchange, result driver.Result) {
 	e.pool.Release(x.Upstream.Name, result)
+	if result.Outcome == driver.Broken {
+		e.pool.Recheck(e.ctx, x.Upstream.Name)
+	}
 	key := x.Attempt.Key
 	t := e.tasks[key]
 	if t == nil || t.exchange != x {

@@ -377,9 +377,9 @@ func TestReservedSlots(t *testing.T) {
 	e := still(map[string]stage{"prod": stageConnecting, "other": stageConnecting})
 	e.handover.left = []Slots{{Database: "prod", Channel: "root.a", Jobs: 2}, {Database: "other", Channel: "root", Jobs: reserveLimit + 1}}
 	prod, other := e.databases.get("prod"), e.databases.get("other")
-	prod.added, other.added = now, now.Add(1-mysteryLimit)
 	e.reserve(prod)
 	e.reserve(other)
+	prod.reservedAt, other.reservedAt = now, now.Add(1-mysteryLimit)
 	require.Equal(t, []Slots{{Database: "other", Channel: "root", Jobs: reserveLimit}, {Database: "prod", Channel: "root.a", Jobs: 2}},
 		slices.SortedFunc(slices.Values(e.occupied()), func(a, b Slots) int { return len(b.Database) - len(a.Database) }))
 	e.expireReserved(now)

@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// lostGrace is how long a job stays enqueued after its request broke, before it is put back
-	// without other evidence.
+	// lostGrace is how long a job stays enqueued of which this process knows no claim, before it is
+	// put back without other evidence.
 	lostGrace = 10 * time.Second
 	// mysteryLimit is how long a job keeps its slot of which nothing can be learnt: its row is in a
 	// state that is not known, or its database is not read any more. Its request has broken before.
@@ -150,7 +150,10 @@ func (ev *evidence) concluded() bool { return !ev.open && ev.request != requestU
 // backlog.
 func (ev *evidence) judgeEnqueued(concluded bool) finding {
 	switch {
-	case ev.ours && concluded:
+	case ev.ours && (concluded || !ev.unguarded):
+		// The request may still be read, but not have an effect any more once the row is pending:
+		// the application starts a job in the transaction in which it has locked the row and found
+		// it enqueued, and a row that is locked is not put back.
 		return unstarted
 	case ev.locks && ev.lock == driver.Dead:
 		return dead

@@ -47,7 +47,7 @@ func TestRowSays(t *testing.T) {
 func TestNoProofWithoutLocks(t *testing.T) {
 	t.Parallel()
 	for _, row := range []rowSays{rowEnqueued, rowStarted} {
-		ev := evidence{row: row, lock: driver.Dead, dated: true, ours: true}
+		ev := evidence{row: row, lock: driver.Dead, dated: true, ours: true, unguarded: true}
 		require.Equal(t, mayExecute, ev.judge())
 		ev.locks = true
 		require.Equal(t, dead, ev.judge())

@@ -33,6 +33,8 @@ type leadership struct {
 	settleBy time.Time
 	// lostAt is when the maintenance connection was lost; zero while it is there.
 	lostAt time.Time
+	// seen are the databases that have been listed, by OID: a new name may be that of an old one.
+	seen map[uint32]struct{}
 	// idle is set while it is known that no database has anything to run.
 	idle bool
 }
@@ -148,8 +150,15 @@ func (e *engine) discovered(dbs []driver.Database) {
 	e.dropDatabases(func(db *database) bool { return !slices.Contains(dbs, db.Database) })
 	for _, d := range dbs {
 		if e.databases.get(d.Name) == nil {
-			e.addDatabase(d)
+			_, seen := e.leadership.seen[d.OID]
+			e.addDatabase(d, !seen && !e.leadership.settleBy.IsZero())
 		}
+	}
+	if e.leadership.seen == nil {
+		e.leadership.seen = make(map[uint32]struct{})
+	}
+	for _, d := range dbs {
+		e.leadership.seen[d.OID] = struct{}{}
 	}
 	e.handover.left = nil // what it says of others is about databases that are not there
 	if e.leadership.settleBy.IsZero() {

@@ -31,6 +31,9 @@ func (e *engine) newSession(db *database) *session.Session {
 		cfg.Queue = &e.queue
 		return cfg
 	}, r)
+	if db.young {
+		r.session.Expect()
+	}
 	return r.session
 }
 

@@ -174,8 +174,8 @@ func TestConnectionDroppedWhileTheJobLives(t *testing.T) {
 	}
 }
 
-// A connection that breaks before the job is started leaves a request in the
-// backlog, which the grace lets come to its turn.
+// A connection that breaks before the job is started leaves a request in the backlog. The job is put
+// back at once and sent again, and of the two requests one starts it.
 func TestConnectionDroppedInTheBacklog(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.AddDatabase("prod")
@@ -183,8 +183,28 @@ func TestConnectionDroppedInTheBacklog(t *testing.T) {
 		k := b.one("prod", "a")
 		r := b.start(b.config("root:1"))
 		b.settle(5 * time.Minute)
-		b.requireRanOnce(k)
+		b.requireDone(k)
+		require.Len(b, b.RunsOf(k), 2)
+		require.Equal(b, 1, b.started(k))
 		b.requireIdle(r)
+	})
+}
+
+// The server goes with all requests that wait there. Those jobs do not keep their slots until it is
+// known what became of each: others run as soon as there is a server.
+func TestRestartOfTheServer(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.jobs("prod", "", "first", 4)
+		b.UpstreamFault("odoo1", func(f *mock.UpstreamFaults) { f.CutN = 4 })
+		r := b.start(b.config("root:4"))
+		b.settle(100 * time.Millisecond)
+		others := b.jobs("prod", "", "other", 4)
+		b.settle(2 * time.Second)
+		b.requireDone(others...)
+		b.settle(time.Minute)
+		b.requireIdle(r)
+		require.Zero(b, b.logs.FilterMessageSnippet("Re-queued dead job").Len())
 	})
 }
 

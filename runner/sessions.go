@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
-func (e *engine) addDatabase(d driver.Database) {
-	db := &database{Database: d, servedUntil: time.Now(), pause: e.controls.pause(d.Name, "")}
+func (e *engine) addDatabase(d driver.Database, young bool) {
+	db := &database{Database: d, young: young, servedUntil: time.Now(), pause: e.controls.pause(d.Name, "")}
 	e.databases.byName[d.Name] = db
 	e.tree.Suspend(d.Name)
 	e.reserve(db)
@@ -124,7 +124,7 @@ func (e *engine) step(db *database, what step, detail string) {
 	if !e.databases.step(db, what, detail) {
 		return
 	}
-	if claiming := e.lose(db); claiming > 0 && what != stepYield {
+	if claiming := e.lose(db); claiming > 0 && what != stepYield && what != stepChange {
 		e.databases.claimsLost(db)
 	}
 }
@@ -134,6 +134,8 @@ func (e *engine) sessionState(db *database, state session.State, detail string) 
 	switch state {
 	case session.Connecting:
 		e.step(db, stepConnect, "")
+	case session.Settling:
+		e.step(db, stepSettle, detail)
 	case session.Standby:
 		e.step(db, stepStandby, detail)
 	case session.Unreachable, session.Lost:

@@ -37,6 +37,8 @@ const (
 	stepConnect step = iota
 	// stepFail: a connection could not be made, or was lost.
 	stepFail
+	// stepSettle: it was made a moment ago, and is left in peace.
+	stepSettle
 	// stepChange: the connection was given up because the database cannot be served as before.
 	stepChange
 	// stepUndetected, stepNeutralized, stepUnhealthy: the examination had this result.
@@ -68,6 +70,8 @@ func (s stage) after(what step) stage {
 		if s == stageServed || s == stageLoading {
 			return stageConnecting
 		}
+	case stepSettle:
+		return stageConnecting
 	case stepFail:
 		return stageUnreachable
 	case stepUndetected:

@@ -17,6 +17,7 @@ func TestStageTransitions(t *testing.T) {
 	for what, to := range map[step][]stage{
 		stepConnect:     {con, fai, und, neu, unh, sta, con, con, yie},
 		stepChange:      {con, fai, und, neu, unh, sta, con, con, yie},
+		stepSettle:      {con, con, con, con, con, con, con, con, yie},
 		stepFail:        {fai, fai, fai, fai, fai, fai, fai, fai, yie},
 		stepUndetected:  {und, und, und, und, und, und, und, und, yie},
 		stepNeutralized: {neu, neu, neu, neu, neu, neu, neu, neu, yie},

@@ -2,9 +2,12 @@ package runner
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -20,7 +23,7 @@ func served() (*engine, *database) {
 	return e, db
 }
 
-func rowOf(key channels.Key, s channels.State, enqueued int64) *driver.Row {
+func jobRow(key channels.Key, s channels.State, enqueued int64) *driver.Row {
 	return &driver.Row{Job: channels.Job{Key: key}, State: s, Enqueued: enqueued}
 }
 
@@ -55,7 +58,7 @@ func TestRowsByPhase(t *testing.T) {
 	} {
 		e, _ := served()
 		key := e.holds("prod", "a", &task{phase: c.was, asked: 3, ours: true, sent: true, since: time.Now()})
-		e.applyRow(rowOf(key, c.state, 5), c.asked, e.tree.Set)
+		e.applyRow(jobRow(key, c.state, 5), c.asked, e.tree.Set)
 		require.Equal(t, !c.gone, e.tasks[key] != nil, name)
 		if !c.gone {
 			require.Equal(t, c.want, e.tasks[key].phase, name)
@@ -71,9 +74,9 @@ func TestMysteryOfATaskThatIsOver(t *testing.T) {
 	t.Parallel()
 	e, _ := served()
 	key := e.holds("prod", "a", &task{phase: phaseAsked, ours: true, sent: true, result: &driver.Result{Outcome: driver.Answered}})
-	e.applyRow(rowOf(key, channels.Unknown, 0), 0, e.tree.Set)
+	e.applyRow(jobRow(key, channels.Unknown, 0), 0, e.tree.Set)
 	require.Empty(t, e.tasks)
-	e.applyRow(rowOf(key, channels.Unknown, 0), 0, e.tree.Set)
+	e.applyRow(jobRow(key, channels.Unknown, 0), 0, e.tree.Set)
 	require.Empty(t, e.tasks, "without a task it is nothing")
 }
 
@@ -125,7 +128,7 @@ func TestInheritedRequests(t *testing.T) {
 			defer x.Cancel()
 		}
 		e.inheriting = c.inheriting
-		e.applyRow(rowOf(key, channels.Pending, 0), 0, e.tree.Set)
+		e.applyRow(jobRow(key, channels.Pending, 0), 0, e.tree.Set)
 		require.Equal(t, c.want, e.tasks[key] != nil, name)
 		_, state, _ := e.tree.Lookup(key)
 		if !c.want {
@@ -158,7 +161,7 @@ func TestStillRunning(t *testing.T) {
 		e, _ := served()
 		task := &task{phase: phaseAsked, ours: true, sent: true, attempt: driver.Task{Enqueued: 5}, result: &driver.Result{Outcome: driver.Answered}}
 		key := e.holds("prod", "a", task)
-		row := rowOf(key, channels.Enqueued, 5)
+		row := jobRow(key, channels.Enqueued, 5)
 		change(task, row)
 		e.applyRow(row, 0, e.tree.Set)
 		require.Equal(t, name == "", task.phase == phaseUnclaiming, name)
@@ -225,7 +228,7 @@ func TestUnclaimed(t *testing.T) {
 	for _, uuid := range []string{"back", "locked", "open", "anew", "no task"} {
 		tasks = append(tasks, attempt(uuid))
 		if uuid != "locked" {
-			rows = append(rows, *rowOf(channels.Key{DB: "prod", UUID: uuid}, channels.Pending, 0))
+			rows = append(rows, *jobRow(channels.Key{DB: "prod", UUID: uuid}, channels.Pending, 0))
 		}
 	}
 	e.unclaimed(db, tasks, rows)
@@ -247,7 +250,7 @@ func TestPutBack(t *testing.T) {
 		e, db := served()
 		task := &task{phase: phaseUnclaiming, ours: true, result: &driver.Result{Outcome: outcome}}
 		key := e.holds("prod", "a", task)
-		e.putBack(db, rowOf(key, channels.Pending, 0), task)
+		e.putBack(db, jobRow(key, channels.Pending, 0), task)
 		require.Equal(t, delivered, len(db.hold.struck) == 1, outcome)
 		require.Equal(t, delivered, len(e.delays) == 1, outcome)
 		require.Empty(t, e.tasks)
@@ -278,7 +281,7 @@ func TestSettle(t *testing.T) {
 		}
 		key := e.holds("prod", "a", task)
 		e.delays[key] = delay{attempts: 1, until: 7}
-		task.row = rowOf(key, c.state, 0)
+		task.row = jobRow(key, c.state, 0)
 		e.settle(key, task)
 		require.Equal(t, c.delayed, len(e.delays) == 1, name)
 		require.Equal(t, c.runs, len(db.hold.struck) == 0, name)
@@ -361,7 +364,7 @@ func TestRunningInANeutralizedDatabase(t *testing.T) {
 		_, _, there := e.tree.Lookup(waits)
 		require.False(t, there)
 	}
-	e.running(db, []driver.Row{*rowOf(runs, channels.Started, 5)})
+	e.running(db, []driver.Row{*jobRow(runs, channels.Started, 5)})
 	require.Len(t, e.tasks, 3)
 	require.NotContains(t, e.tasks, over)
 	require.Contains(t, e.tasks, opened)
@@ -370,8 +373,9 @@ func TestRunningInANeutralizedDatabase(t *testing.T) {
 
 	e, db = served()
 	db.stage = stageLoading
-	db.reserved = []channels.Key{e.holds("prod", "(reserved)", nil)}
-	e.running(db, []driver.Row{*rowOf(runs, channels.Started, 5)})
+	db.reserved = []channels.Key{{DB: "prod", UUID: "(reserved)"}}
+	e.tree.Set(channels.Job{Key: db.reserved[0]}, channels.Started)
+	e.running(db, []driver.Row{*jobRow(runs, channels.Started, 5)})
 	require.True(t, db.counted)
 	require.Empty(t, db.reserved)
 	require.Equal(t, phaseWatched, e.tasks[runs].phase)
@@ -432,7 +436,7 @@ func TestSnapshotOfAServedDatabase(t *testing.T) {
 	e.snapshotBegin(db)
 	require.Equal(t, stageServed, db.stage)
 	require.Nil(t, db.open)
-	rows := []driver.Row{*rowOf(claiming, channels.Pending, 0), *rowOf(opened, channels.Started, 5)}
+	rows := []driver.Row{*jobRow(claiming, channels.Pending, 0), *jobRow(opened, channels.Started, 5)}
 	db.open = map[string]struct{}{"a": {}}
 	e.snapshotRows(db, rows)
 	require.Nil(t, e.inheriting)
@@ -480,9 +484,9 @@ func TestRowsWithoutATask(t *testing.T) {
 	defer x.Cancel()
 	e.inheriting = map[string]struct{}{"a": {}}
 	e.delays[key] = delay{attempts: 1, until: 7}
-	e.applyRow(rowOf(key, channels.WaitDependencies, 0), 0, e.tree.Set)
+	e.applyRow(jobRow(key, channels.WaitDependencies, 0), 0, e.tree.Set)
 	require.Len(t, e.delays, 1)
-	e.applyRow(rowOf(key, channels.Done, 0), 0, e.tree.Set)
+	e.applyRow(jobRow(key, channels.Done, 0), 0, e.tree.Set)
 	require.Empty(t, e.delays)
 	require.Empty(t, e.tasks)
 }
@@ -497,15 +501,65 @@ func TestPuttingBackAnAttemptOfAnother(t *testing.T) {
 		task := &task{phase: phaseWatched, ours: true, attempt: driver.Task{Enqueued: 5}, since: now, result: &driver.Result{Outcome: driver.Broken}}
 		key := e.holds("prod", "a", task)
 		task.attempt.Key = key
-		task.row = rowOf(key, channels.Enqueued, 5)
+		task.row = jobRow(key, channels.Enqueued, 5)
 		if !ours {
 			task.row.Enqueued = 6
 		}
-		require.False(t, e.decide(db, key, task, now.Add(lostGrace-1)))
+		if !ours { // and of ours the row decides at once
+			require.False(t, e.decide(db, key, task, now.Add(lostGrace-1)))
+		}
 		require.True(t, e.decide(db, key, task, now.Add(lostGrace)))
 		require.Equal(t, phaseUnclaiming, task.phase)
 		require.Equal(t, task.row.Enqueued, task.attempt.Enqueued)
 		require.Equal(t, ours, task.ours)
 		require.Equal(t, ours, task.result != nil)
+	}
+}
+
+// What did not happen is not told, and a request is given up as soon as its answer is overdue.
+func TestNothingHappened(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	cfg := e.config()
+	var told []Event
+	cfg.Events = func(ev Event) { told = append(told, ev) }
+	core, logs := observer.New(zap.DebugLevel)
+	cfg.Logger = zap.New(core)
+	e.config, e.notes.config = func() Config { return cfg }, func() Config { return cfg }
+	e.claimed(db, session.Claims{})
+	e.rowsRead(db, session.Reading{})
+	e.reserve(db)
+	require.Empty(t, told)
+	require.Zero(t, logs.Len())
+	e.claimed(db, session.Claims{Got: []driver.Task{{Key: channels.Key{DB: "prod", UUID: "a"}}}})
+	e.rowsRead(db, session.Reading{Notified: 2})
+	require.Len(t, told, 3)
+	require.Equal(t, EventClaimed, told[0].Kind)
+	require.Equal(t, 1, told[0].Count)
+	require.Equal(t, EventUnclaimed, told[1].Kind, "there is no server")
+	require.Equal(t, 2, told[2].Count)
+}
+
+func TestAbandon(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	for name, c := range map[string]struct {
+		task task
+		want bool
+	}{
+		"overdue":         {task{settledAt: now.Add(-settleGrace), row: &driver.Row{State: channels.Done}}, true},
+		"gone":            {task{settledAt: now.Add(-settleGrace), gone: true}, true},
+		"not yet":         {task{settledAt: now.Add(1 - settleGrace), row: &driver.Row{State: channels.Done}}, false},
+		"not settled":     {task{row: &driver.Row{State: channels.Done}}, false},
+		"to be run again": {task{settledAt: now.Add(-time.Hour), row: &driver.Row{State: channels.Pending}}, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			e, _ := served()
+			key := e.sends("prod", "a", "odoo1", &c.task)
+			e.abandon(key, &c.task, now)
+			synctest.Wait()
+			require.Equal(t, c.want, len(e.config().Driver.(open).ended) > 0, name)
+			c.task.exchange.Cancel()
+		})
 	}
 }

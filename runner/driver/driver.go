@@ -151,7 +151,8 @@ type Session interface {
 
 	// Claim marks those of the given jobs enqueued that are pending, in one committed statement,
 	// and returns them. In the same round trip it reads others as Read does; these rows are as they
-	// were before the claim.
+	// were before the claim. It claims nothing in a database whose tasks must not run any more, as
+	// [ErrChanged] then tells.
 	Claim(ctx context.Context, uuids, others []string) ([]Task, []Row, error)
 
 	// Unclaim puts tasks back to pending that certainly never reached an upstream, provided their
@@ -174,7 +175,8 @@ type Session interface {
 	Wait(ctx context.Context) (Notifications, error)
 
 	// Probe proves within ctx that the session is alive, writable, still listening and still
-	// holding its lock.
+	// holding its lock, and that the database is what its fingerprint says, or returns
+	// [ErrChanged].
 	Probe(ctx context.Context) error
 
 	// Close closes the connection; that releases the lock.
@@ -328,6 +330,10 @@ type Result struct {
 // ErrLost is matched, with errors.Is, by errors after which a session or cluster connection cannot
 // be used any more.
 var ErrLost = errors.New("connection lost")
+
+// ErrChanged is matched, with errors.Is, by the errors of a session whose database is not what its
+// fingerprint says any more. The engine then examines it on a new connection.
+var ErrChanged = errors.New("the database has changed")
 
 // ErrTooMany is matched, with errors.Is, by the error of a connection that was refused because there
 // are too many, not only to that database: another database would have been refused, too.

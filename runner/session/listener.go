@@ -48,6 +48,8 @@ type State uint8
 const (
 	// Connecting: a connection is being made.
 	Connecting State = iota
+	// Settling: the database is new, and somebody may still be making it.
+	Settling
 	// Unreachable: no connection could be established.
 	Unreachable
 	// Standby: another program holds the database's lock.

@@ -478,7 +478,7 @@ func TestChangedBeforeASnapshot(t *testing.T) {
 	d, s := faultyOf(out, nil)
 	d.found.Health = driver.Undetected
 	err := s.attend(t.Context())
-	require.ErrorIs(t, err, errChanged)
+	require.ErrorIs(t, err, driver.ErrChanged)
 	s.lost(err)
 	require.Equal(t, []State{Changed}, out.states)
 	require.Equal(t, []string{"found undetected"}, out.told)

@@ -354,7 +354,11 @@ func (s *Session) attend(ctx context.Context) error {
 	}
 	if now.Sub(s.heard) >= probeInterval || now.Sub(s.probed) >= probeLimit {
 		s.probed = now
-		return s.call(ctx, "probe", probeTimeout, s.conn.Probe)
+		s.follow()
+		if err := s.call(ctx, "probe", probeTimeout, s.conn.Probe); err != nil {
+			return err
+		}
+		return s.checkChannels(ctx)
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/safego"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
@@ -75,12 +76,14 @@ type Session struct {
 	// The rest belongs to the session's goroutine.
 	dirty    backlog
 	foreseen foreseen
-	read     uint64    // the last order to read that dirty contains
-	heard    time.Time // when PostgreSQL was last heard
-	batch    int       // the size of the next read, if that is one of many
-	notified int       // the notifications that the listener has not been told of
-	reload   bool      // the database's channels have changed
-	overflow bool      // more jobs were named than are kept
+	read     uint64            // the last order to read that dirty contains
+	heard    time.Time         // when PostgreSQL was last heard
+	batch    int               // the size of the next read, if that is one of many
+	notified int               // the notifications that the listener has not been told of
+	reload   bool              // the database's channels have changed
+	overflow bool              // more jobs were named than are kept
+	channels []channels.Config // as they were read last
+	young    bool              // somebody may still be making the database
 	// echoSince is when the oldest claim without an echo was made; zero if there is none.
 	echoSince time.Time
 	resyncAt  time.Time
@@ -179,7 +182,7 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 // lost reports the end of a connection that had been established.
 func (s *Session) lost(err error) {
 	switch {
-	case errors.Is(err, errChanged):
+	case errors.Is(err, driver.ErrChanged):
 		s.out.State(Changed, err.Error())
 	case err != nil:
 		s.out.State(Lost, err.Error())
@@ -194,11 +197,21 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 		return found, err
 	}
 	s.out.Fingerprinted(found)
-	if found.Health == driver.Neutralized {
-		return found, s.running(ctx)
+	if found.Health == driver.Healthy {
+		if err := s.settle(ctx, &found); err != nil {
+			return found, err
+		}
 	}
-	if found.Health != driver.Healthy {
+	switch found.Health {
+	case driver.Neutralized:
+		return found, s.running(ctx)
+	case driver.Undetected:
+		s.young = true // whatever comes is being made
 		return found, nil
+	case driver.Unhealthy:
+		s.young = s.young || s.pulse.synced.Load() == 0 // or it was found while it was being made
+		return found, nil
+	case driver.Healthy:
 	}
 	waited, err := s.lock(ctx)
 	if err != nil {
@@ -218,13 +231,18 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 
 func (s *Session) fingerprint(ctx context.Context) (found driver.Fingerprint, err error) {
 	err = s.call(ctx, "fingerprint", fingerprintTimeout, func(ctx context.Context) (err error) {
-		if follower, ok := s.conn.(driver.Follower); ok {
-			follower.Follow(s.config().Driver)
-		}
+		s.follow()
 		found, err = s.conn.Fingerprint(ctx)
 		return err
 	})
 	return found, err
+}
+
+// follow tells the connection which driver is in force.
+func (s *Session) follow() {
+	if follower, ok := s.conn.(driver.Follower); ok {
+		follower.Follow(s.config().Driver)
+	}
 }
 
 // recheck finds out whether the database is what it was when the connection was made: the
@@ -236,7 +254,7 @@ func (s *Session) recheck(ctx context.Context) error {
 	}
 	s.out.Fingerprinted(found)
 	if found.Health != driver.Healthy {
-		return fmt.Errorf("%w: %s: %s", errChanged, found.Health, found.Description)
+		return fmt.Errorf("%w: %s: %s", driver.ErrChanged, found.Health, found.Description)
 	}
 	return nil
 }
@@ -252,13 +270,10 @@ func (s *Session) recheckAs(ctx context.Context, found *driver.Fingerprint) erro
 	*found = now
 	s.out.Fingerprinted(now)
 	if now.Health == driver.Healthy && now.Generation != before {
-		return fmt.Errorf("%w: it was %s, and is %s", errChanged, before, now.Generation)
+		return fmt.Errorf("%w: it was %s, and is %s", driver.ErrChanged, before, now.Generation)
 	}
 	return nil
 }
-
-// errChanged ends a connection whose database cannot be served as before.
-var errChanged = errors.New("the database has changed")
 
 // lock waits until no other runner serves the database. It reports whether that took a while.
 func (s *Session) lock(ctx context.Context) (waited bool, err error) {

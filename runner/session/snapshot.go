@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
@@ -80,6 +81,16 @@ func (s *Session) snapshot(ctx context.Context) error {
 // readChannels reads the channels that are configured in the database, where these count.
 func (s *Session) readChannels(ctx context.Context) error {
 	s.reload = false
+	return s.channelsIf(ctx, func([]channels.Config) bool { return true })
+}
+
+// checkChannels reads them and reports a change that no notification has announced.
+func (s *Session) checkChannels(ctx context.Context) error {
+	return s.channelsIf(ctx, func(found []channels.Config) bool { return !slices.Equal(found, s.channels) })
+}
+
+// channelsIf reads them and reports them if that is wanted of what was found.
+func (s *Session) channelsIf(ctx context.Context, wanted func([]channels.Config) bool) error {
 	if !s.config().DatabaseChannels {
 		return nil
 	}
@@ -96,7 +107,10 @@ func (s *Session) readChannels(ctx context.Context) error {
 	if err != nil && !errors.Is(err, driver.ErrChannels) {
 		return err
 	}
-	s.out.Channels(cfgs, err)
+	if err != nil || wanted(cfgs) {
+		s.out.Channels(cfgs, err)
+	}
+	s.channels = cfgs
 	return nil
 }
 

@@ -22,7 +22,7 @@ const (
 	// checkRetryFirst and checkRetryLimit bound the pause between two checks of a server that is
 	// down.
 	checkRetryFirst = 250 * time.Millisecond
-	checkRetryLimit = 5 * time.Second
+	checkRetryLimit = time.Second
 	// targetsTimeout bounds the look-up of the servers, which may ask the DNS.
 	targetsTimeout = 5 * time.Second
 )
@@ -301,6 +301,19 @@ func (p *Pool) check(ctx context.Context, idle bool) {
 		s.checking = true
 		p.spawn("upstream check", func() { p.checkUntilUp(ctx, name) })
 	}
+}
+
+// Recheck checks a server that is up and has broken a request: it may be gone, and would draw all
+// tasks because none are under way there. It is down if the check fails.
+func (p *Pool) Recheck(ctx context.Context, name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.states[name]
+	if s == nil || !s.listed || !s.up || s.checking {
+		return
+	}
+	s.checking = true
+	p.spawn("upstream check", func() { p.checkUntilUp(ctx, name) })
 }
 
 // checkUntilUp checks one server until it is up.

@@ -52,3 +52,64 @@ func TestNeutralized(t *testing.T) {
 		})
 	})
 }
+
+// A database turns into a copy while it is served: what has been claimed ends, and from the commit of
+// the mark on nothing else is claimed.
+func TestNeutralizedWhileServed(t *testing.T) {
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	db := tb.dbs[0]
+	tb.tree = "root:2"
+	tb.run()
+	tb.untilReady()
+	uuids := tb.enqueue(db, repeat(60, odoostub.JobSpec{Behaviour: odoostub.Behaviour{SleepMS: 100}})...)
+	tb.until("some are done", func() bool { return tb.states()["done"] >= 5 })
+	require.NoError(t, odoostub.Neutralize(t.Context(), tb.Pool(db)))
+	claimed := len(uuids) - tb.states()["pending"]
+	require.Less(t, claimed, len(uuids))
+	tb.until("the running ones have ended, and the mark is noticed", func() bool {
+		databases := list(tb.get("databases", http.StatusOK), "databases")
+		return tb.running() == 0 && databases[0]["state"] == "neutralized"
+	})
+	tb.untilStates(map[string]int{"done": claimed, "pending": len(uuids) - claimed})
+	tb.neverTwice(nil)
+}
+
+// A copy of a database with pending jobs appears, and is neutralized only when Odoo has loaded it, in
+// one transaction. Until then nothing tells it from any other one.
+func TestNeutralizedAfterTheCopy(t *testing.T) {
+	tb := newTestBed(t, odoostub.QueueJobLock, 2, 1)
+	served, original := tb.dbs[0], tb.dbs[1]
+	duplicate := served + "_copy"
+	tb.enqueue(original, repeat(5, odoostub.JobSpec{})...)
+	tb.Pool(original).Reset()
+	tb.patterns = served + "*"
+	tb.run()
+	tb.untilReady()
+
+	require.NoError(t, tb.Postgres.CreateDatabase(t.Context(), duplicate, original))
+	_, err := tb.Adopt(duplicate)
+	require.NoError(t, err)
+	tb.dbs = []string{duplicate}
+	tx, err := tb.Pool(duplicate).Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "SELECT pg_sleep(4)") // the registry
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), "INSERT INTO ir_config_parameter (key, value) VALUES ('database.is_neutralized', 'true')")
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+	require.Equal(t, map[string]int{"pending": 5}, tb.states())
+	tb.until("it is found", func() bool {
+		return slices.ContainsFunc(list(tb.get("databases", http.StatusOK), "databases"), func(db map[string]any) bool {
+			return db["database"] == duplicate && db["state"] == "neutralized"
+		})
+	})
+	require.Equal(t, map[string]int{"pending": 5}, tb.states())
+
+	// Another one is not neutralized, and served in the end.
+	tb.Pool(duplicate).Reset()
+	tb.statement("CREATE DATABASE " + duplicate + "2 TEMPLATE " + original)
+	_, err = tb.Adopt(duplicate + "2")
+	require.NoError(t, err)
+	tb.dbs = []string{duplicate + "2"}
+	tb.untilStates(map[string]int{"done": 5})
+}

@@ -27,6 +27,11 @@ type caddyOptions struct {
 	Channels string
 	// Host is the template of the Host header; optional.
 	Host string
+	// Routes is what the site does about the route that runs jobs: "open" for nothing, or a directive.
+	// Default: it answers 404 to what is below /queue_job.
+	Routes string
+	// Upstream is where jobs are sent. Default: to the server of the site's proxy.
+	Upstream string
 	// Neutralized lets the jobs of neutralized copies run.
 	Neutralized bool
 }
@@ -65,14 +70,25 @@ func (o caddyOptions) config(s *server) testbed.Config {
 		Scheme: "postgres", User: url.User(odooRole), Host: fmt.Sprintf("127.0.0.1:%d", cluster.Port()),
 		Path: "/postgres", RawQuery: "sslmode=disable",
 	}
+	upstream := ""
+	if o.Upstream != "" {
+		upstream = "upstream http://" + o.Upstream + "\n"
+	}
+	closed := "@queue_job path /queue_job/*\nrespond @queue_job 404"
+	switch o.Routes {
+	case "":
+	case "open":
+		closed = ""
+	default:
+		closed = o.Routes
+	}
 	return testbed.Config{
 		Global: "log {\nlevel DEBUG\n}",
 		Runners: []testbed.Runner{{
 			Postgres: dsn.String(), Databases: o.Databases, Channels: o.Channels,
-			Options: "postgres_password {env.ODOO_DB_PASSWORD}\ndiscover_interval 1s\ndriver odoo {\n" + driver + "}",
+			Options: upstream + "postgres_password {env.ODOO_DB_PASSWORD}\ndiscover_interval 1s\ndriver odoo {\n" + driver + "}",
 		}},
-		Routes: fmt.Sprintf(`@queue_job path /queue_job/*
-respond @queue_job 404
+		Routes: closed + fmt.Sprintf(`
 @websocket path /websocket /longpolling/*
 reverse_proxy @websocket 127.0.0.1:%d
 reverse_proxy 127.0.0.1:%d`, s.gevent, s.port),

@@ -4,8 +4,8 @@
 //
 //	make test-odoo
 //
-// It needs root, the network the first time, and some gigabytes in the cache
-// folder; testbed.sh says what exactly. What it found out about Odoo and the
+// It needs root, debootstrap, the network the first time, and some gigabytes in the
+// cache folder; testbed.sh says what exactly, before anything is built. What it found out about Odoo and the
 // add-on stands in docs/compatibility.md.
 //
 // All of it is behind the build tag odoo.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -163,6 +164,33 @@ func (s *server) signal(sig syscall.Signal) error {
 		return err
 	}
 	return syscall.Kill(child, sig)
+}
+
+// signalAll sends a signal to all of Odoo's processes.
+func (s *server) signalAll(sig syscall.Signal) error {
+	pids := children(s.cmd.Process.Pid)
+	for i := 0; i < len(pids); i++ {
+		pids = append(pids, children(pids[i])...)
+	}
+	var errs []error
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, sig); !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// children are the processes that a process has started.
+func children(pid int) (pids []int) {
+	name := strconv.Itoa(pid)
+	list, _ := os.ReadFile(filepath.Join("/proc", name, "task", name, "children")) // it may have ended
+	for _, field := range strings.Fields(string(list)) {
+		if pid, err := strconv.Atoi(field); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // runjob asks for a job as a runner does, and returns status and body.

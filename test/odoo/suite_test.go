@@ -4,13 +4,19 @@ package odootest
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/faultproxy"
 )
 
 func TestOdoo14(t *testing.T) { testSeries(t, 14) }
@@ -33,6 +39,7 @@ func testSeries(t *testing.T, series int) {
 	}{
 		{"Single", testSingle},
 		{"OwnRunnerIsOff", testOwnRunnerIsOff},
+		{"Guard", testGuard},
 		{"Channels", testChannels},
 		{"Retryable", testRetryable},
 		{"Failing", testFailing},
@@ -45,11 +52,14 @@ func testSeries(t *testing.T, series int) {
 		{"WorkerKilled", testWorkerKilled},
 		{"RestartUnderLoad", testRestartUnderLoad},
 		{"KilledUnderLoad", testKilledUnderLoad},
+		{"TerminatedUnderLoad", testTerminatedUnderLoad},
+		{"BrokenConnection", testBrokenConnection},
 		{"HostPerDatabase", testHostPerDatabase},
 		{"DatabaseOption", testDatabaseOption},
 		{"DatabaseCreatedWhileRunning", testDatabaseCreatedWhileRunning},
 		{"AddOnInstalledLater", testAddOnInstalledLater},
 		{"NeutralisedCopy", testNeutralisedCopy},
+		{"NeutralisedWhileServed", testNeutralisedWhileServed},
 		{"OtherRunner", testOtherRunner},
 		{"SideBySide", testSideBySide},
 	} {
@@ -90,7 +100,22 @@ func testSingle(t *testing.T, s *site) {
 	require.Contains(t, c.log(), "asking Odoo to run job "+uuids[0]+" on db "+s.db.name)
 }
 
+// testOwnRunnerIsOff also reads what the installed release knows: docs/migration.md says it of these two.
 func testOwnRunnerIsOff(t *testing.T, s *site) {
+	sources, err := filepath.Glob(filepath.Join(s.root, "srv/addons/queue_job/jobrunner/*.py"))
+	require.NoError(t, err)
+	require.NotEmpty(t, sources)
+	var text string
+	for _, source := range sources {
+		one, err := os.ReadFile(source)
+		require.NoError(t, err)
+		text += string(one)
+	}
+	require.Equal(t, s.series == 19, strings.Contains(text, "pg_try_advisory_lock"), "whether it takes a lock")
+	require.Contains(t, text, `startswith("root:0")`)
+	require.NotContains(t, text, "max_capacity")
+	require.NotContains(t, text, "queue_job_channel", "channels in the database")
+
 	s.caddy(t, "root:2")
 	require.Equal(t, 1, s.db.count(t, "pg_stat_activity WHERE datname = current_database() AND application_name = 'caddy-jobrunner/session'"))
 	require.Zero(t, s.db.count(t, `pg_stat_activity WHERE datname = current_database()
@@ -235,16 +260,29 @@ func (s *site) load(t *testing.T, c *caddy, key string) []string {
 	return uuids
 }
 
-// testRestartUnderLoad restarts Odoo as a deployment does.
+// firstJobAfterRestart bounds the time from Odoo's first answer to the end of its first job, in which a
+// worker loads its registry.
+const firstJobAfterRestart = 2 * time.Second
+
+// testRestartUnderLoad restarts Odoo as a deployment does. Requests wait in the backlog of the old
+// server: there are twice as many slots as workers.
 func testRestartUnderLoad(t *testing.T, s *site) {
-	c := s.caddy(t, "root:4")
+	c := s.caddy(t, "root:8")
 	uuids := s.load(t, c, "restarted")
 	s.stop(t)
+	before := s.db.count(t, "queue_job WHERE uuid = ANY($1) AND state = 'done'", uuids)
+	require.Less(t, before, len(uuids))
 	s.start(t)
 	answered := time.Now()
+	require.True(t, poll(jobsTimeout, func() bool {
+		return s.db.count(t, "queue_job WHERE uuid = ANY($1) AND state = 'done'", uuids) > before
+	}))
+	first := time.Since(answered)
 	s.db.waitState(t, "done", uuids...)
-	t.Logf("all jobs were done %.1f s after the new Odoo answered", time.Since(answered).Seconds())
+	t.Logf("FACT odoo %d: %d jobs were left; the first was done %.1f s after the new Odoo answered, all after %.1f s",
+		s.series, len(uuids)-before, first.Seconds(), time.Since(answered).Seconds())
 	require.Len(t, s.db.executions(t, "restarted %"), len(uuids), "every job exactly once")
+	require.Less(t, first, firstJobAfterRestart)
 }
 
 // testKilledUnderLoad has all of Odoo die at once.
@@ -263,6 +301,45 @@ func testKilledUnderLoad(t *testing.T, s *site) {
 	}
 	s.db.waitState(t, "done", uuids...)
 	require.Len(t, s.db.executions(t, "died %"), len(uuids), "every job's work is committed exactly once")
+}
+
+// testTerminatedUnderLoad sends SIGTERM to every process, as some service managers do. The main process
+// waits for its workers then, but these end at once.
+func testTerminatedUnderLoad(t *testing.T, s *site) {
+	c := s.caddy(t, "root:4")
+	uuids := s.load(t, c, "terminated")
+	require.True(t, poll(jobsTimeout, func() bool { return len(s.started(t, uuids)) > 1 }))
+	require.NoError(t, s.signalAll(syscall.SIGTERM))
+	select {
+	case <-s.ended:
+	case <-time.After(serverTimeout):
+		require.Fail(t, "Odoo does not stop", lastLines(s.log()))
+	}
+	left := s.started(t, uuids)
+	s.start(t)
+	t.Logf("FACT odoo %d: SIGTERM to every process left %d jobs started", s.series, len(left))
+	if !s.locks(t) && len(left) > 0 {
+		press(t, c.url(), s.db.name, "requeue", left...)
+	}
+	s.db.waitState(t, "done", uuids...)
+	require.Len(t, s.db.executions(t, "terminated %"), len(uuids), "every job's work is committed exactly once")
+}
+
+// testBrokenConnection cuts the way between the runner and Odoo while a job runs. The job goes on: that
+// the connection broke does not prove that its worker is gone.
+func testBrokenConnection(t *testing.T, s *site) {
+	way, err := faultproxy.New(fmt.Sprintf("127.0.0.1:%d", s.port))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, way.Close()) })
+	c := startCaddy(t, s.server, caddyOptions{Databases: s.db.name, Channels: "root:1", Upstream: way.Addr()})
+	c.waitReady(t, s.db.name)
+	uuids := enqueue(t, s.url(""), s.db.name, "run", nil, []any{"cut off", 5})
+	s.db.waitState(t, "started", uuids...)
+	way.Reset()
+	require.True(t, poll(readyTimeout, func() bool { return strings.Contains(c.log(), "job goes on although its request ended") }), lastLines(c.log()))
+	require.Equal(t, "started", s.db.job(t, uuids[0]).State)
+	s.db.waitState(t, "done", uuids...)
+	require.Len(t, s.db.executions(t, "cut off"), 1)
 }
 
 // started returns those of the jobs that are in this state.

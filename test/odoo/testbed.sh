@@ -4,6 +4,7 @@
 # part of this repository. What is complete stays in the cache folder.
 #
 # usage: testbed.sh build 14|19     make the folder, unless it is there
+#        testbed.sh check           say what is missing on this machine
 #        testbed.sh path 14|19      print the folder
 #        testbed.sh clean [14|19]   remove it (without a series: all)
 #
@@ -11,7 +12,8 @@
 #                     user's cache folder)
 #   ODOOTEST_MIRROR   the Debian mirror (default: the one that apt uses)
 #
-# Needs root (chroot, mount namespaces), debootstrap, unshare, and pip.
+# Needs root (chroot, mount namespaces), debootstrap, unshare, and pip:
+# apt-get install debootstrap util-linux python3-pip
 set -euo pipefail
 
 # Raised when the recipe changes, so that old folders are built again.
@@ -75,15 +77,22 @@ step() {
 	echo "odootest: $what: $((SECONDS - started)) s"
 }
 
+# check fails with what is missing, before anything has been built or downloaded.
+check() {
+	[ "$(id -u)" = 0 ] || fail "needs root: Odoo is installed into a chroot"
+	local program missing=()
+	for program in debootstrap unshare pip python3; do
+		command -v "$program" >/dev/null || missing+=("$program")
+	done
+	[ ${#missing[@]} = 0 ] ||
+		fail "needs ${missing[*]}: apt-get install debootstrap util-linux python3-pip"
+}
+
 build() {
 	if [ -e "$target/complete" ]; then
 		return
 	fi
-	[ "$(id -u)" = 0 ] || fail "needs root: Odoo is installed into a chroot"
-	local program
-	for program in debootstrap unshare pip; do
-		command -v "$program" >/dev/null || fail "needs $program: it is not installed"
-	done
+	check
 	mkdir -p "$CACHE"
 	exec 9>"$target.lock"
 	flock 9
@@ -118,6 +127,9 @@ unpack() {
 }
 
 case ${1:-} in
+check)
+	check
+	;;
 build)
 	series "${2:-}"
 	build
@@ -134,5 +146,5 @@ clean)
 		rm -rf --one-file-system "$CACHE"/odoo-{14,19}-*
 	fi
 	;;
-*) fail "usage: testbed.sh build|path|clean 14|19" ;;
+*) fail "usage: testbed.sh check|build|path|clean 14|19" ;;
 esac

@@ -54,8 +54,12 @@ type generation struct {
 	// columns are those of queue_job, readable and writable those of them that the role may read
 	// and write.
 	columns, readable, writable []string
-	// locks is true when there is the lock table.
-	locks bool
+	// locks is true when there is the lock table, and lockTable also if it is none of this add-on.
+	locks, lockTable bool
+	// installed is the add-on's row, and marked is set where we can see whether the database is
+	// neutralized.
+	installed module
+	marked    bool
 	// trigger is what Listen has to create first.
 	trigger trigger
 	// tables are the schemas of the tables.
@@ -299,7 +303,8 @@ func detect(c catalog, found modules) (*generation, driver.Fingerprint) {
 	case !c.Jobs:
 		return nil, unhealthy("the add-on %s counts as installed, but there is no table queue_job", g.module)
 	}
-	g.locks = c.Locks && g.module == queueJob.module
+	g.locks, g.lockTable = c.Locks && g.module == queueJob.module, c.Locks
+	g.installed, g.marked = m, c.ReadParameters
 	g.name = g.module
 	if g.locks {
 		g.name += "+lock"

@@ -1,12 +1,18 @@
 package odoo_test
 
 import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptrace"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
@@ -58,5 +64,36 @@ func TestInspectOfSeveralLockRows(t *testing.T) {
 		require.Len(t, found, 1)
 		require.Equal(t, driver.Alive, found[0].Verdict, held)
 		require.Equal(t, worker.PgConn().PID(), found[0].PID)
+	}
+}
+
+// roundTrip is a transport.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A server that accepts a connection and says nothing is busy. One that cannot be reached is not, nor is
+// one that breaks the connection.
+func TestCheckWithoutAnAnswer(t *testing.T) {
+	for name, c := range map[string]struct{ connects, hangs, busy bool }{
+		"silent": {true, true, true}, "not reached": {false, true, false}, "broken": {true, false, false}, "refused": {},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		up := upstream("odoo")
+		up.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+			trace := httptrace.ContextClientTrace(r.Context())
+			trace.GetConn("odoo")
+			if c.connects {
+				trace.GotConn(httptrace.GotConnInfo{})
+			}
+			if c.hangs {
+				cancel()
+			}
+			return nil, io.ErrUnexpectedEOF
+		})
+		err := odoo.New(odoo.Options{}).Check(ctx, up)
+		require.Error(t, err, name)
+		require.Equal(t, c.busy, errors.Is(err, driver.ErrNoAnswer), name)
+		cancel()
 	}
 }

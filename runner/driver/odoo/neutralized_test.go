@@ -1,6 +1,7 @@
 package odoo_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -72,6 +73,85 @@ func TestNeutralizedFollowsTheDriver(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, step.want, fp.Health)
 	}
+}
+
+// From the moment at which the mark is committed, nothing is claimed: a session that serves the
+// database finds out by its next claim.
+func TestNothingIsClaimedOnceNeutralized(t *testing.T) {
+	for _, gen := range odoostub.Generations() {
+		t.Run(gen.String(), func(t *testing.T) {
+			h := newHarness(t, gen)
+			h.Insert(drivertest.Job{UUID: "a", State: "pending"})
+			h.Insert(drivertest.Job{UUID: "b", State: "pending"})
+			s := h.serving(odoo.Options{})
+			got, _, err := s.Claim(h.deadline(), []string{"a"}, nil)
+			require.NoError(t, err)
+			require.Len(t, got, 1)
+
+			require.NoError(t, odoostub.Neutralize(t.Context(), h.admin))
+			_, _, err = s.Claim(h.deadline(), []string{"b"}, []string{"a"})
+			require.ErrorIs(t, err, driver.ErrChanged)
+			require.Equal(t, "pending", h.state("b"))
+			require.ErrorIs(t, s.Probe(h.deadline()), driver.ErrChanged)
+
+			// With the option it goes on; a reload may take that away.
+			s.(driver.Follower).Follow(odoo.New(odoo.Options{RunNeutralized: true}))
+			require.NoError(t, s.Probe(h.deadline()))
+			got, _, err = s.Claim(h.deadline(), []string{"b"}, nil)
+			require.NoError(t, err)
+			require.Len(t, got, 1)
+			s.(driver.Follower).Follow(odoo.New(odoo.Options{}))
+			require.ErrorIs(t, s.Probe(h.deadline()), driver.ErrChanged)
+		})
+	}
+}
+
+// What a fingerprint depends on is looked at by each probe.
+func TestProbeNoticesMarks(t *testing.T) {
+	for name, sql := range map[string]string{
+		"the add-on's version": "UPDATE ir_module_module SET latest_version = '99.0.1.0.0' WHERE name = 'queue_job'",
+		"the add-on's state":   "UPDATE ir_module_module SET state = 'to upgrade' WHERE name = 'queue_job'",
+		"the add-on's row":     "DELETE FROM ir_module_module WHERE name = 'queue_job'",
+		"the lock table":       "DROP TABLE queue_job_lock",
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHarness(t, odoostub.QueueJobLock)
+			s := h.serving(odoo.Options{})
+			require.NoError(t, s.Probe(h.deadline()))
+			h.exec(sql)
+			require.ErrorIs(t, s.Probe(h.deadline()), driver.ErrChanged)
+		})
+	}
+	t.Run("a new lock table", func(t *testing.T) {
+		h := newHarness(t, odoostub.QueueJob12)
+		s := h.serving(odoo.Options{})
+		require.NoError(t, s.Probe(h.deadline()))
+		h.exec("CREATE TABLE queue_job_lock (id int, queue_job_id int)")
+		require.ErrorIs(t, s.Probe(h.deadline()), driver.ErrChanged)
+	})
+}
+
+// serving returns a session that has taken the lock and listens.
+func (h *harness) serving(o odoo.Options) driver.Session {
+	h.t.Helper()
+	s, err := odoo.New(o).OpenSession(h.deadline(), h.Postgres(), h.db)
+	require.NoError(h.t, err)
+	h.t.Cleanup(func() { require.NoError(h.t, s.Close(context.Background())) })
+	fp, err := s.Fingerprint(h.deadline())
+	require.NoError(h.t, err)
+	require.Equal(h.t, driver.Healthy, fp.Health, fp.Description)
+	lock, err := s.Lock(h.deadline())
+	require.NoError(h.t, err)
+	require.True(h.t, lock.Held)
+	require.NoError(h.t, s.Listen(h.deadline()))
+	return s
+}
+
+// state reads a job's.
+func (h *harness) state(uuid string) (state string) {
+	h.t.Helper()
+	require.NoError(h.t, h.admin.QueryRow(h.t.Context(), "SELECT state FROM queue_job WHERE uuid = $1", uuid).Scan(&state))
+	return state
 }
 
 // What hinders the service of a copy is of no interest as long as it is not to be served.

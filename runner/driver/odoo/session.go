@@ -55,7 +55,7 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 	if c.PID != s.conn.PID {
 		s.conn.Pooling = postgres.TransactionPooling
 	}
-	copied, err := neutralized(ctx, s.conn, c)
+	copied, err := g.neutralized(ctx, s.conn)
 	if err != nil {
 		return driver.Fingerprint{}, err
 	}
@@ -197,7 +197,11 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 	var model, method pgtype.Text
 	var claimed bool
 	seen := map[string]bool{}
-	err := s.query(ctx, s.statements.claim, []any{uuids, others}, func(rows pgx.Rows, scan *scanner) error {
+	claim := s.statements.claim
+	if s.runNeutralized {
+		claim = s.statements.claimCopy
+	}
+	err := s.query(ctx, claim, []any{uuids, others}, func(rows pgx.Rows, scan *scanner) error {
 		row, err := scan.scan(rows, &model, &method, &claimed)
 		switch {
 		case err != nil:
@@ -216,6 +220,12 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 	if err != nil {
 		return nil, nil, s.conn.Failed(err, "claim jobs")
 	}
+	if len(tasks) == 0 && len(uuids) > 0 {
+		// Others may have taken all of them, or there is a new mark.
+		if err := s.unchanged(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
 	return tasks, read.list, nil
 }
 
@@ -228,9 +238,17 @@ func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) ([]driver.Ro
 	return s.rows(ctx, "put jobs back", s.statements.unclaim, uuids, enqueued)
 }
 
-// Probe implements [driver.Session]. Every error matches [driver.ErrLost]: a session that is not
-// what it should be cannot be used.
+// Probe implements [driver.Session]. Every error matches [driver.ErrLost] or [driver.ErrChanged]: a
+// session that is not what it should be cannot be used.
 func (s *session) Probe(ctx context.Context) error {
+	if err := s.probe(ctx); err != nil || s.generation == nil || !s.listening {
+		return err
+	}
+	return s.unchanged(ctx)
+}
+
+// probe is the part of Probe that concerns the connection.
+func (s *session) probe(ctx context.Context) error {
 	var want postgres.Expect
 	if s.generation != nil && s.listening {
 		want.Channel, want.Trigger = s.generation.channel, s.trigger

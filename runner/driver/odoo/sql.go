@@ -22,25 +22,31 @@ const Grace = 10 * time.Second
 // sessions search nowhere else; tables are named with theirs.
 type statements struct {
 	running, snapshot, read, claim, unclaim, inspect, rescue string
+	// claimCopy claims in a neutralized database, too.
+	claimCopy string
+	// marks tells whether the database is still what its fingerprint says.
+	marks string
 }
 
 // statements builds the SQL for the columns that exist.
 func (g *generation) statements() statements {
 	columns := g.rowColumns()
 	s := statements{
-		running:  "SELECT " + columns + " FROM queue_job j WHERE j.state IN ('enqueued', 'started')",
-		snapshot: "SELECT " + columns + " FROM queue_job j WHERE " + unfinished,
-		read:     "SELECT " + columns + " FROM queue_job j WHERE j.uuid = ANY($1)",
-		claim:    g.claimSQL(columns),
-		unclaim:  fmt.Sprintf(unclaimSQL, g.pathSQL()) + columns,
-		inspect:  "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
-		rescue:   fmt.Sprintf(g.rescueExpiredSQL(), g.pathSQL()) + columns,
+		running:   "SELECT " + columns + " FROM queue_job j WHERE j.state IN ('enqueued', 'started')",
+		snapshot:  "SELECT " + columns + " FROM queue_job j WHERE " + unfinished,
+		read:      "SELECT " + columns + " FROM queue_job j WHERE j.uuid = ANY($1)",
+		claim:     g.claimSQL(columns, g.unmarkedSQL()),
+		claimCopy: g.claimSQL(columns, ""),
+		marks:     g.marksSQL(),
+		unclaim:   fmt.Sprintf(unclaimSQL, g.pathSQL()) + columns,
+		inspect:   "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
+		rescue:    fmt.Sprintf(g.rescueExpiredSQL(), g.pathSQL()) + columns,
 	}
 	if g.locks {
 		s.inspect = "SELECT " + columns + inspectSQL
 		s.rescue = fmt.Sprintf(rescueSQL, g.pathSQL()) + columns
 	}
-	for _, sql := range []*string{&s.running, &s.snapshot, &s.read, &s.claim, &s.unclaim, &s.inspect, &s.rescue} {
+	for _, sql := range []*string{&s.running, &s.snapshot, &s.read, &s.claim, &s.claimCopy, &s.marks, &s.unclaim, &s.inspect, &s.rescue} {
 		*sql = g.named(*sql)
 	}
 	return s
@@ -139,6 +145,10 @@ const unfinished = `(j.state < 'cancelled'
 // otherwise: by the index of the state, twice.
 //
 // The rows of $2 are read along, as they were before the claim.
+//
+// Nothing is claimed in a database that has been neutralized: the mark is looked up by its unique
+// key in the statement itself, once, so that no claim begins after the mark was committed and
+// succeeds.
 const claimSQL = `
 WITH durable AS (
 	SELECT set_config('synchronous_commit', %[1]s, true), %[5]s
@@ -149,7 +159,7 @@ WITH durable AS (
 	WHERE (j.state = 'pending') IS TRUE AND j.id = ANY(ARRAY(
 		SELECT id FROM queue_job WHERE uuid = ANY($1) AND (state = 'pending') IS TRUE
 		FOR NO KEY UPDATE SKIP LOCKED
-	))
+	))%[6]s
 	RETURNING %[2]s, %[3]s, true
 )
 SELECT * FROM claimed
@@ -161,12 +171,12 @@ SELECT %[2]s, %[4]s, false FROM queue_job j WHERE j.uuid = ANY($2)`
 // the claim has lost the start too, and the job is pending without having run. A commit that
 // notifies holds a lock that every other such commit waits for, so that all of them would wait for
 // the disk. Older add-ons test in one transaction and commit in another (docs/contract.md 1.5, A).
-func (g *generation) claimSQL(columns string) string {
+func (g *generation) claimSQL(columns, unmarked string) string {
 	durable := "current_setting('synchronous_commit')"
 	if g.locks {
 		durable = "'off'"
 	}
-	return fmt.Sprintf(claimSQL, durable, columns, g.optional(claimColumns), noClaimColumns, g.pathSQL())
+	return fmt.Sprintf(claimSQL, durable, columns, g.optional(claimColumns), noClaimColumns, g.pathSQL(), unmarked)
 }
 
 // unclaimSQL puts back what is still as the claim left it. A row that another session has locked is

@@ -191,6 +191,7 @@ func TestSnapshotUsesTheIndex(t *testing.T) {
 // through all pending jobs when there are many.
 func TestClaimUsesTheIndex(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
+	h.Insert(drivertest.Job{UUID: "a", State: "pending"}) // or the claim would ask why there is none
 	s := h.session()
 	read := func() error { _, err := s.Read(h.deadline(), []string{"a"}); return err }
 	claim := func() error { _, _, err := s.Claim(h.deadline(), []string{"a"}, []string{"b"}); return err }
@@ -200,6 +201,7 @@ func TestClaimUsesTheIndex(t *testing.T) {
 		require.Contains(t, plan, "queue_job_uuid_index")
 		require.NotContains(t, plan, "queue_job_state_index")
 		require.NotContains(t, plan, "Seq Scan")
+		require.Equal(t, i == 1, strings.Contains(plan, "Scan using ir_config_parameter"), plan)
 	}
 }
 

@@ -1,0 +1,47 @@
+package odoo_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+)
+
+// Who restores or loads a database is seen while statements follow each other, or a transaction is
+// open. Idle sessions, as pools keep them, are no work.
+func TestUnsettled(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	settler := h.session().(driver.Settler)
+	unsettled := func() (who string, sure bool) {
+		who, sure, err := settler.Unsettled(h.deadline())
+		require.NoError(t, err)
+		return who, sure
+	}
+	quiet := func() bool { who, _ := unsettled(); return who == "" }
+	who, sure := unsettled()
+	require.Contains(t, who, "odoo, process ", "the harness has just installed the add-on")
+	require.False(t, sure)
+	require.Eventually(t, quiet, 10*time.Second, 100*time.Millisecond)
+
+	cfg := h.pg.ConnConfig(h.db)
+	cfg.RuntimeParams["application_name"] = "psql"
+	psql, err := pgx.ConnectConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	defer psql.Close(t.Context())
+	_, err = psql.Exec(t.Context(), "SELECT 1")
+	require.NoError(t, err)
+	who, sure = unsettled()
+	require.Contains(t, who, "psql, process ")
+	require.True(t, sure)
+	require.Eventually(t, quiet, 10*time.Second, 100*time.Millisecond, "an operator who only looks")
+
+	h.exec("BEGIN")
+	h.exec("SELECT pg_sleep(1.1)")
+	require.Never(t, quiet, 1500*time.Millisecond, 100*time.Millisecond, "a transaction is open")
+	h.exec("COMMIT")
+	require.Eventually(t, quiet, 10*time.Second, 100*time.Millisecond)
+}
