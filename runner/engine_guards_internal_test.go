@@ -43,10 +43,12 @@ func still(stages map[string]stage) *engine {
 	return e
 }
 
-// holds gives a job a task, and a slot.
+// holds gives a job a task, if there is one, and a slot.
 func (e *engine) holds(db, uuid string, t *task) channels.Key {
 	key := channels.Key{DB: db, UUID: uuid}
-	e.tasks[key] = t
+	if t != nil {
+		e.tasks[key] = t
+	}
 	e.tree.Set(channels.Job{Key: key}, channels.Enqueued)
 	return key
 }
@@ -128,7 +130,13 @@ func TestLosingADatabase(t *testing.T) {
 // What is forgotten of a database depends on whether it may come back as what it is.
 func TestForget(t *testing.T) {
 	t.Parallel()
-	for comesBack, want := range map[bool][]string{false: {"open"}, true: {"open", "watched"}} {
+	for comesBack, want := range map[bool]struct {
+		tasks, tree []string
+		delays      int
+	}{
+		false: {[]string{"open"}, []string{"open"}, 1},
+		true:  {[]string{"not in the tree", "open", "parked", "watched"}, []string{"open", "watched"}, 3},
+	} {
 		e := still(map[string]stage{"prod": stageServed, "other": stageServed})
 		for uuid, p := range map[string]phase{
 			"claiming": phaseClaiming, "open": phaseOpen, "unclaiming": phaseUnclaiming, "asked": phaseAsked, "watched": phaseWatched, "parked": phaseParked,
@@ -136,8 +144,8 @@ func TestForget(t *testing.T) {
 			e.delays[e.holds("prod", uuid, &task{phase: p})] = delay{attempts: 1}
 			e.holds("other", uuid, &task{phase: p})
 		}
-		lost := e.holds("prod", "not in the tree", &task{phase: phaseParked})
-		e.tree.Remove(lost)
+		e.tree.Remove(e.holds("prod", "not in the tree", &task{phase: phaseParked}))
+		e.tree.Remove(e.holds("prod", "asked, not in the tree", &task{phase: phaseAsked}))
 		e.tree.Set(channels.Job{Key: channels.Key{DB: "prod", UUID: "pending"}}, channels.Pending)
 		e.forget("prod", comesBack)
 		var left, kept []string
@@ -154,16 +162,16 @@ func TestForget(t *testing.T) {
 		}
 		slices.Sort(left)
 		slices.Sort(kept)
-		require.Equal(t, want, left)
-		require.Equal(t, want, kept)
-		require.Len(t, e.delays, len(want))
+		require.Equal(t, want.tasks, left)
+		require.Equal(t, want.tree, kept)
+		require.Len(t, e.delays, want.delays)
 		require.Equal(t, 6, others)
 	}
 }
 
-// A task of a database in which nothing may run keeps its slot until nothing has been learnt for long, of
-// the task and of the database.
-func TestSlotsOfADatabaseInWhichNothingMayRun(t *testing.T) {
+// A task of a database that is not served keeps its slot until nothing has been learnt for long, of the
+// task and of the database. Where nothing may run, that is the end of the task.
+func TestSlotsOfADatabaseThatIsNotServed(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_700_000_000, 0)
 	for s := stageConnecting; s <= stageYielding; s++ {
@@ -175,10 +183,14 @@ func TestSlotsOfADatabaseInWhichNothingMayRun(t *testing.T) {
 		} {
 			e := still(map[string]stage{"prod": s})
 			db := e.databases.get("prod")
-			db.entered = now.Add(-c.db)
-			key := e.holds("prod", "a", &task{phase: phaseWatched, since: now.Add(-c.task)})
-			e.expire(db, key, e.tasks[key], now)
-			require.Equal(t, !c.long || s != stageUndetected && s != stageNeutralized, e.tasks[key] != nil, "%d %v", s, c)
+			db.servedUntil = now.Add(-c.db)
+			task := &task{phase: phaseWatched, since: now.Add(-c.task)}
+			key := e.holds("prod", "a", task)
+			e.expire(db, key, task, now)
+			ends := c.long && (s == stageUndetected || s == stageNeutralized)
+			require.Equal(t, !ends, e.tasks[key] != nil, "%d %v", s, c)
+			require.Equal(t, c.long && !ends, task.phase == phaseParked, "%d %v", s, c)
+			require.Equal(t, c.long && !ends, task.expired, "%d %v", s, c)
 		}
 	}
 }

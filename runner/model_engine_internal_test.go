@@ -11,6 +11,8 @@ type modelTurn struct {
 
 	m    *modelMachine
 	n, d int
+	// again is set if a user has queued a job that had ended.
+	again bool
 }
 
 func (t *modelTurn) node() *modelNode   { return &t.nodes[t.n] }

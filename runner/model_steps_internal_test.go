@@ -42,7 +42,8 @@ const (
 	faultCrash
 	// faultByHand: an operator sets a job to pending that runs. It is the last fault of a history.
 	faultByHand
-	faultsEnd
+	// faultAgain: a user queues a job again that has ended.
+	faultAgain
 
 	faultsHTTP     = faultNotSent | faultRefused | faultBreaks | faultSilent | faultKept
 	faultsOdoo     = faultLost | faultDies | faultHidden
@@ -140,7 +141,7 @@ func (m *modelMachine) watchOver(before *modelWorld, t *modelTurn) {
 		if workers > 0 {
 			working++
 		}
-		if before.jobs[d].Row.State == model.Done && t.jobs[d].Row.State != model.Done {
+		if before.jobs[d].Row.State == model.Done && t.jobs[d].Row.State != model.Done && !t.again {
 			t.violate(modelAgain)
 		}
 	}
@@ -183,6 +184,12 @@ func (s *stepper) odoo(d int) {
 	j := &s.from.jobs[d]
 	if j.Row.State.Running() && !j.Row.Old {
 		s.offer(0, d, "10 s have passed since the claim of "+jobName(d), func(t *modelTurn) { t.job().Row.Old = true })
+	}
+	if j.Row.State == model.Done {
+		s.fault(faultAgain, 0, d, "a user queues "+jobName(d)+" again", func(t *modelTurn) {
+			t.job().Row, t.again = model.Row{State: model.Pending}, true
+			t.notify(false)
+		})
 	}
 	for i := range j.Requests {
 		r := j.Requests[i]

@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -150,25 +149,28 @@ func TestInheritedRequests(t *testing.T) {
 // not.
 func TestStillRunning(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(*task, *driver.Row){
-		"":               func(*task, *driver.Row) {},
-		"! watched":      func(t *task, _ *driver.Row) { t.phase = phaseWatched },
-		"! not ours":     func(t *task, _ *driver.Row) { t.ours = false },
-		"! claimed anew": func(_ *task, row *driver.Row) { row.Enqueued = 6 },
-		"! stuck":        func(t *task, _ *driver.Row) { t.stuck = true },
-		"! started":      func(_ *task, row *driver.Row) { row.State = channels.Started },
-		"broken":         func(t *task, _ *driver.Row) { t.result.Outcome = driver.Broken },
-		"! broken":       func(t *task, _ *driver.Row) { t.result.Outcome = driver.Broken },
+	for name, change := range map[string]func(*task, *driver.Row, *database){
+		"":          func(*task, *driver.Row, *database) {},
+		"broken":    func(t *task, _ *driver.Row, _ *database) { t.result.Outcome = driver.Broken },
+		"unguarded": func(_ *task, _ *driver.Row, db *database) { db.fingerprint.Unguarded = true },
+		"! broken, unguarded": func(t *task, _ *driver.Row, db *database) {
+			t.result.Outcome, db.fingerprint.Unguarded = driver.Broken, true
+		},
+		"! watched":      func(t *task, _ *driver.Row, _ *database) { t.phase = phaseWatched },
+		"! not ours":     func(t *task, _ *driver.Row, _ *database) { t.ours = false },
+		"! claimed anew": func(_ *task, row *driver.Row, _ *database) { row.Enqueued = 6 },
+		"! stuck":        func(t *task, _ *driver.Row, _ *database) { t.stuck = true },
+		"! started":      func(_ *task, row *driver.Row, _ *database) { row.State = channels.Started },
 	} {
 		e, db := served()
-		db.fingerprint.Unguarded = name == "! broken"
 		task := &task{phase: phaseAsked, ours: true, sent: true, attempt: driver.Task{Enqueued: 5}, result: &driver.Result{Outcome: driver.Answered}}
 		key := e.holds("prod", "a", task)
 		row := jobRow(key, channels.Enqueued, 5)
-		change(task, row)
+		change(task, row, db)
 		e.applyRow(row, 0, e.tree.Set)
-		require.Equal(t, !strings.HasPrefix(name, "!"), task.phase == phaseUnclaiming, name)
-		require.Equal(t, strings.HasPrefix(name, "!"), task.phase == phaseWatched, name)
+		back := name == "" || name[0] != '!'
+		require.Equal(t, back, task.phase == phaseUnclaiming, name)
+		require.Equal(t, !back, task.phase == phaseWatched, name)
 	}
 }
 
@@ -186,7 +188,7 @@ func TestRest(t *testing.T) {
 		"started, answered":  {task{phase: phaseAsked, ours: true, result: answered, row: &driver.Row{State: channels.Started}}, phaseWatched},
 		"broken":             {task{phase: phaseAsked, ours: true, sent: true, result: &driver.Result{Outcome: driver.Broken}}, phaseWatched},
 		"not ours":           {task{phase: phaseAsked}, phaseWatched},
-		"gone, not ours":     {task{phase: phaseAsked, gone: true}, phaseWatched},
+		"gone, not ours":     {task{phase: phaseAsked, gone: true}, phaseParked},
 		"open":               {task{phase: phaseAsked, ours: true, result: answered, exchange: &exchange.Exchange{}}, phaseWatched},
 	} {
 		for _, by := range []func(*engine, channels.Key, *task){
@@ -331,10 +333,11 @@ func TestStepsOfASession(t *testing.T) {
 		state    session.State
 		want     stage
 		claiming bool
+		held     bool
 	}{
-		{stageServed, session.Connecting, stageConnecting, true}, {stageServed, session.Changed, stageConnecting, true},
-		{stageServed, session.Standby, stageStandby, true}, {stageServed, session.Lost, stageUnreachable, true},
-		{stageConnecting, session.Unreachable, stageUnreachable, false}, {stageServed, session.Lost, stageUnreachable, false},
+		{stageServed, session.Connecting, stageConnecting, true, true}, {stageServed, session.Changed, stageConnecting, true, false},
+		{stageServed, session.Standby, stageStandby, true, true}, {stageServed, session.Lost, stageUnreachable, true, true},
+		{stageConnecting, session.Unreachable, stageUnreachable, false, false}, {stageServed, session.Lost, stageUnreachable, false, false},
 	} {
 		e, db := served()
 		db.stage = c.from
@@ -343,7 +346,7 @@ func TestStepsOfASession(t *testing.T) {
 		}
 		e.sessionState(db, c.state, "why")
 		require.Equal(t, c.want, db.stage)
-		require.Equal(t, c.claiming, !db.hold.until.IsZero())
+		require.Equal(t, c.held, !db.hold.until.IsZero())
 		require.Empty(t, e.tasks)
 	}
 	e, db := served()
@@ -376,8 +379,7 @@ func TestRunningInANeutralizedDatabase(t *testing.T) {
 
 	e, db = served()
 	db.stage = stageLoading
-	db.reserved = []channels.Key{{DB: "prod", UUID: "(reserved)"}}
-	e.tree.Set(channels.Job{Key: db.reserved[0]}, channels.Started)
+	db.reserved = []channels.Key{e.holds("prod", "(reserved)", nil)}
 	e.running(db, []driver.Row{*jobRow(runs, channels.Started, 5)})
 	require.True(t, db.counted)
 	require.Empty(t, db.reserved)

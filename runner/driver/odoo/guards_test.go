@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/drivertest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
@@ -95,5 +96,30 @@ func TestCheckWithoutAnAnswer(t *testing.T) {
 		require.Error(t, err, name)
 		require.Equal(t, c.busy, errors.Is(err, driver.ErrNoAnswer), name)
 		cancel()
+	}
+}
+
+// Only an attempt that is still as its claim left it is put back: not one that a worker has started
+// meanwhile, whose date is the same, nor a later one.
+func TestUnclaimLeavesOthersAlone(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	s := h.session()
+	for _, state := range []string{"started", "done", "pending", "failed", "cancelled", "later"} {
+		h.Insert(drivertest.Job{UUID: state, State: "pending"})
+		tasks, _, err := s.Claim(h.deadline(), []string{state}, nil)
+		require.NoError(t, err)
+		require.Len(t, tasks, 1)
+		want := state
+		if state == "later" {
+			want = "enqueued"
+			h.exec("UPDATE queue_job SET date_enqueued = date_enqueued + interval '1 second' WHERE uuid = $1", state)
+		} else {
+			h.SetState(state, state)
+		}
+		rows, err := s.Unclaim(h.deadline(), tasks)
+		require.NoError(t, err)
+		require.Empty(t, rows, state)
+		require.Equal(t, want, h.job(state)["state"])
+		require.NotNil(t, h.job(state)["date_enqueued"])
 	}
 }
