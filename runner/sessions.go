@@ -124,7 +124,7 @@ func (e *engine) step(db *database, what step, detail string) {
 	if !e.databases.step(db, what, detail) {
 		return
 	}
-	if claiming := e.lose(db); claiming > 0 && what != stepYield {
+	if claiming := e.lose(db); claiming > 0 && what != stepYield && what != stepChange {
 		e.databases.claimsLost(db)
 	}
 }

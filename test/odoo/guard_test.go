@@ -67,8 +67,8 @@ func (s *site) visit(t *testing.T, address, target, uuid string) {
 	require.NoError(t, err)
 	defer conn.Close()
 	require.NoError(t, conn.SetDeadline(time.Now().Add(requestTimeout)))
-	_, err = fmt.Fprintf(conn, "GET %s?db=%s&job_uuid=%s HTTP/1.1\r\nHost: odoo.test\r\nX-Odoo-Database: %s\r\nConnection: close\r\n\r\n",
-		target, s.db.name, uuid, s.db.name)
+	_, err = fmt.Fprintf(conn, "GET %s?db=%s&job_uuid=%s HTTP/1.1\r\nHost: %s\r\nX-Odoo-Database: %s\r\nConnection: close\r\n\r\n",
+		strings.Replace(target, "http://other", "http://"+address, 1), s.db.name, uuid, address, s.db.name)
 	require.NoError(t, err)
 	if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
 		_ = resp.Body.Close()
