@@ -618,27 +618,31 @@ func TestLostClaimIsKnownByItsTime(t *testing.T) {
 	for name, c := range map[string]struct {
 		meanwhile func(b *bench, k channels.Key)
 		runs      int
+		// led is for how long the process has led.
+		led time.Duration
 	}{
-		"as it was left": {func(*bench, channels.Key) {}, 1},
+		"as it was left":            {func(*bench, channels.Key) {}, 1, time.Minute},
+		"a former leader may claim": {func(*bench, channels.Key) {}, 0, 50 * time.Second},
 		"claimed at another time": {func(b *bench, k channels.Key) {
 			b.Update(k, func(j *mock.Job) { j.Enqueued += (10 * time.Second).Microseconds() })
-		}, 0},
+		}, 0, time.Minute},
 		"lock elsewhere meanwhile": {func(b *bench, _ channels.Key) {
 			b.LockHeldBy("prod", "another runner")
 			b.Fault("prod", func(f *mock.Faults) { f.OpenErr = nil })
 			b.settle(5 * time.Second)
 			b.LockHeldBy("prod", "")
-		}, 0},
+		}, 0, time.Minute},
 		"lead lost meanwhile": {func(b *bench, _ channels.Key) {
 			b.LoseClusters()
 			b.settle(3 * time.Second)
-		}, 0},
+		}, 0, time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(b *bench) {
 				b.AddDatabase("prod")
 				b.Unguarded("prod")
 				r := b.start(b.config("root:1"))
+				b.settle(c.led)
 				b.Fault("prod", func(f *mock.Faults) { f.LoseAfterClaim, f.OpenErr = true, errFault })
 				k := b.one("prod", "a")
 				b.settle(time.Second)

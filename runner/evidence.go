@@ -59,6 +59,7 @@ func (db *database) loseClaim(uuid string, from time.Time) {
 // claimedInVain reports whether an enqueued row is as a claim left it whose result got lost. Nothing has
 // been sent for it: since then this process has led, nothing else was seen to hold the lock of the
 // database, and the row was claimed while that claim was under way. Rows say that in whole seconds.
+// Where a second request would do harm, it must also have led since [usurperLimit] before.
 func (db *database) claimedInVain(row *driver.Row) bool {
 	lost, ok := db.lostClaims[row.UUID]
 	if !ok || row.State != channels.Enqueued || row.Enqueued == 0 {

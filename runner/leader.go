@@ -20,6 +20,10 @@ const settleWait = 5 * time.Second
 // these databases, although another one may have been elected.
 const leaderlessLimit = 30 * time.Second
 
+// usurperLimit is how long a former leader may go on before it knows that it leads no more, with room
+// to spare: its connections are found dead within half of that.
+const usurperLimit = time.Minute
+
 // leadership is whether this process leads the runner, and whether it knows yet what runs.
 type leadership struct {
 	leading bool
@@ -31,12 +35,19 @@ type leadership struct {
 	// settleBy, which is zero before it knows its databases.
 	settled  bool
 	settleBy time.Time
+	// wonAt is when this process became the leader.
+	wonAt time.Time
 	// lostAt is when the maintenance connection was lost; zero while it is there.
 	lostAt time.Time
 	// seen are the databases that have been listed, by OID: a new name may be that of an old one.
 	seen map[uint32]struct{}
 	// idle is set while it is known that no database has anything to run.
 	idle bool
+}
+
+// alone reports whether a claim that was ordered at a moment cannot have met one of a former leader.
+func (l *leadership) alone(at time.Time) bool {
+	return l.leading && at.Sub(l.wonAt) >= usurperLimit
 }
 
 // giveUp returns when the lock of a database is to be given up, zero if it need not.
@@ -103,7 +114,7 @@ func (e *engine) leading(yes bool, holder string) {
 	switch {
 	case yes && !was:
 		// Whatever was known of databases without a session is old: another one may have led.
-		l.settled, l.settleBy = false, time.Time{}
+		l.settled, l.settleBy, l.wonAt = false, time.Time{}, time.Now()
 		for _, db := range e.databases.byName {
 			if db.told, db.counted = db.stage.known(), db.stage.known(); !db.told {
 				e.reserve(db)

@@ -46,8 +46,9 @@ func TestSessionLostWhileClaiming(t *testing.T) {
 				generation(b)
 				b.SetPlan(mock.Plan{RunFor: time.Second})
 				b.Fault("prod", func(f *mock.Faults) { f.LoseAfterClaim = true })
-				keys := b.jobs("prod", "", "a", 8)
 				r := b.start(b.config("root:4"))
+				b.settle(time.Minute) // a former leader would know by now that it is none
+				keys := b.jobs("prod", "", "a", 8)
 				b.settle(time.Minute)
 				require.Equal(b, 4, b.logs.FilterMessageSnippet("was reset from enqueued to pending").Len(),
 					"all were claimed, and it is known that none was sent")

@@ -108,7 +108,9 @@ func (e *engine) lose(db *database) (claiming int) {
 		switch t.phase {
 		case phaseClaiming:
 			claiming++
-			db.loseClaim(key.UUID, t.chosen)
+			if !db.fingerprint.Unguarded || e.leadership.alone(t.chosen) {
+				db.loseClaim(key.UUID, t.chosen)
+			}
 			delete(e.tasks, key)
 			e.requeue(key)
 		case phaseUnclaiming, phaseAsked, phaseWatched:
