@@ -16,7 +16,7 @@ import (
 // them would have had, so that none ever has more. The places are given back with the jobs.
 const (
 	NamesPerDatabase = 1000
-	NamesInAll       = 10 * NamesPerDatabase
+	NamesInAll       = 5 * NamesPerDatabase
 	OthersName       = "(others)"
 )
 
@@ -187,9 +187,10 @@ func (f *Forest) Displaced() (dbs []string) {
 
 // EndSnapshot is [Manager.EndSnapshot].
 func (f *Forest) EndSnapshot(db string) {
-	m, t := f.enter(db)
-	m.EndSnapshot(db)
-	f.settle(t)
+	if m := f.find(db); m != nil {
+		m.EndSnapshot(db)
+		f.settle(f.trees[db])
+	}
 }
 
 // Sharing is [Manager.Sharing].

@@ -274,6 +274,22 @@ func TestSnapshotOfBeforeDoesNotDo(t *testing.T) {
 	require.Empty(t, m.Displaced())
 }
 
+// BenchmarkLook is what a look at the status costs at most: as many names as there can be.
+func BenchmarkLook(b *testing.B) {
+	f := NewForest()
+	for i := range NamesInAll/NamesPerDatabase + 1 {
+		db := fmt.Sprint(i)
+		for n := range 5000 {
+			f.Set(Job{Key: Key{DB: db, UUID: fmt.Sprint(n)}, Channel: fmt.Sprintf("%s.c%d", db, n)}, Pending)
+		}
+	}
+	for b.Loop() {
+		f.Counts()
+		f.Channels()
+		f.Oldest(at(1))
+	}
+}
+
 // BenchmarkNames is the cost of a job whose name shares a channel.
 func BenchmarkNames(b *testing.B) {
 	m := NewManager()

@@ -16,9 +16,9 @@ const (
 	// loop turns again.
 	storedWithin = 5 * time.Second
 	// endsWithin is how long it may take until every job has ended of databases that are well: the
-	// longest bound of the engine, a few attempts, and their pauses. operatorAfter is when an operator
+	// longest bound of the engine, once on each node and for a few attempts, and their pauses. operatorAfter is when an operator
 	// begins to repair what the engine must leave to operators.
-	endsWithin    = 20 * time.Minute
+	endsWithin    = 45 * time.Minute
 	operatorAfter = 40 * time.Second
 )
 

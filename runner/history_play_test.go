@@ -149,10 +149,9 @@ func (n *player) stop() {
 // resigns notes that the node leads no more. The caller holds mu.
 func (n *player) resigns() {
 	if !n.leads.IsZero() {
-		n.deposed, n.leads = time.Now(), time.Time{}
+		n.deposed, n.leads, n.disturbed = time.Now(), time.Time{}, true
 	}
 	clear(n.told)
-	n.disturbed = true
 }
 
 // event hears what an engine says.

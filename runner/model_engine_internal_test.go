@@ -133,6 +133,8 @@ func (t *modelTurn) adopt(row modelRow) {
 	if v.open {
 		t.join()
 		v.task.attempt, v.task.ours = v.attempt, true
+	} else if v.vain != 0 && row.state == model.Enqueued && row.attempt == v.vain {
+		v.task.attempt, v.task.ours = v.vain, true
 	}
 }
 
@@ -198,7 +200,7 @@ func (t *modelTurn) snapshot(row modelRow) {
 		t.applyGone()
 	}
 	t.step(stepLoaded)
-	v.told = true
+	v.told, v.vain = true, 0
 	if k := &v.task; finished && k.has {
 		switch k.phase {
 		case phaseOpen:
@@ -215,6 +217,7 @@ func (t *modelTurn) snapshot(row modelRow) {
 
 func (t *modelTurn) claimed(r *modelReply) {
 	v := t.view()
+	v.vain = 0
 	k := &v.task
 	scheduled := k.has && (k.phase == phaseClaiming || t.rules().early)
 	switch {

@@ -110,7 +110,7 @@ func TestModelMutations(t *testing.T) {
 			},
 		},
 		"a job is sent before its claim is committed": {
-			m: oneJob(model.Unguarded, faultGhost|faultMaintenance, 2), want: modelBreaches[modelOverlap],
+			m: oneJob(model.Unguarded, faultCrash, 1), want: modelBreaches[modelOverlap],
 			change: func(r *modelRules) { r.early = true },
 		},
 		"two nodes hold the lock of a database, and claims do not test the state": {
@@ -198,9 +198,12 @@ func TestModelConditions(t *testing.T) {
 		"no lock table: a job takes longer than the operator's limit": {
 			m: limited(oneJob(model.WithoutLocks, faultBreaks, 1), true), want: modelBreaches[modelOverlap],
 		},
-		"unguarded: a worker dies":                                      {m: oneJob(model.Unguarded, faultDies, 1), want: modelStuck},
-		"unguarded: a server ends with its backlog":                     {m: oneJob(model.Unguarded, faultLost, 1), want: modelStuck},
-		"unguarded: the result of a claim is lost":                      {m: oneJob(model.Unguarded, faultResult, 1), want: modelStuck},
+		"unguarded: a worker dies":                  {m: oneJob(model.Unguarded, faultDies, 1), want: modelStuck},
+		"unguarded: a server ends with its backlog": {m: oneJob(model.Unguarded, faultLost, 1), want: modelStuck},
+		"unguarded: the result of a claim is lost":  {m: oneJob(model.Unguarded, faultResult, 1)},
+		"unguarded: the result of a claim is lost while a leader that is none any more makes another one": {
+			m: oneJob(model.Unguarded, faultGhost|faultMaintenance, 2), want: modelBreaches[modelOverlap],
+		},
 		"unguarded: leadership is lost during a claim":                  {m: oneJob(model.Unguarded, faultMaintenance, 1), want: modelStuck},
 		"unguarded: a process ends":                                     {m: oneJob(model.Unguarded, faultCrash, 1), want: modelStuck},
 		"unguarded: an engine panics":                                   {m: oneJob(model.Unguarded, faultPanic, 1), want: modelStuck},

@@ -90,6 +90,9 @@ type modelView struct {
 	attempt uint8
 	// kept: the connection of that request never ends by itself.
 	kept bool
+	// vain is the claim that was made while one of ours was under way whose result got lost; it counts as
+	// ours (database.claimedInVain).
+	vain uint8
 	// dirty: a notification has arrived.
 	dirty bool
 	// What the session is to do.

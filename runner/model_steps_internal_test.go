@@ -310,7 +310,12 @@ func (s *stepper) maintenance(n int) {
 	case node.leads && node.lock:
 		s.fault(faultMaintenance, n, 0, "PostgreSQL ends the maintenance connection of "+name, func(t *modelTurn) { t.node().lock = false })
 	case node.leads:
-		s.offer(n, 0, name+" notices the end of its maintenance connection", func(t *modelTurn) { t.node().leads, t.node().lost = false, true })
+		s.offer(n, 0, name+" notices the end of its maintenance connection", func(t *modelTurn) {
+			t.node().leads, t.node().lost = false, true
+			for d := range t.node().views {
+				t.node().views[d].vain = 0
+			}
+		})
 	case !taken:
 		s.offer(n, 0, name+" is elected", (*modelTurn).leading)
 	case node.lost:
@@ -380,6 +385,11 @@ func (s *stepper) statements(n, d int) {
 	if v.claim {
 		s.send(n, d, "claims "+jobName(d), func(t *modelTurn) {
 			done := t.rules().claim(t.job(), freshAttempt(&t.modelWorld, t.d))
+			for n := range t.nodes {
+				if o := &t.nodes[n].views[t.d]; done && o.task.has && o.task.phase == phaseClaiming {
+					o.vain = t.job().Row.Attempt // rows tell the time of a claim, not who made it
+				}
+			}
 			t.view().claim = false
 			t.wrote(replyClaimed, done)
 		})
@@ -514,7 +524,7 @@ func eachAttempt(w *modelWorld, d int, visit func(*uint8)) {
 	for n := range w.nodes {
 		v := &w.nodes[n].views[d]
 		for _, a := range []*uint8{
-			&v.attempt, &v.task.attempt, &v.task.row.attempt, &v.task.deadAt.attempt, &v.dead.attempt, &v.reply.row.attempt,
+			&v.attempt, &v.vain, &v.task.attempt, &v.task.row.attempt, &v.task.deadAt.attempt, &v.dead.attempt, &v.reply.row.attempt,
 		} {
 			visit(a)
 		}

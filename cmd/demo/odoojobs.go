@@ -167,7 +167,10 @@ func (o *realOdoo) call(ctx context.Context, model, method string, result any, a
 		return err
 	}
 	defer resp.Body.Close()
-	var answer struct{ Result, Error json.RawMessage }
+	var answer struct {
+		Result json.RawMessage `json:"result"`
+		Error  json.RawMessage `json:"error"`
+	}
 	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
 		return fmt.Errorf("status %d: %w", resp.StatusCode, err)
 	}

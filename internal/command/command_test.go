@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -243,6 +244,21 @@ func TestSeveralRunners(t *testing.T) {
 		require.NotContains(t, transcript(t, one.Listener.Addr().String(), 0, []string{name}), "RUNNER")
 		require.Contains(t, transcript(t, one.Listener.Addr().String(), 0, []string{name, "--wide"}), "RUNNER")
 	}
+}
+
+// TestManyPauses: a thousand pauses do not hide what the runner does.
+func TestManyPauses(t *testing.T) {
+	var out bytes.Buffer
+	c := &call{out: newPrinter(&out), now: time.Now}
+	v := api.Status{Runner: "default", Warnings: []string{"everything is paused"}, Pauses: []api.Pause{{Scope: "all"}}}
+	for i := range 1000 {
+		v.Pauses = append(v.Pauses, api.Pause{Scope: "channel", Channel: fmt.Sprintf("root.c%d", i)})
+	}
+	c.orders(&v)
+	require.NoError(t, c.out.flush())
+	require.Equal(t, ordersShown+1, strings.Count(out.String(), "\n"))
+	require.NotContains(t, out.String(), "everything")
+	require.Contains(t, out.String(), "default: channel root.c19 is paused\ndefault: 980 more like these, --json lists all\n")
 }
 
 // TestAdminOff: a configuration without an admin API is no reason to ask whoever answers at the default

@@ -144,23 +144,43 @@ func (c *call) statusTable(runners []api.Status) {
 		for _, p := range slices.Concat(v.Problems, v.Warnings) {
 			c.out.line("%s: %s", v.Runner, c.aged(api.Plain(p)))
 		}
-		for _, p := range v.Pauses {
-			order := p.Order()
-			text := pauseSubject(&p) + " is " + order.String()
-			if slices.Contains(v.Warnings, text) {
-				continue
-			}
-			c.out.line("%s: %s", v.Runner, c.aged(text))
-		}
-		for _, d := range v.Drains {
-			c.out.line("%s: Odoo server %s is drained by %s since %s", v.Runner, d.Upstream, d.By, c.aged(written(d.Since)))
-		}
+		c.orders(v)
 		if v.State == api.NotReady {
 			c.out.line("%s: for a thorough check, run: caddy jobrunner doctor", v.Runner)
 		}
 	}
 	if len(runners) == 0 {
 		c.out.line("no runner is configured")
+	}
+}
+
+// ordersShown bounds the pauses, and the drains, that status lists: there can be a thousand.
+const ordersShown = 20
+
+// orders lists pauses and drains, apart from those that a warning has told of.
+func (c *call) orders(v *api.Status) {
+	var lines []string
+	for _, p := range v.Pauses {
+		order := p.Order()
+		if text := pauseSubject(&p) + " is " + order.String(); !slices.Contains(v.Warnings, text) {
+			lines = append(lines, text)
+		}
+	}
+	c.some(v.Runner, lines)
+	lines = nil
+	for _, d := range v.Drains {
+		lines = append(lines, fmt.Sprintf("Odoo server %s is drained by %s since %s", d.Upstream, d.By, written(d.Since)))
+	}
+	c.some(v.Runner, lines)
+}
+
+// some prints the first lines, and how many there are besides.
+func (c *call) some(runner string, lines []string) {
+	for _, line := range lines[:min(len(lines), ordersShown)] {
+		c.out.line("%s: %s", runner, c.aged(line))
+	}
+	if more := len(lines) - ordersShown; more > 0 {
+		c.out.line("%s: %d more like these, --json lists all", runner, more)
 	}
 }
 

@@ -199,7 +199,7 @@ func TestTranscripts(t *testing.T) {
 		})
 	}
 	t.Run("no Caddy", func(t *testing.T) {
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it is closed at once
+		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		require.NoError(t, l.Close())
 		checkTranscript(t, "no Caddy", l.Addr().String(), []int{0, 60}, append([][]string{{"events"}}, shown...))

@@ -18,7 +18,7 @@ func Example() {
 	defer world.Close()
 	world.AddDatabase("prod")
 	world.Insert(mock.NewJob("prod", "first"))
-	if err := oneJob(world.Driver()); err != nil {
+	if err := oneJob(world.Driver(), func(words ...any) { fmt.Println(words...) }); err != nil {
 		fmt.Println(err)
 	}
 	// Output:
@@ -29,30 +29,30 @@ func Example() {
 	// done first
 }
 
-func oneJob(d driver.Driver) error {
+func oneJob(d driver.Driver, say func(words ...any)) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	s, err := d.OpenSession(ctx, &pgx.ConnConfig{}, "prod")
 	if err != nil {
 		return err
 	}
-	defer s.Close(ctx) //nolint:errcheck // the example ends
+	defer s.Close(ctx)
 	found, err := s.Fingerprint(ctx)
 	if err != nil {
 		return err
 	}
-	fmt.Println(found.Health, found.Generation)
+	say(found.Health, found.Generation)
 	lock, err := s.Lock(ctx)
 	if err != nil {
 		return err
 	}
-	fmt.Println("lock:", lock.Held)
+	say("lock:", lock.Held)
 	if err := s.Listen(ctx); err != nil {
 		return err
 	}
 	var uuids []string
 	err = s.Snapshot(ctx, func(row driver.Row) {
-		fmt.Println(row.State, row.UUID)
+		say(row.State, row.UUID)
 		uuids = append(uuids, row.UUID)
 	})
 	if err != nil {
@@ -63,11 +63,11 @@ func oneJob(d driver.Driver) error {
 		return err
 	}
 	result := d.Run(ctx, driver.Upstream{Name: "http://10.0.0.5:8069"}, tasks[0])
-	fmt.Println(result.Outcome)
+	say(result.Outcome)
 	rows, err := s.Read(ctx, uuids)
 	if err != nil {
 		return err
 	}
-	fmt.Println(rows[0].State, rows[0].UUID)
+	say(rows[0].State, rows[0].UUID)
 	return nil
 }

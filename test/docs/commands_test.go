@@ -8,11 +8,10 @@ import (
 	"strings"
 	"testing"
 
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	jobrunner "github.com/caddy-jobrunner/caddy-jobrunner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/command"

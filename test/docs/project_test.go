@@ -75,7 +75,7 @@ func TestWorkflows(t *testing.T) {
 			require.NotContains(t, job.RunsOn, "latest", name)
 			for _, step := range job.Steps {
 				if strings.HasPrefix(step.Uses, "actions/checkout@") {
-					require.Equal(t, false, step.With["persist-credentials"], name)
+					require.Equal(t, map[string]any{"persist-credentials": false}, step.With, name)
 				}
 				for _, m := range expression.FindAllStringSubmatch(step.Run, -1) {
 					require.Contains(t, []string{"matrix.transport"}, strings.TrimSpace(m[1]), "%s: %s", f.path, name)

@@ -3,6 +3,7 @@ package fault
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -34,7 +35,7 @@ type faulty struct {
 	// Without names the guards that are missing:
 	//
 	//	election       everybody leads, and nobody takes a database's lock
-	//	claim          what is not pending is claimed, too
+	//	claim          what is not pending is claimed, too, a while after it was chosen
 	//	evidence       what runs without a request of ours counts as dead
 	//	rescue         nothing counts as dead
 	//	notifications  nothing is learnt from them
@@ -139,6 +140,11 @@ func (s *faultySession) Claim(ctx context.Context, uuids, others []string) ([]dr
 	if err != nil {
 		return nil, nil, err
 	}
+	// Two nodes that hear of a job at the same moment would claim it before either has it run.
+	select {
+	case <-time.After(rand.N(claimLag)):
+	case <-ctx.Done():
+	}
 	result := s.conn.ExecParams(ctx, `UPDATE queue_job SET state = 'enqueued', date_enqueued = date_trunc('second', now() AT TIME ZONE 'UTC')
 		WHERE uuid = ANY ($1::varchar[]) RETURNING uuid, date_enqueued`, [][]byte{array(uuids)}, nil, nil, nil).Read()
 	var tasks []driver.Task
@@ -151,6 +157,9 @@ func (s *faultySession) Claim(ctx context.Context, uuids, others []string) ([]dr
 	}
 	return tasks, rows, result.Err
 }
+
+// claimLag is by how much a claim without its guard is late at most.
+const claimLag = 200 * time.Millisecond
 
 // array is an array of uuids as PostgreSQL writes it.
 func array(uuids []string) []byte { return fmt.Appendf(nil, "{%s}", strings.Join(uuids, ",")) }
