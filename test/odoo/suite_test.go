@@ -260,9 +260,9 @@ func (s *site) load(t *testing.T, c *caddy, key string) []string {
 	return uuids
 }
 
-// firstJobAfterRestart bounds the time from Odoo's first answer to the end of its first job, in which a
-// worker loads its registry.
-const firstJobAfterRestart = 2 * time.Second
+// askedAfterRestart bounds the time from Odoo's first answer to the request for a job. When that is
+// done is up to the worker, which loads its registry first: for a second, or ten on a busy machine.
+const askedAfterRestart = 2 * time.Second
 
 // testRestartUnderLoad restarts Odoo as a deployment does. Requests wait in the backlog of the old
 // server: there are twice as many slots as workers.
@@ -272,8 +272,13 @@ func testRestartUnderLoad(t *testing.T, s *site) {
 	s.stop(t)
 	before := s.db.count(t, "queue_job WHERE uuid = ANY($1) AND state = 'done'", uuids)
 	require.Less(t, before, len(uuids))
+	asked := func() int { return strings.Count(c.log(), "asking Odoo to run job") }
+	stopped := asked()
 	s.start(t)
 	answered := time.Now()
+	require.True(t, poll(jobsTimeout, func() bool { return asked() > stopped }))
+	require.Less(t, time.Since(answered), askedAfterRestart)
+	require.NotContains(t, c.log(), "Re-queued dead job", "no slot is kept until a grace is over")
 	require.True(t, poll(jobsTimeout, func() bool {
 		return s.db.count(t, "queue_job WHERE uuid = ANY($1) AND state = 'done'", uuids) > before
 	}))
@@ -282,7 +287,6 @@ func testRestartUnderLoad(t *testing.T, s *site) {
 	t.Logf("FACT odoo %d: %d jobs were left; the first was done %.1f s after the new Odoo answered, all after %.1f s",
 		s.series, len(uuids)-before, first.Seconds(), time.Since(answered).Seconds())
 	require.Len(t, s.db.executions(t, "restarted %"), len(uuids), "every job exactly once")
-	require.Less(t, first, firstJobAfterRestart)
 }
 
 // testKilledUnderLoad has all of Odoo die at once.
