@@ -125,7 +125,7 @@ func TestSharingExceedsNoLimit(t *testing.T) {
 				names[k] = fmt.Sprintf("A.%d", rapid.IntRange(0, 3).Draw(t, "name"))
 				m.Set(Job{Key: k, Channel: names[k] + rapid.SampledFrom([]string{"", ".x", ".y.z"}).Draw(t, "below")}, Pending)
 			},
-			"next": func(t *rapid.T) {
+			"next": func(*rapid.T) {
 				for _, k := range m.Next(at(1), 0) {
 					running[k] = true
 				}

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 )
 
 // server allows so many connections.
@@ -29,7 +30,7 @@ func (s *server) connect() error {
 		s.most = max(s.most, s.trying)
 		defer func() { s.trying-- }()
 	}
-	time.Sleep(10 * time.Millisecond)
+	timing.Sleep(context.Background(), 10*time.Millisecond)
 	if s.open >= s.limit {
 		s.refused++
 		return fmt.Errorf("connect: %w", errors.Join(driver.ErrTooMany, driver.ErrLost))
@@ -55,9 +56,9 @@ func TestQueue(t *testing.T) {
 					connected++
 				}
 			}()
-			time.Sleep(time.Millisecond) // they are found one after the other
+			timing.Sleep(context.Background(), time.Millisecond) // they are found one after the other
 		}
-		time.Sleep(50 * time.Second)
+		timing.Sleep(context.Background(), 50*time.Second)
 		synctest.Wait()
 		require.Equal(t, 10, connected)
 		require.Equal(t, 50, told, "each says once that it waits")
@@ -65,14 +66,14 @@ func TestQueue(t *testing.T) {
 		require.LessOrEqual(t, srv.refused, 30)
 		before := srv.refused
 		srv.most = 0
-		time.Sleep(time.Minute)
+		timing.Sleep(context.Background(), time.Minute)
 		require.InDelta(t, 6, srv.refused-before, 3, "the pause grows")
 		require.Equal(t, 1, srv.most, "one at a time tries")
 		require.Equal(t, 2, logs.Len(), "one line a minute")
 		require.EqualValues(t, 50, logs.All()[1].ContextMap()["waiting"])
 
 		srv.limit = 61
-		time.Sleep(15 * time.Second)
+		timing.Sleep(context.Background(), 15*time.Second)
 		synctest.Wait()
 		require.Equal(t, 60, connected)
 		require.False(t, q.full)
