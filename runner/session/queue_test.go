@@ -30,7 +30,7 @@ func (s *server) connect() error {
 		s.most = max(s.most, s.trying)
 		defer func() { s.trying-- }()
 	}
-	timing.Sleep(context.Background(), 10 * time.Millisecond)
+	timing.Sleep(context.Background(), 10*time.Millisecond)
 	if s.open >= s.limit {
 		s.refused++
 		return fmt.Errorf("connect: %w", errors.Join(driver.ErrTooMany, driver.ErrLost))
@@ -58,7 +58,7 @@ func TestQueue(t *testing.T) {
 			}()
 			timing.Sleep(context.Background(), time.Millisecond) // they are found one after the other
 		}
-		timing.Sleep(context.Background(), 50 * time.Second)
+		timing.Sleep(context.Background(), 50*time.Second)
 		synctest.Wait()
 		require.Equal(t, 10, connected)
 		require.Equal(t, 50, told, "each says once that it waits")
@@ -73,7 +73,7 @@ func TestQueue(t *testing.T) {
 		require.EqualValues(t, 50, logs.All()[1].ContextMap()["waiting"])
 
 		srv.limit = 61
-		timing.Sleep(context.Background(), 15 * time.Second)
+		timing.Sleep(context.Background(), 15*time.Second)
 		synctest.Wait()
 		require.Equal(t, 60, connected)
 		require.False(t, q.full)
