@@ -29,7 +29,8 @@ func main() {
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	held, err := false, error(nil)
+	var held bool
+	var err error
 	if *series != "" {
 		held, err = runReal(ctx, *binary, *series, *keep)
 	} else {

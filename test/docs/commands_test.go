@@ -83,7 +83,7 @@ func TestCommands(t *testing.T) {
 				assert.True(t, ok || slices.Contains([]string{"completion"}, c.name), "%s: there is no caddy %s", f.path, c.name)
 				continue
 			}
-			assert.NoError(t, accepts(c.args), "%s: caddy jobrunner %s", f.path, strings.Join(c.args, " "))
+			require.NoError(t, accepts(c.args), "%s: caddy jobrunner %s", f.path, strings.Join(c.args, " "))
 		}
 	}
 	require.Greater(t, checked, 40)
@@ -131,9 +131,9 @@ func below(typ reflect.Type, name string) reflect.Type {
 	case reflect.Map:
 		return typ.Elem()
 	case reflect.Struct:
-		for i := range typ.NumField() {
-			if tag, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ","); tag == name {
-				return typ.Field(i).Type
+		for field := range typ.Fields() {
+			if tag, _, _ := strings.Cut(field.Tag.Get("json"), ","); tag == name {
+				return field.Type
 			}
 		}
 	default:

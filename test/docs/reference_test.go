@@ -118,8 +118,8 @@ func syntax(t *testing.T, file, typ string) []string {
 		}
 		var lines []string
 		for line := range strings.SplitSeq(f.Doc.Text(), "\n") {
-			if strings.HasPrefix(line, "\t") {
-				lines = append(lines, strings.TrimPrefix(line, "\t"))
+			if text, ok := strings.CutPrefix(line, "\t"); ok {
+				lines = append(lines, text)
 			}
 		}
 		require.NotEmpty(t, lines)
@@ -189,8 +189,7 @@ func (m module) options(t *testing.T) (comment string, list []option) {
 			in = syntax(t, m.syntaxFile, m.syntax)
 		}
 	}
-	for i := range m.typ.NumField() {
-		field := m.typ.Field(i)
+	for field := range m.typ.Fields() {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if name == "" || name == "-" {
 			continue
