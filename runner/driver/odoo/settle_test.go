@@ -39,6 +39,16 @@ func TestUnsettled(t *testing.T) {
 	require.True(t, sure)
 	require.Eventually(t, quiet, 10*time.Second, 100*time.Millisecond, "an operator who only looks")
 
+	// Who may only connect must not keep the database from being served.
+	cfg.User = h.role("visitor")
+	visitor, err := pgx.ConnectConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	defer visitor.Close(t.Context())
+	_, err = visitor.Exec(t.Context(), "SELECT 1")
+	require.NoError(t, err)
+	who, _ = unsettled()
+	require.NotContains(t, who, "psql")
+
 	h.exec("BEGIN")
 	h.exec("SELECT pg_sleep(1.1)")
 	require.Never(t, quiet, 1500*time.Millisecond, 100*time.Millisecond, "a transaction is open")
