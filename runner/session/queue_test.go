@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,24 +21,38 @@ import (
 
 // server allows so many connections.
 type server struct {
+	mu                   sync.Mutex // guards the following
 	limit, open, refused int
 	// trying and most count the attempts under way at once, after the first refusal.
 	trying, most int
 }
 
 func (s *server) connect() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.refused > 0 {
 		s.trying++
 		s.most = max(s.most, s.trying)
 		defer func() { s.trying-- }()
 	}
+	s.mu.Unlock()
 	timing.Sleep(context.Background(), 10*time.Millisecond)
+	s.mu.Lock()
 	if s.open >= s.limit {
 		s.refused++
 		return fmt.Errorf("connect: %w", errors.Join(driver.ErrTooMany, driver.ErrLost))
 	}
 	s.open++
 	return nil
+}
+
+// counts returns what has been counted, and changes the server then.
+func (s *server) counts(change func(*server)) (refused, most int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	refused, most = s.refused, s.most
+	change(s)
+	return refused, most
 }
 
 // TestQueue: while PostgreSQL allows fewer connections than there are databases, one at a time
@@ -49,33 +65,32 @@ func TestQueue(t *testing.T) {
 		srv := &server{limit: 10}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		connected, told := 0, 0
+		var connected, told atomic.Int32
 		for range 60 {
 			go func() {
-				if q.connect(ctx, log, func(string) { told++ }, srv.connect) == nil {
-					connected++
+				if q.connect(ctx, log, func(string) { told.Add(1) }, srv.connect) == nil {
+					connected.Add(1)
 				}
 			}()
 			timing.Sleep(context.Background(), time.Millisecond) // they are found one after the other
 		}
 		timing.Sleep(context.Background(), 50*time.Second)
 		synctest.Wait()
-		require.Equal(t, 10, connected)
-		require.Equal(t, 50, told, "each says once that it waits")
+		require.EqualValues(t, 10, connected.Load())
+		require.EqualValues(t, 50, told.Load(), "each says once that it waits")
 		require.Equal(t, 1, logs.Len(), "one line says why")
-		require.LessOrEqual(t, srv.refused, 30)
-		before := srv.refused
-		srv.most = 0
+		before, _ := srv.counts(func(s *server) { s.most = 0 })
+		require.LessOrEqual(t, before, 30)
 		timing.Sleep(context.Background(), time.Minute)
-		require.InDelta(t, 6, srv.refused-before, 3, "the pause grows")
-		require.Equal(t, 1, srv.most, "one at a time tries")
+		refused, most := srv.counts(func(s *server) { s.limit = 61 })
+		require.InDelta(t, 6, refused-before, 3, "the pause grows")
+		require.Equal(t, 1, most, "one at a time tries")
 		require.Equal(t, 2, logs.Len(), "one line a minute")
 		require.EqualValues(t, 50, logs.All()[1].ContextMap()["waiting"])
 
-		srv.limit = 61
 		timing.Sleep(context.Background(), 15*time.Second)
 		synctest.Wait()
-		require.Equal(t, 60, connected)
+		require.EqualValues(t, 60, connected.Load())
 		require.False(t, q.full)
 		require.Equal(t, "PostgreSQL allows enough connections again", logs.All()[2].Message)
 		require.NoError(t, q.connect(ctx, log, nil, srv.connect), "the next one need not wait")
