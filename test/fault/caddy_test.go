@@ -203,10 +203,11 @@ func freezeNotified(tb *testBed) {
 	leader := tb.leader()
 	leader.signal(syscall.SIGSTOP)
 	tb.over()
-	for _, db := range tb.Databases() {
-		notify(tb, db, 10_000)
-	}
 	tb.until("the leader's sessions are blocked", func() bool {
+		// The kernel keeps some megabytes of a TCP connection, and less of a socket's.
+		for _, db := range tb.Databases() {
+			notify(tb, db, 10_000)
+		}
 		// PostgreSQL 9.6 does not tell.
 		return tb.ask(`SELECT count(*)::text FROM pg_stat_activity WHERE application_name = $1 AND datname <> 'postgres'
 			AND (wait_event = 'ClientWrite' OR current_setting('server_version_num')::int < 100000)`,
