@@ -221,6 +221,12 @@ func (p *play) operate(dbs []string) {
 	}
 	p.mu.Lock()
 	disturbed := p.disturbed
+	young := time.Now() // what was claimed before may be that of a former leader
+	for _, n := range p.nodes {
+		if !n.leads.IsZero() {
+			young = n.leads.Add(time.Minute + 2*time.Second)
+		}
+	}
 	p.mu.Unlock()
 	for _, db := range dbs {
 		for _, row := range p.Rows(db) {
@@ -230,7 +236,7 @@ func (p *play) operate(dbs []string) {
 			}
 			lost := row.State == channels.Started && p.base[db] != withLocks || row.State == channels.Started && row.Enqueued == 0
 			lost = lost || row.State == channels.Enqueued && (row.Enqueued == 0 && p.touched[k] ||
-				p.base[db] == unguarded && (disturbed || broken[k] || p.touched[k]))
+				p.base[db] == unguarded && (disturbed || broken[k] || p.touched[k] || time.UnixMicro(row.Enqueued).Before(young)))
 			if lost && !live[k] {
 				p.touch(k)
 				p.SetState(k, channels.Pending)
