@@ -658,6 +658,29 @@ func TestLostClaimIsKnownByItsTime(t *testing.T) {
 	}
 }
 
+// A database is dropped and made again, and its session is back before the list of databases says so. A
+// job that began in the new one keeps its slot when the list comes, and no other database gets it.
+func TestJobsOfAReplacedDatabase(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod", "other")
+		cfg := b.config("root:1")
+		cfg.DiscoverInterval = time.Minute
+		r := b.start(cfg)
+		b.DropDatabase("prod")
+		b.AddDatabase("prod")
+		b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 5 * time.Minute, DropConnAfter: time.Second})
+		a := b.one("prod", "a")
+		b.settle(30 * time.Second)
+		next := b.one("other", "b")
+		b.settle(3 * time.Minute)
+		require.Equal(b, 1, b.logged("database is not served any more"))
+		require.Empty(b, b.RunsOf(next), "root has one slot")
+		b.settle(5 * time.Minute)
+		b.requireRanOnce(a, next)
+		b.requireIdle(r)
+	})
+}
+
 // What is known of a job that was not run is not forgotten while nothing may run in its database.
 func TestKnowledgeSurvivesARetirement(t *testing.T) {
 	inBubble(t, func(b *bench) {

@@ -158,7 +158,7 @@ func (e *engine) discovered(dbs []driver.Database) {
 	if !e.leadership.leading || e.shutdown.begun {
 		return
 	}
-	e.dropDatabases(func(db *database) bool { return !slices.Contains(dbs, db.Database) })
+	e.dropDatabases(func(db *database) bool { return !slices.Contains(dbs, db.Database) }, dbs...)
 	for _, d := range dbs {
 		if e.databases.get(d.Name) == nil {
 			_, seen := e.leadership.seen[d.OID]

@@ -21,15 +21,17 @@ func (e *engine) addDatabase(d driver.Database, young bool) {
 }
 
 // dropDatabases forgets databases. Tasks whose requests are open live on: when the database comes back
-// under the same name, they are found again.
-func (e *engine) dropDatabases(which func(*database) bool) {
+// under the same name, they are found again. So do those that may be executing without one if the
+// name is in the list of databases: that is another database, in which they may have begun.
+func (e *engine) dropDatabases(which func(*database) bool, list ...driver.Database) {
 	for name, db := range e.databases.byName {
 		if !which(db) {
 			continue
 		}
 		e.stopSession(db)
 		e.databases.drop(db)
-		if e.forget(name, false); !e.anyJob(name) {
+		replaced := slices.ContainsFunc(list, func(d driver.Database) bool { return d.Name == name })
+		if e.forget(name, replaced); !e.anyJob(name) {
 			e.tree.RemoveDB(name)
 		}
 		e.log().Info("database is not served any more", zap.String("database", name))
