@@ -44,6 +44,9 @@ func (h *harness) Delete(uuid string)        { h.w.Delete(h.key(uuid)) }
 func (h *harness) FreeLock(uuid string)      { h.w.FreeLock(h.key(uuid)) }
 func (h *harness) Terminate()                { h.w.LoseSession("prod") }
 
+// Cause is empty: the mock stops nothing yet.
+func (h *harness) Cause(string) string { return "" }
+
 func (h *harness) Insert(j drivertest.Job) {
 	micros := func(t time.Time) int64 {
 		if t.IsZero() {
