@@ -2,6 +2,7 @@ package mock_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,8 +45,10 @@ func (h *harness) Delete(uuid string)        { h.w.Delete(h.key(uuid)) }
 func (h *harness) FreeLock(uuid string)      { h.w.FreeLock(h.key(uuid)) }
 func (h *harness) Terminate()                { h.w.LoseSession("prod") }
 
-// Cause is empty: the mock stops nothing yet.
-func (h *harness) Cause(string) string { return "" }
+func (h *harness) Cause(uuid string) string {
+	row, _ := h.w.Row(h.key(uuid))
+	return strings.Join(row.Causes, "\n\n")
+}
 
 func (h *harness) Insert(j drivertest.Job) {
 	micros := func(t time.Time) int64 {
