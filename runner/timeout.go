@@ -316,9 +316,11 @@ func (e *engine) stopped(db *database, found []driver.Stopped, terminate bool, e
 		case driver.Signalled:
 			e.signalled(t, s, terminate, now)
 		case driver.NotRunning:
-			// An attempt that has not begun is left the time to do so.
-			if l.why = s.Text; t.row != nil && t.row.State == channels.Started {
-				l.answered(terminate, now)
+			if !l.stuck {
+				l.why = s.Text
+			}
+			if t.row != nil && t.row.State == channels.Started {
+				l.answered(terminate, now) // one that has not begun is left the time to do so
 			}
 		case driver.Denied, driver.Unstoppable:
 			l.refused = true

@@ -571,7 +571,9 @@ func TestTimeoutCauseOfTheAttempt(t *testing.T) {
 		b.start(b.limited(&j, nil))
 		k := b.one("prod", "a")
 		b.settle(65 * time.Second)
-		b.Update(k, func(j *mock.Job) { j.State, j.Enqueued = channels.Failed, j.Enqueued+int64(time.Second/time.Microsecond) })
+		b.Update(k, func(j *mock.Job) {
+			j.State, j.Enqueued = channels.Failed, j.Enqueued+int64(time.Second/time.Microsecond)
+		})
 		b.settle(time.Minute)
 		require.Empty(b, b.row(k).Causes)
 		require.Zero(b, b.Calls("prod", "Account"))
