@@ -132,8 +132,7 @@ func (m *moment) plan() mock.Plan {
 		p.RunFor, p.IgnoresCancel = time.Minute+m.pause(time.Minute), m.one(2)
 	case 13:
 		p.RunFor, p.IgnoresCancel = time.Minute+m.pause(2*time.Minute), m.one(2)
-		// Another process would take a job for dead whose connection was closed.
-		p.IgnoresTerminate = m.h.Nodes == 1 && m.one(2)
+		p.IgnoresTerminate = m.one(2)
 	case 0:
 		p.FailBeforeSend = true
 	case 1:

@@ -284,6 +284,7 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 	db := e.databases.get(key.DB)
 	e.notes.ended(key, t, db != nil)
 	e.account(db, t)
+	delete(e.handover.closed, key)
 	if t.gone {
 		delete(e.delays, key)
 		removed := e.tree.Remove(key)

@@ -86,10 +86,8 @@ type limit struct {
 	refused bool
 	// next is when it may be signalled again.
 	next time.Time
-	// cancelled and terminated are when the first such order was answered, and closing is set once
-	// the second one was given.
+	// cancelled and terminated are when the first such order was answered.
 	cancelled, terminated time.Time
-	closing               bool
 	// ended is the policy for which a backend of it was signalled, nil if none was.
 	ended *policy.Policy
 	// why says why it was not signalled, or goes on.
@@ -278,11 +276,12 @@ func (e *engine) stop(db *database, key channels.Key, t *task, now time.Time) {
 	case l.cancelled.IsZero() || now.Sub(l.cancelled) < grace:
 	case t.phase != phaseOpen:
 		if now.Sub(l.cancelled) >= grace+stuckAfter && now.Sub(t.since) >= stuckAfter {
-			e.stick(key, t, "to cancel it has no effect, and its connection is not closed, because no request for it is open here: "+
-				"nothing but its connection shows that it goes on", now)
+			e.stick(key, t, whyNotTerminated(e.blinded(t)), now)
 		}
 	default:
-		terminate, l.closing = true, true
+		if terminate = e.announce(&attempt); !terminate {
+			l.next = now.Add(timeoutInterval)
+		}
 		if !l.terminated.IsZero() && now.Sub(l.terminated) >= stuckAfter {
 			e.stick(key, t, "its connection to the database is closed, and the server has not let it go", now)
 		}
@@ -293,6 +292,15 @@ func (e *engine) stop(db *database, key channels.Key, t *task, now time.Time) {
 	if attempt.Enqueued != 0 {
 		db.session.Stop(attempt, terminate)
 	}
+}
+
+// whyNotTerminated says why the connection of an attempt is not closed for which no request is open here.
+func whyNotTerminated(blinded bool) string {
+	if blinded {
+		return "its connection to the database was closed, and nothing shows whether the server goes on with it"
+	}
+	return "to cancel it has no effect, and its connection is not closed, because no request for it is open here: " +
+		"nothing but its connection shows that it goes on"
 }
 
 // stopped takes in what became of the attempts that were to be ended.
@@ -375,12 +383,16 @@ func (e *engine) stick(key channels.Key, t *task, why string, now time.Time) {
 	e.notes.timeout(key, t, TimeoutStuck, now)
 }
 
-// blinded reports whether lock rows prove nothing about an attempt any more: its connection was
-// closed, and something between us and the server has answered in its place. The server may go on.
-func (t *task) blinded() bool {
-	l := t.limit
-	return l != nil && l.closing && t.result != nil && t.result.Outcome == driver.Unavailable &&
-		t.row != nil && t.row.Enqueued == l.enqueued
+// blinded reports whether lock rows prove nothing about an attempt any more. Its connection was closed,
+// and its request was not seen to end: a former leader sent it, or something between us and the server
+// has answered in the server's place. The server may go on.
+func (e *engine) blinded(t *task) bool {
+	if len(e.handover.closed) == 0 || t.row == nil || t.exchange != nil {
+		return false
+	}
+	c, ok := e.handover.closed[t.row.Key]
+	return ok && c.enqueued == t.row.Enqueued &&
+		(c.inherited || t.result != nil && t.result.Outcome == driver.Unavailable)
 }
 
 // account has the cause written into the row of an attempt that was ended, and failed.

@@ -1,6 +1,7 @@
 package runner_test
 
 import (
+	"fmt"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -577,5 +578,98 @@ func TestTimeoutCauseOfTheAttempt(t *testing.T) {
 		b.settle(time.Minute)
 		require.Empty(b, b.row(k).Causes)
 		require.Zero(b, b.Calls("prod", "Account"))
+	})
+}
+
+// The next leader knows of a job whose connection was closed: nothing in the database shows that it goes
+// on, and it must not be sent again.
+func TestTimeoutAndTheNextLeader(t *testing.T) {
+	for _, policies := range []bool{true, false} {
+		t.Run(fmt.Sprintf("policies=%t", policies), func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				var j journal
+				b.AddDatabase("prod")
+				k := key("prod", "a")
+				until := make(chan struct{})
+				b.PlanFor(k, mock.Plan{Until: until, IgnoresCancel: true, IgnoresTerminate: true})
+				cfg := b.limited(&j, nil)
+				cfg.Handover = &desk{}
+				r := b.start(cfg)
+				b.one("prod", "a")
+				b.settle(100 * time.Second)
+				require.Len(b, j.of("a", runner.EventTimeoutTerminated), 1)
+				require.Zero(b, b.row(k).LockPID)
+				b.stop(r)
+				cfg.Driver = b.Driver()
+				if !policies {
+					cfg.Policies = nil
+				}
+				r = b.start(cfg)
+				b.settle(time.Hour)
+				require.Len(b, b.RunsOf(k), 1)
+				require.Equal(b, 1, b.status(r).Watched)
+				if policies {
+					require.Contains(b, b.status(r).Stuck[0].Text, "nothing shows whether the server goes on")
+				}
+				b.stop(r) // it passes that on
+				r = b.start(cfg)
+				b.settle(time.Hour)
+				require.Len(b, b.RunsOf(k), 1)
+				close(until)
+				b.settle(time.Minute)
+				require.Equal(b, channels.Failed.String(), b.row(k).State.String())
+				require.Empty(b, b.Overlaps())
+				b.requireIdle(r)
+				require.Empty(b, cfg.Handover.(*desk).note)
+			})
+		})
+	}
+}
+
+// A connection is not closed before the next leader would know.
+func TestTimeoutWithoutStorage(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		var j journal
+		b.AddDatabase("prod")
+		b.PlanFor(key("prod", "a"), never(func(p *mock.Plan) { p.IgnoresCancel = true }))
+		cfg := b.limited(&j, nil)
+		d := &desk{err: errFault}
+		cfg.Handover = d
+		b.start(cfg)
+		b.one("prod", "a")
+		b.settle(3 * time.Minute)
+		require.Empty(b, j.of("a", runner.EventTimeoutTerminated))
+		d.mu.Lock()
+		d.err = nil
+		d.mu.Unlock()
+		b.settle(10 * time.Second)
+		require.Len(b, j.of("a", runner.EventTimeoutTerminated), 1)
+	})
+}
+
+// What has ended while nobody led is not passed on for ever.
+func TestTimeoutOfWhatEndsBetweenLeaders(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		var j journal
+		b.AddDatabase("prod")
+		until := make(chan struct{})
+		b.PlanFor(key("prod", "a"), mock.Plan{Until: until, IgnoresCancel: true, IgnoresTerminate: true})
+		cfg := b.limited(&j, nil)
+		d := &desk{}
+		cfg.Handover = d
+		r := b.start(cfg)
+		b.one("prod", "a")
+		b.settle(100 * time.Second)
+		b.stop(r)
+		require.Len(b, d.note, 2)
+		close(until)
+		b.settle(time.Second)
+		cfg.Driver = b.Driver()
+		r = b.start(cfg)
+		b.PlanFor(key("prod", "b"), mock.Plan{RunFor: 10 * time.Second})
+		b.one("prod", "b")
+		b.settle(time.Minute)
+		require.Empty(b, d.note)
+		b.requireIdle(r)
 	})
 }
