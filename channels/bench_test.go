@@ -3,6 +3,7 @@ package channels
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -99,7 +100,7 @@ func BenchmarkTakeIn(b *testing.B) {
 				for _, j := range jobs {
 					f.SetFromSnapshot(j, Pending)
 				}
-				require.Empty(b, f.Stale("db"))
+				require.Empty(b, slices.Collect(f.Stale("db")))
 				f.Resume("db")
 				require.Len(b, f.Next(at(1), 1000), 1)
 			}

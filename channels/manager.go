@@ -110,16 +110,31 @@ func (m *Manager) Remove(k Key) bool {
 // RemoveDB forgets a database with all its jobs and returns their number. A suspension ends with
 // it.
 func (m *Manager) RemoveDB(db string) int {
-	n := m.removeIf(db, func(*record) bool { return true })
+	n := m.RemoveAllBut(db, nil)
 	delete(m.dbs, db)
 	return n
 }
 
-// RemoveWaiting forgets the jobs of a database that do not run, pending and failed ones, and
-// returns their number. It is for a database that is out of reach for a while: what it runs keeps
-// its slots.
-func (m *Manager) RemoveWaiting(db string) int {
-	return m.removeIf(db, func(r *record) bool { return r.location != inRunning })
+// RemoveAllBut forgets the jobs of a database, except some, by their uuids, and returns their number.
+// A job that waits is kept in the queue of its own channel.
+func (m *Manager) RemoveAllBut(db string, kept []string) int {
+	d := m.dbs[db]
+	if d == nil {
+		return 0
+	}
+	before := d.len()
+	stay := make(map[*record]struct{}, len(kept))
+	for _, uuid := range kept {
+		n := newName(uuid)
+		if r := d.find(&n); r != nil {
+			stay[r] = struct{}{}
+		}
+	}
+	fresh := m.clear(d)
+	for r := range stay {
+		m.copy(fresh, r)
+	}
+	return before - len(stay)
 }
 
 // Lookup returns a job as it was last set. The state of a job that Next returned is Enqueued.
@@ -174,20 +189,15 @@ func (m *Manager) BeginSnapshot(db string) {
 }
 
 // Stale returns the jobs of a database that nothing has touched since BeginSnapshot, in no
-// particular order. What became of them is up to the caller.
-func (m *Manager) Stale(db string) []Key {
-	d := m.dbs[db]
-	if d == nil || d.seen == d.len() {
-		return nil
-	}
-	var keys []Key
-	d.each(func(r *record) bool {
-		if r.snapshot != d.snapshot {
-			keys = append(keys, r.key())
+// particular order. What became of them is up to the caller. The loop may remove jobs, not add any.
+func (m *Manager) Stale(db string) iter.Seq[Key] {
+	return func(yield func(Key) bool) {
+		d := m.dbs[db]
+		if d == nil || d.seen == d.len() {
+			return
 		}
-		return true
-	})
-	return keys
+		d.each(func(r *record) bool { return r.snapshot == d.snapshot || yield(r.key()) })
+	}
 }
 
 func (m *Manager) known(k Key) *record {
@@ -222,7 +232,7 @@ func (m *Manager) transition(r *record, s State) bool {
 		return s != old
 	}
 	stays := s == Failed && r.location == inFailed ||
-		s == Pending && (r.location == suspended || r.location == inETAQueue || r.location == inOwnQueue && r.eta == 0)
+		s == Pending && (r.location == inETAQueue || r.location == inOwnQueue && r.eta == 0)
 	if stays {
 		return false
 	}
@@ -239,21 +249,6 @@ func (m *Manager) remove(r *record) {
 	m.jobs--
 	r.home.db.drop(r)
 	m.leave(r.home)
-}
-
-func (m *Manager) removeIf(db string, wanted func(*record) bool) int {
-	d := m.dbs[db]
-	if d == nil {
-		return 0
-	}
-	before := d.len()
-	d.each(func(r *record) bool {
-		if wanted(r) {
-			m.remove(r)
-		}
-		return true
-	})
-	return before - d.len()
 }
 
 func (m *Manager) assign(r *record, h *home, j *Job) {
@@ -305,7 +300,6 @@ func (m *Manager) put(r *record, s State) {
 		r.location = inFailed
 		own.failed.push(r)
 	case r.home.db.suspended:
-		r.location = suspended
 		r.home.park(r)
 		return // no channel has changed
 	case r.eta != 0:
@@ -331,8 +325,8 @@ func (m *Manager) take(r *record) {
 		}
 	case r.location == inFailed:
 		own.failed.remove(int(r.index))
-	case r.location == suspended:
-		r.home.parked.remove(int(r.index))
+	case r.parked():
+		r.home.unpark(r)
 		return
 	case r.location == inETAQueue:
 		own.eta.remove(int(r.index))

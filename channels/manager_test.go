@@ -131,11 +131,16 @@ func (s *comparison) remove(t *rapid.T) {
 
 func (s *comparison) removeSome(t *rapid.T) {
 	db := drawDB.Draw(t, "db")
-	all := rapid.Bool().Draw(t, "running ones too")
+	all := rapid.Bool().Draw(t, "all")
 	removed := 0
-	for k, j := range s.ref.jobs {
-		if k.DB == db && (all || !j.state.Running()) {
-			s.ref.remove(k)
+	var kept []string
+	for _, j := range s.ref.sorted() {
+		switch {
+		case j.DB != db:
+		case !all && j.state.Running() && rapid.Bool().Draw(t, "kept"):
+			kept = append(kept, j.UUID)
+		default:
+			s.ref.remove(j.Key)
 			removed++
 		}
 	}
@@ -143,7 +148,7 @@ func (s *comparison) removeSome(t *rapid.T) {
 		delete(s.ref.suspended, db)
 		require.Equal(t, removed, s.m.RemoveDB(db))
 	} else {
-		require.Equal(t, removed, s.m.RemoveWaiting(db))
+		require.Equal(t, removed, s.m.RemoveAllBut(db, append(kept, "unknown")))
 	}
 }
 
@@ -173,7 +178,7 @@ func (s *comparison) snapshot(t *rapid.T) {
 			left = append(left, j.Key)
 		}
 	}
-	require.ElementsMatch(t, left, s.m.Stale(db))
+	require.ElementsMatch(t, left, slices.Collect(s.m.Stale(db)))
 }
 
 func (s *comparison) check(t *rapid.T) {

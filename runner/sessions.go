@@ -42,29 +42,23 @@ func (e *engine) dropDatabases(which func(*database) bool, list ...driver.Databa
 // stay taken until it ends. If the database may come back as what it is, tasks that may be executing
 // without a request of ours stay, too, and what is known of those that are not.
 func (e *engine) forget(name string, comesBack bool) {
-	stays := func(t *task) bool { return t.phase == phaseOpen || comesBack && t.phase == phaseWatched }
-	var gone []channels.Key
-	for job := range e.tree.Jobs(name) {
-		if t := e.tasks[job.Key]; t == nil || !stays(t) {
-			gone = append(gone, job.Key)
-		}
-	}
-	for key, t := range e.tasks { // the tree does not know those that are parked, and what becomes of them
-		if _, _, ok := e.tree.Lookup(key); key.DB == name && !stays(t) && !ok {
-			gone = append(gone, key)
-		}
-	}
-	for _, key := range gone {
-		e.tree.Remove(key)
-		t := e.tasks[key]
-		if t != nil && t.phase == phaseParked && comesBack {
-			continue
-		}
-		if t != nil {
+	var kept []string
+	for key, t := range e.tasks {
+		switch {
+		case key.DB != name:
+		case t.phase == phaseOpen || comesBack && t.phase == phaseWatched:
+			kept = append(kept, key.UUID)
+		case t.phase == phaseParked && comesBack:
+		default:
 			t.span.leave()
 			delete(e.tasks, key)
 		}
-		delete(e.delays, key)
+	}
+	e.tree.RemoveAllBut(name, kept)
+	for key := range e.delays {
+		if key.DB == name && e.tasks[key] == nil {
+			delete(e.delays, key)
+		}
 	}
 }
 
@@ -229,7 +223,7 @@ func (e *engine) snapshotRows(db *database, rows []driver.Row) {
 	defer func() { e.inheriting = nil }()
 	for i := range rows {
 		if e.applyRow(&rows[i], 0, set) && db.stage.known() {
-			db.repairs = append(db.repairs, rows[i].UUID)
+			db.repair(rows[i].UUID)
 		}
 	}
 }
@@ -237,11 +231,11 @@ func (e *engine) snapshotRows(db *database, rows []driver.Row) {
 func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 	// Tasks among these have ended meanwhile, or were deleted: their rows tell which.
 	var ended []channels.Key
-	for _, key := range e.tree.Stale(db.Name) {
+	for key := range e.tree.Stale(db.Name) {
 		if e.tasks[key] != nil {
 			ended = append(ended, key)
 		} else if e.applyGone(key) {
-			db.repairs = append(db.repairs, key.UUID)
+			db.repair(key.UUID)
 		}
 	}
 	db.open = nil

@@ -52,8 +52,11 @@ func TestDoubles(t *testing.T) {
 		if count == 0 {
 			want = nil
 		}
-		require.Equal(t, want, d.end())
-		require.Equal(t, max(count, len(twice)-len(want)), d.seen.count)
+		again := d.end()
+		alike := len(again) - len(want) // by chance, one of 2^31 for each pair
+		require.LessOrEqual(t, alike, 2)
+		require.Subset(t, again, want)
+		require.Equal(t, max(count, len(twice)-len(want)), d.seen.count+alike)
 	})
 }
 
