@@ -109,6 +109,23 @@ func BenchmarkTakeIn(b *testing.B) {
 	}
 }
 
+// BenchmarkHold takes all jobs of a database out of the queues and puts them back: its connection is
+// lost, or Odoo does not run them. They are up in root's queue.
+func BenchmarkHold(b *testing.B) {
+	for _, s := range benchSizes {
+		b.Run(s.String(), func(b *testing.B) {
+			m := loaded(b, s.jobs, s.channels, "root:8")
+			m.Set(Job{Key: Key{DB: "other", UUID: "x"}}, Pending)
+			for b.Loop() {
+				m.Next(at(1), 0)
+				m.Suspend("db")
+				m.Resume("db")
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*s.jobs), "ns/job")
+		})
+	}
+}
+
 // BenchmarkDrain starts every job there is, 100 a pass.
 func BenchmarkDrain(b *testing.B) {
 	for _, s := range benchSizes {
