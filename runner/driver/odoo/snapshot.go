@@ -183,11 +183,14 @@ func wireMicros(value []byte) int64 {
 	return t + millennium
 }
 
-// interned are the texts of a column that has few different ones.
+// interned are the texts of a column that has few different ones. Where it has many, because
+// somebody wants it so, most are not remembered.
 type interned struct {
 	last string
 	all  map[string]string
 }
+
+const internedLimit = 2000
 
 func (i *interned) get(text []byte) string {
 	if string(text) == i.last {
@@ -199,7 +202,9 @@ func (i *interned) get(text []byte) string {
 			i.all = make(map[string]string)
 		}
 		found = string(text)
-		i.all[found] = found
+		if len(i.all) < internedLimit {
+			i.all[found] = found
+		}
 	}
 	i.last = found
 	return found

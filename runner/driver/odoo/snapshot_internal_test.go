@@ -73,3 +73,16 @@ func TestBlock(t *testing.T) {
 		}
 	})
 }
+
+// TestInternedIsBounded: a table in which each row names another channel costs no memory for that.
+func TestInternedIsBounded(t *testing.T) {
+	t.Parallel()
+	var texts interned
+	for i := range 3 * internedLimit {
+		text := fmt.Sprint(i)
+		require.Equal(t, text, texts.get([]byte(text)))
+		require.Equal(t, text, texts.get([]byte(text)))
+		require.Equal(t, "0", texts.get([]byte("0")))
+	}
+	require.Len(t, texts.all, internedLimit)
+}
