@@ -143,6 +143,15 @@ func (f *Forest) Stale(db string) iter.Seq[Key] {
 	return m.Stale(db)
 }
 
+// RemoveStale is [Manager.RemoveStale].
+func (f *Forest) RemoveStale(db string, spared []string, number int) (left, removed []Key) {
+	if m := f.find(db); m != nil {
+		left, removed = m.RemoveStale(db, spared, number)
+		f.settle(f.trees[db])
+	}
+	return left, removed
+}
+
 // Next is [Manager.Next]. When each database has its own tree, those that have something to start
 // give one job each, in turn, as long as there is room; the one that has waited longest for its
 // turn begins.

@@ -123,18 +123,17 @@ func (m *Manager) RemoveAllBut(db string, kept []string) int {
 		return 0
 	}
 	before := d.len()
-	stay := make(map[*record]struct{}, len(kept))
-	for _, uuid := range kept {
-		n := newName(uuid)
-		if r := d.find(&n); r != nil {
-			stay[r] = struct{}{}
-		}
-	}
+	stay := d.records(kept)
+	m.keep(d, stay)
+	return before - len(stay)
+}
+
+// keep forgets all jobs of a database but some.
+func (m *Manager) keep(d *database, stay []*record) {
 	fresh := m.clear(d)
-	for r := range stay {
+	for _, r := range stay {
 		m.copy(fresh, r)
 	}
-	return before - len(stay)
 }
 
 // Lookup returns a job as it was last set. The state of a job that Next returned is Enqueued.
@@ -199,6 +198,49 @@ func (m *Manager) Stale(db string) iter.Seq[Key] {
 		d.each(func(r *record) bool { return r.snapshot == d.snapshot || yield(r.key()) })
 	}
 }
+
+// RemoveStale forgets the jobs of a database that Stale names, except some, by their uuids. It returns
+// which of these Stale names, and a number of those that it has forgotten. If these were most of the
+// database's, jobs that wait are back in the queues of their own channels.
+func (m *Manager) RemoveStale(db string, spared []string, number int) (left, removed []Key) {
+	d := m.dbs[db]
+	if d == nil || d.seen == d.len() {
+		return nil, nil
+	}
+	for _, r := range d.records(spared) {
+		if r.snapshot != d.snapshot {
+			left = append(left, r.key())
+			d.see(r)
+		}
+	}
+	if !d.mostlyStale() {
+		d.each(func(r *record) bool {
+			if r.snapshot != d.snapshot {
+				if len(removed) < number {
+					removed = append(removed, r.key())
+				}
+				m.remove(r)
+			}
+			return true
+		})
+		return left, removed
+	}
+	number = min(number, d.len()-d.seen)
+	var stay []*record
+	d.each(func(r *record) bool {
+		if r.snapshot == d.snapshot {
+			stay = append(stay, r)
+		} else if len(removed) < number {
+			removed = append(removed, r.key())
+		}
+		return len(removed) < number || len(stay) < d.seen
+	})
+	m.keep(d, stay)
+	return left, removed
+}
+
+// mostlyStale reports whether more jobs are stale than are not.
+func (d *database) mostlyStale() bool { return d.len()-d.seen > d.seen }
 
 func (m *Manager) known(k Key) *record {
 	n := newName(k.UUID)

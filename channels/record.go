@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/hex"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -110,6 +112,18 @@ func (d *database) find(n *name) *record {
 		return d.odd[n.text]
 	}
 	return d.jobs.get(&n.uuid)
+}
+
+// records returns those of the uuids that are known, each once.
+func (d *database) records(uuids []string) []*record {
+	known := make(map[*record]struct{}, len(uuids))
+	for _, uuid := range uuids {
+		n := newName(uuid)
+		if r := d.find(&n); r != nil {
+			known[r] = struct{}{}
+		}
+	}
+	return slices.Collect(maps.Keys(known))
 }
 
 // add returns a new record that is nowhere yet.

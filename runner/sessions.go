@@ -55,11 +55,26 @@ func (e *engine) forget(name string, comesBack bool) {
 		}
 	}
 	e.tree.RemoveAllBut(name, kept)
+	e.forgetDelays(name)
+}
+
+// forgetDelays forgets the pauses of jobs that the tree does not know any more.
+func (e *engine) forgetDelays(db string) {
 	for key := range e.delays {
-		if key.DB == name && e.tasks[key] == nil {
+		if _, _, known := e.tree.Lookup(key); key.DB == db && !known && e.tasks[key] == nil {
 			delete(e.delays, key)
 		}
 	}
+}
+
+// tasksOf returns the tasks of a database, by uuid.
+func (e *engine) tasksOf(db *database) (uuids []string) {
+	for key := range e.tasks {
+		if key.DB == db.Name {
+			uuids = append(uuids, key.UUID)
+		}
+	}
+	return uuids
 }
 
 // retire is forget for a database that still exists, and in which nothing may run now. What executes
@@ -230,13 +245,12 @@ func (e *engine) snapshotRows(db *database, rows []driver.Row) {
 
 func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 	// Tasks among these have ended meanwhile, or were deleted: their rows tell which.
-	var ended []channels.Key
-	for key := range e.tree.Stale(db.Name) {
-		if e.tasks[key] != nil {
-			ended = append(ended, key)
-		} else if e.applyGone(key) {
-			db.repair(key.UUID)
-		}
+	ended, gone := e.tree.RemoveStale(db.Name, e.tasksOf(db), repairsLimit)
+	for _, key := range gone {
+		db.repair(key.UUID)
+	}
+	if len(gone) > 0 {
+		e.forgetDelays(db.Name)
 	}
 	db.open = nil
 	e.tree.EndSnapshot(db.Name)
