@@ -391,14 +391,14 @@ func (e *engine) unclaimed(db *database, tasks []driver.Task, changed []driver.R
 // after a pause when it was answered for without having been run, or it would be asked
 // for again and again.
 func (e *engine) putBack(db *database, row *driver.Row, t *task) {
-	delivered := t.result != nil && t.result.Outcome != driver.NotSent
+	delivered, why := t.result != nil && t.result.Outcome != driver.NotSent, t.trail.why
 	t.row, t.gone, t.result = row, false, nil
 	if delivered {
 		e.delays.add(row.Key, retryFirst, retryLimit)
 	}
 	e.settle(row.Key, t)
 	if delivered {
-		e.databases.strike(db, row.UUID)
+		e.databases.strike(db, row.UUID, why)
 	}
 }
 
