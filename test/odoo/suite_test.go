@@ -49,6 +49,7 @@ func testSeries(t *testing.T, series int) {
 		{"Answers", testAnswers},
 		{"Commit", testCommit},
 		{"Evidence", testEvidence},
+		{"Hanging", testHanging},
 		{"WorkerKilled", testWorkerKilled},
 		{"RestartUnderLoad", testRestartUnderLoad},
 		{"KilledUnderLoad", testKilledUnderLoad},
