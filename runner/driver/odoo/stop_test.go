@@ -202,7 +202,7 @@ func TestStopWithHiddenFunctions(t *testing.T) {
 		"a type": `CREATE DOMAIN flag AS boolean; ALTER TABLE queue_job_function ALTER allow_commit TYPE flag`,
 		"a policy": `ALTER TABLE queue_job_function ENABLE ROW LEVEL SECURITY;
 			CREATE POLICY p ON queue_job_function USING (false)`,
-		"no rights": "REVOKE ALL ON queue_job_function FROM public",
+		"no rights": "",
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHarness(t, odoostub.QueueJobLock)
@@ -221,25 +221,17 @@ func TestStopWithHiddenFunctions(t *testing.T) {
 	}
 }
 
-// dedicated makes a role as docs/contract.md 5.5 recommends it.
+// dedicated makes a role that may do what SECURITY.md recommends, which is not to stop jobs.
 func (h *harness) dedicated() (role string) {
 	h.t.Helper()
 	role = "runner_" + h.db
-	h.exec("CREATE ROLE " + role + " LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO " + role +
-		"; GRANT UPDATE ON queue_job, queue_job_lock TO " + role)
-	if h.hasTable("queue_job_function") {
-		h.exec("REVOKE ALL ON queue_job_function FROM " + role)
-	}
+	h.exec("CREATE ROLE " + role + " LOGIN; GRANT SELECT ON ir_module_module, ir_config_parameter, queue_job, queue_job_lock TO " + role +
+		"; GRANT UPDATE (state, date_enqueued, retry, exc_name, exc_info) ON queue_job TO " + role +
+		"; GRANT UPDATE (queue_job_id) ON queue_job_lock TO " + role)
 	h.t.Cleanup(func() {
 		require.NoError(h.t, h.pg.Exec(context.Background(), h.db, "DROP OWNED BY "+role+" CASCADE; DROP ROLE "+role))
 	})
 	return role
-}
-
-func (h *harness) hasTable(name string) (yes bool) {
-	h.t.Helper()
-	require.NoError(h.t, h.admin.QueryRow(h.deadline(), "SELECT to_regclass($1::text) IS NOT NULL", name).Scan(&yes))
-	return yes
 }
 
 // sessionOf opens a session of a role, with a fingerprint.
@@ -277,6 +269,11 @@ func TestStopNeedsRights(t *testing.T) {
 		return conn.PgConn().PID(), func() { require.NoError(t, conn.Close(context.Background())) }
 	}
 	s := h.sessionOf(role)
+	h.exec("UPDATE queue_job SET state = 'failed'")
+	rows, err := s.(driver.Stopper).Account(h.deadline(), []driver.Cause{{Attempt: task, Text: "Too long."}})
+	require.NoError(t, err)
+	require.Len(t, rows, 1)
+	h.exec("UPDATE queue_job SET state = 'started'")
 
 	pid, free := hold(worker)
 	stopped := h.stop(s, task, true)
