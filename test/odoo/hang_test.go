@@ -58,27 +58,33 @@ func testHanging(t *testing.T, s *site) {
 	call(t, s.url(""), s.db.name, "jobrunner.test", "allow_commit", &commits, []int{}, "hang_and_commit")
 	require.Equal(t, s.series == 19, commits)
 
-	const canceled, shutdown = "psycopg2.errors.QueryCanceled", "psycopg2.errors.AdminShutdown"
-	signalled, not, cannot := driver.Signalled, driver.NotRunning, driver.Unstoppable
-	for _, h := range []hang{
-		{"a long query", "run_query", nil, "active", ending{signalled, not, true, "failed", canceled}},
-		{"a query in a savepoint", "hang_in_savepoint", nil, "active", ending{signalled, not, true, "failed", canceled}},
-		{"queries whose errors it handles", "hang_on", nil, "active", ending{signalled, signalled, false, "failed", shutdown}},
-		{"a loop in Python", "hang_in_python", nil, "idle in transaction", ending{signalled, signalled, false, "failed", shutdown}},
-		{"an HTTP call", "hang_in_http", []any{"http://" + silent.Addr().String()}, "idle in transaction",
-			ending{signalled, signalled, false, "failed", shutdown}},
-		{"time.sleep", "run", nil, "idle in transaction", ending{signalled, signalled, false, "failed", shutdown}},
-		{"a query of a job that may commit", "hang_and_commit", nil, "active", ending{cannot, cannot, false, "done", ""}},
-		{"nothing: its worker has died", "kill", nil, "", ending{not, not, false, "started", ""}},
-	} {
+	for _, h := range hangsOf(silent.Addr().String()) {
 		got := b.stopOne(h)
 		if s.locks(t) {
 			require.Equal(t, h.want, got, h.name)
 		} else if h.method != "kill" {
+			cannot := driver.Unstoppable
 			require.Equal(t, ending{cannot, cannot, false, "done", ""}, got, h.name)
 		}
 	}
 	t.Logf("FACT odoo %d:\n%s", s.series, b.table.String())
+}
+
+// hangsOf are the ways to hang, with what the newest add-on makes of each.
+func hangsOf(silent string) []hang {
+	const canceled, shutdown = "psycopg2.errors.QueryCanceled", "psycopg2.errors.AdminShutdown"
+	signalled, not, cannot := driver.Signalled, driver.NotRunning, driver.Unstoppable
+	return []hang{
+		{"a long query", "run_query", nil, "active", ending{signalled, not, true, "failed", canceled}},
+		{"a query in a savepoint", "hang_in_savepoint", nil, "active", ending{signalled, not, true, "failed", canceled}},
+		{"queries whose errors it handles", "hang_on", nil, "active", ending{signalled, signalled, false, "failed", shutdown}},
+		{"a loop in Python", "hang_in_python", nil, "idle in transaction", ending{signalled, signalled, false, "failed", shutdown}},
+		{"an HTTP call", "hang_in_http", []any{"http://" + silent}, "idle in transaction",
+			ending{signalled, signalled, false, "failed", shutdown}},
+		{"time.sleep", "run", nil, "idle in transaction", ending{signalled, signalled, false, "failed", shutdown}},
+		{"a query of a job that may commit", "hang_and_commit", nil, "active", ending{cannot, cannot, false, "done", ""}},
+		{"nothing: its worker has died", "kill", nil, "", ending{not, not, false, "started", ""}},
+	}
 }
 
 // stopping stops jobs by the driver's own session, without a runner.
@@ -226,4 +232,53 @@ func (b *stopping) tell(h hang, w *watch, got *ending, worker int) {
 	}
 	fmt.Fprintf(&b.table, "| %s | %s | %s | %.1f s | %.1f s | %s | %s | %s | %s | %s | %s |\n", h.name, got.cancelled, got.terminated,
 		w.free.Seconds(), w.over.Seconds(), answer, got.state, got.excName, info, work, next)
+}
+
+// testTimeLimit has a policy stop the same jobs, through Caddy, with one slot for all: another job waits
+// for it, and gets it only when the one that hung has come to its end, whatever became of its lock.
+func testTimeLimit(t *testing.T, s *site) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, silent.Close()) })
+	c := startCaddy(t, s.server, caddyOptions{
+		Databases: s.db.name, Channels: "root:1", Policy: "policy root* {\ntimeout 2s {\ncancel\ngrace 4s\n}\n}",
+	})
+	c.waitReady(t, s.db.name)
+	call(t, s.url(""), s.db.name, "jobrunner.test", "allow_commit", nil, []int{}, "hang_and_commit")
+	var table strings.Builder
+	table.WriteString("| the job hangs in | row | exc_name | the last of exc_info | the next job began |\n|---|---|---|---|---|\n")
+	for _, h := range hangsOf(silent.Addr().String()) {
+		if h.method == "kill" {
+			continue // testWorkerKilled
+		}
+		key := "limited " + h.method
+		began := time.Now()
+		uuid := enqueue(t, c.url(), s.db.name, h.method, nil, append([]any{key, hangs}, h.arguments...))[0]
+		s.db.waitState(t, "started", uuid)
+		next := enqueue(t, c.url(), s.db.name, "run", nil, []any{"after " + key})[0]
+		s.db.waitState(t, "done", next)
+		after := s.db.executions(t, "after "+key)[0].Started - float64(began.UnixMicro())/1e6
+		j := s.db.job(t, uuid)
+		var info string
+		require.NoError(t, s.db.pool.QueryRow(t.Context(), "SELECT coalesce(exc_info, '') FROM queue_job WHERE uuid = $1", uuid).Scan(&info))
+		name := ""
+		if j.ExcName != nil {
+			name = *j.ExcName
+		}
+		fmt.Fprintf(&table, "| %s | %s | %s | %s | after %.1f s |\n", h.name, j.State, name, info[strings.LastIndex(info, "\n")+1:], after)
+		if !s.locks(t) || !h.want.byCancel {
+			require.GreaterOrEqual(t, after, float64(hangs), "%s: its worker was busy until then", h.name)
+		}
+		if !s.locks(t) {
+			require.Equal(t, "done", j.State, h.name)
+			continue
+		}
+		require.Equal(t, h.want.state, j.State, h.name)
+		require.Equal(t, h.want.excName, name, h.name)
+		require.Equal(t, j.State == "failed", strings.Contains(info, "policy root*"), info)
+		if h.want.byCancel {
+			require.Less(t, after, float64(hangs)-2, h.name)
+		}
+	}
+	t.Logf("FACT odoo %d:\n%s", s.series, table.String())
 }

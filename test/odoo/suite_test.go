@@ -50,6 +50,7 @@ func testSeries(t *testing.T, series int) {
 		{"Commit", testCommit},
 		{"Evidence", testEvidence},
 		{"Hanging", testHanging},
+		{"TimeLimit", testTimeLimit},
 		{"WorkerKilled", testWorkerKilled},
 		{"RestartUnderLoad", testRestartUnderLoad},
 		{"KilledUnderLoad", testKilledUnderLoad},
