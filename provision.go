@@ -56,6 +56,7 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 		DiscoverInterval:   time.Duration(r.DiscoverInterval),
 		ShutdownTimeout:    r.shutdownTimeout(),
 		RescueStartedAfter: time.Duration(r.RescueStartedAfter),
+		UpgradeGate:        r.UpgradeGate,
 		Logger:             log,
 	}
 	if cfg.Postgres, err = r.connection(odoo, log); err != nil {

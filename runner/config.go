@@ -56,6 +56,10 @@ type Config struct {
 	// empty. The driver must be capable of that. Default: nil, one tree for all databases.
 	DatabaseChannels *channels.Capacities
 
+	// UpgradeGate keeps the jobs of a database from being started while the application is being
+	// changed there. The driver must be capable of telling. Default: false, they are started.
+	UpgradeGate bool
+
 	// DiscoverInterval is the time between two listings of the databases.
 	// Default: 30 s.
 	DiscoverInterval time.Duration
@@ -155,6 +159,8 @@ func (c Config) validate() error {
 		return errors.New("the driver does not name its application")
 	case c.DatabaseChannels != nil && !c.Driver.Capabilities().DatabaseChannels:
 		return fmt.Errorf("database_channels: this driver cannot read channels from the databases of %s", c.application())
+	case c.UpgradeGate && !c.Driver.Capabilities().Upgrades:
+		return fmt.Errorf("upgrade_gate: this driver cannot tell whether %s is being upgraded", c.application())
 	}
 	if _, err := postgres.Patterns(c.Databases); err != nil {
 		return fmt.Errorf("databases: %w", err)
@@ -166,7 +172,7 @@ func (c Config) validate() error {
 func (c Config) session() session.Config {
 	return session.Config{
 		Driver: c.Driver, Postgres: c.Postgres, DatabaseChannels: c.DatabaseChannels != nil,
-		DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
+		UpgradeGate: c.UpgradeGate, DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
 	}
 }
 

@@ -197,6 +197,7 @@ func (e *engine) configure(cfg Config) error {
 	if err := e.databases.configure(cfg); err != nil {
 		return err
 	}
+	e.databases.gate(cfg.UpgradeGate)
 	e.pool.Reconfigured()
 	e.targetsAt = time.Time{}
 	e.maint.Rediscover()

@@ -52,6 +52,9 @@ const (
 	EventDatabaseLost EventKind = "database_lost"
 	// EventDatabaseHeld: the jobs of Database are held back (Detail).
 	EventDatabaseHeld EventKind = "database_held"
+	// EventDatabaseUpgrading: the jobs of Database wait, because the application is being changed there
+	// (Detail). EventDatabaseReady ends it.
+	EventDatabaseUpgrading EventKind = "database_upgrading"
 	// EventDatabaseStandby: another runner serves Database (Detail: which).
 	EventDatabaseStandby EventKind = "database_standby"
 	// EventResynced: a snapshot of Database ended (Count: jobs that it changed).
@@ -87,7 +90,7 @@ func EventKinds() []EventKind {
 	return []EventKind{
 		EventClaimed, EventDispatched, EventAnswered, EventJobDone, EventJobFailed, EventJobRetried, EventJobNotRun,
 		EventJobRescued, EventJobGone, EventJobLost, EventUnclaimed, EventDatabaseReady, EventDatabaseUnhealthy,
-		EventDatabaseLost, EventDatabaseHeld, EventDatabaseStandby, EventResynced, EventResyncRepaired,
+		EventDatabaseLost, EventDatabaseHeld, EventDatabaseUpgrading, EventDatabaseStandby, EventResynced, EventResyncRepaired,
 		EventNotifications, EventLeaderChanged, EventUpstreamUp, EventUpstreamUnhealthy, EventUpstreamDrained,
 		EventUpstreamUndrained, EventChannelBlocked, EventPaused, EventResumed,
 	}

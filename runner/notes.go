@@ -271,6 +271,7 @@ var stateEvents = map[DatabaseState]EventKind{
 	DatabaseUnhealthy:   EventDatabaseUnhealthy,
 	DatabaseUnreachable: EventDatabaseLost,
 	DatabaseHeld:        EventDatabaseHeld,
+	DatabaseUpgrading:   EventDatabaseUpgrading,
 	DatabaseStandby:     EventDatabaseStandby,
 }
 

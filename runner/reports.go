@@ -58,6 +58,10 @@ func (r *sessionReports) Channels(cfgs []channels.Config, err error) {
 	r.post(func() { r.engine.databases.channelsRead(r.db, cfgs, err) })
 }
 
+func (r *sessionReports) Upgrading(u driver.Upgrade) {
+	r.post(func() { r.engine.databases.upgrading(r.db, u) })
+}
+
 func (r *sessionReports) Running(rows []driver.Row) {
 	r.post(func() { r.engine.running(r.db, rows) })
 }

@@ -29,7 +29,7 @@ const (
 var alertKinds = map[runner.EventKind]bool{
 	runner.EventJobFailed: true, runner.EventJobRescued: true, runner.EventJobNotRun: true,
 	runner.EventLeaderChanged: true, runner.EventDatabaseReady: true, runner.EventDatabaseUnhealthy: true,
-	runner.EventDatabaseLost: true, runner.EventDatabaseHeld: true, runner.EventUpstreamUp: true,
+	runner.EventDatabaseLost: true, runner.EventDatabaseHeld: true, runner.EventDatabaseUpgrading: true, runner.EventUpstreamUp: true,
 	runner.EventUpstreamUnhealthy: true, runner.EventUpstreamDrained: true, runner.EventUpstreamUndrained: true,
 	runner.EventChannelBlocked: true, runner.EventResyncRepaired: true, runner.EventPaused: true, runner.EventResumed: true,
 }

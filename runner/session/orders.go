@@ -13,15 +13,16 @@ type orders struct {
 	unclaims []driver.Task
 	inspects []string
 	rescues  []driver.Liveness
-	// resync asks for a snapshot now, channels for the database's channels.
-	resync, channels bool
+	// resync asks for a snapshot now, channels for the database's channels, upgrade for a check
+	// whether it is being upgraded.
+	resync, channels, upgrade bool
 	// read is the number of the last order to read; see [Session.Read].
 	read uint64
 }
 
 func (o *orders) empty() bool {
 	return len(o.claims) == 0 && len(o.reads) == 0 && len(o.unclaims) == 0 &&
-		len(o.inspects) == 0 && len(o.rescues) == 0 && !o.resync && !o.channels
+		len(o.inspects) == 0 && len(o.rescues) == 0 && !o.resync && !o.channels && !o.upgrade
 }
 
 // Claim orders to mark jobs enqueued, which [Listener.Claimed] answers.

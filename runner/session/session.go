@@ -54,6 +54,9 @@ type Config struct {
 	Postgres *pgx.ConnConfig
 	// DatabaseChannels is set where the channels that are configured in the database count.
 	DatabaseChannels bool
+	// UpgradeGate is set where nothing is to be claimed while the application is being changed. The
+	// driver is capable of telling.
+	UpgradeGate bool
 	// DiscoverInterval is the time between two connections to a database that has nothing to serve.
 	DiscoverInterval time.Duration
 	// Queue is that of all sessions of the cluster. Default: none.
@@ -88,6 +91,11 @@ type Session struct {
 	echoSince time.Time
 	resyncAt  time.Time
 	probed    time.Time // when the last probe began, or the last snapshot ended
+	// gating is set while upgrades are watched, upgrade is what was seen of one at upgradeAt, which is
+	// zero if nothing was on this connection.
+	gating    bool
+	upgrade   driver.Upgrade
+	upgradeAt time.Time
 
 	pulse pulse
 }
@@ -197,6 +205,13 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 		return found, err
 	}
 	s.out.Fingerprinted(found)
+	s.upgradeAt = time.Time{}
+	if found.Health == driver.Healthy || found.Health == driver.Unhealthy && found.Generation != "" {
+		// Also of one that cannot be served, because an upgrade may be why.
+		if err := s.checkUpgrade(ctx); err != nil {
+			return found, err
+		}
+	}
 	if found.Health == driver.Healthy {
 		if err := s.settle(ctx, &found); err != nil {
 			return found, err

@@ -51,6 +51,7 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"Echoes", testEchoes, true},
 		{"Reload", testReload, false},
 		{"Channels", testChannels, true},
+		{"Upgrades", testUpgrades, false},
 		{"Probe", testProbe, false},
 		{"Lost", testLost, false},
 		{"Run", testRun, false},
@@ -80,6 +81,48 @@ func testCapabilities(b *bench) {
 	require.Equal(b.t, can.Examination, examines)
 	_, reads := b.open().(driver.ChannelReader)
 	require.Equal(b.t, can.DatabaseChannels, reads)
+	_, upgrades := b.open().(driver.Upgrader)
+	require.Equal(b.t, can.Upgrades, upgrades)
+}
+
+// testUpgrades: where it is wanted, nothing is claimed while the application is marked for a change;
+// and a change can be told that a claim does not see, until it has ended.
+func testUpgrades(b *bench) {
+	if !b.Driver().Capabilities().Upgrades {
+		return
+	}
+	b.Insert(Job{UUID: jobA, State: "pending", Created: ago(time.Hour)})
+	b.Insert(Job{UUID: jobB, State: "pending", Created: ago(time.Hour)})
+	s := b.ready()
+	upgrader, _ := s.(driver.Upgrader)
+	var last driver.Upgrade
+	check := func() driver.Upgrade {
+		b.t.Helper()
+		u, err := upgrader.Upgrading(b.ctx, last)
+		require.NoError(b.t, err)
+		require.Equal(b.t, u.Active, u.Description != "", "it says what it is")
+		last = u
+		return u
+	}
+	require.Equal(b.t, driver.Upgrade{}, check())
+	b.Mark("sale", "stock")
+	require.Contains(b.t, check().Description, "sale")
+	b.claim(s, jobA) // which nobody has forbidden
+	upgrader.GateUpgrades(true)
+	tasks, rows, err := s.Claim(b.ctx, []string{jobB}, []string{jobB})
+	require.NoError(b.t, err)
+	require.Empty(b.t, tasks)
+	require.Len(b.t, rows, 1, "reads go on")
+	require.Equal(b.t, channels.Pending, b.row(s, jobB).State)
+	b.Mark()
+	require.Equal(b.t, driver.Upgrade{}, check())
+
+	end := b.Change()
+	require.True(b.t, check().Active)
+	require.True(b.t, check().Active)
+	end()
+	require.Eventually(b.t, func() bool { return !check().Active }, timeout, time.Millisecond)
+	b.claim(s, jobB)
 }
 
 func testFingerprint(b *bench) {

@@ -2,6 +2,7 @@ package mock_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,6 +61,13 @@ func (h *harness) Insert(j drivertest.Job) {
 }
 
 func (h *harness) SetChannels(cfgs []channels.Config) { h.w.SetChannels("prod", cfgs...) }
+
+func (h *harness) Mark(modules ...string) { h.w.Mark("prod", strings.Join(modules, ", ")) }
+
+func (h *harness) Change() (end func()) {
+	h.w.Upgrade("prod", true)
+	return func() { h.w.Upgrade("prod", false) }
+}
 
 func (h *harness) SetState(uuid, state string) {
 	require.True(h.t, h.w.SetState(h.key(uuid), channels.ParseState(state)))

@@ -12,10 +12,11 @@ type Faults struct {
 	OpenErr error
 	// Fingerprint is reported instead of a healthy one.
 	Fingerprint *driver.Fingerprint
-	// FingerprintErr, LockErr, ChannelsErr, SnapshotErr, ReadErr, ClaimErr, InspectErr and
-	// RescueErr are returned by the method of that name, which then does nothing. The session
+	// FingerprintErr, LockErr, ChannelsErr, SnapshotErr, ReadErr, ClaimErr, InspectErr, RescueErr and
+	// UpgradingErr are returned by the method of that name, which then does nothing. The session
 	// survives unless the error is a [driver.ErrLost].
 	FingerprintErr, LockErr, ChannelsErr, SnapshotErr, ReadErr, ClaimErr, InspectErr, RescueErr error
+	UpgradingErr                                                                                error
 	// SnapshotErrAfter lets a failing snapshot yield that many rows first.
 	SnapshotErrAfter int
 	// ProbeErr is returned by Probe, as a lost connection.

@@ -115,6 +115,7 @@ type database struct {
 	faults   Faults
 	calls    map[string]int
 	channels []channels.Config
+	upgrade  upgrade
 }
 
 // next returns a number never used before.

@@ -103,6 +103,25 @@ func (h *harness) Insert(j drivertest.Job) {
 	}
 }
 
+func (h *harness) Mark(modules ...string) {
+	h.t.Helper()
+	h.exec("UPDATE ir_module_module SET state = 'installed' WHERE state LIKE 'to %'")
+	for _, name := range modules {
+		h.exec(`INSERT INTO ir_module_module (name, state) VALUES ($1, 'to upgrade')
+			ON CONFLICT (name) DO UPDATE SET state = 'to upgrade'`, name)
+	}
+}
+
+// Change marks a module in a transaction that is not committed.
+func (h *harness) Change() (end func()) {
+	h.t.Helper()
+	tx, err := h.connect().Begin(h.t.Context())
+	require.NoError(h.t, err)
+	_, err = tx.Exec(h.t.Context(), "UPDATE ir_module_module SET state = 'to upgrade' WHERE name = 'base'")
+	require.NoError(h.t, err)
+	return func() { require.NoError(h.t, tx.Rollback(context.Background())) }
+}
+
 func (h *harness) SetState(uuid, state string) {
 	h.t.Helper()
 	h.exec("UPDATE queue_job SET state = $2 WHERE uuid = $1", uuid, state)
