@@ -60,6 +60,7 @@ func testSeries(t *testing.T, series int) {
 		{"AddOnInstalledLater", testAddOnInstalledLater},
 		{"NeutralisedCopy", testNeutralisedCopy},
 		{"NeutralisedWhileServed", testNeutralisedWhileServed},
+		{"Upgrade", testUpgrade},
 		{"OtherRunner", testOtherRunner},
 		{"SideBySide", testSideBySide},
 	} {
