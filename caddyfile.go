@@ -68,6 +68,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		ready_fails_on    not_ready|degraded|never
 //		shutdown_timeout  <duration>
 //		public_runjob     warn|allow
+//		release_dependents
 //		upgrade_gate
 //	}
 //
@@ -115,6 +116,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"ready_fails_on":       (*Runner).parseReadyFailsOn,
 	"shutdown_timeout":     (*Runner).parseShutdownTimeout,
 	"public_runjob":        (*Runner).parsePublicRunjob,
+	"release_dependents":   func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.ReleaseDependents) },
 	"upgrade_gate":         func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.UpgradeGate) },
 }
 

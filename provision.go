@@ -56,6 +56,7 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 		DiscoverInterval:   time.Duration(r.DiscoverInterval),
 		ShutdownTimeout:    r.shutdownTimeout(),
 		RescueStartedAfter: time.Duration(r.RescueStartedAfter),
+		ReleaseDependents:  r.ReleaseDependents,
 		UpgradeGate:        r.UpgradeGate,
 		Logger:             log,
 	}

@@ -56,6 +56,11 @@ type Config struct {
 	// empty. The driver must be capable of that. Default: nil, one tree for all databases.
 	DatabaseChannels *channels.Capacities
 
+	// ReleaseDependents releases the jobs that wait for others, all of which are done, when the worker
+	// that should have done so has died. The driver must be capable of that. Default: false, they
+	// wait.
+	ReleaseDependents bool
+
 	// UpgradeGate keeps the jobs of a database from being started while the application is being
 	// changed there. The driver must be capable of telling. Default: false, they are started.
 	UpgradeGate bool
@@ -159,6 +164,8 @@ func (c Config) validate() error {
 		return errors.New("the driver does not name its application")
 	case c.DatabaseChannels != nil && !c.Driver.Capabilities().DatabaseChannels:
 		return fmt.Errorf("database_channels: this driver cannot read channels from the databases of %s", c.application())
+	case c.ReleaseDependents && !c.Driver.Capabilities().Releases:
+		return fmt.Errorf("release_dependents: this driver cannot release jobs of %s that wait for others", c.application())
 	case c.UpgradeGate && !c.Driver.Capabilities().Upgrades:
 		return fmt.Errorf("upgrade_gate: this driver cannot tell whether %s is being upgraded", c.application())
 	}

@@ -45,6 +45,8 @@ type engine struct {
 	shutdown  shutdown
 	handover  handover
 	scanAt    time.Time
+	// releases are the jobs that may have left others waiting.
+	releases releases
 	// inheriting is the open of the database whose snapshot is being applied, nil outside of that.
 	inheriting map[string]struct{}
 	// answeredAt is when each server answered last.
@@ -123,6 +125,9 @@ func (e *engine) tick(now time.Time) {
 	}
 	e.leadership.settle(now, e.databases.settling)
 	e.handOver(now)
+	if len(e.releases) > 0 {
+		e.release(now)
+	}
 	if !now.Before(e.scanAt) {
 		e.expireReserved(now)
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
@@ -139,7 +144,7 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	if until := e.controls.expiry(); !until.IsZero() {
 		next = timing.Earliest(next, until)
 	}
-	next = e.giveUpAt(e.databases.releaseAt(next))
+	next = e.releases.due(e.giveUpAt(e.databases.releaseAt(next)))
 	if due := e.leadership.due(); !due.IsZero() {
 		next = timing.Earliest(next, due)
 	}

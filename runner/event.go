@@ -61,6 +61,9 @@ const (
 	EventResynced EventKind = "resynced"
 	// EventResyncRepaired: a snapshot found what no notification had told (Count).
 	EventResyncRepaired EventKind = "resync_repaired"
+	// EventDependentsReleased: jobs of Database were released that dead workers had left waiting for
+	// others (Count; UUID is one of them).
+	EventDependentsReleased EventKind = "dependents_released"
 	// EventNotifications: notifications of Database arrived (Count).
 	EventNotifications EventKind = "notifications"
 
@@ -91,7 +94,7 @@ func EventKinds() []EventKind {
 		EventClaimed, EventDispatched, EventAnswered, EventJobDone, EventJobFailed, EventJobRetried, EventJobNotRun,
 		EventJobRescued, EventJobGone, EventJobLost, EventUnclaimed, EventDatabaseReady, EventDatabaseUnhealthy,
 		EventDatabaseLost, EventDatabaseHeld, EventDatabaseUpgrading, EventDatabaseStandby, EventResynced, EventResyncRepaired,
-		EventNotifications, EventLeaderChanged, EventUpstreamUp, EventUpstreamUnhealthy, EventUpstreamDrained,
+		EventDependentsReleased, EventNotifications, EventLeaderChanged, EventUpstreamUp, EventUpstreamUnhealthy, EventUpstreamDrained,
 		EventUpstreamUndrained, EventChannelBlocked, EventPaused, EventResumed,
 	}
 }

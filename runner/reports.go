@@ -136,6 +136,10 @@ func (r *sessionReports) Rescued(rows []driver.Row) {
 	r.post(func() { r.engine.rescued(r.db, rows) })
 }
 
+func (r *sessionReports) Released(rows []driver.Row) {
+	r.post(func() { r.engine.released(r.db, rows) })
+}
+
 // clusterReports takes what the maintenance connection reports into the engine's loop.
 type clusterReports struct{ engine *engine }
 

@@ -44,6 +44,8 @@ type Listener interface {
 	Unclaimed(tasks []driver.Task, changed []driver.Row)
 	Inspected(found []driver.Liveness)
 	Rescued(rows []driver.Row)
+	// Released brings the rows of the jobs that were released.
+	Released(rows []driver.Row)
 }
 
 // State is how far a session is that does not serve its database.

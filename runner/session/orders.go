@@ -13,6 +13,7 @@ type orders struct {
 	unclaims []driver.Task
 	inspects []string
 	rescues  []driver.Liveness
+	releases []release
 	// resync asks for a snapshot now, channels for the database's channels, upgrade for a check
 	// whether it is being upgraded.
 	resync, channels, upgrade bool
@@ -22,7 +23,7 @@ type orders struct {
 
 func (o *orders) empty() bool {
 	return len(o.claims) == 0 && len(o.reads) == 0 && len(o.unclaims) == 0 &&
-		len(o.inspects) == 0 && len(o.rescues) == 0 && !o.resync && !o.channels && !o.upgrade
+		len(o.inspects) == 0 && len(o.rescues) == 0 && len(o.releases) == 0 && !o.resync && !o.channels && !o.upgrade
 }
 
 // Claim orders to mark jobs enqueued, which [Listener.Claimed] answers.

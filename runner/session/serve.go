@@ -85,6 +85,11 @@ func (s *Session) loop(ctx context.Context) error {
 		if err := s.execute(ctx, &o); err != nil {
 			return err
 		}
+		if len(o.releases) > 0 || len(s.dependents) > 0 {
+			if err := s.release(ctx, o.releases); err != nil {
+				return err
+			}
+		}
 		if err := s.attend(ctx); err != nil {
 			return err
 		}
@@ -96,7 +101,7 @@ func (s *Session) wait(ctx context.Context) error {
 	wctx, cancel := context.WithDeadline(ctx, s.deadline())
 	defer cancel()
 	s.mu.Lock()
-	if !s.todo.empty() || s.dirty.len() > 0 || s.reload {
+	if !s.todo.empty() || s.dirty.len() > 0 || s.reload || len(s.dependents) > 0 {
 		cancel() // only what has arrived already
 	}
 	s.interrupt = cancel

@@ -91,6 +91,8 @@ type Session struct {
 	echoSince time.Time
 	resyncAt  time.Time
 	probed    time.Time // when the last probe began, or the last snapshot ended
+	// dependents are the jobs that are to be looked at because nobody may have released them.
+	dependents []dependents
 	// gating is set while upgrades are watched, upgrade is what was seen of one at upgradeAt, which is
 	// zero if nothing was on this connection.
 	gating    bool
@@ -172,6 +174,7 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 	s.dirty.clear()
 	s.foreseen = foreseen{}
 	s.batch = 0
+	s.dependents = nil
 	s.echoSince = time.Time{}
 	if err = s.running(ctx); err == nil {
 		err = s.snapshot(ctx)

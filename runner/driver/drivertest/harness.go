@@ -27,6 +27,10 @@ type Job struct {
 	MaxRetries int32
 	// LockRow inserts a lock row that is not held.
 	LockRow bool
+	// DependsOn are the uuids of jobs that must be done first, and Done is when it was done itself; zero
+	// for not known.
+	DependsOn []string
+	Done      time.Time
 }
 
 // Behaviour is how an upstream of a harness behaves.

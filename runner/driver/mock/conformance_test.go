@@ -57,6 +57,7 @@ func (h *harness) Insert(j drivertest.Job) {
 	job.Channel, job.Priority, job.Retry = j.Channel, j.Priority, j.Retry
 	job.Created, job.ETA, job.Enqueued = micros(j.Created), micros(j.ETA), micros(j.Enqueued)
 	job.MaxRetries, job.LockRow = j.MaxRetries, j.LockRow
+	job.DependsOn, job.Done = j.DependsOn, j.Done
 	h.w.Insert(job)
 }
 
