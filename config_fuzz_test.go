@@ -78,6 +78,7 @@ func FuzzCaddyfile(f *testing.F) {
 		"postgres host=db\nupstream http://a:1 b", "postgres host=db\nupstream a\nchannels root:4,mail:2:throttle=3,off:-1",
 		"channel invoices {\nsequential\nthrottle 1500ms\n}\nchannel x 4 {\npaused\ncapacity_default 1\nsequential_default\n}",
 		"driver odoo {\nhost {database}.example.com\nbasic_auth u {env.X}\n}", "databases a* !b\ndiscover_interval 1m\nrescue_started_after 2h\nshutdown_timeout 0",
+		"upgrade_gate\nrelease_dependents", "upgrade_gate yes",
 		"}", "{", "channel", "channel a {\nthrottle -1\n}", "channels \"a:b\nc\"", "site odoo.example.com\npostgres_password x", "upstream \"\"",
 	} {
 		f.Add(s, "/ops {\nactions\n}")
