@@ -209,13 +209,10 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 	}
 	s.out.Fingerprinted(found)
 	s.upgradeAt = time.Time{}
-	if found.Health == driver.Healthy || found.Health == driver.Unhealthy && found.Generation != "" {
-		// Also of one that cannot be served, because an upgrade may be why.
+	if found.Health == driver.Healthy {
 		if err := s.checkUpgrade(ctx); err != nil {
 			return found, err
 		}
-	}
-	if found.Health == driver.Healthy {
 		if err := s.settle(ctx, &found); err != nil {
 			return found, err
 		}
@@ -227,6 +224,9 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 		s.young = true // whatever comes is being made
 		return found, nil
 	case driver.Unhealthy:
+		if found.Generation != "" {
+			_ = s.checkUpgrade(ctx) // an upgrade may be why; if that cannot be told, the reason is what was found
+		}
 		s.young = s.young || s.pulse.synced.Load() == 0 // or it was found while it was being made
 		return found, nil
 	case driver.Healthy:
