@@ -81,6 +81,7 @@ func FuzzCaddyfile(f *testing.F) {
 		"driver odoo {\nhost {database}.example.com\nbasic_auth u {env.X}\n}", "databases a* !b\ndiscover_interval 1m\nrescue_started_after 2h\nshutdown_timeout 0",
 		"policy root.* root {\ndatabase a*\nfunction a.b\ntimeout 15m {\nwarn 12m\ncancel\ngrace 30s\nretry\n}\n}\npolicy * {\ntimeout 1s\n}",
 		"policy", "policy a", "policy * {\ntimeout\n}", "policy * {\ntimeout 1m {\nretry\n}\n}",
+		"upgrade_gate\nrelease_dependents", "upgrade_gate yes",
 		"}", "{", "channel", "channel a {\nthrottle -1\n}", "channels \"a:b\nc\"", "site odoo.example.com\npostgres_password x", "upstream \"\"",
 	} {
 		f.Add(s, "/ops {\nactions\n}")

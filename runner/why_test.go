@@ -306,6 +306,11 @@ var whyCases = map[string]whyCase{
 		keys := b.jobs("prod", "", "a", 30)
 		return r, keys[0]
 	}},
+	"database_upgrading": {"modules are marked: sale (to upgrade)", func(b *bench) (*runner.Runner, channels.Key) {
+		b.AddDatabase("prod")
+		b.Mark("prod", "sale (to upgrade)")
+		return b.prod("root:9", func(cfg *runner.Config) { cfg.UpgradeGate = true }), b.one("prod", "a")
+	}},
 	"database_yielding": {"database prod is yielding", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:9")
 		b.SetBusy("prod")

@@ -16,16 +16,19 @@ type orders struct {
 	// cancels and terminates are the attempts to end, causes why some have been.
 	cancels, terminates []driver.Task
 	causes              []driver.Cause
-	// resync asks for a snapshot now, channels for the database's channels.
-	resync, channels bool
+	releases            []release
+	// resync asks for a snapshot now, channels for the database's channels, upgrade for a check
+	// whether it is being upgraded.
+	resync, channels, upgrade bool
 	// read is the number of the last order to read; see [Session.Read].
 	read uint64
 }
 
 func (o *orders) empty() bool {
 	return len(o.claims) == 0 && len(o.reads) == 0 && len(o.unclaims) == 0 &&
-		len(o.inspects) == 0 && len(o.rescues) == 0 && !o.resync && !o.channels &&
-		len(o.cancels) == 0 && len(o.terminates) == 0 && len(o.causes) == 0
+		len(o.inspects) == 0 && len(o.rescues) == 0 && len(o.releases) == 0 &&
+		len(o.cancels) == 0 && len(o.terminates) == 0 && len(o.causes) == 0 &&
+		!o.resync && !o.channels && !o.upgrade
 }
 
 // Claim orders to mark jobs enqueued, which [Listener.Claimed] answers.

@@ -84,6 +84,11 @@ type Job struct {
 	driver.Row
 	// MaxRetries as in the database; 0 never fails as dead.
 	MaxRetries int32
+	// DependsOn are the uuids of the jobs that must be done first. Those that do not exist do not
+	// count.
+	DependsOn []string
+	// Done is when it ended.
+	Done time.Time
 	// LockRow is set when the job has a lock row.
 	LockRow bool
 	// LockPID is the backend that holds the lock row, 0 if none does.
@@ -117,6 +122,7 @@ type database struct {
 	faults   Faults
 	calls    map[string]int
 	channels []channels.Config
+	upgrade  upgrade
 }
 
 // next returns a number never used before.
