@@ -18,6 +18,10 @@ type Capabilities struct {
 	// Examination is set when the driver implements [Examiner]. Default: false, those who set a
 	// runner up learn no more than what a [Fingerprint] says.
 	Examination bool
+
+	// Quarantine is set when sessions implement [Quarantiner], so that jobs that do harm can be
+	// failed. Default: false, a configuration that wants that is refused.
+	Quarantine bool
 }
 
 // AsOperator returns the driver's operations, and false if it does not declare or does not have

@@ -45,6 +45,8 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"Inspect", testInspect, true},
 		{"Rescue", testRescue, true},
 		{"RescueLooksAgain", testRescueLooksAgain, true},
+		{"FailDead", testFailDead, true},
+		{"FailUnclaimed", testFailUnclaimed, false},
 		{"Wait", testWait, false},
 		{"WaitIsInterruptible", testInterrupt, false},
 		{"WaitMissesNothing", testNothingMissed, false},
@@ -80,6 +82,8 @@ func testCapabilities(b *bench) {
 	require.Equal(b.t, can.Examination, examines)
 	_, reads := b.open().(driver.ChannelReader)
 	require.Equal(b.t, can.DatabaseChannels, reads)
+	_, quarantines := b.open().(driver.Quarantiner)
+	require.Equal(b.t, can.Quarantine, quarantines)
 }
 
 func testFingerprint(b *bench) {
@@ -319,6 +323,11 @@ func testRescue(b *bench) {
 
 func testRescueLooksAgain(b *bench) {
 	s := b.ready()
+	b.looksAgain(s, s.Rescue)
+}
+
+// looksAgain hands dead tasks to a way of ending them when they are not dead any more.
+func (b *bench) looksAgain(s driver.Session, end func(context.Context, []driver.Liveness) ([]driver.Row, error)) {
 	for name, revive := range map[string]func(uuid string){
 		"held":    func(uuid string) { b.HoldLock(uuid) },
 		"done":    func(uuid string) { b.SetState(uuid, "done") },
@@ -334,7 +343,7 @@ func testRescueLooksAgain(b *bench) {
 		l := b.inspect(s, uuid)
 		require.Equal(b.t, driver.Dead, l.Verdict)
 		revive(uuid)
-		rows, err := s.Rescue(b.ctx, []driver.Liveness{l})
+		rows, err := end(b.ctx, []driver.Liveness{l})
 		require.NoError(b.t, err)
 		require.Empty(b.t, rows, name)
 	}

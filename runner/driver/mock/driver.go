@@ -26,7 +26,7 @@ func (w *World) Driver() *Driver { return &Driver{w: w} }
 
 // Capabilities implements [driver.Driver]. The mock plays Odoo, so that is what it is called.
 func (d *Driver) Capabilities() driver.Capabilities {
-	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true}
+	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Quarantine: true}
 }
 
 // OpenCluster implements [driver.Driver]. The configuration is ignored.
@@ -109,6 +109,8 @@ type Plan struct {
 	// Crash kills the worker when the job would end: the row stays started, the lock row is free
 	// and the connection breaks.
 	Crash bool
+	// CrashServer is Crash of the whole server, with all that runs there.
+	CrashServer bool
 	// Ends is the state in which the job ends. Default: done.
 	Ends channels.State
 	// Then changes more of the row in the transaction that ends the job.
@@ -120,6 +122,8 @@ type Plan struct {
 
 	// hang is closed when the server does not hang any more; nil if it does not.
 	hang <-chan struct{}
+	// killed is closed when the server dies.
+	killed <-chan struct{}
 }
 
 // SetPlan sets the plan of all requests that PlanFor has not set one for.
@@ -196,6 +200,7 @@ func (d *Driver) admit(ctx context.Context, up driver.Upstream, t driver.Task) (
 		return run, plan, &res
 	}
 	run.Waiting = true
+	plan.killed = faults.killedBy()
 	if faults.Hang {
 		plan.hang = faults.resume
 	}
@@ -254,17 +259,20 @@ func broken(err error) driver.Result { return driver.Result{Outcome: driver.Brok
 func (w *World) work(run *Run, plan Plan, t driver.Task) driver.Result {
 	answered := driver.Result{Outcome: driver.Answered, Status: http.StatusOK}
 	defer w.turnedAway(run)
-	if !w.sleep(plan.StartAfter, nil) {
+	if !w.sleep(plan.StartAfter, nil, plan.killed) {
 		return broken(errWorldClosed)
 	}
 	if plan.StayEnqueued || !w.start(run, t) {
 		return answered
 	}
-	if !w.sleep(plan.RunFor, plan.Until) {
+	if !w.sleep(plan.RunFor, plan.Until, plan.killed) {
 		w.end(run, t, func(*Job) {}, false)
-		return broken(errWorldClosed)
+		return broken(errors.New("EOF"))
 	}
-	if plan.Crash {
+	if plan.Crash || plan.CrashServer {
+		if plan.CrashServer {
+			w.CrashServer(run.Upstream)
+		}
 		w.end(run, t, func(*Job) {}, false)
 		return broken(errors.New("EOF"))
 	}
@@ -277,7 +285,7 @@ func (w *World) work(run *Run, plan Plan, t driver.Task) driver.Result {
 			plan.Then(j)
 		}
 	}, true)
-	if !w.sleep(plan.HoldAnswer, nil) {
+	if !w.sleep(plan.HoldAnswer, nil, plan.killed) {
 		return broken(errWorldClosed)
 	}
 	if plan.Status != 0 {
@@ -330,13 +338,15 @@ func (w *World) end(run *Run, t driver.Task, change func(*Job), commit bool) {
 	}
 }
 
-// sleep waits for d and then for until; false when the world was closed.
-func (w *World) sleep(d time.Duration, until <-chan struct{}) bool {
+// sleep waits for d and then for until; false when the world was closed, or the server died.
+func (w *World) sleep(d time.Duration, until, killed <-chan struct{}) bool {
 	if d > 0 {
 		timer := time.NewTimer(d)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
+		case <-killed:
+			return false
 		case <-w.stop:
 			return false
 		}
@@ -344,6 +354,8 @@ func (w *World) sleep(d time.Duration, until <-chan struct{}) bool {
 	if until != nil {
 		select {
 		case <-until:
+		case <-killed:
+			return false
 		case <-w.stop:
 			return false
 		}

@@ -88,6 +88,9 @@ type Job struct {
 	LockRow bool
 	// LockPID is the backend that holds the lock row, 0 if none does.
 	LockPID uint32
+	// Exception is the name of the exception with which it failed, and Info what is known of its
+	// failures; only a quarantine writes them.
+	Exception, Info string
 }
 
 // NewJob returns a pending job of the root channel with Odoo's defaults: priority 10, five retries.

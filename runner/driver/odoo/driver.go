@@ -60,7 +60,7 @@ func New(options Options) *Driver {
 
 // Capabilities implements [driver.Driver].
 func (d *Driver) Capabilities() driver.Capabilities {
-	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Examination: true}
+	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Examination: true, Quarantine: true}
 }
 
 // OpenCluster implements [driver.Driver].
