@@ -44,6 +44,7 @@ type engine struct {
 	pausedAll *Pause
 	shutdown  shutdown
 	handover  handover
+	setbacks  setbacks
 	scanAt    time.Time
 	// inheriting is the open of the database whose snapshot is being applied, nil outside of that.
 	inheriting map[string]struct{}
@@ -123,6 +124,7 @@ func (e *engine) tick(now time.Time) {
 	}
 	e.leadership.settle(now, e.databases.settling)
 	e.handOver(now)
+	e.remember(now)
 	if !now.Before(e.scanAt) {
 		e.expireReserved(now)
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
@@ -177,6 +179,9 @@ func (e *engine) pass(now time.Time) {
 			e.requeue(key)
 			continue
 		}
+		if e.apart(key, now) {
+			continue
+		}
 		e.tasks[key] = &task{phase: phaseClaiming, chosen: now}
 		claims[db] = append(claims[db], key.UUID)
 	}
@@ -196,6 +201,9 @@ func (e *engine) requeue(key channels.Key) {
 func (e *engine) configure(cfg Config) error {
 	if err := e.databases.configure(cfg); err != nil {
 		return err
+	}
+	if cfg.Quarantine == nil {
+		e.setbacks.expire(time.Now())
 	}
 	e.pool.Reconfigured()
 	e.targetsAt = time.Time{}

@@ -75,6 +75,9 @@ const (
 	// EventChannelBlocked: a job failed in a sequential Channel, which runs
 	// nothing until it is dealt with (Database and UUID of the job).
 	EventChannelBlocked EventKind = "channel_blocked"
+	// EventJobQuarantined: a job has done harm too often and was failed, as the [EventJobFailed]
+	// before it says, too (all that that one has; Detail: after how many attempts).
+	EventJobQuarantined EventKind = "job_quarantined"
 	// EventPaused: an operator paused Database, Channel, or, with neither,
 	// everything (Detail: who and why).
 	EventPaused EventKind = "paused"
@@ -89,7 +92,7 @@ func EventKinds() []EventKind {
 		EventJobRescued, EventJobGone, EventJobLost, EventUnclaimed, EventDatabaseReady, EventDatabaseUnhealthy,
 		EventDatabaseLost, EventDatabaseHeld, EventDatabaseStandby, EventResynced, EventResyncRepaired,
 		EventNotifications, EventLeaderChanged, EventUpstreamUp, EventUpstreamUnhealthy, EventUpstreamDrained,
-		EventUpstreamUndrained, EventChannelBlocked, EventPaused, EventResumed,
+		EventUpstreamUndrained, EventChannelBlocked, EventJobQuarantined, EventPaused, EventResumed,
 	}
 }
 

@@ -57,6 +57,7 @@ func (e *engine) elected(ctx context.Context) {
 		}
 		e.mail.post(func() { e.handover = handover{left: left} })
 	}
+	e.recall(ctx, cfg)
 	if cfg.Elected != nil {
 		cfg.Elected(ctx)
 	}
@@ -97,6 +98,7 @@ func (e *engine) handOver(now time.Time) {
 
 // leave stores what runs for the next leader when the engine ends.
 func (e *engine) leave() {
+	e.bequeath()
 	store := e.config().Handover
 	if store == nil || !e.leadership.leading || !e.leadership.settled {
 		return

@@ -31,7 +31,7 @@ var alertKinds = map[runner.EventKind]bool{
 	runner.EventLeaderChanged: true, runner.EventDatabaseReady: true, runner.EventDatabaseUnhealthy: true,
 	runner.EventDatabaseLost: true, runner.EventDatabaseHeld: true, runner.EventUpstreamUp: true,
 	runner.EventUpstreamUnhealthy: true, runner.EventUpstreamDrained: true, runner.EventUpstreamUndrained: true,
-	runner.EventChannelBlocked: true, runner.EventResyncRepaired: true, runner.EventPaused: true, runner.EventResumed: true,
+	runner.EventJobQuarantined: true, runner.EventChannelBlocked: true, runner.EventResyncRepaired: true, runner.EventPaused: true, runner.EventResumed: true,
 }
 
 // process hands the events of this process on. It is global because a reload must not make it forget

@@ -63,6 +63,9 @@ var (
 	blockedTotal = counter("channel_blocks_total",
 		"Failed jobs that stopped a sequential channel.",
 		"runner", "channel")
+	quarantinedTotal = counter("quarantined_total",
+		"Jobs that were failed because too many attempts at them had come to nothing. It stays 0 without quarantine.",
+		"runner", "database")
 	leaderChangesTotal = counter("leader_changes_total",
 		"How often this process began or ceased to lead the runner, or another leader was seen.",
 		"runner")
@@ -93,11 +96,11 @@ var (
 // database.
 var (
 	eventCollectors = []prometheus.Collector{
-		attemptsTotal, dispatchesTotal, requeuesTotal, lostTotal, blockedTotal, leaderChangesTotal, notificationsTotal,
+		attemptsTotal, dispatchesTotal, requeuesTotal, lostTotal, blockedTotal, quarantinedTotal, leaderChangesTotal, notificationsTotal,
 		resyncsTotal, resyncRepairsTotal, waitSeconds, runSeconds, dispatchSeconds, claimSize,
 	}
 	databaseCollectors = []*prometheus.CounterVec{
-		attemptsTotal, requeuesTotal, lostTotal, notificationsTotal, resyncsTotal, resyncRepairsTotal,
+		attemptsTotal, requeuesTotal, lostTotal, quarantinedTotal, notificationsTotal, resyncsTotal, resyncRepairsTotal,
 	}
 )
 
@@ -197,6 +200,8 @@ func observeDatabase(ev *runner.Event) {
 	case runner.EventChannelBlocked:
 		_, channel := places.admit(ev.Runner, ev.Database, ev.Channel)
 		blockedTotal.WithLabelValues(ev.Runner, channel).Inc()
+	case runner.EventJobQuarantined:
+		quarantinedTotal.WithLabelValues(ev.Runner, database).Inc()
 	case runner.EventNotifications:
 		notificationsTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
 	case runner.EventResynced:
@@ -204,6 +209,7 @@ func observeDatabase(ev *runner.Event) {
 		// They begin at 0, or the first increase would not be seen as one.
 		resyncRepairsTotal.WithLabelValues(ev.Runner, database)
 		requeuesTotal.WithLabelValues(ev.Runner, database, "dead")
+		quarantinedTotal.WithLabelValues(ev.Runner, database)
 	case runner.EventResyncRepaired:
 		resyncRepairsTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
 	default: // a state is read at each scrape
