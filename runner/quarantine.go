@@ -63,7 +63,7 @@ const (
 	// apartFirst and apartLimit bound the pause of a job that waits for another suspect to end, and
 	// apartRun is how long a suspect runs before it is in nobody's way any more.
 	apartFirst = 5 * time.Second
-	apartLimit = time.Minute
+	apartLimit = 15 * time.Second
 	apartRun   = 10 * time.Minute
 	// companions bounds how many jobs are remembered that died together with one.
 	companions = 100
@@ -96,7 +96,7 @@ func (e *engine) parted(key channels.Key, t *task, server string, outcome driver
 	}
 	now := time.Now()
 	t.fate = fate{at: now, excuse: e.excuseOf(server), vanished: now.Sub(e.setbacks.vanished) <= sameMoment}
-	if outcome != driver.Broken {
+	if outcome != driver.Broken && outcome != driver.Unavailable { // as a proxy says it
 		return
 	}
 	e.pool.RecheckAll(e.ctx) // all of them may be gone

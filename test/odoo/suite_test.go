@@ -50,6 +50,7 @@ func testSeries(t *testing.T, series int) {
 		{"Commit", testCommit},
 		{"Evidence", testEvidence},
 		{"WorkerKilled", testWorkerKilled},
+		{"Quarantine", testQuarantine},
 		{"RestartUnderLoad", testRestartUnderLoad},
 		{"KilledUnderLoad", testKilledUnderLoad},
 		{"TerminatedUnderLoad", testTerminatedUnderLoad},
