@@ -50,6 +50,7 @@ var modules = []module{
 		"The limits of channels in the databases", "module.go", reflect.TypeFor[jobrunner.DatabaseChannels](), "caddyfile.go", "App", "channels",
 		"`database_channels` of a runner",
 	},
+	{"Quarantine", "module.go", reflect.TypeFor[jobrunner.Quarantine](), "", "", "", "`quarantine` of a runner"},
 	{"The driver odoo", "driver.go", reflect.TypeFor[jobrunner.OdooDriver](), "driver.go", "OdooDriver", "", "`driver` of a runner, with `\"driver\": \"odoo\"`"},
 	{"Basic authentication", "driver.go", reflect.TypeFor[jobrunner.BasicAuth](), "", "", "", "`basic_auth` of the driver"},
 	{
@@ -70,6 +71,8 @@ var caddyfileNames = map[string]string{
 	"Runner.database_channels": "channels",
 	"Channel.capacity":         "",
 	"Channel.oca_capacity":     "",
+	"Quarantine.attempts":      "",
+	"Quarantine.within":        "",
 	"BasicAuth.user":           "",
 	"BasicAuth.password":       "",
 	"Handler.path":             "",
@@ -334,7 +337,7 @@ func TestEveryOptionHasADefault(t *testing.T) {
 			text := strings.Join(strings.Fields(o.text), " ")
 			_, value, ok := strings.Cut(text, "Default: ")
 			if !ok {
-				assert.Contains(t, []string{"runners", "user", "password"}, o.name, "%s.%s says no default", m.typ.Name(), o.name)
+				assert.Contains(t, []string{"runners", "user", "password", "attempts", "within"}, o.name, "%s.%s says no default", m.typ.Name(), o.name)
 				continue
 			}
 			defaults[m.typ.Name()+"."+o.name] = strings.Trim(strings.SplitN(value, ". ", 2)[0], ".`")
