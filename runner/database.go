@@ -57,8 +57,18 @@ type database struct {
 	open map[string]struct{}
 	// sharingTold is when it was last said that its jobs name too many channels.
 	sharingTold time.Time
-	// repairs collects the jobs that the present snapshot changed.
+	// repairs collects the jobs that the present snapshot changed, up to repairsLimit.
 	repairs []string
+}
+
+// repairsLimit bounds what is remembered of a snapshot: how many jobs a database has is up to others.
+const repairsLimit = 10_000
+
+// repair notes that the present snapshot changed a job.
+func (db *database) repair(uuid string) {
+	if len(db.repairs) < repairsLimit {
+		db.repairs = append(db.repairs, uuid)
+	}
 }
 
 // serving reports whether jobs of the database may be claimed. What is wrong with its channels is up

@@ -411,7 +411,7 @@ func (e *engine) unclaimed(db *database, tasks []driver.Task, changed []driver.R
 // after a pause when it was answered for without having been run, or it would be asked
 // for again and again.
 func (e *engine) putBack(db *database, row *driver.Row, t *task) {
-	delivered := t.result != nil && t.result.Outcome != driver.NotSent
+	delivered, why := t.result != nil && t.result.Outcome != driver.NotSent, t.trail.why
 	setback, counts := e.setbackOf(row.Key, t)
 	t.row, t.gone, t.result = row, false, nil
 	if delivered {
@@ -419,7 +419,7 @@ func (e *engine) putBack(db *database, row *driver.Row, t *task) {
 	}
 	e.settle(row.Key, t)
 	if delivered {
-		e.databases.strike(db, row.UUID)
+		e.databases.strike(db, row.UUID, why)
 		e.rebuff(db, row.Key, setback, counts)
 	}
 }

@@ -178,7 +178,9 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 		w.say(WhyNotServed, "database %s is not among those that this runner serves", w.Key.DB)
 	case !db.stage.known() || !db.hold.until.IsZero() || db.misconfigured != "":
 		w.say("database_"+db.state.String(), "database %s is %s%s", db.Name, db.state, with(": ", db.reason))
-		w.Until = db.hold.until
+		if w.Until = db.hold.until; db.state == DatabaseHeld {
+			w.Text += ", next attempt at " + w.Until.UTC().Format(time.RFC3339) + (&DatabaseStatus{Detail: db.reason}).heldAdvice()
+		}
 	case e.pausedAll != nil:
 		w.paused(WhyPaused, "everything", e.pausedAll)
 	case db.pause != nil:

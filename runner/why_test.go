@@ -299,7 +299,7 @@ var whyCases = map[string]whyCase{
 		b.control(r, runner.Pause{Channel: "other"})
 		return r, k
 	}},
-	"database_held": {"the last requests ended without their jobs having been run", func(b *bench) (*runner.Runner, channels.Key) {
+	"database_held": {"the last requests ended without their jobs having been run (Odoo answered without running it), next attempt at 2000-01-01T00:00:0", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:30")
 		b.SetPlan(mock.Plan{StayEnqueued: true})
 		keys := b.jobs("prod", "", "a", 30)

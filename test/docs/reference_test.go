@@ -284,7 +284,7 @@ func reference(t *testing.T) string {
 		comment, list := m.options(t)
 		fmt.Fprintf(&b, "### %s\n\nIn JSON: %s.\n\n%s\n", m.title, m.json, wrap(comment))
 		if m.syntax != "" && m.block == "" && m.typ.Name() != "Runner" {
-			b.WriteString("In a Caddyfile:\n\n```\n" + strings.Join(syntax(t, m.syntaxFile, m.syntax), "\n") + "\n```\n\n")
+			b.WriteString("In a Caddyfile:\n\n```text\n" + strings.Join(syntax(t, m.syntaxFile, m.syntax), "\n") + "\n```\n\n")
 		}
 		for _, o := range list {
 			fmt.Fprintf(&b, "#### `%s`\n\n", o.name)
