@@ -84,6 +84,10 @@ type Config struct {
 	// that still runs then is run a second time. Default: 0, never.
 	RescueStartedAfter time.Duration
 
+	// Quarantine fails jobs that do harm again and again. The driver must be capable of that. Default:
+	// nil, they are put back as long as the application's own limit allows.
+	Quarantine *Quarantine
+
 	// Logger gets what the runner has to say; it should carry the name where there
 	// are several. Default: nothing is logged.
 	Logger *zap.Logger
@@ -106,6 +110,9 @@ type Config struct {
 
 	// Handover passes what runs on to the next leader. Default: nothing is passed on.
 	Handover Handover
+
+	// Setbacks passes on to the next leader what the quarantine counts. Default: nothing is passed on.
+	Setbacks SetbackStore
 
 	// Exiting reports that the process is about to end, so that nothing new is
 	// started although Stop has not been called yet: Caddy says so at once, and stops
@@ -173,6 +180,14 @@ func (c Config) validate() error {
 		return fmt.Errorf("release_dependents: this driver cannot release jobs of %s that wait for others", c.application())
 	case c.UpgradeGate && !c.Driver.Capabilities().Upgrades:
 		return fmt.Errorf("upgrade_gate: this driver cannot tell whether %s is being upgraded", c.application())
+	}
+	if c.Quarantine != nil {
+		if err := c.Quarantine.Validate(); err != nil {
+			return fmt.Errorf("quarantine: %w", err)
+		}
+		if !c.Driver.Capabilities().Quarantine {
+			return fmt.Errorf("quarantine: this driver cannot fail jobs of %s", c.application())
+		}
 	}
 	if _, err := postgres.Patterns(c.Databases); err != nil {
 		return fmt.Errorf("databases: %w", err)

@@ -176,6 +176,7 @@ func (r poolReports) Up(name string) {
 
 func (r poolReports) Down(name, reason string) {
 	r.engine.mail.post(func() {
+		r.engine.serverDown()
 		r.engine.notes.emit(Event{Kind: EventUpstreamUnhealthy, Upstream: name, Detail: reason})
 	})
 }

@@ -30,6 +30,10 @@ type Capabilities struct {
 	// Releases is set when sessions implement [Releaser], so that tasks are released that a worker has
 	// left waiting. Default: false, a configuration that wants that is refused.
 	Releases bool
+
+	// Quarantine is set when sessions implement [Quarantiner], so that jobs that do harm can be
+	// failed. Default: false, a configuration that wants that is refused.
+	Quarantine bool
 }
 
 // AsOperator returns the driver's operations, and false if it does not declare or does not have
