@@ -1,6 +1,7 @@
 package channels
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -148,4 +149,15 @@ func TestExplain(t *testing.T) {
 	}
 	_, ok := NewManager().Explain(key("unknown"), at(0))
 	require.False(t, ok)
+}
+
+func TestReasonNames(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "Reason(0)", Reason(0).String())
+	require.Equal(t, "max_capacity", ReasonMaxCapacity.String())
+	require.Equal(t, fmt.Sprintf("Reason(%d)", len(reasonNames)), Reason(len(reasonNames)).String())
+	e := Explanation{Job: Job{Key: key("a")}, Reason: ReasonMaxCapacity}
+	require.Equal(t, "job db/a waits: max_capacity is 0, so nothing runs in any database", e.String())
+	e.Capacity, e.Running = 1, 1
+	require.Equal(t, "job db/a waits: max_capacity is reached (1 running in all databases, 1 may)", e.String())
 }
