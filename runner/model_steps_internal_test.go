@@ -490,7 +490,10 @@ func (s *stepper) overdue(n, d int) {
 	if v.task.gone || v.task.row.known && v.task.row.state == model.Done {
 		s.offer(n, d, name+": it has ended, the request is given up", func(t *modelTurn) { t.answered(driver.Broken) })
 	}
-	if v.served && v.stage.known() && s.m.generation.Guarded && !v.task.gone && (!v.task.row.known || v.task.row.state == model.Enqueued) {
+	// The time that has passed is much longer than a worker needs for its second transaction.
+	between := slices.ContainsFunc(s.from.jobs[d].Requests[:], func(r model.Request) bool { return r.At == model.Gap })
+	putBack := s.m.generation.Locks && v.task.row.state == model.Pending && !between
+	if v.served && v.stage.known() && s.m.generation.Guarded && !v.task.gone && (!v.task.row.known || v.task.row.state == model.Enqueued || putBack) {
 		s.offer(n, d, name+": not started for long, the request is given up", func(t *modelTurn) { t.answered(driver.Broken) })
 	}
 }
