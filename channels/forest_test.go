@@ -393,6 +393,34 @@ func TestForestWakesUp(t *testing.T) {
 	require.Equal(t, []string{"b"}, databases(f.Next(at(11), 0)))
 }
 
+// TestForestLimit: a pass starts no more than it may.
+func TestForestLimit(t *testing.T) {
+	t.Parallel()
+	f := newForest(t, Capacities{Max: 9}, "root:3", "a", "b")
+	fill(f, "a", "", 3)
+	fill(f, "b", "", 3)
+	require.Len(t, f.Next(at(1), 1), 1)
+	require.Len(t, f.Next(at(1), 2), 2)
+	require.Len(t, f.Next(at(1), 0), 3)
+}
+
+// TestForestTurnWithoutAJob: a database that had a turn and nothing to start keeps its place.
+func TestForestTurnWithoutAJob(t *testing.T) {
+	t.Parallel()
+	f := newForest(t, Capacities{Max: 9}, "root:1,mail:2", "a", "b")
+	fill(f, "a", "", 1)
+	require.Equal(t, []string{"a"}, databases(f.Next(at(1), 0)))
+	fill(f, "b", "", 1)
+	require.Equal(t, []string{"b"}, databases(f.Next(at(1), 0)))
+	fill(f, "a", "mail", 1)
+	require.True(t, f.Pending())
+	require.Empty(t, f.Next(at(1), 0))
+	fill(f, "b", "mail", 1)
+	require.True(t, f.Remove(Key{DB: "b", UUID: "0"}))
+	require.True(t, f.Remove(Key{DB: "a", UUID: "0"}))
+	require.Equal(t, []string{"a"}, databases(f.Next(at(1), 1)))
+}
+
 // TestForestListsWhatIsKnown: a database without jobs has its channels, unless they are withheld.
 func TestForestListsWhatIsKnown(t *testing.T) {
 	t.Parallel()
