@@ -113,20 +113,24 @@ func (b *bench) known(path, id, tests string) (verdict, bool) {
 	return found, found != ""
 }
 
-// find compares the tokens of Gremlins' copy with those of the package.
+// find compares the tokens of Gremlins' copy with those of the package, as it was when all this began.
 func (b *bench) find(dir string) (mutation, error) {
-	paths, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	paths, err := filepath.Glob(filepath.Join(b.Work, originalPrefix+"*"))
 	if err != nil {
 		return mutation{}, fmt.Errorf("finding the mutant: %w", err)
 	}
-	for _, path := range paths {
-		name := filepath.Base(path)
+	for _, original := range paths {
+		name := strings.TrimPrefix(filepath.Base(original), originalPrefix)
+		path := filepath.Join(dir, name)
 		mutant, err := os.ReadFile(path)
 		if err != nil {
 			return mutation{}, fmt.Errorf("finding the mutant: %w", err)
 		}
-		original, err := os.ReadFile(filepath.Join(b.Root, b.Package, name))
-		if err != nil || bytes.Equal(mutant, original) {
+		original, err := os.ReadFile(original)
+		if err != nil {
+			return mutation{}, fmt.Errorf("finding the mutant: %w", err)
+		}
+		if bytes.Equal(mutant, original) {
 			continue
 		}
 		if at, becomes, ok := difference(name, original, mutant); ok {

@@ -6,6 +6,7 @@ import (
 	_ "embed"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -148,6 +149,9 @@ func writeOverlay(path string, replace map[string]string) error {
 	return os.WriteFile(path, content, 0o644)
 }
 
+// originalPrefix begins the names of the files as they were.
+const originalPrefix = "original_"
+
 // weave writes the package with all its mutants, and returns the overlay that takes it.
 func (b *bench) weave(idx *index, files []string) (string, error) {
 	fset := token.NewFileSet()
@@ -167,6 +171,15 @@ func (b *bench) weave(idx *index, files []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	old, err := filepath.Glob(filepath.Join(b.Work, originalPrefix+"*"))
+	if err != nil {
+		return "", fmt.Errorf("finding old sources: %w", err)
+	}
+	for _, path := range old {
+		if err := os.Remove(path); err != nil {
+			return "", fmt.Errorf("removing old sources: %w", err)
+		}
+	}
 	w := &weaver{fset: fset, info: info, mutants: idx.Mutants}
 	replace := map[string]string{}
 	put := func(name string, content []byte) error {
@@ -175,7 +188,8 @@ func (b *bench) weave(idx *index, files []string) (string, error) {
 		return os.WriteFile(path, content, 0o644)
 	}
 	for _, name := range files {
-		if err := put(name, w.weave(parsed[name], sources[name])); err != nil {
+		err := os.WriteFile(filepath.Join(b.Work, originalPrefix+name), sources[name], 0o644)
+		if err := errors.Join(err, put(name, w.weave(parsed[name], sources[name]))); err != nil {
 			return "", fmt.Errorf("writing a woven source: %w", err)
 		}
 	}
