@@ -296,7 +296,7 @@ func (s *stepper) process(n int) {
 	}
 	s.fault(faultPanic, n, 0, "the engine of "+nodeName(n)+" panics", func(t *modelTurn) { t.end(false) })
 	if !slices.ContainsFunc(s.from.nodes[n].views[:], func(v modelView) bool {
-		return v.task.has && (v.task.phase == phaseClaiming || v.task.phase == phaseUnclaiming)
+		return v.task.has && (v.task.phase == phaseClaiming || v.task.phase == phaseUnclaiming || v.task.phase == phaseAsked)
 	}) {
 		s.fault(faultReload, n, 0, "the engine of "+nodeName(n)+" stops, and another one follows", func(t *modelTurn) { t.end(false) })
 	}
