@@ -38,7 +38,7 @@ func (b *bench) record(idx, old *index, judge string) error {
 			continue
 		}
 		t := test{Judge: judge, Name: name, Source: sources[name]}
-		if i := slices.IndexFunc(old.Tests, func(o test) bool { return o.Judge == t.Judge && o.Name == t.Name && o.Source == t.Source }); i >= 0 {
+		if i := slices.IndexFunc(old.Tests, func(o test) bool { return !o.Fails && o.Judge == t.Judge && o.Name == t.Name && o.Source == t.Source }); i >= 0 {
 			idx.Tests = append(idx.Tests, old.Tests[i])
 			continue
 		}
