@@ -49,7 +49,10 @@ func testSeries(t *testing.T, series int) {
 		{"Answers", testAnswers},
 		{"Commit", testCommit},
 		{"Evidence", testEvidence},
+		{"Hanging", testHanging},
+		{"TimeLimit", testTimeLimit},
 		{"WorkerKilled", testWorkerKilled},
+		{"Quarantine", testQuarantine},
 		{"RestartUnderLoad", testRestartUnderLoad},
 		{"KilledUnderLoad", testKilledUnderLoad},
 		{"TerminatedUnderLoad", testTerminatedUnderLoad},
@@ -60,6 +63,7 @@ func testSeries(t *testing.T, series int) {
 		{"AddOnInstalledLater", testAddOnInstalledLater},
 		{"NeutralisedCopy", testNeutralisedCopy},
 		{"NeutralisedWhileServed", testNeutralisedWhileServed},
+		{"Upgrade", testUpgrade},
 		{"OtherRunner", testOtherRunner},
 		{"SideBySide", testSideBySide},
 	} {
