@@ -28,14 +28,22 @@ type hold struct {
 	// request in between, and times counts how often the database was held back for that.
 	struck []string
 	times  int
+	// since is when the first of them was struck.
+	since time.Time
 	// lost counts connections in a row that were lost while claiming.
 	lost int
 }
 
-// strike counts a request that ended without its job having been run. When that happens to different
-// jobs one after the other, the reason is not the jobs: the database is held back for a while.
-func (d *databases) strike(db *database, uuid string) {
+// notClaimed is why a database is held back whose connection was lost while jobs were being claimed.
+const notClaimed = "the last jobs could not be claimed"
+
+// strike counts a request that ended without its job having been run, and why. When that happens to
+// different jobs one after the other, the reason is not the jobs: the database is held back for a while.
+func (d *databases) strike(db *database, uuid, why string) {
 	h := &db.hold
+	if len(h.struck) == 0 {
+		h.since = time.Now()
+	}
 	h.struck = append(slices.DeleteFunc(h.struck, func(s string) bool { return s == uuid }), uuid)
 	if len(h.struck) > strikesLimit {
 		h.struck = slices.Delete(h.struck, 0, 1)
@@ -43,8 +51,16 @@ func (d *databases) strike(db *database, uuid string) {
 	if len(h.struck) < strikesLimit || !h.until.IsZero() {
 		return
 	}
-	d.hold(db, h.times, "the last requests ended without their jobs having been run")
+	if why != "" {
+		why = " (" + why + ")"
+	}
+	d.hold(db, h.times, "the last requests ended without their jobs having been run"+why)
 	h.times++
+}
+
+// struckByOthers reports whether the last requests that ended so were for other jobs, too.
+func (h *hold) struckByOthers(uuid string) bool {
+	return slices.ContainsFunc(h.struck, func(s string) bool { return s != uuid })
 }
 
 // ran notes a request that was answered for a job that has been run.
@@ -56,7 +72,7 @@ func (d *databases) claimsLost(db *database) {
 	if !db.hold.until.IsZero() {
 		return
 	}
-	d.hold(db, db.hold.lost, "the last jobs could not be claimed")
+	d.hold(db, db.hold.lost, notClaimed)
 	db.hold.lost++
 }
 

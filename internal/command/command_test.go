@@ -276,7 +276,7 @@ func TestManyPauses(t *testing.T) {
 	require.NoError(t, c.out.flush())
 	require.Equal(t, ordersShown+1, strings.Count(out.String(), "\n"))
 	require.NotContains(t, out.String(), "everything")
-	require.Contains(t, out.String(), "default: channel root.c19 is paused\ndefault: 980 more like these, --json lists all\n")
+	require.Contains(t, out.String(), "default: channel root.c19 is paused; to end that: caddy jobrunner resume --channel root.c19\ndefault: 980 more like these, --json lists all\n")
 }
 
 // TestAdminOff: a configuration without an admin API is no reason to ask whoever answers at the default
