@@ -69,6 +69,8 @@ func testHanging(t *testing.T, s *site) {
 		}
 	}
 	t.Logf("FACT odoo %d:\n%s", s.series, b.table.String())
+	_, err = s.db.pool.Exec(t.Context(), "DELETE FROM queue_job WHERE state = 'started'") // it would keep a slot from other tests
+	require.NoError(t, err)
 }
 
 // hangsOf are the ways to hang, with what the newest add-on makes of each.
@@ -258,9 +260,9 @@ func testTimeLimit(t *testing.T, s *site) {
 			continue // testWorkerKilled
 		}
 		key := "limited " + h.method
-		began := time.Now()
 		uuid := enqueue(t, c.url(), s.db.name, h.method, nil, append([]any{key, hangs}, h.arguments...))[0]
 		s.db.waitState(t, "started", uuid)
+		began := time.Now()
 		next := enqueue(t, c.url(), s.db.name, "run", nil, []any{"after " + key})[0]
 		s.db.waitState(t, "done", next)
 		after := s.db.executions(t, "after "+key)[0].Started - float64(began.UnixMicro())/1e6
@@ -273,7 +275,7 @@ func testTimeLimit(t *testing.T, s *site) {
 		}
 		fmt.Fprintf(&table, "| %s | %s | %s | %s | after %.1f s |\n", h.name, j.State, name, info[strings.LastIndex(info, "\n")+1:], after)
 		if !s.locks(t) || !h.want.byCancel {
-			assert.GreaterOrEqual(t, after, float64(hangs), "%s: its worker was busy until then", h.name)
+			assert.GreaterOrEqual(t, after, float64(hangs)-1, "%s: its worker was busy until then", h.name)
 		}
 		if !s.locks(t) {
 			assert.Equal(t, "done", j.State, h.name)
