@@ -45,6 +45,11 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"Inspect", testInspect, true},
 		{"Rescue", testRescue, true},
 		{"RescueLooksAgain", testRescueLooksAgain, true},
+		{"Stop", testStop, true},
+		{"StopFindsTheAttempt", testStopFinds, true},
+		{"StopWithoutLocks", testStopWithoutLocks, false},
+		{"Account", testAccount, false},
+		{"AccountFindsTheAttempt", testAccountFinds, false},
 		{"Wait", testWait, false},
 		{"WaitIsInterruptible", testInterrupt, false},
 		{"WaitMissesNothing", testNothingMissed, false},
@@ -78,8 +83,11 @@ func testCapabilities(b *bench) {
 	require.Equal(b.t, can.Operations, operates)
 	_, examines := d.(driver.Examiner)
 	require.Equal(b.t, can.Examination, examines)
-	_, reads := b.open().(driver.ChannelReader)
+	s := b.open()
+	_, reads := s.(driver.ChannelReader)
 	require.Equal(b.t, can.DatabaseChannels, reads)
+	_, stops := s.(driver.Stopper)
+	require.Equal(b.t, can.Stopping, stops)
 }
 
 func testFingerprint(b *bench) {
