@@ -61,11 +61,11 @@ func (h *home) unpark(r *record) {
 // release puts all jobs that are parked into the queues of their channel. They are in order already,
 // so that it takes no time if there are no others.
 func (m *Manager) release(h *home) {
+	h.ready.trim()
+	h.eta.trim()
 	c := h.channel
 	c.ready.merge(&h.ready)
 	c.eta.merge(&h.eta)
-	c.ready.trim()
-	c.eta.trim()
 	m.settle(c, c)
 }
 
