@@ -49,7 +49,7 @@ func newPage(bits uint8, size int) *page {
 func (p *page) at(hash uint64) (slot int, tag uint8) {
 	const low = 1<<32 - 1
 	slot = int(hash & low * uint64(len(p.slots)) >> 32) //nolint:gosec // less than the number of slots
-	return slot, uint8(hash>>32) | tagUsed
+	return slot, uint8(hash>>32&0x7f) | tagUsed
 }
 
 func (p *page) next(slot int) int {
