@@ -169,8 +169,8 @@ func (p *page) refill(records []*record) {
 func (x *index) split(p *page) {
 	if p.bits == x.bits {
 		twice := make([]*page, 0, 2*len(x.pages))
-		for _, p := range x.pages {
-			twice = append(twice, p, p)
+		for _, both := range x.pages {
+			twice = append(twice, both, both)
 		}
 		x.pages = twice
 		x.bits++
