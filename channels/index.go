@@ -48,7 +48,7 @@ func newPage(bits uint8, size int) *page {
 // at is the slot in which the search for a hash begins, and its tag.
 func (p *page) at(hash uint64) (slot int, tag uint8) {
 	const low = 1<<32 - 1
-	slot = int(hash & low * uint64(len(p.slots)) >> 32) //nolint:gosec // less than the number of slots
+	slot = int(hash & low * uint64(len(p.slots)) >> 32)
 	return slot, uint8(hash>>32&0x7f) | tagUsed
 }
 

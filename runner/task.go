@@ -227,24 +227,25 @@ func (e *engine) applyMystery(row *driver.Row, asked uint64) bool {
 func (e *engine) seen(row *driver.Row) { e.tree.Set(row.Job, channels.Unknown) }
 
 // applyGone does the same for a job that has no row any more.
-func (e *engine) applyGone(key channels.Key) bool {
+func (e *engine) applyGone(key channels.Key) {
 	t := e.tasks[key]
 	if t == nil {
 		delete(e.delays, key)
 		e.setbacks.forget(key)
-		return e.tree.Remove(key)
+		e.tree.Remove(key)
+		return
 	}
 	switch t.phase {
 	case phaseClaiming, phaseUnclaiming:
-		return false
+		return
 	case phaseOpen:
 		t.row, t.gone = nil, true
 		t.noteSettled()
-		return false
+		return
 	case phaseAsked, phaseWatched, phaseParked:
 	}
 	t.row, t.gone = nil, true
-	return e.settle(key, t)
+	e.settle(key, t)
 }
 
 // adopt takes on a job that runs without having been started by this engine: it

@@ -452,6 +452,31 @@ func TestSnapshotOfAServedDatabase(t *testing.T) {
 	require.Empty(t, slices.Collect(e.tree.Stale("prod")))
 }
 
+// What is remembered of a job goes with it, also if only a snapshot tells that it is gone.
+func TestSnapshotForgetsWhatIsGone(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	gone, stays := channels.Key{DB: "prod", UUID: "gone"}, channels.Key{DB: "prod", UUID: "stays"}
+	elsewhere := channels.Key{DB: "elsewhere", UUID: "gone"}
+	task := e.holds("prod", "task", &task{phase: phaseOpen})
+	for _, key := range []channels.Key{gone, stays, elsewhere, task} {
+		if key != task {
+			e.tree.Set(channels.Job{Key: key}, channels.Pending)
+		}
+		e.delays.add(key, time.Second, time.Minute)
+		e.setbacks.add(key, Setback{Database: key.DB, UUID: key.UUID, At: time.Now()}, time.Hour)
+	}
+	e.snapshotBegin(db)
+	e.snapshotRows(db, []driver.Row{*jobRow(stays, channels.Pending, 0)})
+	e.snapshotEnd(db, nil)
+	for _, key := range []channels.Key{gone, stays, elsewhere, task} {
+		_, _, known := e.tree.Lookup(key)
+		require.Equal(t, key != gone, known, key)
+		require.Equal(t, known, len(e.setbacks.of[key]) == 1, key)
+		require.Equal(t, known, e.delays[key].attempts == 1, key)
+	}
+}
+
 // What a step does to a database, and whether its jobs were known and are not any more.
 func TestStepsOfADatabase(t *testing.T) {
 	t.Parallel()
