@@ -59,6 +59,16 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			capacity_default <capacity>
 //			sequential_default
 //		}
+//		policy            <glob>... {
+//			database <glob>
+//			function <glob>
+//			timeout  <duration> {
+//				warn  <duration>
+//				cancel
+//				grace <duration>
+//				retry
+//			}
+//		}
 //		odoo_config       <file>
 //		driver            <name> {
 //			<options of the driver>
@@ -68,9 +78,12 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		ready_fails_on    not_ready|degraded|never
 //		shutdown_timeout  <duration>
 //		public_runjob     warn|allow
+//		release_dependents
+//		upgrade_gate
 //	}
 //
-// channel may be given any number of times, for different channels.
+// channel may be given any number of times, for different channels, and so may policy, of which the
+// first counts that matches.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.Next() {
 		name := defaultName
@@ -107,6 +120,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"upstream":             (*Runner).parseUpstreams,
 	"channels":             (*Runner).parseChannels,
 	"channel":              (*Runner).parseChannel,
+	"policy":               (*Runner).parsePolicy,
 	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,
 	"discover_interval":    (*Runner).parseDiscoverInterval,
@@ -114,13 +128,15 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"ready_fails_on":       (*Runner).parseReadyFailsOn,
 	"shutdown_timeout":     (*Runner).parseShutdownTimeout,
 	"public_runjob":        (*Runner).parsePublicRunjob,
+	"release_dependents":   func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.ReleaseDependents) },
+	"upgrade_gate":         func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.UpgradeGate) },
 }
 
 func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
-		if option == "channel" {
+		if option == "channel" || option == "policy" {
 			delete(seen, option)
 		}
 		if err := checkOption(d, seen, "jobrunner"); err != nil {
@@ -162,6 +178,15 @@ func parseString(d *caddyfile.Dispenser, to *string) error {
 	if *to == "" {
 		return d.Errf("%s is empty", option)
 	}
+	return nil
+}
+
+// parseFlag reads an option without arguments.
+func parseFlag(d *caddyfile.Dispenser, to *bool) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	*to = true
 	return nil
 }
 

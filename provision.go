@@ -56,6 +56,8 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 		DiscoverInterval:   time.Duration(r.DiscoverInterval),
 		ShutdownTimeout:    r.shutdownTimeout(),
 		RescueStartedAfter: time.Duration(r.RescueStartedAfter),
+		ReleaseDependents:  r.ReleaseDependents,
+		UpgradeGate:        r.UpgradeGate,
 		Logger:             log,
 	}
 	if cfg.Postgres, err = r.connection(odoo, log); err != nil {
@@ -68,6 +70,9 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 		return cfg, nil, err
 	}
 	if cfg.DatabaseChannels, err = r.capacities(log); err != nil {
+		return cfg, nil, err
+	}
+	if cfg.Policies, err = r.policies(); err != nil {
 		return cfg, nil, err
 	}
 	if cfg.Driver, err = r.driver(ctx); err != nil {

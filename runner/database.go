@@ -35,6 +35,9 @@ type database struct {
 	reason string
 
 	hold hold
+	// upgrade is what is seen of an upgrade, during which nothing starts, since upgradeSince.
+	upgrade      driver.Upgrade
+	upgradeSince time.Time
 	// complaint is what was logged last about the connection.
 	complaint string
 	// pause is set while an operator has paused the database.
@@ -50,6 +53,8 @@ type database struct {
 	reservedAt time.Time
 	// lostClaims are the claims whose results got lost with the last connection, by uuid.
 	lostClaims map[string]lostClaim
+	// causes are those that are to be written into rows, by uuid.
+	causes map[string]driver.Cause
 	// young is set for a database that was made while this process leads, until it has been served.
 	young bool
 	// open are the jobs, by uuid, that had an open request in this process when the present first
@@ -57,14 +62,24 @@ type database struct {
 	open map[string]struct{}
 	// sharingTold is when it was last said that its jobs name too many channels.
 	sharingTold time.Time
-	// repairs collects the jobs that the present snapshot changed.
+	// repairs collects the jobs that the present snapshot changed, up to repairsLimit.
 	repairs []string
+}
+
+// repairsLimit bounds what is remembered of a snapshot: how many jobs a database has is up to others.
+const repairsLimit = 10_000
+
+// repair notes that the present snapshot changed a job.
+func (db *database) repair(uuid string) {
+	if len(db.repairs) < repairsLimit {
+		db.repairs = append(db.repairs, uuid)
+	}
 }
 
 // serving reports whether jobs of the database may be claimed. What is wrong with its channels is up
 // to its channel tree.
 func (db *database) serving() bool {
-	return db.stage.known() && db.hold.until.IsZero() && db.pause == nil
+	return db.stage.known() && db.hold.until.IsZero() && db.pause == nil && !db.upgrade.Active
 }
 
 // settling reports whether a new leader should wait for the database: it may still tell of jobs that
@@ -74,6 +89,8 @@ func (db *database) settling() bool { return !db.told && db.stage.mayTell() }
 // shown is what users see of the state, and the reason.
 func (db *database) shown() (DatabaseState, string) {
 	switch {
+	case db.upgrade.Active && (db.stage == stageServed || db.stage == stageUnhealthy):
+		return DatabaseUpgrading, db.upgrade.Description
 	case db.stage != stageServed:
 		return stageStates[db.stage], db.detail
 	case !db.hold.until.IsZero():
@@ -102,6 +119,8 @@ type databases struct {
 	byName map[string]*database
 	// held are those that are held back.
 	held map[*database]struct{}
+	// gating is set while upgrades keep jobs from being started.
+	gating bool
 	// sharingAt is when it is checked next which of them name too many channels.
 	sharingAt time.Time
 }
@@ -155,10 +174,10 @@ func (d *databases) derive(db *database) {
 		d.tree.Suspend(db.Name)
 	}
 	state, reason := db.shown()
-	if db.state == state && db.reason == reason {
-		return
+	same := db.state == state && (db.reason == reason || state == DatabaseUpgrading)
+	if db.state, db.reason = state, reason; same {
+		return // the modules of an upgrade come and go
 	}
-	db.state, db.reason = state, reason
 	d.announce(db)
 }
 
@@ -182,6 +201,8 @@ func (d *databases) announce(db *database) {
 		d.log().Info("queue job runner ready for db "+db.Name, fields[0])
 	case DatabaseNeutralized:
 		d.log().Info(detail, fields[0])
+	case DatabaseUpgrading:
+		d.log().Info("database is being upgraded, its jobs wait: "+detail, fields[0])
 	case DatabaseConnecting, DatabaseUndetected, DatabaseLoading, DatabaseHeld, DatabaseYielding:
 		d.log().Debug("database is "+state.String(), fields...)
 	}
@@ -234,6 +255,9 @@ func (d *databases) status(counts []channels.Count) []DatabaseStatus {
 		st := DatabaseStatus{
 			Name: name, State: db.state, Detail: db.reason, Fingerprint: db.fingerprint,
 			HeldUntil: db.hold.until, Pause: db.pause, Sharing: d.tree.Sharing(name),
+		}
+		if db.upgrade.Active {
+			st.UpgradeSince = db.upgradeSince
 		}
 		if db.session != nil {
 			p := db.session.Pulse()

@@ -171,5 +171,6 @@ func (e *engine) abandon(key channels.Key, t *task, now time.Time) {
 	}
 	e.log().Warn("job ended but its request was not answered, giving the request up",
 		zap.String("database", key.DB), zap.String("uuid", key.UUID))
+	t.abandoned = true
 	t.exchange.Cancel()
 }

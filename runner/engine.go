@@ -44,7 +44,10 @@ type engine struct {
 	pausedAll *Pause
 	shutdown  shutdown
 	handover  handover
+	timeouts  timeouts
 	scanAt    time.Time
+	// releases are the jobs that may have left others waiting.
+	releases releases
 	// inheriting is the open of the database whose snapshot is being applied, nil outside of that.
 	inheriting map[string]struct{}
 	// answeredAt is when each server answered last.
@@ -123,6 +126,10 @@ func (e *engine) tick(now time.Time) {
 	}
 	e.leadership.settle(now, e.databases.settling)
 	e.handOver(now)
+	e.checkTimeouts(now)
+	if len(e.releases) > 0 {
+		e.release(now)
+	}
 	if !now.Before(e.scanAt) {
 		e.expireReserved(now)
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
@@ -135,11 +142,14 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	next := e.targetsAt
 	if len(e.tasks) > 0 {
 		next = timing.Earliest(next, e.scanAt)
+		if e.timeouts.set != nil {
+			next = timing.Earliest(next, e.timeouts.at)
+		}
 	}
 	if until := e.controls.expiry(); !until.IsZero() {
 		next = timing.Earliest(next, until)
 	}
-	next = e.giveUpAt(e.databases.releaseAt(next))
+	next = e.releases.due(e.giveUpAt(e.databases.releaseAt(next)))
 	if due := e.leadership.due(); !due.IsZero() {
 		next = timing.Earliest(next, due)
 	}
@@ -197,8 +207,10 @@ func (e *engine) configure(cfg Config) error {
 	if err := e.databases.configure(cfg); err != nil {
 		return err
 	}
+	e.databases.gate(cfg.UpgradeGate)
 	e.pool.Reconfigured()
 	e.targetsAt = time.Time{}
+	e.limit(cfg.Policies)
 	e.maint.Rediscover()
 	return nil
 }

@@ -58,6 +58,10 @@ func (r *sessionReports) Channels(cfgs []channels.Config, err error) {
 	r.post(func() { r.engine.databases.channelsRead(r.db, cfgs, err) })
 }
 
+func (r *sessionReports) Upgrading(u driver.Upgrade) {
+	r.post(func() { r.engine.databases.upgrading(r.db, u) })
+}
+
 func (r *sessionReports) Running(rows []driver.Row) {
 	r.post(func() { r.engine.running(r.db, rows) })
 }
@@ -130,6 +134,18 @@ func (r *sessionReports) Inspected(found []driver.Liveness) {
 
 func (r *sessionReports) Rescued(rows []driver.Row) {
 	r.post(func() { r.engine.rescued(r.db, rows) })
+}
+
+func (r *sessionReports) Stopped(stopped []driver.Stopped, terminate bool, err error) {
+	r.post(func() { r.engine.stopped(r.db, stopped, terminate, err) })
+}
+
+func (r *sessionReports) Accounted(causes []driver.Cause, changed []driver.Row, err error) {
+	r.post(func() { r.engine.accounted(r.db, causes, changed, err) })
+}
+
+func (r *sessionReports) Released(rows []driver.Row) {
+	r.post(func() { r.engine.released(r.db, rows) })
 }
 
 // clusterReports takes what the maintenance connection reports into the engine's loop.

@@ -66,10 +66,14 @@ type task struct {
 	expired bool
 	// unserved is set if it ended for us because its database is not served any more.
 	unserved bool
+	// abandoned is set when its request was given up because the row had ended long before.
+	abandoned bool
 	// stuck is set when its row could not be put back.
 	stuck bool
 	// warned is set when it was reported that the job keeps its slot.
 	warned bool
+	// limit is how far the attempt is with its time limit; nil if that was not looked up.
+	limit *limit
 	// trail is what its events will say.
 	trail trail
 	// span is what is traced of it, nil without tracing.
@@ -281,6 +285,9 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 	delete(e.tasks, key)
 	db := e.databases.get(key.DB)
 	e.notes.ended(key, t, db != nil)
+	e.account(db, t)
+	delete(e.handover.closed, key)
+	e.bereave(key, t)
 	if t.gone {
 		delete(e.delays, key)
 		removed := e.tree.Remove(key)

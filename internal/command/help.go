@@ -44,7 +44,8 @@ States: ready (its jobs are run), connecting, loading (its jobs are being read),
 unreachable (the connection failed, and is tried again), held (Odoo does not run its
 jobs, and is asked now and then), unhealthy (the add-on is there and cannot be
 served), standby (another runner serves it), yielding (it is being dropped, renamed or
-copied), neutralized (a copy, whose jobs must not run), undetected (no queue_job).
+copied), upgrading (modules are being changed), neutralized (a copy, whose jobs must
+not run), undetected (no queue_job).
 HEARD is how long PostgreSQL has been silent, ADD-ON how the add-on works.`, []string{"databases", "databases --wide", "databases --limit 100 --offset 100"}},
 	"channels": {`Lists the channels, those below another after it. WAITING counts the jobs that wait
 in the channel, OLDEST is the age of the one that has waited longest.`, []string{"channels", "channels --watch --interval 5s"}},
@@ -54,7 +55,11 @@ this process any more.`, []string{"upstreams", "upstreams --watch"}},
 
 Phases: claiming (on its way to Odoo), open (it runs, and its request is open), asked,
 watched (it runs without an open request of this process, for example after a
-restart), unclaiming (it is put back).`, []string{"tasks", "tasks --watch", "tasks --limit 20"}},
+restart), unclaiming (it is put back).
+
+LIMIT is there if policies limit the time of some: the limit or, if that has come near
+or has passed, warned, reached, cancelled (its statement was), terminated (its
+connection was closed), or stuck (it could not be ended).`, []string{"tasks", "tasks --watch", "tasks --limit 20"}},
 	"jobs": {`Lists jobs, the newest first, of the databases that are served.
 
 ` + stateWords, []string{"jobs", "jobs --state failed --database shop", "jobs --state pending --channel root.mail --older-than 2h", "jobs --uuid 3f2a9b54"}},

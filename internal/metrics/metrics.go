@@ -60,6 +60,9 @@ var (
 	lostTotal = counter("lost_requests_total",
 		"Requests that ended while their job may go on. The jobs are watched until their rows tell more.",
 		"runner", "database")
+	timeoutsTotal = counter("timeout_stages_total",
+		"How far attempts came with the time limits of policies: warned, reached (the limit has passed), cancelled, terminated (the connection to the database was closed), stuck (could not be ended). Each attempt counts once for each stage.",
+		"runner", "database", "stage")
 	blockedTotal = counter("channel_blocks_total",
 		"Failed jobs that stopped a sequential channel.",
 		"runner", "channel")
@@ -74,6 +77,9 @@ var (
 		"runner", "database")
 	resyncRepairsTotal = counter("resync_repairs_total",
 		"Jobs of which a snapshot found what no notification had told. It stays 0 unless something is wrong.",
+		"runner", "database")
+	dependentsReleasedTotal = counter("dependents_released_total",
+		"Jobs that were released because a worker had died that should have done so. It stays 0 where no worker dies.",
 		"runner", "database")
 	waitSeconds = histogram("job_wait_seconds",
 		"Time from a job's creation, or its eta, to the request that started it. It is counted once for each attempt, when that has ended.",
@@ -93,11 +99,12 @@ var (
 // database.
 var (
 	eventCollectors = []prometheus.Collector{
-		attemptsTotal, dispatchesTotal, requeuesTotal, lostTotal, blockedTotal, leaderChangesTotal, notificationsTotal,
-		resyncsTotal, resyncRepairsTotal, waitSeconds, runSeconds, dispatchSeconds, claimSize,
+		attemptsTotal, dispatchesTotal, requeuesTotal, lostTotal, timeoutsTotal, blockedTotal, leaderChangesTotal, notificationsTotal,
+		resyncsTotal, resyncRepairsTotal, dependentsReleasedTotal, waitSeconds, runSeconds, dispatchSeconds, claimSize,
 	}
 	databaseCollectors = []*prometheus.CounterVec{
-		attemptsTotal, requeuesTotal, lostTotal, notificationsTotal, resyncsTotal, resyncRepairsTotal,
+		attemptsTotal, requeuesTotal, lostTotal, timeoutsTotal, notificationsTotal, resyncsTotal, resyncRepairsTotal,
+		dependentsReleasedTotal,
 	}
 )
 
@@ -194,6 +201,9 @@ func observeDatabase(ev *runner.Event) {
 	switch ev.Kind {
 	case runner.EventJobLost:
 		lostTotal.WithLabelValues(ev.Runner, database).Inc()
+	case runner.EventTimeoutWarned, runner.EventTimeoutReached, runner.EventTimeoutCancelled,
+		runner.EventTimeoutTerminated, runner.EventTimeoutStuck:
+		timeoutsTotal.WithLabelValues(ev.Runner, database, strings.TrimPrefix(string(ev.Kind), "timeout_")).Inc()
 	case runner.EventChannelBlocked:
 		_, channel := places.admit(ev.Runner, ev.Database, ev.Channel)
 		blockedTotal.WithLabelValues(ev.Runner, channel).Inc()
@@ -204,6 +214,9 @@ func observeDatabase(ev *runner.Event) {
 		// They begin at 0, or the first increase would not be seen as one.
 		resyncRepairsTotal.WithLabelValues(ev.Runner, database)
 		requeuesTotal.WithLabelValues(ev.Runner, database, "dead")
+		dependentsReleasedTotal.WithLabelValues(ev.Runner, database)
+	case runner.EventDependentsReleased:
+		dependentsReleasedTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
 	case runner.EventResyncRepaired:
 		resyncRepairsTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
 	default: // a state is read at each scrape

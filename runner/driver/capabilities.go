@@ -18,6 +18,18 @@ type Capabilities struct {
 	// Examination is set when the driver implements [Examiner]. Default: false, those who set a
 	// runner up learn no more than what a [Fingerprint] says.
 	Examination bool
+
+	// Stopping is set when sessions implement [Stopper], so that attempts that run can be ended.
+	// Default: false, a configuration that wants that is refused.
+	Stopping bool
+
+	// Upgrades is set when sessions implement [Upgrader], so that nothing is started while the
+	// application is being changed. Default: false, a configuration that wants that is refused.
+	Upgrades bool
+
+	// Releases is set when sessions implement [Releaser], so that tasks are released that a worker has
+	// left waiting. Default: false, a configuration that wants that is refused.
+	Releases bool
 }
 
 // AsOperator returns the driver's operations, and false if it does not declare or does not have

@@ -2,6 +2,7 @@ package mock_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,6 +45,11 @@ func (h *harness) Delete(uuid string)        { h.w.Delete(h.key(uuid)) }
 func (h *harness) FreeLock(uuid string)      { h.w.FreeLock(h.key(uuid)) }
 func (h *harness) Terminate()                { h.w.LoseSession("prod") }
 
+func (h *harness) Cause(uuid string) string {
+	row, _ := h.w.Row(h.key(uuid))
+	return strings.Join(row.Causes, "\n\n")
+}
+
 func (h *harness) Insert(j drivertest.Job) {
 	micros := func(t time.Time) int64 {
 		if t.IsZero() {
@@ -56,10 +62,18 @@ func (h *harness) Insert(j drivertest.Job) {
 	job.Channel, job.Priority, job.Retry = j.Channel, j.Priority, j.Retry
 	job.Created, job.ETA, job.Enqueued = micros(j.Created), micros(j.ETA), micros(j.Enqueued)
 	job.MaxRetries, job.LockRow = j.MaxRetries, j.LockRow
+	job.DependsOn, job.Done = j.DependsOn, j.Done
 	h.w.Insert(job)
 }
 
 func (h *harness) SetChannels(cfgs []channels.Config) { h.w.SetChannels("prod", cfgs...) }
+
+func (h *harness) Mark(modules ...string) { h.w.Mark("prod", strings.Join(modules, ", ")) }
+
+func (h *harness) Change() (end func()) {
+	h.w.Upgrade("prod", true)
+	return func() { h.w.Upgrade("prod", false) }
+}
 
 func (h *harness) SetState(uuid, state string) {
 	require.True(h.t, h.w.SetState(h.key(uuid), channels.ParseState(state)))

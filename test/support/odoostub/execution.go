@@ -35,6 +35,8 @@ type execution struct {
 	conn      *pgxpool.Conn
 	job       jobRow
 	behaviour Behaviour
+	// stopped is set when the job has learnt that its statement or its connection was ended.
+	stopped bool
 }
 
 // jobRow is what a worker reads of a job.
@@ -140,7 +142,8 @@ func (x *execution) perform(ctx context.Context) (status int, err error) {
 		return 0, fmt.Errorf("beginning the job's transaction: %w", err)
 	}
 	defer func() {
-		if !errors.Is(err, errKilled) { // the dead do not roll back; their session is aborted
+		// The dead do not roll back, their session is aborted; nor does who has no connection any more.
+		if !errors.Is(err, errKilled) && !(x.stopped && x.conn.Conn().IsClosed()) {
 			err = cmp.Or(err, x.rollback(ctx, tx))
 		}
 	}()
@@ -167,7 +170,7 @@ func (x *execution) perform(ctx context.Context) (status int, err error) {
 	default:
 		status, err = x.fail(ctx, x.behaviour.Fail)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errKilled) {
 		outcome = Lost
 	}
 	end(ended, outcome)
@@ -226,6 +229,11 @@ func (x *execution) work(ctx context.Context) (Outcome, error) {
 		return "", errKilled
 	}
 	attempt := x.job.retry - 1 // what the row says
+	if attempt < b.HangTimes {
+		if err := x.hang(ctx); err != nil {
+			return Failed, ctx.Err()
+		}
+	}
 	switch {
 	case attempt < b.KillTimes:
 		return "", errKilled
@@ -235,6 +243,23 @@ func (x *execution) work(ctx context.Context) (Outcome, error) {
 		return Failed, nil
 	}
 	return Done, nil
+}
+
+// hang does what a job does that should have a time limit. An error is that of its connection.
+func (x *execution) hang(ctx context.Context) error {
+	b := &x.behaviour
+	query, idle := float64(b.HangMS)/1000, time.Duration(0)
+	if b.HangIdle {
+		query, idle = 0, time.Duration(b.HangMS)*time.Millisecond
+	}
+	if err := sleep(ctx, idle); err != nil {
+		return err
+	}
+	_, err := x.conn.Exec(ctx, "SELECT pg_sleep($1)", query)
+	if err != nil {
+		b.Fail, x.stopped = "OperationalError", true
+	}
+	return err
 }
 
 // finish commits done together with the job's work, then releases the jobs that
@@ -255,6 +280,9 @@ func (x *execution) finish(ctx context.Context, tx pgx.Tx) (int, Outcome, error)
 	}
 	if err != nil {
 		return 0, Lost, fmt.Errorf("marking job %s done: %w", x.uuid, err)
+	}
+	if x.behaviour.KillAfterDone {
+		return 0, Done, errKilled
 	}
 	for range concurrencyTries {
 		if err = x.releaseDependents(ctx); !concurrency(err) {
@@ -280,11 +308,17 @@ func (x *execution) releaseDependents(ctx context.Context) error {
 	if len(deps.ReverseDependsOn) == 0 {
 		return nil
 	}
-	_, err := x.conn.Exec(ctx, `UPDATE queue_job child SET state = 'pending'
-		WHERE graph_uuid = $1 AND uuid = ANY ($2) AND state = 'wait_dependencies' AND NOT `+waiting("child"), *x.job.graph, deps.ReverseDependsOn)
+	rows, err := x.conn.Query(ctx, `UPDATE queue_job child SET state = 'pending'
+		WHERE graph_uuid = $1 AND uuid = ANY ($2) AND state = 'wait_dependencies' AND NOT `+waiting("child")+` RETURNING uuid`,
+		*x.job.graph, deps.ReverseDependsOn)
 	if err != nil {
 		return fmt.Errorf("releasing dependents: %w", err)
 	}
+	released, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("releasing dependents: %w", err)
+	}
+	x.server.opts.Recorder.addReleases(x.db.name, released)
 	return nil
 }
 
