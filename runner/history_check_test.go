@@ -79,6 +79,8 @@ func (n *player) counts(r *mock.Run) bool {
 		return true
 	case !r.Executing():
 		return false
+	case (r.Node != n.node || r.Opened.Before(n.began)) && n.answered[r.Task.Key]:
+		return false // the request of another engine, which broke: its own was answered without running it
 	case r.Node == n.node && !r.Opened.Before(n.leads), n.told[db]:
 		return true
 	case !n.retired[db].IsZero() || !n.was[db].Before(n.leads):
