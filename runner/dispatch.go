@@ -128,6 +128,7 @@ func (e *engine) answered(x *exchange.Exchange, result driver.Result) {
 	}
 	t.exchange = nil
 	t.result = &result
+	e.parted(key, t, x.Upstream.Name, result.Outcome)
 	if result.Outcome != driver.NotSent && result.Status != 0 {
 		e.answeredAt[x.Upstream.Name] = time.Now()
 	}
@@ -168,5 +169,6 @@ func (e *engine) abandon(key channels.Key, t *task, now time.Time) {
 	}
 	e.log().Warn("job ended but its request was not answered, giving the request up",
 		zap.String("database", key.DB), zap.String("uuid", key.UUID))
+	t.abandoned = true
 	t.exchange.Cancel()
 }

@@ -45,7 +45,10 @@ type engine struct {
 	shutdown  shutdown
 	handover  handover
 	timeouts  timeouts
+	setbacks  setbacks
 	scanAt    time.Time
+	// releases are the jobs that may have left others waiting.
+	releases releases
 	// inheriting is the open of the database whose snapshot is being applied, nil outside of that.
 	inheriting map[string]struct{}
 	// answeredAt is when each server answered last.
@@ -125,6 +128,10 @@ func (e *engine) tick(now time.Time) {
 	e.leadership.settle(now, e.databases.settling)
 	e.handOver(now)
 	e.checkTimeouts(now)
+	if len(e.releases) > 0 {
+		e.release(now)
+	}
+	e.remember(now)
 	if !now.Before(e.scanAt) {
 		e.expireReserved(now)
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
@@ -144,7 +151,7 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	if until := e.controls.expiry(); !until.IsZero() {
 		next = timing.Earliest(next, until)
 	}
-	next = e.giveUpAt(e.databases.releaseAt(next))
+	next = e.releases.due(e.giveUpAt(e.databases.releaseAt(next)))
 	if due := e.leadership.due(); !due.IsZero() {
 		next = timing.Earliest(next, due)
 	}
@@ -182,6 +189,9 @@ func (e *engine) pass(now time.Time) {
 			e.requeue(key)
 			continue
 		}
+		if e.apart(key, now) {
+			continue
+		}
 		e.tasks[key] = &task{phase: phaseClaiming, chosen: now}
 		claims[db] = append(claims[db], key.UUID)
 	}
@@ -201,6 +211,10 @@ func (e *engine) requeue(key channels.Key) {
 func (e *engine) configure(cfg Config) error {
 	if err := e.databases.configure(cfg); err != nil {
 		return err
+	}
+	e.databases.gate(cfg.UpgradeGate)
+	if cfg.Quarantine == nil {
+		e.setbacks.expire(time.Now())
 	}
 	e.pool.Reconfigured()
 	e.targetsAt = time.Time{}

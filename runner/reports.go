@@ -58,6 +58,10 @@ func (r *sessionReports) Channels(cfgs []channels.Config, err error) {
 	r.post(func() { r.engine.databases.channelsRead(r.db, cfgs, err) })
 }
 
+func (r *sessionReports) Upgrading(u driver.Upgrade) {
+	r.post(func() { r.engine.databases.upgrading(r.db, u) })
+}
+
 func (r *sessionReports) Running(rows []driver.Row) {
 	r.post(func() { r.engine.running(r.db, rows) })
 }
@@ -140,6 +144,10 @@ func (r *sessionReports) Accounted(causes []driver.Cause, changed []driver.Row, 
 	r.post(func() { r.engine.accounted(r.db, causes, changed, err) })
 }
 
+func (r *sessionReports) Released(rows []driver.Row) {
+	r.post(func() { r.engine.released(r.db, rows) })
+}
+
 // clusterReports takes what the maintenance connection reports into the engine's loop.
 type clusterReports struct{ engine *engine }
 
@@ -168,6 +176,7 @@ func (r poolReports) Up(name string) {
 
 func (r poolReports) Down(name, reason string) {
 	r.engine.mail.post(func() {
+		r.engine.serverDown()
 		r.engine.notes.emit(Event{Kind: EventUpstreamUnhealthy, Upstream: name, Detail: reason})
 	})
 }

@@ -76,7 +76,12 @@ func (e *engine) decide(db *database, key channels.Key, t *task, now time.Time) 
 	case undecided:
 		e.warnUndecided(key, t)
 	case dead:
-		db.session.Rescue(driver.Liveness{Row: *t.row, Verdict: driver.Dead, Expired: !ev.locks})
+		l := driver.Liveness{Row: *t.row, Verdict: driver.Dead, Expired: !ev.locks}
+		if why := e.condemn(key, t); why != "" {
+			db.session.FailDead(l, why)
+		} else {
+			db.session.Rescue(l)
+		}
 	}
 	return true
 }
@@ -158,8 +163,11 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 			e.applyGone(l.Row.Key)
 			continue
 		}
-		t.inspectedAs(l, now)
 		t.limit.claimedAt(l, now)
+		was := t.alive
+		if t.inspectedAs(l, now); was && l.Verdict == driver.Dead {
+			e.diedLater(l.Row.Key, t, now)
+		}
 		if l.Verdict != driver.Dead {
 			e.applyRow(&l.Row, 0, e.tree.Set)
 			continue
@@ -172,9 +180,15 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 // rescued takes in the rows of tasks that were put back because they were dead.
 func (e *engine) rescued(db *database, rows []driver.Row) {
 	for i := range rows {
+		t := e.tasks[rows[i].Key]
+		if t != nil && t.condemned > 0 && rows[i].State == channels.Failed {
+			t.trail.rescued = true
+			e.quarantined(&rows[i], t)
+			e.applyRow(&rows[i], 0, e.tree.Set)
+			continue
+		}
 		e.log().Warn("Re-queued dead job with uuid: "+printable(rows[i].UUID), zap.String("database", db.Name),
 			zap.Stringer("state", rows[i].State), zap.Int32("retry", rows[i].Retry))
-		t := e.tasks[rows[i].Key]
 		if t != nil {
 			t.trail.rescued = true
 		}
@@ -183,6 +197,9 @@ func (e *engine) rescued(db *database, rows []driver.Row) {
 			// Delivered, and not even started.
 			e.putBack(db, &rows[i], t)
 			continue
+		}
+		if t != nil && rows[i].State == channels.Pending {
+			e.setBack(rows[i].Key, t)
 		}
 		e.applyRow(&rows[i], 0, e.tree.Set)
 	}

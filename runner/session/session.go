@@ -54,6 +54,9 @@ type Config struct {
 	Postgres *pgx.ConnConfig
 	// DatabaseChannels is set where the channels that are configured in the database count.
 	DatabaseChannels bool
+	// UpgradeGate is set where nothing is to be claimed while the application is being changed. The
+	// driver is capable of telling.
+	UpgradeGate bool
 	// DiscoverInterval is the time between two connections to a database that has nothing to serve.
 	DiscoverInterval time.Duration
 	// Queue is that of all sessions of the cluster. Default: none.
@@ -88,6 +91,13 @@ type Session struct {
 	echoSince time.Time
 	resyncAt  time.Time
 	probed    time.Time // when the last probe began, or the last snapshot ended
+	// dependents are the jobs that are to be looked at because nobody may have released them.
+	dependents []dependents
+	// gating is set while upgrades are watched, upgrade is what was seen of one at upgradeAt, which is
+	// zero if nothing was on this connection.
+	gating    bool
+	upgrade   driver.Upgrade
+	upgradeAt time.Time
 
 	pulse pulse
 }
@@ -164,6 +174,7 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 	s.dirty.clear()
 	s.foreseen = foreseen{}
 	s.batch = 0
+	s.dependents = nil
 	s.echoSince = time.Time{}
 	if err = s.running(ctx); err == nil {
 		err = s.snapshot(ctx)
@@ -195,7 +206,11 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 		return found, err
 	}
 	s.out.Fingerprinted(found)
+	s.upgradeAt = time.Time{}
 	if found.Health == driver.Healthy {
+		if err := s.checkUpgrade(ctx); err != nil {
+			return found, err
+		}
 		if err := s.settle(ctx, &found); err != nil {
 			return found, err
 		}
@@ -207,6 +222,9 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 		s.young = true // whatever comes is being made
 		return found, nil
 	case driver.Unhealthy:
+		if found.Generation != "" {
+			_ = s.checkUpgrade(ctx) // an upgrade may be why; if that cannot be told, the reason is what was found
+		}
 		s.young = s.young || s.pulse.synced.Load() == 0 // or it was found while it was being made
 		return found, nil
 	case driver.Healthy:

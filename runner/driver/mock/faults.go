@@ -13,9 +13,10 @@ type Faults struct {
 	// Fingerprint is reported instead of a healthy one.
 	Fingerprint *driver.Fingerprint
 	// FingerprintErr, LockErr, ChannelsErr, SnapshotErr, ReadErr, ClaimErr, InspectErr, RescueErr,
-	// StopErr and AccountErr are returned by the method of that name, which then does nothing. The
+	// StopErr, AccountErr and UpgradingErr are returned by the method of that name, which then does nothing. The
 	// session survives unless the error is a [driver.ErrLost].
 	FingerprintErr, LockErr, ChannelsErr, SnapshotErr, ReadErr, ClaimErr, InspectErr, RescueErr, StopErr, AccountErr error
+	UpgradingErr                                                                                                     error
 	// StopDenied is a role that may not signal the backends of others.
 	StopDenied bool
 	// LoseAfterStop carries the next Stop out but loses the connection before the result arrives. It
@@ -54,6 +55,26 @@ type UpstreamFaults struct {
 
 	// resume is closed when Hang ends.
 	resume chan struct{}
+	// killed is closed when the server dies; nil if nothing runs there.
+	killed chan struct{}
+}
+
+// killedBy is closed when the server dies.
+func (f *UpstreamFaults) killedBy() <-chan struct{} {
+	if f.killed == nil {
+		f.killed = make(chan struct{})
+	}
+	return f.killed
+}
+
+// CrashServer kills all workers of an upstream at once. Others take their place.
+func (w *World) CrashServer(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if f := w.upstream(name); f.killed != nil {
+		close(f.killed)
+		f.killed = nil
+	}
 }
 
 // Fault changes what is wrong with a database.
@@ -115,8 +136,9 @@ func (w *World) UpstreamFault(name string, change func(*UpstreamFaults)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f := w.upstream(name)
-	resume := f.resume
+	resume, killed := f.resume, f.killed
 	change(f)
+	f.killed = killed
 	if f.resume = resume; f.Hang && resume == nil {
 		f.resume = make(chan struct{})
 	} else if !f.Hang && resume != nil {

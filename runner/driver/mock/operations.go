@@ -58,7 +58,7 @@ func (o *operations) List(ctx context.Context, f driver.Filter, before int64, li
 	slices.SortFunc(jobs, func(a, b Job) int { return cmp.Compare(b.ID, a.ID) })
 	var list []driver.Detail
 	for _, j := range jobs[:min(limit, len(jobs))] {
-		list = append(list, driver.Detail{Row: j.Row})
+		list = append(list, driver.Detail{Row: j.Row, MaxRetries: j.MaxRetries, Exception: j.Exception})
 	}
 	return list, nil
 }

@@ -255,7 +255,7 @@ func (b *bench) attempt(binary, judge string, env []string, tests []test) (verdi
 		names := make([]string, len(tests))
 		limit := 10 * time.Second
 		for i, t := range tests {
-			names[i], limit = t.Name, limit+10*t.Took
+			names[i], limit = t.Name, limit+4*t.Took
 		}
 		out, err := b.executeBinary(binary, judge, limit, env, "-test.failfast", "-test.run", "^("+strings.Join(names, "|")+")$")
 		if err == nil {
