@@ -178,7 +178,7 @@ func (b *bench) try(idx *index, m mutation) (verdict, string, error) {
 			if !slices.ContainsFunc(reaches, func(t test) bool { return t.Judge == judge }) {
 				continue
 			}
-			if _, err := b.compile(judge, overlay, binary(judge)); err != nil {
+			if !b.compiles(judge, overlay, binary(judge)) {
 				return invalid, "", nil
 			}
 		}
@@ -194,6 +194,11 @@ func (b *bench) try(idx *index, m mutation) (verdict, string, error) {
 		}
 	}
 	return lived, "", nil
+}
+
+func (b *bench) compiles(judge, overlay, binary string) bool {
+	_, err := b.compile(judge, overlay, binary)
+	return err == nil
 }
 
 // reaching returns the tests that reach the mutant, the fastest first.
