@@ -50,3 +50,13 @@ func TestMessagesOfTheBeginning(t *testing.T) {
 	_, err = io.ReadAll(&messages{from: bytes.NewReader(append(ready, many...))})
 	require.NoError(t, err)
 }
+
+// TestLimitOfTheBeginning: what is as large as the limit fits.
+func TestLimitOfTheBeginning(t *testing.T) {
+	t.Parallel()
+	m := &messages{}
+	require.True(t, m.fits(MessageLimit))
+	require.False(t, m.fits(1))
+	m.ready = true
+	require.True(t, m.fits(MessageLimit))
+}
