@@ -59,4 +59,9 @@ func TestLimitOfTheBeginning(t *testing.T) {
 	require.False(t, m.fits(1))
 	m.ready = true
 	require.True(t, m.fits(MessageLimit))
+
+	head := func(length uint32) []byte { return binary.BigEndian.AppendUint32([]byte{'D'}, length) }
+	require.NoError(t, m.follow(head(MessageLimit)))
+	m.body = 0
+	require.ErrorIs(t, m.follow(head(MessageLimit+1)), errTooLarge)
 }
