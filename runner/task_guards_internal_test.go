@@ -207,6 +207,14 @@ func TestRest(t *testing.T) {
 		}
 	}
 	e, _ := served()
+	second := &task{phase: phaseAsked, ours: true, sent: true, result: answered}
+	key := e.holds("lost", "second", second)
+	e.delays.strays(key)
+	e.delays.add(key, retryFirst, retryLimit)
+	e.rest(key, second)
+	require.Equal(t, phaseWatched, second.phase, "an earlier request may still be read, and run the job")
+
+	e, _ = served()
 	since := time.Unix(1_700_000_000, 0)
 	watched := &task{phase: phaseWatched, since: since}
 	e.rest(e.holds("lost", "a", watched), watched)
@@ -259,6 +267,7 @@ func TestPutBack(t *testing.T) {
 		e.putBack(db, jobRow(key, channels.Pending, 0), task)
 		require.Equal(t, delivered, len(db.hold.struck) == 1, outcome)
 		require.Equal(t, delivered, len(e.delays) == 1, outcome)
+		require.Equal(t, outcome == driver.Broken || outcome == driver.Unavailable, e.delays[key].stray, outcome)
 		require.Empty(t, e.tasks)
 	}
 }
