@@ -122,7 +122,7 @@ func (n *player) limited(yes bool) {
 	n.cfg.Policies = nil
 	if yes {
 		n.cfg.Policies = []policy.Policy{{Channels: []string{"root*"}, Timeout: &policy.Timeout{
-			After: 15 * time.Second, Warn: 10 * time.Second, Cancel: true, Grace: 10 * time.Second, Retry: n.h.Retried,
+			After: 6 * time.Second, Warn: 3 * time.Second, Cancel: true, Grace: 4 * time.Second, Retry: n.h.Retried,
 		}}}
 	}
 }
