@@ -45,6 +45,7 @@ type engine struct {
 	shutdown  shutdown
 	handover  handover
 	setbacks  setbacks
+	timeouts  timeouts
 	scanAt    time.Time
 	// inheriting is the open of the database whose snapshot is being applied, nil outside of that.
 	inheriting map[string]struct{}
@@ -125,6 +126,7 @@ func (e *engine) tick(now time.Time) {
 	e.leadership.settle(now, e.databases.settling)
 	e.handOver(now)
 	e.remember(now)
+	e.checkTimeouts(now)
 	if !now.Before(e.scanAt) {
 		e.expireReserved(now)
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
@@ -137,6 +139,9 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	next := e.targetsAt
 	if len(e.tasks) > 0 {
 		next = timing.Earliest(next, e.scanAt)
+		if e.timeouts.set != nil {
+			next = timing.Earliest(next, e.timeouts.at)
+		}
 	}
 	if until := e.controls.expiry(); !until.IsZero() {
 		next = timing.Earliest(next, until)
@@ -207,6 +212,7 @@ func (e *engine) configure(cfg Config) error {
 	}
 	e.pool.Reconfigured()
 	e.targetsAt = time.Time{}
+	e.limit(cfg.Policies)
 	e.maint.Rediscover()
 	return nil
 }

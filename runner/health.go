@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -88,6 +89,7 @@ func (st *Status) Warnings(now time.Time) (list []string) {
 	if !st.Leader || st.TakingOver {
 		return list
 	}
+	list = append(list, st.stuck()...)
 	served, expected, causes := st.Serving(now)
 	switch {
 	case served > 0 && served < expected:
@@ -112,6 +114,15 @@ func (st *Status) Warnings(now time.Time) (list []string) {
 		}
 	}
 	return list
+}
+
+// stuck names the jobs that hold their slots beyond their time limits and could not be ended.
+func (st *Status) stuck() (list []string) {
+	for _, s := range st.Stuck {
+		list = append(list, "job "+s.UUID+" of database "+s.DB+" is stuck: "+s.Text)
+	}
+	slices.Sort(list)
+	return few(list)
 }
 
 // pausedDatabases are those that are served and paused.

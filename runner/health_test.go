@@ -89,6 +89,12 @@ func TestHealth(t *testing.T) {
 			leading(DatabaseStatus{Name: "y", State: DatabaseYielding}), NotReady,
 			[]string{"no database has jobs: queue_job is installed in none of those that are found, apart from those that are being dropped, renamed or copied: y"}, nil,
 		},
+		"jobs are stuck": {
+			changed(leading(heard), func(st *Status) {
+				st.Stuck = []StuckTask{{Key: channels.Key{DB: "b", UUID: "2"}, Text: "why"}, {Key: channels.Key{DB: "a", UUID: "1"}, Text: "so"}}
+			}), Degraded, nil,
+			[]string{"job 1 of database a is stuck: so", "job 2 of database b is stuck: why"},
+		},
 		"no capacity": {changed(leading(heard), func(st *Status) { st.DatabaseChannels = true }), Degraded, nil, []string{"no job runs: max_capacity is 0"}},
 		"root is paused": {
 			changed(leading(heard), func(st *Status) {

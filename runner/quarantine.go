@@ -165,6 +165,9 @@ func (e *engine) setbackOf(key channels.Key, t *task) (Setback, bool) {
 	if e.config().Quarantine == nil || t.fate.at.IsZero() || t.fate.excuse != "" || t.result == nil || t.row == nil {
 		return Setback{}, false
 	}
+	if t.limit != nil && t.limit.ended != nil {
+		return Setback{}, false // it was stopped because of its time limit
+	}
 	db := e.databases.get(key.DB)
 	if db == nil || db.stage != stageServed || db.entered.After(t.began()) {
 		return Setback{}, false // what kept us from the database may have ended the job
@@ -227,7 +230,7 @@ func (q Quarantine) sentence(list []Setback) string {
 			b.WriteString(" Other jobs on that server ended in the same moment.")
 		}
 	}
-	return strings.ToValidUTF8(strings.ReplaceAll(b.String(), "\x00", ""), "?")
+	return b.String()
 }
 
 // sentenceLimit bounds the attempts that a text lists.

@@ -163,6 +163,7 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 		if t.inspectedAs(l, now); was && l.Verdict == driver.Dead {
 			e.diedLater(l.Row.Key, t, now)
 		}
+		t.limit.claimedAt(l, now)
 		if l.Verdict != driver.Dead {
 			e.applyRow(&l.Row, 0, e.tree.Set)
 			continue

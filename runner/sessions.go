@@ -255,6 +255,8 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 	db.open = nil
 	e.tree.EndSnapshot(db.Name)
 	e.notes.emit(Event{Kind: EventResynced, Database: db.Name, Count: len(db.repairs)})
+	db.accountAgain()
+	e.forgetClosed(db)
 	if db.stage.known() {
 		e.askEnded(db, ended)
 		e.notes.repaired(db, named)

@@ -74,6 +74,8 @@ type task struct {
 	// setbacks for which it is being failed; both only with a quarantine.
 	fate      fate
 	condemned int
+	// limit is how far the attempt is with its time limit; nil if that was not looked up.
+	limit *limit
 	// trail is what its events will say.
 	trail trail
 	// span is what is traced of it, nil without tracing.
@@ -287,6 +289,8 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 	delete(e.tasks, key)
 	db := e.databases.get(key.DB)
 	e.notes.ended(key, t, db != nil)
+	e.account(db, t)
+	delete(e.handover.closed, key)
 	if t.gone {
 		delete(e.delays, key)
 		if !t.unserved {

@@ -66,6 +66,13 @@ const (
 	WhyDone             = "done"
 	WhyCancelled        = "cancelled"
 	WhyUnread           = "not_read_yet"
+
+	// Of a job that runs: how far it is with its time limit.
+	WhyTimeoutWarned     = "timeout_warned"
+	WhyTimeoutReached    = "timeout_reached"
+	WhyTimeoutCancelled  = "timeout_cancelled"
+	WhyTimeoutTerminated = "timeout_terminated"
+	WhyTimeoutStuck      = "timeout_stuck"
 )
 
 // Explain says what the scheduler alone knows of a job; see [Runner.Why].
@@ -165,7 +172,7 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 	t := e.tasks[w.Key]
 	switch {
 	case t != nil && t.phase != phaseParked:
-		w.task(e, t)
+		w.task(e, t, now)
 	case known && x.Reason == channels.ReasonFailed:
 		w.say(x.Reason.String(), "the job failed and runs again only if it is requeued")
 	case e.ending():
@@ -209,7 +216,7 @@ func (w *Why) paused(code, what string, p *Pause) {
 }
 
 // task explains a job that occupies a slot.
-func (w *Why) task(e *engine, t *task) {
+func (w *Why) task(e *engine, t *task, now time.Time) {
 	w.Upstream, w.Since = t.trail.upstream, t.began()
 	switch t.phase {
 	case phaseClaiming:
@@ -222,6 +229,9 @@ func (w *Why) task(e *engine, t *task) {
 	case phaseWatched:
 		_, state, _ := e.tree.Lookup(w.Key)
 		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: should it be dead, it is put back", state)
+	}
+	if stage := t.limit.is(); stage != TimeoutNone {
+		w.say("timeout_"+stage.String(), "%s; %s", w.Text, t.limit.describe(now))
 	}
 }
 

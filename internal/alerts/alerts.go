@@ -31,6 +31,8 @@ var alertKinds = map[runner.EventKind]bool{
 	runner.EventLeaderChanged: true, runner.EventDatabaseReady: true, runner.EventDatabaseUnhealthy: true,
 	runner.EventDatabaseLost: true, runner.EventDatabaseHeld: true, runner.EventUpstreamUp: true,
 	runner.EventUpstreamUnhealthy: true, runner.EventUpstreamDrained: true, runner.EventUpstreamUndrained: true,
+	runner.EventTimeoutWarned: true, runner.EventTimeoutReached: true, runner.EventTimeoutCancelled: true,
+	runner.EventTimeoutTerminated: true, runner.EventTimeoutStuck: true,
 	runner.EventJobQuarantined: true, runner.EventChannelBlocked: true, runner.EventResyncRepaired: true, runner.EventPaused: true, runner.EventResumed: true,
 }
 

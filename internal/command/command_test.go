@@ -246,6 +246,24 @@ func TestSeveralRunners(t *testing.T) {
 	}
 }
 
+// TestTasksWithLimits: how far jobs are with their time limits is shown where there are limits.
+func TestTasksWithLimits(t *testing.T) {
+	answer := func(timeouts ...string) string {
+		var list []string
+		for _, timeout := range timeouts {
+			list = append(list, `{"uuid": "3f2a9b54", "database": "d"`+timeout+`}`)
+		}
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = fmt.Fprintf(w, `{"tasks": [%s]}`, strings.Join(list, ", "))
+		}))
+		defer s.Close()
+		return transcript(t, s.Listener.Addr().String(), 0, []string{"tasks"})
+	}
+	require.NotContains(t, answer("", ""), "LIMIT")
+	out := answer("", `, "timeout": {"after_seconds": 900}`, `, "timeout": {"after_seconds": 900, "stage": "stuck", "text": "why"}`)
+	require.Regexp(t, `(?s)^UUID +AGE +LIMIT +PHASE .*\n3f2a9b54 +- +d\n3f2a9b54 +- +15m +d\n3f2a9b54 +- +stuck +d\n`, out)
+}
+
 // TestManyPauses: a thousand pauses do not hide what the runner does.
 func TestManyPauses(t *testing.T) {
 	var out bytes.Buffer

@@ -381,15 +381,34 @@ func (c *call) tasks() (int, error) {
 		return 0, err
 	}
 	list := doc.Tasks
-	t := c.out.table(c.runnerCells(several(list, func(v *api.Task) string { return v.Runner }), "RUNNER",
-		"UUID", "AGE", "PHASE", "DATABASE", "CHANNEL", "METHOD", "SERVER")...)
+	header := []string{"UUID", "AGE", "PHASE", "DATABASE", "CHANNEL", "METHOD", "SERVER"}
+	limited := slices.ContainsFunc(list, func(v api.Task) bool { return v.Timeout != nil })
+	if limited {
+		header = slices.Insert(header, 2, "LIMIT")
+	}
+	t := c.out.table(c.runnerCells(several(list, func(v *api.Task) string { return v.Runner }), "RUNNER", header...)...)
 	for i := range list {
 		v := &list[i]
-		t.row(c.runnerCells(t.runners, v.Runner, v.UUID, seconds(v.Age), v.Phase, v.Database, v.Channel, methodName(v.Model, v.Method), v.Upstream)...)
+		cells := []string{v.UUID, seconds(v.Age), v.Phase, v.Database, v.Channel, methodName(v.Model, v.Method), v.Upstream}
+		if limited {
+			cells = slices.Insert(cells, 2, limitStage(v.Timeout))
+		}
+		t.row(c.runnerCells(t.runners, v.Runner, cells...)...)
 	}
 	c.list(t, "no job runs")
 	c.rest(doc.Rest)
 	return 0, nil
+}
+
+// limitStage is how far a job is with its time limit: the limit itself as long as nothing is wrong.
+func limitStage(t *api.Timeout) string {
+	switch {
+	case t == nil:
+		return ""
+	case t.Stage != "":
+		return t.Stage
+	}
+	return seconds(&t.After)
 }
 
 func methodName(model, method string) string { return strings.Trim(model+"."+method, ".") }

@@ -99,6 +99,7 @@ func (e *examination) run() {
 	e.cluster()
 	e.upstreams()
 	e.capacity()
+	e.policies()
 	e.files()
 }
 

@@ -16,6 +16,9 @@ type orders struct {
 	// failUnclaims and failRescues are to end failed in place of being put back.
 	failUnclaims condemned[driver.Task]
 	failRescues  condemned[driver.Liveness]
+	// cancels and terminates are the attempts to end, causes why some have been.
+	cancels, terminates []driver.Task
+	causes              []driver.Cause
 	// resync asks for a snapshot now, channels for the database's channels.
 	resync, channels bool
 	// read is the number of the last order to read; see [Session.Read].
@@ -35,6 +38,7 @@ func (c *condemned[T]) add(t T, why string) {
 func (o *orders) empty() bool {
 	return len(o.claims) == 0 && len(o.reads) == 0 && len(o.unclaims) == 0 &&
 		len(o.inspects) == 0 && len(o.rescues) == 0 && !o.resync && !o.channels &&
+		len(o.cancels) == 0 && len(o.terminates) == 0 && len(o.causes) == 0 &&
 		len(o.failUnclaims.tasks) == 0 && len(o.failRescues.tasks) == 0
 }
 
@@ -114,6 +118,30 @@ func (s *Session) FailDead(dead driver.Liveness, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.todo.failRescues.add(dead, why)
+	s.wake()
+}
+
+// Stop orders to end an attempt, which [Listener.Stopped] answers; with terminate, by its connection.
+// An attempt that is to be ended already is not ordered twice.
+func (s *Session) Stop(t driver.Task, terminate bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	to := &s.todo.cancels
+	if terminate {
+		to = &s.todo.terminates
+	}
+	if slices.ContainsFunc(*to, func(o driver.Task) bool { return o.Same(&t) }) {
+		return
+	}
+	*to = append(*to, t)
+	s.wake()
+}
+
+// Account orders to write down why attempts were ended, which [Listener.Accounted] answers.
+func (s *Session) Account(causes ...driver.Cause) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.causes = append(s.todo.causes, causes...)
 	s.wake()
 }
 

@@ -188,6 +188,9 @@ func (s *Session) execute(ctx context.Context, o *orders) error {
 		}
 		s.out.Unclaimed(o.unclaims, rows)
 	}
+	if err := s.end(ctx, o); err != nil {
+		return err
+	}
 	if err := s.revive(ctx, o); err != nil {
 		return err
 	}

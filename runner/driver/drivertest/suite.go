@@ -47,6 +47,11 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"RescueLooksAgain", testRescueLooksAgain, true},
 		{"FailDead", testFailDead, true},
 		{"FailUnclaimed", testFailUnclaimed, false},
+		{"Stop", testStop, true},
+		{"StopFindsTheAttempt", testStopFinds, true},
+		{"StopWithoutLocks", testStopWithoutLocks, false},
+		{"Account", testAccount, false},
+		{"AccountFindsTheAttempt", testAccountFinds, false},
 		{"Wait", testWait, false},
 		{"WaitIsInterruptible", testInterrupt, false},
 		{"WaitMissesNothing", testNothingMissed, false},
@@ -80,9 +85,12 @@ func testCapabilities(b *bench) {
 	require.Equal(b.t, can.Operations, operates)
 	_, examines := d.(driver.Examiner)
 	require.Equal(b.t, can.Examination, examines)
-	_, reads := b.open().(driver.ChannelReader)
+	s := b.open()
+	_, reads := s.(driver.ChannelReader)
 	require.Equal(b.t, can.DatabaseChannels, reads)
-	_, quarantines := b.open().(driver.Quarantiner)
+	_, stops := s.(driver.Stopper)
+	require.Equal(b.t, can.Stopping, stops)
+	_, quarantines := s.(driver.Quarantiner)
 	require.Equal(b.t, can.Quarantine, quarantines)
 }
 

@@ -91,6 +91,8 @@ type Job struct {
 	// Exception is the name of the exception with which it failed, and Info what is known of its
 	// failures; only a quarantine writes them.
 	Exception, Info string
+	// Causes are what [driver.Stopper.Account] has appended.
+	Causes []string
 }
 
 // NewJob returns a pending job of the root channel with Odoo's defaults: priority 10, five retries.

@@ -21,7 +21,7 @@ const Grace = 10 * time.Second
 // times on the database's clock in UTC. Names without a schema are PostgreSQL's, because our
 // sessions search nowhere else; tables are named with theirs.
 type statements struct {
-	running, snapshot, read, claim, unclaim, inspect, rescue string
+	running, snapshot, read, claim, unclaim, inspect, rescue, account string
 	// failUnclaimed and failDead are unclaim and rescue with another result.
 	failUnclaimed, failDead string
 	// claimCopy claims in a neutralized database, too.
@@ -43,6 +43,7 @@ func (g *generation) statements() statements {
 		unclaim:   fmt.Sprintf(claimedSQL+unclaimSQL, g.pathSQL(), "", "", "") + columns,
 		inspect:   "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
 		rescue:    fmt.Sprintf(foundSQL+g.rescueExpiredSQL(), g.pathSQL(), "", "", "") + columns,
+		account:   g.accountSQL() + columns,
 
 		failUnclaimed: fmt.Sprintf(claimedSQL+g.failSQL()+stillClaimed, g.pathSQL(), ", t.why", ", $3::text[]", ", why") + columns,
 		failDead:      fmt.Sprintf(foundSQL+g.failSQL()+stillExpired, g.pathSQL(), ", d.why", ", $4::text[]", ", why") + columns,
@@ -54,7 +55,7 @@ func (g *generation) statements() statements {
 	}
 	for _, sql := range []*string{
 		&s.running, &s.snapshot, &s.read, &s.claim, &s.claimCopy, &s.marks, &s.unclaim, &s.inspect, &s.rescue,
-		&s.failUnclaimed, &s.failDead,
+		&s.account, &s.failUnclaimed, &s.failDead,
 	} {
 		*sql = g.named(*sql)
 	}
@@ -219,14 +220,17 @@ LEFT JOIN pg_locks h ON h.locktype = 'transactionid' AND h.mode = 'ExclusiveLock
 	AND h.transactionid = l.xmax
 WHERE j.uuid = ANY($1)`
 
+// sameAttempt is a condition on job j: whether it is the attempt d. A time that is too far to be
+// counted is infinite for us.
+const sameAttempt = `(j.date_enqueued = d.enqueued OR d.enqueued = 'infinity' AND j.date_enqueued > '294246-01-01')`
+
 // foundSQL are the attempts that an inspection found, as far as their rows have not changed since.
-// A time that is too far to be counted is infinite for us. The verbs are those of claimedSQL.
+// The verbs are those of claimedSQL.
 const foundSQL = `
 WITH path AS (SELECT %[1]s AS path), c AS (
 	SELECT j.id%[2]s FROM queue_job j
 	JOIN unnest($1::varchar[], $2::timestamp[], $3::varchar[]%[3]s) AS d(uuid, enqueued, state%[4]s)
-	ON j.uuid = d.uuid AND j.state = d.state AND (j.date_enqueued = d.enqueued
-		OR d.enqueued = 'infinity' AND j.date_enqueued > '294246-01-01')
+	ON j.uuid = d.uuid AND j.state = d.state AND ` + sameAttempt + `
 	WHERE j.state IN ('enqueued', 'started')
 	FOR NO KEY UPDATE OF j SKIP LOCKED
 )`
@@ -278,20 +282,21 @@ func (g *generation) rescueExpiredSQL() string {
 const stillExpired = " FROM path, c WHERE j.id = c.id AND j.state = 'started' RETURNING "
 
 // failSQL fails attempts in place of putting them back. What the row says about earlier failures
-// stays; where the role may not read that, nothing is said.
+// stays.
 func (g *generation) failSQL() string {
 	set := " UPDATE queue_job j SET state = 'failed', retry = CASE WHEN j.state = 'started' THEN coalesce(j.retry, 0) + 1 ELSE j.retry END"
 	if !slices.Contains(g.writable, "retry") {
 		set = " UPDATE queue_job j SET state = 'failed'"
 	}
 	for _, c := range []struct{ name, value string }{
-		{"exc_name", literal(driver.QuarantineName)},
-		{"exc_message", `split_part(c.why, E'\n', 1)`},
-		{"exc_info", `concat_ws(E'\n\n', nullif(j.exc_info, ''), c.why)`},
+		{"exc_name", literal(driver.QuarantineName)}, {"exc_message", `split_part(c.why, E'\n', 1)`},
 	} {
-		if slices.Contains(g.writable, c.name) && slices.Contains(g.readable, c.name) && !slices.Contains(g.typed, c.name) {
-			set += ", " + c.name + " = " + c.value //nolint:modernize // three at most
+		if slices.Contains(g.writable, c.name) && !slices.Contains(g.typed, c.name) {
+			set += ", " + c.name + " = " + c.value //nolint:modernize // two at most
 		}
+	}
+	if g.shows() {
+		set += ", exc_info = " + g.appendCauseSQL("c.why")
 	}
 	return set
 }
