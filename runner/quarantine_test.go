@@ -434,3 +434,28 @@ func TestWhyOfSetbacks(t *testing.T) {
 		b.requireIdle(r)
 	})
 }
+
+// An attempt that was stopped because of its time limit is the affair of that limit.
+func TestQuarantineSparesJobsThatAreStopped(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		var j journal
+		b.AddDatabase("prod")
+		k := b.one("prod", "a", func(j *mock.Job) { j.MaxRetries = 0 })
+		for range 3 {
+			b.PlanFor(k, mock.Plan{RunFor: time.Hour, IgnoresCancel: true, IgnoresTerminate: true})
+		}
+		cfg := b.limited(&j, nil)
+		cfg.Quarantine = &runner.Quarantine{Attempts: 1, Within: time.Hour}
+		r := b.start(cfg)
+		for range 3 {
+			b.settle(2 * time.Minute)
+			b.CrashServer("odoo1")
+			b.settle(20 * time.Second)
+		}
+		b.settle(time.Minute)
+		b.requireDone(k)
+		require.Len(b, b.RunsOf(k), 4)
+		require.Len(b, j.of("a", runner.EventTimeoutTerminated), 3)
+		b.requireIdle(r)
+	})
+}
