@@ -79,6 +79,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		ready_fails_on    not_ready|degraded|never
 //		shutdown_timeout  <duration>
 //		public_runjob     warn|allow
+//		release_dependents
+//		upgrade_gate
 //	}
 //
 // channel may be given any number of times, for different channels, and so may policy, of which the
@@ -128,6 +130,8 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"ready_fails_on":       (*Runner).parseReadyFailsOn,
 	"shutdown_timeout":     (*Runner).parseShutdownTimeout,
 	"public_runjob":        (*Runner).parsePublicRunjob,
+	"release_dependents":   func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.ReleaseDependents) },
+	"upgrade_gate":         func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.UpgradeGate) },
 }
 
 func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
@@ -176,6 +180,15 @@ func parseString(d *caddyfile.Dispenser, to *string) error {
 	if *to == "" {
 		return d.Errf("%s is empty", option)
 	}
+	return nil
+}
+
+// parseFlag reads an option without arguments.
+func parseFlag(d *caddyfile.Dispenser, to *bool) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	*to = true
 	return nil
 }
 

@@ -78,9 +78,10 @@ func FuzzCaddyfile(f *testing.F) {
 	for _, s := range []string{
 		"postgres host=db\nupstream http://a:1 b", "postgres host=db\nupstream a\nchannels root:4,mail:2:throttle=3,off:-1",
 		"channel invoices {\nsequential\nthrottle 1500ms\n}\nchannel x 4 {\npaused\ncapacity_default 1\nsequential_default\n}",
-		"driver odoo {\nhost {database}.example.com\nbasic_auth u {env.X}\n}", "databases a* !b\ndiscover_interval 1m\nrescue_started_after 2h\nquarantine 3 in 72h\nshutdown_timeout 0",
 		"policy root.* root {\ndatabase a*\nfunction a.b\ntimeout 15m {\nwarn 12m\ncancel\ngrace 30s\nretry\n}\n}\npolicy * {\ntimeout 1s\n}",
 		"policy", "policy a", "policy * {\ntimeout\n}", "policy * {\ntimeout 1m {\nretry\n}\n}",
+		"upgrade_gate\nrelease_dependents", "upgrade_gate yes",
+		"driver odoo {\nhost {database}.example.com\nbasic_auth u {env.X}\n}", "databases a* !b\ndiscover_interval 1m\nrescue_started_after 2h\nquarantine 3 in 72h\nshutdown_timeout 0",
 		"}", "{", "channel", "channel a {\nthrottle -1\n}", "channels \"a:b\nc\"", "site odoo.example.com\npostgres_password x", "upstream \"\"",
 	} {
 		f.Add(s, "/ops {\nactions\n}")

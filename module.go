@@ -194,6 +194,18 @@ type Runner struct {
 	// closes it. Default: `warn`.
 	PublicRunjob string `json:"public_runjob,omitempty"`
 
+	// Releases a job that waits for others when all of them are done and the worker died that
+	// should have released it: ten seconds after that was noticed, or with the next full read, after a
+	// start and every few minutes. The rule is that of `queue_job`. Default: false, it waits until
+	// somebody releases it by hand.
+	ReleaseDependents bool `json:"release_dependents,omitempty"`
+
+	// Starts nothing of a database while a module of it is being installed, upgraded or
+	// removed, or is marked for that. What runs then is not disturbed. The jobs wait until
+	// the marks are gone; after an hour, the database counts as not served. Default: false,
+	// jobs start all the same and may meet code and tables that do not fit together.
+	UpgradeGate bool `json:"upgrade_gate,omitempty"`
+
 	// found are the values that odoo_config supplies.
 	found found
 }

@@ -52,6 +52,8 @@ func TestProvision(t *testing.T) {
 		rescue_started_after 2h
 		quarantine 3 in 72h
 		ready_fails_on degraded
+		release_dependents
+		upgrade_gate
 		shutdown_timeout 10s`))
 	require.NoError(t, err)
 	cfg := cfgs["default"]
@@ -72,6 +74,8 @@ func TestProvision(t *testing.T) {
 	require.Equal(t, 2*time.Hour, cfg.RescueStartedAfter)
 	require.Equal(t, &runner.Quarantine{Attempts: 3, Within: 72 * time.Hour}, cfg.Quarantine)
 	require.Equal(t, 10*time.Second, cfg.ShutdownTimeout)
+	require.True(t, cfg.ReleaseDependents)
+	require.True(t, cfg.UpgradeGate)
 	require.NotNil(t, cfg.Driver)
 	require.NotNil(t, cfg.Exiting)
 }
@@ -88,6 +92,8 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, "secret", cfg.Postgres.Password)
 	require.Equal(t, maintenanceDatabase, cfg.Postgres.Database)
 	require.Empty(t, cfg.Channels)
+	require.False(t, cfg.ReleaseDependents)
+	require.False(t, cfg.UpgradeGate)
 	require.Equal(t, runner.ShutdownTimeoutDefault, cfg.ShutdownTimeout)
 	require.Equal(t, []string{"http://10.0.0.5:8069"}, upstreamNames(t, cfg))
 }

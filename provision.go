@@ -56,6 +56,8 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 		DiscoverInterval:   time.Duration(r.DiscoverInterval),
 		ShutdownTimeout:    r.shutdownTimeout(),
 		RescueStartedAfter: time.Duration(r.RescueStartedAfter),
+		ReleaseDependents:  r.ReleaseDependents,
+		UpgradeGate:        r.UpgradeGate,
 		Quarantine:         r.Quarantine.config(),
 		Logger:             log,
 	}

@@ -61,6 +61,15 @@ type Config struct {
 	// attempts needs a driver that is capable of [driver.Capabilities.Stopping]. Default: none.
 	Policies []policy.Policy
 
+	// ReleaseDependents releases the jobs that wait for others, all of which are done, when the worker
+	// that should have done so has died. The driver must be capable of that. Default: false, they
+	// wait.
+	ReleaseDependents bool
+
+	// UpgradeGate keeps the jobs of a database from being started while the application is being
+	// changed there. The driver must be capable of telling. Default: false, they are started.
+	UpgradeGate bool
+
 	// DiscoverInterval is the time between two listings of the databases.
 	// Default: 30 s.
 	DiscoverInterval time.Duration
@@ -167,6 +176,10 @@ func (c Config) validate() error {
 		return errors.New("the driver does not name its application")
 	case c.DatabaseChannels != nil && !c.Driver.Capabilities().DatabaseChannels:
 		return fmt.Errorf("database_channels: this driver cannot read channels from the databases of %s", c.application())
+	case c.ReleaseDependents && !c.Driver.Capabilities().Releases:
+		return fmt.Errorf("release_dependents: this driver cannot release jobs of %s that wait for others", c.application())
+	case c.UpgradeGate && !c.Driver.Capabilities().Upgrades:
+		return fmt.Errorf("upgrade_gate: this driver cannot tell whether %s is being upgraded", c.application())
 	}
 	if c.Quarantine != nil {
 		if err := c.Quarantine.Validate(); err != nil {
@@ -203,7 +216,7 @@ func (c Config) validatePolicies() error {
 func (c Config) session() session.Config {
 	return session.Config{
 		Driver: c.Driver, Postgres: c.Postgres, DatabaseChannels: c.DatabaseChannels != nil,
-		DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
+		UpgradeGate: c.UpgradeGate, DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
 	}
 }
 

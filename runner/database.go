@@ -35,6 +35,9 @@ type database struct {
 	reason string
 
 	hold hold
+	// upgrade is what is seen of an upgrade, during which nothing starts, since upgradeSince.
+	upgrade      driver.Upgrade
+	upgradeSince time.Time
 	// complaint is what was logged last about the connection.
 	complaint string
 	// pause is set while an operator has paused the database.
@@ -76,7 +79,7 @@ func (db *database) repair(uuid string) {
 // serving reports whether jobs of the database may be claimed. What is wrong with its channels is up
 // to its channel tree.
 func (db *database) serving() bool {
-	return db.stage.known() && db.hold.until.IsZero() && db.pause == nil
+	return db.stage.known() && db.hold.until.IsZero() && db.pause == nil && !db.upgrade.Active
 }
 
 // settling reports whether a new leader should wait for the database: it may still tell of jobs that
@@ -86,6 +89,8 @@ func (db *database) settling() bool { return !db.told && db.stage.mayTell() }
 // shown is what users see of the state, and the reason.
 func (db *database) shown() (DatabaseState, string) {
 	switch {
+	case db.upgrade.Active && (db.stage == stageServed || db.stage == stageUnhealthy):
+		return DatabaseUpgrading, db.upgrade.Description
 	case db.stage != stageServed:
 		return stageStates[db.stage], db.detail
 	case !db.hold.until.IsZero():
@@ -114,6 +119,8 @@ type databases struct {
 	byName map[string]*database
 	// held are those that are held back.
 	held map[*database]struct{}
+	// gating is set while upgrades keep jobs from being started.
+	gating bool
 	// sharingAt is when it is checked next which of them name too many channels.
 	sharingAt time.Time
 }
@@ -167,10 +174,10 @@ func (d *databases) derive(db *database) {
 		d.tree.Suspend(db.Name)
 	}
 	state, reason := db.shown()
-	if db.state == state && db.reason == reason {
-		return
+	same := db.state == state && (db.reason == reason || state == DatabaseUpgrading)
+	if db.state, db.reason = state, reason; same {
+		return // the modules of an upgrade come and go
 	}
-	db.state, db.reason = state, reason
 	d.announce(db)
 }
 
@@ -194,6 +201,8 @@ func (d *databases) announce(db *database) {
 		d.log().Info("queue job runner ready for db "+db.Name, fields[0])
 	case DatabaseNeutralized:
 		d.log().Info(detail, fields[0])
+	case DatabaseUpgrading:
+		d.log().Info("database is being upgraded, its jobs wait: "+detail, fields[0])
 	case DatabaseConnecting, DatabaseUndetected, DatabaseLoading, DatabaseHeld, DatabaseYielding:
 		d.log().Debug("database is "+state.String(), fields...)
 	}
@@ -246,6 +255,9 @@ func (d *databases) status(counts []channels.Count) []DatabaseStatus {
 		st := DatabaseStatus{
 			Name: name, State: db.state, Detail: db.reason, Fingerprint: db.fingerprint,
 			HeldUntil: db.hold.until, Pause: db.pause, Sharing: d.tree.Sharing(name),
+		}
+		if db.upgrade.Active {
+			st.UpgradeSince = db.upgradeSince
 		}
 		if db.session != nil {
 			p := db.session.Pulse()

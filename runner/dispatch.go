@@ -70,9 +70,6 @@ func (e *engine) claimMissed(row *driver.Row) {
 		e.applyRow(row, 0, e.tree.Set)
 		return
 	}
-	if row.State == channels.Unknown {
-		row.State = channels.Done // nothing will run it; a change of state will notify
-	}
 	if row.State == channels.Pending {
 		e.delays.add(row.Key, skipFirst, skipLimit)
 	}
@@ -172,5 +169,6 @@ func (e *engine) abandon(key channels.Key, t *task, now time.Time) {
 	}
 	e.log().Warn("job ended but its request was not answered, giving the request up",
 		zap.String("database", key.DB), zap.String("uuid", key.UUID))
+	t.abandoned = true
 	t.exchange.Cancel()
 }

@@ -44,9 +44,11 @@ type engine struct {
 	pausedAll *Pause
 	shutdown  shutdown
 	handover  handover
-	setbacks  setbacks
 	timeouts  timeouts
+	setbacks  setbacks
 	scanAt    time.Time
+	// releases are the jobs that may have left others waiting.
+	releases releases
 	// inheriting is the open of the database whose snapshot is being applied, nil outside of that.
 	inheriting map[string]struct{}
 	// answeredAt is when each server answered last.
@@ -125,8 +127,11 @@ func (e *engine) tick(now time.Time) {
 	}
 	e.leadership.settle(now, e.databases.settling)
 	e.handOver(now)
-	e.remember(now)
 	e.checkTimeouts(now)
+	if len(e.releases) > 0 {
+		e.release(now)
+	}
+	e.remember(now)
 	if !now.Before(e.scanAt) {
 		e.expireReserved(now)
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
@@ -146,7 +151,7 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	if until := e.controls.expiry(); !until.IsZero() {
 		next = timing.Earliest(next, until)
 	}
-	next = e.giveUpAt(e.databases.releaseAt(next))
+	next = e.releases.due(e.giveUpAt(e.databases.releaseAt(next)))
 	if due := e.leadership.due(); !due.IsZero() {
 		next = timing.Earliest(next, due)
 	}
@@ -207,6 +212,7 @@ func (e *engine) configure(cfg Config) error {
 	if err := e.databases.configure(cfg); err != nil {
 		return err
 	}
+	e.databases.gate(cfg.UpgradeGate)
 	if cfg.Quarantine == nil {
 		e.setbacks.expire(time.Now())
 	}

@@ -64,12 +64,18 @@ const (
 	EventDatabaseLost EventKind = "database_lost"
 	// EventDatabaseHeld: the jobs of Database are held back (Detail).
 	EventDatabaseHeld EventKind = "database_held"
+	// EventDatabaseUpgrading: the jobs of Database wait, because the application is being changed there
+	// (Detail). EventDatabaseReady ends it.
+	EventDatabaseUpgrading EventKind = "database_upgrading"
 	// EventDatabaseStandby: another runner serves Database (Detail: which).
 	EventDatabaseStandby EventKind = "database_standby"
 	// EventResynced: a snapshot of Database ended (Count: jobs that it changed).
 	EventResynced EventKind = "resynced"
 	// EventResyncRepaired: a snapshot found what no notification had told (Count).
 	EventResyncRepaired EventKind = "resync_repaired"
+	// EventDependentsReleased: jobs of Database were released that dead workers had left waiting for
+	// others (Count; UUID is one of them).
+	EventDependentsReleased EventKind = "dependents_released"
 	// EventNotifications: notifications of Database arrived (Count).
 	EventNotifications EventKind = "notifications"
 
@@ -103,8 +109,8 @@ func EventKinds() []EventKind {
 		EventClaimed, EventDispatched, EventAnswered, EventJobDone, EventJobFailed, EventJobRetried, EventJobNotRun,
 		EventJobRescued, EventJobGone, EventJobLost, EventUnclaimed, EventTimeoutWarned, EventTimeoutReached, EventTimeoutCancelled,
 		EventTimeoutTerminated, EventTimeoutStuck, EventDatabaseReady, EventDatabaseUnhealthy,
-		EventDatabaseLost, EventDatabaseHeld, EventDatabaseStandby, EventResynced, EventResyncRepaired,
-		EventNotifications, EventLeaderChanged, EventUpstreamUp, EventUpstreamUnhealthy, EventUpstreamDrained,
+		EventDatabaseLost, EventDatabaseHeld, EventDatabaseUpgrading, EventDatabaseStandby, EventResynced, EventResyncRepaired,
+		EventDependentsReleased, EventNotifications, EventLeaderChanged, EventUpstreamUp, EventUpstreamUnhealthy, EventUpstreamDrained,
 		EventUpstreamUndrained, EventChannelBlocked, EventJobQuarantined, EventPaused, EventResumed,
 	}
 }

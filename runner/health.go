@@ -67,7 +67,7 @@ func (st *Status) Problems(now time.Time) []string {
 	}
 	served, expected, causes := st.Serving(now)
 	switch {
-	case served > 0 || st.onlyCopies():
+	case served > 0 || st.onlyCopies() || st.upgrades(now) > 0:
 	case expected > 0:
 		problems = append(problems, few(causes)...)
 	case len(st.Databases) == 0:
@@ -92,7 +92,7 @@ func (st *Status) Warnings(now time.Time) (list []string) {
 	list = append(list, st.stuck()...)
 	served, expected, causes := st.Serving(now)
 	switch {
-	case served > 0 && served < expected:
+	case served < expected && (served > 0 || st.upgrades(now) > 0):
 		list = append(list, fmt.Sprintf("%d of %d databases served", served, expected))
 		list = append(list, few(causes)...)
 	case expected == 0 && st.onlyCopies():
@@ -259,6 +259,8 @@ func (d *DatabaseStatus) Obstacle(now time.Time) string {
 			text += ", next attempt at " + d.HeldUntil.UTC().Format(time.RFC3339)
 		}
 		return text + d.heldAdvice()
+	case DatabaseUpgrading:
+		return d.upgrade(now)
 	case DatabaseUnhealthy:
 		return "runs no jobs" + with(": ", d.Detail)
 	case DatabaseStandby:

@@ -290,6 +290,7 @@ var stateEvents = map[DatabaseState]EventKind{
 	DatabaseUnhealthy:   EventDatabaseUnhealthy,
 	DatabaseUnreachable: EventDatabaseLost,
 	DatabaseHeld:        EventDatabaseHeld,
+	DatabaseUpgrading:   EventDatabaseUpgrading,
 	DatabaseStandby:     EventDatabaseStandby,
 }
 

@@ -58,6 +58,10 @@ func (r *sessionReports) Channels(cfgs []channels.Config, err error) {
 	r.post(func() { r.engine.databases.channelsRead(r.db, cfgs, err) })
 }
 
+func (r *sessionReports) Upgrading(u driver.Upgrade) {
+	r.post(func() { r.engine.databases.upgrading(r.db, u) })
+}
+
 func (r *sessionReports) Running(rows []driver.Row) {
 	r.post(func() { r.engine.running(r.db, rows) })
 }
@@ -138,6 +142,10 @@ func (r *sessionReports) Stopped(stopped []driver.Stopped, terminate bool, err e
 
 func (r *sessionReports) Accounted(causes []driver.Cause, changed []driver.Row, err error) {
 	r.post(func() { r.engine.accounted(r.db, causes, changed, err) })
+}
+
+func (r *sessionReports) Released(rows []driver.Row) {
+	r.post(func() { r.engine.released(r.db, rows) })
 }
 
 // clusterReports takes what the maintenance connection reports into the engine's loop.

@@ -105,7 +105,9 @@ func (e *engine) expire(db *database, key channels.Key, t *task, now time.Time) 
 }
 
 // giveUpUnstarted gives up a request whose job has not been started for very long, at a server that does
-// nothing at all for us, where a second request does no harm.
+// nothing at all for us, where a second request does no harm. A job that is pending has been put back,
+// by the leader of another node or by hand; in the latter case it may be running. Only a lock table
+// keeps a second request from running it, too.
 func (e *engine) giveUpUnstarted(key channels.Key, t *task, now time.Time) {
 	db := e.databases.get(key.DB)
 	since := t.trail.sent
@@ -115,8 +117,10 @@ func (e *engine) giveUpUnstarted(key channels.Key, t *task, now time.Time) {
 	if at := e.answeredAt[t.exchange.Upstream.Name]; at.After(since) {
 		since = at // that may have been the last of what it had begun before
 	}
-	if db == nil || !db.stage.known() || db.fingerprint.Unguarded || now.Sub(since) < unstartedLimit ||
-		t.gone || t.row != nil && t.row.State != channels.Enqueued {
+	if db == nil || !db.stage.known() || db.fingerprint.Unguarded || now.Sub(since) < unstartedLimit || t.gone {
+		return
+	}
+	if t.row != nil && t.row.State != channels.Enqueued && (t.row.State != channels.Pending || !db.fingerprint.Locks) {
 		return
 	}
 	for _, o := range e.tasks {
@@ -159,11 +163,11 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 			e.applyGone(l.Row.Key)
 			continue
 		}
+		t.limit.claimedAt(l, now)
 		was := t.alive
 		if t.inspectedAs(l, now); was && l.Verdict == driver.Dead {
 			e.diedLater(l.Row.Key, t, now)
 		}
-		t.limit.claimedAt(l, now)
 		if l.Verdict != driver.Dead {
 			e.applyRow(&l.Row, 0, e.tree.Set)
 			continue

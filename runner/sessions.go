@@ -260,6 +260,7 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 	if db.stage.known() {
 		e.askEnded(db, ended)
 		e.notes.repaired(db, named)
+		e.sweep(db)
 		return
 	}
 	for key, t := range e.tasks {
@@ -275,6 +276,7 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 	e.databases.ready(db)
 	db.lostClaims = nil
 	e.askEnded(db, ended)
+	e.sweep(db)
 	e.scanAt = time.Time{} // what is known of parked tasks can be put to use
 }
 

@@ -35,6 +35,8 @@ const (
 	// DatabaseNeutralized: it is a copy whose jobs must not run, and no connection
 	// is kept.
 	DatabaseNeutralized
+	// DatabaseUpgrading: its jobs wait, because the application is being changed.
+	DatabaseUpgrading
 )
 
 var databaseStateNames = [...]string{
@@ -48,6 +50,7 @@ var databaseStateNames = [...]string{
 	DatabaseHeld:        "held",
 	DatabaseYielding:    "yielding",
 	DatabaseNeutralized: "neutralized",
+	DatabaseUpgrading:   "upgrading",
 }
 
 // String returns the word.
@@ -105,6 +108,8 @@ type DatabaseStatus struct {
 	Fingerprint driver.Fingerprint
 	// HeldUntil is when a held database is tried again.
 	HeldUntil time.Time
+	// UpgradeSince is since when its jobs have waited for the end of an upgrade; zero if they do not.
+	UpgradeSince time.Time
 	// Pause is set while an operator has paused the database.
 	Pause *Pause
 	// Connected is since when there has been a session; zero without one. Heard

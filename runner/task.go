@@ -66,16 +66,18 @@ type task struct {
 	expired bool
 	// unserved is set if it ended for us because its database is not served any more.
 	unserved bool
+	// abandoned is set when its request was given up because the row had ended long before.
+	abandoned bool
 	// stuck is set when its row could not be put back.
 	stuck bool
 	// warned is set when it was reported that the job keeps its slot.
 	warned bool
+	// limit is how far the attempt is with its time limit; nil if that was not looked up.
+	limit *limit
 	// fate is what is known of its end in case that it is found dead, and condemned the number of
 	// setbacks for which it is being failed; both only with a quarantine.
 	fate      fate
 	condemned int
-	// limit is how far the attempt is with its time limit; nil if that was not looked up.
-	limit *limit
 	// trail is what its events will say.
 	trail trail
 	// span is what is traced of it, nil without tracing.
@@ -291,6 +293,7 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 	e.notes.ended(key, t, db != nil)
 	e.account(db, t)
 	delete(e.handover.closed, key)
+	e.bereave(key, t)
 	if t.gone {
 		delete(e.delays, key)
 		if !t.unserved {
@@ -402,8 +405,10 @@ func (e *engine) unclaimed(db *database, tasks []driver.Task, changed []driver.R
 		}
 		if t.condemned > 0 && row.State == channels.Failed {
 			e.quarantined(row, t)
-			t.row, t.gone = row, false
+			why := t.trail.why
+			t.row, t.gone, t.result = row, false, nil // it has not been run
 			e.settle(row.Key, t)
+			e.databases.strike(db, row.UUID, why)
 			continue
 		}
 		e.log().Warn("state of job "+printable(row.UUID)+" was reset from enqueued to pending", zap.String("database", row.DB))

@@ -183,6 +183,9 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 		w.say(WhyNoLeader, "no process leads the runner%s", with(": ", e.leadership.detail))
 	case db == nil:
 		w.say(WhyNotServed, "database %s is not among those that this runner serves", w.Key.DB)
+	case db.state == DatabaseUpgrading:
+		w.say("database_"+db.state.String(), "nothing of database %s starts while it is being upgraded, since %s: %s", db.Name,
+			db.upgradeSince.UTC().Format(time.RFC3339), db.reason)
 	case !db.stage.known() || !db.hold.until.IsZero() || db.misconfigured != "":
 		w.say("database_"+db.state.String(), "database %s is %s%s", db.Name, db.state, with(": ", db.reason))
 		if w.Until = db.hold.until; db.state == DatabaseHeld {

@@ -306,6 +306,11 @@ var whyCases = map[string]whyCase{
 		keys := b.jobs("prod", "", "a", 30)
 		return r, keys[0]
 	}},
+	"database_upgrading": {"modules are marked: sale (to upgrade)", func(b *bench) (*runner.Runner, channels.Key) {
+		b.AddDatabase("prod")
+		b.Mark("prod", "sale (to upgrade)")
+		return b.prod("root:9", func(cfg *runner.Config) { cfg.UpgradeGate = true }), b.one("prod", "a")
+	}},
 	"database_yielding": {"database prod is yielding", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:9")
 		b.SetBusy("prod")
@@ -314,9 +319,6 @@ var whyCases = map[string]whyCase{
 	}},
 }
 
-// TestWhyInEveryCase: each reason is given where it is the true one. TestWhy,
-// TestDrains, TestNeutralizedDatabase, TestWhyMaxCapacity, TestWhyOfSetbacks and
-// TestQuarantineEndsWithARequeue have the rest.
 // overdue runs a job for a while that has a time limit of a minute, and ignores cancels.
 func overdue(after time.Duration, cancel bool) func(*bench) (*runner.Runner, channels.Key) {
 	return func(b *bench) (*runner.Runner, channels.Key) {
@@ -350,6 +352,9 @@ func init() {
 	}
 }
 
+// TestWhyInEveryCase: each reason is given where it is the true one. TestWhy,
+// TestDrains, TestNeutralizedDatabase, TestWhyMaxCapacity, TestWhyOfSetbacks and
+// TestQuarantineEndsWithARequeue have the rest.
 func TestWhyInEveryCase(t *testing.T) {
 	missing := whyCodes(t)
 	for _, code := range []string{

@@ -29,11 +29,12 @@ const (
 var alertKinds = map[runner.EventKind]bool{
 	runner.EventJobFailed: true, runner.EventJobRescued: true, runner.EventJobNotRun: true,
 	runner.EventLeaderChanged: true, runner.EventDatabaseReady: true, runner.EventDatabaseUnhealthy: true,
-	runner.EventDatabaseLost: true, runner.EventDatabaseHeld: true, runner.EventUpstreamUp: true,
+	runner.EventDatabaseLost: true, runner.EventDatabaseHeld: true, runner.EventDatabaseUpgrading: true, runner.EventUpstreamUp: true,
 	runner.EventUpstreamUnhealthy: true, runner.EventUpstreamDrained: true, runner.EventUpstreamUndrained: true,
 	runner.EventTimeoutWarned: true, runner.EventTimeoutReached: true, runner.EventTimeoutCancelled: true,
 	runner.EventTimeoutTerminated: true, runner.EventTimeoutStuck: true,
-	runner.EventJobQuarantined: true, runner.EventChannelBlocked: true, runner.EventResyncRepaired: true, runner.EventPaused: true, runner.EventResumed: true,
+	runner.EventDependentsReleased: true,
+	runner.EventJobQuarantined:     true, runner.EventChannelBlocked: true, runner.EventResyncRepaired: true, runner.EventPaused: true, runner.EventResumed: true,
 }
 
 // process hands the events of this process on. It is global because a reload must not make it forget

@@ -116,7 +116,8 @@ func NewDatabases(name string, st *runner.Status, now time.Time) []Database {
 		db := &st.Databases[i]
 		v := Database{
 			Runner: name, Database: db.Name, State: db.State.String(), Detail: db.Detail, HeldUntil: db.HeldUntil,
-			Health: db.Fingerprint.Health.String(), Description: db.Fingerprint.Description,
+			UpgradeSince: db.UpgradeSince,
+			Health:       db.Fingerprint.Health.String(), Description: db.Fingerprint.Description,
 			Generation: db.Fingerprint.Generation, Version: db.Fingerprint.Version, Locks: db.Fingerprint.Locks,
 			Fresh: db.Fresh(now), SyncedAge: age(now, db.Synced), HeardAge: age(now, db.Heard),
 			SessionAge: age(now, db.Connected), Notifications: db.Notifications, Pause: NewPause(db.Pause),

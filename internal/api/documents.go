@@ -97,13 +97,15 @@ type Database struct {
 	State    string `json:"state"`
 	Detail   string `json:"detail,omitempty"`
 	// Cause says why the jobs of the database are not run, with what to do.
-	Cause       string    `json:"cause,omitempty"`
-	HeldUntil   time.Time `json:"held_until,omitzero"`
-	Health      string    `json:"health"`
-	Description string    `json:"description,omitempty"`
-	Generation  string    `json:"generation,omitempty"`
-	Version     string    `json:"version,omitempty"`
-	Locks       bool      `json:"locks"`
+	Cause     string    `json:"cause,omitempty"`
+	HeldUntil time.Time `json:"held_until,omitzero"`
+	// UpgradeSince is since when its jobs have waited for the end of an upgrade.
+	UpgradeSince time.Time `json:"upgrade_since,omitzero"`
+	Health       string    `json:"health"`
+	Description  string    `json:"description,omitempty"`
+	Generation   string    `json:"generation,omitempty"`
+	Version      string    `json:"version,omitempty"`
+	Locks        bool      `json:"locks"`
 	// Fresh is false when a served database has no session that was heard lately.
 	Fresh bool `json:"fresh"`
 	// SessionAge is how long there has been a session, HeardAge how long

@@ -44,7 +44,8 @@ States: ready (its jobs are run), connecting, loading (its jobs are being read),
 unreachable (the connection failed, and is tried again), held (Odoo does not run its
 jobs, and is asked now and then), unhealthy (the add-on is there and cannot be
 served), standby (another runner serves it), yielding (it is being dropped, renamed or
-copied), neutralized (a copy, whose jobs must not run), undetected (no queue_job).
+copied), upgrading (modules are being changed), neutralized (a copy, whose jobs must
+not run), undetected (no queue_job).
 HEARD is how long PostgreSQL has been silent, ADD-ON how the add-on works.`, []string{"databases", "databases --wide", "databases --limit 100 --offset 100"}},
 	"channels": {`Lists the channels, those below another after it. WAITING counts the jobs that wait
 in the channel, OLDEST is the age of the one that has waited longest.`, []string{"channels", "channels --watch --interval 5s"}},

@@ -124,6 +124,16 @@ var outages = []outage{
 		do: func(s *site) { s.world.Neutralized("prod"); s.start() },
 	},
 	{
+		cause: "modules of the only database are marked for an upgrade (`upgrade_gate`)", why: "database_upgrading", state: runner.Degraded, says: "database prod starts no jobs, because it has been under an upgrade since ",
+		metric: `databases{state="upgrading"} 1`, alerts: []string{"JobrunnerDatabaseNotServed", "JobrunnerDegraded", "JobrunnerUpgradeForgotten"},
+		do: func(s *site) { s.upgrade(); s.start() },
+	},
+	{
+		cause: "the same, for more than an hour", why: "database_upgrading", state: runner.NotReady, says: "finish the upgrade, or cancel it in Apps",
+		metric: `databases{state="upgrading"} 1`, alerts: []string{"JobrunnerDatabaseNotServed", "JobrunnerNotReady", "JobrunnerUpgradeForgotten"},
+		do: func(s *site) { s.upgrade(); s.start(); s.settle(time.Hour) },
+	},
+	{
 		cause: "no database is found", why: "database_not_served", state: runner.NotReady, says: "no database is found: check databases, and the role",
 		metric: `state{state="not_ready"} 1`, alerts: []string{"JobrunnerNotReady"},
 		do: func(s *site) { s.world.DropDatabase("prod"); s.start() },
@@ -297,6 +307,12 @@ func (s *site) serverDown() {
 }
 
 func (s *site) fault(f func(*mock.Faults)) { s.world.Fault("prod", f) }
+
+// upgrade marks a module.
+func (s *site) upgrade() {
+	s.config.UpgradeGate = true
+	s.world.Mark("prod", "sale (to upgrade)")
+}
 
 func (s *site) order(f func(runner.Controls) runner.Controls) {
 	all := supervisor.Runners(s.Context())

@@ -182,7 +182,7 @@ func (set setter) databases(name string, st *runner.Status, now time.Time) {
 			set.to(syncedDesc, max(0, now.Sub(db.Synced).Seconds()), name, label)
 		}
 	}
-	for state := runner.DatabaseConnecting; state <= runner.DatabaseNeutralized; state++ {
+	for state := runner.DatabaseConnecting; state <= runner.DatabaseUpgrading; state++ {
 		set.to(databasesDesc, float64(states[state]), name, state.String())
 	}
 	if st.Leader && !st.TakingOver && !st.Stopping {

@@ -81,6 +81,9 @@ var (
 	resyncRepairsTotal = counter("resync_repairs_total",
 		"Jobs of which a snapshot found what no notification had told. It stays 0 unless something is wrong.",
 		"runner", "database")
+	dependentsReleasedTotal = counter("dependents_released_total",
+		"Jobs that were released because a worker had died that should have done so. It stays 0 where no worker dies.",
+		"runner", "database")
 	waitSeconds = histogram("job_wait_seconds",
 		"Time from a job's creation, or its eta, to the request that started it. It is counted once for each attempt, when that has ended.",
 		waitBuckets, "runner", "channel")
@@ -100,10 +103,11 @@ var (
 var (
 	eventCollectors = []prometheus.Collector{
 		attemptsTotal, dispatchesTotal, requeuesTotal, lostTotal, timeoutsTotal, blockedTotal, quarantinedTotal, leaderChangesTotal,
-		notificationsTotal, resyncsTotal, resyncRepairsTotal, waitSeconds, runSeconds, dispatchSeconds, claimSize,
+		notificationsTotal, resyncsTotal, resyncRepairsTotal, dependentsReleasedTotal, waitSeconds, runSeconds, dispatchSeconds, claimSize,
 	}
 	databaseCollectors = []*prometheus.CounterVec{
 		attemptsTotal, requeuesTotal, lostTotal, timeoutsTotal, quarantinedTotal, notificationsTotal, resyncsTotal, resyncRepairsTotal,
+		dependentsReleasedTotal,
 	}
 )
 
@@ -215,7 +219,10 @@ func observeDatabase(ev *runner.Event) {
 		// They begin at 0, or the first increase would not be seen as one.
 		resyncRepairsTotal.WithLabelValues(ev.Runner, database)
 		requeuesTotal.WithLabelValues(ev.Runner, database, "dead")
+		dependentsReleasedTotal.WithLabelValues(ev.Runner, database)
 		quarantinedTotal.WithLabelValues(ev.Runner, database)
+	case runner.EventDependentsReleased:
+		dependentsReleasedTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
 	case runner.EventResyncRepaired:
 		resyncRepairsTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
 	default: // a state is read at each scrape

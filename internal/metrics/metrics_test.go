@@ -179,6 +179,7 @@ func TestEventsAreCounted(t *testing.T) {
 		"caddy_jobrunner_requeues_total{database=prod,reason=answered,runner=count}":          1,
 		"caddy_jobrunner_requeues_total{database=prod,reason=dead,runner=count}":              1,
 		"caddy_jobrunner_resync_repairs_total{database=prod,runner=count}":                    5,
+		"caddy_jobrunner_dependents_released_total{database=prod,runner=count}":               5,
 		"caddy_jobrunner_resyncs_total{database=prod,runner=count}":                           1,
 	}
 	for _, outcome := range []string{"done", "failed", "retried", "not_run", "rescued", "gone"} {

@@ -68,7 +68,8 @@ func (r *Runner) Observe(ev *runner.Event) {
 	switch ev.Kind {
 	case runner.EventDatabaseReady:
 		r.outages.observe(ev.Database, true, ev.Time)
-	case runner.EventDatabaseHeld, runner.EventDatabaseLost, runner.EventDatabaseUnhealthy, runner.EventDatabaseStandby:
+	case runner.EventDatabaseHeld, runner.EventDatabaseLost, runner.EventDatabaseUnhealthy, runner.EventDatabaseStandby,
+		runner.EventDatabaseUpgrading:
 		r.outages.observe(ev.Database, false, ev.Time)
 	default: // it is about something else
 	}
@@ -142,7 +143,8 @@ func Observe(ev runner.Event) {
 		return
 	}
 	switch ev.Kind {
-	case runner.EventDatabaseReady, runner.EventDatabaseHeld, runner.EventDatabaseLost, runner.EventDatabaseUnhealthy, runner.EventDatabaseStandby:
+	case runner.EventDatabaseReady, runner.EventDatabaseHeld, runner.EventDatabaseLost, runner.EventDatabaseUnhealthy,
+		runner.EventDatabaseStandby, runner.EventDatabaseUpgrading:
 		if r := observed.get(ev.Runner); r != nil {
 			r.Observe(&ev)
 		}

@@ -23,6 +23,14 @@ type Capabilities struct {
 	// Default: false, a configuration that wants that is refused.
 	Stopping bool
 
+	// Upgrades is set when sessions implement [Upgrader], so that nothing is started while the
+	// application is being changed. Default: false, a configuration that wants that is refused.
+	Upgrades bool
+
+	// Releases is set when sessions implement [Releaser], so that tasks are released that a worker has
+	// left waiting. Default: false, a configuration that wants that is refused.
+	Releases bool
+
 	// Quarantine is set when sessions implement [Quarantiner], so that jobs that do harm can be
 	// failed. Default: false, a configuration that wants that is refused.
 	Quarantine bool

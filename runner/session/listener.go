@@ -18,6 +18,10 @@ type Listener interface {
 	// that could be used.
 	Channels(cfgs []channels.Config, err error)
 
+	// Upgrading tells whether the database is being upgraded, so that nothing is claimed, and what is
+	// seen of that: when the option is on, on each connection, and whenever it changes.
+	Upgrading(u driver.Upgrade)
+
 	// Running brings the jobs that are enqueued or started: before the first snapshot of a connection,
 	// because that can take long; and, whenever it is examined, those of a neutralized database.
 	Running(rows []driver.Row)
@@ -45,6 +49,8 @@ type Listener interface {
 	Stopped(stopped []driver.Stopped, terminate bool, err error)
 	// Accounted brings the rows that were changed for these causes; err says why none was.
 	Accounted(causes []driver.Cause, changed []driver.Row, err error)
+	// Released brings the rows of the jobs that were released.
+	Released(rows []driver.Row)
 }
 
 // State is how far a session is that does not serve its database.

@@ -13,14 +13,16 @@ type orders struct {
 	unclaims []driver.Task
 	inspects []string
 	rescues  []driver.Liveness
-	// failUnclaims and failRescues are to end failed in place of being put back.
-	failUnclaims condemned[driver.Task]
-	failRescues  condemned[driver.Liveness]
 	// cancels and terminates are the attempts to end, causes why some have been.
 	cancels, terminates []driver.Task
 	causes              []driver.Cause
-	// resync asks for a snapshot now, channels for the database's channels.
-	resync, channels bool
+	releases            []release
+	// failUnclaims and failRescues are to end failed in place of being put back.
+	failUnclaims condemned[driver.Task]
+	failRescues  condemned[driver.Liveness]
+	// resync asks for a snapshot now, channels for the database's channels, upgrade for a check
+	// whether it is being upgraded.
+	resync, channels, upgrade bool
 	// read is the number of the last order to read; see [Session.Read].
 	read uint64
 }
@@ -37,9 +39,10 @@ func (c *condemned[T]) add(t T, why string) {
 
 func (o *orders) empty() bool {
 	return len(o.claims) == 0 && len(o.reads) == 0 && len(o.unclaims) == 0 &&
-		len(o.inspects) == 0 && len(o.rescues) == 0 && !o.resync && !o.channels &&
+		len(o.inspects) == 0 && len(o.rescues) == 0 && len(o.releases) == 0 &&
 		len(o.cancels) == 0 && len(o.terminates) == 0 && len(o.causes) == 0 &&
-		len(o.failUnclaims.tasks) == 0 && len(o.failRescues.tasks) == 0
+		len(o.failUnclaims.tasks) == 0 && len(o.failRescues.tasks) == 0 &&
+		!o.resync && !o.channels && !o.upgrade
 }
 
 // Claim orders to mark jobs enqueued, which [Listener.Claimed] answers.
@@ -103,24 +106,6 @@ func (s *Session) Rescue(dead ...driver.Liveness) {
 	s.wake()
 }
 
-// FailUnclaimed orders to fail a task that Unclaim would put back, which [Listener.Unclaimed]
-// answers. The driver must be capable of quarantine.
-func (s *Session) FailUnclaimed(t driver.Task, why string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.todo.failUnclaims.add(t, why)
-	s.wake()
-}
-
-// FailDead orders to fail a task that Rescue would put back, which [Listener.Rescued] answers. The
-// driver must be capable of quarantine.
-func (s *Session) FailDead(dead driver.Liveness, why string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.todo.failRescues.add(dead, why)
-	s.wake()
-}
-
 // Stop orders to end an attempt, which [Listener.Stopped] answers; with terminate, by its connection.
 // An attempt that is to be ended already is not ordered twice.
 func (s *Session) Stop(t driver.Task, terminate bool) {
@@ -142,6 +127,24 @@ func (s *Session) Account(causes ...driver.Cause) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.todo.causes = append(s.todo.causes, causes...)
+	s.wake()
+}
+
+// FailUnclaimed orders to fail a task that Unclaim would put back, which [Listener.Unclaimed]
+// answers. The driver must be capable of quarantine.
+func (s *Session) FailUnclaimed(t driver.Task, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.failUnclaims.add(t, why)
+	s.wake()
+}
+
+// FailDead orders to fail a task that Rescue would put back, which [Listener.Rescued] answers. The
+// driver must be capable of quarantine.
+func (s *Session) FailDead(dead driver.Liveness, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.failRescues.add(dead, why)
 	s.wake()
 }
 

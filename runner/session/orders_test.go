@@ -162,9 +162,9 @@ func TestOrdersEndTheWait(t *testing.T) {
 		"claim": func(s *Session) { s.Claim("a") }, "read": func(s *Session) { s.Read("a") },
 		"unclaim": func(s *Session) { s.Unclaim(driver.Task{}) }, "inspect": func(s *Session) { s.Inspect([]string{"a"}) },
 		"rescue": func(s *Session) { s.Rescue(driver.Liveness{}) }, "resync": func(s *Session) { s.Resync() },
-		"channels": func(s *Session) { s.ReloadChannels() },
-		"cancel":   func(s *Session) { s.Stop(driver.Task{}, false) }, "terminate": func(s *Session) { s.Stop(driver.Task{}, true) },
+		"cancel": func(s *Session) { s.Stop(driver.Task{}, false) }, "terminate": func(s *Session) { s.Stop(driver.Task{}, true) },
 		"account":        func(s *Session) { s.Account(driver.Cause{}) },
+		"channels":       func(s *Session) { s.ReloadChannels() },
 		"fail dead":      func(s *Session) { s.FailDead(driver.Liveness{}, "why") },
 		"fail unclaimed": func(s *Session) { s.FailUnclaimed(driver.Task{}, "why") },
 		"the channels have changed": func(s *Session) {

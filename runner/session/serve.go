@@ -78,8 +78,18 @@ func (s *Session) loop(ctx context.Context) error {
 				return err
 			}
 		}
+		if o.upgrade {
+			if err := s.checkUpgrade(ctx); err != nil {
+				return err
+			}
+		}
 		if err := s.execute(ctx, &o); err != nil {
 			return err
+		}
+		if len(o.releases) > 0 || len(s.dependents) > 0 {
+			if err := s.release(ctx, o.releases); err != nil {
+				return err
+			}
 		}
 		if err := s.attend(ctx); err != nil {
 			return err
@@ -92,7 +102,7 @@ func (s *Session) wait(ctx context.Context) error {
 	wctx, cancel := context.WithDeadline(ctx, s.deadline())
 	defer cancel()
 	s.mu.Lock()
-	if !s.todo.empty() || s.dirty.len() > 0 || s.reload {
+	if !s.todo.empty() || s.dirty.len() > 0 || s.reload || len(s.dependents) > 0 {
 		cancel() // only what has arrived already
 	}
 	s.interrupt = cancel
@@ -149,8 +159,10 @@ func (s *Session) deadline() time.Time {
 	if !s.echoSince.IsZero() {
 		d = timing.Earliest(d, s.echoSince.Add(echoTimeout))
 	}
-	if due := s.foreseen.due(); !due.IsZero() {
-		d = timing.Earliest(d, due)
+	for _, due := range [...]time.Time{s.foreseen.due(), s.upgradeDue()} {
+		if !due.IsZero() {
+			d = timing.Earliest(d, due)
+		}
 	}
 	return d
 }
@@ -213,7 +225,10 @@ func (s *Session) nextRead(first []string) []string {
 
 // claimAll makes the claims that have been ordered, and one read along with the
 // first of them.
-func (s *Session) claimAll(ctx context.Context, claims, reads []string) error {
+func (s *Session) claimAll(ctx context.Context, claims, reads []string) (err error) {
+	if claims, err = s.admit(ctx, claims); err != nil {
+		return err
+	}
 	for len(claims) > 0 {
 		n := min(len(claims), claimBatch)
 		if err := s.claim(ctx, claims[:n], reads); err != nil {
@@ -313,11 +328,12 @@ func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
 	for i := range got {
 		taken[got[i].UUID] = struct{}{}
 	}
-	missed := without(uuids, taken)
-	if rows, err = s.readRows(ctx, missed); err == nil {
-		s.out.Claimed(Claims{Missed: rows, Gone: gone(missed, rows)})
+	if s.gating && len(got) == 0 { // a mark, perhaps
+		if err := s.checkUpgrade(ctx); err != nil {
+			return err
+		}
 	}
-	return err
+	return s.missed(ctx, without(uuids, taken))
 }
 
 // revive inspects and rescues.
@@ -385,9 +401,14 @@ func (s *Session) quarantine(ctx context.Context, o *orders) error {
 // errNoQuarantine is a driver that declares what its sessions do not have.
 var errNoQuarantine = errors.New("the sessions of this driver can fail no jobs, although it says that they can")
 
-// attend does what is due by the clock: resync, echo watch, probe.
+// attend does what is due by the clock: upgrade watch, resync, echo watch, probe.
 func (s *Session) attend(ctx context.Context) error {
 	now := time.Now()
+	if due := s.upgradeDue(); !due.IsZero() && !now.Before(due) {
+		if err := s.checkUpgrade(ctx); err != nil {
+			return err
+		}
+	}
 	if !now.Before(s.snapshotAt()) {
 		if err := s.recheck(ctx); err != nil {
 			return err
@@ -401,6 +422,9 @@ func (s *Session) attend(ctx context.Context) error {
 		s.probed = now
 		s.follow()
 		if err := s.call(ctx, "probe", probeTimeout, s.conn.Probe); err != nil {
+			return err
+		}
+		if err := s.checkUpgrade(ctx); err != nil {
 			return err
 		}
 		return s.checkChannels(ctx)

@@ -54,6 +54,9 @@ type Config struct {
 	Postgres *pgx.ConnConfig
 	// DatabaseChannels is set where the channels that are configured in the database count.
 	DatabaseChannels bool
+	// UpgradeGate is set where nothing is to be claimed while the application is being changed. The
+	// driver is capable of telling.
+	UpgradeGate bool
 	// DiscoverInterval is the time between two connections to a database that has nothing to serve.
 	DiscoverInterval time.Duration
 	// Queue is that of all sessions of the cluster. Default: none.
@@ -88,6 +91,13 @@ type Session struct {
 	echoSince time.Time
 	resyncAt  time.Time
 	probed    time.Time // when the last probe began, or the last snapshot ended
+	// dependents are the jobs that are to be looked at because nobody may have released them.
+	dependents []dependents
+	// gating is set while upgrades are watched, upgrade is what was seen of one at upgradeAt, which is
+	// zero if nothing was on this connection.
+	gating    bool
+	upgrade   driver.Upgrade
+	upgradeAt time.Time
 
 	pulse pulse
 }
@@ -164,6 +174,7 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 	s.dirty.clear()
 	s.foreseen = foreseen{}
 	s.batch = 0
+	s.dependents = nil
 	s.echoSince = time.Time{}
 	if err = s.running(ctx); err == nil {
 		err = s.snapshot(ctx)
@@ -179,16 +190,14 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 	return found, err
 }
 
-// lost reports the end of a connection that had been established.
+// lost reports why a connection ended that had been established. There is always an error, if only
+// that of the context.
 func (s *Session) lost(err error) {
-	switch {
-	case errors.Is(err, driver.ErrChanged):
-		s.out.State(Changed, err.Error())
-	case err != nil:
-		s.out.State(Lost, err.Error())
-	default:
-		s.out.State(Lost, "stopped")
+	state := Lost
+	if errors.Is(err, driver.ErrChanged) {
+		state = Changed
 	}
+	s.out.State(state, err.Error())
 }
 
 // prepare goes the way from a connection to one that holds the lock and listens.
@@ -197,7 +206,11 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 		return found, err
 	}
 	s.out.Fingerprinted(found)
+	s.upgradeAt = time.Time{}
 	if found.Health == driver.Healthy {
+		if err := s.checkUpgrade(ctx); err != nil {
+			return found, err
+		}
 		if err := s.settle(ctx, &found); err != nil {
 			return found, err
 		}
@@ -209,6 +222,9 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 		s.young = true // whatever comes is being made
 		return found, nil
 	case driver.Unhealthy:
+		if found.Generation != "" {
+			_ = s.checkUpgrade(ctx) // an upgrade may be why; if that cannot be told, the reason is what was found
+		}
 		s.young = s.young || s.pulse.synced.Load() == 0 // or it was found while it was being made
 		return found, nil
 	case driver.Healthy:

@@ -50,9 +50,9 @@ var modules = []module{
 		"The limits of channels in the databases", "module.go", reflect.TypeFor[jobrunner.DatabaseChannels](), "caddyfile.go", "App", "channels",
 		"`database_channels` of a runner",
 	},
-	{"Quarantine", "module.go", reflect.TypeFor[jobrunner.Quarantine](), "", "", "", "`quarantine` of a runner"},
 	{"A policy", "policies.go", reflect.TypeFor[jobrunner.Policy](), "caddyfile.go", "App", "policy", "`policies` of a runner, a list"},
 	{"A time limit", "policies.go", reflect.TypeFor[jobrunner.Timeout](), "caddyfile.go", "App", "policy/timeout", "`timeout` of a policy"},
+	{"Quarantine", "module.go", reflect.TypeFor[jobrunner.Quarantine](), "", "", "", "`quarantine` of a runner"},
 	{"The driver odoo", "driver.go", reflect.TypeFor[jobrunner.OdooDriver](), "driver.go", "OdooDriver", "", "`driver` of a runner, with `\"driver\": \"odoo\"`"},
 	{"Basic authentication", "driver.go", reflect.TypeFor[jobrunner.BasicAuth](), "", "", "", "`basic_auth` of the driver"},
 	{

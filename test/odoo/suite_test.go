@@ -63,6 +63,7 @@ func testSeries(t *testing.T, series int) {
 		{"AddOnInstalledLater", testAddOnInstalledLater},
 		{"NeutralisedCopy", testNeutralisedCopy},
 		{"NeutralisedWhileServed", testNeutralisedWhileServed},
+		{"Upgrade", testUpgrade},
 		{"OtherRunner", testOtherRunner},
 		{"SideBySide", testSideBySide},
 	} {

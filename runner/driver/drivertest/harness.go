@@ -27,6 +27,10 @@ type Job struct {
 	MaxRetries int32
 	// LockRow inserts a lock row that is not held.
 	LockRow bool
+	// DependsOn are the uuids of jobs that must be done first, and Done is when it was done itself; zero
+	// for not known.
+	DependsOn []string
+	Done      time.Time
 }
 
 // Behaviour is how an upstream of a harness behaves.
@@ -61,6 +65,10 @@ type Harness interface {
 	// SetChannels commits the channels that are configured in the database, and announces it. The
 	// list has root in it.
 	SetChannels(cfgs []channels.Config)
+	// Mark commits marks for an upgrade on modules of the application; without any, it removes them.
+	Mark(modules ...string)
+	// Change begins to change the application in a way that a claim cannot see, until end is called.
+	Change() (end func())
 	// Delete deletes a job.
 	Delete(uuid string)
 	// Notify sends a notification from outside.

@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -45,19 +46,21 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"Inspect", testInspect, true},
 		{"Rescue", testRescue, true},
 		{"RescueLooksAgain", testRescueLooksAgain, true},
-		{"FailDead", testFailDead, true},
-		{"FailUnclaimed", testFailUnclaimed, false},
 		{"Stop", testStop, true},
 		{"StopFindsTheAttempt", testStopFinds, true},
 		{"StopWithoutLocks", testStopWithoutLocks, false},
 		{"Account", testAccount, false},
 		{"AccountFindsTheAttempt", testAccountFinds, false},
+		{"FailDead", testFailDead, true},
+		{"FailUnclaimed", testFailUnclaimed, false},
 		{"Wait", testWait, false},
 		{"WaitIsInterruptible", testInterrupt, false},
 		{"WaitMissesNothing", testNothingMissed, false},
 		{"Echoes", testEchoes, true},
 		{"Reload", testReload, false},
 		{"Channels", testChannels, true},
+		{"Upgrades", testUpgrades, false},
+		{"Release", testRelease, true},
 		{"Probe", testProbe, false},
 		{"Lost", testLost, false},
 		{"Run", testRun, false},
@@ -90,8 +93,123 @@ func testCapabilities(b *bench) {
 	require.Equal(b.t, can.DatabaseChannels, reads)
 	_, stops := s.(driver.Stopper)
 	require.Equal(b.t, can.Stopping, stops)
+	_, upgrades := s.(driver.Upgrader)
+	require.Equal(b.t, can.Upgrades, upgrades)
+	_, releases := s.(driver.Releaser)
+	require.Equal(b.t, can.Releases, releases)
 	_, quarantines := s.(driver.Quarantiner)
 	require.Equal(b.t, can.Quarantine, quarantines)
+}
+
+// testRelease: a job is released if all of its parents that there are are done, and there is one; once,
+// and not as long as one of them may be about to do it.
+func testRelease(b *bench) {
+	if !b.Driver().Capabilities().Releases {
+		return
+	}
+	s := b.ready()
+	releaser, _ := s.(driver.Releaser)
+	const waits = "wait_dependencies"
+	uuid := func(n int) string { return fmt.Sprintf("%s%012d", jobA[:24], n) }
+	long := ago(time.Hour)
+	for i, test := range []struct {
+		parents  []string
+		done     time.Time
+		busy     bool
+		state    string
+		released bool
+	}{
+		{[]string{"done"}, long, false, waits, true},
+		{[]string{"done", "done"}, long, false, waits, true},
+		{[]string{"done", "deleted"}, long, false, waits, true},
+		{[]string{"done"}, time.Time{}, false, waits, true},
+		{[]string{"deleted"}, long, false, waits, false},
+		{[]string{"done", "pending"}, long, false, waits, false},
+		{[]string{"done", "started"}, long, false, waits, false},
+		{[]string{"done", "failed"}, long, false, waits, false},
+		{[]string{"done", "cancelled"}, long, false, waits, false},
+		{[]string{"done", waits}, long, false, waits, false},
+		{[]string{"done"}, ago(2 * time.Second), false, waits, false},
+		{[]string{"done"}, long, true, waits, false},
+		{[]string{"done"}, long, false, "cancelled", false},
+		{[]string{"done"}, long, false, "failed", false},
+		{[]string{"done"}, long, false, "done", false},
+	} {
+		var names, busy []string
+		for j, state := range test.parents {
+			name := uuid(10*i + j + 1)
+			names = append(names, name)
+			if state != "deleted" {
+				b.Insert(Job{UUID: name, State: state, Done: test.done})
+			}
+		}
+		if test.busy {
+			busy = names
+		}
+		child := uuid(10 * i)
+		b.Insert(Job{UUID: child, State: test.state, DependsOn: names})
+		ids, err := releaser.Dependents(b.ctx, names)
+		require.NoError(b.t, err)
+		all, err := releaser.Dependents(b.ctx, nil)
+		require.NoError(b.t, err)
+		require.Subset(b.t, all, ids)
+		rows, err := releaser.Release(b.ctx, all, 10*time.Second, busy)
+		require.NoError(b.t, err)
+		if !test.released {
+			require.Empty(b.t, rows, "%+v", test)
+			require.Equal(b.t, test.state, b.row(s, child).RawState)
+			b.Delete(child)
+			continue
+		}
+		require.Len(b.t, rows, 1, "%+v", test)
+		require.Equal(b.t, child, rows[0].UUID)
+		require.Contains(b.t, ids, rows[0].ID)
+		require.Equal(b.t, channels.Pending, rows[0].State)
+		require.Equal(b.t, rows[0], b.row(s, child))
+		rows, err = releaser.Release(b.ctx, all, 0, nil)
+		require.NoError(b.t, err)
+		require.Empty(b.t, rows, "once")
+	}
+}
+
+// testUpgrades: where it is wanted, nothing is claimed while the application is marked for a change;
+// and a change can be told that a claim does not see, until it has ended.
+func testUpgrades(b *bench) {
+	if !b.Driver().Capabilities().Upgrades {
+		return
+	}
+	b.Insert(Job{UUID: jobA, State: "pending", Created: ago(time.Hour)})
+	b.Insert(Job{UUID: jobB, State: "pending", Created: ago(time.Hour)})
+	s := b.ready()
+	upgrader, _ := s.(driver.Upgrader)
+	var last driver.Upgrade
+	check := func() driver.Upgrade {
+		b.t.Helper()
+		u, err := upgrader.Upgrading(b.ctx, last)
+		require.NoError(b.t, err)
+		require.Equal(b.t, u.Active, u.Description != "", "it says what it is")
+		last = u
+		return u
+	}
+	require.Equal(b.t, driver.Upgrade{}, check())
+	b.Mark("sale", "stock")
+	require.Contains(b.t, check().Description, "sale")
+	b.claim(s, jobA) // which nobody has forbidden
+	upgrader.GateUpgrades(true)
+	tasks, rows, err := s.Claim(b.ctx, []string{jobB}, []string{jobB})
+	require.NoError(b.t, err)
+	require.Empty(b.t, tasks)
+	require.Len(b.t, rows, 1, "reads go on")
+	require.Equal(b.t, channels.Pending, b.row(s, jobB).State)
+	b.Mark()
+	require.Equal(b.t, driver.Upgrade{}, check())
+
+	end := b.Change()
+	require.True(b.t, check().Active)
+	require.True(b.t, check().Active)
+	end()
+	require.Eventually(b.t, func() bool { return !check().Active }, timeout, time.Millisecond)
+	b.claim(s, jobB)
 }
 
 func testFingerprint(b *bench) {

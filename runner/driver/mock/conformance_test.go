@@ -62,10 +62,18 @@ func (h *harness) Insert(j drivertest.Job) {
 	job.Channel, job.Priority, job.Retry = j.Channel, j.Priority, j.Retry
 	job.Created, job.ETA, job.Enqueued = micros(j.Created), micros(j.ETA), micros(j.Enqueued)
 	job.MaxRetries, job.LockRow = j.MaxRetries, j.LockRow
+	job.DependsOn, job.Done = j.DependsOn, j.Done
 	h.w.Insert(job)
 }
 
 func (h *harness) SetChannels(cfgs []channels.Config) { h.w.SetChannels("prod", cfgs...) }
+
+func (h *harness) Mark(modules ...string) { h.w.Mark("prod", strings.Join(modules, ", ")) }
+
+func (h *harness) Change() (end func()) {
+	h.w.Upgrade("prod", true)
+	return func() { h.w.Upgrade("prod", false) }
+}
 
 func (h *harness) SetState(uuid, state string) {
 	require.True(h.t, h.w.SetState(h.key(uuid), channels.ParseState(state)))

@@ -26,7 +26,7 @@ func (w *World) Driver() *Driver { return &Driver{w: w} }
 
 // Capabilities implements [driver.Driver]. The mock plays Odoo, so that is what it is called.
 func (d *Driver) Capabilities() driver.Capabilities {
-	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Stopping: true, Quarantine: true}
+	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Stopping: true, Upgrades: true, Releases: true, Quarantine: true}
 }
 
 // OpenCluster implements [driver.Driver]. The configuration is ignored.
@@ -109,6 +109,11 @@ type Plan struct {
 	// Crash kills the worker when the job would end: the row stays started, the lock row is free
 	// and the connection breaks.
 	Crash bool
+	// DieAfter kills the worker after the end of the job is committed, and before it has released the
+	// jobs that waited for it.
+	DieAfter bool
+	// ReleaseAfter is how long the worker tries to release them.
+	ReleaseAfter time.Duration
 	// CrashServer is Crash of the whole server, with all that runs there.
 	CrashServer bool
 	// Ends is the state in which the job ends. Default: done.
@@ -299,7 +304,15 @@ func (w *World) work(run *Run, plan Plan, t driver.Task) driver.Result {
 		if plan.Then != nil {
 			plan.Then(j)
 		}
+		j.Done = time.Now()
 	}, true)
+	if plan.DieAfter {
+		return broken(errors.New("EOF"))
+	}
+	if !w.sleep(plan.ReleaseAfter, nil, plan.killed) {
+		return broken(errWorldClosed)
+	}
+	w.releaseDependents(t.Key)
 	if !w.sleep(plan.HoldAnswer, nil, plan.killed) {
 		return broken(errWorldClosed)
 	}

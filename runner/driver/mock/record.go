@@ -57,6 +57,7 @@ type record struct {
 	under      map[channels.Key][]*Run
 	overlaps   []string
 	violations []string
+	releases   []Release
 }
 
 func (r *record) tick() int {

@@ -28,6 +28,7 @@ type session struct {
 	fingerprinted bool
 	listening     bool
 	locked        bool
+	gated         bool
 }
 
 // signal wakes Wait.
@@ -232,7 +233,7 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) (tasks []dr
 		}
 		now := time.Now().Truncate(time.Second).UnixMicro()
 		for _, j := range s.jobs(uuids) {
-			if j.State != channels.Pending || s.db.faults.ClaimSkips[j.UUID] {
+			if j.State != channels.Pending || s.db.faults.ClaimSkips[j.UUID] || s.gated && s.db.upgrade.marked != "" {
 				continue
 			}
 			s.w.update(j.Key, s.pid, func(j *Job) { j.State, j.Enqueued = channels.Enqueued, now })

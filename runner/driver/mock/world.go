@@ -84,15 +84,20 @@ type Job struct {
 	driver.Row
 	// MaxRetries as in the database; 0 never fails as dead.
 	MaxRetries int32
+	// DependsOn are the uuids of the jobs that must be done first. Those that do not exist do not
+	// count.
+	DependsOn []string
+	// Done is when it ended.
+	Done time.Time
 	// LockRow is set when the job has a lock row.
 	LockRow bool
 	// LockPID is the backend that holds the lock row, 0 if none does.
 	LockPID uint32
+	// Causes are what [driver.Stopper.Account] has appended.
+	Causes []string
 	// Exception is the name of the exception with which it failed, and Info what is known of its
 	// failures; only a quarantine writes them.
 	Exception, Info string
-	// Causes are what [driver.Stopper.Account] has appended.
-	Causes []string
 }
 
 // NewJob returns a pending job of the root channel with Odoo's defaults: priority 10, five retries.
@@ -120,6 +125,7 @@ type database struct {
 	faults   Faults
 	calls    map[string]int
 	channels []channels.Config
+	upgrade  upgrade
 }
 
 // next returns a number never used before.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,9 +99,48 @@ func (h *harness) Insert(j drivertest.Job) {
 	h.exec(`INSERT INTO queue_job (uuid, state, `+channel+`, priority, date_created, eta, date_enqueued, retry, max_retries)
 		VALUES ($1, $2, nullif($3, ''), $4, $5, $6, $7, $8, $9)`,
 		j.UUID, j.State, j.Channel, j.Priority, null(j.Created), null(j.ETA), null(j.Enqueued), j.Retry, j.MaxRetries)
+	if h.gen.Locks() { // it has graphs, then
+		h.exec("UPDATE queue_job SET date_done = $2, graph_uuid = 'g' WHERE uuid = $1", j.UUID, null(j.Done))
+		h.depend(j.UUID, j.DependsOn...)
+	}
 	if j.LockRow {
 		h.exec("INSERT INTO queue_job_lock (id, queue_job_id) SELECT id, id FROM queue_job WHERE uuid = $1", j.UUID)
 	}
+}
+
+// depend makes a job depend on others, of the same graph.
+func (h *harness) depend(uuid string, parents ...string) {
+	h.t.Helper()
+	list := func(uuids []string) string {
+		if len(uuids) == 0 {
+			return "[]"
+		}
+		return `["` + strings.Join(uuids, `", "`) + `"]`
+	}
+	h.exec("UPDATE queue_job SET dependencies = $2 WHERE uuid = $1", uuid, `{"depends_on": `+list(parents)+`, "reverse_depends_on": []}`)
+	for _, parent := range parents {
+		h.exec(`UPDATE queue_job SET dependencies = (jsonb_set(dependencies::jsonb, '{reverse_depends_on}',
+			dependencies::jsonb -> 'reverse_depends_on' || to_jsonb($2::text)))::text WHERE uuid = $1`, parent, uuid)
+	}
+}
+
+func (h *harness) Mark(modules ...string) {
+	h.t.Helper()
+	h.exec("UPDATE ir_module_module SET state = 'installed' WHERE state LIKE 'to %'")
+	for _, name := range modules {
+		h.exec(`INSERT INTO ir_module_module (name, state) VALUES ($1, 'to upgrade')
+			ON CONFLICT (name) DO UPDATE SET state = 'to upgrade'`, name)
+	}
+}
+
+// Change marks a module in a transaction that is not committed.
+func (h *harness) Change() (end func()) {
+	h.t.Helper()
+	tx, err := h.connect().Begin(h.t.Context())
+	require.NoError(h.t, err)
+	_, err = tx.Exec(h.t.Context(), "UPDATE ir_module_module SET state = 'to upgrade' WHERE name = 'base'")
+	require.NoError(h.t, err)
+	return func() { require.NoError(h.t, tx.Rollback(context.Background())) }
 }
 
 func (h *harness) SetState(uuid, state string) {

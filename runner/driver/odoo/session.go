@@ -16,8 +16,10 @@ type session struct {
 	database string
 	// runNeutralized is the option of the driver in force.
 	runNeutralized bool
-	conn           *postgres.Conn
-	inbox          inbox
+	// gated is set while Claim claims nothing where modules are marked for an upgrade.
+	gated bool
+	conn  *postgres.Conn
+	inbox inbox
 
 	generation *generation
 	statements statements
@@ -197,11 +199,7 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 	var model, method pgtype.Text
 	var claimed bool
 	seen := map[string]bool{}
-	claim := s.statements.claim
-	if s.runNeutralized {
-		claim = s.statements.claimCopy
-	}
-	err := s.query(ctx, claim, []any{uuids, others}, func(rows pgx.Rows, scan *scanner) error {
+	err := s.query(ctx, s.claimStatement(), []any{uuids, others}, func(rows pgx.Rows, scan *scanner) error {
 		row, err := scan.scan(rows, &model, &method, &claimed)
 		switch {
 		case err != nil:
@@ -227,6 +225,19 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 		}
 	}
 	return tasks, read.list, nil
+}
+
+// claimStatement is the one that claims as the options in force want it.
+func (s *session) claimStatement() string {
+	switch {
+	case s.runNeutralized && s.gated:
+		return s.statements.claimCopySettled
+	case s.runNeutralized:
+		return s.statements.claimCopy
+	case s.gated:
+		return s.statements.claimSettled
+	}
+	return s.statements.claim
 }
 
 // Unclaim implements [driver.Session]. A row that another session has locked is left alone.

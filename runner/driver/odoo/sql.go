@@ -22,12 +22,14 @@ const Grace = 10 * time.Second
 // sessions search nowhere else; tables are named with theirs.
 type statements struct {
 	running, snapshot, read, claim, unclaim, inspect, rescue, account string
+	// claimCopy claims in a neutralized database, too. claimSettled and claimCopySettled claim only
+	// where no module is marked for an upgrade.
+	claimCopy, claimSettled, claimCopySettled string
+	// marks tells whether the database is still what its fingerprint says, and upgrade whether Odoo is
+	// being changed.
+	marks, upgrade string
 	// failUnclaimed and failDead are unclaim and rescue with another result.
 	failUnclaimed, failDead string
-	// claimCopy claims in a neutralized database, too.
-	claimCopy string
-	// marks tells whether the database is still what its fingerprint says.
-	marks string
 }
 
 // statements builds the SQL for the columns that exist.
@@ -40,6 +42,7 @@ func (g *generation) statements() statements {
 		claim:     g.claimSQL(columns, g.unmarkedSQL()),
 		claimCopy: g.claimSQL(columns, ""),
 		marks:     g.marksSQL(),
+		upgrade:   upgradeSQL,
 		unclaim:   fmt.Sprintf(claimedSQL+unclaimSQL, g.pathSQL(), "", "", "") + columns,
 		inspect:   "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
 		rescue:    fmt.Sprintf(foundSQL+g.rescueExpiredSQL(), g.pathSQL(), "", "", "") + columns,
@@ -48,14 +51,15 @@ func (g *generation) statements() statements {
 		failUnclaimed: fmt.Sprintf(claimedSQL+g.failSQL()+stillClaimed, g.pathSQL(), ", t.why", ", $3::text[]", ", why") + columns,
 		failDead:      fmt.Sprintf(foundSQL+g.failSQL()+stillExpired, g.pathSQL(), ", d.why", ", $4::text[]", ", why") + columns,
 	}
+	s.claimSettled, s.claimCopySettled = g.claimSQL(columns, g.unmarkedSQL()+settledSQL), g.claimSQL(columns, settledSQL)
 	if g.locks {
 		s.inspect = "SELECT " + columns + inspectSQL
 		s.rescue = fmt.Sprintf(foundSQL+rescueSQL, g.pathSQL(), "", "", "") + columns
 		s.failDead = fmt.Sprintf(foundSQL+g.failSQL()+stillDead, g.pathSQL(), ", d.why", ", $4::text[]", ", why") + columns
 	}
 	for _, sql := range []*string{
-		&s.running, &s.snapshot, &s.read, &s.claim, &s.claimCopy, &s.marks, &s.unclaim, &s.inspect, &s.rescue,
-		&s.account, &s.failUnclaimed, &s.failDead,
+		&s.running, &s.snapshot, &s.read, &s.claim, &s.claimCopy, &s.claimSettled, &s.claimCopySettled, &s.marks, &s.upgrade,
+		&s.unclaim, &s.inspect, &s.rescue, &s.account, &s.failUnclaimed, &s.failDead,
 	} {
 		*sql = g.named(*sql)
 	}

@@ -170,7 +170,7 @@ func (x *execution) perform(ctx context.Context) (status int, err error) {
 	default:
 		status, err = x.fail(ctx, x.behaviour.Fail)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errKilled) {
 		outcome = Lost
 	}
 	end(ended, outcome)
@@ -281,6 +281,9 @@ func (x *execution) finish(ctx context.Context, tx pgx.Tx) (int, Outcome, error)
 	if err != nil {
 		return 0, Lost, fmt.Errorf("marking job %s done: %w", x.uuid, err)
 	}
+	if x.behaviour.KillAfterDone {
+		return 0, Done, errKilled
+	}
 	for range concurrencyTries {
 		if err = x.releaseDependents(ctx); !concurrency(err) {
 			break
@@ -305,11 +308,17 @@ func (x *execution) releaseDependents(ctx context.Context) error {
 	if len(deps.ReverseDependsOn) == 0 {
 		return nil
 	}
-	_, err := x.conn.Exec(ctx, `UPDATE queue_job child SET state = 'pending'
-		WHERE graph_uuid = $1 AND uuid = ANY ($2) AND state = 'wait_dependencies' AND NOT `+waiting("child"), *x.job.graph, deps.ReverseDependsOn)
+	rows, err := x.conn.Query(ctx, `UPDATE queue_job child SET state = 'pending'
+		WHERE graph_uuid = $1 AND uuid = ANY ($2) AND state = 'wait_dependencies' AND NOT `+waiting("child")+` RETURNING uuid`,
+		*x.job.graph, deps.ReverseDependsOn)
 	if err != nil {
 		return fmt.Errorf("releasing dependents: %w", err)
 	}
+	released, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("releasing dependents: %w", err)
+	}
+	x.server.opts.Recorder.addReleases(x.db.name, released)
 	return nil
 }
 

@@ -70,6 +70,9 @@ type Behaviour struct {
 	// KillTimes kills the worker in that many attempts, counted by the column
 	// retry.
 	KillTimes int32 `json:"kill_times,omitempty"`
+	// KillAfterDone kills the worker when done is committed, before it has released the jobs that
+	// waited for this one.
+	KillAfterDone bool `json:"kill_after_done,omitempty"`
 	// RetryTimes raises a retryable error in that many attempts, counted alike.
 	RetryTimes int32 `json:"retry_times,omitempty"`
 	// RetrySeconds is how long such an error postpones the job.

@@ -27,8 +27,8 @@ type job struct{ db, uuid string }
 
 // history points at what a Recorder knows of one job.
 type history struct {
-	requests, executions, done int
-	first                      time.Time
+	requests, executions, done, releases int
+	first                                time.Time
 }
 
 // Request is an HTTP request that a server read.
@@ -150,6 +150,18 @@ func (r *Recorder) history(db, uuid string) history {
 	defer r.mu.Unlock()
 	return r.byJob[job{db, uuid}]
 }
+
+// addReleases records that a worker made jobs pending that had waited for others.
+func (r *Recorder) addReleases(db string, uuids []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, uuid := range uuids {
+		r.update(db, uuid, func(h *history) { h.releases++ })
+	}
+}
+
+// Releases returns how often workers made a job pending that had waited for others.
+func (r *Recorder) Releases(db, uuid string) int { return r.history(db, uuid).releases }
 
 // Requests returns how often a server was asked to run a job.
 func (r *Recorder) Requests(db, uuid string) int { return r.history(db, uuid).requests }

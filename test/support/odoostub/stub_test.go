@@ -345,6 +345,25 @@ func TestDependencies(t *testing.T) {
 	}, QueueJob12, QueueJobLock)
 }
 
+// A worker that is killed when its job is done leaves those waiting that waited for it.
+func TestKilledAfterDone(t *testing.T) {
+	t.Parallel()
+	forAll(t, func(t *testing.T, gen Generation) {
+		b := setup(t, gen, Options{})
+		x, y, z := NewUUID(), NewUUID(), NewUUID()
+		b.enqueue(JobSpec{UUID: x, Behaviour: Behaviour{KillAfterDone: true}}, JobSpec{UUID: y, DependsOn: []string{x}}, JobSpec{UUID: z})
+		_, _, err := b.runjob(x)
+		require.Error(t, err)
+		b.run(z, http.StatusOK)
+		for uuid, want := range map[string]string{x: "done", y: "wait_dependencies", z: "done"} {
+			state, _ := b.state(uuid)
+			require.Equal(t, want, state)
+		}
+		require.Equal(t, map[Outcome]int{Done: 2}, b.server.Recorder().CountOutcomes())
+		require.Zero(t, b.server.Recorder().Releases(b.db, y))
+	}, QueueJob12, QueueJobLock)
+}
+
 // A killed worker answers nothing, leaves the row started and its lock row free,
 // and another worker takes its place.
 func TestKilledWorker(t *testing.T) {

@@ -1,0 +1,158 @@
+package odoo_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+)
+
+// watch is a session that watches for upgrades, as the engine does.
+type watch struct {
+	*harness
+	driver.Session
+	last driver.Upgrade
+}
+
+func (h *harness) watch() *watch {
+	h.t.Helper()
+	return &watch{harness: h, Session: h.session()}
+}
+
+func (w *watch) check() driver.Upgrade {
+	w.t.Helper()
+	u, err := w.Session.(driver.Upgrader).Upgrading(w.deadline(), w.last)
+	require.NoError(w.t, err)
+	w.last = u
+	return u
+}
+
+// writes runs a statement in a transaction, which it leaves open.
+func writes(t *testing.T, conn *pgx.Conn, sql string) pgx.Tx {
+	t.Helper()
+	tx, err := conn.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), sql)
+	require.NoError(t, err)
+	return tx
+}
+
+// An upgrade is seen before its marks are, and until the transaction ends in which Odoo cleans up,
+// also by another connection.
+func TestUpgradeFromBeginToEnd(t *testing.T) {
+	const mark, done = "UPDATE ir_module_module SET state = 'to upgrade' WHERE name = 'base'", "UPDATE ir_module_module SET state = 'installed' WHERE name = 'base'"
+	h := newHarness(t, odoostub.QueueJobLock)
+	w := h.watch()
+	require.False(t, w.check().Active)
+	conn := h.connect()
+	tx := writes(t, conn, mark)
+	require.Contains(t, w.check().Description, fmt.Sprintf("process %d changes ir_module_module in a transaction that is open", conn.PgConn().PID()))
+	_, err := tx.Exec(t.Context(), done)
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+	tail := writes(t, conn, "SELECT pg_current_xact_id()") // end scripts, orphans, constraints
+	for range 3 {
+		require.Contains(t, w.check().Description, "has not ended its last transaction")
+		w.Session = h.session()
+	}
+	require.NoError(t, tail.Commit(t.Context()))
+	require.Equal(t, driver.Upgrade{}, w.check())
+
+	// A worker that has upgraded at the wish of a user serves others next, one after the other.
+	tx = writes(t, conn, mark)
+	require.True(t, w.check().Active)
+	require.NoError(t, tx.Rollback(t.Context()))
+	user := writes(t, conn, "SELECT 1")
+	require.True(t, w.check().Active, "it cannot be told from the end of the upgrade")
+	require.NoError(t, user.Commit(t.Context()))
+	user = writes(t, conn, "SELECT 1")
+	require.False(t, w.check().Active)
+	require.NoError(t, user.Commit(t.Context()))
+}
+
+// What others do with the table is no upgrade: reading, vacuuming, locks of single rows, the same table
+// elsewhere.
+func TestNoUpgrade(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	other := newHarness(t, odoostub.QueueJobLock)
+	w := h.watch()
+	for _, sql := range []string{
+		"SELECT FROM ir_module_module FOR UPDATE", "LOCK TABLE ir_module_module IN SHARE UPDATE EXCLUSIVE MODE",
+		"UPDATE queue_job SET state = 'pending'",
+	} {
+		tx := writes(t, h.connect(), sql)
+		require.Equal(t, driver.Upgrade{}, w.check(), sql)
+		require.NoError(t, tx.Rollback(t.Context()))
+	}
+	end := other.Change()
+	require.Equal(t, driver.Upgrade{}, w.check(), "of another database")
+	end()
+	tx := writes(t, h.connect(), "LOCK TABLE ir_module_module IN EXCLUSIVE MODE")
+	require.True(t, w.check().Active, "as Odoo's buttons do from 19.0 on")
+	require.NoError(t, tx.Rollback(t.Context()))
+}
+
+// Each mark counts, in every series, and names that are none of Odoo's cannot break a line.
+func TestMarks(t *testing.T) {
+	for _, gen := range odoostub.Generations() {
+		t.Run(gen.String(), func(t *testing.T) {
+			h := newHarness(t, gen)
+			w := h.watch()
+			for _, state := range []string{"to install", "to upgrade", "to remove"} {
+				h.exec("INSERT INTO ir_module_module (name, state) VALUES ($1, $2)", "x\n\x1b[31m"+state, state)
+				u := w.check()
+				require.Contains(t, u.Description, `modules are marked: "x\n\x1b[31m`+state+` (`+state+`)"`)
+				h.exec("DELETE FROM ir_module_module WHERE state = $1", state)
+				require.Equal(t, driver.Upgrade{}, w.check())
+			}
+			for i := range 30 {
+				h.exec("INSERT INTO ir_module_module (name, state) VALUES ($1, 'to install')", fmt.Sprintf("m%050d", i))
+			}
+			require.Less(t, len(w.check().Description), 1000)
+		})
+	}
+}
+
+// A claim that is under way when a mark is committed claims nothing, whichever came first.
+func TestGateIsPartOfTheClaim(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	s := h.session()
+	s.(driver.Upgrader).GateUpgrades(true)
+	const jobs = 5000
+	h.exec("INSERT INTO queue_job (uuid, state) SELECT lpad(i::text, 36, '0'), 'pending' FROM generate_series(0, $1) AS i", jobs)
+	marked, first := make(chan error, 1), make(chan struct{})
+	admin := h.connect()
+	go func() {
+		<-first
+		_, err := admin.Exec(context.Background(), "UPDATE ir_module_module SET state = 'to upgrade' WHERE name = 'base'")
+		marked <- err
+	}()
+	after := 0
+	for i := 0; i < jobs && after < 20; i++ {
+		select {
+		case err := <-marked:
+			require.NoError(t, err)
+			after = 1
+		default:
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		tasks, _, err := s.Claim(ctx, []string{fmt.Sprintf("%036d", i)}, nil)
+		cancel()
+		require.NoError(t, err)
+		if after > 0 {
+			after++
+			require.Empty(t, tasks)
+		}
+		if i == 50 {
+			require.Len(t, tasks, 1)
+			close(first)
+		}
+	}
+	require.Equal(t, 20, after)
+}

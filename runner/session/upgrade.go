@@ -1,0 +1,96 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+const (
+	// upgradeInterval is how old the last check for an upgrade may be when jobs are claimed, and the
+	// time between two checks while there is an upgrade. The claim itself sees marks, which come later
+	// than the upgrade.
+	upgradeInterval = time.Second
+	upgradeTimeout  = 5 * time.Second
+)
+
+// CheckUpgrade orders to check whether the database is being upgraded, after the option has changed.
+func (s *Session) CheckUpgrade() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.upgrade = true
+	s.wake()
+}
+
+// checkUpgrade finds out whether the database is being upgraded, if nothing is to be started then.
+func (s *Session) checkUpgrade(ctx context.Context) error {
+	upgrader, ok := s.conn.(driver.Upgrader)
+	on := ok && s.config().UpgradeGate
+	if !on && !s.gating {
+		return nil
+	}
+	upgrader.GateUpgrades(on)
+	first := !s.gating || s.upgradeAt.IsZero()
+	s.gating = on
+	var found driver.Upgrade
+	if on {
+		err := s.call(ctx, "check for an upgrade", upgradeTimeout, func(ctx context.Context) (err error) {
+			found, err = upgrader.Upgrading(ctx, s.upgrade)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		s.upgradeAt = time.Now()
+	}
+	changed := first || found.Active != s.upgrade.Active || found.Description != s.upgrade.Description
+	s.upgrade = found
+	if changed {
+		s.out.Upgrading(found)
+	}
+	return nil
+}
+
+// upgradeDue is when it is to be checked next whether an upgrade has ended; zero if there is none.
+func (s *Session) upgradeDue() time.Time {
+	if !s.gating || !s.upgrade.Active {
+		return time.Time{}
+	}
+	return s.upgradeAt.Add(upgradeInterval)
+}
+
+// admit returns those of the claims that may be made: none while the database is being upgraded. The
+// listener learns how the rows of the others look, as of those that a claim did not get.
+func (s *Session) admit(ctx context.Context, claims []string) ([]string, error) {
+	if !s.gating || len(claims) == 0 {
+		return claims, nil
+	}
+	if time.Since(s.upgradeAt) >= upgradeInterval {
+		if err := s.checkUpgrade(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if !s.upgrade.Active {
+		return claims, nil
+	}
+	for len(claims) > 0 {
+		n := min(len(claims), readBatch)
+		if err := s.missed(ctx, claims[:n]); err != nil {
+			return nil, err
+		}
+		claims = claims[n:]
+	}
+	return nil, nil
+}
+
+// missed reads the rows of jobs that were not claimed, so that the listener learns why.
+func (s *Session) missed(ctx context.Context, uuids []string) error {
+	rows, err := s.readRows(ctx, uuids)
+	if err != nil {
+		return fmt.Errorf("after a claim: %w", err)
+	}
+	s.out.Claimed(Claims{Missed: rows, Gone: gone(uuids, rows)})
+	return nil
+}

@@ -1,0 +1,211 @@
+package runner_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+)
+
+// gated is a runner with the option on.
+func (b *bench) gated(channels string, j *journal) (*runner.Runner, runner.Config) {
+	b.AddDatabase("prod", "other")
+	b.SetPlan(mock.Plan{RunFor: time.Second})
+	cfg := b.config(channels)
+	cfg.UpgradeGate = true
+	if j != nil {
+		cfg.Events = j.add
+	}
+	return b.start(cfg), cfg
+}
+
+// named returns the status of a database; nil if it is not served.
+func statusOf(st *runner.Status, database string) *runner.DatabaseStatus {
+	for i := range st.Databases {
+		if st.Databases[i].Name == database {
+			return &st.Databases[i]
+		}
+	}
+	return nil
+}
+
+// TestUpgradeGate: nothing of a database starts while its modules are marked, what runs goes on, other
+// databases are served, and all of it is said.
+func TestUpgradeGate(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		var j journal
+		r, _ := b.gated("root:2", &j)
+		for i := range 6 {
+			b.one("prod", fmt.Sprint(i))
+		}
+		b.settle(1500 * time.Millisecond)
+		require.Len(b, b.Runs(), 4, "two have ended, two run")
+		b.Mark("prod", "sale (to upgrade)")
+		b.settle(time.Minute)
+		require.Len(b, b.Runs(), 4)
+		require.Equal(b, 4, b.Count("prod", channels.Done), "what ran was not disturbed")
+		require.Equal(b, 2, b.Count("prod", channels.Pending))
+		b.one("other", "free")
+		b.settle(2 * time.Second)
+		require.Equal(b, 1, b.Count("other", channels.Done))
+
+		st, err := r.Status(b.Context())
+		require.NoError(b, err)
+		db := statusOf(&st, "prod")
+		require.Equal(b, runner.DatabaseUpgrading, db.State)
+		require.InDelta(b, time.Minute, time.Since(db.UpgradeSince), float64(10*time.Second))
+		require.Contains(b, db.Obstacle(time.Now()), "modules are marked: sale (to upgrade)")
+		require.NotContains(b, db.Obstacle(time.Now()), "cancel it in Apps")
+		require.Equal(b, runner.Degraded, st.Health(time.Now()))
+		w, err := r.Why(b.Context(), channels.Key{DB: "prod", UUID: "5"})
+		require.NoError(b, err)
+		require.Equal(b, "database_upgrading", w.Code)
+		require.Contains(b, w.Text, "sale (to upgrade)")
+		require.Equal(b, 1, b.logged("database is being upgraded, its jobs wait: modules are marked: sale (to upgrade)"))
+
+		b.Mark("prod", "stock (to upgrade)")
+		b.settle(5 * time.Second)
+		require.Len(b, j.of("", runner.EventDatabaseUpgrading), 1, "once, however many modules there are")
+		b.Mark("prod", "")
+		b.settle(5 * time.Second)
+		require.Equal(b, 6, b.Count("prod", channels.Done), "it returns by itself")
+		st, err = r.Status(b.Context())
+		require.NoError(b, err)
+		require.Equal(b, runner.Ready, st.Health(time.Now()))
+		require.True(b, statusOf(&st, "prod").UpgradeSince.IsZero())
+	})
+}
+
+// TestUpgradeBeforeItsMarks: an upgrade that no claim can see keeps jobs from starting within a second,
+// and after its marks are gone.
+func TestUpgradeBeforeItsMarks(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.gated("root:1", nil)
+		for i := range 20 {
+			b.one("prod", fmt.Sprint(i))
+		}
+		b.settle(2500 * time.Millisecond)
+		began := len(b.Runs())
+		require.GreaterOrEqual(b, began, 2)
+		b.Upgrade("prod", true)
+		b.settle(time.Minute)
+		require.LessOrEqual(b, len(b.Runs()), began+1, "what starts within a second may")
+		began = len(b.Runs())
+		b.Mark("prod", "sale")
+		b.settle(10 * time.Second)
+		b.Mark("prod", "")
+		b.settle(10 * time.Second)
+		require.Len(b, b.Runs(), began)
+		b.LoseSession("prod")
+		b.settle(10 * time.Second)
+		require.Len(b, b.Runs(), began, "nor on another connection")
+		b.Upgrade("prod", false)
+		b.settle(time.Minute)
+		require.Equal(b, 20, b.Count("prod", channels.Done))
+	})
+}
+
+// TestUpgradeOfAFoundDatabase: one whose modules are marked already runs nothing from the beginning.
+func TestUpgradeOfAFoundDatabase(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.Mark("prod", "sale")
+		b.one("prod", "a")
+		cfg := b.config("root:1")
+		cfg.UpgradeGate = true
+		r := b.start(cfg)
+		b.settle(time.Minute)
+		require.Empty(b, b.Runs())
+		st, err := r.Status(b.Context())
+		require.NoError(b, err)
+		require.Equal(b, runner.Degraded, st.Health(time.Now()), "although it is the only one")
+		require.Zero(b, b.Calls("prod", "Claim"))
+		b.settle(time.Hour)
+		st, err = r.Status(b.Context())
+		require.NoError(b, err)
+		require.Equal(b, runner.NotReady, st.Health(time.Now()), "a mark by mistake")
+		require.Contains(b, st.Problems(time.Now())[0], "finish the upgrade, or cancel it in Apps (1 jobs wait)")
+	})
+}
+
+// TestUpgradeGateIsAnOption: without it nothing is asked, and jobs run; it can be turned on and off.
+func TestUpgradeGateIsAnOption(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		b.Mark("prod", "sale")
+		cfg := b.config("root:1")
+		r := b.start(cfg)
+		b.one("prod", "a")
+		b.settle(time.Minute)
+		require.Len(b, b.Runs(), 1)
+		require.Zero(b, b.Calls("prod", "Upgrading"))
+
+		cfg.UpgradeGate = true
+		require.NoError(b, r.Reconfigure(cfg))
+		b.settle(10 * time.Millisecond)
+		b.one("prod", "b")
+		b.settle(time.Minute)
+		require.Len(b, b.Runs(), 1)
+		cfg.UpgradeGate = false
+		require.NoError(b, r.Reconfigure(cfg))
+		b.settle(2 * time.Second)
+		require.Len(b, b.Runs(), 2)
+		calls := b.Calls("prod", "Upgrading")
+		b.settle(time.Hour)
+		require.Equal(b, calls, b.Calls("prod", "Upgrading"))
+	})
+}
+
+// TestUpgradeOfTheAddOn: one that cannot be served because of its upgrade is shown as upgraded.
+func TestUpgradeOfTheAddOn(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		r, _ := b.gated("root:1", nil)
+		b.settle(time.Second)
+		b.Mark("prod", "queue_job (to upgrade)")
+		b.Unhealthy("prod", "the add-on is being changed")
+		b.LoseSession("prod")
+		b.settle(20 * time.Second)
+		st, err := r.Status(b.Context())
+		require.NoError(b, err)
+		require.Equal(b, runner.DatabaseUpgrading, statusOf(&st, "prod").State)
+		b.Mark("prod", "")
+		b.settle(20 * time.Second)
+		st, err = r.Status(b.Context())
+		require.NoError(b, err)
+		require.Equal(b, runner.DatabaseUnhealthy, statusOf(&st, "prod").State)
+	})
+}
+
+// TestUpgradeThatCannotBeTold: a check that fails is as bad as a lost connection.
+func TestUpgradeThatCannotBeTold(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.gated("root:1", nil)
+		b.settle(time.Second)
+		b.Fault("prod", func(f *mock.Faults) { f.UpgradingErr = errors.New("canceled") })
+		b.one("prod", "a")
+		b.settle(time.Minute)
+		require.Empty(b, b.Runs())
+		b.Fault("prod", func(f *mock.Faults) { f.UpgradingErr = nil })
+		b.settle(time.Minute)
+		require.Equal(b, 1, b.Count("prod", channels.Done))
+	})
+}
+
+// TestUpgradeGateNeedsTheDriver: a driver that cannot tell makes it an error.
+func TestUpgradeGateNeedsTheDriver(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		cfg := b.config("root:1")
+		cfg.UpgradeGate = true
+		require.NoError(b, cfg.Validate())
+		cfg.Driver = other{b.Driver(), driver.Capabilities{Application: "Tryton"}}
+		require.ErrorContains(b, cfg.Validate(), "upgrade_gate: this driver cannot tell whether Tryton is being upgraded")
+	})
+}
