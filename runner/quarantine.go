@@ -103,6 +103,7 @@ func (e *engine) parted(key channels.Key, t *task, server string, outcome driver
 		return
 	}
 	e.pool.RecheckAll(e.ctx) // all of them may be gone
+	e.checkUpgrade(e.databases.get(key.DB))
 	e.accompany(key, t, server)
 }
 
@@ -132,6 +133,13 @@ func (e *engine) accompany(key channels.Key, t *task, server string) {
 func (f *fate) join(key channels.Key) {
 	if len(f.with) < companions && !slices.Contains(f.with, key) {
 		f.with = append(f.with, key)
+	}
+}
+
+// checkUpgrade asks whether a database is being upgraded, where that is asked at all: a job has died.
+func (e *engine) checkUpgrade(db *database) {
+	if cfg := e.config(); cfg.Quarantine != nil && cfg.UpgradeGate && db != nil && db.session != nil {
+		db.session.CheckUpgrade()
 	}
 }
 

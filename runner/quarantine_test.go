@@ -244,7 +244,6 @@ func TestQuarantineSparesJobsThatOthersKill(t *testing.T) {
 		},
 		"an upgrade": func(b *bench, r *runner.Runner) *runner.Runner {
 			b.Upgrade("prod", true)
-			b.one("prod", fmt.Sprintf("waits%d", len(b.Runs()))) // it is seen when something is to be claimed
 			b.settle(5 * time.Second)
 			crash(b)
 			b.settle(time.Second)
