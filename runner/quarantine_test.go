@@ -217,6 +217,15 @@ func TestQuarantineSparesJobsThatOthersKill(t *testing.T) {
 			require.NoError(b, r.Control(b.Context(), runner.Controls{}))
 			return r
 		},
+		"drained after its request had broken": func(b *bench, r *runner.Runner) *runner.Runner {
+			up := b.RunsOf(key("prod", "a"))[len(b.RunsOf(key("prod", "a")))-1].Upstream
+			require.NoError(b, r.Control(b.Context(), runner.Controls{Drains: []runner.Drain{{Upstream: up}}}))
+			b.settle(time.Second)
+			b.CrashServer(up)
+			b.settle(30 * time.Second)
+			require.NoError(b, r.Control(b.Context(), runner.Controls{}))
+			return r
+		},
 		"all servers at once": func(b *bench, r *runner.Runner) *runner.Runner {
 			for _, up := range []string{"odoo0", "odoo1"} {
 				b.UpstreamFault(up, func(f *mock.UpstreamFaults) { f.CheckErr = errFault })
@@ -260,8 +269,12 @@ func TestQuarantineSparesJobsThatOthersKill(t *testing.T) {
 			inBubble(t, func(b *bench) {
 				b.AddDatabase("prod")
 				k := b.one("prod", "a", func(j *mock.Job) { j.MaxRetries = 0 })
+				plan := mock.Plan{RunFor: time.Hour}
+				if name == "drained after its request had broken" {
+					plan.DropConnAfter = 10 * time.Second
+				}
 				for range 10 {
-					b.PlanFor(k, mock.Plan{RunFor: time.Hour})
+					b.PlanFor(k, plan)
 				}
 				cfg := b.quarantine("root:3", 1)
 				cfg.UpgradeGate = name == "an upgrade"
