@@ -407,8 +407,10 @@ func (e *engine) unclaimed(db *database, tasks []driver.Task, changed []driver.R
 		}
 		if t.condemned > 0 && row.State == channels.Failed {
 			e.quarantined(row, t)
-			t.row, t.gone = row, false
+			why := t.trail.why
+			t.row, t.gone, t.result = row, false, nil // it has not been run
 			e.settle(row.Key, t)
+			e.databases.strike(db, row.UUID, why)
 			continue
 		}
 		e.log().Warn("state of job "+printable(row.UUID)+" was reset from enqueued to pending", zap.String("database", row.DB))
