@@ -37,6 +37,8 @@ BENCH_FLAGS ?=
 GOBENCH ?= .
 # How many random histories `histories` makes.
 HISTORIES ?= 10000
+# How many attempts `cancellations` cancels.
+CANCELLATIONS ?= 10000
 BENCH_COUNT ?= 6
 REV ?=
 KEEP ?=
@@ -180,6 +182,10 @@ attack: ## Run the attack suite, fifteen minutes (ATTACK=false-Odoo narrows it)
 .PHONY: histories
 histories: ## Judge HISTORIES random histories (default 10000) in simulated time; SEED is that of the first
 	$(GO) test -count=1 -timeout 60m -tags $(TAGS) -v -run '^TestHistories$$' ./runner -histories $(HISTORIES) $(if $(SEED),-history-seed $(SEED))
+
+.PHONY: cancellations
+cancellations: ## Cancel CANCELLATIONS jobs (default 10000) on backends that serve visitors too, and count whose statements end
+	$(GO) test -count=1 -timeout 20m -tags $(TAGS) -v -run '^TestStopHitsNoVisitor$$' ./runner/driver/odoo -cancellations $(CANCELLATIONS)
 
 .PHONY: soak
 soak: ## Let faults happen at random for SOAK (default 30m); SEED repeats a run

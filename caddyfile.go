@@ -59,6 +59,16 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			capacity_default <capacity>
 //			sequential_default
 //		}
+//		policy            <glob>... {
+//			database <glob>
+//			function <glob>
+//			timeout  <duration> {
+//				warn  <duration>
+//				cancel
+//				grace <duration>
+//				retry
+//			}
+//		}
 //		odoo_config       <file>
 //		driver            <name> {
 //			<options of the driver>
@@ -72,7 +82,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		upgrade_gate
 //	}
 //
-// channel may be given any number of times, for different channels.
+// channel may be given any number of times, for different channels, and so may policy, of which the
+// first counts that matches.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.Next() {
 		name := defaultName
@@ -109,6 +120,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"upstream":             (*Runner).parseUpstreams,
 	"channels":             (*Runner).parseChannels,
 	"channel":              (*Runner).parseChannel,
+	"policy":               (*Runner).parsePolicy,
 	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,
 	"discover_interval":    (*Runner).parseDiscoverInterval,
@@ -124,7 +136,7 @@ func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
-		if option == "channel" {
+		if option == "channel" || option == "policy" {
 			delete(seen, option)
 		}
 		if err := checkOption(d, seen, "jobrunner"); err != nil {

@@ -42,6 +42,7 @@ func FuzzConfig(f *testing.F) {
 		`{"runners": {"default": {` + good + `, "driver": {"driver": "odoo", "host": "{database}.x", "basic_auth": {"username": "u", "password": "Hunter2"}}}}}`,
 		`{"runners": {"default": {` + good + `, "databases": ["a*", "!b", "["], "rescue_started_after": "2h", "discover_interval": "-1s"}}}`,
 		`{"runners": {"default": {"postgres": "postgres://u:Hunter2/@[::1]:99999/x?sslmode=no", "upstreams": ["https://u:Hunter2@a", "ftp://x", ":0"]}}}`,
+		`{"runners": {"default": {` + good + `, "policies": [{}, null, {"channels": ["root.*", "x", "["], "database": "{env.X}", "timeout": {"after": 1, "warn": "2m", "cancel": true, "grace": -1}}]}}}`,
 		`{"runners": {"default": {"postgres": "{env.NONE}", "upstreams": ["{http.x}"], "site": "x", "shutdown_timeout": "99999999h"}}}`,
 	} {
 		f.Add([]byte(s))
@@ -79,6 +80,8 @@ func FuzzCaddyfile(f *testing.F) {
 		"channel invoices {\nsequential\nthrottle 1500ms\n}\nchannel x 4 {\npaused\ncapacity_default 1\nsequential_default\n}",
 		"driver odoo {\nhost {database}.example.com\nbasic_auth u {env.X}\n}", "databases a* !b\ndiscover_interval 1m\nrescue_started_after 2h\nshutdown_timeout 0",
 		"upgrade_gate\nrelease_dependents", "upgrade_gate yes",
+		"policy root.* root {\ndatabase a*\nfunction a.b\ntimeout 15m {\nwarn 12m\ncancel\ngrace 30s\nretry\n}\n}\npolicy * {\ntimeout 1s\n}",
+		"policy", "policy a", "policy * {\ntimeout\n}", "policy * {\ntimeout 1m {\nretry\n}\n}",
 		"}", "{", "channel", "channel a {\nthrottle -1\n}", "channels \"a:b\nc\"", "site odoo.example.com\npostgres_password x", "upstream \"\"",
 	} {
 		f.Add(s, "/ops {\nactions\n}")

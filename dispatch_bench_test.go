@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // oneServer is the upstream of a world without servers.
@@ -54,12 +54,12 @@ func BenchmarkDispatch(b *testing.B) {
 	require.NoError(b, err)
 	b.ReportAllocs()
 	b.ResetTimer()
-	before := processorTime(b)
+	before := testbed.OwnProcessorTime(b)
 	r.Start()
 	for range b.N {
 		<-left
 	}
-	b.ReportMetric(float64((processorTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64((testbed.OwnProcessorTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 	b.StopTimer()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -80,12 +80,4 @@ func BenchmarkPublish(b *testing.B) {
 			publish(ev)
 		}
 	}
-}
-
-// processorTime is what the process has used, in the kernel too.
-func processorTime(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -154,6 +154,10 @@ type Runner struct {
 	// `channels`. Default: one tree, that of `channels`, for all databases.
 	DatabaseChannels *DatabaseChannels `json:"database_channels,omitempty"`
 
+	// What holds for the jobs of some channels beyond the channels' limits: time limits. For each
+	// option, the first policy counts that matches a job and has the option. Default: none.
+	Policies []Policy `json:"policies,omitempty"`
+
 	// The task driver: the application whose jobs are run. Default: `odoo`.
 	DriverRaw json.RawMessage `json:"driver,omitempty" caddy:"namespace=jobrunner.drivers inline_key=driver"`
 

@@ -196,6 +196,16 @@ func TestJSONErrors(t *testing.T) {
 		"negative interval":     {`"default": {` + good + `, "discover_interval": -1}`, "discover_interval must not be negative"},
 		"unknown option":        {`"default": {` + good + `, "nope": 1}`, `unknown field "nope"`},
 		"unknown driver":        {`"default": {` + good + `, "driver": {"driver": "nope"}}`, "unknown module: jobrunner.drivers.nope"},
+		"policy null":           {`"default": {` + good + `, "policies": [null]}`, "a policy without channels"},
+		"policy number":         {`"default": {` + good + `, "policies": [{"channels": ["root"], "timeout": {"after": 900}}]}`, `policy root: timeout: 900ns is too short, it must be at least 1s; write it with a unit`},
+		"policy warn number":    {`"default": {` + good + `, "policies": [{"channels": ["root"], "timeout": {"after": "1m", "warn": 5}}]}`, "policy root: warn: 5ns is too short"},
+		"policy grace number":   {`"default": {` + good + `, "policies": [{"channels": ["root"], "timeout": {"after": "1m", "cancel": true, "grace": 5}}]}`, "policy root: grace: 5ns is too short"},
+		"policy timeout":        {`"default": {` + good + `, "policies": [{"channels": ["root"], "timeout": {}}]}`, "policy root: timeout must be positive"},
+		"policy grace":          {`"default": {` + good + `, "policies": [{"channels": ["root"], "timeout": {"after": "1m", "grace": "5s"}}]}`, "policy root: grace needs cancel"},
+		"policy channel":        {`"default": {` + good + `, "policies": [{"channels": ["mail"], "timeout": {"after": "1m"}}]}`, `channel "mail": channels of policies have full names`},
+		"policy text":           {`"default": {` + good + `, "policies": [{"channels": ["root.\u202e"], "timeout": {"after": "1m"}}]}`, "invalid glob of a policy"},
+		"policy placeholder":    {`"default": {` + good + `, "policies": [{"channels": ["root"], "database": "{env.NOTHING_HERE}", "timeout": {"after": "1m"}}]}`, "policy database: "},
+		"policy later option":   {`"default": {` + good + `, "policies": [{"channels": ["root"], "fair": "database"}]}`, `unknown field "fair"`},
 		"glob":                  {`"default": {` + good + `, "databases": ["["]}`, "databases: database pattern"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -78,6 +78,11 @@ func (r *Runner) settings(cfg *runner.Config, odoo *odooconf.Config) []doctor.Se
 	if cfg.RescueStartedAfter > 0 {
 		add("rescue_started_after", cfg.RescueStartedAfter.String(), fromConfig)
 	}
+	for i := range cfg.Policies {
+		if t := cfg.Policies[i].Timeout; t != nil {
+			add(cfg.Policies[i].String(), "timeout "+t.After.String(), fromConfig)
+		}
+	}
 	add("shutdown_timeout", max(0, cfg.ShutdownTimeout).String(), from(r.ShutdownTimeout != nil))
 	add("ready_fails_on", cmp.Or(r.ReadyFailsOn, runner.NotReady.String()), from(r.ReadyFailsOn != ""))
 	return list

@@ -3,6 +3,7 @@ package channels
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -99,9 +100,26 @@ func BenchmarkTakeIn(b *testing.B) {
 				for _, j := range jobs {
 					f.SetFromSnapshot(j, Pending)
 				}
-				require.Empty(b, f.Stale("db"))
+				require.Empty(b, slices.Collect(f.Stale("db")))
 				f.Resume("db")
 				require.Len(b, f.Next(at(1), 1000), 1)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*s.jobs), "ns/job")
+		})
+	}
+}
+
+// BenchmarkHold takes all jobs of a database out of the queues and puts them back: its connection is
+// lost, or Odoo does not run them. They are up in root's queue.
+func BenchmarkHold(b *testing.B) {
+	for _, s := range benchSizes {
+		b.Run(s.String(), func(b *testing.B) {
+			m := loaded(b, s.jobs, s.channels, "root:8")
+			m.Set(Job{Key: Key{DB: "other", UUID: "x"}}, Pending)
+			for b.Loop() {
+				m.Next(at(1), 0)
+				m.Suspend("db")
+				m.Resume("db")
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*s.jobs), "ns/job")
 		})

@@ -295,12 +295,12 @@ func checkInvariants(t require.TestingT, m *Manager) {
 			if r.snapshot == d.snapshot {
 				seen++
 			}
-			if r.location == suspended {
+			if r.parked() {
 				parked[r.home]++
 			}
 			own[c]++
 			checkPlace(t, r, running)
-			if r.location != inRunning && r.location != suspended {
+			if r.location != inRunning && !r.parked() {
 				queued++
 			}
 			return true
@@ -314,7 +314,9 @@ func checkInvariants(t require.TestingT, m *Manager) {
 				sharing += h.jobs
 			}
 			require.Equal(t, h.jobs, homes[h])
-			require.Equal(t, parked[h], h.parked.len())
+			require.Equal(t, parked[h], h.ready.len()+h.eta.len())
+			checkHeap(t, h.ready.items, readyOrder{})
+			checkHeap(t, h.eta.items, etaOrder{})
 			require.Positive(t, h.jobs)
 		}
 		require.Equal(t, levels, d.names)
@@ -358,10 +360,15 @@ func checkPlace(t require.TestingT, r *record, running map[*channel]int) {
 	case r.location == inFailed:
 		require.Equal(t, Failed, r.state)
 		require.Same(t, r, c.failed.items[r.index])
-	case r.location == suspended:
+	case r.parked() && r.location == inETAQueue:
 		require.Equal(t, Pending, r.state)
-		require.True(t, r.home.db.suspended)
-		require.Same(t, r, r.home.parked.items[r.index])
+		require.NotZero(t, r.eta)
+		require.Same(t, r, r.home.eta.items[r.index])
+	case r.parked():
+		require.Equal(t, Pending, r.state)
+		require.Equal(t, inOwnQueue, r.location)
+		require.Zero(t, r.eta)
+		require.Same(t, r, r.home.ready.items[r.index])
 	case r.location == inETAQueue:
 		require.Equal(t, Pending, r.state)
 		require.False(t, r.home.db.suspended)

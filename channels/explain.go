@@ -111,9 +111,9 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 		e.Reason = ReasonRunning
 	case r.location == inFailed:
 		e.Reason = ReasonFailed
-	case r.location == suspended && !r.home.db.unwanted:
+	case r.parked() && !r.home.db.unwanted:
 		e.Reason = ReasonDisplaced
-	case r.location == suspended:
+	case r.parked():
 		e.Reason = ReasonSuspended
 	case r.location == inETAQueue && r.eta > t:
 		e.Reason = ReasonETA

@@ -201,18 +201,23 @@ func (m *Manager) adopt(old *database) {
 	d.displaced = old.displaced || old.sharing > 0
 	m.hold(d)
 	old.each(func(r *record) bool {
-		j := r.job()
-		n := newName(j.UUID)
-		copied := m.insert(d, &n, &j, r.state)
-		if r.home.shared {
-			copied.home.share()
-		}
-		if copied.snapshot != r.snapshot {
-			copied.snapshot = r.snapshot
-			d.seen--
-		}
+		m.copy(d, r)
 		return true
 	})
+}
+
+// copy takes over one job.
+func (m *Manager) copy(d *database, r *record) {
+	j := r.job()
+	n := newName(j.UUID)
+	copied := m.insert(d, &n, &j, r.state)
+	if r.home.shared {
+		copied.home.share()
+	}
+	if copied.snapshot != r.snapshot {
+		copied.snapshot = r.snapshot
+		d.seen--
+	}
 }
 
 // settle brings up to date what is derived of a tree after it has changed. A nil tree is the one of

@@ -67,6 +67,17 @@ func (f *Forest) RemoveDB(db string) (n int) {
 	return n
 }
 
+// RemoveAllBut is [Manager.RemoveAllBut].
+func (f *Forest) RemoveAllBut(db string, kept []string) (n int) {
+	m, t := f.find(db), f.trees[db]
+	if m == nil {
+		return 0
+	}
+	n = m.RemoveAllBut(db, kept)
+	f.settle(t)
+	return n
+}
+
 // Suspend is [Manager.Suspend].
 func (f *Forest) Suspend(db string) {
 	m, t := f.enter(db)
@@ -124,11 +135,21 @@ func (f *Forest) BeginSnapshot(db string) {
 }
 
 // Stale is [Manager.Stale].
-func (f *Forest) Stale(db string) []Key {
-	if m := f.find(db); m != nil {
-		return m.Stale(db)
+func (f *Forest) Stale(db string) iter.Seq[Key] {
+	m := f.find(db)
+	if m == nil {
+		m = NewManager()
 	}
-	return nil
+	return m.Stale(db)
+}
+
+// RemoveStale is [Manager.RemoveStale].
+func (f *Forest) RemoveStale(db string, spared []string, number int) (left, removed []Key) {
+	if m := f.find(db); m != nil {
+		left, removed = m.RemoveStale(db, spared, number)
+		f.settle(f.trees[db])
+	}
+	return left, removed
 }
 
 // Next is [Manager.Next]. When each database has its own tree, those that have something to start
@@ -143,9 +164,14 @@ func (f *Forest) Next(now time.Time, limit int) []Key {
 		f.settle(f.wakes.first())
 	}
 	var keys []Key
+	due := dueLimit
 	for f.ready.len() > 0 && f.hasRoom() && (limit <= 0 || len(keys) < limit) {
-		t := f.ready.first()
-		if started := t.Next(now, 1); len(started) > 0 {
+		t, left := f.ready.first(), due
+		started := t.next(now, 1, &due)
+		if len(started) == 0 && left == 0 {
+			break // it goes first in the next pass, which makes more jobs ready
+		}
+		if len(started) > 0 || due == 0 {
 			keys = append(keys, started...)
 			f.turns++
 			t.turn = f.turns

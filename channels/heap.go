@@ -1,6 +1,9 @@
 package channels
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // order says how the items of a heap sort, and lets each item remember where it is, so that it can
 // be found without a search.
@@ -58,6 +61,61 @@ func (h *heap[T, O]) fix(i int) {
 	if !h.down(i) {
 		h.up(i)
 	}
+}
+
+// grow makes room for one more item. Unlike append, it doubles a full heap, which leaves less
+// garbage.
+func (h *heap[T, O]) grow() {
+	if len(h.items) == cap(h.items) {
+		h.items = slices.Grow(h.items, max(len(h.items), 1))
+	}
+}
+
+// trim gives memory back that grow has taken in vain.
+func (h *heap[T, O]) trim() {
+	if c := cap(h.items); c > shrinkAbove && len(h.items) < c/8*7 {
+		h.items = slices.Clone(h.items)
+	}
+}
+
+// split takes all items out that are wanted. It visits each, and sorts the smaller part anew, not
+// the larger one. The result is a heap if sorted is set.
+func (h *heap[T, O]) split(wanted func(T) bool) (out []T, sorted bool) {
+	n, all := 0, len(h.items)
+	for _, item := range h.items {
+		if wanted(item) {
+			n++
+		}
+	}
+	var stay []T
+	switch {
+	case n == 0:
+		return nil, true
+	case n == all:
+		out, sorted = h.items, true
+	case (all-n)*bits.Len(uint(all)) <= n: //nolint:gosec // not negative
+		for i := all - 1; i >= 0; {
+			if i < len(h.items) && !wanted(h.items[i]) {
+				stay = append(stay, h.items[i])
+				h.remove(i) // another one may be there now
+			} else {
+				i--
+			}
+		}
+		out, sorted = h.items, true
+	default:
+		out, stay = make([]T, 0, n), make([]T, 0, all-n)
+		for _, item := range h.items {
+			if wanted(item) {
+				out = append(out, item)
+			} else {
+				stay = append(stay, item)
+			}
+		}
+	}
+	h.items = stay
+	h.rebuild(0)
+	return out, sorted
 }
 
 // merge moves all items of other into h. It takes single pushes or one rebuild, whichever is

@@ -110,16 +110,30 @@ func (m *Manager) Remove(k Key) bool {
 // RemoveDB forgets a database with all its jobs and returns their number. A suspension ends with
 // it.
 func (m *Manager) RemoveDB(db string) int {
-	n := m.removeIf(db, func(*record) bool { return true })
+	n := m.RemoveAllBut(db, nil)
 	delete(m.dbs, db)
 	return n
 }
 
-// RemoveWaiting forgets the jobs of a database that do not run, pending and failed ones, and
-// returns their number. It is for a database that is out of reach for a while: what it runs keeps
-// its slots.
-func (m *Manager) RemoveWaiting(db string) int {
-	return m.removeIf(db, func(r *record) bool { return r.location != inRunning })
+// RemoveAllBut forgets the jobs of a database, except some, by their uuids, and returns their number.
+// A job that waits is kept in the queue of its own channel.
+func (m *Manager) RemoveAllBut(db string, kept []string) int {
+	d := m.dbs[db]
+	if d == nil {
+		return 0
+	}
+	before := d.len()
+	stay := d.records(kept)
+	m.keep(d, stay)
+	return before - len(stay)
+}
+
+// keep forgets all jobs of a database but some.
+func (m *Manager) keep(d *database, stay []*record) {
+	fresh := m.clear(d)
+	for _, r := range stay {
+		m.copy(fresh, r)
+	}
 }
 
 // Lookup returns a job as it was last set. The state of a job that Next returned is Enqueued.
@@ -174,21 +188,59 @@ func (m *Manager) BeginSnapshot(db string) {
 }
 
 // Stale returns the jobs of a database that nothing has touched since BeginSnapshot, in no
-// particular order. What became of them is up to the caller.
-func (m *Manager) Stale(db string) []Key {
+// particular order. What became of them is up to the caller. The loop may remove jobs, not add any.
+func (m *Manager) Stale(db string) iter.Seq[Key] {
+	return func(yield func(Key) bool) {
+		d := m.dbs[db]
+		if d == nil || d.seen == d.len() {
+			return
+		}
+		d.each(func(r *record) bool { return r.snapshot == d.snapshot || yield(r.key()) })
+	}
+}
+
+// RemoveStale forgets the jobs of a database that Stale names, except some, by their uuids. It returns
+// which of these Stale names, and a number of those that it has forgotten. If these were most of the
+// database's, jobs that wait are back in the queues of their own channels.
+func (m *Manager) RemoveStale(db string, spared []string, number int) (left, removed []Key) {
 	d := m.dbs[db]
 	if d == nil || d.seen == d.len() {
-		return nil
+		return nil, nil
 	}
-	var keys []Key
-	d.each(func(r *record) bool {
+	for _, r := range d.records(spared) {
 		if r.snapshot != d.snapshot {
-			keys = append(keys, r.key())
+			left = append(left, r.key())
+			d.see(r)
 		}
-		return true
+	}
+	if !d.mostlyStale() {
+		d.each(func(r *record) bool {
+			if r.snapshot != d.snapshot {
+				if len(removed) < number {
+					removed = append(removed, r.key())
+				}
+				m.remove(r)
+			}
+			return true
+		})
+		return left, removed
+	}
+	number = min(number, d.len()-d.seen)
+	var stay []*record
+	d.each(func(r *record) bool {
+		if r.snapshot == d.snapshot {
+			stay = append(stay, r)
+		} else if len(removed) < number {
+			removed = append(removed, r.key())
+		}
+		return len(removed) < number || len(stay) < d.seen
 	})
-	return keys
+	m.keep(d, stay)
+	return left, removed
 }
+
+// mostlyStale reports whether more jobs are stale than are not.
+func (d *database) mostlyStale() bool { return d.len()-d.seen > d.seen }
 
 func (m *Manager) known(k Key) *record {
 	n := newName(k.UUID)
@@ -222,7 +274,7 @@ func (m *Manager) transition(r *record, s State) bool {
 		return s != old
 	}
 	stays := s == Failed && r.location == inFailed ||
-		s == Pending && (r.location == suspended || r.location == inETAQueue || r.location == inOwnQueue && r.eta == 0)
+		s == Pending && (r.location == inETAQueue || r.location == inOwnQueue && r.eta == 0)
 	if stays {
 		return false
 	}
@@ -239,21 +291,6 @@ func (m *Manager) remove(r *record) {
 	m.jobs--
 	r.home.db.drop(r)
 	m.leave(r.home)
-}
-
-func (m *Manager) removeIf(db string, wanted func(*record) bool) int {
-	d := m.dbs[db]
-	if d == nil {
-		return 0
-	}
-	before := d.len()
-	d.each(func(r *record) bool {
-		if wanted(r) {
-			m.remove(r)
-		}
-		return true
-	})
-	return before - d.len()
 }
 
 func (m *Manager) assign(r *record, h *home, j *Job) {
@@ -305,7 +342,6 @@ func (m *Manager) put(r *record, s State) {
 		r.location = inFailed
 		own.failed.push(r)
 	case r.home.db.suspended:
-		r.location = suspended
 		r.home.park(r)
 		return // no channel has changed
 	case r.eta != 0:
@@ -331,8 +367,8 @@ func (m *Manager) take(r *record) {
 		}
 	case r.location == inFailed:
 		own.failed.remove(int(r.index))
-	case r.location == suspended:
-		r.home.parked.remove(int(r.index))
+	case r.parked():
+		r.home.unpark(r)
 		return
 	case r.location == inETAQueue:
 		own.eta.remove(int(r.index))

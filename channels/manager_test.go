@@ -131,11 +131,16 @@ func (s *comparison) remove(t *rapid.T) {
 
 func (s *comparison) removeSome(t *rapid.T) {
 	db := drawDB.Draw(t, "db")
-	all := rapid.Bool().Draw(t, "running ones too")
+	all := rapid.Bool().Draw(t, "all")
 	removed := 0
-	for k, j := range s.ref.jobs {
-		if k.DB == db && (all || !j.state.Running()) {
-			s.ref.remove(k)
+	var kept []string
+	for _, j := range s.ref.sorted() {
+		switch {
+		case j.DB != db:
+		case !all && j.state.Running() && rapid.Bool().Draw(t, "kept"):
+			kept = append(kept, j.UUID)
+		default:
+			s.ref.remove(j.Key)
 			removed++
 		}
 	}
@@ -143,7 +148,7 @@ func (s *comparison) removeSome(t *rapid.T) {
 		delete(s.ref.suspended, db)
 		require.Equal(t, removed, s.m.RemoveDB(db))
 	} else {
-		require.Equal(t, removed, s.m.RemoveWaiting(db))
+		require.Equal(t, removed, s.m.RemoveAllBut(db, append(kept, "unknown")))
 	}
 }
 
@@ -159,21 +164,54 @@ func (s *comparison) resume(t *rapid.T) {
 	s.ref.suspend(db, false)
 }
 
-// snapshot names some of the jobs: the others are stale.
+// snapshot names some of the jobs: the others are stale, and may be removed.
 func (s *comparison) snapshot(t *rapid.T) {
 	db := drawDB.Draw(t, "db")
 	s.m.BeginSnapshot(db)
-	var left []Key
+	var stale []Key
 	for _, j := range s.ref.sorted() {
 		switch {
 		case j.DB != db:
 		case rapid.Bool().Draw(t, "seen"):
 			require.False(t, s.m.SetFromSnapshot(j.Job, j.state))
 		default:
-			left = append(left, j.Key)
+			stale = append(stale, j.Key)
 		}
 	}
-	require.ElementsMatch(t, left, s.m.Stale(db))
+	require.ElementsMatch(t, stale, slices.Collect(s.m.Stale(db)))
+	if rapid.Bool().Draw(t, "remove") {
+		s.removeStale(t, db, stale)
+	}
+}
+
+func (s *comparison) removeStale(t *rapid.T, db string, stale []Key) {
+	var spared []string
+	for _, j := range s.ref.sorted() {
+		if j.DB == db && j.state.Running() && rapid.Bool().Draw(t, "spared") {
+			spared = append(spared, j.UUID)
+		}
+	}
+	var wantLeft, wantRemoved []Key
+	for _, k := range stale {
+		if slices.Contains(spared, k.UUID) {
+			wantLeft = append(wantLeft, k)
+			continue
+		}
+		wantRemoved = append(wantRemoved, k)
+		s.ref.remove(k)
+	}
+	number := rapid.IntRange(0, 12).Draw(t, "number")
+	mostly := len(wantRemoved) > 0 && 2*len(wantRemoved) > s.m.dbs[db].len()
+	left, removed := s.m.RemoveStale(db, spared, number)
+	require.ElementsMatch(t, wantLeft, left)
+	require.Subset(t, wantRemoved, removed)
+	require.Len(t, removed, min(number, len(wantRemoved)))
+	require.Empty(t, slices.Collect(s.m.Stale(db)))
+	for _, j := range s.ref.sorted() {
+		if mostly && j.DB == db && j.state == Pending {
+			s.ref.set(j.Job, Pending) // it is back in its own channel
+		}
+	}
 }
 
 func (s *comparison) check(t *rapid.T) {

@@ -2,6 +2,7 @@ package channels
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -69,7 +70,7 @@ func (s *sharing) reread(t *rapid.T) {
 				require.False(t, s.m.SetFromSnapshot(j.Job, j.state), "that is no repair")
 			}
 		}
-		require.Empty(t, s.m.Stale(db))
+		require.Empty(t, slices.Collect(s.m.Stale(db)))
 		s.m.EndSnapshot(db)
 		s.ref.suspend(db, was)
 	}

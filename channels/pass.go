@@ -10,11 +10,21 @@ import (
 //
 // A limit above 0 bounds the number of jobs; the rest is left for the next call, and Pending
 // reports true meanwhile. What a pass costs depends on the channels in which something changed or
-// became due, not on how many there are.
+// became due, not on how many there are. If very many jobs become due at once, a pass is as if it
+// were a little earlier, and Wakeup asks for the next one.
 func (m *Manager) Next(now time.Time, limit int) []Key {
+	due := dueLimit
+	return m.next(now, limit, &due)
+}
+
+// dueLimit bounds the jobs that a pass makes ready because their eta has come.
+const dueLimit = 2000
+
+// next is Next. It takes the jobs that have become due off what is left of their bound.
+func (m *Manager) next(now time.Time, limit int, due *int) []Key {
 	t := now.UnixMicro()
-	for m.timers.len() > 0 && m.timers.first().timer <= t {
-		m.expire(m.timers.first(), t)
+	for *due > 0 && m.timers.len() > 0 && m.timers.first().timer <= t {
+		m.expire(m.timers.first(), t, due)
 	}
 	// Deepest first: what a channel yields goes one level up, so a level is complete when the one
 	// below is done.
@@ -42,12 +52,12 @@ func (m *Manager) Wakeup() time.Time {
 }
 
 // expire ends a throttle pause that is over and makes the jobs ready whose eta has come.
-func (m *Manager) expire(c *channel, now int64) {
+func (m *Manager) expire(c *channel, now int64, due *int) {
 	if c.pausedUntil <= now {
 		c.pausedUntil = 0
 	}
 	if c.pausedUntil == 0 && c.hasCapacity() {
-		for c.eta.len() > 0 && c.eta.first().eta <= now {
+		for ; *due > 0 && c.eta.len() > 0 && c.eta.first().eta <= now; *due-- {
 			r := c.eta.pop()
 			r.location = inOwnQueue
 			c.ready.push(r)

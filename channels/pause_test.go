@@ -83,7 +83,7 @@ func TestCountsAddUp(t *testing.T) {
 			case 2:
 				m.Resume(db)
 			case 3:
-				m.RemoveWaiting(db)
+				m.RemoveAllBut(db, nil)
 			case 4:
 				m.Pause(rapid.SampledFrom([]string{"A", "root"}).Draw(t, "channel"), rapid.Bool().Draw(t, "yes"))
 			default:

@@ -111,20 +111,27 @@ func (m *Manager) callBack(strict map[*channel]struct{}) {
 			above[p] = struct{}{}
 		}
 	}
-	var back []*record
+	back := make(map[*channel][]*record) // by their own channel
+	tops := make(map[*channel]*channel)  // the highest one from which they come
 	for c := range above {
-		for _, r := range c.ready.items {
-			if r.hasPassed(strict) {
-				back = append(back, r)
+		list, _ := c.ready.split(func(r *record) bool { return r.hasPassed(strict) })
+		for _, r := range list {
+			own := r.home.channel
+			for p := own; p != c; p = p.parent {
+				p.running--
+			}
+			r.location = inOwnQueue
+			back[own] = append(back[own], r)
+			if top := tops[own]; top == nil || top.depth > c.depth {
+				tops[own] = c
 			}
 		}
 	}
-	for _, r := range back {
-		m.take(r)
-		r.home.count(r.state, 1)
-		r.location = inOwnQueue
-		r.home.channel.ready.push(r)
-		m.settle(r.home.channel, r.home.channel)
+	for own, list := range back {
+		own.ready.take(list)
+	}
+	for own, top := range tops {
+		m.settle(own, top)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/hex"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -26,20 +28,23 @@ type record struct {
 }
 
 // location says where a job is: running, among the failed jobs of its own channel, among those of
-// its own channel that wait for their eta, parked because its database is suspended, or in the
-// ready queue of the channel that many levels above its own.
+// its own channel that wait for their eta, or in the ready queue of the channel that many levels
+// above its own. While its database is suspended, what would be in a queue of its own channel is in
+// that of its home.
 type location uint8
 
 const (
 	inOwnQueue location = 0
-	suspended  location = 252
 	inETAQueue location = 253
 	inFailed   location = 254
 	inRunning  location = 255
 )
 
 // inReady reports whether the location is some channel's ready queue.
-func (l location) inReady() bool { return l < suspended }
+func (l location) inReady() bool { return l < inETAQueue }
+
+// parked reports whether the job waits, but in no queue, because its database is suspended.
+func (r *record) parked() bool { return r.location < inFailed && r.home.db.suspended }
 
 // home is what all jobs of one database with the same channel name share. It exists as long as such
 // a job does.
@@ -51,14 +56,16 @@ type home struct {
 	states  [len(stateNames)]int // how many of them are in which state
 	levels  int                  // what it takes of the allowance
 	shared  bool                 // its jobs have many names; see NamesPerDatabase
-	// parked are those that wait while the database is suspended.
-	parked heap[*record, noOrder]
+	// ready and eta are those that wait while the database is suspended, in the order of the queues
+	// that they will be in.
+	ready heap[*record, readyOrder]
+	eta   heap[*record, etaOrder]
 }
 
 // database holds the jobs of one database.
 type database struct {
 	name  string
-	jobs  map[uuid]*record
+	jobs  index
 	homes map[string]*home
 	// recent is the home that was asked for last: neighbours often share one.
 	recent *home
@@ -71,7 +78,6 @@ type database struct {
 	unwanted  bool  // between Suspend and Resume
 	displaced bool  // see Displaced
 	placing   bool  // the snapshot that ends that has begun
-	peak      int   // most entries jobs has had
 	names     int   // what its homes take of the allowance
 	sharing   int   // how many of its jobs share a channel
 }
@@ -79,7 +85,6 @@ type database struct {
 func newDatabase(name string) *database {
 	return &database{
 		name:     name,
-		jobs:     make(map[uuid]*record),
 		homes:    make(map[string]*home),
 		odd:      make(map[string]*record),
 		oddNames: make(map[*record]string),
@@ -106,7 +111,19 @@ func (d *database) find(n *name) *record {
 	if n.odd {
 		return d.odd[n.text]
 	}
-	return d.jobs[n.uuid]
+	return d.jobs.get(&n.uuid)
+}
+
+// records returns those of the uuids that are known, each once.
+func (d *database) records(uuids []string) []*record {
+	known := make(map[*record]struct{}, len(uuids))
+	for _, uuid := range uuids {
+		n := newName(uuid)
+		if r := d.find(&n); r != nil {
+			known[r] = struct{}{}
+		}
+	}
+	return slices.Collect(maps.Keys(known))
 }
 
 // add returns a new record that is nowhere yet.
@@ -119,8 +136,7 @@ func (d *database) add(n *name) *record {
 		d.oddNames[r] = text
 		return r
 	}
-	d.jobs[n.uuid] = r
-	d.peak = max(d.peak, len(d.jobs))
+	d.jobs.add(r)
 	return r
 }
 
@@ -132,10 +148,6 @@ func (d *database) see(r *record) {
 	}
 }
 
-// forgetAbove is the size from which on an emptied map is replaced: maps of Go never give memory
-// back.
-const forgetAbove = 1024
-
 func (d *database) drop(r *record) {
 	if r.snapshot == d.snapshot {
 		d.seen--
@@ -145,20 +157,15 @@ func (d *database) drop(r *record) {
 		delete(d.oddNames, r)
 		return
 	}
-	delete(d.jobs, r.uuid)
-	if len(d.jobs) == 0 && d.peak > forgetAbove {
-		d.jobs, d.peak = make(map[uuid]*record), 0
-	}
+	d.jobs.remove(r)
 }
 
-func (d *database) len() int { return len(d.jobs) + len(d.odd) }
+func (d *database) len() int { return d.jobs.len() + len(d.odd) }
 
 // each calls yield for all records until it returns false. Records may be dropped meanwhile.
 func (d *database) each(yield func(*record) bool) {
-	for _, r := range d.jobs {
-		if !yield(r) {
-			return
-		}
+	if !d.jobs.each(yield) {
+		return
 	}
 	for _, r := range d.odd {
 		if !yield(r) {
@@ -226,12 +233,6 @@ type readyOrder struct{}
 
 func (readyOrder) before(a, b *record) bool   { return a.before(b) }
 func (readyOrder) moved(r *record, index int) { r.index = int32(index) } //nolint:gosec // memory ends before int32 does
-
-// noOrder is the order of jobs whose turn does not come.
-type noOrder struct{}
-
-func (noOrder) before(*record, *record) bool { return false }
-func (noOrder) moved(r *record, index int)   { r.index = int32(index) } //nolint:gosec // as above
 
 // etaOrder is the order of jobs that wait for their eta.
 type etaOrder struct{}

@@ -1,12 +1,11 @@
 package channels
 
-import "slices"
+import "math/bits"
 
 // Suspend takes the jobs of a database out of the queues until Resume: they are remembered, but
 // nothing starts them, and they hold no other job up. Running jobs keep their slots and failed ones
 // stay failed; what Set brings meanwhile is remembered like the rest. It is for a database that is
-// being loaded or is out of reach. No Status counts them. It costs O(n log n) for n jobs of the
-// database.
+// being loaded or is out of reach. No Status counts them.
 func (m *Manager) Suspend(db string) {
 	d := m.database(db)
 	d.unwanted = true
@@ -26,52 +25,171 @@ func (m *Manager) hold(d *database) {
 	if d.suspended == suspended {
 		return
 	}
+	if suspended {
+		m.parkAll(d)
+	}
 	d.suspended = suspended
 	if !suspended {
 		for _, h := range d.homes {
-			m.unpark(h)
+			m.release(h)
 		}
-		return
 	}
-	d.each(func(r *record) bool {
-		if r.location.inReady() || r.location == inETAQueue {
-			m.take(r)
-			m.put(r, r.state)
-		}
-		return true
-	})
 }
 
 // park adds a job to those that wait for Resume. Unlike append, it doubles the list, which leaves
 // less garbage while a database is loaded.
 func (h *home) park(r *record) {
-	if items := h.parked.items; len(items) == cap(items) {
-		h.parked.items = slices.Grow(items, max(len(items), 1))
+	if r.location = inOwnQueue; r.eta != 0 {
+		r.location = inETAQueue
+		h.eta.grow()
+		h.eta.push(r)
+		return
 	}
-	h.parked.push(r)
+	h.ready.grow()
+	h.ready.push(r)
 }
 
-// unpark puts all jobs that are parked into the queues of their channel at once: sorting them costs
-// less than inserting each, and a snapshot brings them in nearly the right order.
-func (m *Manager) unpark(h *home) {
-	ready := h.parked.items
-	h.parked.items = nil
-	var timed []*record
-	for _, r := range ready {
-		if r.location = inOwnQueue; r.eta != 0 {
-			r.location = inETAQueue
-			timed = append(timed, r)
+// unpark takes one of them out.
+func (h *home) unpark(r *record) {
+	if r.location == inETAQueue {
+		h.eta.remove(int(r.index))
+	} else {
+		h.ready.remove(int(r.index))
+	}
+}
+
+// release puts all jobs that are parked into the queues of their channel. They are in order already,
+// so that it takes no time if there are no others.
+func (m *Manager) release(h *home) {
+	c := h.channel
+	c.ready.merge(&h.ready)
+	c.eta.merge(&h.eta)
+	c.ready.trim()
+	c.eta.trim()
+	m.settle(c, c)
+}
+
+// parkAll takes the waiting jobs of a database out of all queues. If they are most of what is in
+// these, the others are sorted anew instead, which costs much less than to take out each.
+func (m *Manager) parkAll(d *database) {
+	queues := make(map[*channel]struct{})
+	waiting, queued := 0, 0
+	for _, h := range d.homes {
+		waiting += h.states[Pending]
+		for c := h.channel; c != nil; c = c.parent {
+			if _, ok := queues[c]; ok {
+				break
+			}
+			queues[c] = struct{}{}
+			queued += c.waiting()
 		}
 	}
-	if len(timed) > 0 {
-		ready = slices.DeleteFunc(ready, func(r *record) bool { return r.location == inETAQueue })
+	if waiting*bits.Len(uint(queued)) <= queued { //nolint:gosec // not negative
+		d.each(func(r *record) bool {
+			if r.location < inFailed {
+				m.take(r)
+				r.home.count(r.state, 1)
+				r.home.park(r)
+			}
+			return true
+		})
+		return
 	}
-	if len(ready) < cap(ready)/8*7 {
-		ready = slices.Clone(ready)
+	ours := func(r *record) bool { return r.home.db == d }
+	unsorted := make(map[*home]struct{})
+	for c := range queues {
+		parkQueue(&c.ready, ours, unsorted)
+		parkQueue(&c.eta, ours, unsorted)
 	}
-	h.channel.ready.take(ready)
-	h.channel.eta.take(timed)
-	m.settle(h.channel, h.channel)
+	for h := range unsorted {
+		h.ready.rebuild(0)
+		h.eta.rebuild(0)
+	}
+	for c := range queues {
+		m.settle(c, c)
+	}
+}
+
+// parkQueue parks all jobs of a queue for which it is wanted, and notes where they are in no order.
+func parkQueue[O order[*record]](queue *heap[*record, O], wanted func(*record) bool, unsorted map[*home]struct{}) {
+	list, sorted := queue.split(wanted)
+	if len(list) == 0 {
+		return
+	}
+	h, timed, alike := list[0].home, list[0].eta != 0, true
+	for _, r := range list {
+		if r.location.inReady() {
+			c := r.home.channel
+			for range r.location {
+				c.running--
+				c = c.parent
+			}
+		}
+		if r.location = inOwnQueue; r.eta != 0 {
+			r.location = inETAQueue
+		}
+		alike = alike && r.home == h && (r.eta != 0) == timed
+	}
+	if _, ok := any(queue).(*heap[*record, etaOrder]); alike && sorted && ok == timed {
+		// Mostly so: the jobs of a database that is large are those of one channel.
+		if timed && h.eta.len() == 0 {
+			h.eta.items = list
+			return
+		}
+		if !timed && h.ready.len() == 0 {
+			h.ready.items = list
+			return
+		}
+	}
+	for _, r := range list {
+		if r.location == inETAQueue {
+			r.home.eta.items = append(r.home.eta.items, r)
+		} else {
+			r.home.ready.items = append(r.home.ready.items, r)
+		}
+		unsorted[r.home] = struct{}{}
+	}
+}
+
+// clear forgets all jobs of a database at once. It returns the database without them, which takes
+// the place of the other one.
+func (m *Manager) clear(d *database) *database {
+	if !d.suspended {
+		m.parkAll(d)
+		d.suspended = true
+	}
+	left := 0
+	done := make(map[*home]struct{})
+	for _, h := range d.homes {
+		left += h.states[Enqueued] + h.states[Started]
+		failed, all := h.states[Failed], h.channel.failed.len()
+		if failed*bits.Len(uint(all)) <= all { //nolint:gosec // not negative
+			left += failed
+			continue
+		}
+		h.channel.failed.split(func(r *record) bool { return r.home == h })
+		m.settle(h.channel, h.channel)
+		done[h] = struct{}{}
+	}
+	if left > 0 {
+		d.each(func(r *record) bool {
+			if _, ok := done[r.home]; r.location == inRunning || r.location == inFailed && !ok {
+				m.take(r)
+				left--
+			}
+			return left > 0
+		})
+	}
+	m.jobs -= d.len()
+	for _, h := range d.homes {
+		h.channel.own -= h.jobs
+		m.closeHome(h)
+	}
+	fresh := newDatabase(d.name)
+	fresh.snapshot, fresh.unwanted, fresh.displaced, fresh.placing = d.snapshot, d.unwanted, d.displaced, d.placing
+	fresh.suspended = d.unwanted || d.displaced
+	m.dbs[d.name] = fresh
+	return fresh
 }
 
 // database returns the database of a name and creates it if need be.

@@ -333,6 +333,15 @@
     if (el.second.title !== title) el.second.title = title;
   }
 
+  // How long a job has run, marked if its time limit has come near or has passed.
+  function limited(td, t) {
+    const stage = t.timeout?.stage, text = t.timeout?.text ?? '';
+    set(td, span(t.age_seconds) + (stage ? ', ' + ({ warned: 'near its limit', reached: 'over its limit' }[stage] ?? stage) : ''));
+    td.classList.toggle('late', !!stage);
+    td.classList.toggle('stuck', stage === 'stuck');
+    if (td.title !== text) td.title = text;
+  }
+
   function showTasks(r) {
     const tasks = r.tasks, more = r.more_tasks ?? 0;
     set($('n-tasks'), tasks.length ? plural(tasks.length + more, 'job') + (more ? `, the ${tasks.length} oldest are shown` : '') : '');
@@ -342,7 +351,7 @@
       ['Channel', '', (td, t) => set(td, t.channel)],
       ['Database', '', (td, t) => set(td, t.database)],
       ['Server', '', (td, t) => set(td, t.upstream ? t.upstream.replace(/^https?:\/\//, '') : { claiming: 'being claimed', watched: 'not ours, watched' }[t.phase] ?? t.phase)],
-      ['For', 'num', (td, t) => set(td, span(t.age_seconds))],
+      ['For', 'num', limited],
       ['', 'act', (td, t, tr) => button(td, 'why', 'quiet small', 'Details', `Details of ${what(t)} ${short(t.uuid)}`, () => explain(tr.item))],
     ]);
   }
@@ -602,7 +611,7 @@
       ['Exception', job.exception], ['Created', when(job.created)], ['Not before', when(job.eta)], ['But', w.problem],
     ].filter(([, value]) => value !== undefined && value !== '' && value !== null);
     $('answer').replaceChildren(
-      tag(w.why.replaceAll('_', ' '), w.why === 'running' || w.why === 'done' ? 'good' : w.why === 'failed' ? 'bad' : 'info'),
+      tag(w.why.replaceAll('_', ' '), w.why === 'running' || w.why === 'done' ? 'good' : w.why === 'failed' || w.why === 'timeout_stuck' ? 'bad' : 'info'),
       make('p', { class: 'text' }, w.text.charAt(0).toUpperCase() + w.text.slice(1) + (w.text.endsWith('.') ? '' : '.')),
       make('dl', {}, ...facts.flatMap(([name, value]) => [make('dt', {}, name), make('dd', {}, String(value))])));
   }

@@ -2,6 +2,8 @@ package runner_test
 
 import (
 	"context"
+	"net/http"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -233,4 +235,33 @@ func (b *bench) within(from, at time.Time, least, most time.Duration) {
 	b.Helper()
 	require.GreaterOrEqual(b, at.Sub(from), least)
 	require.LessOrEqual(b, at.Sub(from), most)
+}
+
+// unavailable answers every request after a while in the place of the server, which goes on.
+type unavailable struct {
+	driver.Driver
+	after time.Duration
+}
+
+func (d *unavailable) Run(ctx context.Context, up driver.Upstream, t driver.Task) driver.Result {
+	ctx, cancel := context.WithTimeout(ctx, d.after)
+	defer cancel()
+	res := d.Driver.Run(ctx, up, t)
+	if ctx.Err() != nil {
+		res = driver.Result{Outcome: driver.Unavailable, Status: http.StatusGatewayTimeout, Err: ctx.Err()}
+	}
+	return res
+}
+
+// named is a session that names the function of a job by its uuid.
+type named struct{ driver.Session }
+
+func (s *named) Claim(ctx context.Context, uuids, others []string) ([]driver.Task, []driver.Row, error) {
+	tasks, rows, err := s.Session.Claim(ctx, uuids, others)
+	for i := range tasks {
+		if at := strings.LastIndex(tasks[i].UUID, "."); at > 0 {
+			tasks[i].Model, tasks[i].Method = tasks[i].UUID[:at], tasks[i].UUID[at+1:]
+		}
+	}
+	return tasks, rows, err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
 // other is a driver with other capabilities than the one that it wraps.
@@ -32,6 +33,16 @@ func TestValidateAsksTheDriver(t *testing.T) {
 		cfg = b.config("root:1")
 		cfg.Driver = other{Driver: b.Driver()}
 		require.ErrorContains(b, cfg.Validate(), "does not name its application")
+		cfg = b.config("root:1")
+		cfg.Policies = []policy.Policy{{Channels: []string{"root"}, Timeout: &policy.Timeout{After: time.Minute}}}
+		cfg.Driver = other{b.Driver(), driver.Capabilities{Application: "Tryton"}}
+		require.NoError(b, cfg.Validate(), "it only tells")
+		cfg.Policies[0].Timeout.Cancel = true
+		require.ErrorContains(b, cfg.Validate(), "policy root: cancel: this driver cannot end jobs of Tryton that run")
+		cfg.Driver = b.Driver()
+		require.NoError(b, cfg.Validate())
+		cfg.Policies[0].Channels = nil
+		require.ErrorContains(b, cfg.Validate(), "a policy without channels")
 		cfg = b.config("root:1")
 		cfg.Databases = []string{"["}
 		require.ErrorContains(b, cfg.Validate(), "databases")

@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/cluster"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
@@ -64,6 +65,10 @@ type Config struct {
 	// UpgradeGate keeps the jobs of a database from being started while the application is being
 	// changed there. The driver must be capable of telling. Default: false, they are started.
 	UpgradeGate bool
+
+	// Policies are what holds for jobs beyond the limits of their channels. A policy that ends
+	// attempts needs a driver that is capable of [driver.Capabilities.Stopping]. Default: none.
+	Policies []policy.Policy
 
 	// DiscoverInterval is the time between two listings of the databases.
 	// Default: 30 s.
@@ -172,7 +177,24 @@ func (c Config) validate() error {
 	if _, err := postgres.Patterns(c.Databases); err != nil {
 		return fmt.Errorf("databases: %w", err)
 	}
+	if err := c.validatePolicies(); err != nil {
+		return err
+	}
 	return channels.NewManager().Configure(c.Channels)
+}
+
+// validatePolicies reports the first mistake in the policies.
+func (c Config) validatePolicies() error {
+	for i := range c.Policies {
+		p := &c.Policies[i]
+		if err := p.Validate(); err != nil {
+			return err
+		}
+		if p.Timeout != nil && p.Timeout.Cancel && !c.Driver.Capabilities().Stopping {
+			return fmt.Errorf("%s: cancel: this driver cannot end jobs of %s that run", p, c.application())
+		}
+	}
+	return nil
 }
 
 // session, cluster and upstream are what the packages of those names need.

@@ -53,6 +53,8 @@ type database struct {
 	reservedAt time.Time
 	// lostClaims are the claims whose results got lost with the last connection, by uuid.
 	lostClaims map[string]lostClaim
+	// causes are those that are to be written into rows, by uuid.
+	causes map[string]driver.Cause
 	// young is set for a database that was made while this process leads, until it has been served.
 	young bool
 	// open are the jobs, by uuid, that had an open request in this process when the present first
@@ -60,8 +62,18 @@ type database struct {
 	open map[string]struct{}
 	// sharingTold is when it was last said that its jobs name too many channels.
 	sharingTold time.Time
-	// repairs collects the jobs that the present snapshot changed.
+	// repairs collects the jobs that the present snapshot changed, up to repairsLimit.
 	repairs []string
+}
+
+// repairsLimit bounds what is remembered of a snapshot: how many jobs a database has is up to others.
+const repairsLimit = 10_000
+
+// repair notes that the present snapshot changed a job.
+func (db *database) repair(uuid string) {
+	if len(db.repairs) < repairsLimit {
+		db.repairs = append(db.repairs, uuid)
+	}
 }
 
 // serving reports whether jobs of the database may be claimed. What is wrong with its channels is up

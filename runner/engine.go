@@ -44,6 +44,7 @@ type engine struct {
 	pausedAll *Pause
 	shutdown  shutdown
 	handover  handover
+	timeouts  timeouts
 	scanAt    time.Time
 	// releases are the jobs that may have left others waiting.
 	releases releases
@@ -128,6 +129,7 @@ func (e *engine) tick(now time.Time) {
 	if len(e.releases) > 0 {
 		e.release(now)
 	}
+	e.checkTimeouts(now)
 	if !now.Before(e.scanAt) {
 		e.expireReserved(now)
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
@@ -140,6 +142,9 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	next := e.targetsAt
 	if len(e.tasks) > 0 {
 		next = timing.Earliest(next, e.scanAt)
+		if e.timeouts.set != nil {
+			next = timing.Earliest(next, e.timeouts.at)
+		}
 	}
 	if until := e.controls.expiry(); !until.IsZero() {
 		next = timing.Earliest(next, until)
@@ -205,6 +210,7 @@ func (e *engine) configure(cfg Config) error {
 	e.databases.gate(cfg.UpgradeGate)
 	e.pool.Reconfigured()
 	e.targetsAt = time.Time{}
+	e.limit(cfg.Policies)
 	e.maint.Rediscover()
 	return nil
 }

@@ -44,6 +44,18 @@ const (
 	// EventUnclaimed: a claimed job is about to be put back (Detail: why).
 	EventUnclaimed EventKind = "unclaimed"
 
+	// EventTimeoutWarned and the next four say how far an attempt is with the time limit of its policy
+	// (Upstream; Detail says what is done, or why nothing can be): the limit comes near;
+	EventTimeoutWarned EventKind = "timeout_warned"
+	// EventTimeoutReached: it has passed;
+	EventTimeoutReached EventKind = "timeout_reached"
+	// EventTimeoutCancelled: the attempt's statement was cancelled for the first time;
+	EventTimeoutCancelled EventKind = "timeout_cancelled"
+	// EventTimeoutTerminated: its connection to the database was closed;
+	EventTimeoutTerminated EventKind = "timeout_terminated"
+	// EventTimeoutStuck: it goes on all the same, or cannot be ended, and keeps its slot.
+	EventTimeoutStuck EventKind = "timeout_stuck"
+
 	// EventDatabaseReady: the jobs of Database are run.
 	EventDatabaseReady EventKind = "database_ready"
 	// EventDatabaseUnhealthy: Database cannot be served (Detail).
@@ -92,7 +104,8 @@ const (
 func EventKinds() []EventKind {
 	return []EventKind{
 		EventClaimed, EventDispatched, EventAnswered, EventJobDone, EventJobFailed, EventJobRetried, EventJobNotRun,
-		EventJobRescued, EventJobGone, EventJobLost, EventUnclaimed, EventDatabaseReady, EventDatabaseUnhealthy,
+		EventJobRescued, EventJobGone, EventJobLost, EventUnclaimed, EventTimeoutWarned, EventTimeoutReached, EventTimeoutCancelled,
+		EventTimeoutTerminated, EventTimeoutStuck, EventDatabaseReady, EventDatabaseUnhealthy,
 		EventDatabaseLost, EventDatabaseHeld, EventDatabaseUpgrading, EventDatabaseStandby, EventResynced, EventResyncRepaired,
 		EventDependentsReleased, EventNotifications, EventLeaderChanged, EventUpstreamUp, EventUpstreamUnhealthy, EventUpstreamDrained,
 		EventUpstreamUndrained, EventChannelBlocked, EventPaused, EventResumed,

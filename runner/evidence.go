@@ -214,7 +214,7 @@ func (e *engine) evidence(db *database, t *task, now time.Time) evidence {
 		}
 	}
 	if db != nil {
-		ev.locks, ev.unguarded = db.fingerprint.Locks, db.fingerprint.Unguarded
+		ev.locks, ev.unguarded = db.fingerprint.Locks && !e.blinded(t), db.fingerprint.Unguarded
 	}
 	return ev
 }

@@ -1,14 +1,17 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 )
 
@@ -27,11 +30,15 @@ type Handover interface {
 	Store(ctx context.Context, slots []Slots) error
 }
 
-// Slots is how many jobs of a database occupy slots in a channel, by its full name.
+// Slots is how many jobs of a database occupy slots in a channel, by its full name; or, with UUID, an
+// attempt whose connection to the database was closed, which does not show in the database.
 type Slots struct {
 	Database string `json:"database"`
-	Channel  string `json:"channel"`
-	Jobs     int    `json:"jobs"`
+	Channel  string `json:"channel,omitempty"`
+	Jobs     int    `json:"jobs,omitempty"`
+	// UUID is the job, and Enqueued when the attempt was claimed, in microseconds since the Unix epoch.
+	UUID     string `json:"uuid,omitempty"`
+	Enqueued int64  `json:"enqueued,omitempty"`
 }
 
 // handover is what the engine keeps for it.
@@ -43,6 +50,15 @@ type handover struct {
 	stored  []Slots
 	at      time.Time
 	writing bool
+	// closed are the attempts whose connections were closed. Those that a former leader has told of
+	// are inherited.
+	closed map[channels.Key]closedAttempt
+}
+
+// closedAttempt is one that may go on although no lock row shows it.
+type closedAttempt struct {
+	enqueued  int64
+	inherited bool
 }
 
 // elected is called from the maintenance connection's goroutine, before the loop hears that this
@@ -55,14 +71,56 @@ func (e *engine) elected(ctx context.Context) {
 			left = nil
 			cfg.Logger.Warn("what the former leader ran cannot be read, its slots are not reserved", zap.Error(err))
 		}
-		e.mail.post(func() { e.handover = handover{left: left} })
+		e.mail.post(func() { e.takeOver(left) })
 	}
 	if cfg.Elected != nil {
 		cfg.Elected(ctx)
 	}
 }
 
-// occupied is how many jobs occupy slots, by database and channel.
+// takeOver takes in what the former leader left.
+func (e *engine) takeOver(left []Slots) {
+	closed := e.handover.closed
+	for _, s := range left {
+		key := channels.Key{DB: s.Database, UUID: s.UUID}
+		if _, known := closed[key]; s.UUID == "" || known {
+			continue
+		}
+		if closed == nil {
+			closed = make(map[channels.Key]closedAttempt)
+		}
+		closed[key] = closedAttempt{enqueued: s.Enqueued, inherited: true}
+	}
+	e.handover = handover{left: left, closed: closed}
+}
+
+// announce notes that the connection of an attempt is to be closed. It reports whether the next leader
+// would know: until then, it must not be, for that leader would take the job for dead.
+func (e *engine) announce(attempt *driver.Task) bool {
+	h := &e.handover
+	if h.closed[attempt.Key].enqueued != attempt.Enqueued {
+		if h.closed == nil {
+			h.closed = make(map[channels.Key]closedAttempt)
+		}
+		h.closed[attempt.Key] = closedAttempt{enqueued: attempt.Enqueued}
+		h.at = time.Time{}
+	}
+	return e.config().Handover == nil ||
+		slices.Contains(h.stored, Slots{Database: attempt.DB, UUID: attempt.UUID, Enqueued: attempt.Enqueued})
+}
+
+// forgetClosed forgets inherited attempts of a database of which all jobs have been read, and that have
+// ended.
+func (e *engine) forgetClosed(db *database) {
+	for key := range e.handover.closed {
+		if key.DB == db.Name && e.tasks[key] == nil {
+			delete(e.handover.closed, key)
+		}
+	}
+}
+
+// occupied is how many jobs occupy slots, by database and channel, and which attempts have no
+// connection any more.
 func (e *engine) occupied() []Slots {
 	var slots []Slots
 	for _, c := range e.tree.Counts() {
@@ -70,6 +128,16 @@ func (e *engine) occupied() []Slots {
 			slots = append(slots, Slots{Database: c.DB, Channel: c.Channel, Jobs: n})
 		}
 	}
+	if len(e.handover.closed) == 0 {
+		return slots
+	}
+	counts := len(slots)
+	for key, c := range e.handover.closed {
+		slots = append(slots, Slots{Database: key.DB, UUID: key.UUID, Enqueued: c.enqueued})
+	}
+	slices.SortFunc(slots[counts:], func(a, b Slots) int {
+		return cmp.Or(strings.Compare(a.Database, b.Database), strings.Compare(a.UUID, b.UUID))
+	})
 	return slots
 }
 
@@ -117,12 +185,12 @@ func (e *engine) reserve(db *database) {
 	e.unreserve(db)
 	known := make(map[string]int)
 	for _, s := range e.occupied() {
-		if s.Database == db.Name {
+		if s.Database == db.Name && s.UUID == "" {
 			known[s.Channel] = s.Jobs
 		}
 	}
 	for _, s := range e.handover.left {
-		if s.Database != db.Name {
+		if s.Database != db.Name || s.UUID != "" {
 			continue
 		}
 		for i := range max(0, min(s.Jobs, reserveLimit)-known[s.Channel]) {

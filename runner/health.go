@@ -2,8 +2,11 @@ package runner
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
 // Health says in one word whether a runner does its work.
@@ -51,10 +54,10 @@ func (st *Status) Problems(now time.Time) []string {
 	case st.Stopping:
 		problems = append(problems, "it is stopping")
 	case !st.LeaderKnown:
-		problems = append(problems, "no leader is known: "+st.LeaderDetail)
+		problems = append(problems, "no leader is known: "+st.LeaderDetail+leaderAdvice)
 	}
 	if up, idle := st.servers(); up == 0 {
-		problems = append(problems, "no Odoo server is healthy"+with(": ", strings.Join(few(idle), "; ")))
+		problems = append(problems, "no Odoo server is healthy"+with(": ", strings.Join(few(idle), "; "))+st.serverAdvice())
 	}
 	if !st.Leader {
 		return problems
@@ -86,6 +89,7 @@ func (st *Status) Warnings(now time.Time) (list []string) {
 	if !st.Leader || st.TakingOver {
 		return list
 	}
+	list = append(list, st.stuck()...)
 	served, expected, causes := st.Serving(now)
 	switch {
 	case served < expected && (served > 0 || st.upgrades(now) > 0):
@@ -110,6 +114,15 @@ func (st *Status) Warnings(now time.Time) (list []string) {
 		}
 	}
 	return list
+}
+
+// stuck names the jobs that hold their slots beyond their time limits and could not be ended.
+func (st *Status) stuck() (list []string) {
+	for _, s := range st.Stuck {
+		list = append(list, "job "+s.UUID+" of database "+s.DB+" is stuck: "+s.Text)
+	}
+	slices.Sort(list)
+	return few(list)
 }
 
 // pausedDatabases are those that are served and paused.
@@ -156,6 +169,26 @@ func (st *Status) servers() (up int, idle []string) {
 	return up, idle
 }
 
+// leaderAdvice is what to check when no process can lead. The surfaces know its beginning.
+const leaderAdvice = "; check that PostgreSQL runs, and postgres, postgres_password and pg_hba.conf"
+
+// serverAdvice is what to do when no server takes jobs.
+func (st *Status) serverAdvice() string {
+	drained := 0
+	for i := range st.Upstreams {
+		if st.Upstreams[i].Drain != nil {
+			drained++
+		}
+	}
+	switch {
+	case len(st.Upstreams) == 0:
+		return ": none is known; check the upstreams of the reverse_proxy, or name them with upstream"
+	case drained == len(st.Upstreams):
+		return "; undrain one of them"
+	}
+	return "; start Odoo, or correct its address"
+}
+
 // onlyCopies reports whether there is nothing to serve but neutralized copies.
 func (st *Status) onlyCopies() bool {
 	found := false
@@ -198,6 +231,24 @@ func (st *Status) Serving(now time.Time) (served, expected int, causes []string)
 // heldAdvice is what to check when requests end without having run their jobs.
 const heldAdvice = "load queue_job with server_wide_modules, let the Host header pass dbfilter, and look for a login or maintenance page that answers in place of Odoo"
 
+// standbyAdvice is what to do about a runner that serves a database beside this one, with a separator;
+// nothing about another Caddy, which is there on purpose.
+func (d *DatabaseStatus) standbyAdvice() string {
+	if strings.Contains(d.Detail, postgres.ApplicationPrefix) {
+		return ""
+	}
+	return "; if it is Odoo's own, switch it off with channels = root:0 in [queue_job] and restart Odoo"
+}
+
+// heldAdvice is the remedy for a database that is held back, with a separator: none if its jobs could
+// not even be claimed, because the connection was lost.
+func (d *DatabaseStatus) heldAdvice() string {
+	if d.Detail == notClaimed {
+		return ""
+	}
+	return "; " + heldAdvice
+}
+
 // Obstacle says why the jobs of a database are not run, as a predicate, with the
 // remedy; empty if they are. A pause is none: it is somebody's will.
 func (d *DatabaseStatus) Obstacle(now time.Time) string {
@@ -207,13 +258,13 @@ func (d *DatabaseStatus) Obstacle(now time.Time) string {
 		if !d.HeldUntil.IsZero() {
 			text += ", next attempt at " + d.HeldUntil.UTC().Format(time.RFC3339)
 		}
-		return text + "; " + heldAdvice
+		return text + d.heldAdvice()
 	case DatabaseUpgrading:
 		return d.upgrade(now)
 	case DatabaseUnhealthy:
 		return "runs no jobs" + with(": ", d.Detail)
 	case DatabaseStandby:
-		return "is served by another runner" + with(": ", d.Detail)
+		return "is served by another runner" + with(": ", d.Detail) + d.standbyAdvice()
 	case DatabaseUndetected:
 		return "has no queue_job" + with(": ", d.Detail)
 	case DatabaseNeutralized:

@@ -27,13 +27,17 @@ func TestHealth(t *testing.T) {
 	}{
 		"ready":         {leading(heard), Ready, nil, nil},
 		"another leads": {Status{LeaderKnown: true, Upstreams: up, Databases: []DatabaseStatus{silent}}, Ready, nil, nil},
-		"no leader":     {Status{LeaderDetail: "refused", Upstreams: up}, NotReady, []string{"no leader is known: refused"}, nil},
+		"no leader":     {Status{LeaderDetail: "refused", Upstreams: up}, NotReady, []string{"no leader is known: refused" + leaderAdvice}, nil},
 		"stopping":      {Status{Stopping: true, Upstreams: up}, NotReady, []string{"it is stopping"}, nil},
 		"all drained": {
 			Status{LeaderKnown: true, Upstreams: []UpstreamStatus{{Name: "x", Up: true, Drain: &Drain{By: "ana"}}}}, NotReady,
-			[]string{"no Odoo server is healthy: x is being drained by ana"}, nil,
+			[]string{"no Odoo server is healthy: x is being drained by ana; undrain one of them"}, nil,
 		},
-		"no servers": {Status{LeaderKnown: true}, NotReady, []string{"no Odoo server is healthy"}, nil},
+		"no servers": {Status{LeaderKnown: true}, NotReady, []string{"no Odoo server is healthy: none is known; check the upstreams of the reverse_proxy, or name them with upstream"}, nil},
+		"no server is up": {
+			Status{LeaderKnown: true, Upstreams: []UpstreamStatus{{Name: "x", Reason: "refused"}, {Name: "y", Drain: &Drain{}}}}, NotReady,
+			[]string{"no Odoo server is healthy: x takes no jobs: refused; y is being drained; start Odoo, or correct its address"}, nil,
+		},
 		"a server is down": {
 			changed(leading(heard), func(st *Status) {
 				st.Upstreams = []UpstreamStatus{{Name: "x", Reason: "refused"}, {Name: "y", Drain: &Drain{}}, {Name: "z", Up: true}}
@@ -52,7 +56,11 @@ func TestHealth(t *testing.T) {
 			leading(held), NotReady, []string{"database h is held back: not run, next attempt at 1970-01-01T00:00:00Z; " + heldAdvice + " (12 jobs wait)"}, nil,
 		},
 		"of another runner": {
-			leading(DatabaseStatus{Name: "o", State: DatabaseStandby, Detail: "odoo-14"}), NotReady, []string{"database o is served by another runner: odoo-14"}, nil,
+			leading(DatabaseStatus{Name: "o", State: DatabaseStandby, Detail: "odoo-14"}), NotReady, []string{"database o is served by another runner: odoo-14; if it is Odoo's own, switch it off with channels = root:0 in [queue_job] and restart Odoo"}, nil,
+		},
+		"of another Caddy": {
+			leading(DatabaseStatus{Name: "o", State: DatabaseStandby, Detail: "pid 7, application caddy-jobrunner/session"}), NotReady,
+			[]string{"database o is served by another runner: pid 7, application caddy-jobrunner/session"}, nil,
 		},
 		"bad channels": {
 			leading(heard, DatabaseStatus{Name: "odd", State: DatabaseUnhealthy, Detail: "channel x is there twice", Connected: now, Heard: now}), Degraded, nil,
@@ -80,6 +88,12 @@ func TestHealth(t *testing.T) {
 		"being copied": {
 			leading(DatabaseStatus{Name: "y", State: DatabaseYielding}), NotReady,
 			[]string{"no database has jobs: queue_job is installed in none of those that are found, apart from those that are being dropped, renamed or copied: y"}, nil,
+		},
+		"jobs are stuck": {
+			changed(leading(heard), func(st *Status) {
+				st.Stuck = []StuckTask{{Key: channels.Key{DB: "b", UUID: "2"}, Text: "why"}, {Key: channels.Key{DB: "a", UUID: "1"}, Text: "so"}}
+			}), Degraded, nil,
+			[]string{"job 1 of database a is stuck: so", "job 2 of database b is stuck: why"},
 		},
 		"no capacity": {changed(leading(heard), func(st *Status) { st.DatabaseChannels = true }), Degraded, nil, []string{"no job runs: max_capacity is 0"}},
 		"root is paused": {

@@ -19,6 +19,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
 // play is a history that happens.
@@ -109,7 +110,18 @@ func (p *play) newPlayer(i int) *player {
 		n.cfg.Logger = zap.New(&complaints{player: n, level: zapcore.DebugLevel})
 	}
 	n.channels(p.h.Trees)
+	n.limited(p.h.Limited)
 	return n
+}
+
+// limited gives all jobs a time limit, or none.
+func (n *player) limited(yes bool) {
+	n.cfg.Policies = nil
+	if yes {
+		n.cfg.Policies = []policy.Policy{{Channels: []string{"root*"}, Timeout: &policy.Timeout{
+			After: 15 * time.Second, Warn: 10 * time.Second, Cancel: true, Grace: 10 * time.Second, Retry: n.h.Retried,
+		}}}
+	}
 }
 
 // channels makes the configuration one tree, or one for each database.

@@ -49,6 +49,9 @@ func init() {
 			m.fault(func(f *mock.Faults) { f.SnapshotErr, f.SnapshotErrAfter = errFault, m.dice.IntN(4) })
 		}},
 		"inspections fail":     {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.InspectErr, f.RescueErr = errFault, errFault }) }},
+		"signals fail":         {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.StopErr, f.AccountErr = errFault, errFault }) }},
+		"signals are refused":  {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.StopDenied = true }) }},
+		"answer of stop lost":  {2, func(m *moment) { m.fault(func(f *mock.Faults) { f.LoseAfterStop = true }) }},
 		"locking fails":        {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.LockErr = errFault }) }},
 		"channels fail":        {1, (*moment).channelsFail},
 		"maintenance lost":     {4, func(m *moment) { m.unclear(); m.LoseClusters() }},
@@ -123,7 +126,13 @@ func (m *moment) plan() mock.Plan {
 	if m.one(6) {
 		p.RunFor *= 6
 	}
-	switch m.dice.IntN(12) {
+	switch m.dice.IntN(14) {
+	case 12:
+		p.StartAfter, p.DropConnAfter = 0, 5*time.Second+m.pause(20*time.Second)
+		p.RunFor, p.IgnoresCancel = time.Minute+m.pause(time.Minute), m.one(2)
+	case 13:
+		p.RunFor, p.IgnoresCancel = time.Minute+m.pause(2*time.Minute), m.one(2)
+		p.IgnoresTerminate = m.one(2)
 	case 0:
 		p.FailBeforeSend = true
 	case 1:
@@ -294,6 +303,7 @@ func (m *moment) drop() {
 
 func (m *moment) reload() {
 	m.node.channels(m.one(2))
+	m.node.limited(m.one(2))
 	m.mu.Lock()
 	if m.node.cfg.DatabaseChannels != nil {
 		m.h.Trees = true

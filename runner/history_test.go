@@ -37,6 +37,9 @@ type history struct {
 	Root, Sub int
 	// Trees is set where each database has its own channels.
 	Trees bool
+	// Limited is set where jobs have a time limit, and Retried where those that were ended are tried
+	// again.
+	Limited, Retried bool
 	// Broken is a database that is repaired last: the others must not need it. -1 is none.
 	Broken int
 	Steps  []historyStep
@@ -160,6 +163,7 @@ func newHistory(seed uint64) *history {
 		}
 		h.Steps = append(h.Steps, s)
 	}
+	h.Limited, h.Retried = dice.IntN(2) == 0, dice.IntN(2) == 0
 	return h
 }
 
@@ -217,6 +221,7 @@ func (h *history) shrunk(t *testing.T, err error) (*history, error) {
 	}
 	try(func(h *history) { h.Nodes = 1 })
 	try(func(h *history) { h.Trees = false })
+	try(func(h *history) { h.Limited = false })
 	return best, err
 }
 

@@ -32,9 +32,12 @@ type hold struct {
 	lost int
 }
 
-// strike counts a request that ended without its job having been run. When that happens to different
-// jobs one after the other, the reason is not the jobs: the database is held back for a while.
-func (d *databases) strike(db *database, uuid string) {
+// notClaimed is why a database is held back whose connection was lost while jobs were being claimed.
+const notClaimed = "the last jobs could not be claimed"
+
+// strike counts a request that ended without its job having been run, and why. When that happens to
+// different jobs one after the other, the reason is not the jobs: the database is held back for a while.
+func (d *databases) strike(db *database, uuid, why string) {
 	h := &db.hold
 	h.struck = append(slices.DeleteFunc(h.struck, func(s string) bool { return s == uuid }), uuid)
 	if len(h.struck) > strikesLimit {
@@ -43,7 +46,10 @@ func (d *databases) strike(db *database, uuid string) {
 	if len(h.struck) < strikesLimit || !h.until.IsZero() {
 		return
 	}
-	d.hold(db, h.times, "the last requests ended without their jobs having been run")
+	if why != "" {
+		why = " (" + why + ")"
+	}
+	d.hold(db, h.times, "the last requests ended without their jobs having been run"+why)
 	h.times++
 }
 
@@ -56,7 +62,7 @@ func (d *databases) claimsLost(db *database) {
 	if !db.hold.until.IsZero() {
 		return
 	}
-	d.hold(db, db.hold.lost, "the last jobs could not be claimed")
+	d.hold(db, db.hold.lost, notClaimed)
 	db.hold.lost++
 }
 

@@ -22,11 +22,11 @@ func TestHolds(t *testing.T) {
 		db := &database{Database: driver.Database{Name: "prod"}}
 		strikes := func(n int) {
 			for i := range n {
-				d.strike(db, strconv.Itoa(i))
+				d.strike(db, strconv.Itoa(i), "")
 			}
 		}
 		strikes(strikesLimit - 1)
-		d.strike(db, "0")
+		d.strike(db, "0", "")
 		require.True(t, db.hold.until.IsZero(), "these were not different jobs")
 		strikes(100)
 		require.Len(t, db.hold.struck, strikesLimit)

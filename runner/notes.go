@@ -166,6 +166,15 @@ func (n *notes) lost(key channels.Key, t *task) {
 	n.emit(t.event(EventJobLost, key, n.channelOf(key)))
 }
 
+// timeout reports how far an attempt is with its time limit.
+func (n *notes) timeout(key channels.Key, t *task, stage TimeoutStage, now time.Time) {
+	ev := t.event(timeoutStages[stage].kind, key, n.channelOf(key))
+	ev.Detail = t.limit.describe(now)
+	n.log().Warn("time limit "+stage.String(), zap.String("database", key.DB), zap.String("uuid", key.UUID),
+		zap.String("channel", ev.Channel), zap.String("upstream", ev.Upstream), zap.String("detail", ev.Detail))
+	n.emit(ev)
+}
+
 // unclaimed reports that a task is being put back.
 func (n *notes) unclaimed(key channels.Key, t *task, stopping bool) {
 	switch {
@@ -229,6 +238,8 @@ func (t *task) ending(served bool) (kind EventKind, detail string) {
 		return EventJobDone, ""
 	case t.row.State == channels.Failed && t.trail.rescued:
 		return EventJobFailed, deadDetail
+	case t.row.State == channels.Failed && t.limit != nil && t.limit.ended != nil:
+		return EventJobFailed, "it was ended: " + t.limit.ended.String() + " has a time limit of " + t.limit.ended.Timeout.After.String()
 	case t.row.State == channels.Failed:
 		return EventJobFailed, ""
 	case t.row.State == channels.Cancelled:

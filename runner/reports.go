@@ -140,6 +140,14 @@ func (r *sessionReports) Released(rows []driver.Row) {
 	r.post(func() { r.engine.released(r.db, rows) })
 }
 
+func (r *sessionReports) Stopped(stopped []driver.Stopped, terminate bool, err error) {
+	r.post(func() { r.engine.stopped(r.db, stopped, terminate, err) })
+}
+
+func (r *sessionReports) Accounted(causes []driver.Cause, changed []driver.Row, err error) {
+	r.post(func() { r.engine.accounted(r.db, causes, changed, err) })
+}
+
 // clusterReports takes what the maintenance connection reports into the engine's loop.
 type clusterReports struct{ engine *engine }
 

@@ -155,6 +155,7 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 			continue
 		}
 		t.inspectedAs(l, now)
+		t.limit.claimedAt(l, now)
 		if l.Verdict != driver.Dead {
 			e.applyRow(&l.Row, 0, e.tree.Set)
 			continue

@@ -42,30 +42,39 @@ func (e *engine) dropDatabases(which func(*database) bool, list ...driver.Databa
 // stay taken until it ends. If the database may come back as what it is, tasks that may be executing
 // without a request of ours stay, too, and what is known of those that are not.
 func (e *engine) forget(name string, comesBack bool) {
-	stays := func(t *task) bool { return t.phase == phaseOpen || comesBack && t.phase == phaseWatched }
-	var gone []channels.Key
-	for job := range e.tree.Jobs(name) {
-		if t := e.tasks[job.Key]; t == nil || !stays(t) {
-			gone = append(gone, job.Key)
-		}
-	}
-	for key, t := range e.tasks { // the tree does not know those that are parked, and what becomes of them
-		if _, _, ok := e.tree.Lookup(key); key.DB == name && !stays(t) && !ok {
-			gone = append(gone, key)
-		}
-	}
-	for _, key := range gone {
-		e.tree.Remove(key)
-		t := e.tasks[key]
-		if t != nil && t.phase == phaseParked && comesBack {
-			continue
-		}
-		if t != nil {
+	var kept []string
+	for key, t := range e.tasks {
+		switch {
+		case key.DB != name:
+		case t.phase == phaseOpen || comesBack && t.phase == phaseWatched:
+			kept = append(kept, key.UUID)
+		case t.phase == phaseParked && comesBack:
+		default:
 			t.span.leave()
 			delete(e.tasks, key)
 		}
-		delete(e.delays, key)
 	}
+	e.tree.RemoveAllBut(name, kept)
+	e.forgetDelays(name)
+}
+
+// forgetDelays forgets the pauses of jobs that the tree does not know any more.
+func (e *engine) forgetDelays(db string) {
+	for key := range e.delays {
+		if _, _, known := e.tree.Lookup(key); key.DB == db && !known && e.tasks[key] == nil {
+			delete(e.delays, key)
+		}
+	}
+}
+
+// tasksOf returns the tasks of a database, by uuid.
+func (e *engine) tasksOf(db *database) (uuids []string) {
+	for key := range e.tasks {
+		if key.DB == db.Name {
+			uuids = append(uuids, key.UUID)
+		}
+	}
+	return uuids
 }
 
 // retire is forget for a database that still exists, and in which nothing may run now. What executes
@@ -229,24 +238,25 @@ func (e *engine) snapshotRows(db *database, rows []driver.Row) {
 	defer func() { e.inheriting = nil }()
 	for i := range rows {
 		if e.applyRow(&rows[i], 0, set) && db.stage.known() {
-			db.repairs = append(db.repairs, rows[i].UUID)
+			db.repair(rows[i].UUID)
 		}
 	}
 }
 
 func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 	// Tasks among these have ended meanwhile, or were deleted: their rows tell which.
-	var ended []channels.Key
-	for _, key := range e.tree.Stale(db.Name) {
-		if e.tasks[key] != nil {
-			ended = append(ended, key)
-		} else if e.applyGone(key) {
-			db.repairs = append(db.repairs, key.UUID)
-		}
+	ended, gone := e.tree.RemoveStale(db.Name, e.tasksOf(db), repairsLimit)
+	for _, key := range gone {
+		db.repair(key.UUID)
+	}
+	if len(gone) > 0 {
+		e.forgetDelays(db.Name)
 	}
 	db.open = nil
 	e.tree.EndSnapshot(db.Name)
 	e.notes.emit(Event{Kind: EventResynced, Database: db.Name, Count: len(db.repairs)})
+	db.accountAgain()
+	e.forgetClosed(db)
 	if db.stage.known() {
 		e.askEnded(db, ended)
 		e.notes.repaired(db, named)

@@ -87,6 +87,16 @@ type Status struct {
 	// Claiming, Open and Watched count the tasks being claimed, those whose
 	// request is open, and those that run without a request of ours.
 	Claiming, Open, Watched int
+	// Overdue counts the attempts beyond their time limits. Stuck are those of them that a policy
+	// wants to end and that could not be ended, in no particular order.
+	Overdue int
+	Stuck   []StuckTask
+}
+
+// StuckTask is an attempt that could not be ended, and why.
+type StuckTask struct {
+	channels.Key
+	Text string
 }
 
 // DatabaseStatus is what is known of one database.
@@ -161,6 +171,19 @@ type TaskStatus struct {
 	Upstream string
 	// Since is when it was sent, or, for one found running, when it was claimed.
 	Since time.Time
+	// Timeout is how far it is with its time limit; nil if it has none.
+	Timeout *TaskTimeout
+}
+
+// TaskTimeout is how far an attempt is with its time limit.
+type TaskTimeout struct {
+	// Policy is the one that limits it, and After the limit. They are zero if it was lifted after
+	// something had been done.
+	Policy string
+	After  time.Duration
+	Stage  TimeoutStage
+	// Text says it in one sentence; empty before any stage.
+	Text string
 }
 
 // Status describes what the runner is doing.
@@ -171,7 +194,7 @@ func (r *Runner) Status(ctx context.Context) (st Status, err error) {
 
 // Tasks lists the jobs that occupy slots, in no particular order.
 func (r *Runner) Tasks(ctx context.Context) (tasks []TaskStatus, err error) {
-	err = r.ask(ctx, func(e *engine) { tasks = e.taskList() })
+	err = r.ask(ctx, func(e *engine) { tasks = e.taskList(time.Now()) })
 	return tasks, err
 }
 
@@ -194,7 +217,7 @@ func (e *engine) status(now time.Time) Status {
 		})
 	}
 	st.Databases = e.databases.status(st.Counts)
-	for _, t := range e.tasks {
+	for key, t := range e.tasks {
 		switch t.phase {
 		case phaseClaiming:
 			st.Claiming++
@@ -204,15 +227,29 @@ func (e *engine) status(now time.Time) Status {
 			st.Watched++
 		case phaseParked: // without a slot
 		}
+		if t.limit != nil {
+			st.limited(key, t.limit, now)
+		}
 	}
 	return st
+}
+
+// limited counts an attempt that may be beyond its time limit.
+func (st *Status) limited(key channels.Key, l *limit, now time.Time) {
+	stage := l.is()
+	if stage >= TimeoutReached {
+		st.Overdue++
+	}
+	if stage == TimeoutStuck {
+		st.Stuck = append(st.Stuck, StuckTask{Key: key, Text: l.describe(now)})
+	}
 }
 
 var phaseNames = [...]string{
 	phaseClaiming: "claiming", phaseOpen: "open", phaseUnclaiming: "unclaiming", phaseAsked: "asked", phaseWatched: "watched", phaseParked: "parked",
 }
 
-func (e *engine) taskList() []TaskStatus {
+func (e *engine) taskList(now time.Time) []TaskStatus {
 	list := make([]TaskStatus, 0, len(e.tasks))
 	for key, t := range e.tasks {
 		if t.phase == phaseParked {
@@ -221,7 +258,7 @@ func (e *engine) taskList() []TaskStatus {
 		list = append(list, TaskStatus{
 			Key: key, Phase: phaseNames[t.phase], Channel: e.notes.channelOf(key),
 			Model: t.attempt.Model, Method: t.attempt.Method, Retry: t.attempt.Retry, ID: t.attempt.ID,
-			Upstream: t.trail.upstream, Since: t.began(),
+			Upstream: t.trail.upstream, Since: t.began(), Timeout: t.limit.status(now),
 		})
 	}
 	return list

@@ -72,6 +72,8 @@ type task struct {
 	stuck bool
 	// warned is set when it was reported that the job keeps its slot.
 	warned bool
+	// limit is how far the attempt is with its time limit; nil if that was not looked up.
+	limit *limit
 	// trail is what its events will say.
 	trail trail
 	// span is what is traced of it, nil without tracing.
@@ -284,6 +286,8 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 	db := e.databases.get(key.DB)
 	e.notes.ended(key, t, db != nil)
 	e.bereave(key, t)
+	e.account(db, t)
+	delete(e.handover.closed, key)
 	if t.gone {
 		delete(e.delays, key)
 		removed := e.tree.Remove(key)
@@ -394,14 +398,14 @@ func (e *engine) unclaimed(db *database, tasks []driver.Task, changed []driver.R
 // after a pause when it was answered for without having been run, or it would be asked
 // for again and again.
 func (e *engine) putBack(db *database, row *driver.Row, t *task) {
-	delivered := t.result != nil && t.result.Outcome != driver.NotSent
+	delivered, why := t.result != nil && t.result.Outcome != driver.NotSent, t.trail.why
 	t.row, t.gone, t.result = row, false, nil
 	if delivered {
 		e.delays.add(row.Key, retryFirst, retryLimit)
 	}
 	e.settle(row.Key, t)
 	if delivered {
-		e.databases.strike(db, row.UUID)
+		e.databases.strike(db, row.UUID, why)
 	}
 }
 

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -448,7 +449,7 @@ func TestSnapshotOfAServedDatabase(t *testing.T) {
 	rows[1].Enqueued = 6
 	require.EqualValues(t, 5, e.tasks[opened].row.Enqueued)
 	require.Equal(t, phaseClaiming, e.tasks[claiming].phase)
-	require.Empty(t, e.tree.Stale("prod"))
+	require.Empty(t, slices.Collect(e.tree.Stale("prod")))
 }
 
 // What a step does to a database, and whether its jobs were known and are not any more.

@@ -64,6 +64,13 @@ const (
 	WhyDone             = "done"
 	WhyCancelled        = "cancelled"
 	WhyUnread           = "not_read_yet"
+
+	// Of a job that runs: how far it is with its time limit.
+	WhyTimeoutWarned     = "timeout_warned"
+	WhyTimeoutReached    = "timeout_reached"
+	WhyTimeoutCancelled  = "timeout_cancelled"
+	WhyTimeoutTerminated = "timeout_terminated"
+	WhyTimeoutStuck      = "timeout_stuck"
 )
 
 // Explain says what the scheduler alone knows of a job; see [Runner.Why].
@@ -159,7 +166,7 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 	t := e.tasks[w.Key]
 	switch {
 	case t != nil && t.phase != phaseParked:
-		w.task(e, t)
+		w.task(e, t, now)
 	case known && x.Reason == channels.ReasonFailed:
 		w.say(x.Reason.String(), "the job failed and runs again only if it is requeued")
 	case e.ending():
@@ -175,7 +182,9 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 			db.upgradeSince.UTC().Format(time.RFC3339), db.reason)
 	case !db.stage.known() || !db.hold.until.IsZero() || db.misconfigured != "":
 		w.say("database_"+db.state.String(), "database %s is %s%s", db.Name, db.state, with(": ", db.reason))
-		w.Until = db.hold.until
+		if w.Until = db.hold.until; db.state == DatabaseHeld {
+			w.Text += ", next attempt at " + w.Until.UTC().Format(time.RFC3339) + (&DatabaseStatus{Detail: db.reason}).heldAdvice()
+		}
 	case e.pausedAll != nil:
 		w.paused(WhyPaused, "everything", e.pausedAll)
 	case db.pause != nil:
@@ -192,7 +201,7 @@ func (w *Why) paused(code, what string, p *Pause) {
 }
 
 // task explains a job that occupies a slot.
-func (w *Why) task(e *engine, t *task) {
+func (w *Why) task(e *engine, t *task, now time.Time) {
 	w.Upstream, w.Since = t.trail.upstream, t.began()
 	switch t.phase {
 	case phaseClaiming:
@@ -205,6 +214,9 @@ func (w *Why) task(e *engine, t *task) {
 	case phaseWatched:
 		_, state, _ := e.tree.Lookup(w.Key)
 		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: should it be dead, it is put back", state)
+	}
+	if stage := t.limit.is(); stage != TimeoutNone {
+		w.say("timeout_"+stage.String(), "%s; %s", w.Text, t.limit.describe(now))
 	}
 }
 

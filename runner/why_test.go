@@ -19,6 +19,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
 // whyCodes returns every code that an answer can have.
@@ -299,7 +300,7 @@ var whyCases = map[string]whyCase{
 		b.control(r, runner.Pause{Channel: "other"})
 		return r, k
 	}},
-	"database_held": {"the last requests ended without their jobs having been run", func(b *bench) (*runner.Runner, channels.Key) {
+	"database_held": {"the last requests ended without their jobs having been run (Odoo answered without running it), next attempt at 2000-01-01T00:00:0", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:30")
 		b.SetPlan(mock.Plan{StayEnqueued: true})
 		keys := b.jobs("prod", "", "a", 30)
@@ -320,6 +321,39 @@ var whyCases = map[string]whyCase{
 
 // TestWhyInEveryCase: each reason is given where it is the true one. TestWhy,
 // TestDrains, TestNeutralizedDatabase and TestWhyMaxCapacity have the rest.
+// overdue runs a job for a while that has a time limit of a minute, and ignores cancels.
+func overdue(after time.Duration, cancel bool) func(*bench) (*runner.Runner, channels.Key) {
+	return func(b *bench) (*runner.Runner, channels.Key) {
+		var j journal
+		b.AddDatabase("prod")
+		b.PlanFor(key("prod", "a"), never(func(p *mock.Plan) { p.IgnoresCancel, p.IgnoresTerminate = true, true }))
+		r := b.start(b.limited(&j, func(t *policy.Timeout) {
+			if !cancel {
+				t.Cancel, t.Grace = false, 0
+			}
+		}))
+		k := b.one("prod", "a")
+		b.settle(after)
+		return r, k
+	}
+}
+
+func init() {
+	for code, c := range map[string]struct {
+		after  time.Duration
+		cancel bool
+		says   string
+	}{
+		runner.WhyTimeoutWarned:     {50 * time.Second, true, "it has run for 51s, the time limit of policy root* is 1m0s"},
+		runner.WhyTimeoutReached:    {70 * time.Second, false, "it has run for 1m11s"},
+		runner.WhyTimeoutCancelled:  {70 * time.Second, true, "what it does in the database was cancelled"},
+		runner.WhyTimeoutTerminated: {90 * time.Second, true, "its connection to the database was closed"},
+		runner.WhyTimeoutStuck:      {110 * time.Second, true, "the server has not let it go"},
+	} {
+		whyCases[code] = whyCase{c.says, overdue(c.after, c.cancel)}
+	}
+}
+
 func TestWhyInEveryCase(t *testing.T) {
 	missing := whyCodes(t)
 	for _, code := range []string{

@@ -72,6 +72,8 @@ func run(ctx context.Context, binary string, jobs int, keep bool) (held bool, er
 	held = r.report(os.Stdout)
 	if keep {
 		s.stay(ctx)
+	} else {
+		say("All of it has been stopped and removed. make demo KEEP=1 leaves it running, for you to look around.")
 	}
 	return held, nil
 }

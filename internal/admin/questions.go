@@ -76,7 +76,7 @@ func getReady(w http.ResponseWriter, r *http.Request) error {
 		worst = max(worst, health)
 		fails = fails || k.Fails(health)
 		for _, p := range slices.Concat(st.Problems(now), st.Warnings(now)) {
-			problems = append(problems, "runner "+name+": "+p)
+			problems = append(problems, "runner "+name+": "+api.Plain(p))
 		}
 	})
 	var failed caddy.APIError

@@ -31,7 +31,10 @@ var alertKinds = map[runner.EventKind]bool{
 	runner.EventLeaderChanged: true, runner.EventDatabaseReady: true, runner.EventDatabaseUnhealthy: true,
 	runner.EventDatabaseLost: true, runner.EventDatabaseHeld: true, runner.EventDatabaseUpgrading: true, runner.EventUpstreamUp: true,
 	runner.EventUpstreamUnhealthy: true, runner.EventUpstreamDrained: true, runner.EventUpstreamUndrained: true,
-	runner.EventChannelBlocked: true, runner.EventResyncRepaired: true, runner.EventDependentsReleased: true, runner.EventPaused: true, runner.EventResumed: true,
+	runner.EventTimeoutWarned: true, runner.EventTimeoutReached: true, runner.EventTimeoutCancelled: true,
+	runner.EventTimeoutTerminated: true, runner.EventTimeoutStuck: true,
+	runner.EventChannelBlocked: true, runner.EventResyncRepaired: true, runner.EventDependentsReleased: true,
+	runner.EventPaused: true, runner.EventResumed: true,
 }
 
 // process hands the events of this process on. It is global because a reload must not make it forget

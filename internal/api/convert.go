@@ -83,7 +83,7 @@ func NewStatus(name string, st *runner.Status, now time.Time) Status {
 	v := Status{
 		Runner: name, Leader: st.Leader, LeaderKnown: st.LeaderKnown, LeaderDetail: st.LeaderDetail,
 		TakingOver: st.TakingOver, Stopping: st.Stopping, Problems: st.Problems(now), Warnings: st.Warnings(now), State: st.Health(now).String(),
-		Tasks:     TaskCounts{Claiming: st.Claiming, Open: st.Open, Watched: st.Watched},
+		Tasks:     TaskCounts{Claiming: st.Claiming, Open: st.Open, Watched: st.Watched, Overdue: st.Overdue, Stuck: len(st.Stuck)},
 		Databases: make(map[string]int), Upstreams: NewUpstreams("", st),
 		Pauses: NewPauses(st.Controls.Pauses), Drains: NewDrains(st.Controls.Drains),
 	}
@@ -238,9 +238,18 @@ func NewTasks(name string, tasks []runner.TaskStatus, now time.Time) []Task {
 		views = append(views, Task{
 			Runner: name, Database: t.DB, UUID: t.UUID, Phase: t.Phase, Channel: t.Channel, Model: t.Model,
 			Method: t.Method, Retry: t.Retry, ID: t.ID, Upstream: t.Upstream, Age: age(now, t.Since),
+			Timeout: newTimeout(t.Timeout),
 		})
 	}
 	return views
+}
+
+// newTimeout describes a time limit; nil for none.
+func newTimeout(t *runner.TaskTimeout) *Timeout {
+	if t == nil {
+		return nil
+	}
+	return &Timeout{Policy: t.Policy, After: t.After.Seconds(), Stage: t.Stage.String(), Text: t.Text}
 }
 
 // NewEvent describes an event.

@@ -76,6 +76,10 @@ type TaskCounts struct {
 	Claiming int `json:"claiming"`
 	Open     int `json:"open"`
 	Watched  int `json:"watched"`
+	// Overdue is how many of them are beyond their time limits, and Stuck how many of those could
+	// not be ended.
+	Overdue int `json:"overdue,omitempty"`
+	Stuck   int `json:"stuck,omitempty"`
 }
 
 // JobCounts counts unfinished and failed jobs, by state.
@@ -171,6 +175,20 @@ type Task struct {
 	ID       string   `json:"request_id,omitempty"`
 	Upstream string   `json:"upstream,omitempty"`
 	Age      *float64 `json:"age_seconds,omitempty"`
+	// Timeout is how far it is with its time limit; left out without one.
+	Timeout *Timeout `json:"timeout,omitempty"`
+}
+
+// Timeout is how far an attempt is with the time limit of a policy.
+type Timeout struct {
+	// Policy is the one, and After its limit. They are left out if the limit was lifted after
+	// something had been done.
+	Policy string  `json:"policy,omitempty"`
+	After  float64 `json:"after_seconds,omitempty"`
+	// Stage is one of warned, reached, cancelled, terminated and stuck, and Text says the same for
+	// people; both are left out before any of them.
+	Stage string `json:"stage,omitempty"`
+	Text  string `json:"text,omitempty"`
 }
 
 // Job is the row of a job, without its arguments and its result.

@@ -9,14 +9,26 @@ import (
 // What the driver of PostgreSQL says when it cannot connect: whom and which database it wanted, and
 // then for each address, and for each of these with and without TLS, what became of it.
 var (
-	connectFailed = regexp.MustCompile("(?s)(?:connect to [^\\s:]+: )?(?:connection lost: )?failed to connect to `(?:user=(\\S*) database=([^`]*))`:(.*)$")
+	connectFailed = regexp.MustCompile("(?s)(?:connect to the maintenance database \\S+: |connect: )?(?:connect to [^\\s:]+: )?(?:connection lost: )?failed to connect to `(?:user=(\\S*) database=([^`]*))`:(.*)$")
 	attempt       = regexp.MustCompile(`(?:\s|^)(\S+) \(([^)]*)\): `)
 	dialed        = regexp.MustCompile(`^dial error: dial (?:tcp|unix) \S+: (?:connect: )?`)
-	told          = regexp.MustCompile(`^server error: (?:FATAL|ERROR): (.*?)(?: \(SQLSTATE \w+\))?$`)
+	told          = regexp.MustCompile(`^(?:server error|failed SASL auth): (?:FATAL|ERROR): (.*?)(?: \(SQLSTATE \w+\))?$`)
+	// follows is what stands behind the attempts: how many jobs wait, and what to check.
+	follows = regexp.MustCompile(`(?: \(\d+ jobs wait\)|; check that PostgreSQL .*)$`)
 )
 
-// Plain says in one sentence why PostgreSQL cannot be reached, where a text does so
-// with all attempts and their causes; another text stays as it is.
+// withoutTLS is the attempt with TLS at a server that has none: it says nothing where the attempt without
+// it failed as well.
+const withoutTLS = "tls error: server refused TLS connection"
+
+// What the check of an Odoo server says when it fails, the address and the words of Go.
+var (
+	checkFailed = regexp.MustCompile(`\bcheck https?://\S+: `)
+	dialFailed  = regexp.MustCompile(`\bdial (?:tcp|unix) \S+: (?:connect: )?|\bdial tcp: `)
+)
+
+// Plain says in one sentence why PostgreSQL or an Odoo server cannot be reached, where a text does so
+// with all attempts and their causes, or in words of Go; another text stays as it is.
 func Plain(text string) string { return plain(text, true) }
 
 // Discreet is Plain without addresses and roles of PostgreSQL, for those who only
@@ -26,12 +38,12 @@ func Discreet(text string) string { return plain(text, false) }
 func plain(text string, where bool) string {
 	at := connectFailed.FindStringSubmatchIndex(text)
 	if at == nil {
-		return text
+		return serverPlain(text)
 	}
 	before, rest := text[:at[0]], text[at[6]:at[7]]
 	tail := ""
-	if cut := strings.Index(rest, " (jobs wait"); cut >= 0 {
-		rest, tail = rest[:cut], rest[cut:]
+	if cut := follows.FindStringIndex(rest); cut != nil {
+		rest, tail = rest[:cut[0]], rest[cut[0]:]
 	}
 	var addresses, causes []string
 	add := func(list *[]string, s string) {
@@ -48,6 +60,9 @@ func plain(text string, where bool) string {
 		add(&addresses, rest[m[2]:m[3]])
 		add(&causes, reason(strings.TrimSpace(rest[m[1]:end])))
 	}
+	if i := slices.Index(causes, withoutTLS); i >= 0 && len(causes) > 1 {
+		causes = slices.Delete(causes, i, i+1)
+	}
 	if len(found) == 0 {
 		add(&causes, reason(strings.TrimSpace(rest)))
 	}
@@ -61,6 +76,12 @@ func plain(text string, where bool) string {
 		}
 	}
 	return before + subject + " unreachable: " + strings.Join(causes, ", ") + tail
+}
+
+// serverPlain is Plain for what is said of Odoo servers.
+func serverPlain(text string) string {
+	text = dialFailed.ReplaceAllString(checkFailed.ReplaceAllString(text, ""), "")
+	return strings.ReplaceAll(text, "context deadline exceeded", "no answer in time")
 }
 
 // quoted are names in what PostgreSQL says: of roles, databases and hosts.

@@ -246,6 +246,24 @@ func TestSeveralRunners(t *testing.T) {
 	}
 }
 
+// TestTasksWithLimits: how far jobs are with their time limits is shown where there are limits.
+func TestTasksWithLimits(t *testing.T) {
+	answer := func(timeouts ...string) string {
+		var list []string
+		for _, timeout := range timeouts {
+			list = append(list, `{"uuid": "3f2a9b54", "database": "d"`+timeout+`}`)
+		}
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = fmt.Fprintf(w, `{"tasks": [%s]}`, strings.Join(list, ", "))
+		}))
+		defer s.Close()
+		return transcript(t, s.Listener.Addr().String(), 0, []string{"tasks"})
+	}
+	require.NotContains(t, answer("", ""), "LIMIT")
+	out := answer("", `, "timeout": {"after_seconds": 900}`, `, "timeout": {"after_seconds": 900, "stage": "stuck", "text": "why"}`)
+	require.Regexp(t, `(?s)^UUID +AGE +LIMIT +PHASE .*\n3f2a9b54 +- +d\n3f2a9b54 +- +15m +d\n3f2a9b54 +- +stuck +d\n`, out)
+}
+
 // TestManyPauses: a thousand pauses do not hide what the runner does.
 func TestManyPauses(t *testing.T) {
 	var out bytes.Buffer
@@ -258,7 +276,7 @@ func TestManyPauses(t *testing.T) {
 	require.NoError(t, c.out.flush())
 	require.Equal(t, ordersShown+1, strings.Count(out.String(), "\n"))
 	require.NotContains(t, out.String(), "everything")
-	require.Contains(t, out.String(), "default: channel root.c19 is paused\ndefault: 980 more like these, --json lists all\n")
+	require.Contains(t, out.String(), "default: channel root.c19 is paused; to end that: caddy jobrunner resume --channel root.c19\ndefault: 980 more like these, --json lists all\n")
 }
 
 // TestAdminOff: a configuration without an admin API is no reason to ask whoever answers at the default

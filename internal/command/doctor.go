@@ -37,12 +37,21 @@ cannot be loaded; 3 something is wrong.`,
 			}
 			subjects, cleanup, err := load(raw, fl.String("runner"))
 			if err != nil {
-				return 1, hint(err, "%s was examined", file)
+				return 1, unexamined(err, file)
 			}
 			defer cleanup()
 			return report(newPrinter(cmd.OutOrStdout()), doctor.Settings(subjects), doctor.Examine(cmd.Context(), subjects), fl.Bool("json"))
 		}),
 	}
+}
+
+// unexamined adds to the reason why a configuration could not be loaded which one it was, and that
+// Caddy's user may read what this one may not.
+func unexamined(err error, file string) error {
+	if strings.Contains(err.Error(), "permission denied") {
+		return hint(err, "%s was examined: try it as the user that Caddy runs as, with sudo -u caddy", file)
+	}
+	return hint(err, "%s was examined", file)
 }
 
 // readConfig reads a configuration as Caddy does, which looks for a Caddyfile in the current folder

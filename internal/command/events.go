@@ -64,6 +64,9 @@ func eventLine(ev *api.Event) string {
 		add("ran=", seconds(&ev.Run))
 	}
 	add("count=", strconv.Itoa(ev.Count))
-	add("", ev.Detail)
+	if ev.Runner != "default" {
+		add("runner=", ev.Runner)
+	}
+	add("", strings.Join(strings.Fields(api.Plain(ev.Detail)), " "))
 	return strings.Join(words, " ")
 }

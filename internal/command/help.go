@@ -55,7 +55,11 @@ this process any more.`, []string{"upstreams", "upstreams --watch"}},
 
 Phases: claiming (on its way to Odoo), open (it runs, and its request is open), asked,
 watched (it runs without an open request of this process, for example after a
-restart), unclaiming (it is put back).`, []string{"tasks", "tasks --watch", "tasks --limit 20"}},
+restart), unclaiming (it is put back).
+
+LIMIT is there if policies limit the time of some: the limit or, if that has come near
+or has passed, warned, reached, cancelled (its statement was), terminated (its
+connection was closed), or stuck (it could not be ended).`, []string{"tasks", "tasks --watch", "tasks --limit 20"}},
 	"jobs": {`Lists jobs, the newest first, of the databases that are served.
 
 ` + stateWords, []string{"jobs", "jobs --state failed --database shop", "jobs --state pending --channel root.mail --older-than 2h", "jobs --uuid 3f2a9b54"}},

@@ -150,6 +150,9 @@ func (c *call) why() (int, error) {
 		c.out.line("job %s in database %s:", v.UUID, v.Database)
 	}
 	c.out.line("%s", c.aged(api.Plain(v.Text)))
+	if what := remedy(&v); what != "" {
+		c.out.line("%s", what)
+	}
 	if v.Job != nil {
 		line := fmt.Sprintf("state %s, channel %s, priority %d, attempt %d of %d", v.Job.State, v.Job.Channel, v.Job.Priority,
 			v.Job.Retry, v.Job.MaxRetries)

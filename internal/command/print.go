@@ -195,11 +195,11 @@ func (t *table) paint(cell string, header bool) string {
 	switch {
 	case header:
 		code = "1"
-	case cell == "failed" || cell == "unhealthy" || cell == "unreachable" || cell == "none" || cell == "not ready":
+	case cell == "failed" || cell == "stuck" || cell == "terminated" || cell == "unhealthy" || cell == "unreachable" || cell == "none" || cell == "not ready":
 		code = "31"
 	case cell == "ready" || cell == "done" || cell == "this node":
 		code = "32"
-	case cell == "held" || cell == "standby" || cell == "watched" || cell == "degraded":
+	case cell == "held" || cell == "standby" || cell == "watched" || cell == "warned" || cell == "reached" || cell == "cancelled" || cell == "degraded":
 		code = "33"
 	default:
 		return cell

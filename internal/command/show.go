@@ -141,8 +141,13 @@ func (c *call) statusTable(runners []api.Status) {
 	}
 	for i := range runners {
 		v := &runners[i]
+		ends := make(map[string]string, len(v.Pauses))
+		for j := range v.Pauses {
+			order := v.Pauses[j].Order()
+			ends[pauseSubject(&v.Pauses[j])+" is "+order.String()] = "; to end that: " + resume(v.Runner, &v.Pauses[j])
+		}
 		for _, p := range slices.Concat(v.Problems, v.Warnings) {
-			c.out.line("%s: %s", v.Runner, c.aged(api.Plain(p)))
+			c.out.line("%s: %s", v.Runner, c.aged(api.Plain(p))+ends[p])
 		}
 		c.orders(v)
 		if v.State == api.NotReady {
@@ -163,13 +168,13 @@ func (c *call) orders(v *api.Status) {
 	for _, p := range v.Pauses {
 		order := p.Order()
 		if text := pauseSubject(&p) + " is " + order.String(); !slices.Contains(v.Warnings, text) {
-			lines = append(lines, text)
+			lines = append(lines, text+"; to end that: "+resume(v.Runner, &p))
 		}
 	}
 	c.some(v.Runner, lines)
 	lines = nil
 	for _, d := range v.Drains {
-		lines = append(lines, fmt.Sprintf("Odoo server %s is drained by %s since %s", d.Upstream, d.By, written(d.Since)))
+		lines = append(lines, fmt.Sprintf("Odoo server %s is drained by %s since %s; to end that: %s", d.Upstream, d.By, written(d.Since), undrain(v.Runner, d.Upstream)))
 	}
 	c.some(v.Runner, lines)
 }
@@ -360,7 +365,7 @@ func (c *call) upstreams() (int, error) {
 		"SERVER", "UP", "JOBS", "DRAINED", "SAFE TO STOP", "REASON")...)
 	for i := range list {
 		v := &list[i]
-		t.row(c.runnerCells(t.runners, v.Runner, v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight), yes(v.Drain != nil), yes(v.SafeToStop), v.Reason)...)
+		t.row(c.runnerCells(t.runners, v.Runner, v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight), yes(v.Drain != nil), yes(v.SafeToStop), api.Plain(v.Reason))...)
 	}
 	c.list(t, "no Odoo server is known")
 	return 0, nil
@@ -376,15 +381,34 @@ func (c *call) tasks() (int, error) {
 		return 0, err
 	}
 	list := doc.Tasks
-	t := c.out.table(c.runnerCells(several(list, func(v *api.Task) string { return v.Runner }), "RUNNER",
-		"UUID", "AGE", "PHASE", "DATABASE", "CHANNEL", "METHOD", "SERVER")...)
+	header := []string{"UUID", "AGE", "PHASE", "DATABASE", "CHANNEL", "METHOD", "SERVER"}
+	limited := slices.ContainsFunc(list, func(v api.Task) bool { return v.Timeout != nil })
+	if limited {
+		header = slices.Insert(header, 2, "LIMIT")
+	}
+	t := c.out.table(c.runnerCells(several(list, func(v *api.Task) string { return v.Runner }), "RUNNER", header...)...)
 	for i := range list {
 		v := &list[i]
-		t.row(c.runnerCells(t.runners, v.Runner, v.UUID, seconds(v.Age), v.Phase, v.Database, v.Channel, methodName(v.Model, v.Method), v.Upstream)...)
+		cells := []string{v.UUID, seconds(v.Age), v.Phase, v.Database, v.Channel, methodName(v.Model, v.Method), v.Upstream}
+		if limited {
+			cells = slices.Insert(cells, 2, limitStage(v.Timeout))
+		}
+		t.row(c.runnerCells(t.runners, v.Runner, cells...)...)
 	}
 	c.list(t, "no job runs")
 	c.rest(doc.Rest)
 	return 0, nil
+}
+
+// limitStage is how far a job is with its time limit: the limit itself as long as nothing is wrong.
+func limitStage(t *api.Timeout) string {
+	switch {
+	case t == nil:
+		return ""
+	case t.Stage != "":
+		return t.Stage
+	}
+	return seconds(&t.After)
 }
 
 func methodName(model, method string) string { return strings.Trim(model+"."+method, ".") }

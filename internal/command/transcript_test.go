@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
@@ -221,17 +223,22 @@ func checkTranscript(t *testing.T, name, address string, widths []int, commands 
 			}
 			fmt.Fprintf(&all, "$ caddy jobrunner %s\n%s\n", strings.Join(args, " "), transcript(t, address, width, args))
 		}
-		file := filepath.Join("testdata", fmt.Sprintf("%s-%d.txt", strings.ReplaceAll(name, " ", "-"), width))
-		said := strings.ReplaceAll(all.String(), address, "localhost:2019")
-		require.Empty(t, notForPeople.FindAllString(said, -1), said)
-		if os.Getenv("UPDATE") != "" {
-			require.NoError(t, os.MkdirAll("testdata", 0o755))
-			require.NoError(t, os.WriteFile(file, []byte(said), 0o600))
-		}
-		want, err := os.ReadFile(file)
-		require.NoError(t, err)
-		require.Equal(t, string(want), said, file)
+		compare(t, fmt.Sprintf("%s-%d.txt", strings.ReplaceAll(name, " ", "-"), width), strings.ReplaceAll(all.String(), address, "localhost:2019"))
 	}
+}
+
+// compare compares what was said with a file that a person has read, and looks for what is not for people.
+func compare(t *testing.T, name, said string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	require.Empty(t, notForPeople.FindAllString(said, -1), said)
+	if os.Getenv("UPDATE") != "" {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(file, []byte(said), 0o600))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, string(want), said, file)
 }
 
 // status is how Caddy's error says which one a command ends with.
@@ -261,4 +268,20 @@ func transcript(t *testing.T, address string, width int, args []string) string {
 	}
 	fmt.Fprintf(&out, "exit status %s\n", code)
 	return out.String()
+}
+
+// TestReadyIsPlain: what a probe shows of a PostgreSQL that is down is one line, with what to do.
+func TestReadyIsPlain(t *testing.T) {
+	fakerunner.Run(t, "default", scenes(time.Now())["PostgreSQL down"], zap.NewNop())
+	srv := adminServer(t)
+	defer srv.Close()
+	res, err := srv.Client().Get(srv.URL + "/jobrunner/ready") //nolint:noctx // of this test
+	require.NoError(t, err)
+	defer res.Body.Close()
+	var ready api.Readiness
+	require.NoError(t, json.NewDecoder(res.Body).Decode(&ready))
+	require.Equal(t, []string{
+		"runner default: no leader is known: PostgreSQL at 10.0.0.9:5432 unreachable: connection refused; " +
+			"check that PostgreSQL runs, and postgres, postgres_password and pg_hba.conf",
+	}, ready.Problems)
 }

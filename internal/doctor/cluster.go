@@ -51,9 +51,18 @@ func (e *examination) cluster() {
 	for _, db := range list {
 		e.database(db.Name)
 	}
-	if len(e.served) == 0 && !e.neutralized {
+	if len(e.served) == 0 && !e.neutralized && !e.ill {
 		e.add(foundNothing, "none of the databases has jobs that can be run: install queue_job in one of them, or choose others with databases")
 	}
+}
+
+// described says which add-on a database has, as far as that could be read, and how it is.
+func described(x *driver.Examination) string {
+	what := strings.TrimSpace(x.Generation + " " + x.Version)
+	if what == "" {
+		return x.Description
+	}
+	return what + ": " + x.Description
 }
 
 // database checks one database.
@@ -66,6 +75,7 @@ func (e *examination) database(name string) {
 	}
 	switch {
 	case err != nil:
+		e.ill = true
 		add(foundNoExamination, "it cannot be examined, GRANT CONNECT on it or exclude it with databases !%s: %s", name, err)
 		return
 	case x.Health == driver.Undetected:
@@ -73,14 +83,15 @@ func (e *examination) database(name string) {
 		return
 	case x.Health == driver.Neutralized:
 		e.neutralized = true
-		add(foundNeutralized, "%s %s: %s", x.Generation, x.Version, x.Description)
+		add(foundNeutralized, "%s", described(&x))
 		return
 	case x.Health == driver.Unhealthy:
-		add(foundUnhealthy, "%s %s: %s", x.Generation, x.Version, x.Description)
+		e.ill = true
+		add(foundUnhealthy, "%s", described(&x))
 		return
 	}
 	e.served[name] = x
-	add(foundHealthy, "%s %s: %s", x.Generation, x.Version, x.Description)
+	add(foundHealthy, "%s", described(&x))
 	e.databaseChannels(ctx, name)
 	for _, w := range x.Warnings {
 		add(foundRival, "%s", w)

@@ -84,6 +84,8 @@ type examination struct {
 	served map[string]driver.Examination
 	// neutralized is set when there is a copy whose jobs are left alone.
 	neutralized bool
+	// ill is set when a database cannot be served, of which a finding of its own says why.
+	ill bool
 }
 
 func (e *examination) add(k kind, format string, args ...any) *Finding {
@@ -97,6 +99,7 @@ func (e *examination) run() {
 	e.cluster()
 	e.upstreams()
 	e.capacity()
+	e.policies()
 	e.files()
 }
 

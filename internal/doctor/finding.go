@@ -16,7 +16,7 @@ type Finding struct {
 	// Code names the finding for scripts; it is one of [Codes].
 	Code string `json:"code"`
 	// Check is what was checked: postgres, pooler, databases, database, rival,
-	// lock, channels, upstreams, upstream, route, capacity or odoo_config.
+	// lock, channels, upstreams, upstream, route, capacity, policies or odoo_config.
 	Check string `json:"check"`
 	// Runner is the name of the runner. Database and Upstream are empty if the
 	// finding is about no particular one.
@@ -66,6 +66,8 @@ var (
 	foundOneAtATime    = kind{Warning, "capacity", "no_channels"}
 	foundNoCapacity    = kind{Warning, "capacity", "capacity_zero"}
 	foundFiles         = kind{Warning, "capacity", "file_limit"}
+	foundLateTimeout   = kind{Warning, "policies", "timeout_above_limit_time_real"}
+	foundEarlyRescue   = kind{Warning, "policies", "rescue_before_timeout"}
 	foundChannels      = kind{OK, "channels", "channels"}
 	foundBadChannels   = kind{Error, "channels", "channels_unusable"}
 	foundStopped       = kind{Warning, "channels", "channels_stopped"}
@@ -78,7 +80,7 @@ var kinds = []kind{
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
 	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundOneAtATime, foundNoCapacity,
-	foundFiles, foundChannels, foundBadChannels, foundStopped,
+	foundFiles, foundLateTimeout, foundEarlyRescue, foundChannels, foundBadChannels, foundStopped,
 }
 
 // Codes returns the codes of everything that the doctor can find.

@@ -42,7 +42,7 @@ func (e *examination) upstream(up driver.Upstream) {
 		add(foundBusy, "it accepts connections and does not answer within %s: all workers may be busy, add some", serverTimeout)
 		return
 	case err != nil:
-		add(foundDown, "it does not answer, start Odoo or correct the address: %s", err)
+		add(foundDown, "it takes no jobs, start Odoo or correct its address: %s", err)
 		return
 	}
 	add(foundUp, "it answers")
@@ -57,7 +57,7 @@ func (e *examination) upstream(up driver.Upstream) {
 		case res.Outcome == driver.Answered && res.Status < 300:
 			add(foundRoute, "it would run jobs of this database").Database = name
 		case res.Outcome == driver.Answered || res.Outcome == driver.Refused || res.Outcome == driver.Unavailable:
-			add(foundRouteRefused, "it would not run jobs of this database (%s): load %s with server_wide_modules, and let the Host header pass dbfilter (driver odoo { host ... })",
+			add(foundRouteRefused, "it would not run jobs of this database (%s): load %s with server_wide_modules, let the Host header pass dbfilter (driver odoo { host ... }), and look for a login or maintenance page that answers in place of Odoo",
 				said(res), x.Module).Database = name
 		default:
 			add(foundRouteBroken, "it did not answer for a job of this database: %v", res.Err).Database = name

@@ -50,6 +50,8 @@ var (
 	upstreamDrainedDesc  = gauge("upstream_drained", "Whether an operator drains the Odoo server.", "runner", "upstream")
 	maxCapacityDesc      = gauge("max_capacity", "Jobs that may run at once in all databases together, when each has its own channel tree.", "runner")
 	tasksDesc            = gauge("tasks", "Jobs that hold a slot, by phase: claiming, open (their request is), watched (they run without one of ours).", "runner", "phase")
+	overdueDesc          = gauge("jobs_overdue", "Jobs that run beyond the time limits of policies.", "runner")
+	stuckDesc            = gauge("jobs_stuck", "Those of them that a policy wants to end and that could not be ended. They keep their slots.", "runner")
 	pausesDesc           = gauge("pauses", "Pauses that operators have ordered, by what they concern: all, database, channel.", "runner", "scope")
 	exchangesDesc        = gauge("open_exchanges", "Open requests of the process, also those of runners that were removed from the configuration.")
 )
@@ -57,7 +59,7 @@ var (
 var liveDescs = []*prometheus.Desc{
 	upDesc, leaderDesc, leaderKnownDesc, readyDesc, stateDesc, servedDesc, jobsDesc, sharingDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, failedDesc, pausedDesc,
 	blockedDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
-	upstreamDrainedDesc, maxCapacityDesc, tasksDesc, pausesDesc, exchangesDesc,
+	upstreamDrainedDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc, pausesDesc, exchangesDesc,
 }
 
 func gauge(name, help string, labels ...string) *prometheus.Desc {
@@ -137,6 +139,8 @@ func (set setter) runner(name string, st *runner.Status, now time.Time) {
 	for phase, n := range map[string]int{"claiming": st.Claiming, "open": st.Open, "watched": st.Watched} {
 		set.to(tasksDesc, float64(n), name, phase)
 	}
+	set.to(overdueDesc, float64(st.Overdue), name)
+	set.to(stuckDesc, float64(len(st.Stuck)), name)
 	if st.DatabaseChannels {
 		set.to(maxCapacityDesc, float64(st.MaxCapacity), name)
 	}

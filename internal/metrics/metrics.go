@@ -60,6 +60,9 @@ var (
 	lostTotal = counter("lost_requests_total",
 		"Requests that ended while their job may go on. The jobs are watched until their rows tell more.",
 		"runner", "database")
+	timeoutsTotal = counter("timeout_stages_total",
+		"How far attempts came with the time limits of policies: warned, reached (the limit has passed), cancelled, terminated (the connection to the database was closed), stuck (could not be ended). Each attempt counts once for each stage.",
+		"runner", "database", "stage")
 	blockedTotal = counter("channel_blocks_total",
 		"Failed jobs that stopped a sequential channel.",
 		"runner", "channel")
@@ -96,11 +99,11 @@ var (
 // database.
 var (
 	eventCollectors = []prometheus.Collector{
-		attemptsTotal, dispatchesTotal, requeuesTotal, lostTotal, blockedTotal, leaderChangesTotal, notificationsTotal,
+		attemptsTotal, dispatchesTotal, requeuesTotal, lostTotal, timeoutsTotal, blockedTotal, leaderChangesTotal, notificationsTotal,
 		resyncsTotal, resyncRepairsTotal, dependentsReleasedTotal, waitSeconds, runSeconds, dispatchSeconds, claimSize,
 	}
 	databaseCollectors = []*prometheus.CounterVec{
-		attemptsTotal, requeuesTotal, lostTotal, notificationsTotal, resyncsTotal, resyncRepairsTotal,
+		attemptsTotal, requeuesTotal, lostTotal, timeoutsTotal, notificationsTotal, resyncsTotal, resyncRepairsTotal,
 		dependentsReleasedTotal,
 	}
 )
@@ -198,6 +201,9 @@ func observeDatabase(ev *runner.Event) {
 	switch ev.Kind {
 	case runner.EventJobLost:
 		lostTotal.WithLabelValues(ev.Runner, database).Inc()
+	case runner.EventTimeoutWarned, runner.EventTimeoutReached, runner.EventTimeoutCancelled,
+		runner.EventTimeoutTerminated, runner.EventTimeoutStuck:
+		timeoutsTotal.WithLabelValues(ev.Runner, database, strings.TrimPrefix(string(ev.Kind), "timeout_")).Inc()
 	case runner.EventChannelBlocked:
 		_, channel := places.admit(ev.Runner, ev.Database, ev.Channel)
 		blockedTotal.WithLabelValues(ev.Runner, channel).Inc()

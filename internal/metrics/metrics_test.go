@@ -51,7 +51,7 @@ func TestMetricsFollowTheConventions(t *testing.T) {
 	require.Empty(t, problems)
 	families, err := reg.Gather()
 	require.NoError(t, err)
-	allowed := []string{"runner", "database", "channel", "upstream", "outcome", "reason", "state", "phase", "scope"}
+	allowed := []string{"runner", "database", "channel", "upstream", "outcome", "reason", "state", "phase", "scope", "stage"}
 	for _, f := range families {
 		require.True(t, strings.HasPrefix(f.GetName(), "caddy_jobrunner_"), f.GetName())
 		for _, m := range f.GetMetric() {
@@ -183,6 +183,9 @@ func TestEventsAreCounted(t *testing.T) {
 	}
 	for _, outcome := range []string{"done", "failed", "retried", "not_run", "rescued", "gone"} {
 		want["caddy_jobrunner_attempts_total{channel=root.one,database=prod,outcome="+outcome+",runner=count}"] = 1
+	}
+	for _, stage := range []string{"warned", "reached", "cancelled", "terminated", "stuck"} {
+		want["caddy_jobrunner_timeout_stages_total{database=prod,runner=count,stage="+stage+"}"] = 1
 	}
 	plain := make(map[string]float64)
 	for name, v := range got {

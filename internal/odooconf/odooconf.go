@@ -53,6 +53,9 @@ type Config struct {
 	// ServerWide the modules that are loaded for all databases.
 	Workers    int      `json:"workers,omitempty"`
 	ServerWide []string `json:"server_wide_modules,omitempty"`
+	// LimitTimeReal is after how many seconds a worker is killed that serves one request; 0 is never,
+	// nil if it is not set.
+	LimitTimeReal *int `json:"limit_time_real,omitempty"`
 
 	// Taken says where each value comes from, in the order of the fields.
 	Taken []Taken `json:"taken,omitempty"`
@@ -292,6 +295,14 @@ func (r *reader) readServer() error {
 		return err
 	}
 	r.take("workers", workers, false)
+	if limit := r.option("limit_time_real"); limit.value != "" {
+		seconds, err := number(limit)
+		if err != nil {
+			return err
+		}
+		r.take("limit_time_real", limit, false)
+		c.LimitTimeReal = &seconds
+	}
 	c.ServerWide = list(r.take("server_wide_modules", r.option("server_wide_modules"), false))
 	return nil
 }

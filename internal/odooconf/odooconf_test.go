@@ -193,6 +193,7 @@ var wrongValues = []struct{ section, key, value, want string }{
 	{"options", "db_port", "99999", `"99999" is no port`},
 	{"options", "db_sslmode", "maybe", `"maybe" is no sslmode`},
 	{"options", "workers", "many", `"many" is no whole number`},
+	{"options", "limit_time_real", "long", `"long" is no whole number`},
 	{"add-on", "scheme", "ftp", `"ftp" is neither http nor https`},
 	{"add-on", "host", "odoo/", `"odoo/" is no host`},
 	{"add-on", "port", "-1", `"-1" is no port`},

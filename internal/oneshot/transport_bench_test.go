@@ -15,15 +15,14 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // answererVariable makes the test binary the server of the benchmarks, in another
@@ -100,14 +99,6 @@ func startAnswerer(b *testing.B) string {
 	return strings.TrimSpace(address)
 }
 
-// processorTime is what the process has used, in the kernel too.
-func processorTime(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // standard is net/http's transport with the dialer and the limits of [Transport], and with
 // everything switched off that a job's request does not need.
 func standard(e Endpoint) *http.Transport {
@@ -158,7 +149,7 @@ func exchanges(b *testing.B, workers int, up driver.Upstream) {
 		ID:  "4bf92f3577b34da6a3ce929d0e0e4736",
 	}
 	b.ReportAllocs()
-	before := processorTime(b)
+	before := testbed.OwnProcessorTime(b)
 	jobs := make(chan struct{})
 	var wg sync.WaitGroup
 	for range workers {
@@ -181,7 +172,7 @@ func exchanges(b *testing.B, workers int, up driver.Upstream) {
 	}
 	close(jobs)
 	wg.Wait()
-	b.ReportMetric(float64((processorTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
+	b.ReportMetric(float64((testbed.OwnProcessorTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 }
 
 // BenchmarkOpen keeps requests open, as jobs that run for long do. The figures that count are what

@@ -26,6 +26,10 @@ type Capabilities struct {
 	// Releases is set when sessions implement [Releaser], so that tasks are released that a worker has
 	// left waiting. Default: false, a configuration that wants that is refused.
 	Releases bool
+
+	// Stopping is set when sessions implement [Stopper], so that attempts that run can be ended.
+	// Default: false, a configuration that wants that is refused.
+	Stopping bool
 }
 
 // AsOperator returns the driver's operations, and false if it does not declare or does not have

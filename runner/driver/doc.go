@@ -20,7 +20,8 @@
 //	                                    tells whether they live, [Session.Rescue] puts back the dead
 //	InspectTask, TaskStatus             [Session.Inspect] and [Liveness]
 //	TaskEvents                          [Session.Wait] and [Notifications]
-//	StopTask, SignalTask                nothing: a job cannot be called back
+//	StopTask, SignalTask                [Stopper], if a session has it: a job cannot be called back, but
+//	                                    its backend can be told to end
 //	DestroyTask                         nothing: the application keeps the row
 //	ErrTaskNotFound                     [Liveness.Gone], or a row that [Session.Read] does not return
 //
@@ -39,10 +40,10 @@
 //
 // A driver need only implement [Driver], [Cluster] and [Session]. What it can do beyond that, it
 // declares in [Capabilities] and implements in these interfaces: [Operator] and [Examiner] are
-// implemented by drivers, [ChannelReader], [Upgrader], [Releaser] and [Follower] by sessions,
-// [Adviser] by clusters. A configuration that asks for what the driver does not declare is refused.
-// Follower and Adviser need no declaration, because nothing can ask for them. A driver that wraps
-// another one should embed its type, not the interface Driver, which hides these methods.
+// implemented by drivers, [ChannelReader], [Stopper], [Upgrader], [Releaser] and [Follower] by
+// sessions, [Adviser] by clusters. A configuration that asks for what the driver does not declare is
+// refused. Follower and Adviser need no declaration, because nothing can ask for them. A driver that
+// wraps another one should embed its type, not the interface Driver, which hides these methods.
 //
 // Package drivertest is the conformance suite that every driver has to pass, package mock is a
 // driver that serves as a template: it has all abilities and needs no database.

@@ -7,6 +7,7 @@ package exchange
 import (
 	"context"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -30,6 +31,8 @@ type Exchange struct {
 	// Attempt is the task that was sent, and Upstream the server that it was sent to.
 	Attempt  driver.Task
 	Upstream driver.Upstream
+	// Opened is when it was sent.
+	Opened time.Time
 
 	cancel context.CancelFunc
 
@@ -88,7 +91,7 @@ func (r *Register) Start(
 	// No deadline: the request lasts as long as the job. It does not end with the runner either,
 	// because a job cannot be called back.
 	ctx, cancel := context.WithCancel(context.Background())
-	x = &Exchange{Attempt: attempt, Upstream: up, cancel: cancel}
+	x = &Exchange{Attempt: attempt, Upstream: up, Opened: time.Now(), cancel: cancel}
 	x.ended = append(x.ended, ended)
 	r.mu.Lock()
 	if open := r.open[attempt.Key]; open != nil {

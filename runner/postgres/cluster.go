@@ -78,7 +78,8 @@ func (c *Cluster) Busy(ctx context.Context) ([]string, error) {
 	return names, c.conn.Failed(err, "list the databases that are being dropped, renamed or copied")
 }
 
-// privileges are the attributes of a role that code of others could use.
+// privileges are the attributes of a role that code of others could use, the one that implies the others
+// first.
 var privileges = []struct{ column, words string }{
 	{"rolsuper", "is a superuser"},
 	{"rolcreaterole", "may create and change roles (CREATEROLE)"},
@@ -99,14 +100,20 @@ func (c *Cluster) Warnings(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, c.conn.Failed(err, "read the rights of the role")
 	}
-	var list []string
+	var words []string
 	for i, p := range privileges {
 		if has[i] {
-			list = append(list, fmt.Sprintf("the role %s %s, and a trigger on queue_job runs with its rights, "+
-				"so the owner of any of the databases has them too: connect as a role without them", role, p.words))
+			words = append(words, p.words)
 		}
 	}
-	return list, nil
+	if len(words) == 0 {
+		return nil, nil
+	}
+	if has[0] {
+		words = words[:1] // who is a superuser may all the rest
+	}
+	return []string{fmt.Sprintf("the role %s %s, and a trigger on queue_job runs with its rights, "+
+		"so the owner of any of the databases has them too: connect as a role without them", role, strings.Join(words, " and "))}, nil
 }
 
 // Lead implements [driver.Cluster].

@@ -172,10 +172,11 @@ func TestLead(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	pg := pgtest.Shared(t)
 	for rights, want := range map[string]string{
-		"NOCREATEROLE": "", "CREATEDB": "", "CREATEROLE": "CREATEROLE", "BYPASSRLS": "BYPASSRLS", "SUPERUSER": "is a superuser",
+		"NOCREATEROLE": "", "CREATEDB": "", "CREATEROLE": "CREATEROLE", "BYPASSRLS": "BYPASSRLS", "SUPERUSER": "is a superuser, and",
+		"CREATEROLE BYPASSRLS": "(CREATEROLE) and reads rows that policies hide (BYPASSRLS), and", "SUPERUSER CREATEROLE": "is a superuser, and",
 	} {
 		t.Run(rights, func(t *testing.T) {
-			role := "rights_" + strings.ToLower(rights)
+			role := "rights_" + strings.ToLower(strings.ReplaceAll(rights, " ", "_"))
 			require.NoError(t, pg.Exec(t.Context(), "postgres", "CREATE ROLE "+role+" LOGIN "+rights))
 			t.Cleanup(func() { require.NoError(t, pg.Exec(context.Background(), "postgres", "DROP ROLE "+role)) })
 			cfg := pg.ConnConfig("postgres")

@@ -14,6 +14,9 @@ type orders struct {
 	inspects []string
 	rescues  []driver.Liveness
 	releases []release
+	// cancels and terminates are the attempts to end, causes why some have been.
+	cancels, terminates []driver.Task
+	causes              []driver.Cause
 	// resync asks for a snapshot now, channels for the database's channels, upgrade for a check
 	// whether it is being upgraded.
 	resync, channels, upgrade bool
@@ -23,7 +26,8 @@ type orders struct {
 
 func (o *orders) empty() bool {
 	return len(o.claims) == 0 && len(o.reads) == 0 && len(o.unclaims) == 0 &&
-		len(o.inspects) == 0 && len(o.rescues) == 0 && len(o.releases) == 0 && !o.resync && !o.channels && !o.upgrade
+		len(o.inspects) == 0 && len(o.rescues) == 0 && len(o.releases) == 0 && !o.resync && !o.channels && !o.upgrade &&
+		len(o.cancels) == 0 && len(o.terminates) == 0 && len(o.causes) == 0
 }
 
 // Claim orders to mark jobs enqueued, which [Listener.Claimed] answers.
@@ -84,6 +88,30 @@ func (s *Session) Rescue(dead ...driver.Liveness) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.todo.rescues = append(s.todo.rescues, dead...)
+	s.wake()
+}
+
+// Stop orders to end an attempt, which [Listener.Stopped] answers; with terminate, by its connection.
+// An attempt that is to be ended already is not ordered twice.
+func (s *Session) Stop(t driver.Task, terminate bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	to := &s.todo.cancels
+	if terminate {
+		to = &s.todo.terminates
+	}
+	if slices.ContainsFunc(*to, func(o driver.Task) bool { return o.Same(&t) }) {
+		return
+	}
+	*to = append(*to, t)
+	s.wake()
+}
+
+// Account orders to write down why attempts were ended, which [Listener.Accounted] answers.
+func (s *Session) Account(causes ...driver.Cause) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.causes = append(s.todo.causes, causes...)
 	s.wake()
 }
 

@@ -120,6 +120,8 @@ func (c *clerk) Scheduled(context.Context)                           { c.tell("s
 func (c *clerk) Unclaimed([]driver.Task, []driver.Row)               { c.tell("unclaimed") }
 func (c *clerk) Inspected([]driver.Liveness)                         { c.tell("inspected") }
 func (c *clerk) Rescued([]driver.Row)                                { c.tell("rescued") }
+func (c *clerk) Stopped([]driver.Stopped, bool, error)               { c.tell("stopped") }
+func (c *clerk) Accounted([]driver.Cause, []driver.Row, error)       { c.tell("accounted") }
 func (c *clerk) SnapshotBegin()                                      { c.tell("snapshot") }
 func (c *clerk) SnapshotEnd(named map[string]struct{})               { c.tell(fmt.Sprintf("%d named", len(named))) }
 func (c *clerk) SnapshotRows(_ context.Context, _ []driver.Row) bool { return true }
@@ -149,6 +151,8 @@ func TestOrdersEndTheWait(t *testing.T) {
 		"unclaim": func(s *Session) { s.Unclaim(driver.Task{}) }, "inspect": func(s *Session) { s.Inspect([]string{"a"}) },
 		"rescue": func(s *Session) { s.Rescue(driver.Liveness{}) }, "resync": func(s *Session) { s.Resync() },
 		"channels": func(s *Session) { s.ReloadChannels() },
+		"cancel":   func(s *Session) { s.Stop(driver.Task{}, false) }, "terminate": func(s *Session) { s.Stop(driver.Task{}, true) },
+		"account": func(s *Session) { s.Account(driver.Cause{}) },
 		"the channels have changed": func(s *Session) {
 			s.reload = true
 			s.mu.Lock()

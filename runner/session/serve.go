@@ -199,6 +199,9 @@ func (s *Session) execute(ctx context.Context, o *orders) error {
 		}
 		s.out.Unclaimed(o.unclaims, rows)
 	}
+	if err := s.end(ctx, o); err != nil {
+		return err
+	}
 	return s.revive(ctx, o)
 }
 

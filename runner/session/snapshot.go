@@ -56,6 +56,7 @@ func (s *Session) snapshot(ctx context.Context) error {
 				before = nil
 			}
 			chunk, before = before[:0], chunk
+			collectGarbage()
 		})
 	})
 	if err != nil {

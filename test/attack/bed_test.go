@@ -24,8 +24,6 @@ import (
 const (
 	// patience bounds every wait that is not a measurement, and every statement.
 	patience = 2 * time.Minute
-	// interval is the time between two checks of the world outside.
-	interval = 50 * time.Millisecond
 	// quiet is how long the load is measured before the attack, settle how long
 	// after what the attacker does.
 	quiet, settle = 5 * time.Second, 3 * time.Second
@@ -147,32 +145,15 @@ func (b *bed) note(format string, args ...any) {
 // wait lets time pass: an attack that lasts.
 func (b *bed) wait(d time.Duration) {
 	b.Helper()
-	select {
-	case <-time.After(d):
-	case <-b.Context().Done():
-		b.FailNow()
-	}
+	testbed.Wait(b, d)
 }
 
 // until waits for a condition on the world outside of this process.
 func (b *bed) until(what string, condition func() bool) {
 	b.Helper()
-	if !within(patience, condition) {
+	if !testbed.Within(patience, condition) {
 		b.Fatalf("not within %s: %s\n%s", patience, what, b.caddy().Tail())
 	}
-}
-
-func within(d time.Duration, condition func() bool) bool {
-	deadline := time.Now().Add(d)
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for !condition() {
-		if time.Now().After(deadline) {
-			return false
-		}
-		<-tick.C
-	}
-	return true
 }
 
 // memory is what a process holds, now and at most since the peak was forgotten.

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/hostile"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // ownerAttacks are those of somebody who owns a database and wants his code to run.
@@ -191,6 +192,6 @@ func reconnecting(b *bed) {
 		b.reconnect(evilDB)
 		b.wait(500 * time.Millisecond)
 	}
-	within(5*time.Second, func() bool { return b.states()[evilDB] == "ready" })
+	testbed.Within(5*time.Second, func() bool { return b.states()[evilDB] == "ready" })
 	b.note("%s is %s", evilDB, b.states()[evilDB])
 }

@@ -113,7 +113,7 @@ func (a attack) run(t *testing.T) (*bed, report) {
 	}
 	r.log = b.logSize() - log
 	b.load.stop()
-	within(40*time.Second, func() bool { return b.load.changed() == 0 })
+	testbed.Within(40*time.Second, func() bool { return b.load.changed() == 0 })
 	r.quiet, _ = b.load.p99(calm, began)
 	r.under, r.jobs = b.load.p99(began, ended)
 	b.rows += b.load.changed()

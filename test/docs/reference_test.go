@@ -35,7 +35,7 @@ type module struct {
 	file  string
 	typ   reflect.Type
 	// syntax is the type whose UnmarshalCaddyfile shows the options, in syntaxFile, and block the
-	// block of it that these options are in, if it is not the first.
+	// block of it that these options are in, if it is not the first; "a/b" is the block b in a.
 	syntaxFile, syntax, block string
 	// where the JSON is, in the configuration.
 	json string
@@ -50,6 +50,8 @@ var modules = []module{
 		"The limits of channels in the databases", "module.go", reflect.TypeFor[jobrunner.DatabaseChannels](), "caddyfile.go", "App", "channels",
 		"`database_channels` of a runner",
 	},
+	{"A policy", "policies.go", reflect.TypeFor[jobrunner.Policy](), "caddyfile.go", "App", "policy", "`policies` of a runner, a list"},
+	{"A time limit", "policies.go", reflect.TypeFor[jobrunner.Timeout](), "caddyfile.go", "App", "policy/timeout", "`timeout` of a policy"},
 	{"The driver odoo", "driver.go", reflect.TypeFor[jobrunner.OdooDriver](), "driver.go", "OdooDriver", "", "`driver` of a runner, with `\"driver\": \"odoo\"`"},
 	{"Basic authentication", "driver.go", reflect.TypeFor[jobrunner.BasicAuth](), "", "", "", "`basic_auth` of the driver"},
 	{
@@ -68,6 +70,9 @@ var caddyfileNames = map[string]string{
 	"App.runners":              "jobrunner",
 	"Runner.upstreams":         "upstream",
 	"Runner.database_channels": "channels",
+	"Runner.policies":          "policy",
+	"Policy.channels":          "",
+	"Timeout.after":            "",
 	"Channel.capacity":         "",
 	"Channel.oca_capacity":     "",
 	"BasicAuth.user":           "",
@@ -130,8 +135,15 @@ func syntax(t *testing.T, file, typ string) []string {
 }
 
 // inner returns what is in the block of a syntax that opens with a word, and in braces; with the word
-// empty, in the outermost.
+// empty, in the outermost. "a/b" is the block b in the block a.
 func inner(lines []string, word string) []string {
+	if outer, block, nested := strings.Cut(word, "/"); nested {
+		var in []string
+		for _, line := range inner(lines, outer) {
+			in = append(in, "\t"+line)
+		}
+		return inner(in, block)
+	}
 	depth := 0
 	if word != "" {
 		depth = 1
@@ -207,7 +219,7 @@ func (m module) options(t *testing.T) (comment string, list []option) {
 		if field.Name == "DatabaseChannels" {
 			o.forms = o.forms[1:]
 		}
-		if field.Name == "Channels" {
+		if field.Name == "Channels" && m.typ.Name() == "Runner" {
 			o.forms = append(o.forms[:1], written(in, "channel")...)
 		}
 		list = append(list, o)
@@ -232,6 +244,9 @@ func kindOf(t reflect.Type) string {
 	case reflect.Map:
 		return "an object of objects, by name"
 	case reflect.Slice:
+		if t.Elem().Kind() == reflect.Struct {
+			return "a list of objects"
+		}
 		return "a list of strings"
 	case reflect.Bool:
 		return "`true` or `false`"
@@ -281,7 +296,7 @@ func reference(t *testing.T) string {
 		comment, list := m.options(t)
 		fmt.Fprintf(&b, "### %s\n\nIn JSON: %s.\n\n%s\n", m.title, m.json, wrap(comment))
 		if m.syntax != "" && m.block == "" && m.typ.Name() != "Runner" {
-			b.WriteString("In a Caddyfile:\n\n```\n" + strings.Join(syntax(t, m.syntaxFile, m.syntax), "\n") + "\n```\n\n")
+			b.WriteString("In a Caddyfile:\n\n```text\n" + strings.Join(syntax(t, m.syntaxFile, m.syntax), "\n") + "\n```\n\n")
 		}
 		for _, o := range list {
 			fmt.Fprintf(&b, "#### `%s`\n\n", o.name)
@@ -375,9 +390,9 @@ func TestEveryWordOfTheCaddyfileIsShown(t *testing.T) {
 		}
 	}
 	words := map[string]bool{}
-	for _, file := range []string{"caddyfile.go", "driver.go"} {
+	for _, file := range []string{"caddyfile.go", "policies.go", "driver.go"} {
 		text := read(t, file).text
-		for _, m := range regexp.MustCompile(`(?m)^\t"(\w+)": +(?:func\(r|\(\*Runner\))`).FindAllStringSubmatch(text, -1) {
+		for _, m := range regexp.MustCompile(`(?m)^\t"(\w+)": +(?:func\([rp]|\(\*(?:Runner|Policy)\))`).FindAllStringSubmatch(text, -1) {
 			words[m[1]] = true
 		}
 		for _, m := range regexp.MustCompile(`(?m)^\tcase ("\w+"(?:, "\w+")*):|^\t\tcase ("\w+"(?:, "\w+")*):`).FindAllStringSubmatch(text, -1) {

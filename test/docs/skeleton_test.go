@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
@@ -26,16 +27,26 @@ import (
 type Tickets struct{}
 
 var (
-	_ caddy.Module  = (*Tickets)(nil)
-	_ driver.Driver = (*Tickets)(nil)
+	_ caddy.Module          = (*Tickets)(nil)
+	_ caddyfile.Unmarshaler = (*Tickets)(nil)
+	_ driver.Driver         = (*Tickets)(nil)
 )
 
-// CaddyModule makes "driver tickets" work in a Caddyfile.
+// CaddyModule makes the driver a module of Caddy's.
 func (Tickets) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "jobrunner.drivers.tickets",
 		New: func() caddy.Module { return new(Tickets) },
 	}
+}
+
+// UnmarshalCaddyfile makes "driver tickets" work in a Caddyfile. The driver has no options.
+func (*Tickets) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // its name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return nil
 }
 
 // Capabilities implements [driver.Driver]: no optional ability, and a name for log lines.

@@ -39,6 +39,7 @@ type faulty struct {
 	//	evidence       what runs without a request of ours counts as dead
 	//	rescue         nothing counts as dead
 	//	notifications  nothing is learnt from them
+	//	signals        no backend may be signalled
 	Without []string `json:"without,omitempty"`
 }
 
@@ -191,6 +192,23 @@ func (s *faultySession) Rescue(ctx context.Context, dead []driver.Liveness) ([]d
 		return nil, result.Err
 	}
 	return s.Session.Read(ctx, uuids)
+}
+
+// Stop implements [driver.Stopper].
+func (s *faultySession) Stop(ctx context.Context, attempts []driver.Task, terminate bool) ([]driver.Stopped, error) {
+	if !s.f.without("signals") {
+		return s.Session.(driver.Stopper).Stop(ctx, attempts, terminate)
+	}
+	stopped := make([]driver.Stopped, 0, len(attempts))
+	for _, t := range attempts {
+		stopped = append(stopped, driver.Stopped{Task: t, Result: driver.Denied, Text: "nobody may signal it"})
+	}
+	return stopped, nil
+}
+
+// Account implements [driver.Stopper].
+func (s *faultySession) Account(ctx context.Context, causes []driver.Cause) ([]driver.Row, error) {
+	return s.Session.(driver.Stopper).Account(ctx, causes)
 }
 
 func (s *faultySession) Wait(ctx context.Context) (driver.Notifications, error) {

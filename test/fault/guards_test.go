@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // guards are runners with a guard missing, and what the suite must notice then:
@@ -69,13 +70,13 @@ func TestGuards(t *testing.T) {
 				g.strike(tb)
 				tb.wait(g.give)
 				tb.load.stop()
-				tb.within(5*time.Second, func() bool { return tb.unfinished() == 0 })
+				testbed.Within(5*time.Second, func() bool { return tb.unfinished() == 0 })
 				require.True(t, noticed(), "%s\n%s", r, tb.details())
 				return
 			}
 			for try := 0; try < guardTries && !noticed(); try++ {
 				g.strike(tb)
-				tb.within(g.give, noticed)
+				testbed.Within(g.give, noticed)
 			}
 			require.True(t, noticed(), "%s\n%s", r, tb.details())
 		})

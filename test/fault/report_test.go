@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // report is what became of the jobs: one line of the suite's output.
@@ -113,7 +114,7 @@ func (tb *testBed) measure(r *report) {
 			return true
 		})
 	}
-	tb.within(time.Until(tb.since.Add(give)), func() bool {
+	testbed.Within(time.Until(tb.since.Add(give)), func() bool {
 		if r.served == 0 && tb.every(markers, func(db string, uuids []string) (bool, error) {
 			n, err := tb.count(db, "SELECT count(*) FROM queue_job WHERE uuid = ANY($1) AND state = 'done'", uuids)
 			return n == len(uuids), err

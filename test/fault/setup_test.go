@@ -26,8 +26,6 @@ const (
 	patience = 90 * time.Second
 	// queryTimeout bounds a statement of the test itself.
 	queryTimeout = 20 * time.Second
-	// interval is the time between two checks of the world outside.
-	interval = 50 * time.Millisecond
 )
 
 // tree are the channels of every test bed, and capacities what they promise.
@@ -142,33 +140,15 @@ func (tb *testBed) runners() []testbed.Runner {
 // wait lets time pass: a fault that lasts.
 func (tb *testBed) wait(d time.Duration) {
 	tb.Helper()
-	select {
-	case <-time.After(d):
-	case <-tb.Context().Done():
-		tb.FailNow()
-	}
+	testbed.Wait(tb, d)
 }
 
 // until waits for a condition on the world outside of this process.
 func (tb *testBed) until(what string, condition func() bool) {
 	tb.Helper()
-	if !tb.within(patience, condition) {
+	if !testbed.Within(patience, condition) {
 		tb.Fatalf("not within %s: %s", patience, what)
 	}
-}
-
-// within waits for a condition and reports whether it came true in time.
-func (tb *testBed) within(d time.Duration, condition func() bool) bool {
-	deadline := time.Now().Add(d)
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for !condition() {
-		if time.Now().After(deadline) {
-			return false
-		}
-		<-tick.C
-	}
-	return true
 }
 
 // count runs a statement that returns one number.

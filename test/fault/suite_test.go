@@ -62,7 +62,7 @@ func (f fault) run(t *testing.T) (*testBed, report) {
 	tb.measure(&r)
 	tb.wait(afterwards)
 	tb.load.stop()
-	tb.within(patience, func() bool { return tb.unfinished() == 0 })
+	testbed.Within(patience, func() bool { return tb.unfinished() == 0 })
 	tb.judge(&r)
 	return tb, r
 }

@@ -118,6 +118,7 @@ func TestDoctor(t *testing.T) {
 			c.setUp(tb)
 			found, status := tb.doctor()
 			for _, f := range found {
+				require.Regexp(t, `^\w`, f.Message, "nothing was left out at the beginning")
 				if f.Code == c.code && strings.Contains(f.Message, c.words) {
 					require.Equal(t, c.severity, f.Severity)
 					require.Equal(t, "default", f.Runner)
@@ -234,7 +235,7 @@ func casesOfServers() []doctorCase {
 			tb.routes = "reverse_proxy {\ndynamic a {\nname odoo.example.com\nport 8069\nresolvers 127.0.0.1:1\n}\n}"
 		}},
 		{code: "upstream", severity: "ok", words: "it answers", setUp: func(*testBed) {}},
-		{code: "upstream_down", severity: "error", status: 3, words: "does not answer", setUp: func(tb *testBed) {
+		{code: "upstream_down", severity: "error", status: 3, words: "it takes no jobs, start Odoo or correct its address", setUp: func(tb *testBed) {
 			tb.Odoo[0].Refuse()
 		}},
 		{code: "upstream_busy", severity: "warning", words: "all workers may be busy", setUp: func(tb *testBed) {
@@ -308,6 +309,21 @@ func casesOfChannels() []doctorCase {
 			tb.own = "max_capacity 0"
 		}},
 	}
+}
+
+// TestDoctorSaysItOnce: a database that cannot be served is one error, not two, and a superuser one warning.
+func TestDoctorSaysItOnce(t *testing.T) {
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	require.NoError(t, odoostub.DropTrigger(t.Context(), tb.Pool(tb.dbs[0])))
+	found, status := tb.doctor()
+	require.Equal(t, 3, status)
+	codes := map[string]int{}
+	for _, f := range found {
+		if f.Severity != "ok" {
+			codes[f.Code]++
+		}
+	}
+	require.Equal(t, map[string]int{"database_unhealthy": 1, "role_rights": 1}, codes)
 }
 
 // exec changes the first database.

@@ -49,6 +49,8 @@ func testSeries(t *testing.T, series int) {
 		{"Answers", testAnswers},
 		{"Commit", testCommit},
 		{"Evidence", testEvidence},
+		{"Hanging", testHanging},
+		{"TimeLimit", testTimeLimit},
 		{"WorkerKilled", testWorkerKilled},
 		{"RestartUnderLoad", testRestartUnderLoad},
 		{"KilledUnderLoad", testKilledUnderLoad},

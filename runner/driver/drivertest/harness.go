@@ -77,6 +77,8 @@ type Harness interface {
 	// FreeLock ends that.
 	HoldLock(uuid string) uint32
 	FreeLock(uuid string)
+	// Cause returns what the application shows its users of why a job failed.
+	Cause(uuid string) string
 	// Terminate ends all sessions in the database.
 	Terminate()
 	// Upstream returns a server for tasks.

@@ -46,6 +46,11 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"Inspect", testInspect, true},
 		{"Rescue", testRescue, true},
 		{"RescueLooksAgain", testRescueLooksAgain, true},
+		{"Stop", testStop, true},
+		{"StopFindsTheAttempt", testStopFinds, true},
+		{"StopWithoutLocks", testStopWithoutLocks, false},
+		{"Account", testAccount, false},
+		{"AccountFindsTheAttempt", testAccountFinds, false},
 		{"Wait", testWait, false},
 		{"WaitIsInterruptible", testInterrupt, false},
 		{"WaitMissesNothing", testNothingMissed, false},
@@ -81,12 +86,15 @@ func testCapabilities(b *bench) {
 	require.Equal(b.t, can.Operations, operates)
 	_, examines := d.(driver.Examiner)
 	require.Equal(b.t, can.Examination, examines)
-	_, reads := b.open().(driver.ChannelReader)
+	s := b.open()
+	_, reads := s.(driver.ChannelReader)
 	require.Equal(b.t, can.DatabaseChannels, reads)
-	_, upgrades := b.open().(driver.Upgrader)
+	_, upgrades := s.(driver.Upgrader)
 	require.Equal(b.t, can.Upgrades, upgrades)
-	_, releases := b.open().(driver.Releaser)
+	_, releases := s.(driver.Releaser)
 	require.Equal(b.t, can.Releases, releases)
+	_, stops := s.(driver.Stopper)
+	require.Equal(b.t, can.Stopping, stops)
 }
 
 // testRelease: a job is released if all of its parents that there are are done, and there is one; once,

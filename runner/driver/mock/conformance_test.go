@@ -45,6 +45,11 @@ func (h *harness) Delete(uuid string)        { h.w.Delete(h.key(uuid)) }
 func (h *harness) FreeLock(uuid string)      { h.w.FreeLock(h.key(uuid)) }
 func (h *harness) Terminate()                { h.w.LoseSession("prod") }
 
+func (h *harness) Cause(uuid string) string {
+	row, _ := h.w.Row(h.key(uuid))
+	return strings.Join(row.Causes, "\n\n")
+}
+
 func (h *harness) Insert(j drivertest.Job) {
 	micros := func(t time.Time) int64 {
 		if t.IsZero() {

@@ -26,7 +26,10 @@ func (w *World) Driver() *Driver { return &Driver{w: w} }
 
 // Capabilities implements [driver.Driver]. The mock plays Odoo, so that is what it is called.
 func (d *Driver) Capabilities() driver.Capabilities {
-	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Upgrades: true, Releases: true}
+	return driver.Capabilities{
+		Application: "Odoo", DatabaseChannels: true, Operations: true, Stopping: true,
+		Upgrades: true, Releases: true,
+	}
 }
 
 // OpenCluster implements [driver.Driver]. The configuration is ignored.
@@ -122,6 +125,12 @@ type Plan struct {
 	Status int
 	// HoldAnswer is the time from the end of the job to the answer.
 	HoldAnswer time.Duration
+	// IgnoresCancel lets the job not notice that its statement is cancelled, as one that waits for
+	// something else than PostgreSQL. IgnoresTerminate lets it notice that its connection was closed
+	// only when it would end; the lock row is free at once.
+	IgnoresCancel, IgnoresTerminate bool
+	// Unstoppable is why the job cannot be told from others by its backend; empty if it can.
+	Unstoppable string
 
 	// hang is closed when the server does not hang any more; nil if it does not.
 	hang <-chan struct{}
@@ -170,7 +179,7 @@ func (d *Driver) admit(ctx context.Context, up driver.Upstream, t driver.Task) (
 	if queue := w.plans[t.Key]; len(queue) > 0 {
 		plan, w.plans[t.Key] = queue[0], queue[1:]
 	}
-	run := &Run{Task: t, Upstream: up.Name, Opened: time.Now(), Node: d}
+	run := &Run{Task: t, Upstream: up.Name, Opened: time.Now(), Node: d, plan: plan, stopped: make(chan struct{})}
 	db := w.databases[t.DB]
 	if db != nil && db.jobs[t.UUID] != nil {
 		run.Job = db.jobs[t.UUID].Job
@@ -265,9 +274,17 @@ func (w *World) work(run *Run, plan Plan, t driver.Task) driver.Result {
 	if plan.StayEnqueued || !w.start(run, t) {
 		return answered
 	}
-	if !w.sleep(plan.RunFor, plan.Until) {
+	if !w.perform(run) {
 		w.end(run, t, func(*Job) {}, false)
 		return broken(errWorldClosed)
+	}
+	if w.wasStopped(run) {
+		w.end(run, t, func(j *Job) {
+			j.State = channels.Failed
+			j.Retry++
+		}, true)
+		answered.Status = http.StatusInternalServerError
+		return answered
 	}
 	if plan.Crash {
 		w.end(run, t, func(*Job) {}, false)
@@ -340,6 +357,18 @@ func (w *World) end(run *Run, t driver.Task, change func(*Job), commit bool) {
 	db.jobs[t.UUID].LockPID = 0
 	if commit {
 		w.update(t.Key, 0, change)
+	}
+}
+
+// perform is sleep for as long as the job runs, or until it notices that it is stopped.
+func (w *World) perform(run *Run) bool {
+	ended := make(chan bool, 1)
+	w.workers.Go(func() { ended <- w.sleep(run.plan.RunFor, run.plan.Until) })
+	select {
+	case ok := <-ended:
+		return ok
+	case <-run.stopped:
+		return true
 	}
 }
 

@@ -93,6 +93,8 @@ type Job struct {
 	LockRow bool
 	// LockPID is the backend that holds the lock row, 0 if none does.
 	LockPID uint32
+	// Causes are what [driver.Stopper.Account] has appended.
+	Causes []string
 }
 
 // NewJob returns a pending job of the root channel with Odoo's defaults: priority 10, five retries.

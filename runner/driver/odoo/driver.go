@@ -4,7 +4,8 @@
 // Each file has one subject: generation.go what there is in a database, sql.go the statements,
 // session.go the session that runs them, snapshot.go the read of all jobs, listen.go the
 // notifications, trigger.go what sends them where that is the runner's affair, rescue.go which
-// tasks are dead and what becomes of them, run.go the request that runs a task, bootstrap.go the
+// tasks are dead and what becomes of them, stop.go how a job is stopped that runs, cause.go what its
+// row then says, run.go the request that runs a task, bootstrap.go the
 // one that some series want before it, warnings.go who else starts jobs, and neutralized.go which
 // databases are copies for trials.
 package odoo
@@ -60,7 +61,10 @@ func New(options Options) *Driver {
 
 // Capabilities implements [driver.Driver].
 func (d *Driver) Capabilities() driver.Capabilities {
-	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Examination: true, Upgrades: true, Releases: true}
+	return driver.Capabilities{
+		Application: "Odoo", DatabaseChannels: true, Operations: true, Examination: true, Stopping: true,
+		Upgrades: true, Releases: true,
+	}
 }
 
 // OpenCluster implements [driver.Driver].

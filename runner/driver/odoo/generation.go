@@ -419,7 +419,8 @@ func (g *generation) read() []string {
 
 // used are all columns that some statement names.
 func (g *generation) used() []string {
-	columns := append(g.read(), "graph_uuid", "dependencies", "result", "worker_pid", "exec_time", "date_cancelled")
+	columns := append(g.read(), "graph_uuid", "dependencies", "result", "worker_pid", "exec_time", "date_cancelled",
+		"exc_info", "job_function_id")
 	for _, list := range [][]column{claimColumns, detailColumns} {
 		for _, c := range list {
 			columns = append(columns, c.name)

@@ -91,6 +91,17 @@ func (h *harness) everything(cfg *pgx.ConnConfig) {
 	for i := range found {
 		found[i].Expired = true
 	}
+	stopper := s.(driver.Stopper)
+	started := driver.Task{Key: found[1].Row.Key, Enqueued: found[1].Row.Enqueued}
+	for _, terminate := range []bool{false, true} {
+		stopped, err := stopper.Stop(h.deadline(), []driver.Task{started}, terminate)
+		require.NoError(h.t, err)
+		require.NotEqual(h.t, driver.Signalled, stopped[0].Result)
+	}
+	failed := driver.Task{Key: channels.Key{DB: h.db, UUID: "failed"}, Enqueued: started.Enqueued}
+	rows, err = stopper.Account(h.deadline(), []driver.Cause{{Attempt: failed, Text: "It ran for too long."}})
+	require.NoError(h.t, err)
+	require.Len(h.t, rows, 1)
 	rows, err = s.Rescue(h.deadline(), found)
 	require.NoError(h.t, err)
 	require.NotEmpty(h.t, rows)

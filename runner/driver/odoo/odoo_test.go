@@ -204,6 +204,12 @@ func (h *harness) FreeLock(uuid string) {
 	require.NoError(h.t, err)
 }
 
+func (h *harness) Cause(uuid string) (text string) {
+	h.t.Helper()
+	require.NoError(h.t, h.admin.QueryRow(h.t.Context(), "SELECT coalesce(exc_info, '') FROM queue_job WHERE uuid = $1", uuid).Scan(&text))
+	return text
+}
+
 func (h *harness) Terminate() {
 	h.t.Helper()
 	h.exec(`SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity

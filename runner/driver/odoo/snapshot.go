@@ -183,11 +183,14 @@ func wireMicros(value []byte) int64 {
 	return t + millennium
 }
 
-// interned are the texts of a column that has few different ones.
+// interned are the texts of a column that has few different ones. Where it has many, because
+// somebody wants it so, most are not remembered.
 type interned struct {
 	last string
 	all  map[string]string
 }
+
+const internedLimit = 2000
 
 func (i *interned) get(text []byte) string {
 	if string(text) == i.last {
@@ -199,7 +202,9 @@ func (i *interned) get(text []byte) string {
 			i.all = make(map[string]string)
 		}
 		found = string(text)
-		i.all[found] = found
+		if len(i.all) < internedLimit {
+			i.all[found] = found
+		}
 	}
 	i.last = found
 	return found
@@ -241,9 +246,9 @@ func (d *doubles) add(uuid string) {
 }
 
 func (d *doubles) flush() {
-	var sums [doublesBatch]uint64
+	var sums [doublesBatch]uint32
 	for i, uuid := range d.batch {
-		sums[i] = maphash.String(d.seed, uuid)
+		sums[i] = uint32(maphash.String(d.seed, uuid)) //nolint:gosec // a part of it is enough
 	}
 	d.seen.reserve(len(d.batch))
 	for i, uuid := range d.batch {
@@ -261,9 +266,10 @@ func (d *doubles) end() []string {
 }
 
 // hashes is a set of numbers that are spread evenly. Of a million, a map would take most of the
-// time in which they are read.
+// time in which they are read. The numbers are small, because their memory is needed while that of
+// the jobs grows, too; of a million, some hundred are alike by chance.
 type hashes struct {
-	slots []uint64 // 0 is a free one
+	slots []uint32 // 0 is a free one
 	count int
 }
 
@@ -277,7 +283,7 @@ func (h *hashes) reserve(more int) {
 }
 
 // add adds a number for which there is room, and reports whether it is new.
-func (h *hashes) add(n uint64) bool {
+func (h *hashes) add(n uint32) bool {
 	n |= 1 // never 0
 	at := h.find(n)
 	if h.slots[at] == n {
@@ -289,8 +295,8 @@ func (h *hashes) add(n uint64) bool {
 }
 
 // find returns where a number is, or could be.
-func (h *hashes) find(n uint64) uint64 {
-	mask := uint64(len(h.slots) - 1) //nolint:gosec // there are slots
+func (h *hashes) find(n uint32) uint32 {
+	mask := uint32(len(h.slots) - 1) //nolint:gosec // there are slots
 	at := n >> 1 & mask
 	for h.slots[at] != 0 && h.slots[at] != n {
 		at = (at + 1) & mask
@@ -300,7 +306,7 @@ func (h *hashes) find(n uint64) uint64 {
 
 func (h *hashes) grow() {
 	old := h.slots
-	h.slots = make([]uint64, max(hashesFirst, 2*len(old)))
+	h.slots = make([]uint32, max(hashesFirst, 2*len(old)))
 	for _, n := range old {
 		if n != 0 {
 			h.slots[h.find(n)] = n

@@ -21,7 +21,7 @@ const Grace = 10 * time.Second
 // times on the database's clock in UTC. Names without a schema are PostgreSQL's, because our
 // sessions search nowhere else; tables are named with theirs.
 type statements struct {
-	running, snapshot, read, claim, unclaim, inspect, rescue string
+	running, snapshot, read, claim, unclaim, inspect, rescue, account string
 	// claimCopy claims in a neutralized database, too. claimSettled and claimCopySettled claim only
 	// where no module is marked for an upgrade.
 	claimCopy, claimSettled, claimCopySettled string
@@ -44,13 +44,14 @@ func (g *generation) statements() statements {
 		unclaim:   fmt.Sprintf(unclaimSQL, g.pathSQL()) + columns,
 		inspect:   "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
 		rescue:    fmt.Sprintf(g.rescueExpiredSQL(), g.pathSQL()) + columns,
+		account:   g.accountSQL() + columns,
 	}
 	s.claimSettled, s.claimCopySettled = g.claimSQL(columns, g.unmarkedSQL()+settledSQL), g.claimSQL(columns, settledSQL)
 	if g.locks {
 		s.inspect = "SELECT " + columns + inspectSQL
 		s.rescue = fmt.Sprintf(rescueSQL, g.pathSQL()) + columns
 	}
-	for _, sql := range []*string{&s.running, &s.snapshot, &s.read, &s.claim, &s.claimCopy, &s.claimSettled, &s.claimCopySettled, &s.marks, &s.upgrade, &s.unclaim, &s.inspect, &s.rescue} {
+	for _, sql := range []*string{&s.running, &s.snapshot, &s.read, &s.claim, &s.claimCopy, &s.claimSettled, &s.claimCopySettled, &s.marks, &s.upgrade, &s.unclaim, &s.inspect, &s.rescue, &s.account} {
 		*sql = g.named(*sql)
 	}
 	return s
@@ -208,14 +209,16 @@ LEFT JOIN pg_locks h ON h.locktype = 'transactionid' AND h.mode = 'ExclusiveLock
 	AND h.transactionid = l.xmax
 WHERE j.uuid = ANY($1)`
 
+// sameAttempt is a condition on job j: whether it is the attempt d. A time that is too far to be
+// counted is infinite for us.
+const sameAttempt = `(j.date_enqueued = d.enqueued OR d.enqueued = 'infinity' AND j.date_enqueued > '294246-01-01')`
+
 // foundSQL are the attempts that an inspection found, as far as their rows have not changed since.
-// A time that is too far to be counted is infinite for us.
 const foundSQL = `
 WITH path AS (SELECT %[1]s AS path), c AS (
 	SELECT j.id FROM queue_job j
 	JOIN unnest($1::varchar[], $2::timestamp[], $3::varchar[]) AS d(uuid, enqueued, state)
-	ON j.uuid = d.uuid AND j.state = d.state AND (j.date_enqueued = d.enqueued
-		OR d.enqueued = 'infinity' AND j.date_enqueued > '294246-01-01')
+	ON j.uuid = d.uuid AND j.state = d.state AND ` + sameAttempt + `
 	WHERE j.state IN ('enqueued', 'started')
 	FOR NO KEY UPDATE OF j SKIP LOCKED
 )`

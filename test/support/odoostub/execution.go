@@ -35,6 +35,8 @@ type execution struct {
 	conn      *pgxpool.Conn
 	job       jobRow
 	behaviour Behaviour
+	// stopped is set when the job has learnt that its statement or its connection was ended.
+	stopped bool
 }
 
 // jobRow is what a worker reads of a job.
@@ -140,7 +142,8 @@ func (x *execution) perform(ctx context.Context) (status int, err error) {
 		return 0, fmt.Errorf("beginning the job's transaction: %w", err)
 	}
 	defer func() {
-		if !errors.Is(err, errKilled) { // the dead do not roll back; their session is aborted
+		// The dead do not roll back, their session is aborted; nor does who has no connection any more.
+		if !errors.Is(err, errKilled) && !(x.stopped && x.conn.Conn().IsClosed()) {
 			err = cmp.Or(err, x.rollback(ctx, tx))
 		}
 	}()
@@ -226,6 +229,11 @@ func (x *execution) work(ctx context.Context) (Outcome, error) {
 		return "", errKilled
 	}
 	attempt := x.job.retry - 1 // what the row says
+	if attempt < b.HangTimes {
+		if err := x.hang(ctx); err != nil {
+			return Failed, ctx.Err()
+		}
+	}
 	switch {
 	case attempt < b.KillTimes:
 		return "", errKilled
@@ -235,6 +243,23 @@ func (x *execution) work(ctx context.Context) (Outcome, error) {
 		return Failed, nil
 	}
 	return Done, nil
+}
+
+// hang does what a job does that should have a time limit. An error is that of its connection.
+func (x *execution) hang(ctx context.Context) error {
+	b := &x.behaviour
+	query, idle := float64(b.HangMS)/1000, time.Duration(0)
+	if b.HangIdle {
+		query, idle = 0, time.Duration(b.HangMS)*time.Millisecond
+	}
+	if err := sleep(ctx, idle); err != nil {
+		return err
+	}
+	_, err := x.conn.Exec(ctx, "SELECT pg_sleep($1)", query)
+	if err != nil {
+		b.Fail, x.stopped = "OperationalError", true
+	}
+	return err
 }
 
 // finish commits done together with the job's work, then releases the jobs that

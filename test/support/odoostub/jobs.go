@@ -61,6 +61,12 @@ type Behaviour struct {
 	SleepMS int64 `json:"sleep_ms,omitempty"`
 	// Hang lets the job never end by itself.
 	Hang bool `json:"hang,omitempty"`
+	// HangTimes lets the job hang for HangMS milliseconds in that many attempts, counted by the column
+	// retry: in a query or, with HangIdle, between two, as a job does that waits for another system.
+	// It fails if it learns that it was stopped, at the latest from the query that follows.
+	HangTimes int32 `json:"hang_times,omitempty"`
+	HangMS    int64 `json:"hang_ms,omitempty"`
+	HangIdle  bool  `json:"hang_idle,omitempty"`
 	// KillTimes kills the worker in that many attempts, counted by the column
 	// retry.
 	KillTimes int32 `json:"kill_times,omitempty"`

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"syscall"
+	"testing"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -36,4 +38,14 @@ func ProcessorTime(pid int) (time.Duration, error) {
 		return 0, fmt.Errorf("reading the processor time: %w", err)
 	}
 	return time.Duration(stat.CPUTime() * float64(time.Second)), nil
+}
+
+// OwnProcessorTime is what this process has used so far, in the kernel too.
+func OwnProcessorTime(t testing.TB) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatalf("reading the processor time: %v", err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import urllib.request
 
 from odoo import exceptions, fields, models
 from odoo.addons.queue_job.delay import chain, group
@@ -89,6 +90,52 @@ class JobrunnerTest(models.Model):
         self.env.cr.commit()  # the point of this job
         self._record(key, started)
 
+    # The jobs that hang.
+
+    def hang_in_python(self, key, seconds):
+        """Compute, without looking at the database meanwhile."""
+        started = time.time()
+        while time.time() < started + seconds:
+            sum(range(10000))
+        self._record(key, started)
+
+    def hang_in_http(self, key, seconds, url):
+        """Wait for the answer of another system, as most jobs that hang do."""
+        started = time.time()
+        try:
+            with urllib.request.urlopen(url, timeout=seconds) as answer:
+                answer.read()
+        except OSError:
+            pass  # it never answers
+        self._record(key, started)
+
+    def hang_in_savepoint(self, key, seconds):
+        """Let PostgreSQL wait inside of a savepoint, with work before it."""
+        started = time.time()
+        self._record(key + " before", started)
+        with self.env.cr.savepoint():
+            self.env.cr.execute("SELECT pg_sleep(%s)", [seconds])
+        self._record(key, started)
+
+    def hang_on(self, key, seconds):
+        """Go on whatever happens to single statements."""
+        started = time.time()
+        while time.time() < started + seconds:
+            try:
+                with self.env.cr.savepoint():
+                    self.env.cr.execute("SELECT pg_sleep(%s)", [seconds])
+            except Exception:  # a job that handles each record apart
+                time.sleep(0.1)
+        self._record(key, started)
+
+    def hang_and_commit(self, key, seconds):
+        """Commit, and go on in PostgreSQL."""
+        started = time.time()
+        self._record(key + " before", started)
+        self.env.cr.commit()  # the point of this job
+        self.env.cr.execute("SELECT pg_sleep(%s)", [seconds])
+        self._record(key, started)
+
     def _values(self, env, key, started):
         env.cr.execute("SELECT pg_backend_pid(), current_setting('application_name')")
         backend_pid, application_name = env.cr.fetchone()
@@ -127,6 +174,23 @@ class JobrunnerTest(models.Model):
         steps += [self.delayable().run(*last)]
         chain(steps[0], group(*steps[1:-1]), steps[-1]).delay()
         return [step._generated_job.uuid for step in steps]
+
+    def allow_commit(self, method):
+        """Let jobs of a method commit, where the add-on forbids it otherwise."""
+        functions = self.env["queue.job.function"]
+        if "allow_commit" not in functions._fields:
+            return False
+        name = functions.job_function_name(self._name, method)
+        functions.create({"name": name, "allow_commit": True})
+        return True
+
+    def alive(self, pid):
+        """Tell whether a worker still exists."""
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def call_jobs(self, uuids, method):
         """Press a button of the job list, as a user does."""

@@ -1,0 +1,61 @@
+package command
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+)
+
+// TestRemedies: what to do is a command that can be typed as it is.
+func TestRemedies(t *testing.T) {
+	for _, test := range []struct {
+		why  api.Why
+		want string
+	}{
+		{api.Why{Runner: "default", Why: "paused_all", Pause: &api.Pause{Scope: "all"}}, "to end that: caddy jobrunner resume --all"},
+		{
+			api.Why{Runner: "night", Why: "paused_database", Pause: &api.Pause{Scope: "database", Database: "prod"}},
+			"to end that: caddy jobrunner resume --database prod --runner night",
+		},
+		{api.Why{Why: "paused_channel", Pause: &api.Pause{Scope: "channel", Channel: "root.mail"}}, "to end that: caddy jobrunner resume --channel root.mail"},
+		{api.Why{Why: "upstreams_drained"}, "to end that: caddy jobrunner undrain SERVER; caddy jobrunner upstreams lists them"},
+		{api.Why{Why: "no_upstream"}, "start Odoo, or correct its address; caddy jobrunner doctor examines it"},
+		{
+			api.Why{Why: "no_leader"},
+			"check that PostgreSQL runs, and postgres, postgres_password and pg_hba.conf; caddy jobrunner doctor examines them",
+		},
+		{
+			api.Why{
+				Why: "sequential_failed", Database: "prod", Blocker: failed,
+				Text: "job prod/" + pending + " waits: channel root.seq is sequential and job shop/" + failed + " failed in it",
+			},
+			"to go on: caddy jobrunner requeue --database shop " + failed + ", or cancel, or set-done",
+		},
+		{api.Why{Why: "failed", Database: "prod", UUID: failed}, "to run it again: caddy jobrunner requeue --database prod " + failed},
+		{
+			api.Why{Why: "database_standby"},
+			"if that is Odoo's own runner, switch it off with channels = root:0 in [queue_job] and restart Odoo",
+		},
+		{api.Why{Why: "behind"}, ""},
+	} {
+		require.Equal(t, test.want, remedy(&test.why), test.why.Why)
+	}
+	require.Equal(t, "caddy jobrunner undrain http://10.0.0.5:8069 --runner night", undrain("night", "http://10.0.0.5:8069"))
+}
+
+// TestUnexamined: a secret that only Caddy's user may read is no mistake in the configuration.
+func TestUnexamined(t *testing.T) {
+	for text, want := range map[string]string{
+		"loading the configuration: x": "error: loading the configuration: x; Caddyfile was examined\n",
+		"open /etc/caddy/secret: permission denied": "error: open /etc/caddy/secret: permission denied; " +
+			"Caddyfile was examined: try it as the user that Caddy runs as, with sudo -u caddy\n",
+	} {
+		var out bytes.Buffer
+		complain(&out, unexamined(errors.New(text), "Caddyfile"))
+		require.Equal(t, want, out.String())
+	}
+}

@@ -1,0 +1,45 @@
+package doctor
+
+import (
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+)
+
+// limitTimeRealDefault is Odoo's default of limit_time_real.
+const limitTimeRealDefault = 120 * time.Second
+
+// policies compares the time limits of policies with what else ends jobs, or takes them for dead.
+func (e *examination) policies() {
+	for i := range e.subject.Config.Policies {
+		if p := &e.subject.Config.Policies[i]; p.Timeout != nil {
+			e.timeout(p)
+		}
+	}
+}
+
+// timeout checks one time limit. Odoo kills a worker with everything in it, so that a limit above that
+// never has its turn; a threaded server kills none.
+func (e *examination) timeout(p *policy.Policy) {
+	end := p.Timeout.After
+	if p.Timeout.Cancel {
+		end += max(p.Timeout.Grace, 0)
+		if p.Timeout.Grace == 0 {
+			end += policy.GraceDefault
+		}
+	}
+	if conf := e.subject.Odoo; conf != nil && conf.Workers > 0 {
+		limit := limitTimeRealDefault
+		if conf.LimitTimeReal != nil {
+			limit = time.Duration(*conf.LimitTimeReal) * time.Second
+		}
+		if limit > 0 && end >= limit {
+			e.add(foundLateTimeout, "%s: Odoo kills a worker after limit_time_real, %s, before the time limit and its grace have passed, %s: raise limit_time_real, or lower the timeout",
+				p, limit, end)
+		}
+	}
+	if after := e.subject.Config.RescueStartedAfter; after > 0 && after <= end {
+		e.add(foundEarlyRescue, "%s: rescue_started_after, %s, is not above the time limit and its grace, %s: a job that still runs would be run a second time before it is ended",
+			p, after, end)
+	}
+}

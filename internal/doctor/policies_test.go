@@ -1,0 +1,47 @@
+package doctor
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+)
+
+// A time limit lies below what kills workers, and what takes jobs for dead lies above it.
+func TestTimeouts(t *testing.T) {
+	for name, c := range map[string]struct {
+		timeout policy.Timeout
+		odoo    *odooconf.Config
+		rescue  time.Duration
+		want    []string
+	}{
+		"nothing is known":         {policy.Timeout{After: time.Hour}, nil, 0, nil},
+		"threads":                  {policy.Timeout{After: time.Hour}, &odooconf.Config{}, 0, nil},
+		"the default, below":       {policy.Timeout{After: time.Minute}, &odooconf.Config{Workers: 4}, 0, nil},
+		"the default":              {policy.Timeout{After: 2 * time.Minute}, &odooconf.Config{Workers: 4}, 0, []string{"timeout_above_limit_time_real"}},
+		"the default, with grace":  {policy.Timeout{After: 90 * time.Second, Cancel: true}, &odooconf.Config{Workers: 4}, 0, []string{"timeout_above_limit_time_real"}},
+		"no limit":                 {policy.Timeout{After: time.Hour}, &odooconf.Config{Workers: 4, LimitTimeReal: new(0)}, 0, nil},
+		"a higher one":             {policy.Timeout{After: time.Hour}, &odooconf.Config{Workers: 4, LimitTimeReal: new(7200)}, 0, nil},
+		"a lower one":              {policy.Timeout{After: time.Hour}, &odooconf.Config{Workers: 4, LimitTimeReal: new(3600)}, 0, []string{"timeout_above_limit_time_real"}},
+		"rescued later":            {policy.Timeout{After: time.Hour}, nil, 2 * time.Hour, nil},
+		"rescued before":           {policy.Timeout{After: time.Hour}, nil, time.Hour, []string{"rescue_before_timeout"}},
+		"rescued during the grace": {policy.Timeout{After: time.Hour, Cancel: true, Grace: time.Minute}, nil, time.Hour + time.Second, []string{"rescue_before_timeout"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := &examination{subject: Subject{Odoo: c.odoo, Config: runner.Config{
+				RescueStartedAfter: c.rescue, Policies: []policy.Policy{{Channels: []string{"root"}, Timeout: &c.timeout}},
+			}}}
+			e.policies()
+			var codes []string
+			for _, f := range e.found {
+				codes = append(codes, f.Code)
+				require.Contains(t, f.Message, "policy root: ")
+			}
+			require.Equal(t, c.want, codes)
+		})
+	}
+}

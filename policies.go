@@ -1,0 +1,210 @@
+package jobrunner
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+)
+
+// Policy says what holds for the jobs of some channels beyond the channels' limits. For each option,
+// the first policy of the list counts that matches the job and has the option. A change applies to
+// running jobs, too.
+//
+//	{
+//		"channels": ["root.export.*"],
+//		"database": "prod_*",
+//		"timeout": {"after": "15m", "warn": "12m", "cancel": true, "grace": "30s", "retry": true}
+//	}
+type Policy struct {
+	// Globs of the full names of channels, of which one must match. They begin with `root` or `*`.
+	// A `*` matches dots, too: `root.*` is every channel but `root` itself, and `root*` every
+	// channel. Default: none, and a policy without channels is refused.
+	Channels []string `json:"channels,omitempty"`
+
+	// A glob of the database's name. Placeholders are resolved. Default: every database.
+	Database string `json:"database,omitempty"`
+
+	// A glob of the job's model and method, such as `sale.order.*`. It narrows `timeout`. Of a job
+	// that this process has found running, instead of having sent it, the function is not known:
+	// where the limit depends on it, such a job has none. Default: every function.
+	Function string `json:"function,omitempty"`
+
+	// The time limit of an attempt at a job. Default: none by this policy.
+	Timeout *Timeout `json:"timeout,omitempty"`
+}
+
+// Timeout limits how long an attempt at a job may take, from when it was sent to Odoo, the time
+// that it waits for a worker included.
+//
+//	{"after": "15m", "warn": "12m", "cancel": true, "grace": "30s", "retry": true}
+type Timeout struct {
+	// The limit, at least `1s`. When it has passed, that is told, and with `cancel` the attempt is
+	// ended. Default: none, and a time limit without it is refused.
+	After caddy.Duration `json:"after,omitempty"`
+
+	// When to tell that the limit comes near, at least `1s` and below the limit. Default: never.
+	Warn caddy.Duration `json:"warn,omitempty"`
+
+	// Ends the attempt at the limit: its statement is cancelled, again and again, and after `grace`
+	// its connection to PostgreSQL is closed. The slot stays taken until Odoo has let the job go.
+	// Default: false, the limit is only told.
+	Cancel bool `json:"cancel,omitempty"`
+
+	// How long statements are cancelled before the connection is closed, at least `1s`. Requires
+	// `cancel`. Default: `30s`.
+	Grace caddy.Duration `json:"grace,omitempty"`
+
+	// Tries an attempt that was ended again, as long as the job has retries left. Requires `cancel`.
+	// Default: false, the job stays failed.
+	Retry bool `json:"retry,omitempty"`
+}
+
+// leastTimeout is the least that the durations of a time limit may be.
+const leastTimeout = time.Second
+
+// config returns the policy as the engine takes it.
+func (p *Policy) config() policy.Policy {
+	out := policy.Policy{Channels: p.Channels, Database: p.Database, Function: p.Function}
+	if t := p.Timeout; t != nil {
+		out.Timeout = &policy.Timeout{
+			After: time.Duration(t.After), Warn: time.Duration(t.Warn), Cancel: t.Cancel,
+			Grace: time.Duration(t.Grace), Retry: t.Retry,
+		}
+	}
+	return out
+}
+
+// check refuses what a policy may not be, however it was configured.
+func (p *Policy) check() error {
+	for _, glob := range append([]string{p.Database, p.Function}, p.Channels...) {
+		if err := checkText("glob of a policy", glob); err != nil {
+			return err
+		}
+	}
+	cfg := p.config()
+	if t := p.Timeout; t != nil {
+		if err := errors.Join(
+			checkDuration("timeout", t.After, leastTimeout),
+			checkDuration("warn", t.Warn, leastTimeout),
+			checkDuration("grace", t.Grace, leastTimeout),
+		); err != nil {
+			return fmt.Errorf("%s: %w", &cfg, err)
+		}
+	}
+	return cfg.Validate()
+}
+
+// policies turns the list into what the engine takes.
+func (r *Runner) policies() ([]policy.Policy, error) {
+	var list []policy.Policy
+	for i := range r.Policies {
+		p := r.Policies[i]
+		var err error
+		if p.Database, err = resolve("policy database", p.Database); err != nil {
+			return nil, err
+		}
+		if err := p.check(); err != nil {
+			return nil, err
+		}
+		list = append(list, p.config())
+	}
+	return list, nil
+}
+
+// parsePolicy reads: policy <glob>... { <options> }.
+func (r *Runner) parsePolicy(d *caddyfile.Dispenser) error {
+	p := Policy{Channels: d.RemainingArgs()}
+	if len(p.Channels) == 0 {
+		return d.ArgErr()
+	}
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := checkOption(d, seen, "policy"); err != nil {
+			return err
+		}
+		parse, ok := policyOptions[d.Val()]
+		if !ok {
+			return d.Errf("unrecognized option of a policy: %s", d.Val())
+		}
+		if err := parse(&p, d); err != nil {
+			return err
+		}
+	}
+	if err := p.check(); err != nil {
+		return d.WrapErr(err)
+	}
+	r.Policies = append(r.Policies, p)
+	return nil
+}
+
+// policyOptions are the options of a policy's block. A parser starts at the option's name.
+var policyOptions = map[string]func(*Policy, *caddyfile.Dispenser) error{
+	"database": func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Database) },
+	"function": func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Function) },
+	"timeout":  (*Policy).parseTimeout,
+}
+
+// parseTimeout reads: timeout <duration> { <what is done> }.
+func (p *Policy) parseTimeout(d *caddyfile.Dispenser) (err error) {
+	t := new(Timeout)
+	p.Timeout = t
+	if t.After, err = parseFirst(d); err != nil {
+		return err
+	}
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if err := checkOption(d, seen, "timeout"); err != nil {
+			return err
+		}
+		switch option {
+		case "warn":
+			t.Warn, err = parsePositive(d)
+		case "grace":
+			t.Grace, err = parsePositive(d)
+		case "cancel":
+			t.Cancel, err = true, noArgument(d)
+		case "retry":
+			t.Retry, err = true, noArgument(d)
+		default:
+			err = d.Errf("unrecognized option of timeout: %s", option)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := p.check(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// parseFirst reads the one argument of an option that may have a block.
+func parseFirst(d *caddyfile.Dispenser) (caddy.Duration, error) {
+	option := d.Val()
+	args := d.RemainingArgs()
+	if len(args) != 1 {
+		return 0, d.ArgErr()
+	}
+	v, err := caddy.ParseDuration(args[0])
+	switch {
+	case err != nil:
+		return 0, d.Errf("%s: invalid duration %q", option, args[0])
+	case v <= 0:
+		return 0, d.Errf("%s must be positive", option)
+	}
+	return caddy.Duration(v), nil
+}
+
+// noArgument refuses an argument of a switch.
+func noArgument(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return nil
+}

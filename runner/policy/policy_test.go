@@ -1,0 +1,182 @@
+package policy_test
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+)
+
+// limited is a policy with a time limit of some minutes, by which it is told from others.
+func limited(minutes int, channels ...string) policy.Policy {
+	return policy.Policy{Channels: channels, Timeout: &policy.Timeout{After: time.Duration(minutes) * time.Minute}}
+}
+
+func TestValidate(t *testing.T) {
+	timeout := func(t policy.Timeout) policy.Policy { return policy.Policy{Channels: []string{"root"}, Timeout: &t} }
+	for want, p := range map[string]policy.Policy{
+		"a policy without channels":                                               {},
+		"policy root: it has no option":                                           {Channels: []string{"root"}},
+		"policy root database a: it has no option":                                {Channels: []string{"root"}, Database: "a"},
+		`policy mail: channel "mail": channels of policies have full names`:       limited(1, "mail"),
+		`policy root ro*: channel "ro*": channels of policies have full names`:    limited(1, "root", "ro*"),
+		`policy roots.x: channel "roots.x": channels of policies have full names`: limited(1, "roots.x"),
+		`policy : channel "": channels of policies have full names`:               limited(1, ""),
+		`policy root.[: glob "root.[": syntax error in pattern`:                   limited(1, "root.["),
+		`policy root database [: glob "[": syntax error in pattern`:               {Channels: []string{"root"}, Database: "[", Timeout: &policy.Timeout{After: 1}},
+		`policy root function a[: glob "a[": syntax error in pattern`:             {Channels: []string{"root"}, Function: "a[", Timeout: &policy.Timeout{After: 1}},
+		"policy root: timeout must be positive":                                   timeout(policy.Timeout{}),
+		"policy root: warn must not be negative":                                  timeout(policy.Timeout{After: 1, Warn: -1}),
+		"policy root: grace must not be negative":                                 timeout(policy.Timeout{After: 1, Grace: -1}),
+		"policy root: warn: 1m0s is not below the timeout of 1m0s":                timeout(policy.Timeout{After: time.Minute, Warn: time.Minute}),
+		"policy root: grace needs cancel: without it, nothing is done to the job": timeout(policy.Timeout{After: time.Minute, Grace: time.Minute}),
+		"policy root: retry needs cancel: without it, the job goes on":            timeout(policy.Timeout{After: time.Minute, Retry: true}),
+	} {
+		t.Run(want, func(t *testing.T) { require.ErrorContains(t, p.Validate(), want) })
+	}
+	for _, glob := range []string{"root", "root.*", "root*", "*", "*.mail", "root.mail", "root?mail", "root[.]mail", `root\.mail`} {
+		p := limited(1, glob)
+		require.NoError(t, p.Validate(), glob)
+	}
+	p := timeout(policy.Timeout{After: time.Minute, Warn: time.Second, Cancel: true, Grace: time.Second, Retry: true})
+	require.NoError(t, p.Validate())
+}
+
+func TestFirstThatMatchesAndHasIt(t *testing.T) {
+	var none *policy.Set
+	require.Nil(t, none.Timeout(policy.Job{Channel: "root"}))
+	require.Nil(t, policy.Compile(nil))
+
+	narrow := limited(3, "root.*")
+	narrow.Database = "prod_*"
+	function := limited(4, "*")
+	function.Function = "sale.order.*"
+	s := policy.Compile([]policy.Policy{
+		{Channels: []string{"root.mail"}}, // without the option, it takes nothing from those below
+		limited(1, "root.export.*", "root.import"), limited(2, "root.mail*"), narrow, function, limited(5, "root*"),
+	})
+	for job, minutes := range map[policy.Job]int{
+		{Channel: "root.export.a.b", Database: "x"}:                      1,
+		{Channel: "root.import", Database: "prod_a"}:                     1,
+		{Channel: "root.mail", Database: "prod_a"}:                       2,
+		{Channel: "root.mail.a", Database: "a/b"}:                        2,
+		{Channel: "root.export", Database: "prod_a"}:                     3,
+		{Channel: "root.other", Database: "prod_a/b"}:                    3,
+		{Channel: "root.other", Database: "a", Function: "sale.order.f"}: 4,
+		{Channel: "root.other", Database: "a", Function: "sale.line.f"}:  5,
+		{Channel: "root", Database: "prod_a", Function: "sale.line.f"}:   5,
+		{Channel: "root", Database: "prod_a"}:                            0, // it could be sale.order's
+	} {
+		p := s.Timeout(job)
+		if minutes == 0 {
+			require.Nil(t, p, "%+v", job)
+			continue
+		}
+		require.NotNil(t, p, "%+v", job)
+		require.Equal(t, time.Duration(minutes)*time.Minute, p.Timeout.After, "%+v", job)
+	}
+}
+
+func TestGraceDefault(t *testing.T) {
+	of := func(timeout policy.Timeout) *policy.Timeout {
+		s := policy.Compile([]policy.Policy{{Channels: []string{"*"}, Timeout: &timeout}})
+		return s.Timeout(policy.Job{Channel: "root"}).Timeout
+	}
+	require.Equal(t, policy.GraceDefault, of(policy.Timeout{After: 1, Cancel: true}).Grace)
+	require.Equal(t, time.Minute, of(policy.Timeout{After: 1, Cancel: true, Grace: time.Minute}).Grace)
+	require.Zero(t, of(policy.Timeout{After: 1}).Grace)
+}
+
+// globbed is the plain meaning of a glob of letters, "*" and "?".
+func globbed(glob, name string) bool {
+	switch {
+	case glob == "":
+		return name == ""
+	case glob[0] == '*':
+		return globbed(glob[1:], name) || name != "" && globbed(glob, name[1:])
+	}
+	return name != "" && (glob[0] == '?' || glob[0] == name[0]) && globbed(glob[1:], name[1:])
+}
+
+// TestMatching compares the set with a search that is as plain as the documentation.
+func TestMatching(t *testing.T) {
+	dice := rand.New(rand.NewPCG(1, 13))
+	pick := func(list ...string) string { return list[dice.IntN(len(list))] }
+	word := func(letters string) string {
+		var b strings.Builder
+		for range dice.IntN(5) {
+			b.WriteByte(letters[dice.IntN(len(letters))])
+		}
+		return b.String()
+	}
+	limitedJobs := 0
+	for range 20_000 {
+		var policies []policy.Policy
+		for i := range dice.IntN(5) {
+			p := policy.Policy{Channels: []string{pick("root", "root.", "*", "root*", "root?") + word("ab.*?/")}}
+			for dice.IntN(3) == 0 {
+				p.Channels = append(p.Channels, "root."+word("ab.*?"))
+			}
+			if dice.IntN(3) == 0 {
+				p.Database = word("ab*?/")
+			}
+			if dice.IntN(4) == 0 {
+				p.Function = word("ab.*?")
+			}
+			if dice.IntN(4) > 0 {
+				p.Timeout = &policy.Timeout{After: time.Duration(i + 1)}
+			}
+			policies = append(policies, p)
+		}
+		job := policy.Job{Channel: pick("root", "root."+word("ab./")), Database: word("ab/"), Function: word("ab.")}
+		want := time.Duration(0)
+		for _, p := range policies {
+			matches := false
+			for _, glob := range p.Channels {
+				matches = matches || globbed(glob, job.Channel)
+			}
+			if !matches || p.Timeout == nil || p.Database != "" && !globbed(p.Database, job.Database) {
+				continue
+			}
+			if p.Function != "" && job.Function == "" {
+				break
+			}
+			if p.Function == "" || globbed(p.Function, job.Function) {
+				want = p.Timeout.After
+				break
+			}
+		}
+		got := time.Duration(0)
+		if p := policy.Compile(policies).Timeout(job); p != nil {
+			got = p.Timeout.After
+			limitedJobs++
+		}
+		require.Equal(t, want, got, "%+v %+v", policies, job)
+	}
+	require.Greater(t, limitedJobs, 1000)
+}
+
+// FuzzPolicy: whatever the globs, a policy is refused or can be matched, and one that names a channel
+// literally matches it.
+func FuzzPolicy(f *testing.F) {
+	f.Add("root.export.*", "prod_*", "sale.order.*", "root.export.a", "prod_a")
+	f.Add("root", "", "", "root", "")
+	f.Add("*[", "a\\", "[^]", "root", "x")
+	f.Fuzz(func(t *testing.T, channel, database, function, name, db string) {
+		p := limited(1, channel)
+		p.Database, p.Function = database, function
+		if p.Validate() != nil {
+			return
+		}
+		s := policy.Compile([]policy.Policy{p})
+		s.Timeout(policy.Job{Channel: name, Database: db, Function: function})
+		if strings.ContainsAny(channel+database+function, `*?[\`) {
+			return
+		}
+		require.NotNil(t, s.Timeout(policy.Job{Channel: channel, Database: database, Function: function}))
+	})
+}
