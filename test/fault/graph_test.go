@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 const (
@@ -43,7 +44,7 @@ func TestGraphOfDeadWorkers(t *testing.T) {
 			_, err := odoostub.Enqueue(tb.Context(), tb.Pool(db), jobs)
 			require.NoError(tb, err)
 			began := time.Now()
-			if !tb.within(graphLimit, func() bool { return tb.done(db) == graphJobs }) {
+			if !testbed.Within(graphLimit, func() bool { return tb.done(db) == graphJobs }) {
 				t.Fatalf("not all jobs are done: %s", tb.states())
 			}
 			took := time.Since(began)
