@@ -91,7 +91,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (default 20s) each
 	done
 
 .PHONY: mutate
-# One package at a time takes a minute or a few; all of them take hours.
+# A package takes minutes. An interrupted run goes on where it was.
 mutate: $(GREMLINS) ## Break the code of PKG, and fail if its tests miss it (PKG=./channels; not part of check)
 	@GO='$(GO)' TAGS='$(TAGS)' GREMLINS='$(GREMLINS)' .ci/mutate $(PKG)
 

@@ -75,6 +75,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		}
 //		discover_interval <duration>
 //		rescue_started_after <duration>
+//		quarantine        <attempts> in <duration>
 //		ready_fails_on    not_ready|degraded|never
 //		shutdown_timeout  <duration>
 //		public_runjob     warn|allow
@@ -125,6 +126,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"driver":               (*Runner).parseDriver,
 	"discover_interval":    (*Runner).parseDiscoverInterval,
 	"rescue_started_after": (*Runner).parseRescueStartedAfter,
+	"quarantine":           (*Runner).parseQuarantine,
 	"ready_fails_on":       (*Runner).parseReadyFailsOn,
 	"shutdown_timeout":     (*Runner).parseShutdownTimeout,
 	"public_runjob":        (*Runner).parsePublicRunjob,
@@ -519,6 +521,27 @@ func (r *Runner) parseRescueStartedAfter(d *caddyfile.Dispenser) (err error) {
 		return err
 	}
 	return r.durationsAt(d)
+}
+
+// parseQuarantine reads: quarantine <attempts> in <duration>.
+func (r *Runner) parseQuarantine(d *caddyfile.Dispenser) error {
+	var attempts, in, within string
+	if !d.AllArgs(&attempts, &in, &within) || in != "in" {
+		return d.Err("quarantine is written like this: quarantine 3 in 72h")
+	}
+	n, err := strconv.Atoi(attempts)
+	if err != nil {
+		return d.Errf("quarantine: %q is not a whole number", attempts)
+	}
+	t, err := caddy.ParseDuration(within)
+	if err != nil {
+		return d.Errf("quarantine: invalid duration %q", within)
+	}
+	r.Quarantine = &Quarantine{Attempts: n, Within: caddy.Duration(t)}
+	if err := r.Quarantine.config().Validate(); err != nil {
+		return d.WrapErr(fmt.Errorf("quarantine: %w", err))
+	}
+	return nil
 }
 
 func (r *Runner) parseShutdownTimeout(d *caddyfile.Dispenser) error {

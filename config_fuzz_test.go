@@ -40,7 +40,7 @@ func FuzzConfig(f *testing.F) {
 		`{"runners": {"default": {` + good + `, "channels": {"root": null, "mail": {"capacity": -1, "throttle": 9223372036854775807}}}}}`,
 		`{"runners": {"default": {` + good + `, "channels": {"a..b": {"sequential": true}, "": {"paused": true}}}, "b": {` + good + `}}}`,
 		`{"runners": {"default": {` + good + `, "driver": {"driver": "odoo", "host": "{database}.x", "basic_auth": {"username": "u", "password": "Hunter2"}}}}}`,
-		`{"runners": {"default": {` + good + `, "databases": ["a*", "!b", "["], "rescue_started_after": "2h", "discover_interval": "-1s"}}}`,
+		`{"runners": {"default": {` + good + `, "databases": ["a*", "!b", "["], "rescue_started_after": "2h", "quarantine": {"attempts": 3, "within": "72h"}, "discover_interval": "-1s"}}}`,
 		`{"runners": {"default": {"postgres": "postgres://u:Hunter2/@[::1]:99999/x?sslmode=no", "upstreams": ["https://u:Hunter2@a", "ftp://x", ":0"]}}}`,
 		`{"runners": {"default": {` + good + `, "policies": [{}, null, {"channels": ["root.*", "x", "["], "database": "{env.X}", "timeout": {"after": 1, "warn": "2m", "cancel": true, "grace": -1}}]}}}`,
 		`{"runners": {"default": {"postgres": "{env.NONE}", "upstreams": ["{http.x}"], "site": "x", "shutdown_timeout": "99999999h"}}}`,
@@ -78,10 +78,10 @@ func FuzzCaddyfile(f *testing.F) {
 	for _, s := range []string{
 		"postgres host=db\nupstream http://a:1 b", "postgres host=db\nupstream a\nchannels root:4,mail:2:throttle=3,off:-1",
 		"channel invoices {\nsequential\nthrottle 1500ms\n}\nchannel x 4 {\npaused\ncapacity_default 1\nsequential_default\n}",
-		"driver odoo {\nhost {database}.example.com\nbasic_auth u {env.X}\n}", "databases a* !b\ndiscover_interval 1m\nrescue_started_after 2h\nshutdown_timeout 0",
-		"upgrade_gate\nrelease_dependents", "upgrade_gate yes",
 		"policy root.* root {\ndatabase a*\nfunction a.b\ntimeout 15m {\nwarn 12m\ncancel\ngrace 30s\nretry\n}\n}\npolicy * {\ntimeout 1s\n}",
 		"policy", "policy a", "policy * {\ntimeout\n}", "policy * {\ntimeout 1m {\nretry\n}\n}",
+		"upgrade_gate\nrelease_dependents", "upgrade_gate yes",
+		"driver odoo {\nhost {database}.example.com\nbasic_auth u {env.X}\n}", "databases a* !b\ndiscover_interval 1m\nrescue_started_after 2h\nquarantine 3 in 72h\nshutdown_timeout 0",
 		"}", "{", "channel", "channel a {\nthrottle -1\n}", "channels \"a:b\nc\"", "site odoo.example.com\npostgres_password x", "upstream \"\"",
 	} {
 		f.Add(s, "/ops {\nactions\n}")

@@ -173,6 +173,10 @@ type Runner struct {
 	// value well above any job's time limit. At least `1s`. Default: `0`, never.
 	RescueStartedAfter caddy.Duration `json:"rescue_started_after,omitempty"`
 
+	// Fails jobs that do harm again and again, in place of putting them back. Default:
+	// none, they are put back as long as their own `max_retries` allow.
+	Quarantine *Quarantine `json:"quarantine,omitempty"`
+
 	// When `GET /jobrunner/ready` answers 503: `not_ready`, if no job runs;
 	// `degraded`, also if a part of them does not, for example those of one database
 	// of many; `never`. What is wrong is in the answer in any case. Default:
@@ -243,6 +247,21 @@ type Channel struct {
 	// Makes such sub-channels sequential. Requires `capacity_default` 1.
 	// Default: false.
 	SequentialDefault bool `json:"sequential_default,omitempty"`
+}
+
+// Quarantine says when a job has done too much harm to be run again: that is, when so many
+// attempts at it have come to nothing, because its worker died or because Odoo answered without
+// having run it. It then fails, with a text in its row that names the attempts, whatever its
+// `max_retries`. What is not the job's fault does not count: docs/policies-quarantine.md has the
+// rules.
+//
+//	{"attempts": 3, "within": "72h"}
+type Quarantine struct {
+	// How many attempts, 1 to 100. Required.
+	Attempts int `json:"attempts"`
+
+	// For how long an attempt counts, at least `1m`. Required.
+	Within caddy.Duration `json:"within"`
 }
 
 // DatabaseChannels bounds the channel trees of the databases. Each tree is read

@@ -50,6 +50,7 @@ func TestProvision(t *testing.T) {
 		}
 		discover_interval 1m
 		rescue_started_after 2h
+		quarantine 3 in 72h
 		ready_fails_on degraded
 		release_dependents
 		upgrade_gate
@@ -71,6 +72,7 @@ func TestProvision(t *testing.T) {
 	}, cfg.Channels)
 	require.Equal(t, time.Minute, cfg.DiscoverInterval)
 	require.Equal(t, 2*time.Hour, cfg.RescueStartedAfter)
+	require.Equal(t, &runner.Quarantine{Attempts: 3, Within: 72 * time.Hour}, cfg.Quarantine)
 	require.Equal(t, 10*time.Second, cfg.ShutdownTimeout)
 	require.True(t, cfg.ReleaseDependents)
 	require.True(t, cfg.UpgradeGate)
@@ -192,6 +194,9 @@ func TestJSONErrors(t *testing.T) {
 		"negative shutdown":     {`"default": {` + good + `, "shutdown_timeout": "-1s"}`, `shutdown_timeout must not be negative`},
 		"negative throttle":     {`"default": {` + good + `, "channels": {"mail": {"throttle": -1}}}`, "channel root.mail: throttle must not be negative"},
 		"sequential capacity 2": {`"default": {` + good + `, "channels": {"mail": {"capacity": 2, "sequential": true}}}`, "capacity of 1"},
+		"quarantine of none":    {`"default": {` + good + `, "quarantine": {"within": "72h"}}`, "runner default: quarantine: the number of attempts must be between 1 and 100"},
+		"quarantine of many":    {`"default": {` + good + `, "quarantine": {"attempts": 101, "within": "72h"}}`, "quarantine: the number of attempts must be between 1 and 100"},
+		"quarantine number":     {`"default": {` + good + `, "quarantine": {"attempts": 3, "within": 72}}`, "quarantine: the time must be at least 1m, it is 72ns"},
 		"negative limit":        {`"default": {` + good + `, "rescue_started_after": -1}`, "rescue_started_after must not be negative"},
 		"negative interval":     {`"default": {` + good + `, "discover_interval": -1}`, "discover_interval must not be negative"},
 		"unknown option":        {`"default": {` + good + `, "nope": 1}`, `unknown field "nope"`},

@@ -58,6 +58,7 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 		RescueStartedAfter: time.Duration(r.RescueStartedAfter),
 		ReleaseDependents:  r.ReleaseDependents,
 		UpgradeGate:        r.UpgradeGate,
+		Quarantine:         r.Quarantine.config(),
 		Logger:             log,
 	}
 	if cfg.Postgres, err = r.connection(odoo, log); err != nil {
@@ -200,6 +201,14 @@ func (r *Runner) channels(log *zap.Logger) ([]channels.Config, error) {
 		tree = append(tree, cfg)
 	}
 	return tree, nil
+}
+
+// config turns quarantine into what the engine takes, nil without. The engine checks it.
+func (q *Quarantine) config() *runner.Quarantine {
+	if q == nil {
+		return nil
+	}
+	return &runner.Quarantine{Attempts: q.Attempts, Within: time.Duration(q.Within)}
 }
 
 // capacities turns database_channels into what the scheduler takes, nil without.

@@ -83,6 +83,9 @@ func (r *Runner) settings(cfg *runner.Config, odoo *odooconf.Config) []doctor.Se
 			add(cfg.Policies[i].String(), "timeout "+t.After.String(), fromConfig)
 		}
 	}
+	if cfg.Quarantine != nil {
+		add("quarantine", cfg.Quarantine.String(), fromConfig)
+	}
 	add("shutdown_timeout", max(0, cfg.ShutdownTimeout).String(), from(r.ShutdownTimeout != nil))
 	add("ready_fails_on", cmp.Or(r.ReadyFailsOn, runner.NotReady.String()), from(r.ReadyFailsOn != ""))
 	return list

@@ -38,6 +38,7 @@ func TestCapacitiesOf(t *testing.T) {
 		{"p*d:3", "p\nd", 3},
 		{"a:b:3", "a:b", 3},
 		{"ä*:3", "äb", 3},
+		{"a:3,,b:4,", "b", 4}, // nothing between two commas
 	} {
 		c := Capacities{Max: 8}
 		if test.rules != "" {

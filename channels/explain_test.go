@@ -1,6 +1,7 @@
 package channels
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -128,6 +129,15 @@ func TestExplain(t *testing.T) {
 			want: "job db/job waits: 2 jobs go before it in channel root",
 		},
 		{
+			desc: "behind others that take what is left", config: "root:3", reason: ReasonBehind,
+			do: func(f *fixture) {
+				f.add("", "running")
+				f.Next(at(1), 0)
+				f.add("", "a", "b", "job")
+			},
+			want: "job db/job waits: 2 jobs go before it in channel root",
+		},
+		{
 			desc: "behind another in a throttled channel", config: "root:9:throttle=1", reason: ReasonBehind,
 			do:   func(f *fixture) { f.add("", "a", "job") },
 			want: "job db/job waits: 1 job goes before it in channel root",
@@ -148,4 +158,26 @@ func TestExplain(t *testing.T) {
 	}
 	_, ok := NewManager().Explain(key("unknown"), at(0))
 	require.False(t, ok)
+}
+
+func TestReasonNames(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "Reason(0)", Reason(0).String())
+	require.Equal(t, "max_capacity", ReasonMaxCapacity.String())
+	require.Equal(t, fmt.Sprintf("Reason(%d)", len(reasonNames)), Reason(len(reasonNames)).String())
+	e := Explanation{Job: Job{Key: key("a")}, Reason: ReasonMaxCapacity}
+	require.Equal(t, "job db/a waits: max_capacity is 0, so nothing runs in any database", e.String())
+	e.Capacity, e.Running = 1, 1
+	require.Equal(t, "job db/a waits: max_capacity is reached (1 running in all databases, 1 may)", e.String())
+}
+
+func TestStates(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, fmt.Sprintf("State(%d)", len(stateNames)), State(len(stateNames)).String())
+	for i := range stateNames {
+		s := State(i)
+		require.Equal(t, stateNames[i], s.String())
+		require.Equal(t, s == Enqueued || s == Started, s.Running(), s)
+		require.Equal(t, s == Done || s == Cancelled || s == Failed, s.Finished(), s)
+	}
 }

@@ -133,6 +133,7 @@ func (s *forestComparison) remove(t *rapid.T) {
 		require.Equal(t, s.ref.tree(db).remove(k), s.f.Remove(k))
 		s.f.Suspend(db) // makes the tree, as the lookup did in the reference
 		s.f.Resume(db)
+		s.ref.tree(db).suspend(db, true)
 		s.ref.tree(db).suspend(db, false)
 		return
 	}
@@ -392,6 +393,45 @@ func TestForestWakesUp(t *testing.T) {
 	require.Equal(t, []string{"b"}, databases(f.Next(at(11), 0)))
 }
 
+// TestForestLimit: a pass starts no more than it may.
+func TestForestLimit(t *testing.T) {
+	t.Parallel()
+	f := newForest(t, Capacities{Max: 9}, "root:3", "a", "b")
+	fill(f, "a", "", 3)
+	fill(f, "b", "", 3)
+	require.Len(t, f.Next(at(1), 1), 1)
+	require.Len(t, f.Next(at(1), 2), 2)
+	require.Len(t, f.Next(at(1), 0), 3)
+}
+
+// TestForestTurnWithoutAJob: a database that had a turn and nothing to start keeps its place.
+func TestForestTurnWithoutAJob(t *testing.T) {
+	t.Parallel()
+	f := newForest(t, Capacities{Max: 9}, "root:1,mail:2", "a", "b")
+	fill(f, "a", "", 1)
+	require.Equal(t, []string{"a"}, databases(f.Next(at(1), 0)))
+	fill(f, "b", "", 1)
+	require.Equal(t, []string{"b"}, databases(f.Next(at(1), 0)))
+	fill(f, "a", "mail", 1)
+	require.True(t, f.Pending())
+	require.Empty(t, f.Next(at(1), 0))
+	fill(f, "b", "mail", 1)
+	require.True(t, f.Remove(Key{DB: "b", UUID: "0"}))
+	require.True(t, f.Remove(Key{DB: "a", UUID: "0"}))
+	require.Equal(t, []string{"a"}, databases(f.Next(at(1), 1)))
+}
+
+// TestForestListsWhatIsKnown: a database without jobs has its channels, unless they are withheld.
+func TestForestListsWhatIsKnown(t *testing.T) {
+	t.Parallel()
+	f := newForest(t, Capacities{Max: 1}, "", "a")
+	require.Len(t, f.Channels(), 1)
+	f.Withhold("a")
+	require.Empty(t, f.Channels())
+	fill(f, "a", "", 1)
+	require.Len(t, f.Channels(), 1)
+}
+
 func TestForestViews(t *testing.T) {
 	t.Parallel()
 	f := newForest(t, Capacities{Max: 1}, "mail:2", "b", "a")
@@ -407,7 +447,10 @@ func TestForestViews(t *testing.T) {
 	require.Equal(t, []Count{{DB: "a", Channel: "root", Pending: 2, Enqueued: 1}, {DB: "b", Channel: "root.mail", Pending: 2}}, f.Counts())
 	require.Len(t, f.Oldest(at(9)), 2)
 	require.Contains(t, f.Oldest(at(9)), ID{"b", "root.mail"})
-	_, ok := f.Channel("none", "root")
+	st, ok := f.Channel("b", "root.mail")
+	require.True(t, ok)
+	require.Equal(t, "b", st.DB)
+	_, ok = f.Channel("none", "root")
 	require.False(t, ok)
 	_, ok = f.Explain(Key{DB: "none"}, at(1))
 	require.False(t, ok)
@@ -420,6 +463,9 @@ func TestForestViews(t *testing.T) {
 	}
 	require.NoError(t, f.Configure(nil))
 	require.Empty(t, f.Channels()[0].DB)
+	st, ok = f.Channel("b", "root")
+	require.True(t, ok)
+	require.Empty(t, st.DB)
 	require.Contains(t, f.Oldest(at(9)), ID{"", "root"})
 	require.Len(t, f.Counts(), 2)
 	f.Withhold("a")

@@ -238,6 +238,7 @@ func TestEndlessName(t *testing.T) {
 	require.Len(t, f.Channels(), 1+maxDepth+1)
 	f.RemoveDB("db")
 	f.dump("root(C:2,Q:0,R:0,F:0)\nroot.x(C:1,Q:0,R:0,F:0)")
+	require.Equal(t, maxDepth, NewManager().place(deep).levels, "what bounds names counts the same levels")
 }
 
 // TestPassTouchesOnlyWhatChanged counts with the dirty set: of many idle channels, one change marks

@@ -57,6 +57,10 @@ type Config struct {
 	// empty. The driver must be capable of that. Default: nil, one tree for all databases.
 	DatabaseChannels *channels.Capacities
 
+	// Policies are what holds for jobs beyond the limits of their channels. A policy that ends
+	// attempts needs a driver that is capable of [driver.Capabilities.Stopping]. Default: none.
+	Policies []policy.Policy
+
 	// ReleaseDependents releases the jobs that wait for others, all of which are done, when the worker
 	// that should have done so has died. The driver must be capable of that. Default: false, they
 	// wait.
@@ -65,10 +69,6 @@ type Config struct {
 	// UpgradeGate keeps the jobs of a database from being started while the application is being
 	// changed there. The driver must be capable of telling. Default: false, they are started.
 	UpgradeGate bool
-
-	// Policies are what holds for jobs beyond the limits of their channels. A policy that ends
-	// attempts needs a driver that is capable of [driver.Capabilities.Stopping]. Default: none.
-	Policies []policy.Policy
 
 	// DiscoverInterval is the time between two listings of the databases.
 	// Default: 30 s.
@@ -83,6 +83,10 @@ type Config struct {
 	// without lock rows. It counts from when this process began to watch it. A task
 	// that still runs then is run a second time. Default: 0, never.
 	RescueStartedAfter time.Duration
+
+	// Quarantine fails jobs that do harm again and again. The driver must be capable of that. Default:
+	// nil, they are put back as long as the application's own limit allows.
+	Quarantine *Quarantine
 
 	// Logger gets what the runner has to say; it should carry the name where there
 	// are several. Default: nothing is logged.
@@ -106,6 +110,9 @@ type Config struct {
 
 	// Handover passes what runs on to the next leader. Default: nothing is passed on.
 	Handover Handover
+
+	// Setbacks passes on to the next leader what the quarantine counts. Default: nothing is passed on.
+	Setbacks SetbackStore
 
 	// Exiting reports that the process is about to end, so that nothing new is
 	// started although Stop has not been called yet: Caddy says so at once, and stops
@@ -173,6 +180,14 @@ func (c Config) validate() error {
 		return fmt.Errorf("release_dependents: this driver cannot release jobs of %s that wait for others", c.application())
 	case c.UpgradeGate && !c.Driver.Capabilities().Upgrades:
 		return fmt.Errorf("upgrade_gate: this driver cannot tell whether %s is being upgraded", c.application())
+	}
+	if c.Quarantine != nil {
+		if err := c.Quarantine.Validate(); err != nil {
+			return fmt.Errorf("quarantine: %w", err)
+		}
+		if !c.Driver.Capabilities().Quarantine {
+			return fmt.Errorf("quarantine: this driver cannot fail jobs of %s", c.application())
+		}
 	}
 	if _, err := postgres.Patterns(c.Databases); err != nil {
 		return fmt.Errorf("databases: %w", err)

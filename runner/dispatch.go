@@ -70,9 +70,6 @@ func (e *engine) claimMissed(row *driver.Row) {
 		e.applyRow(row, 0, e.tree.Set)
 		return
 	}
-	if row.State == channels.Unknown {
-		row.State = channels.Done // nothing will run it; a change of state will notify
-	}
 	if row.State == channels.Pending {
 		e.delays.add(row.Key, skipFirst, skipLimit)
 	}
@@ -131,6 +128,7 @@ func (e *engine) answered(x *exchange.Exchange, result driver.Result) {
 	}
 	t.exchange = nil
 	t.result = &result
+	e.parted(key, t, x.Upstream.Name, result.Outcome)
 	if result.Outcome != driver.NotSent && result.Status != 0 {
 		e.answeredAt[x.Upstream.Name] = time.Now()
 	}

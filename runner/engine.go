@@ -45,6 +45,7 @@ type engine struct {
 	shutdown  shutdown
 	handover  handover
 	timeouts  timeouts
+	setbacks  setbacks
 	scanAt    time.Time
 	// releases are the jobs that may have left others waiting.
 	releases releases
@@ -126,10 +127,11 @@ func (e *engine) tick(now time.Time) {
 	}
 	e.leadership.settle(now, e.databases.settling)
 	e.handOver(now)
+	e.checkTimeouts(now)
 	if len(e.releases) > 0 {
 		e.release(now)
 	}
-	e.checkTimeouts(now)
+	e.remember(now)
 	if !now.Before(e.scanAt) {
 		e.expireReserved(now)
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
@@ -187,6 +189,9 @@ func (e *engine) pass(now time.Time) {
 			e.requeue(key)
 			continue
 		}
+		if e.apart(key, now) {
+			continue
+		}
 		e.tasks[key] = &task{phase: phaseClaiming, chosen: now}
 		claims[db] = append(claims[db], key.UUID)
 	}
@@ -208,6 +213,9 @@ func (e *engine) configure(cfg Config) error {
 		return err
 	}
 	e.databases.gate(cfg.UpgradeGate)
+	if cfg.Quarantine == nil {
+		e.setbacks.expire(time.Now())
+	}
 	e.pool.Reconfigured()
 	e.targetsAt = time.Time{}
 	e.limit(cfg.Policies)

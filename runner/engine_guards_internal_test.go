@@ -199,8 +199,15 @@ func TestSlotsOfADatabaseThatIsNotServed(t *testing.T) {
 func TestGivingUpAnUnstartedJob(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*engine, *database, *task, time.Time){
-		"":                     func(*engine, *database, *task, time.Time) {},
-		"still enqueued":       func(_ *engine, _ *database, t *task, _ time.Time) { t.row = &driver.Row{State: channels.Enqueued} },
+		"":               func(*engine, *database, *task, time.Time) {},
+		"still enqueued": func(_ *engine, _ *database, t *task, _ time.Time) { t.row = &driver.Row{State: channels.Enqueued} },
+		"put back, with a lock table": func(_ *engine, db *database, t *task, _ time.Time) {
+			db.fingerprint.Locks, t.row = true, &driver.Row{State: channels.Pending}
+		},
+		"! put back, without one": func(_ *engine, _ *database, t *task, _ time.Time) { t.row = &driver.Row{State: channels.Pending} },
+		"! failed": func(_ *engine, db *database, t *task, _ time.Time) {
+			db.fingerprint.Locks, t.row = true, &driver.Row{State: channels.Failed}
+		},
 		"another's server":     func(e *engine, _ *database, _ *task, now time.Time) { e.answeredAt["odoo2"] = now },
 		"answered before":      func(e *engine, _ *database, _ *task, now time.Time) { e.answeredAt["odoo1"] = now.Add(-time.Hour) },
 		"! not served":         func(_ *engine, db *database, _ *task, _ time.Time) { db.stage = stageUnreachable },

@@ -93,6 +93,9 @@ const (
 	// EventChannelBlocked: a job failed in a sequential Channel, which runs
 	// nothing until it is dealt with (Database and UUID of the job).
 	EventChannelBlocked EventKind = "channel_blocked"
+	// EventJobQuarantined: a job has done harm too often and was failed, as the [EventJobFailed]
+	// before it says, too (all that that one has; Detail: after how many attempts).
+	EventJobQuarantined EventKind = "job_quarantined"
 	// EventPaused: an operator paused Database, Channel, or, with neither,
 	// everything (Detail: who and why).
 	EventPaused EventKind = "paused"
@@ -108,7 +111,7 @@ func EventKinds() []EventKind {
 		EventTimeoutTerminated, EventTimeoutStuck, EventDatabaseReady, EventDatabaseUnhealthy,
 		EventDatabaseLost, EventDatabaseHeld, EventDatabaseUpgrading, EventDatabaseStandby, EventResynced, EventResyncRepaired,
 		EventDependentsReleased, EventNotifications, EventLeaderChanged, EventUpstreamUp, EventUpstreamUnhealthy, EventUpstreamDrained,
-		EventUpstreamUndrained, EventChannelBlocked, EventPaused, EventResumed,
+		EventUpstreamUndrained, EventChannelBlocked, EventJobQuarantined, EventPaused, EventResumed,
 	}
 }
 

@@ -73,6 +73,7 @@ func (e *engine) elected(ctx context.Context) {
 		}
 		e.mail.post(func() { e.takeOver(left) })
 	}
+	e.recall(ctx, cfg)
 	if cfg.Elected != nil {
 		cfg.Elected(ctx)
 	}
@@ -165,6 +166,7 @@ func (e *engine) handOver(now time.Time) {
 
 // leave stores what runs for the next leader when the engine ends.
 func (e *engine) leave() {
+	e.bequeath()
 	store := e.config().Handover
 	if store == nil || !e.leadership.leading || !e.leadership.settled {
 		return

@@ -108,7 +108,8 @@ func TestHistories(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d histories in %s", n, time.Since(began).Round(time.Millisecond))
+	t.Logf("%d histories in %s; the longest time in which nothing happened before all jobs had ended was %s", n,
+		time.Since(began).Round(time.Millisecond), time.Duration(longestStill.Load()).Round(time.Second))
 }
 
 // The generator finds a mistake, and shrinks the history that shows it.

@@ -28,6 +28,8 @@ type hold struct {
 	// request in between, and times counts how often the database was held back for that.
 	struck []string
 	times  int
+	// since is when the first of them was struck.
+	since time.Time
 	// lost counts connections in a row that were lost while claiming.
 	lost int
 }
@@ -39,6 +41,9 @@ const notClaimed = "the last jobs could not be claimed"
 // different jobs one after the other, the reason is not the jobs: the database is held back for a while.
 func (d *databases) strike(db *database, uuid, why string) {
 	h := &db.hold
+	if len(h.struck) == 0 {
+		h.since = time.Now()
+	}
 	h.struck = append(slices.DeleteFunc(h.struck, func(s string) bool { return s == uuid }), uuid)
 	if len(h.struck) > strikesLimit {
 		h.struck = slices.Delete(h.struck, 0, 1)
@@ -51,6 +56,11 @@ func (d *databases) strike(db *database, uuid, why string) {
 	}
 	d.hold(db, h.times, "the last requests ended without their jobs having been run"+why)
 	h.times++
+}
+
+// struckByOthers reports whether the last requests that ended so were for other jobs, too.
+func (h *hold) struckByOthers(uuid string) bool {
+	return slices.ContainsFunc(h.struck, func(s string) bool { return s != uuid })
 }
 
 // ran notes a request that was answered for a job that has been run.

@@ -190,6 +190,9 @@ func TestModelConditions(t *testing.T) {
 		"an answer never arrives, something keeps its connection open, and the job is queued again": {
 			m: oneJob(model.WithoutLocks, faultKept|faultAgain, 2), want: modelStuck,
 		},
+		"lock table: an answer never arrives, something keeps its connection open, and the job is queued again": {
+			m: oneJob(model.WithLocks, faultKept|faultAgain, 2),
+		},
 		"an answer never arrives, and the job is queued again": {m: oneJob(model.WithoutLocks, faultSilent|faultAgain, 2)},
 		"no lock table: a worker dies":                         {m: oneJob(model.WithoutLocks, faultDies, 1), want: modelStuck},
 		"no lock table: a worker dies, and the operator has set a limit": {

@@ -296,7 +296,7 @@ func (s *stepper) process(n int) {
 	}
 	s.fault(faultPanic, n, 0, "the engine of "+nodeName(n)+" panics", func(t *modelTurn) { t.end(false) })
 	if !slices.ContainsFunc(s.from.nodes[n].views[:], func(v modelView) bool {
-		return v.task.has && (v.task.phase == phaseClaiming || v.task.phase == phaseUnclaiming)
+		return v.task.has && (v.task.phase == phaseClaiming || v.task.phase == phaseUnclaiming || v.task.phase == phaseAsked)
 	}) {
 		s.fault(faultReload, n, 0, "the engine of "+nodeName(n)+" stops, and another one follows", func(t *modelTurn) { t.end(false) })
 	}
@@ -490,7 +490,10 @@ func (s *stepper) overdue(n, d int) {
 	if v.task.gone || v.task.row.known && v.task.row.state == model.Done {
 		s.offer(n, d, name+": it has ended, the request is given up", func(t *modelTurn) { t.answered(driver.Broken) })
 	}
-	if v.served && v.stage.known() && s.m.generation.Guarded && !v.task.gone && (!v.task.row.known || v.task.row.state == model.Enqueued) {
+	// The time that has passed is much longer than a worker needs for its second transaction.
+	between := slices.ContainsFunc(s.from.jobs[d].Requests[:], func(r model.Request) bool { return r.At == model.Gap })
+	putBack := s.m.generation.Locks && v.task.row.state == model.Pending && !between
+	if v.served && v.stage.known() && s.m.generation.Guarded && !v.task.gone && (!v.task.row.known || v.task.row.state == model.Enqueued || putBack) {
 		s.offer(n, d, name+": not started for long, the request is given up", func(t *modelTurn) { t.answered(driver.Broken) })
 	}
 }

@@ -94,6 +94,8 @@ type trail struct {
 	status      int
 	// why says why the attempt came to nothing.
 	why string
+	// quarantined says why it was failed in place of being put back; empty if it was not.
+	quarantined string
 	// lost is set when it has been reported as such, rescued when it was found dead.
 	lost, rescued bool
 }
@@ -222,6 +224,10 @@ func (n *notes) ended(key channels.Key, t *task, served bool) {
 	if kind != EventJobFailed {
 		return
 	}
+	if t.trail.quarantined != "" {
+		ev.Kind = EventJobQuarantined
+		n.emit(ev)
+	}
 	if st, ok := n.tree.Channel(key.DB, channel); ok && st.Sequential {
 		n.emit(t.event(EventChannelBlocked, key, channel))
 	}
@@ -236,6 +242,8 @@ func (t *task) ending(served bool) (kind EventKind, detail string) {
 		return EventJobGone, "the job was deleted"
 	case t.row.State == channels.Done:
 		return EventJobDone, ""
+	case t.row.State == channels.Failed && t.trail.quarantined != "":
+		return EventJobFailed, "quarantined: " + t.trail.quarantined
 	case t.row.State == channels.Failed && t.trail.rescued:
 		return EventJobFailed, deadDetail
 	case t.row.State == channels.Failed && t.limit != nil && t.limit.ended != nil:

@@ -136,16 +136,16 @@ func (r *sessionReports) Rescued(rows []driver.Row) {
 	r.post(func() { r.engine.rescued(r.db, rows) })
 }
 
-func (r *sessionReports) Released(rows []driver.Row) {
-	r.post(func() { r.engine.released(r.db, rows) })
-}
-
 func (r *sessionReports) Stopped(stopped []driver.Stopped, terminate bool, err error) {
 	r.post(func() { r.engine.stopped(r.db, stopped, terminate, err) })
 }
 
 func (r *sessionReports) Accounted(causes []driver.Cause, changed []driver.Row, err error) {
 	r.post(func() { r.engine.accounted(r.db, causes, changed, err) })
+}
+
+func (r *sessionReports) Released(rows []driver.Row) {
+	r.post(func() { r.engine.released(r.db, rows) })
 }
 
 // clusterReports takes what the maintenance connection reports into the engine's loop.
@@ -176,6 +176,7 @@ func (r poolReports) Up(name string) {
 
 func (r poolReports) Down(name, reason string) {
 	r.engine.mail.post(func() {
+		r.engine.serverDown()
 		r.engine.notes.emit(Event{Kind: EventUpstreamUnhealthy, Upstream: name, Detail: reason})
 	})
 }

@@ -76,7 +76,12 @@ func (e *engine) decide(db *database, key channels.Key, t *task, now time.Time) 
 	case undecided:
 		e.warnUndecided(key, t)
 	case dead:
-		db.session.Rescue(driver.Liveness{Row: *t.row, Verdict: driver.Dead, Expired: !ev.locks})
+		l := driver.Liveness{Row: *t.row, Verdict: driver.Dead, Expired: !ev.locks}
+		if why := e.condemn(key, t); why != "" {
+			db.session.FailDead(l, why)
+		} else {
+			db.session.Rescue(l)
+		}
 	}
 	return true
 }
@@ -100,7 +105,9 @@ func (e *engine) expire(db *database, key channels.Key, t *task, now time.Time) 
 }
 
 // giveUpUnstarted gives up a request whose job has not been started for very long, at a server that does
-// nothing at all for us, where a second request does no harm.
+// nothing at all for us, where a second request does no harm. A job that is pending has been put back,
+// by the leader of another node or by hand; in the latter case it may be running. Only a lock table
+// keeps a second request from running it, too.
 func (e *engine) giveUpUnstarted(key channels.Key, t *task, now time.Time) {
 	db := e.databases.get(key.DB)
 	since := t.trail.sent
@@ -110,8 +117,10 @@ func (e *engine) giveUpUnstarted(key channels.Key, t *task, now time.Time) {
 	if at := e.answeredAt[t.exchange.Upstream.Name]; at.After(since) {
 		since = at // that may have been the last of what it had begun before
 	}
-	if db == nil || !db.stage.known() || db.fingerprint.Unguarded || now.Sub(since) < unstartedLimit ||
-		t.gone || t.row != nil && t.row.State != channels.Enqueued {
+	if db == nil || !db.stage.known() || db.fingerprint.Unguarded || now.Sub(since) < unstartedLimit || t.gone {
+		return
+	}
+	if t.row != nil && t.row.State != channels.Enqueued && (t.row.State != channels.Pending || !db.fingerprint.Locks) {
 		return
 	}
 	for _, o := range e.tasks {
@@ -154,8 +163,11 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 			e.applyGone(l.Row.Key)
 			continue
 		}
-		t.inspectedAs(l, now)
 		t.limit.claimedAt(l, now)
+		was := t.alive
+		if t.inspectedAs(l, now); was && l.Verdict == driver.Dead {
+			e.diedLater(l.Row.Key, t, now)
+		}
 		if l.Verdict != driver.Dead {
 			e.applyRow(&l.Row, 0, e.tree.Set)
 			continue
@@ -168,9 +180,15 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 // rescued takes in the rows of tasks that were put back because they were dead.
 func (e *engine) rescued(db *database, rows []driver.Row) {
 	for i := range rows {
+		t := e.tasks[rows[i].Key]
+		if t != nil && t.condemned > 0 && rows[i].State == channels.Failed {
+			t.trail.rescued = true
+			e.quarantined(&rows[i], t)
+			e.applyRow(&rows[i], 0, e.tree.Set)
+			continue
+		}
 		e.log().Warn("Re-queued dead job with uuid: "+printable(rows[i].UUID), zap.String("database", db.Name),
 			zap.Stringer("state", rows[i].State), zap.Int32("retry", rows[i].Retry))
-		t := e.tasks[rows[i].Key]
 		if t != nil {
 			t.trail.rescued = true
 		}
@@ -179,6 +197,9 @@ func (e *engine) rescued(db *database, rows []driver.Row) {
 			// Delivered, and not even started.
 			e.putBack(db, &rows[i], t)
 			continue
+		}
+		if t != nil && rows[i].State == channels.Pending {
+			e.setBack(rows[i].Key, t)
 		}
 		e.applyRow(&rows[i], 0, e.tree.Set)
 	}

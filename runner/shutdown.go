@@ -15,14 +15,16 @@ type shutdown struct {
 	onceQuiet, onceDrained sync.Once
 }
 
-// check tells [Runner.Stop] when no statement is under way any more, and when no request is.
+// check tells [Runner.Stop] when no statement is under way any more, and when no request is. The row of
+// a task whose request has just ended is being read: it may have to be put back, and where the
+// application does not notice a second request, no later engine can.
 func (s *shutdown) check(tasks map[channels.Key]*task) {
 	quiet, drained := true, true
 	for _, t := range tasks {
 		switch t.phase {
-		case phaseClaiming, phaseUnclaiming:
+		case phaseClaiming, phaseUnclaiming, phaseAsked:
 			quiet, drained = false, false
-		case phaseOpen, phaseAsked:
+		case phaseOpen:
 			drained = false
 		case phaseWatched, phaseParked:
 		}

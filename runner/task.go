@@ -74,6 +74,10 @@ type task struct {
 	warned bool
 	// limit is how far the attempt is with its time limit; nil if that was not looked up.
 	limit *limit
+	// fate is what is known of its end in case that it is found dead, and condemned the number of
+	// setbacks for which it is being failed; both only with a quarantine.
+	fate      fate
+	condemned int
 	// trail is what its events will say.
 	trail trail
 	// span is what is traced of it, nil without tracing.
@@ -135,6 +139,7 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 		e.notes.oddRow(oddity{row.DB, "unexpected state"}, "unexpected state "+printable(row.RawState)+" for job "+printable(row.UUID))
 		return e.applyMystery(row, asked)
 	}
+	e.setbacks.seen(row.Key, row.State, row.Retry)
 	t := e.tasks[row.Key]
 	if t == nil {
 		return e.applyToTree(row, set)
@@ -226,6 +231,7 @@ func (e *engine) applyGone(key channels.Key) bool {
 	t := e.tasks[key]
 	if t == nil {
 		delete(e.delays, key)
+		e.setbacks.forget(key)
 		return e.tree.Remove(key)
 	}
 	switch t.phase {
@@ -285,11 +291,14 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 	delete(e.tasks, key)
 	db := e.databases.get(key.DB)
 	e.notes.ended(key, t, db != nil)
-	e.bereave(key, t)
 	e.account(db, t)
 	delete(e.handover.closed, key)
+	e.bereave(key, t)
 	if t.gone {
 		delete(e.delays, key)
+		if !t.unserved {
+			e.setbacks.forget(key)
+		}
 		removed := e.tree.Remove(key)
 		if db == nil && !e.anyJob(key.DB) {
 			e.tree.RemoveDB(key.DB) // that was the last one that kept it
@@ -299,6 +308,7 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 	if t.row.State != channels.Pending || t.result != nil {
 		delete(e.delays, key)
 	}
+	e.setbacks.seen(key, t.row.State, t.row.Retry)
 	if db != nil && t.result != nil && t.result.Outcome == driver.Answered {
 		db.hold.ran()
 	}
@@ -367,6 +377,10 @@ func (e *engine) unclaim(key channels.Key, t *task) {
 	}
 	e.notes.unclaimed(key, t, e.shutdown.begun)
 	t.phase = phaseUnclaiming
+	if why := e.condemn(key, t); why != "" {
+		db.session.FailUnclaimed(t.attempt, why)
+		return
+	}
 	db.session.Unclaim(t.attempt)
 }
 
@@ -389,6 +403,12 @@ func (e *engine) unclaimed(db *database, tasks []driver.Task, changed []driver.R
 			e.ask(db, attempt.Key, t)
 			continue
 		}
+		if t.condemned > 0 && row.State == channels.Failed {
+			e.quarantined(row, t)
+			t.row, t.gone = row, false
+			e.settle(row.Key, t)
+			continue
+		}
 		e.log().Warn("state of job "+printable(row.UUID)+" was reset from enqueued to pending", zap.String("database", row.DB))
 		e.putBack(db, row, t)
 	}
@@ -399,6 +419,7 @@ func (e *engine) unclaimed(db *database, tasks []driver.Task, changed []driver.R
 // for again and again.
 func (e *engine) putBack(db *database, row *driver.Row, t *task) {
 	delivered, why := t.result != nil && t.result.Outcome != driver.NotSent, t.trail.why
+	setback, counts := e.setbackOf(row.Key, t)
 	t.row, t.gone, t.result = row, false, nil
 	if delivered {
 		e.delays.add(row.Key, retryFirst, retryLimit)
@@ -406,6 +427,7 @@ func (e *engine) putBack(db *database, row *driver.Row, t *task) {
 	e.settle(row.Key, t)
 	if delivered {
 		e.databases.strike(db, row.UUID, why)
+		e.rebuff(db, row.Key, setback, counts)
 	}
 }
 

@@ -569,3 +569,32 @@ func TestAbandon(t *testing.T) {
 		})
 	}
 }
+
+// A job that was not claimed gives its slot back, whatever has become of it, and is none of the queue
+// unless it is still pending. One that another program has taken keeps it.
+func TestMissedClaims(t *testing.T) {
+	t.Parallel()
+	for state, want := range map[channels.State]struct{ left, known, slot, paused bool }{
+		channels.Pending:   {known: true, paused: true},
+		channels.Enqueued:  {left: true, known: true, slot: true},
+		channels.Started:   {left: true, known: true, slot: true},
+		channels.Failed:    {known: true},
+		channels.Done:      {},
+		channels.Cancelled: {},
+		channels.Unknown:   {},
+	} {
+		e, _ := served()
+		key := e.holds("prod", "a", &task{phase: phaseClaiming, chosen: time.Now()})
+		e.claimMissed(jobRow(key, state, 1))
+		_, s, known := e.tree.Lookup(key)
+		require.Equal(t, want.known, known, state)
+		require.Equal(t, want.slot, known && s.Running(), state)
+		require.Equal(t, want.left, e.tasks[key] != nil, state)
+		require.Equal(t, want.paused, len(e.delays) > 0, state)
+
+		e, _ = served()
+		key = e.holds("prod", "a", &task{phase: phaseOpen})
+		e.claimMissed(jobRow(key, state, 1))
+		require.Equal(t, phaseOpen, e.tasks[key].phase, "only a claim can be missed")
+	}
+}

@@ -26,8 +26,8 @@ func (b *bench) gated(channels string, j *journal) (*runner.Runner, runner.Confi
 	return b.start(cfg), cfg
 }
 
-// databaseStatus returns that of a database; nil if it is not served.
-func databaseStatus(st *runner.Status, database string) *runner.DatabaseStatus {
+// named returns the status of a database; nil if it is not served.
+func statusOf(st *runner.Status, database string) *runner.DatabaseStatus {
 	for i := range st.Databases {
 		if st.Databases[i].Name == database {
 			return &st.Databases[i]
@@ -58,7 +58,7 @@ func TestUpgradeGate(t *testing.T) {
 
 		st, err := r.Status(b.Context())
 		require.NoError(b, err)
-		db := databaseStatus(&st, "prod")
+		db := statusOf(&st, "prod")
 		require.Equal(b, runner.DatabaseUpgrading, db.State)
 		require.InDelta(b, time.Minute, time.Since(db.UpgradeSince), float64(10*time.Second))
 		require.Contains(b, db.Obstacle(time.Now()), "modules are marked: sale (to upgrade)")
@@ -79,7 +79,7 @@ func TestUpgradeGate(t *testing.T) {
 		st, err = r.Status(b.Context())
 		require.NoError(b, err)
 		require.Equal(b, runner.Ready, st.Health(time.Now()))
-		require.True(b, databaseStatus(&st, "prod").UpgradeSince.IsZero())
+		require.True(b, statusOf(&st, "prod").UpgradeSince.IsZero())
 	})
 }
 
@@ -175,12 +175,12 @@ func TestUpgradeOfTheAddOn(t *testing.T) {
 		b.settle(20 * time.Second)
 		st, err := r.Status(b.Context())
 		require.NoError(b, err)
-		require.Equal(b, runner.DatabaseUpgrading, databaseStatus(&st, "prod").State)
+		require.Equal(b, runner.DatabaseUpgrading, statusOf(&st, "prod").State)
 		b.Mark("prod", "")
 		b.settle(20 * time.Second)
 		st, err = r.Status(b.Context())
 		require.NoError(b, err)
-		require.Equal(b, runner.DatabaseUnhealthy, databaseStatus(&st, "prod").State)
+		require.Equal(b, runner.DatabaseUnhealthy, statusOf(&st, "prod").State)
 	})
 }
 

@@ -57,6 +57,8 @@ const (
 	WhyPausedChannel    = "paused_channel"
 	WhyPausedConfig     = "paused_by_configuration"
 	WhyRetryDelay       = "retry_delay"
+	WhySuspected        = "suspected"
+	WhyQuarantined      = "quarantined"
 	WhyClaiming         = "claiming"
 	WhyUnclaiming       = "unclaiming"
 	WhyWatched          = "watched"
@@ -127,6 +129,10 @@ func (w *Why) row(known bool) {
 	case channels.Cancelled:
 		w.say(WhyCancelled, "the job was cancelled")
 	case channels.Failed:
+		if d.Exception == driver.QuarantineName {
+			w.say(WhyQuarantined, "the job was quarantined, because too many attempts came to nothing, as it says itself; it runs again only if it is requeued")
+			return
+		}
 		w.say(channels.ReasonFailed.String(), "the job failed%s and runs again only if it is requeued", with(" with ", d.Exception))
 	case channels.WaitDependencies:
 		if d.WaitsFor == 0 {
@@ -197,7 +203,19 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 	case known:
 		w.queued(e, x, now)
 	}
+	w.setbacks(e, now)
 	return known || t != nil
+}
+
+// setbacks says how near a job is to its quarantine.
+func (w *Why) setbacks(e *engine, now time.Time) {
+	q := e.config().Quarantine
+	if q == nil || w.Code == "" {
+		return
+	}
+	if n := len(e.setbacks.counted(w.Key, now, q.Within)); n > 0 {
+		w.Text += fmt.Sprintf("; %s came to nothing within %s, and a job with %d is quarantined", plural(n, "attempt"), spell(q.Within), q.Attempts)
+	}
 }
 
 func (w *Why) paused(code, what string, p *Pause) {
@@ -230,6 +248,10 @@ func (w *Why) queued(e *engine, x channels.Explanation, now time.Time) {
 	d := e.delays[w.Key]
 	switch x.Reason {
 	case channels.ReasonETA:
+		if q := e.config().Quarantine; d.until > now.UnixMicro() && q != nil && e.setbacks.suspect(w.Key, now, q.Within) {
+			w.say(WhySuspected, "the job died together with others and is not run beside these, the next attempt follows at %s", x.Until.Format(time.RFC3339))
+			return
+		}
 		if d.until > now.UnixMicro() {
 			w.say(WhyRetryDelay, "the last attempt came to nothing, the next one follows at %s", x.Until.Format(time.RFC3339))
 			return

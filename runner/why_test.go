@@ -319,8 +319,6 @@ var whyCases = map[string]whyCase{
 	}},
 }
 
-// TestWhyInEveryCase: each reason is given where it is the true one. TestWhy,
-// TestDrains, TestNeutralizedDatabase and TestWhyMaxCapacity have the rest.
 // overdue runs a job for a while that has a time limit of a minute, and ignores cancels.
 func overdue(after time.Duration, cancel bool) func(*bench) (*runner.Runner, channels.Key) {
 	return func(b *bench) (*runner.Runner, channels.Key) {
@@ -354,12 +352,15 @@ func init() {
 	}
 }
 
+// TestWhyInEveryCase: each reason is given where it is the true one. TestWhy,
+// TestDrains, TestNeutralizedDatabase, TestWhyMaxCapacity, TestWhyOfSetbacks and
+// TestQuarantineEndsWithARequeue have the rest.
 func TestWhyInEveryCase(t *testing.T) {
 	missing := whyCodes(t)
 	for _, code := range []string{
 		"channel_full", "failed", "sequential_failed", "eta", "done", "wait_dependencies", "paused_channel", "unknown_job",
 		"database_unhealthy", "database_neutralized", "database_not_served", "standby", "no_leader", "upstreams_drained",
-		"max_capacity",
+		"max_capacity", "quarantined", "suspected",
 	} {
 		require.NotContains(t, whyCases, code)
 		require.Contains(t, missing, code)

@@ -33,8 +33,8 @@ var alertKinds = map[runner.EventKind]bool{
 	runner.EventUpstreamUnhealthy: true, runner.EventUpstreamDrained: true, runner.EventUpstreamUndrained: true,
 	runner.EventTimeoutWarned: true, runner.EventTimeoutReached: true, runner.EventTimeoutCancelled: true,
 	runner.EventTimeoutTerminated: true, runner.EventTimeoutStuck: true,
-	runner.EventChannelBlocked: true, runner.EventResyncRepaired: true, runner.EventDependentsReleased: true,
-	runner.EventPaused: true, runner.EventResumed: true,
+	runner.EventDependentsReleased: true,
+	runner.EventJobQuarantined:     true, runner.EventChannelBlocked: true, runner.EventResyncRepaired: true, runner.EventPaused: true, runner.EventResumed: true,
 }
 
 // process hands the events of this process on. It is global because a reload must not make it forget

@@ -66,6 +66,9 @@ var (
 	blockedTotal = counter("channel_blocks_total",
 		"Failed jobs that stopped a sequential channel.",
 		"runner", "channel")
+	quarantinedTotal = counter("quarantined_total",
+		"Jobs that were failed because too many attempts at them had come to nothing. It stays 0 without quarantine.",
+		"runner", "database")
 	leaderChangesTotal = counter("leader_changes_total",
 		"How often this process began or ceased to lead the runner, or another leader was seen.",
 		"runner")
@@ -99,11 +102,11 @@ var (
 // database.
 var (
 	eventCollectors = []prometheus.Collector{
-		attemptsTotal, dispatchesTotal, requeuesTotal, lostTotal, timeoutsTotal, blockedTotal, leaderChangesTotal, notificationsTotal,
-		resyncsTotal, resyncRepairsTotal, dependentsReleasedTotal, waitSeconds, runSeconds, dispatchSeconds, claimSize,
+		attemptsTotal, dispatchesTotal, requeuesTotal, lostTotal, timeoutsTotal, blockedTotal, quarantinedTotal, leaderChangesTotal,
+		notificationsTotal, resyncsTotal, resyncRepairsTotal, dependentsReleasedTotal, waitSeconds, runSeconds, dispatchSeconds, claimSize,
 	}
 	databaseCollectors = []*prometheus.CounterVec{
-		attemptsTotal, requeuesTotal, lostTotal, timeoutsTotal, notificationsTotal, resyncsTotal, resyncRepairsTotal,
+		attemptsTotal, requeuesTotal, lostTotal, timeoutsTotal, quarantinedTotal, notificationsTotal, resyncsTotal, resyncRepairsTotal,
 		dependentsReleasedTotal,
 	}
 )
@@ -207,6 +210,8 @@ func observeDatabase(ev *runner.Event) {
 	case runner.EventChannelBlocked:
 		_, channel := places.admit(ev.Runner, ev.Database, ev.Channel)
 		blockedTotal.WithLabelValues(ev.Runner, channel).Inc()
+	case runner.EventJobQuarantined:
+		quarantinedTotal.WithLabelValues(ev.Runner, database).Inc()
 	case runner.EventNotifications:
 		notificationsTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
 	case runner.EventResynced:
@@ -215,6 +220,7 @@ func observeDatabase(ev *runner.Event) {
 		resyncRepairsTotal.WithLabelValues(ev.Runner, database)
 		requeuesTotal.WithLabelValues(ev.Runner, database, "dead")
 		dependentsReleasedTotal.WithLabelValues(ev.Runner, database)
+		quarantinedTotal.WithLabelValues(ev.Runner, database)
 	case runner.EventDependentsReleased:
 		dependentsReleasedTotal.WithLabelValues(ev.Runner, database).Add(float64(ev.Count))
 	case runner.EventResyncRepaired:

@@ -175,6 +175,7 @@ func TestEventsAreCounted(t *testing.T) {
 		"caddy_jobrunner_leader_changes_total{runner=count}":                                  1,
 		"caddy_jobrunner_lost_requests_total{database=prod,runner=count}":                     1,
 		"caddy_jobrunner_notifications_total{database=prod,runner=count}":                     5,
+		"caddy_jobrunner_quarantined_total{database=prod,runner=count}":                       1,
 		"caddy_jobrunner_requeues_total{database=prod,reason=answered,runner=count}":          1,
 		"caddy_jobrunner_requeues_total{database=prod,reason=dead,runner=count}":              1,
 		"caddy_jobrunner_resync_repairs_total{database=prod,runner=count}":                    5,

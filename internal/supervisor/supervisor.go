@@ -76,7 +76,7 @@ type Generation struct {
 // Member is one runner of a generation.
 type Member struct {
 	// Config is what the engine gets. The supervisor adds what belongs to the process: Exchanges,
-	// Elected and Handover.
+	// Elected, Handover and Setbacks.
 	Config runner.Config
 	// New makes the engine: no I/O, no goroutine.
 	New func(cfg runner.Config) (Engine, error)
@@ -103,6 +103,7 @@ func (m *Member) config(name string) runner.Config {
 	cfg.Elected = func(ctx context.Context) { elected(ctx, name) }
 	if m.Storage != nil {
 		cfg.Handover = newHandover(name, m.Storage)
+		cfg.Setbacks = newSetbacks(name, m.Storage)
 	}
 	return cfg
 }

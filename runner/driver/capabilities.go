@@ -19,6 +19,10 @@ type Capabilities struct {
 	// runner up learn no more than what a [Fingerprint] says.
 	Examination bool
 
+	// Stopping is set when sessions implement [Stopper], so that attempts that run can be ended.
+	// Default: false, a configuration that wants that is refused.
+	Stopping bool
+
 	// Upgrades is set when sessions implement [Upgrader], so that nothing is started while the
 	// application is being changed. Default: false, a configuration that wants that is refused.
 	Upgrades bool
@@ -27,9 +31,9 @@ type Capabilities struct {
 	// left waiting. Default: false, a configuration that wants that is refused.
 	Releases bool
 
-	// Stopping is set when sessions implement [Stopper], so that attempts that run can be ended.
-	// Default: false, a configuration that wants that is refused.
-	Stopping bool
+	// Quarantine is set when sessions implement [Quarantiner], so that jobs that do harm can be
+	// failed. Default: false, a configuration that wants that is refused.
+	Quarantine bool
 }
 
 // AsOperator returns the driver's operations, and false if it does not declare or does not have

@@ -3,6 +3,7 @@ package exchange
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -64,4 +65,29 @@ func TestRegister(t *testing.T) {
 			require.Equal(t, c.want, <-ended, "one that is over tells at once")
 		})
 	}
+}
+
+// What is open of a database is all of it, and nothing of another one.
+func TestOpenOf(t *testing.T) {
+	r := NewRegister()
+	end, ended := make(chan struct{}), make(chan struct{}, 20)
+	waits := runs{run: func(context.Context) driver.Result { <-end; return driver.Result{} }}
+	want := map[string]map[string]struct{}{"prod": {}, "test": {}}
+	for db, uuids := range want {
+		for i := range 10 {
+			uuid := fmt.Sprint(i)
+			uuids[uuid] = struct{}{}
+			_, started := r.Start(waits, driver.Upstream{}, driver.Task{Key: channels.Key{DB: db, UUID: uuid}}, zap.NewNop,
+				func(*Exchange, driver.Result) { ended <- struct{}{} })
+			require.True(t, started)
+		}
+	}
+	for db, uuids := range want {
+		require.Equal(t, uuids, r.OpenOf(db))
+	}
+	close(end)
+	for range 20 {
+		<-ended
+	}
+	require.Zero(t, r.Len())
 }

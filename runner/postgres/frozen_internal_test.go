@@ -15,15 +15,19 @@ func TestFrozen(t *testing.T) {
 	pid, other := uint32(7), uint32(8)
 	at := func(seconds int) time.Time { return now.Add(time.Duration(seconds) * time.Second) }
 	h := holder{pid: &pid, ours: true, started: now, changed: now, blocked: true}
+	const every = 2 // seconds
 	check := func(f *frozen, h holder, n int) (yes bool) {
 		for i := range n {
-			yes = f.see(h, at(2*i))
+			yes = f.see(h, at(every*i))
 		}
 		return yes
 	}
+	// So many checks are just too few, and the next two are at these times.
+	const few = int(BlockedAfter/time.Second) / every
+	soon, late := at(every*few-1), at(every*few)
 	var f frozen
-	require.False(t, check(&f, h, 8))
-	require.True(t, check(&f, h, 9))
+	require.False(t, check(&f, h, few))
+	require.True(t, check(&f, h, few+1))
 	change := func(f func(*holder)) holder { c := h; f(&c); return c }
 	for name, c := range map[string]holder{
 		"not ours":    change(func(h *holder) { h.ours = false }),
@@ -31,13 +35,13 @@ func TestFrozen(t *testing.T) {
 		"no session":  {},
 	} {
 		f = frozen{}
-		require.False(t, check(&f, c, 100), name)
+		require.False(t, check(&f, c, 2*few), name)
 		f = frozen{}
-		check(&f, h, 8)
-		f.see(c, at(15))
-		require.False(t, f.see(h, at(16)), "%s in between", name)
+		check(&f, h, few)
+		f.see(c, soon)
+		require.False(t, f.see(h, late), "%s in between", name)
 		check(&f, h, 3)
-		require.False(t, f.see(h, at(17)), "%s in between", name)
+		require.False(t, f.see(h, late.Add(time.Second)), "%s in between", name)
 	}
 	for name, c := range map[string]holder{
 		"another backend":       change(func(h *holder) { h.pid = &other }),
@@ -46,12 +50,16 @@ func TestFrozen(t *testing.T) {
 		"a statement after all": change(func(h *holder) { h.changed, h.blocked = at(1), false }),
 	} {
 		f = frozen{}
-		check(&f, h, 8)
-		require.False(t, f.see(c, at(16)), name)
+		check(&f, h, few)
+		require.False(t, f.see(c, late), name)
 	}
 	f = frozen{}
 	f.see(h, now)
 	require.False(t, f.see(h, at(3600)), "two checks are too few")
+	for i := range frozenChecks - 3 {
+		require.False(t, f.see(h, at(3601+i)), "still too few")
+	}
+	require.True(t, f.see(h, at(3700)))
 }
 
 // TestSilent: what the server says of a client's silence counts at once, unless that client has been

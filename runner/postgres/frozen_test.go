@@ -124,6 +124,51 @@ func TestFrozenHolderLosesItsLockToALateRival(t *testing.T) {
 	require.True(t, lock.Held, lock.Holder)
 }
 
+// TestSlowReaderKeepsItsLock: a runner that needs long to read one result lives. Nothing is heard of
+// it meanwhile, and its backend is blocked at each check.
+func TestSlowReaderKeepsItsLock(t *testing.T) {
+	t.Parallel()
+	pg := pgtest.Shared(t)
+	db := pg.NewDatabase(t)
+	key := int64(5)
+	c := connect(t, pg.ConnConfig(db))
+	lock, err := c.TryLock(deadline(t), key)
+	require.NoError(t, err)
+	require.True(t, lock.Held)
+	rows, err := c.Query(t.Context(), "SELECT repeat('x', 1000) FROM generate_series(1, 100000)")
+	require.NoError(t, err)
+	require.True(t, rows.Next())
+
+	rival, admin := connect(t, pg.ConnConfig(db)), connect(t, pg.ConnConfig(db))
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	read, blocked := 1, 0
+	for began := time.Now(); time.Since(began) < postgres.SilentAfter+postgres.FrozenAfter/5; <-tick.C {
+		lock, err := rival.TryLock(deadline(t), key)
+		require.NoError(t, err)
+		require.False(t, lock.Held)
+		var waits bool
+		require.NoError(t, admin.QueryRow(deadline(t), `SELECT state = 'active' AND wait_event = 'ClientWrite'
+			FROM pg_stat_activity WHERE pid = $1`, c.PID).Scan(&waits))
+		if waits {
+			blocked++
+		}
+		for range 1000 {
+			require.True(t, rows.Next())
+			read++
+		}
+	}
+	require.Greater(t, blocked, 10)
+	for rows.Next() {
+		read++
+	}
+	require.NoError(t, rows.Err())
+	require.Equal(t, 100000, read)
+	lock, err = c.TryLock(deadline(t), key)
+	require.NoError(t, err)
+	require.True(t, lock.Held)
+}
+
 // TestUninterruptibleStatementEnds: a statement whose trigger traps every interruption does not
 // keep its backend, nor its locks, when its client is gone. pgx waits 15 s for the statement to end
 // before it closes the connection.

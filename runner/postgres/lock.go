@@ -151,10 +151,13 @@ const (
 	// SilentAfter is how long another runner may say nothing at all. PostgreSQL 14 and later end such
 	// a session after the same time, unless it is blocked in sending a notification.
 	SilentAfter = IdleTimeout
-	// FrozenAfter is how long the backend of another runner may wait for its client to read the
-	// result of one statement, at each check, before that client counts as frozen. It is also how
-	// long a client that was heard must then be silent by our own clock.
+	// FrozenAfter is how long a client that was heard must then be silent by our own clock.
 	FrozenAfter = 15 * time.Second
+	// BlockedAfter is how long the backend of another runner may wait for its client to read the
+	// result of one statement, at each check, before that client counts as frozen. It is longer than
+	// any statement of a runner that lives, because that gives up first: were it shorter, two runners
+	// that need long to read a very large snapshot would take the lock from each other for ever.
+	BlockedAfter = 11 * time.Minute
 	// frozenChecks is the least number of checks meanwhile.
 	frozenChecks = 5
 	// exitInterval is the time between two checks whether a backend that was told to exit has, and
@@ -168,8 +171,8 @@ const (
 // it sends is not acknowledged; over a Unix socket it does not, and a backend that is blocked in
 // sending a notification does not observe any time limit.
 //
-// A runner that is merely slow says something at least every 15 s on each of its sessions. What it
-// said last, the server remembers, also while the backend is blocked: so a session that begins to
+// A runner that is merely slow says something at least every 15 s on each of its sessions, except
+// while it reads a result, for which BlockedAfter is the limit. What it said last, the server remembers, also while the backend is blocked: so a session that begins to
 // watch only now, after an election, needs no time of its own to find a client silent.
 type frozen struct {
 	pid              uint32
@@ -203,7 +206,7 @@ func (f *frozen) see(h holder, now time.Time) bool {
 	if f.blocked++; f.blocked == 1 {
 		f.since = now
 	}
-	return f.blocked >= frozenChecks && now.Sub(f.since) >= FrozenAfter
+	return f.blocked >= frozenChecks && now.Sub(f.since) >= BlockedAfter
 }
 
 // terminate ends the backend of a frozen runner, if it is still the one that was found and its

@@ -13,10 +13,13 @@ type orders struct {
 	unclaims []driver.Task
 	inspects []string
 	rescues  []driver.Liveness
-	releases []release
 	// cancels and terminates are the attempts to end, causes why some have been.
 	cancels, terminates []driver.Task
 	causes              []driver.Cause
+	releases            []release
+	// failUnclaims and failRescues are to end failed in place of being put back.
+	failUnclaims condemned[driver.Task]
+	failRescues  condemned[driver.Liveness]
 	// resync asks for a snapshot now, channels for the database's channels, upgrade for a check
 	// whether it is being upgraded.
 	resync, channels, upgrade bool
@@ -24,10 +27,22 @@ type orders struct {
 	read uint64
 }
 
+// condemned are tasks that are to end failed, with the text for each.
+type condemned[T any] struct {
+	tasks []T
+	why   []string
+}
+
+func (c *condemned[T]) add(t T, why string) {
+	c.tasks, c.why = append(c.tasks, t), append(c.why, why)
+}
+
 func (o *orders) empty() bool {
 	return len(o.claims) == 0 && len(o.reads) == 0 && len(o.unclaims) == 0 &&
-		len(o.inspects) == 0 && len(o.rescues) == 0 && len(o.releases) == 0 && !o.resync && !o.channels && !o.upgrade &&
-		len(o.cancels) == 0 && len(o.terminates) == 0 && len(o.causes) == 0
+		len(o.inspects) == 0 && len(o.rescues) == 0 && len(o.releases) == 0 &&
+		len(o.cancels) == 0 && len(o.terminates) == 0 && len(o.causes) == 0 &&
+		len(o.failUnclaims.tasks) == 0 && len(o.failRescues.tasks) == 0 &&
+		!o.resync && !o.channels && !o.upgrade
 }
 
 // Claim orders to mark jobs enqueued, which [Listener.Claimed] answers.
@@ -112,6 +127,24 @@ func (s *Session) Account(causes ...driver.Cause) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.todo.causes = append(s.todo.causes, causes...)
+	s.wake()
+}
+
+// FailUnclaimed orders to fail a task that Unclaim would put back, which [Listener.Unclaimed]
+// answers. The driver must be capable of quarantine.
+func (s *Session) FailUnclaimed(t driver.Task, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.failUnclaims.add(t, why)
+	s.wake()
+}
+
+// FailDead orders to fail a task that Rescue would put back, which [Listener.Rescued] answers. The
+// driver must be capable of quarantine.
+func (s *Session) FailDead(dead driver.Liveness, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.failRescues.add(dead, why)
 	s.wake()
 }
 

@@ -31,6 +31,8 @@ type faulty struct {
 	then     *driver.Fingerprint
 	listened int
 	followed driver.Driver
+	// failed are the texts of the tasks that were failed.
+	failed []string
 }
 
 func (d *faulty) Follow(f driver.Driver) { d.followed = f }
@@ -98,6 +100,16 @@ func (d *faulty) Rescue(context.Context, []driver.Liveness) ([]driver.Row, error
 	return nil, d.errs["Rescue"]
 }
 
+func (d *faulty) FailUnclaimed(_ context.Context, _ []driver.Task, why []string) ([]driver.Row, error) {
+	d.failed = append(d.failed, why...)
+	return nil, d.errs["FailUnclaimed"]
+}
+
+func (d *faulty) FailDead(_ context.Context, _ []driver.Liveness, why []string) ([]driver.Row, error) {
+	d.failed = append(d.failed, why...)
+	return nil, d.errs["FailDead"]
+}
+
 func rowsOf(state channels.State, uuids ...string) (rows []driver.Row) {
 	for _, uuid := range uuids {
 		rows = append(rows, driver.Row{Job: channels.Job{Key: channels.Key{UUID: uuid}}, State: state})
@@ -150,9 +162,11 @@ func TestOrdersEndTheWait(t *testing.T) {
 		"claim": func(s *Session) { s.Claim("a") }, "read": func(s *Session) { s.Read("a") },
 		"unclaim": func(s *Session) { s.Unclaim(driver.Task{}) }, "inspect": func(s *Session) { s.Inspect([]string{"a"}) },
 		"rescue": func(s *Session) { s.Rescue(driver.Liveness{}) }, "resync": func(s *Session) { s.Resync() },
-		"channels": func(s *Session) { s.ReloadChannels() },
-		"cancel":   func(s *Session) { s.Stop(driver.Task{}, false) }, "terminate": func(s *Session) { s.Stop(driver.Task{}, true) },
-		"account": func(s *Session) { s.Account(driver.Cause{}) },
+		"cancel": func(s *Session) { s.Stop(driver.Task{}, false) }, "terminate": func(s *Session) { s.Stop(driver.Task{}, true) },
+		"account":        func(s *Session) { s.Account(driver.Cause{}) },
+		"channels":       func(s *Session) { s.ReloadChannels() },
+		"fail dead":      func(s *Session) { s.FailDead(driver.Liveness{}, "why") },
+		"fail unclaimed": func(s *Session) { s.FailUnclaimed(driver.Task{}, "why") },
 		"the channels have changed": func(s *Session) {
 			s.reload = true
 			s.mu.Lock()
@@ -212,6 +226,9 @@ func TestFailuresEndTheConnection(t *testing.T) {
 		"Rescue":   {rescues: []driver.Liveness{{}}},
 		"Channels": {channels: true},
 		"Snapshot": {resync: true},
+
+		"FailUnclaimed": {failUnclaims: condemned[driver.Task]{make([]driver.Task, 1), []string{"why"}}},
+		"FailDead":      {failRescues: condemned[driver.Liveness]{make([]driver.Liveness, 1), []string{"why"}}},
 	} {
 		t.Run(method, func(t *testing.T) {
 			for _, behind := range []int{0, 1} {
@@ -228,6 +245,24 @@ func TestFailuresEndTheConnection(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Tasks fail each with its text, and a driver that cannot fail any, although it says so, is no reason
+// to forget what was to be done.
+func TestTasksThatFail(t *testing.T) {
+	out := &clerk{}
+	d, s := faultyOf(out, nil)
+	s.FailUnclaimed(driver.Task{}, "one")
+	s.FailUnclaimed(driver.Task{}, "two")
+	s.FailDead(driver.Liveness{}, "three")
+	o := s.take()
+	require.NoError(t, s.execute(t.Context(), &o))
+	require.Equal(t, []string{"one", "two", "three"}, d.failed)
+	require.Equal(t, []string{"unclaimed", "rescued"}, out.told)
+
+	s.conn = struct{ driver.Session }{d}
+	require.ErrorIs(t, s.execute(t.Context(), &o), errNoQuarantine)
+	require.NoError(t, s.execute(t.Context(), &orders{}))
 }
 
 // What was claimed is told even if the rows of the others cannot be read; these are not gone.

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -202,7 +203,10 @@ func (s *Session) execute(ctx context.Context, o *orders) error {
 	if err := s.end(ctx, o); err != nil {
 		return err
 	}
-	return s.revive(ctx, o)
+	if err := s.revive(ctx, o); err != nil {
+		return err
+	}
+	return s.quarantine(ctx, o)
 }
 
 // nextRead takes the jobs of one read: of those that changed or were asked for, the latter first,
@@ -358,6 +362,44 @@ func (s *Session) revive(ctx context.Context, o *orders) error {
 	}
 	return err
 }
+
+// quarantine fails what would be put back otherwise.
+func (s *Session) quarantine(ctx context.Context, o *orders) error {
+	unclaims, rescues := &o.failUnclaims, &o.failRescues
+	if len(unclaims.tasks) == 0 && len(rescues.tasks) == 0 {
+		return nil
+	}
+	q, ok := s.conn.(driver.Quarantiner)
+	if !ok {
+		return errNoQuarantine
+	}
+	if len(unclaims.tasks) > 0 {
+		var rows []driver.Row
+		err := s.call(ctx, "fail jobs that were not run", unclaimTimeout, func(ctx context.Context) (err error) {
+			rows, err = q.FailUnclaimed(ctx, unclaims.tasks, unclaims.why)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		s.out.Unclaimed(unclaims.tasks, rows)
+	}
+	if len(rescues.tasks) == 0 {
+		return nil
+	}
+	var rows []driver.Row
+	err := s.call(ctx, "fail dead jobs", rescueTimeout, func(ctx context.Context) (err error) {
+		rows, err = q.FailDead(ctx, rescues.tasks, rescues.why)
+		return err
+	})
+	if err == nil {
+		s.out.Rescued(rows)
+	}
+	return err
+}
+
+// errNoQuarantine is a driver that declares what its sessions do not have.
+var errNoQuarantine = errors.New("the sessions of this driver can fail no jobs, although it says that they can")
 
 // attend does what is due by the clock: upgrade watch, resync, echo watch, probe.
 func (s *Session) attend(ctx context.Context) error {

@@ -190,16 +190,14 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 	return found, err
 }
 
-// lost reports the end of a connection that had been established.
+// lost reports why a connection ended that had been established. There is always an error, if only
+// that of the context.
 func (s *Session) lost(err error) {
-	switch {
-	case errors.Is(err, driver.ErrChanged):
-		s.out.State(Changed, err.Error())
-	case err != nil:
-		s.out.State(Lost, err.Error())
-	default:
-		s.out.State(Lost, "stopped")
+	state := Lost
+	if errors.Is(err, driver.ErrChanged) {
+		state = Changed
 	}
+	s.out.State(state, err.Error())
 }
 
 // prepare goes the way from a connection to one that holds the lock and listens.

@@ -101,6 +101,8 @@ type server struct {
 	checking bool
 	inFlight int
 	reason   string
+	// downAt is when it ceased to be up; zero if it never was.
+	downAt time.Time
 }
 
 // New returns an empty pool. Its goroutines are started with spawn.
@@ -284,6 +286,7 @@ func (p *Pool) markDown(s *server, err error) {
 		s.reason = err.Error()
 	}
 	if was {
+		s.downAt = time.Now()
 		p.config().Logger.Warn("upstream is down", zap.String("upstream", s.Name), zap.String("reason", s.reason))
 		p.out.Down(s.Name, s.reason)
 	}
@@ -308,6 +311,20 @@ func (p *Pool) check(ctx context.Context, idle bool) {
 func (p *Pool) Recheck(ctx context.Context, name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.recheck(ctx, name)
+}
+
+// RecheckAll does so with all servers.
+func (p *Pool) RecheckAll(ctx context.Context) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, name := range p.order {
+		p.recheck(ctx, name)
+	}
+}
+
+// recheck is Recheck; the caller holds mu.
+func (p *Pool) recheck(ctx context.Context, name string) {
 	s := p.states[name]
 	if s == nil || !s.listed || !s.up || s.checking {
 		return
@@ -399,6 +416,30 @@ func (p *Pool) Drain(drains []Drain) (drained, undrained []Drain) {
 	}
 	p.drained = wanted
 	return drained, undrained
+}
+
+// Leaving says why a server is being taken out of service, or was before what runs there ended: it is
+// drained, it is no target any more, or it has been down for some time. It is empty if it is not.
+func (p *Pool) Leaving(name string, forAtLeast time.Duration) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.states[name]
+	switch {
+	case p.isDrained(name):
+		return "the server was being drained"
+	case s == nil || !s.listed:
+		return "the server was no target any more"
+	case !s.up && !s.downAt.IsZero() && time.Since(s.downAt) >= forAtLeast:
+		return "the server was down already"
+	}
+	return ""
+}
+
+// Gone reports whether there are several servers and none of them is up.
+func (p *Pool) Gone() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.order) > 1 && !slices.ContainsFunc(p.order, func(name string) bool { return p.states[name].up })
 }
 
 // isDrained reports whether a server gets no new tasks; the caller holds mu.

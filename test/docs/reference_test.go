@@ -52,6 +52,7 @@ var modules = []module{
 	},
 	{"A policy", "policies.go", reflect.TypeFor[jobrunner.Policy](), "caddyfile.go", "App", "policy", "`policies` of a runner, a list"},
 	{"A time limit", "policies.go", reflect.TypeFor[jobrunner.Timeout](), "caddyfile.go", "App", "policy/timeout", "`timeout` of a policy"},
+	{"Quarantine", "module.go", reflect.TypeFor[jobrunner.Quarantine](), "", "", "", "`quarantine` of a runner"},
 	{"The driver odoo", "driver.go", reflect.TypeFor[jobrunner.OdooDriver](), "driver.go", "OdooDriver", "", "`driver` of a runner, with `\"driver\": \"odoo\"`"},
 	{"Basic authentication", "driver.go", reflect.TypeFor[jobrunner.BasicAuth](), "", "", "", "`basic_auth` of the driver"},
 	{
@@ -75,6 +76,8 @@ var caddyfileNames = map[string]string{
 	"Timeout.after":            "",
 	"Channel.capacity":         "",
 	"Channel.oca_capacity":     "",
+	"Quarantine.attempts":      "",
+	"Quarantine.within":        "",
 	"BasicAuth.user":           "",
 	"BasicAuth.password":       "",
 	"Handler.path":             "",
@@ -349,7 +352,7 @@ func TestEveryOptionHasADefault(t *testing.T) {
 			text := strings.Join(strings.Fields(o.text), " ")
 			_, value, ok := strings.Cut(text, "Default: ")
 			if !ok {
-				assert.Contains(t, []string{"runners", "user", "password"}, o.name, "%s.%s says no default", m.typ.Name(), o.name)
+				assert.Contains(t, []string{"runners", "user", "password", "attempts", "within"}, o.name, "%s.%s says no default", m.typ.Name(), o.name)
 				continue
 			}
 			defaults[m.typ.Name()+"."+o.name] = strings.Trim(strings.SplitN(value, ". ", 2)[0], ".`")

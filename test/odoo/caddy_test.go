@@ -34,8 +34,6 @@ type caddyOptions struct {
 	Upstream string
 	// Options are further lines of the runner's block.
 	Options string
-	// Policy is a policy block; optional.
-	Policy string
 	// Neutralized lets the jobs of neutralized copies run.
 	Neutralized bool
 }
@@ -90,7 +88,7 @@ func (o caddyOptions) config(s *server) testbed.Config {
 		Global: "log {\nlevel DEBUG\n}",
 		Runners: []testbed.Runner{{
 			Postgres: dsn.String(), Databases: o.Databases, Channels: o.Channels,
-			Options: o.Policy + "\n" + o.Options + "\n" + upstream + "postgres_password {env.ODOO_DB_PASSWORD}\ndiscover_interval 1s\ndriver odoo {\n" + driver + "}",
+			Options: upstream + o.Options + "\npostgres_password {env.ODOO_DB_PASSWORD}\ndiscover_interval 1s\ndriver odoo {\n" + driver + "}",
 		}},
 		Routes: closed + fmt.Sprintf(`
 @websocket path /websocket /longpolling/*

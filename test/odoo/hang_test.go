@@ -241,7 +241,7 @@ func testTimeLimit(t *testing.T, s *site) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, silent.Close()) })
 	c := startCaddy(t, s.server, caddyOptions{
-		Databases: s.db.name, Channels: "root:1", Policy: "policy root* {\ntimeout 2s {\ncancel\ngrace 4s\n}\n}",
+		Databases: s.db.name, Channels: "root:1", Options: "policy root* {\ntimeout 2s {\ncancel\ngrace 4s\n}\n}",
 	})
 	c.waitReady(t, s.db.name)
 	call(t, s.url(""), s.db.name, "jobrunner.test", "allow_commit", nil, []int{}, "hang_and_commit")

@@ -52,6 +52,7 @@ func testSeries(t *testing.T, series int) {
 		{"Hanging", testHanging},
 		{"TimeLimit", testTimeLimit},
 		{"WorkerKilled", testWorkerKilled},
+		{"Quarantine", testQuarantine},
 		{"RestartUnderLoad", testRestartUnderLoad},
 		{"KilledUnderLoad", testKilledUnderLoad},
 		{"TerminatedUnderLoad", testTerminatedUnderLoad},

@@ -51,6 +51,8 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"StopWithoutLocks", testStopWithoutLocks, false},
 		{"Account", testAccount, false},
 		{"AccountFindsTheAttempt", testAccountFinds, false},
+		{"FailDead", testFailDead, true},
+		{"FailUnclaimed", testFailUnclaimed, false},
 		{"Wait", testWait, false},
 		{"WaitIsInterruptible", testInterrupt, false},
 		{"WaitMissesNothing", testNothingMissed, false},
@@ -89,12 +91,14 @@ func testCapabilities(b *bench) {
 	s := b.open()
 	_, reads := s.(driver.ChannelReader)
 	require.Equal(b.t, can.DatabaseChannels, reads)
+	_, stops := s.(driver.Stopper)
+	require.Equal(b.t, can.Stopping, stops)
 	_, upgrades := s.(driver.Upgrader)
 	require.Equal(b.t, can.Upgrades, upgrades)
 	_, releases := s.(driver.Releaser)
 	require.Equal(b.t, can.Releases, releases)
-	_, stops := s.(driver.Stopper)
-	require.Equal(b.t, can.Stopping, stops)
+	_, quarantines := s.(driver.Quarantiner)
+	require.Equal(b.t, can.Quarantine, quarantines)
 }
 
 // testRelease: a job is released if all of its parents that there are are done, and there is one; once,
@@ -445,6 +449,11 @@ func testRescue(b *bench) {
 
 func testRescueLooksAgain(b *bench) {
 	s := b.ready()
+	b.looksAgain(s, s.Rescue)
+}
+
+// looksAgain hands dead tasks to a way of ending them when they are not dead any more.
+func (b *bench) looksAgain(s driver.Session, end func(context.Context, []driver.Liveness) ([]driver.Row, error)) {
 	for name, revive := range map[string]func(uuid string){
 		"held":    func(uuid string) { b.HoldLock(uuid) },
 		"done":    func(uuid string) { b.SetState(uuid, "done") },
@@ -460,7 +469,7 @@ func testRescueLooksAgain(b *bench) {
 		l := b.inspect(s, uuid)
 		require.Equal(b.t, driver.Dead, l.Verdict)
 		revive(uuid)
-		rows, err := s.Rescue(b.ctx, []driver.Liveness{l})
+		rows, err := end(b.ctx, []driver.Liveness{l})
 		require.NoError(b.t, err)
 		require.Empty(b.t, rows, name)
 	}

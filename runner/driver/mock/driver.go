@@ -26,10 +26,7 @@ func (w *World) Driver() *Driver { return &Driver{w: w} }
 
 // Capabilities implements [driver.Driver]. The mock plays Odoo, so that is what it is called.
 func (d *Driver) Capabilities() driver.Capabilities {
-	return driver.Capabilities{
-		Application: "Odoo", DatabaseChannels: true, Operations: true, Stopping: true,
-		Upgrades: true, Releases: true,
-	}
+	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Stopping: true, Upgrades: true, Releases: true, Quarantine: true}
 }
 
 // OpenCluster implements [driver.Driver]. The configuration is ignored.
@@ -117,6 +114,8 @@ type Plan struct {
 	DieAfter bool
 	// ReleaseAfter is how long the worker tries to release them.
 	ReleaseAfter time.Duration
+	// CrashServer is Crash of the whole server, with all that runs there.
+	CrashServer bool
 	// Ends is the state in which the job ends. Default: done.
 	Ends channels.State
 	// Then changes more of the row in the transaction that ends the job.
@@ -134,6 +133,8 @@ type Plan struct {
 
 	// hang is closed when the server does not hang any more; nil if it does not.
 	hang <-chan struct{}
+	// killed is closed when the server dies.
+	killed <-chan struct{}
 }
 
 // SetPlan sets the plan of all requests that PlanFor has not set one for.
@@ -210,6 +211,7 @@ func (d *Driver) admit(ctx context.Context, up driver.Upstream, t driver.Task) (
 		return run, plan, &res
 	}
 	run.Waiting = true
+	plan.killed = faults.killedBy()
 	if faults.Hang {
 		plan.hang = faults.resume
 	}
@@ -268,7 +270,7 @@ func broken(err error) driver.Result { return driver.Result{Outcome: driver.Brok
 func (w *World) work(run *Run, plan Plan, t driver.Task) driver.Result {
 	answered := driver.Result{Outcome: driver.Answered, Status: http.StatusOK}
 	defer w.turnedAway(run)
-	if !w.sleep(plan.StartAfter, nil) {
+	if !w.sleep(plan.StartAfter, nil, plan.killed) {
 		return broken(errWorldClosed)
 	}
 	if plan.StayEnqueued || !w.start(run, t) {
@@ -276,7 +278,7 @@ func (w *World) work(run *Run, plan Plan, t driver.Task) driver.Result {
 	}
 	if !w.perform(run) {
 		w.end(run, t, func(*Job) {}, false)
-		return broken(errWorldClosed)
+		return broken(errors.New("EOF"))
 	}
 	if w.wasStopped(run) {
 		w.end(run, t, func(j *Job) {
@@ -286,7 +288,10 @@ func (w *World) work(run *Run, plan Plan, t driver.Task) driver.Result {
 		answered.Status = http.StatusInternalServerError
 		return answered
 	}
-	if plan.Crash {
+	if plan.Crash || plan.CrashServer {
+		if plan.CrashServer {
+			w.CrashServer(run.Upstream)
+		}
 		w.end(run, t, func(*Job) {}, false)
 		return broken(errors.New("EOF"))
 	}
@@ -303,11 +308,11 @@ func (w *World) work(run *Run, plan Plan, t driver.Task) driver.Result {
 	if plan.DieAfter {
 		return broken(errors.New("EOF"))
 	}
-	if !w.sleep(plan.ReleaseAfter, nil) {
+	if !w.sleep(plan.ReleaseAfter, nil, plan.killed) {
 		return broken(errWorldClosed)
 	}
 	w.releaseDependents(t.Key)
-	if !w.sleep(plan.HoldAnswer, nil) {
+	if !w.sleep(plan.HoldAnswer, nil, plan.killed) {
 		return broken(errWorldClosed)
 	}
 	if plan.Status != 0 {
@@ -363,7 +368,7 @@ func (w *World) end(run *Run, t driver.Task, change func(*Job), commit bool) {
 // perform is sleep for as long as the job runs, or until it notices that it is stopped.
 func (w *World) perform(run *Run) bool {
 	ended := make(chan bool, 1)
-	w.workers.Go(func() { ended <- w.sleep(run.plan.RunFor, run.plan.Until) })
+	w.workers.Go(func() { ended <- w.sleep(run.plan.RunFor, run.plan.Until, run.plan.killed) })
 	select {
 	case ok := <-ended:
 		return ok
@@ -372,13 +377,15 @@ func (w *World) perform(run *Run) bool {
 	}
 }
 
-// sleep waits for d and then for until; false when the world was closed.
-func (w *World) sleep(d time.Duration, until <-chan struct{}) bool {
+// sleep waits for d and then for until; false when the world was closed, or the server died.
+func (w *World) sleep(d time.Duration, until, killed <-chan struct{}) bool {
 	if d > 0 {
 		timer := time.NewTimer(d)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
+		case <-killed:
+			return false
 		case <-w.stop:
 			return false
 		}
@@ -386,6 +393,8 @@ func (w *World) sleep(d time.Duration, until <-chan struct{}) bool {
 	if until != nil {
 		select {
 		case <-until:
+		case <-killed:
+			return false
 		case <-w.stop:
 			return false
 		}

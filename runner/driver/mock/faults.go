@@ -55,6 +55,26 @@ type UpstreamFaults struct {
 
 	// resume is closed when Hang ends.
 	resume chan struct{}
+	// killed is closed when the server dies; nil if nothing runs there.
+	killed chan struct{}
+}
+
+// killedBy is closed when the server dies.
+func (f *UpstreamFaults) killedBy() <-chan struct{} {
+	if f.killed == nil {
+		f.killed = make(chan struct{})
+	}
+	return f.killed
+}
+
+// CrashServer kills all workers of an upstream at once. Others take their place.
+func (w *World) CrashServer(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if f := w.upstream(name); f.killed != nil {
+		close(f.killed)
+		f.killed = nil
+	}
 }
 
 // Fault changes what is wrong with a database.
@@ -116,8 +136,9 @@ func (w *World) UpstreamFault(name string, change func(*UpstreamFaults)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f := w.upstream(name)
-	resume := f.resume
+	resume, killed := f.resume, f.killed
 	change(f)
+	f.killed = killed
 	if f.resume = resume; f.Hang && resume == nil {
 		f.resume = make(chan struct{})
 	} else if !f.Hang && resume != nil {

@@ -250,16 +250,29 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) (tasks []dr
 	return tasks, rows, err
 }
 
+var _ driver.Quarantiner = (*session)(nil)
+
 func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) (rows []driver.Row, err error) {
+	return s.unclaim(ctx, "Unclaim", tasks, func(int) func(*Job) {
+		return func(j *Job) { j.State, j.Enqueued = channels.Pending, 0 }
+	})
+}
+
+func (s *session) FailUnclaimed(ctx context.Context, tasks []driver.Task, why []string) (rows []driver.Row, err error) {
+	return s.unclaim(ctx, "FailUnclaimed", tasks, func(i int) func(*Job) { return quarantine(why[i]) })
+}
+
+// unclaim changes those tasks that are as their claims left them.
+func (s *session) unclaim(ctx context.Context, method string, tasks []driver.Task, effects func(i int) func(*Job)) (rows []driver.Row, err error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
-	err = s.do(ctx, "Unclaim", nil, false, func() error {
-		for _, t := range tasks {
+	err = s.do(ctx, method, nil, false, func() error {
+		for i, t := range tasks {
 			j := s.db.jobs[t.UUID]
 			if j == nil || j.State != channels.Enqueued || j.Enqueued != t.Enqueued {
 				continue
 			}
-			s.w.update(t.Key, s.pid, func(j *Job) { j.State, j.Enqueued = channels.Pending, 0 })
+			s.w.update(t.Key, s.pid, effects(i))
 			rows = append(rows, j.Row)
 		}
 		return nil
@@ -310,19 +323,28 @@ func (s *session) dead(j *Job) bool {
 }
 
 func (s *session) Rescue(ctx context.Context, dead []driver.Liveness) (rows []driver.Row, err error) {
+	return s.rescue(ctx, "Rescue", dead, func(int) func(*Job) { return requeue })
+}
+
+func (s *session) FailDead(ctx context.Context, dead []driver.Liveness, why []string) (rows []driver.Row, err error) {
+	return s.rescue(ctx, "FailDead", dead, func(i int) func(*Job) { return quarantine(why[i]) })
+}
+
+// rescue changes those tasks that are still dead.
+func (s *session) rescue(ctx context.Context, method string, dead []driver.Liveness, effects func(i int) func(*Job)) (rows []driver.Row, err error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
-	err = s.do(ctx, "Rescue", s.db.faults.RescueErr, false, func() error {
+	err = s.do(ctx, method, s.db.faults.RescueErr, false, func() error {
 		locks := s.db.fingerprint().Locks
-		for _, l := range dead {
+		for i, l := range dead {
 			if !locks && !l.Expired {
-				return s.failed("Rescue", errors.New("without lock rows nothing proves a job dead"))
+				return s.failed(method, errors.New("without lock rows nothing proves a job dead"))
 			}
 			j := s.db.jobs[l.Row.UUID]
 			if j == nil || locks && !s.dead(j) || j.State != l.Row.State || j.Enqueued != l.Row.Enqueued {
 				continue
 			}
-			s.w.update(j.Key, s.pid, requeue)
+			s.w.update(j.Key, s.pid, effects(i))
 			rows = append(rows, j.Row)
 		}
 		return nil
@@ -339,6 +361,17 @@ func requeue(j *Job) {
 	j.State = channels.Pending
 	if exhausted {
 		j.State = channels.Failed
+	}
+}
+
+// quarantine fails a job.
+func quarantine(why string) func(*Job) {
+	return func(j *Job) {
+		if j.State == channels.Started {
+			j.Retry++
+		}
+		j.State, j.Exception = channels.Failed, driver.QuarantineName
+		j.Info = strings.TrimPrefix(j.Info+"\n\n"+why, "\n\n")
 	}
 }
 

@@ -54,6 +54,8 @@ type generation struct {
 	// columns are those of queue_job, readable and writable those of them that the role may read
 	// and write.
 	columns, readable, writable []string
+	// typed are those whose types are not PostgreSQL's own: to use them may run code of others.
+	typed []string
 	// locks is true when there is the lock table, and lockTable also if it is none of this add-on.
 	locks, lockTable bool
 	// installed is the add-on's row, and marked is set where we can see whether the database is
@@ -285,7 +287,7 @@ func detect(c catalog, found modules) (*generation, driver.Fingerprint) {
 		return nil, unhealthy("the role may not read ir_module_module: GRANT SELECT on it")
 	}
 	g := &generation{
-		contract: queueJob, columns: c.Columns, readable: c.Readable, writable: c.Writable,
+		contract: queueJob, columns: c.Columns, readable: c.Readable, writable: c.Writable, typed: c.TypedColumns,
 		tables: c.schemas(), oddities: c.oddities(),
 	}
 	if len(c.Others) > 0 {

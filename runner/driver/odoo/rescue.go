@@ -14,6 +14,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
+var _ driver.Quarantiner = (*session)(nil)
+
 // evidence is what an inspection found about one row.
 type evidence struct {
 	row driver.Row
@@ -94,6 +96,16 @@ var errNoLocks = errors.New("without a lock table nothing proves a job dead")
 // fails when they are used up (docs/contract.md 3.4); so does one that is expired, where there is
 // no lock table.
 func (s *session) Rescue(ctx context.Context, dead []driver.Liveness) ([]driver.Row, error) {
+	return s.end(ctx, "rescue jobs", s.statements.rescue, dead)
+}
+
+// FailDead implements [driver.Quarantiner].
+func (s *session) FailDead(ctx context.Context, dead []driver.Liveness, why []string) ([]driver.Row, error) {
+	return s.end(ctx, "fail dead jobs", s.statements.failDead, dead, why)
+}
+
+// end has a statement end those of the tasks that are still dead.
+func (s *session) end(ctx context.Context, what, sql string, dead []driver.Liveness, args ...any) ([]driver.Row, error) {
 	switch {
 	case s.generation == nil:
 		return nil, errNoFingerprint
@@ -107,5 +119,5 @@ func (s *session) Rescue(ctx context.Context, dead []driver.Liveness) ([]driver.
 	uuids, enqueued := attempts(len(dead), func(i int) driver.Task {
 		return driver.Task{Key: dead[i].Row.Key, Enqueued: dead[i].Row.Enqueued}
 	})
-	return s.rows(ctx, "rescue jobs", s.statements.rescue, uuids, enqueued, states)
+	return s.rows(ctx, what, sql, append([]any{uuids, enqueued, states}, args...)...)
 }

@@ -249,6 +249,15 @@ func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) ([]driver.Ro
 	return s.rows(ctx, "put jobs back", s.statements.unclaim, uuids, enqueued)
 }
 
+// FailUnclaimed implements [driver.Quarantiner].
+func (s *session) FailUnclaimed(ctx context.Context, tasks []driver.Task, why []string) ([]driver.Row, error) {
+	if s.generation == nil {
+		return nil, errNoFingerprint
+	}
+	uuids, enqueued := attempts(len(tasks), func(i int) driver.Task { return tasks[i] })
+	return s.rows(ctx, "fail jobs that were not run", s.statements.failUnclaimed, uuids, enqueued, why)
+}
+
 // Probe implements [driver.Session]. Every error matches [driver.ErrLost] or [driver.ErrChanged]: a
 // session that is not what it should be cannot be used.
 func (s *session) Probe(ctx context.Context) error {

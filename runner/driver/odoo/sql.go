@@ -28,6 +28,8 @@ type statements struct {
 	// marks tells whether the database is still what its fingerprint says, and upgrade whether Odoo is
 	// being changed.
 	marks, upgrade string
+	// failUnclaimed and failDead are unclaim and rescue with another result.
+	failUnclaimed, failDead string
 }
 
 // statements builds the SQL for the columns that exist.
@@ -41,17 +43,24 @@ func (g *generation) statements() statements {
 		claimCopy: g.claimSQL(columns, ""),
 		marks:     g.marksSQL(),
 		upgrade:   upgradeSQL,
-		unclaim:   fmt.Sprintf(unclaimSQL, g.pathSQL()) + columns,
+		unclaim:   fmt.Sprintf(claimedSQL+unclaimSQL, g.pathSQL(), "", "", "") + columns,
 		inspect:   "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
-		rescue:    fmt.Sprintf(g.rescueExpiredSQL(), g.pathSQL()) + columns,
+		rescue:    fmt.Sprintf(foundSQL+g.rescueExpiredSQL(), g.pathSQL(), "", "", "") + columns,
 		account:   g.accountSQL() + columns,
+
+		failUnclaimed: fmt.Sprintf(claimedSQL+g.failSQL()+stillClaimed, g.pathSQL(), ", t.why", ", $3::text[]", ", why") + columns,
+		failDead:      fmt.Sprintf(foundSQL+g.failSQL()+stillExpired, g.pathSQL(), ", d.why", ", $4::text[]", ", why") + columns,
 	}
 	s.claimSettled, s.claimCopySettled = g.claimSQL(columns, g.unmarkedSQL()+settledSQL), g.claimSQL(columns, settledSQL)
 	if g.locks {
 		s.inspect = "SELECT " + columns + inspectSQL
-		s.rescue = fmt.Sprintf(rescueSQL, g.pathSQL()) + columns
+		s.rescue = fmt.Sprintf(foundSQL+rescueSQL, g.pathSQL(), "", "", "") + columns
+		s.failDead = fmt.Sprintf(foundSQL+g.failSQL()+stillDead, g.pathSQL(), ", d.why", ", $4::text[]", ", why") + columns
 	}
-	for _, sql := range []*string{&s.running, &s.snapshot, &s.read, &s.claim, &s.claimCopy, &s.claimSettled, &s.claimCopySettled, &s.marks, &s.upgrade, &s.unclaim, &s.inspect, &s.rescue, &s.account} {
+	for _, sql := range []*string{
+		&s.running, &s.snapshot, &s.read, &s.claim, &s.claimCopy, &s.claimSettled, &s.claimCopySettled, &s.marks, &s.upgrade,
+		&s.unclaim, &s.inspect, &s.rescue, &s.account, &s.failUnclaimed, &s.failDead,
+	} {
 		*sql = g.named(*sql)
 	}
 	return s
@@ -184,17 +193,23 @@ func (g *generation) claimSQL(columns, unmarked string) string {
 	return fmt.Sprintf(claimSQL, durable, columns, g.optional(claimColumns), noClaimColumns, g.pathSQL(), unmarked)
 }
 
-// unclaimSQL puts back what is still as the claim left it. A row that another session has locked is
-// left out; its job may have been taken meanwhile.
-const unclaimSQL = `
+// claimedSQL are the attempts that are still as their claims left them. A row that another session
+// has locked is left out; its job may have been taken meanwhile. A statement that needs a text of
+// each attempt gets it by the verbs after the first.
+const claimedSQL = `
 WITH path AS (SELECT %[1]s AS path), c AS (
-	SELECT j.id FROM queue_job j
-	JOIN unnest($1::varchar[], $2::timestamp[]) AS t(uuid, enqueued)
+	SELECT j.id%[2]s FROM queue_job j
+	JOIN unnest($1::varchar[], $2::timestamp[]%[3]s) AS t(uuid, enqueued%[4]s)
 	ON j.uuid = t.uuid AND j.date_enqueued = t.enqueued
 	WHERE j.state = 'enqueued'
 	FOR NO KEY UPDATE OF j SKIP LOCKED
-)
-UPDATE queue_job j SET state = 'pending', date_enqueued = NULL
+)`
+
+// unclaimSQL puts them back.
+const unclaimSQL = `
+UPDATE queue_job j SET state = 'pending', date_enqueued = NULL` + stillClaimed
+
+const stillClaimed = `
 FROM path, c WHERE j.id = c.id AND j.state = 'enqueued'
 RETURNING `
 
@@ -214,25 +229,28 @@ WHERE j.uuid = ANY($1)`
 const sameAttempt = `(j.date_enqueued = d.enqueued OR d.enqueued = 'infinity' AND j.date_enqueued > '294246-01-01')`
 
 // foundSQL are the attempts that an inspection found, as far as their rows have not changed since.
+// The verbs are those of claimedSQL.
 const foundSQL = `
 WITH path AS (SELECT %[1]s AS path), c AS (
-	SELECT j.id FROM queue_job j
-	JOIN unnest($1::varchar[], $2::timestamp[], $3::varchar[]) AS d(uuid, enqueued, state)
+	SELECT j.id%[2]s FROM queue_job j
+	JOIN unnest($1::varchar[], $2::timestamp[], $3::varchar[]%[3]s) AS d(uuid, enqueued, state%[4]s)
 	ON j.uuid = d.uuid AND j.state = d.state AND ` + sameAttempt + `
 	WHERE j.state IN ('enqueued', 'started')
 	FOR NO KEY UPDATE OF j SKIP LOCKED
 )`
 
-// rescueSQL has the predicates and effects of docs/contract.md 3.4, restricted to the attempts that
-// were found dead. The row lock proves that no worker holds the lock row. The state must be tested
-// at the top level too: a worker that commits between the statement's snapshot and the row lock
-// would otherwise have its finished job put back.
-const rescueSQL = foundSQL + `
+// rescueSQL has the effects of docs/contract.md 3.4, restricted to the attempts that were found dead.
+const rescueSQL = `
 UPDATE queue_job j
 SET state = CASE WHEN ` + exhausted + ` THEN 'failed' ELSE 'pending' END,
 	retry = CASE WHEN j.state = 'started' THEN coalesce(j.retry, 0) + 1 ELSE j.retry END,
 	exc_name = CASE WHEN ` + exhausted + ` THEN 'JobFoundDead' ELSE j.exc_name END,
-	exc_info = CASE WHEN ` + exhausted + ` THEN 'Job found dead after too many retries' ELSE j.exc_info END
+	exc_info = CASE WHEN ` + exhausted + ` THEN 'Job found dead after too many retries' ELSE j.exc_info END` + stillDead
+
+// stillDead has the predicates of docs/contract.md 3.4. The row lock proves that no worker holds the
+// lock row. The state must be tested at the top level too: a worker that commits between the
+// statement's snapshot and the row lock would otherwise have its finished job put back.
+const stillDead = `
 FROM path, c
 WHERE j.id = c.id AND j.state IN ('enqueued', 'started')
 AND (j.date_enqueued < now() AT TIME ZONE 'UTC' - interval '10 seconds'
@@ -262,7 +280,28 @@ func (g *generation) rescueExpiredSQL() string {
 			set += ", " + c.name + " = CASE WHEN " + exhausted + " THEN " + c.value + " ELSE j." + c.name + " END" //nolint:modernize // two at most
 		}
 	}
-	return foundSQL + " UPDATE queue_job j " + set + " FROM path, c WHERE j.id = c.id AND j.state = 'started' RETURNING "
+	return " UPDATE queue_job j " + set + stillExpired
+}
+
+const stillExpired = " FROM path, c WHERE j.id = c.id AND j.state = 'started' RETURNING "
+
+// failSQL fails attempts in place of putting them back. What the row says about earlier failures
+// stays; where the role may not read that, nothing is said.
+func (g *generation) failSQL() string {
+	set := " UPDATE queue_job j SET state = 'failed', retry = CASE WHEN j.state = 'started' THEN coalesce(j.retry, 0) + 1 ELSE j.retry END"
+	if !slices.Contains(g.writable, "retry") {
+		set = " UPDATE queue_job j SET state = 'failed'"
+	}
+	for _, c := range []struct{ name, value string }{
+		{"exc_name", literal(driver.QuarantineName)},
+		{"exc_message", `split_part(c.why, E'\n', 1)`},
+		{"exc_info", `concat_ws(E'\n\n', nullif(j.exc_info, ''), c.why)`},
+	} {
+		if slices.Contains(g.writable, c.name) && slices.Contains(g.readable, c.name) && !slices.Contains(g.typed, c.name) {
+			set += ", " + c.name + " = " + c.value //nolint:modernize // three at most
+		}
+	}
+	return set
 }
 
 // attempts splits tasks into the columns of a statement's parameters.

@@ -151,9 +151,35 @@ func (c *Cluster) create(ctx context.Context) error {
 	if err := c.owner.chown(c.dir); err != nil {
 		return err
 	}
+	template := os.Getenv(templateVariable)
+	if template == "" || c.opts.Password != "" || c.opts.User != "postgres" {
+		return c.initialize(ctx, args...)
+	}
+	if _, err := os.Stat(template); err == nil {
+		return copyFolder(ctx, template, c.dataDir())
+	}
+	if err := c.initialize(ctx, args...); err != nil {
+		return err
+	}
+	return copyFolder(ctx, c.dataDir(), template)
+}
+
+// templateVariable names a folder that keeps what initdb makes. A program that starts many clusters,
+// one after the other, has it made once.
+const templateVariable = "JOBRUNNER_PG_TEMPLATE"
+
+func (c *Cluster) initialize(ctx context.Context, args ...string) error {
 	cmd := c.command(ctx, "initdb", args...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("running initdb: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// copyFolder copies a folder with owners and modes.
+func copyFolder(ctx context.Context, from, to string) error {
+	if out, err := exec.CommandContext(ctx, "cp", "-a", from, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("copying %s: %w: %s", from, err, strings.TrimSpace(string(out)))
 	}
 	return nil
 }
