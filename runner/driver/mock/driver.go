@@ -212,7 +212,6 @@ func (d *Driver) admit(ctx context.Context, up driver.Upstream, t driver.Task) (
 	}
 	run.Waiting = true
 	plan.killed = faults.killedBy()
-	run.plan.killed = plan.killed
 	if faults.Hang {
 		plan.hang = faults.resume
 	}
