@@ -170,6 +170,26 @@ func TestReleaseOfAGraph(t *testing.T) {
 	}
 }
 
+// TestWhyOfJobsThatWait: what a job waits for, and that it waits for nothing any more.
+func TestWhyOfJobsThatWait(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{RunFor: time.Minute, DieAfter: true})
+		r := b.start(b.config("root:1"))
+		b.one("prod", "a")
+		k := b.one("prod", "b", waits("a"))
+		b.settle(time.Second)
+		w, err := r.Why(b.Context(), k)
+		require.NoError(b, err)
+		require.Equal(b, "the job waits for 1 other jobs that are not done, a among them", w.Text)
+		b.settle(2 * time.Minute)
+		w, err = r.Why(b.Context(), k)
+		require.NoError(b, err)
+		require.Equal(b, runner.WhyWaitDependencies, w.Code)
+		require.Contains(b, w.Text, "nobody has released it")
+	})
+}
+
 // TestReleaseNeedsTheDriver: a driver that cannot makes it an error.
 func TestReleaseNeedsTheDriver(t *testing.T) {
 	inBubble(t, func(b *bench) {

@@ -135,6 +135,11 @@ func (w *Why) row(known bool) {
 		}
 		w.say(channels.ReasonFailed.String(), "the job failed%s and runs again only if it is requeued", with(" with ", d.Exception))
 	case channels.WaitDependencies:
+		if d.WaitsFor == 0 {
+			w.say(WhyWaitDependencies, "all jobs that the job waits for are done, and nobody has released it: "+
+				"the worker may have died that should have done so, for which there is release_dependents")
+			return
+		}
 		w.say(WhyWaitDependencies, "the job waits for %d other jobs that are not done", d.WaitsFor)
 		if d.FirstParent != "" {
 			w.Blocker = channels.Key{DB: w.Key.DB, UUID: d.FirstParent}

@@ -58,12 +58,18 @@ func (o *operations) List(ctx context.Context, f driver.Filter, before int64, li
 	slices.SortFunc(jobs, func(a, b Job) int { return cmp.Compare(b.ID, a.ID) })
 	var list []driver.Detail
 	for _, j := range jobs[:min(limit, len(jobs))] {
-		list = append(list, driver.Detail{Row: j.Row, MaxRetries: j.MaxRetries, Exception: j.Exception})
+		d := driver.Detail{Row: j.Row, MaxRetries: j.MaxRetries, Exception: j.Exception}
+		for _, uuid := range j.DependsOn {
+			if parent := o.db.jobs[uuid]; parent != nil && parent.State != channels.Done && j.State == channels.WaitDependencies {
+				d.WaitsFor, d.FirstParent = d.WaitsFor+1, uuid
+			}
+		}
+		list = append(list, d)
 	}
 	return list, nil
 }
 
-// Change implements [driver.Operations]. Nothing depends on a job here.
+// Change implements [driver.Operations]. It changes none of the jobs that depend on a job.
 func (o *operations) Change(ctx context.Context, a driver.Change, f driver.Filter, after int64, limit int, dryRun bool) (driver.Changed, error) {
 	o.w.mu.Lock()
 	defer o.w.mu.Unlock()

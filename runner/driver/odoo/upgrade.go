@@ -3,6 +3,7 @@ package odoo
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,24 +46,19 @@ func (s *session) GateUpgrades(on bool) { s.gated = on }
 
 // Upgrading implements [driver.Upgrader]. An upgrade has ended when no module is marked, no open
 // transaction has written ir_module_module, and the backends that had are done with the transaction
-// that followed: Odoo cleans up after the last module has been committed.
+// that followed, in which Odoo cleans up; or had none in two checks.
 func (s *session) Upgrading(ctx context.Context, last driver.Upgrade) (driver.Upgrade, error) {
 	if s.generation == nil {
 		return driver.Upgrade{}, errNoFingerprint
 	}
-	seen := parseTrail(last.DriverState)
-	pids := make([]string, 0, len(seen))
-	for pid := range seen {
-		pids = append(pids, pid)
-	}
-	rows, err := s.conn.Query(ctx, s.statements.upgrade, s.generation.tables.qualify("ir_module_module"), pids)
+	u := upgrade{backends: parseTrail(last.DriverState), open: map[string]string{}}
+	rows, err := s.conn.Query(ctx, s.statements.upgrade, s.generation.tables.qualify("ir_module_module"), slices.Collect(maps.Keys(u.backends)))
 	if err != nil {
 		return driver.Upgrade{}, s.conn.Failed(err, "check for an upgrade")
 	}
-	var u upgrade
 	var kind, what, transaction string
 	_, err = pgx.ForEachRow(rows, []any{&kind, &what, &transaction}, func() error {
-		u.add(kind, what, transaction, seen)
+		u.add(kind, what, transaction)
 		return nil
 	})
 	return u.result(), s.conn.Failed(err, "check for an upgrade")
@@ -70,42 +66,67 @@ func (s *session) Upgrading(ctx context.Context, last driver.Upgrade) (driver.Up
 
 // upgrade collects what is seen of one.
 type upgrade struct {
-	marked, writers, tails []string
-	next                   []string // the trail
+	marked, writers []string
+	// open are the backends that are in a transaction, with that, by process id.
+	open map[string]string
+	// backends are those that change modules, or have done so: with the transaction that is their
+	// last one, as far as that is known, or one of the words below.
+	backends map[string]string
 }
 
-// tail marks a transaction of a backend after those that wrote ir_module_module.
-const tail = "+"
+const (
+	// changing: the backend changes modules.
+	changing = "changing"
+	// pausing: it had no transaction when it was looked at, after it had changed modules. Odoo may
+	// just have been between two.
+	pausing = "pausing"
+)
 
-// add takes in one row; seen is the trail of the last check.
-func (u *upgrade) add(kind, what, transaction string, seen map[string]string) {
-	switch before := seen[what]; {
-	case kind == "marked":
+// add takes in one row.
+func (u *upgrade) add(kind, what, transaction string) {
+	switch kind {
+	case "marked":
 		u.marked = append(u.marked, printable(what))
-	case kind == "writes":
-		if !slices.Contains(u.writers, what) {
-			u.writers = append(u.writers, what)
-			u.next = append(u.next, what+"="+transaction)
-		}
-	case before == transaction || before == tail+transaction:
-		u.tails = append(u.tails, what) // still the same one
-		u.next = append(u.next, what+"="+before)
-	case !strings.HasPrefix(before, tail):
-		u.tails = append(u.tails, what) // the one that followed
-		u.next = append(u.next, what+"="+tail+transaction)
+	case "writes":
+		u.writers = append(u.writers, what)
+		u.open[what] = transaction
+	case "open":
+		u.open[what] = transaction
 	}
 }
 
-// result describes it.
+// result says what is seen, and moves on.
 func (u *upgrade) result() driver.Upgrade {
-	r := driver.Upgrade{Active: true, DriverState: strings.Join(u.next, " ")}
+	for _, pid := range u.writers {
+		u.backends[pid] = changing
+	}
+	for pid, was := range u.backends {
+		transaction, open := u.open[pid]
+		switch {
+		case len(u.marked) > 0 || len(u.writers) > 0:
+			u.backends[pid] = changing // it may have further modules to change
+		case open && (was == changing || was == pausing):
+			u.backends[pid] = transaction
+		case open && was == transaction:
+		case was == changing:
+			u.backends[pid] = pausing
+		default:
+			delete(u.backends, pid)
+		}
+	}
+	var words []string
+	for _, pid := range slices.Sorted(maps.Keys(u.backends)) {
+		words = append(words, pid+"="+u.backends[pid])
+	}
+	r := driver.Upgrade{Active: true, DriverState: strings.Join(words, " ")}
 	switch {
 	case len(u.marked) > 0:
 		r.Description = "modules are marked: " + strings.Join(u.marked, ", ")
 	case len(u.writers) > 0:
 		r.Description = fmt.Sprintf("process %s changes ir_module_module in a transaction that is open", u.writers[0])
-	case len(u.tails) > 0:
-		r.Description = fmt.Sprintf("process %s, which has changed modules, has not ended its last transaction", u.tails[0])
+	case len(u.backends) > 0:
+		pid, _, _ := strings.Cut(words[0], "=")
+		r.Description = fmt.Sprintf("process %s, which has changed modules, has not ended its last transaction", pid)
 	default:
 		return driver.Upgrade{}
 	}
@@ -120,12 +141,12 @@ func printable(text string) string {
 	return text
 }
 
-// parseTrail reads the backends of an upgrade, each with its transaction, by process id.
+// parseTrail reads the backends of an upgrade, as result has written them.
 func parseTrail(s string) map[string]string {
-	seen := map[string]string{}
-	for _, word := range strings.Fields(s) {
-		pid, transaction, _ := strings.Cut(word, "=")
-		seen[pid] = transaction
+	backends := map[string]string{}
+	for word := range strings.FieldsSeq(s) {
+		pid, state, _ := strings.Cut(word, "=")
+		backends[pid] = state
 	}
-	return seen
+	return backends
 }

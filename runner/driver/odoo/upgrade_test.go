@@ -64,16 +64,42 @@ func TestUpgradeFromBeginToEnd(t *testing.T) {
 	require.NoError(t, tail.Commit(t.Context()))
 	require.Equal(t, driver.Upgrade{}, w.check())
 
+	// Several modules: a check may fall between two of their transactions, or into one that has not
+	// written anything yet.
+	h.exec(mark)
+	tx = writes(t, conn, "UPDATE ir_module_module SET state = 'installed' WHERE name = 'web'")
+	require.True(t, w.check().Active)
+	require.NoError(t, tx.Commit(t.Context()))
+	require.True(t, w.check().Active)
+	second := writes(t, conn, "SELECT 1")
+	require.True(t, w.check().Active)
+	_, err = second.Exec(t.Context(), done)
+	require.NoError(t, err)
+	require.NoError(t, second.Commit(t.Context()))
+	require.Contains(t, w.check().Description, "has not ended its last transaction", "between two")
+	tail = writes(t, conn, "SELECT 1")
+	for range 2 {
+		require.Contains(t, w.check().Description, "has not ended its last transaction")
+	}
+	require.NoError(t, tail.Commit(t.Context()))
+	require.Equal(t, driver.Upgrade{}, w.check())
+
 	// A worker that has upgraded at the wish of a user serves others next, one after the other.
 	tx = writes(t, conn, mark)
 	require.True(t, w.check().Active)
 	require.NoError(t, tx.Rollback(t.Context()))
+	require.True(t, w.check().Active, "nor can the pause before it")
 	user := writes(t, conn, "SELECT 1")
 	require.True(t, w.check().Active, "it cannot be told from the end of the upgrade")
 	require.NoError(t, user.Commit(t.Context()))
 	user = writes(t, conn, "SELECT 1")
 	require.False(t, w.check().Active)
 	require.NoError(t, user.Commit(t.Context()))
+	tx = writes(t, conn, mark)
+	require.True(t, w.check().Active)
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.True(t, w.check().Active)
+	require.False(t, w.check().Active, "nobody has used it again")
 }
 
 // What others do with the table is no upgrade: reading, vacuuming, locks of single rows, the same table
