@@ -126,7 +126,7 @@ func TestQuarantineOfAJobThatIsNeverRun(t *testing.T) {
 		// others are jobs that are run meanwhile, and took the time that it takes.
 		others bool
 		took   time.Duration
-	}{{1, 2, true, 3 * time.Second}, {3, 3, true, 10 * time.Second}, {1, 0, false, 13 * time.Minute}, {3, 0, false, 25 * time.Minute}} {
+	}{{1, 2, true, 10 * time.Second}, {3, 3, true, 20 * time.Second}, {1, 0, false, 13 * time.Minute}, {3, 0, false, 25 * time.Minute}} {
 		t.Run(fmt.Sprintf("%d, others run: %t", test.attempts, test.others), func(t *testing.T) {
 			inBubble(t, func(b *bench) {
 				b.AddDatabase("prod")
@@ -147,7 +147,7 @@ func TestQuarantineOfAJobThatIsNeverRun(t *testing.T) {
 					b.settle(100 * time.Millisecond)
 				}
 				if runs := len(b.RunsOf(k)); test.others {
-					require.Equal(b, test.runs, runs)
+					require.Contains(b, []int{test.runs, test.runs + 1}, runs, "two may be made before others run")
 				} else {
 					require.Greater(b, runs, 10, "it may be the application")
 				}
