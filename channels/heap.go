@@ -1,9 +1,6 @@
 package channels
 
-import (
-	"math/bits"
-	"slices"
-)
+import "slices"
 
 // order says how the items of a heap sort, and lets each item remember where it is, so that it can
 // be found without a search.
@@ -63,6 +60,14 @@ func (h *heap[T, O]) fix(i int) {
 	}
 }
 
+// height is how many items of a heap of that size are above one another, at most.
+func height(size int) (levels int) {
+	for ; size > 0; size /= 2 {
+		levels++
+	}
+	return levels
+}
+
 // grow makes room for one more item. Unlike append, it doubles a full heap, which leaves less
 // garbage.
 func (h *heap[T, O]) grow() {
@@ -93,7 +98,7 @@ func (h *heap[T, O]) split(wanted func(T) bool) (out []T, sorted bool) {
 		return nil, true
 	case n == all:
 		out, sorted = h.items, true
-	case (all-n)*bits.Len(uint(all)) <= n: //nolint:gosec // not negative
+	case (all-n)*height(all) <= n:
 		for i := all - 1; i >= 0; {
 			if i < len(h.items) && !wanted(h.items[i]) {
 				stay = append(stay, h.items[i])
@@ -133,7 +138,7 @@ func (h *heap[T, O]) merge(other *heap[T, O]) {
 // then on.
 func (h *heap[T, O]) take(more []T) {
 	total := len(h.items) + len(more)
-	if len(more)*bits.Len(uint(total)) <= total {
+	if len(more)*height(total) <= total {
 		for _, item := range more {
 			h.push(item)
 		}

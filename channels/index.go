@@ -48,8 +48,8 @@ func newPage(bits uint8, size int) *page {
 // at is the slot in which the search for a hash begins, and its tag.
 func (p *page) at(hash uint64) (slot int, tag uint8) {
 	const low = 1<<32 - 1
-	slot = int(hash & low * uint64(len(p.slots)) >> 32) //nolint:gosec // less than the number of slots
-	return slot, uint8(hash>>32) | tagUsed
+	slot = int(hash & low * uint64(len(p.slots)) >> 32)
+	return slot, uint8(hash>>32&0x7f) | tagUsed
 }
 
 func (p *page) next(slot int) int {
@@ -88,7 +88,7 @@ func (x *index) add(r *record) {
 	}
 	hash := r.uuid.hash()
 	for x.page(hash).full() {
-		x.makeRoom(x.page(hash))
+		x.makeRoom(hash)
 	}
 	x.page(hash).add(hash, r)
 	x.count++
@@ -137,8 +137,9 @@ func (p *page) remove(slot int) {
 	}
 }
 
-// makeRoom lets a page have a free slot, or halves what it is responsible for.
-func (x *index) makeRoom(p *page) {
+// makeRoom lets the page of a hash have a free slot, or halves what it is responsible for.
+func (x *index) makeRoom(hash uint64) {
+	p := x.page(hash)
 	switch {
 	case p.gone > len(p.slots)/4:
 		p.refill(p.slots)
@@ -147,17 +148,21 @@ func (x *index) makeRoom(p *page) {
 		p.tags, p.slots = make([]uint8, 2*len(old)), make([]*record, 2*len(old))
 		p.refill(old)
 	default:
-		x.split(p)
+		x.split(hash)
 	}
+}
+
+func (p *page) empty() {
+	clear(p.tags)
+	clear(p.slots)
+	p.used, p.gone = 0, 0
 }
 
 // refill puts records into a page anew. They may be its own.
 func (p *page) refill(records []*record) {
 	var own [pageSize]*record
 	all := append(own[:0], records...)
-	clear(p.tags)
-	clear(p.slots)
-	p.used, p.gone = 0, 0
+	p.empty()
 	for _, r := range all {
 		if r != nil {
 			p.add(r.uuid.hash(), r)
@@ -165,41 +170,31 @@ func (p *page) refill(records []*record) {
 	}
 }
 
-// split makes two pages of one, by the next bit of the hash.
-func (x *index) split(p *page) {
+// split makes two pages of the one of a hash, by its next bit.
+func (x *index) split(hash uint64) {
+	p := x.page(hash)
 	if p.bits == x.bits {
 		twice := make([]*page, 0, 2*len(x.pages))
-		for _, p := range x.pages {
-			twice = append(twice, p, p)
+		for _, both := range x.pages {
+			twice = append(twice, both, both)
 		}
 		x.pages = twice
 		x.bits++
 	}
-	var own [pageSize]*record
-	all := append(own[:0], p.slots...)
-	clear(p.tags)
-	clear(p.slots)
-	p.used, p.gone = 0, 0
 	p.bits++
 	second := newPage(p.bits, len(p.slots))
-	first := true
+	n := 1 << (x.bits - p.bits)
+	half := int(hash>>(64-x.bits))&^(2*n-1) + n //nolint:gosec // less than the number of pages
+	for i := range n {
+		x.pages[half+i] = second
+	}
+	var own [pageSize]*record
+	all := append(own[:0], p.slots...)
+	p.empty()
 	for _, r := range all {
-		if r == nil {
-			continue
-		}
-		hash := r.uuid.hash()
-		if first { // where the page is
-			first = false
-			n := 1 << (x.bits - p.bits)
-			half := int(hash>>(64-x.bits))&^(2*n-1) + n //nolint:gosec // less than the number of pages
-			for i := range n {
-				x.pages[half+i] = second
-			}
-		}
-		if hash>>(64-p.bits)&1 == 0 {
-			p.add(hash, r)
-		} else {
-			second.add(hash, r)
+		if r != nil {
+			of := r.uuid.hash()
+			x.page(of).add(of, r)
 		}
 	}
 }

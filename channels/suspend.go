@@ -1,7 +1,5 @@
 package channels
 
-import "math/bits"
-
 // Suspend takes the jobs of a database out of the queues until Resume: they are remembered, but
 // nothing starts them, and they hold no other job up. Running jobs keep their slots and failed ones
 // stay failed; what Set brings meanwhile is remembered like the rest. It is for a database that is
@@ -61,11 +59,11 @@ func (h *home) unpark(r *record) {
 // release puts all jobs that are parked into the queues of their channel. They are in order already,
 // so that it takes no time if there are no others.
 func (m *Manager) release(h *home) {
+	h.ready.trim()
+	h.eta.trim()
 	c := h.channel
 	c.ready.merge(&h.ready)
 	c.eta.merge(&h.eta)
-	c.ready.trim()
-	c.eta.trim()
 	m.settle(c, c)
 }
 
@@ -84,7 +82,7 @@ func (m *Manager) parkAll(d *database) {
 			queued += c.waiting()
 		}
 	}
-	if waiting*bits.Len(uint(queued)) <= queued { //nolint:gosec // not negative
+	if waiting*height(queued) <= queued {
 		d.each(func(r *record) bool {
 			if r.location < inFailed {
 				m.take(r)
@@ -163,7 +161,7 @@ func (m *Manager) clear(d *database) *database {
 	for _, h := range d.homes {
 		left += h.states[Enqueued] + h.states[Started]
 		failed, all := h.states[Failed], h.channel.failed.len()
-		if failed*bits.Len(uint(all)) <= all { //nolint:gosec // not negative
+		if failed*height(all) <= all {
 			left += failed
 			continue
 		}

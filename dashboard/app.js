@@ -43,6 +43,8 @@
     const t = new Date(time);
     return t.toDateString() === new Date().toDateString() ? clock(t) : t.toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' });
   }
+  // sentence is a text of the runner, with times as the reader's clock shows them.
+  const sentence = text => text.charAt(0).toUpperCase() + text.slice(1).replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, when);
 
   // rows keeps the children of a parent in step with items: those that stay are
   // changed in place, so that what has the focus keeps it.
@@ -205,7 +207,7 @@
     if (!st.leader && st.leader_known) problems.push(`This process stands by and knows of no job. The leader is ${st.leader_detail}` + (nodes.length ? ':' : '.'));
     rows($('nodes'), nodes, n => n, n => make('li', {}, make('a', { href: n }, n)), () => {});
     hide($('nodes'), !nodes.length);
-    rows($('problems'), problems, p => p, p => make('li', {}, p.charAt(0).toUpperCase() + p.slice(1)), () => {});
+    rows($('problems'), problems, p => p, p => make('li', {}, sentence(p)), () => {});
     hide($('problems'), !problems.length);
     rows($('pauses'), st.pauses, p => [p.scope, p.database, p.channel].join(' '), () => make('li'), (li, p) => {
       const el = parts(li, () => ({
@@ -409,7 +411,7 @@
       if (d.pause) list.push(['paused', 'info']);
       const counts = d.state === 'undetected' ? (d.description || 'no queue_job') :
         `${number(d.jobs.started + d.jobs.enqueued)} running, ${number(d.jobs.pending)} waiting, ${number(d.jobs.failed)} failed`;
-      const side = entry(li, d.database, list, ((d.cause || d.detail) && d.state !== 'undetected' ? (d.cause || d.detail) + '; ' : '') + counts + (d.heard_age_seconds > 60 ? `; last heard ${span(d.heard_age_seconds)} ago` : ''));
+      const side = entry(li, d.database, list, ((d.cause || d.detail) && d.state !== 'undetected' ? sentence(d.cause || d.detail) + '; ' : '') + counts + (d.heard_age_seconds > 60 ? `; last heard ${span(d.heard_age_seconds)} ago` : ''));
       const b = button(side, 'pause', 'quiet small', d.pause ? 'Resume' : 'Pause', `${d.pause ? 'Resume' : 'Pause'} database ${d.database}`,
         () => li.item.pause ? resume(li.item.pause) : pause({ database: li.item.database }));
       hide(b, !now.actions || d.state === 'undetected');
@@ -612,7 +614,7 @@
     ].filter(([, value]) => value !== undefined && value !== '' && value !== null);
     $('answer').replaceChildren(
       tag(w.why.replaceAll('_', ' '), w.why === 'running' || w.why === 'done' ? 'good' : w.why === 'failed' || w.why === 'timeout_stuck' ? 'bad' : 'info'),
-      make('p', { class: 'text' }, w.text.charAt(0).toUpperCase() + w.text.slice(1) + (w.text.endsWith('.') ? '' : '.')),
+      make('p', { class: 'text' }, sentence(w.text) + (w.text.endsWith('.') ? '' : '.')),
       make('dl', {}, ...facts.flatMap(([name, value]) => [make('dt', {}, name), make('dd', {}, String(value))])));
   }
 

@@ -45,7 +45,10 @@ func (*busySite) Tasks(context.Context) ([]runner.TaskStatus, error) {
 	}, nil
 }
 
-func (*busySite) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage, error) {
+// well reports whether it is a good day: nothing is wrong with the invoices.
+func (s *busySite) well() bool { return len(s.Says.Channels) > 3 && s.Says.Channels[3].Queued == 0 }
+
+func (s *busySite) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage, error) {
 	var p runner.JobPage
 	add := func(n int, exception, model, method, channel string, ago time.Duration) {
 		for i := range n {
@@ -60,6 +63,9 @@ func (*busySite) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage, err
 	}
 	if q.Database == "prod_eu" {
 		add(14, "requests.exceptions.ConnectTimeout", "product.feed", "import_batch", "root.imports.shop", 4*time.Minute)
+		if s.well() {
+			return p, nil
+		}
 		add(2, "odoo.exceptions.UserError", "account.move", "action_post", "root.invoices", 31*time.Minute)
 	} else {
 		add(3, "psycopg2.errors.LockNotAvailable", "sale.order", "action_confirm", "root", 52*time.Minute)
@@ -67,10 +73,19 @@ func (*busySite) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage, err
 	return p, nil
 }
 
-func (*busySite) Why(_ context.Context, key channels.Key) (runner.Why, error) {
+// Why says what the engine would, in its words.
+func (s *busySite) Why(_ context.Context, key channels.Key) (runner.Why, error) {
+	if s.well() {
+		return runner.Why{
+			Key: key, Found: true, Code: "channel_full", Channel: "root.imports.shop", Capacity: 2, Running: 2, Ahead: 118,
+			Text:   "job " + key.DB + "/" + key.UUID + " waits: channel root.imports.shop is full (2 running, capacity 2), and 118 jobs go before it",
+			Detail: &driver.Detail{Row: driver.Row{Job: channels.Job{Key: key, Priority: 10}, RawState: "pending"}, Model: "product.feed", Method: "import_batch"},
+		}, nil
+	}
 	return runner.Why{
 		Key: key, Found: true, Code: "sequential_failed", Channel: "root.invoices", Capacity: 1, Ahead: 3,
-		Text:    "channel root.invoices runs its jobs one after the other, and job 7c0e51f2 in it has failed",
+		Text: "job " + key.DB + "/" + key.UUID + " waits: channel root.invoices is sequential and job prod_eu/7c0e51f2-5a1e-4c1b-9d53-6f2f1c0a7e11 " +
+			"failed in it, and 3 jobs go before it",
 		Blocker: channels.Key{DB: "prod_eu", UUID: "7c0e51f2-5a1e-4c1b-9d53-6f2f1c0a7e11"},
 		Detail:  &driver.Detail{Row: driver.Row{Job: channels.Job{Key: key, Priority: 10}, RawState: "pending"}, Model: "account.move", Method: "action_post"},
 	}, nil
@@ -113,7 +128,10 @@ func busyStatus(now time.Time) runner.Status {
 		})
 	}
 	st.Databases = append(st.Databases,
-		runner.DatabaseStatus{Name: "prod_uk", State: runner.DatabaseHeld, Connected: now, Heard: now, Pending: 5, Detail: "Odoo answered 404 to the last 3 jobs"},
+		runner.DatabaseStatus{
+			Name: "prod_uk", State: runner.DatabaseHeld, Connected: now, Heard: now, Pending: 5, HeldUntil: now.Add(20 * time.Second),
+			Detail: "the last requests ended without their jobs having been run (status 404: the route is unknown, is the add-on loaded and the database known to the server?)",
+		},
 		runner.DatabaseStatus{Name: "crm", State: runner.DatabaseUndetected, Detail: "queue_job is not installed"})
 	return st
 }
@@ -150,19 +168,25 @@ func wellStatus(now time.Time) runner.Status {
 	st.Databases = append(st.Databases[:3:3], st.Databases[4])
 	st.Upstreams = st.Upstreams[:3]
 	st.Channels[3].Failed, st.Channels[3].Queued, st.Channels[3].Oldest = 0, 0, time.Time{}
+	st.Counts[0].Failed, st.Databases[0].Failed = 14, 14
+	st.Counts[2].Pending, st.Databases[2].Pending = 18, 18
 	return st
 }
 
 // manyStatus has sixty channels, of which few have anything to do.
 func manyStatus(now time.Time) runner.Status {
 	st := busyStatus(now)
+	st.Channels[0].Capacity = st.Channels[0].Running // so the customers' jobs wait
 	for i := range 53 {
-		c := channels.Status{FullName: fmt.Sprintf("root.customer%02d", i+1), Configured: true, Capacity: 1}
+		c := runner.ChannelStatus{Status: channels.Status{FullName: fmt.Sprintf("root.customer%02d", i+1), Configured: true, Capacity: 1}}
 		if i%9 == 4 {
-			c.Running, c.Queued = 1, 3*i
+			c.Queued, c.Oldest = 3*i, now.Add(-time.Duration(i)*time.Minute/3)
+			st.Counts[2].Pending += c.Queued
 		}
-		st.Channels = append(st.Channels, runner.ChannelStatus{Status: c})
+		st.Channels = append(st.Channels, c)
 	}
+	st.Databases[2].Pending = st.Counts[2].Pending
+	st.Databases = append(st.Databases[:3:3], st.Databases[4])
 	return st
 }
 
@@ -219,6 +243,7 @@ func TestScreenshots(t *testing.T) {
 			}
 			browsertest.Eval[any](p, "document.activeElement.blur(), "+scroll+", null")
 			p.Screenshot(filepath.Join("..", "docs", name+".png"))
+			require.NotRegexp(t, `\d{4}-\d\d-\d\dT`, browsertest.Eval[string](p, "document.body.innerText"), "times are for people")
 			require.Empty(t, p.Problems())
 			require.Equal(t, []string{address}, p.Hosts())
 		})

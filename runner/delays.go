@@ -27,13 +27,23 @@ type delay struct {
 	attempts int
 	// until is the end of the pause, in microseconds since the Unix epoch.
 	until int64
+	// stray is set if a request for one of them may still be read, because its connection broke. It runs
+	// the job if it is read once the job has been claimed anew; the next request is answered then.
+	stray bool
 }
 
 // add counts an attempt that came to nothing and keeps the job back for a while.
 func (d delays) add(key channels.Key, first, limit time.Duration) {
 	b := timing.Backoff{First: first, Limit: limit, Attempts: d[key].attempts}
 	until := time.Now().Add(b.Next())
-	d[key] = delay{attempts: b.Attempts, until: until.UnixMicro()}
+	d[key] = delay{attempts: b.Attempts, until: until.UnixMicro(), stray: d[key].stray}
+}
+
+// strays notes that a request for the job may still be read.
+func (d delays) strays(key channels.Key) {
+	delay := d[key]
+	delay.stray = true
+	d[key] = delay
 }
 
 // postpone makes a delayed job wait, whatever brings its row.

@@ -108,7 +108,7 @@ func (e *engine) slot(key channels.Key, t *task, now time.Time) Slot {
 		s.Because, s.Limit = "found to be over, to be put back by the next scan", 0
 	case f == undecided:
 		s.Because = "a request for it may wait where a second one would not be noticed"
-	case !known && ev.concluded() && (f == idle || f == unstarted):
+	case !known && ev.concluded() && !e.delays[key].stray && (f == idle || f == unstarted):
 		s.Because = ""
 	case !known:
 		s.Because, s.Limit = "it may execute in a database that cannot be read", mysteryLimit+2*scanInterval

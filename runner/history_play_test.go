@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
@@ -66,6 +67,8 @@ type player struct {
 	// databases that have told since.
 	began, leads time.Time
 	told         map[string]bool
+	// answered are the jobs for which it was answered since it leads.
+	answered map[channels.Key]bool
 }
 
 func newPlay(h *history) *play {
@@ -94,7 +97,7 @@ func (p *play) addDatabase(name string, g generation) {
 }
 
 func (p *play) newPlayer(i int) *player {
-	n := &player{play: p, index: i, node: p.Driver(), register: exchange.NewRegister(), told: map[string]bool{}}
+	n := &player{play: p, index: i, node: p.Driver(), register: exchange.NewRegister(), told: map[string]bool{}, answered: map[channels.Key]bool{}}
 	n.cfg = runner.Config{
 		Name: "default", Postgres: &pgx.ConnConfig{},
 		Driver: &fakeDriver{Driver: n.node, openCluster: func() error {
@@ -119,7 +122,7 @@ func (n *player) limited(yes bool) {
 	n.cfg.Policies = nil
 	if yes {
 		n.cfg.Policies = []policy.Policy{{Channels: []string{"root*"}, Timeout: &policy.Timeout{
-			After: 15 * time.Second, Warn: 10 * time.Second, Cancel: true, Grace: 10 * time.Second, Retry: n.h.Retried,
+			After: 6 * time.Second, Warn: 3 * time.Second, Cancel: true, Grace: 4 * time.Second, Retry: n.h.Retried,
 		}}}
 	}
 }
@@ -164,6 +167,7 @@ func (n *player) resigns() {
 		n.deposed, n.leads, n.disturbed = time.Now(), time.Time{}, true
 	}
 	clear(n.told)
+	clear(n.answered)
 }
 
 // event hears what an engine says.
@@ -191,6 +195,8 @@ func (n *player) event(ev runner.Event) {
 		clear(n.told)
 	case ev.Kind == runner.EventLeaderChanged:
 		n.resigns()
+	case ev.Kind == runner.EventAnswered && ev.Outcome == driver.Answered.String():
+		n.answered[key(ev.Database, ev.UUID)] = true
 	case ev.Kind == runner.EventDatabaseReady:
 		n.told[ev.Database] = true
 	}

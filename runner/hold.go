@@ -28,8 +28,8 @@ type hold struct {
 	// request in between, and times counts how often the database was held back for that.
 	struck []string
 	times  int
-	// since is when the first of them was struck.
-	since time.Time
+	// since is when the first of them was struck, and ranAt when a job was run last.
+	since, ranAt time.Time
 	// lost counts connections in a row that were lost while claiming.
 	lost int
 }
@@ -64,7 +64,7 @@ func (h *hold) struckByOthers(uuid string) bool {
 }
 
 // ran notes a request that was answered for a job that has been run.
-func (h *hold) ran() { h.struck, h.times = nil, 0 }
+func (h *hold) ran() { h.struck, h.times, h.ranAt = nil, 0, time.Now() }
 
 // claimsLost holds a database back whose connection was lost while jobs were being claimed: its turn
 // would come again and again at the expense of others.

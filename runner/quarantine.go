@@ -65,6 +65,9 @@ const (
 	apartFirst = 5 * time.Second
 	apartLimit = 15 * time.Second
 	apartRun   = 10 * time.Minute
+	// notRunApart is the least time between two answers without a run that count, unless other jobs of
+	// the database have been run in between.
+	notRunApart = 10 * time.Minute
 	// companions bounds how many jobs are remembered that died together with one.
 	companions = 100
 )
@@ -100,6 +103,7 @@ func (e *engine) parted(key channels.Key, t *task, server string, outcome driver
 		return
 	}
 	e.pool.RecheckAll(e.ctx) // all of them may be gone
+	e.checkUpgrade(e.databases.get(key.DB))
 	e.accompany(key, t, server)
 }
 
@@ -129,6 +133,13 @@ func (e *engine) accompany(key channels.Key, t *task, server string) {
 func (f *fate) join(key channels.Key) {
 	if len(f.with) < companions && !slices.Contains(f.with, key) {
 		f.with = append(f.with, key)
+	}
+}
+
+// checkUpgrade asks whether a database is being upgraded, where that is asked at all: a job has died.
+func (e *engine) checkUpgrade(db *database) {
+	if cfg := e.config(); cfg.Quarantine != nil && cfg.UpgradeGate && db != nil && db.session != nil {
+		db.session.CheckUpgrade()
 	}
 }
 
@@ -165,9 +176,12 @@ func (e *engine) setbackOf(key channels.Key, t *task) (Setback, bool) {
 	if e.config().Quarantine == nil || t.fate.at.IsZero() || t.fate.excuse != "" || t.result == nil || t.row == nil {
 		return Setback{}, false
 	}
+	if t.limit != nil && t.limit.ended != nil {
+		return Setback{}, false // it was stopped because of its time limit
+	}
 	db := e.databases.get(key.DB)
-	if db == nil || db.stage != stageServed || db.entered.After(t.began()) {
-		return Setback{}, false // what kept us from the database may have ended the job
+	if db == nil || db.stage != stageServed || db.entered.After(t.began()) || db.upgradeSince.After(t.began()) {
+		return Setback{}, false // what kept us from the database, or an upgrade, may have ended the job
 	}
 	s := Setback{Database: key.DB, UUID: key.UUID, At: t.fate.at, Upstream: t.trail.upstream, Retry: t.row.Retry}
 	s.Ran = max(0, s.At.Sub(t.began()))
@@ -179,7 +193,7 @@ func (e *engine) setbackOf(key channels.Key, t *task) (Setback, bool) {
 		if t.result.Outcome == driver.Broken {
 			s.Cause = "its request broke, and nothing ran the job any more: its worker died"
 		}
-	case t.result.Outcome == driver.Answered && !db.hold.struckByOthers(key.UUID):
+	case t.result.Outcome == driver.Answered && !db.hold.struckByOthers(key.UUID) && !e.tooSoon(db, key, s.At):
 		s.NotRun = true
 		s.Cause = fmt.Sprintf("its request was answered with status %d without having run the job", t.result.Status)
 	default:
@@ -188,14 +202,21 @@ func (e *engine) setbackOf(key channels.Key, t *task) (Setback, bool) {
 	return s, true
 }
 
+// tooSoon reports whether it is too soon to count another answer without a run: none of other jobs has
+// been run since the last one, so that it may be the application that runs none.
+func (e *engine) tooSoon(db *database, key channels.Key, now time.Time) bool {
+	last := e.setbacks.lastNotRun(key)
+	return !last.IsZero() && now.Sub(last) < notRunApart && !db.hold.ranAt.After(last)
+}
+
 // condemn decides whether a job is to be failed in place of being put back, and returns the text for
 // its row; empty if not. The job itself must be to blame: it has had more setbacks than each of those
 // that died with it.
 func (e *engine) condemn(key channels.Key, t *task) (why string) {
 	t.condemned = 0
 	last, ok := e.setbackOf(key, t)
-	if !ok || last.Excused {
-		return ""
+	if !ok || last.Excused || last.NotRun && e.setbacks.lastNotRun(key).IsZero() {
+		return "" // one answer says nothing
 	}
 	q := e.config().Quarantine
 	before := e.setbacks.counted(key, last.At, q.Within)
@@ -227,7 +248,7 @@ func (q Quarantine) sentence(list []Setback) string {
 			b.WriteString(" Other jobs on that server ended in the same moment.")
 		}
 	}
-	return strings.ToValidUTF8(strings.ReplaceAll(b.String(), "\x00", ""), "?")
+	return b.String()
 }
 
 // sentenceLimit bounds the attempts that a text lists.

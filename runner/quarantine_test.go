@@ -121,24 +121,44 @@ func TestQuarantineIsOffByDefault(t *testing.T) {
 
 // A job whose requests are answered again and again without running it is failed, too.
 func TestQuarantineOfAJobThatIsNeverRun(t *testing.T) {
-	inBubble(t, func(b *bench) {
-		b.AddDatabase("prod")
-		var j journal
-		cfg := b.quarantine("root:2", 3)
-		cfg.Events = j.add
-		k := b.one("prod", "a", func(j *mock.Job) { j.MaxRetries = 0 })
-		for range 10 {
-			b.PlanFor(k, mock.Plan{StayEnqueued: true})
-		}
-		r := b.start(cfg)
-		b.settle(5 * time.Minute)
-		row := b.requireQuarantined(k, 3)
-		require.Zero(b, row.Retry)
-		require.Contains(b, row.Info, "its request was answered with status 200 without having run the job.")
-		require.Len(b, j.of("a", runner.EventJobQuarantined), 1)
-		require.Len(b, j.of("a", runner.EventJobNotRun), 2)
-		b.requireIdle(r)
-	})
+	for _, test := range []struct {
+		attempts, runs int
+		// others are jobs that are run meanwhile, and took the time that it takes.
+		others bool
+		took   time.Duration
+	}{{1, 2, true, 2 * time.Second}, {3, 3, true, 10 * time.Second}, {1, 0, false, 11 * time.Minute}, {3, 0, false, 22 * time.Minute}} {
+		t.Run(fmt.Sprintf("%d, others run: %t", test.attempts, test.others), func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				var j journal
+				cfg := b.quarantine("root:2", test.attempts)
+				cfg.Events = j.add
+				k := b.one("prod", "a", func(j *mock.Job) { j.MaxRetries = 0 })
+				for range 100 {
+					b.PlanFor(k, mock.Plan{StayEnqueued: true})
+				}
+				r := b.start(cfg)
+				for i := 0; len(j.of("a", runner.EventJobQuarantined)) == 0 && i < 3600; i++ {
+					if test.others {
+						b.one("prod", fmt.Sprint("other", i))
+					}
+					b.settle(time.Second)
+				}
+				if runs := len(b.RunsOf(k)); test.others {
+					require.Equal(b, test.runs, runs)
+				} else {
+					require.Greater(b, runs, 10, "it may be the application")
+				}
+				row := b.requireQuarantined(k, len(b.RunsOf(k)))
+				require.Zero(b, row.Retry)
+				require.Contains(b, row.Info, "its request was answered with status 200 without having run the job.")
+				told := j.of("a", runner.EventJobQuarantined)
+				require.Len(b, told, 1)
+				require.Less(b, told[0].Time.Sub(b.RunsOf(k)[0].Opened), test.took)
+				b.requireIdle(r)
+			})
+		})
+	}
 }
 
 // When the requests of several jobs end so, it is the application that does not run them.
@@ -150,17 +170,19 @@ func TestQuarantineSparesTheJobsOfABrokenApplication(t *testing.T) {
 		"not sent":    {FailBeforeSend: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(b *bench) {
-				b.AddDatabase("prod")
-				b.SetPlan(plan)
-				keys := b.jobs("prod", "", "a", 4)
-				r := b.start(b.quarantine("root:1", 2))
-				b.settle(time.Hour)
-				b.SetPlan(mock.Plan{})
-				b.settle(5 * time.Minute)
-				b.requireDone(keys...)
-				b.requireIdle(r)
-			})
+			for _, attempts := range []int{1, 2} {
+				inBubble(t, func(b *bench) {
+					b.AddDatabase("prod")
+					b.SetPlan(plan)
+					keys := b.jobs("prod", "", "a", 4)
+					r := b.start(b.quarantine("root:1", attempts))
+					b.settle(time.Hour)
+					b.SetPlan(mock.Plan{})
+					b.settle(5 * time.Minute)
+					b.requireDone(keys...)
+					b.requireIdle(r)
+				})
+			}
 		})
 	}
 }
@@ -195,6 +217,15 @@ func TestQuarantineSparesJobsThatOthersKill(t *testing.T) {
 			require.NoError(b, r.Control(b.Context(), runner.Controls{}))
 			return r
 		},
+		"drained after its request had broken": func(b *bench, r *runner.Runner) *runner.Runner {
+			up := b.RunsOf(key("prod", "a"))[len(b.RunsOf(key("prod", "a")))-1].Upstream
+			require.NoError(b, r.Control(b.Context(), runner.Controls{Drains: []runner.Drain{{Upstream: up}}}))
+			b.settle(time.Second)
+			b.CrashServer(up)
+			b.settle(30 * time.Second)
+			require.NoError(b, r.Control(b.Context(), runner.Controls{}))
+			return r
+		},
 		"all servers at once": func(b *bench, r *runner.Runner) *runner.Runner {
 			for _, up := range []string{"odoo0", "odoo1"} {
 				b.UpstreamFault(up, func(f *mock.UpstreamFaults) { f.CheckErr = errFault })
@@ -218,7 +249,15 @@ func TestQuarantineSparesJobsThatOthersKill(t *testing.T) {
 		"we stop": func(b *bench, r *runner.Runner) *runner.Runner {
 			b.stop(r)
 			crash(b)
-			return b.start(b.quarantine("root:3", 2))
+			return b.start(b.quarantine("root:3", 1))
+		},
+		"an upgrade": func(b *bench, r *runner.Runner) *runner.Runner {
+			b.Upgrade("prod", true)
+			b.settle(5 * time.Second)
+			crash(b)
+			b.settle(time.Second)
+			b.Upgrade("prod", false)
+			return r
 		},
 		"database away": func(b *bench, r *runner.Runner) *runner.Runner {
 			b.LoseSession("prod")
@@ -230,10 +269,15 @@ func TestQuarantineSparesJobsThatOthersKill(t *testing.T) {
 			inBubble(t, func(b *bench) {
 				b.AddDatabase("prod")
 				k := b.one("prod", "a", func(j *mock.Job) { j.MaxRetries = 0 })
-				for range 10 {
-					b.PlanFor(k, mock.Plan{RunFor: time.Hour})
+				plan := mock.Plan{RunFor: time.Hour}
+				if name == "drained after its request had broken" {
+					plan.DropConnAfter = 10 * time.Second
 				}
-				cfg := b.quarantine("root:3", 2)
+				for range 10 {
+					b.PlanFor(k, plan)
+				}
+				cfg := b.quarantine("root:3", 1)
+				cfg.UpgradeGate = name == "an upgrade"
 				if name == "stopped before" {
 					cfg.Targets = upstreams{"odoo0"}
 				}
@@ -431,6 +475,31 @@ func TestWhyOfSetbacks(t *testing.T) {
 		b.settle(10 * time.Minute)
 		b.requireDone(key("prod", "a"), key("prod", "b"))
 		require.Len(b, b.Runs(), 4)
+		b.requireIdle(r)
+	})
+}
+
+// An attempt that was stopped because of its time limit is the affair of that limit.
+func TestQuarantineSparesJobsThatAreStopped(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		var j journal
+		b.AddDatabase("prod")
+		k := b.one("prod", "a", func(j *mock.Job) { j.MaxRetries = 0 })
+		for range 3 {
+			b.PlanFor(k, mock.Plan{RunFor: time.Hour, IgnoresCancel: true, IgnoresTerminate: true})
+		}
+		cfg := b.limited(&j, nil)
+		cfg.Quarantine = &runner.Quarantine{Attempts: 1, Within: time.Hour}
+		r := b.start(cfg)
+		for range 3 {
+			b.settle(2 * time.Minute)
+			b.CrashServer("odoo1")
+			b.settle(20 * time.Second)
+		}
+		b.settle(time.Minute)
+		b.requireDone(k)
+		require.Len(b, b.RunsOf(k), 4)
+		require.Len(b, j.of("a", runner.EventTimeoutTerminated), 3)
 		b.requireIdle(r)
 	})
 }

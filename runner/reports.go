@@ -136,8 +136,8 @@ func (r *sessionReports) Rescued(rows []driver.Row) {
 	r.post(func() { r.engine.rescued(r.db, rows) })
 }
 
-func (r *sessionReports) Stopped(stopped []driver.Stopped, terminate bool, err error) {
-	r.post(func() { r.engine.stopped(r.db, stopped, terminate, err) })
+func (r *sessionReports) Stopped(attempts []driver.Task, stopped []driver.Stopped, terminate bool, err error) {
+	r.post(func() { r.engine.stopped(r.db, attempts, stopped, terminate, err) })
 }
 
 func (r *sessionReports) Accounted(causes []driver.Cause, changed []driver.Row, err error) {

@@ -172,6 +172,9 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 			e.applyRow(&l.Row, 0, e.tree.Set)
 			continue
 		}
+		if !t.deadAgain {
+			e.checkUpgrade(db) // one may have begun since
+		}
 		t.row = new(l.Row)
 		e.decide(db, l.Row.Key, t, now)
 	}

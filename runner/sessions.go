@@ -61,10 +61,16 @@ func (e *engine) forget(name string, comesBack bool) {
 // forgetDelays forgets the pauses of jobs that the tree does not know any more.
 func (e *engine) forgetDelays(db string) {
 	for key := range e.delays {
-		if _, _, known := e.tree.Lookup(key); key.DB == db && !known && e.tasks[key] == nil {
+		if key.DB == db && !e.knows(key) {
 			delete(e.delays, key)
 		}
 	}
+}
+
+// knows reports whether a job waits, has failed, or is a task.
+func (e *engine) knows(key channels.Key) bool {
+	_, _, known := e.tree.Lookup(key)
+	return known || e.tasks[key] != nil
 }
 
 // tasksOf returns the tasks of a database, by uuid.
@@ -251,6 +257,11 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 	}
 	if len(gone) > 0 {
 		e.forgetDelays(db.Name)
+		for key := range e.setbacks.of {
+			if key.DB == db.Name && !e.knows(key) {
+				e.setbacks.forget(key)
+			}
+		}
 	}
 	db.open = nil
 	e.tree.EndSnapshot(db.Name)

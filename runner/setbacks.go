@@ -164,6 +164,16 @@ func (s *setbacks) counted(key channels.Key, at time.Time, within time.Duration)
 	return list
 }
 
+// lastNotRun is when an attempt at a job last came to nothing that counted; zero if none did.
+func (s *setbacks) lastNotRun(key channels.Key) (at time.Time) {
+	for _, b := range s.of[key] {
+		if b.NotRun {
+			at = b.At
+		}
+	}
+	return at
+}
+
 // suspect reports whether a job died together with others.
 func (s *setbacks) suspect(key channels.Key, now time.Time, within time.Duration) bool {
 	return slices.ContainsFunc(s.of[key], func(b Setback) bool { return b.Shared && now.Sub(b.At) < within })

@@ -236,6 +236,9 @@ func (e *engine) status(now time.Time) Status {
 
 // limited counts an attempt that may be beyond its time limit.
 func (st *Status) limited(key channels.Key, l *limit, now time.Time) {
+	if l.policy == nil {
+		return
+	}
 	stage := l.is()
 	if stage >= TimeoutReached {
 		st.Overdue++

@@ -227,24 +227,25 @@ func (e *engine) applyMystery(row *driver.Row, asked uint64) bool {
 func (e *engine) seen(row *driver.Row) { e.tree.Set(row.Job, channels.Unknown) }
 
 // applyGone does the same for a job that has no row any more.
-func (e *engine) applyGone(key channels.Key) bool {
+func (e *engine) applyGone(key channels.Key) {
 	t := e.tasks[key]
 	if t == nil {
 		delete(e.delays, key)
 		e.setbacks.forget(key)
-		return e.tree.Remove(key)
+		e.tree.Remove(key)
+		return
 	}
 	switch t.phase {
 	case phaseClaiming, phaseUnclaiming:
-		return false
+		return
 	case phaseOpen:
 		t.row, t.gone = nil, true
 		t.noteSettled()
-		return false
+		return
 	case phaseAsked, phaseWatched, phaseParked:
 	}
 	t.row, t.gone = nil, true
-	return e.settle(key, t)
+	e.settle(key, t)
 }
 
 // adopt takes on a job that runs without having been started by this engine: it
@@ -355,10 +356,11 @@ func (e *engine) restUnread(key channels.Key, t *task) {
 }
 
 // rest leaves a task to itself whose database is out of reach. If nothing executes it, it gives its
-// slot to others; its row decides later.
+// slot to others; its row decides later. That its request is over does not show that nothing executes
+// it if an earlier request may still be read.
 func (e *engine) rest(key channels.Key, t *task) {
 	ev := e.evidence(e.databases.get(key.DB), t, time.Now())
-	if f := ev.judge(); t.expired || f == idle && ev.row == rowEnded || ev.concluded() && (f == idle || f == unstarted) {
+	if f := ev.judge(); t.expired || f == idle && ev.row == rowEnded || ev.concluded() && !e.delays[key].stray && (f == idle || f == unstarted) {
 		t.phase = phaseParked
 		e.requeue(key) // where it waits until the database is served again
 		return
@@ -405,8 +407,10 @@ func (e *engine) unclaimed(db *database, tasks []driver.Task, changed []driver.R
 		}
 		if t.condemned > 0 && row.State == channels.Failed {
 			e.quarantined(row, t)
-			t.row, t.gone = row, false
+			why := t.trail.why
+			t.row, t.gone, t.result = row, false, nil // it has not been run
 			e.settle(row.Key, t)
+			e.databases.strike(db, row.UUID, why)
 			continue
 		}
 		e.log().Warn("state of job "+printable(row.UUID)+" was reset from enqueued to pending", zap.String("database", row.DB))
@@ -419,10 +423,14 @@ func (e *engine) unclaimed(db *database, tasks []driver.Task, changed []driver.R
 // for again and again.
 func (e *engine) putBack(db *database, row *driver.Row, t *task) {
 	delivered, why := t.result != nil && t.result.Outcome != driver.NotSent, t.trail.why
+	broken := delivered && (t.result.Outcome == driver.Broken || t.result.Outcome == driver.Unavailable)
 	setback, counts := e.setbackOf(row.Key, t)
 	t.row, t.gone, t.result = row, false, nil
 	if delivered {
 		e.delays.add(row.Key, retryFirst, retryLimit)
+	}
+	if broken {
+		e.delays.strays(row.Key)
 	}
 	e.settle(row.Key, t)
 	if delivered {

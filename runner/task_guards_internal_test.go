@@ -207,6 +207,14 @@ func TestRest(t *testing.T) {
 		}
 	}
 	e, _ := served()
+	second := &task{phase: phaseAsked, ours: true, sent: true, result: answered}
+	key := e.holds("lost", "second", second)
+	e.delays.strays(key)
+	e.delays.add(key, retryFirst, retryLimit)
+	e.rest(key, second)
+	require.Equal(t, phaseWatched, second.phase, "an earlier request may still be read, and run the job")
+
+	e, _ = served()
 	since := time.Unix(1_700_000_000, 0)
 	watched := &task{phase: phaseWatched, since: since}
 	e.rest(e.holds("lost", "a", watched), watched)
@@ -259,6 +267,7 @@ func TestPutBack(t *testing.T) {
 		e.putBack(db, jobRow(key, channels.Pending, 0), task)
 		require.Equal(t, delivered, len(db.hold.struck) == 1, outcome)
 		require.Equal(t, delivered, len(e.delays) == 1, outcome)
+		require.Equal(t, outcome == driver.Broken || outcome == driver.Unavailable, e.delays[key].stray, outcome)
 		require.Empty(t, e.tasks)
 	}
 }
@@ -450,6 +459,31 @@ func TestSnapshotOfAServedDatabase(t *testing.T) {
 	require.EqualValues(t, 5, e.tasks[opened].row.Enqueued)
 	require.Equal(t, phaseClaiming, e.tasks[claiming].phase)
 	require.Empty(t, slices.Collect(e.tree.Stale("prod")))
+}
+
+// What is remembered of a job goes with it, also if only a snapshot tells that it is gone.
+func TestSnapshotForgetsWhatIsGone(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	gone, stays := channels.Key{DB: "prod", UUID: "gone"}, channels.Key{DB: "prod", UUID: "stays"}
+	elsewhere := channels.Key{DB: "elsewhere", UUID: "gone"}
+	task := e.holds("prod", "task", &task{phase: phaseOpen})
+	for _, key := range []channels.Key{gone, stays, elsewhere, task} {
+		if key != task {
+			e.tree.Set(channels.Job{Key: key}, channels.Pending)
+		}
+		e.delays.add(key, time.Second, time.Minute)
+		e.setbacks.add(key, Setback{Database: key.DB, UUID: key.UUID, At: time.Now()}, time.Hour)
+	}
+	e.snapshotBegin(db)
+	e.snapshotRows(db, []driver.Row{*jobRow(stays, channels.Pending, 0)})
+	e.snapshotEnd(db, nil)
+	for _, key := range []channels.Key{gone, stays, elsewhere, task} {
+		_, _, known := e.tree.Lookup(key)
+		require.Equal(t, key != gone, known, key)
+		require.Equal(t, known, len(e.setbacks.of[key]) == 1, key)
+		require.Equal(t, known, e.delays[key].attempts == 1, key)
+	}
 }
 
 // What a step does to a database, and whether its jobs were known and are not any more.

@@ -88,8 +88,9 @@ type limit struct {
 	next time.Time
 	// cancelled and terminated are when the first such order was answered.
 	cancelled, terminated time.Time
-	// ended is the policy for which a backend of it was signalled, nil if none was.
-	ended *policy.Policy
+	// ended is the policy for which a backend of it was first signalled, at endedAt; nil if none was.
+	ended   *policy.Policy
+	endedAt time.Time
 	// why says why it was not signalled, or goes on.
 	why string
 }
@@ -219,7 +220,7 @@ func (e *engine) lookUp(db *database, key channels.Key, t *task, now time.Time) 
 		if l.stage = min(l.stage, TimeoutWarned); now.Sub(l.began) < p.Timeout.Warn {
 			l.stage = TimeoutNone
 		}
-		l.stuck, l.refused = false, false
+		l.stuck, l.refused, l.cancelled, l.terminated = false, false, time.Time{}, time.Time{}
 	}
 	l.set, l.policy = set, p
 }
@@ -304,12 +305,15 @@ func whyNotTerminated(blinded bool) string {
 }
 
 // stopped takes in what became of the attempts that were to be ended.
-func (e *engine) stopped(db *database, found []driver.Stopped, terminate bool, err error) {
-	if err != nil {
-		e.log().Error("jobs beyond their time limits could not be ended", zap.String("database", db.Name), zap.Error(err))
-		return
-	}
+func (e *engine) stopped(db *database, attempts []driver.Task, found []driver.Stopped, terminate bool, err error) {
 	now := time.Now()
+	if err != nil {
+		e.log().Error("jobs beyond their time limits could not be signalled", zap.String("database", db.Name), zap.Error(err))
+		found = nil
+		for _, attempt := range attempts {
+			found = append(found, driver.Stopped{Task: attempt, Result: driver.Denied, Text: "it cannot be signalled: " + err.Error()})
+		}
+	}
 	for i := range found {
 		s := &found[i]
 		t := e.tasks[s.Task.Key]
@@ -340,8 +344,8 @@ func (e *engine) stopped(db *database, found []driver.Stopped, terminate bool, e
 // signalled takes in that a signal was sent.
 func (e *engine) signalled(t *task, s *driver.Stopped, terminate bool, now time.Time) {
 	l := t.limit
-	if l.ended == nil {
-		l.ended = l.policy
+	if l.ended == nil && l.policy != nil {
+		l.ended, l.endedAt = l.policy, now
 	}
 	if l.refused {
 		l.stuck, l.refused, l.why = false, false, ""
@@ -419,7 +423,7 @@ func (l *limit) cause() string {
 	limit := l.ended.Timeout
 	s := fmt.Sprintf("The job runner ended this job, because it had not ended within its time limit of %s (%s). "+
 		"After %s it cancelled what the job was doing in the database",
-		limit.After, l.ended, l.cancelled.Sub(l.began).Round(time.Second))
+		limit.After, l.ended, l.endedAt.Sub(l.began).Round(time.Second))
 	if !l.terminated.IsZero() {
 		s += fmt.Sprintf(", and after %s, as that was not enough, it closed the job's connection to the database",
 			l.terminated.Sub(l.began).Round(time.Second))

@@ -673,3 +673,48 @@ func TestTimeoutOfWhatEndsBetweenLeaders(t *testing.T) {
 		b.requireIdle(r)
 	})
 }
+
+// Signals that fail are told, as those that are refused.
+func TestTimeoutOfSignalsThatFail(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		var j journal
+		b.AddDatabase("prod")
+		b.PlanFor(key("prod", "a"), never(nil))
+		b.Fault("prod", func(f *mock.Faults) { f.StopErr = errFault })
+		r := b.start(b.limited(&j, nil))
+		b.one("prod", "a")
+		b.settle(5 * time.Minute)
+		require.Len(b, j.of("a", runner.EventTimeoutStuck), 1)
+		require.Contains(b, b.status(r).Stuck[0].Text, "it cannot be signalled: ")
+		require.Equal(b, 1, b.status(r).Overdue)
+		require.Equal(b, 1, b.Calls("prod", "OpenSession"), "the session lives")
+	})
+}
+
+// A job whose limit is raised while it is in its grace period begins with the stages anew.
+func TestTimeoutRaisedDuringGrace(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		var j journal
+		b.AddDatabase("prod")
+		b.PlanFor(key("prod", "a"), never(func(p *mock.Plan) { p.IgnoresCancel = true }))
+		cfg := b.limited(&j, nil)
+		r := b.start(cfg)
+		b.one("prod", "a")
+		b.settle(65 * time.Second)
+		require.Equal(b, 1, b.status(r).Overdue)
+		cfg = b.limited(&j, func(t *policy.Timeout) { t.After = 3 * time.Minute })
+		require.NoError(b, r.Reconfigure(cfg))
+		b.settle(5 * time.Second)
+		require.Zero(b, b.status(r).Overdue)
+		b.settle(115 * time.Second)
+		kinds, after := b.stages(&j, "a")
+		require.Equal(b, []runner.EventKind{
+			runner.EventTimeoutWarned, runner.EventTimeoutReached, runner.EventTimeoutCancelled,
+			runner.EventTimeoutReached, runner.EventTimeoutCancelled,
+		}, kinds)
+		require.InDelta(b, 180, after[4].Seconds(), 2)
+		b.settle(time.Minute)
+		require.Equal(b, channels.Failed.String(), b.row(key("prod", "a")).State.String())
+		require.Contains(b, b.row(key("prod", "a")).Causes[0], "time limit of 1m0s (policy root*). After 1m")
+	})
+}

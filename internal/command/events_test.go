@@ -26,6 +26,11 @@ func aNight() []runner.Event {
 		ev.Wait, ev.Run = 1200*time.Millisecond, 90*time.Second
 		return ev
 	}
+	limited := func(kind runner.EventKind, detail string) runner.Event {
+		ev := job(kind, running)
+		ev.Upstream, ev.Detail = odoo, detail
+		return ev
+	}
 	dispatched := sent(runner.EventDispatched, running, "", 0, "")
 	dispatched.Run = 0
 	blocked := job(runner.EventChannelBlocked, failed)
@@ -59,6 +64,13 @@ func aNight() []runner.Event {
 		{Kind: runner.EventResumed, Channel: "root.mail", Detail: `"ana" (127.0.0.1:9)`},
 		{Kind: runner.EventDatabaseLost, Database: "prod", Detail: refused},
 		{Kind: runner.EventLeaderChanged, Runner: "night", Detail: refused},
+		limited(runner.EventTimeoutWarned, "it has run for 50s, the time limit of policy mail is 1m0s"),
+		limited(runner.EventTimeoutReached, "it has run for 1m0s, the time limit of policy mail is 1m0s"),
+		limited(runner.EventTimeoutCancelled, "it has run for 1m1s, the time limit of policy mail is 1m0s; what it does in the database was cancelled"),
+		limited(runner.EventTimeoutTerminated, "it has run for 1m11s, the time limit of policy mail is 1m0s; its connection to the database was closed"),
+		limited(runner.EventTimeoutStuck, "it has run for 1m31s, the time limit of policy mail is 1m0s; its connection to the database was closed"),
+		{Kind: runner.EventDatabaseUpgrading, Database: "prod", Detail: "modules are being installed or upgraded"},
+		{Kind: runner.EventDependentsReleased, Database: "prod", UUID: pending, Count: 2},
 	}
 }
 

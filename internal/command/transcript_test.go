@@ -275,7 +275,7 @@ func TestReadyIsPlain(t *testing.T) {
 	fakerunner.Run(t, "default", scenes(time.Now())["PostgreSQL down"], zap.NewNop())
 	srv := adminServer(t)
 	defer srv.Close()
-	res, err := srv.Client().Get(srv.URL + "/jobrunner/ready") //nolint:noctx // of this test
+	res, err := srv.Client().Get(srv.URL + "/jobrunner/ready")
 	require.NoError(t, err)
 	defer res.Body.Close()
 	var ready api.Readiness

@@ -1,6 +1,8 @@
 package postgres
 
 import (
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -93,4 +95,29 @@ func TestSilent(t *testing.T) {
 	require.True(t, f.see(heard, now.Add(2*time.Second+FrozenAfter)))
 	h.started = now.Add(1)
 	require.True(t, f.see(h, now.Add(2*time.Second)), "another backend has not been heard")
+}
+
+// TestHolderInWords: what is not known of a session is left out.
+func TestHolderInWords(t *testing.T) {
+	t.Parallel()
+	pid, name, address, none := uint32(7), "psql", "10.0.0.1", ""
+	for want, h := range map[string]holder{
+		"":                                       {},
+		"pid 7":                                  {pid: &pid, application: &none, address: &none},
+		"pid 7, host 10.0.0.1":                   {pid: &pid, address: &address},
+		"pid 7, application psql":                {pid: &pid, application: &name},
+		"pid 7, application psql, host 10.0.0.1": {pid: &pid, application: &name, address: &address},
+	} {
+		require.Equal(t, want, h.String())
+	}
+}
+
+// TestCut: an error is cut where it is too long, and no earlier.
+func TestCut(t *testing.T) {
+	t.Parallel()
+	just := errors.New(strings.Repeat("x", ErrorLimit))
+	require.Equal(t, just, cut(just))
+	long := errors.New(strings.Repeat("x", ErrorLimit+1))
+	require.Equal(t, just.Error()+"…", cut(long).Error())
+	require.ErrorIs(t, cut(long), long)
 }

@@ -215,3 +215,43 @@ func TestOursByAnyName(t *testing.T) {
 	require.False(t, postgres.HolderIsOurs(deadline(t), rival, 9, false))
 	require.True(t, postgres.HolderIsOurs(deadline(t), rival, 9, true))
 }
+
+// TestWhatARivalLearns: of a session that says nothing, how long that has been so; of one whose
+// statement is under way, that it is not idle.
+func TestWhatARivalLearns(t *testing.T) {
+	pg := pgtest.Shared(t)
+	db := pg.NewDatabase(t)
+	rival := connect(t, pg.ConnConfig(db))
+	found, err := postgres.HolderOf(deadline(t), rival, 12)
+	require.NoError(t, err)
+	require.Zero(t, found)
+
+	c := connect(t, pg.ConnConfig(db))
+	lock, err := c.TryLock(deadline(t), 12)
+	require.NoError(t, err)
+	require.True(t, lock.Held)
+	_, err = rival.Exec(deadline(t), "SELECT pg_sleep(0.2)")
+	require.NoError(t, err)
+	found, err = postgres.HolderOf(deadline(t), rival, 12)
+	require.NoError(t, err)
+	require.Equal(t, c.PID, found.PID)
+	require.WithinDuration(t, time.Now(), found.Started, time.Minute)
+	require.WithinDuration(t, time.Now(), found.Changed, time.Minute)
+	require.True(t, found.Changed.After(found.Started))
+	require.False(t, found.Blocked)
+	require.GreaterOrEqual(t, found.Idle, 200*time.Millisecond)
+	require.Less(t, found.Idle, time.Minute)
+
+	slept := make(chan error, 1)
+	go func() {
+		_, err := c.Exec(t.Context(), "SELECT pg_sleep(3)")
+		slept <- err
+	}()
+	require.EventuallyWithT(t, func(t *assert.CollectT) {
+		found, err = postgres.HolderOf(context.Background(), rival, 12)
+		require.NoError(t, err)
+		require.Zero(t, found.Idle)
+	}, 2*time.Second, 20*time.Millisecond)
+	require.False(t, found.Blocked)
+	require.NoError(t, <-slept)
+}

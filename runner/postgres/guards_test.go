@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -55,4 +56,13 @@ func TestProbeFindsATriggerSwitchedOff(t *testing.T) {
 		exec(sql)
 		require.ErrorContains(t, c.Probe(deadline(t), want), "trigger", sql)
 	}
+}
+
+// An attempt to connect has a limit, that of the configuration if it has one.
+func TestConnectTimeout(t *testing.T) {
+	cfg := pgtest.Shared(t).ConnConfig("postgres")
+	cfg.ConnectTimeout = 0
+	require.Equal(t, 10*time.Second, connect(t, cfg).Config().ConnectTimeout)
+	cfg.ConnectTimeout = 3 * time.Second
+	require.Equal(t, 3*time.Second, connect(t, cfg).Config().ConnectTimeout)
 }

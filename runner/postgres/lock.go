@@ -172,8 +172,9 @@ const (
 // sending a notification does not observe any time limit.
 //
 // A runner that is merely slow says something at least every 15 s on each of its sessions, except
-// while it reads a result, for which BlockedAfter is the limit. What it said last, the server remembers, also while the backend is blocked: so a session that begins to
-// watch only now, after an election, needs no time of its own to find a client silent.
+// while it reads a result, for which BlockedAfter is the limit. What it said last, the server
+// remembers, also while the backend is blocked: so a session that begins to watch only now, after an
+// election, needs no time of its own to find a client silent.
 type frozen struct {
 	pid              uint32
 	started, changed time.Time

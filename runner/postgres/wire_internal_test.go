@@ -50,3 +50,18 @@ func TestMessagesOfTheBeginning(t *testing.T) {
 	_, err = io.ReadAll(&messages{from: bytes.NewReader(append(ready, many...))})
 	require.NoError(t, err)
 }
+
+// TestLimitOfTheBeginning: what is as large as the limit fits.
+func TestLimitOfTheBeginning(t *testing.T) {
+	t.Parallel()
+	m := &messages{}
+	require.True(t, m.fits(MessageLimit))
+	require.False(t, m.fits(1))
+	m.ready = true
+	require.True(t, m.fits(MessageLimit))
+
+	head := func(length uint32) []byte { return binary.BigEndian.AppendUint32([]byte{'D'}, length) }
+	require.NoError(t, m.follow(head(MessageLimit)))
+	m.body = 0
+	require.ErrorIs(t, m.follow(head(MessageLimit+1)), errTooLarge)
+}

@@ -8,7 +8,7 @@ import (
 )
 
 // TestGarbageIsBounded: while much is in use, Go would let as much again be garbage.
-func TestGarbageIsBounded(t *testing.T) { //nolint:paralleltest // it measures the process
+func TestGarbageIsBounded(t *testing.T) {
 	const chunk, slack = 1 << 20, 8 << 20
 	kept := make([][]byte, 64)
 	for i := range kept {

@@ -46,7 +46,7 @@ type Listener interface {
 	Rescued(rows []driver.Row)
 	// Stopped brings what became of the attempts that were to be ended. err says why nothing is known
 	// of them; they may be ordered again.
-	Stopped(stopped []driver.Stopped, terminate bool, err error)
+	Stopped(attempts []driver.Task, stopped []driver.Stopped, terminate bool, err error)
 	// Accounted brings the rows that were changed for these causes; err says why none was.
 	Accounted(causes []driver.Cause, changed []driver.Row, err error)
 	// Released brings the rows of the jobs that were released.

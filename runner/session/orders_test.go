@@ -124,19 +124,19 @@ type clerk struct {
 	notified int
 }
 
-func (c *clerk) tell(what string)                                    { c.told = append(c.told, what) }
-func (c *clerk) Fingerprinted(fp driver.Fingerprint)                 { c.tell("found " + fp.Health.String()) }
-func (c *clerk) Channels([]channels.Config, error)                   { c.tell("channels") }
-func (c *clerk) Running([]driver.Row)                                { c.tell("running") }
-func (c *clerk) Scheduled(context.Context)                           { c.tell("scheduled") }
-func (c *clerk) Unclaimed([]driver.Task, []driver.Row)               { c.tell("unclaimed") }
-func (c *clerk) Inspected([]driver.Liveness)                         { c.tell("inspected") }
-func (c *clerk) Rescued([]driver.Row)                                { c.tell("rescued") }
-func (c *clerk) Stopped([]driver.Stopped, bool, error)               { c.tell("stopped") }
-func (c *clerk) Accounted([]driver.Cause, []driver.Row, error)       { c.tell("accounted") }
-func (c *clerk) SnapshotBegin()                                      { c.tell("snapshot") }
-func (c *clerk) SnapshotEnd(named map[string]struct{})               { c.tell(fmt.Sprintf("%d named", len(named))) }
-func (c *clerk) SnapshotRows(_ context.Context, _ []driver.Row) bool { return true }
+func (c *clerk) tell(what string)                                     { c.told = append(c.told, what) }
+func (c *clerk) Fingerprinted(fp driver.Fingerprint)                  { c.tell("found " + fp.Health.String()) }
+func (c *clerk) Channels([]channels.Config, error)                    { c.tell("channels") }
+func (c *clerk) Running([]driver.Row)                                 { c.tell("running") }
+func (c *clerk) Scheduled(context.Context)                            { c.tell("scheduled") }
+func (c *clerk) Unclaimed([]driver.Task, []driver.Row)                { c.tell("unclaimed") }
+func (c *clerk) Inspected([]driver.Liveness)                          { c.tell("inspected") }
+func (c *clerk) Rescued([]driver.Row)                                 { c.tell("rescued") }
+func (c *clerk) Stopped([]driver.Task, []driver.Stopped, bool, error) { c.tell("stopped") }
+func (c *clerk) Accounted([]driver.Cause, []driver.Row, error)        { c.tell("accounted") }
+func (c *clerk) SnapshotBegin()                                       { c.tell("snapshot") }
+func (c *clerk) SnapshotEnd(named map[string]struct{})                { c.tell(fmt.Sprintf("%d named", len(named))) }
+func (c *clerk) SnapshotRows(_ context.Context, _ []driver.Row) bool  { return true }
 
 func (c *clerk) Rows(r Reading) {
 	c.notified = r.Notified

@@ -23,7 +23,7 @@ func (s *Session) end(ctx context.Context, o *orders) error {
 	}
 	stopper, ok := s.conn.(driver.Stopper)
 	if !ok {
-		s.out.Stopped(nil, false, errNoStopper)
+		s.out.Stopped(append(o.cancels, o.terminates...), nil, false, errNoStopper)
 		return nil
 	}
 	if err := s.stop(ctx, stopper, o.cancels, false); err != nil {
@@ -59,7 +59,7 @@ func (s *Session) stop(ctx context.Context, stopper driver.Stopper, attempts []d
 	if isLost(ctx, err) {
 		return err
 	}
-	s.out.Stopped(stopped, terminate, err)
+	s.out.Stopped(attempts, stopped, terminate, err)
 	return nil
 }
 

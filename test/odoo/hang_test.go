@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -61,10 +62,10 @@ func testHanging(t *testing.T, s *site) {
 	for _, h := range hangsOf(silent.Addr().String()) {
 		got := b.stopOne(h)
 		if s.locks(t) {
-			require.Equal(t, h.want, got, h.name)
+			assert.Equal(t, h.want, got, h.name)
 		} else if h.method != "kill" {
 			cannot := driver.Unstoppable
-			require.Equal(t, ending{cannot, cannot, false, "done", ""}, got, h.name)
+			assert.Equal(t, ending{cannot, cannot, false, "done", ""}, got, h.name)
 		}
 	}
 	t.Logf("FACT odoo %d:\n%s", s.series, b.table.String())
@@ -72,7 +73,9 @@ func testHanging(t *testing.T, s *site) {
 
 // hangsOf are the ways to hang, with what the newest add-on makes of each.
 func hangsOf(silent string) []hang {
-	const canceled, shutdown = "psycopg2.errors.QueryCanceled", "psycopg2.errors.AdminShutdown"
+	// What ends the connection shows in the traceback; the savepoint around the job then fails, too, and
+	// that is the exception that counts.
+	const canceled, shutdown = "psycopg2.errors.QueryCanceled", "psycopg2.InterfaceError"
 	signalled, not, cannot := driver.Signalled, driver.NotRunning, driver.Unstoppable
 	return []hang{
 		{"a long query", "run_query", nil, "active", ending{signalled, not, true, "failed", canceled}},
@@ -183,6 +186,9 @@ func (b *stopping) waitHanging(h hang, uuid string) {
 		require.True(b.t, poll(jobsTimeout, func() bool { return len(b.db.executions(b.t, "hanging "+h.method)) == 1 }))
 		return
 	}
+	if h.busy != "active" && !b.locks(b.t) {
+		return // the job runs without a transaction until it needs one
+	}
 	require.True(b.t, poll(jobsTimeout, func() bool {
 		return b.db.count(b.t, `pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename = $1
 			AND state = $2 AND now() - state_change > interval '1 second' AND application_name NOT LIKE 'caddy-jobrunner/%'`, odooRole, h.busy) > 0
@@ -267,17 +273,17 @@ func testTimeLimit(t *testing.T, s *site) {
 		}
 		fmt.Fprintf(&table, "| %s | %s | %s | %s | after %.1f s |\n", h.name, j.State, name, info[strings.LastIndex(info, "\n")+1:], after)
 		if !s.locks(t) || !h.want.byCancel {
-			require.GreaterOrEqual(t, after, float64(hangs), "%s: its worker was busy until then", h.name)
+			assert.GreaterOrEqual(t, after, float64(hangs), "%s: its worker was busy until then", h.name)
 		}
 		if !s.locks(t) {
-			require.Equal(t, "done", j.State, h.name)
+			assert.Equal(t, "done", j.State, h.name)
 			continue
 		}
-		require.Equal(t, h.want.state, j.State, h.name)
-		require.Equal(t, h.want.excName, name, h.name)
-		require.Equal(t, j.State == "failed", strings.Contains(info, "policy root*"), info)
+		assert.Equal(t, h.want.state, j.State, h.name)
+		assert.Equal(t, h.want.excName, name, h.name)
+		assert.Equal(t, j.State == "failed", strings.Contains(info, "policy root*"), info)
 		if h.want.byCancel {
-			require.Less(t, after, float64(hangs)-2, h.name)
+			assert.Less(t, after, float64(hangs)-2, h.name)
 		}
 	}
 	t.Logf("FACT odoo %d:\n%s", s.series, table.String())

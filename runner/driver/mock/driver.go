@@ -180,7 +180,7 @@ func (d *Driver) admit(ctx context.Context, up driver.Upstream, t driver.Task) (
 	if queue := w.plans[t.Key]; len(queue) > 0 {
 		plan, w.plans[t.Key] = queue[0], queue[1:]
 	}
-	run := &Run{Task: t, Upstream: up.Name, Opened: time.Now(), Node: d, plan: plan, stopped: make(chan struct{})}
+	run := &Run{Task: t, Upstream: up.Name, Opened: time.Now(), Node: d, stopping: newStopping(&plan)}
 	db := w.databases[t.DB]
 	if db != nil && db.jobs[t.UUID] != nil {
 		run.Job = db.jobs[t.UUID].Job
@@ -276,7 +276,7 @@ func (w *World) work(run *Run, plan Plan, t driver.Task) driver.Result {
 	if plan.StayEnqueued || !w.start(run, t) {
 		return answered
 	}
-	if !w.perform(run) {
+	if !w.perform(run, plan) {
 		w.end(run, t, func(*Job) {}, false)
 		return broken(errors.New("EOF"))
 	}
@@ -366,13 +366,16 @@ func (w *World) end(run *Run, t driver.Task, change func(*Job), commit bool) {
 }
 
 // perform is sleep for as long as the job runs, or until it notices that it is stopped.
-func (w *World) perform(run *Run) bool {
+func (w *World) perform(run *Run, plan Plan) bool {
+	if run.stopping == nil {
+		return true
+	}
 	ended := make(chan bool, 1)
-	w.workers.Go(func() { ended <- w.sleep(run.plan.RunFor, run.plan.Until, run.plan.killed) })
+	w.workers.Go(func() { ended <- w.sleep(plan.RunFor, plan.Until, plan.killed) })
 	select {
 	case ok := <-ended:
 		return ok
-	case <-run.stopped:
+	case <-run.stopping.noticed:
 		return true
 	}
 }

@@ -29,11 +29,8 @@ type Run struct {
 	// Waiting is set while the request waits in a worker's backlog, and Excused after [World.Excuse].
 	Waiting, Excused bool
 
-	plan Plan
-	// stopped is closed when the job notices that it is to end, and closed is set when its connection
-	// to the database was closed.
-	stopped      chan struct{}
-	told, closed bool
+	// stopping is how the job can be stopped; nil if it takes no time.
+	stopping *stopping
 
 	// The times are too coarse to order what happens at one instant.
 	openedAt, closedAt, startedAt, endedAt int

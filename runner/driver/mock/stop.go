@@ -43,8 +43,8 @@ func (s *session) stop(t driver.Task, terminate bool) driver.Stopped {
 	}
 	pid := j.LockPID
 	run := s.w.record.executing(t)
-	if run != nil && run.plan.Unstoppable != "" {
-		return no(driver.Unstoppable, run.plan.Unstoppable)
+	if run != nil && run.stopping != nil && run.stopping.plan.Unstoppable != "" {
+		return no(driver.Unstoppable, run.stopping.plan.Unstoppable)
 	}
 	if s.db.faults.StopDenied {
 		return no(driver.Denied, "the role may not signal the backend")
@@ -52,8 +52,8 @@ func (s *session) stop(t driver.Task, terminate bool) driver.Stopped {
 	if terminate {
 		j.LockPID = 0
 	}
-	if run != nil {
-		run.signal(terminate)
+	if run != nil && run.stopping != nil {
+		run.stopping.signal(terminate)
 	}
 	return driver.Stopped{Task: t, Result: driver.Signalled, PID: pid}
 }
@@ -68,20 +68,40 @@ func (r *record) executing(t driver.Task) *Run {
 	return nil
 }
 
+// stopping is how a job that runs can be stopped.
+type stopping struct {
+	plan Plan
+	// noticed is closed when the job notices that it is to end, and told is set then. closed is set
+	// when its connection to the database was closed.
+	noticed      chan struct{}
+	told, closed bool
+}
+
+// newStopping returns nil for a job that takes no time.
+func newStopping(p *Plan) *stopping {
+	if p.RunFor <= 0 && p.Until == nil {
+		return nil
+	}
+	return &stopping{plan: *p, noticed: make(chan struct{})}
+}
+
 // signal lets the job notice what it notices.
-func (r *Run) signal(terminate bool) {
-	r.closed = r.closed || terminate
-	if !r.told && (terminate && !r.plan.IgnoresTerminate || !terminate && !r.plan.IgnoresCancel) {
-		r.told = true
-		close(r.stopped)
+func (s *stopping) signal(terminate bool) {
+	s.closed = s.closed || terminate
+	if !s.told && (terminate && !s.plan.IgnoresTerminate || !terminate && !s.plan.IgnoresCancel) {
+		s.told = true
+		close(s.noticed)
 	}
 }
 
 // wasStopped reports whether the job has noticed, at the latest when it wants to end.
 func (w *World) wasStopped(run *Run) bool {
+	if run.stopping == nil {
+		return false
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return run.told || run.closed
+	return run.stopping.told || run.stopping.closed
 }
 
 // Account implements [driver.Stopper].

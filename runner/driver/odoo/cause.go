@@ -28,6 +28,15 @@ func causeText(text string) string {
 	return text
 }
 
+// causeTexts does so with several.
+func causeTexts(texts []string) []string {
+	fit := make([]string, len(texts))
+	for i, text := range texts {
+		fit[i] = causeText(text)
+	}
+	return fit
+}
+
 // shows reports whether a cause can be put into a row: its form shows exc_info in every series,
 // whatever the state, and Odoo empties it when the job is done.
 func (g *generation) shows() bool {

@@ -101,7 +101,7 @@ func (s *session) Rescue(ctx context.Context, dead []driver.Liveness) ([]driver.
 
 // FailDead implements [driver.Quarantiner].
 func (s *session) FailDead(ctx context.Context, dead []driver.Liveness, why []string) ([]driver.Row, error) {
-	return s.end(ctx, "fail dead jobs", s.statements.failDead, dead, why)
+	return s.end(ctx, "fail dead jobs", s.statements.failDead, dead, causeTexts(why))
 }
 
 // end has a statement end those of the tasks that are still dead.

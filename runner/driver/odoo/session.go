@@ -255,7 +255,7 @@ func (s *session) FailUnclaimed(ctx context.Context, tasks []driver.Task, why []
 		return nil, errNoFingerprint
 	}
 	uuids, enqueued := attempts(len(tasks), func(i int) driver.Task { return tasks[i] })
-	return s.rows(ctx, "fail jobs that were not run", s.statements.failUnclaimed, uuids, enqueued, why)
+	return s.rows(ctx, "fail jobs that were not run", s.statements.failUnclaimed, uuids, enqueued, causeTexts(why))
 }
 
 // Probe implements [driver.Session]. Every error matches [driver.ErrLost] or [driver.ErrChanged]: a

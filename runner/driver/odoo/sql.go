@@ -286,20 +286,21 @@ func (g *generation) rescueExpiredSQL() string {
 const stillExpired = " FROM path, c WHERE j.id = c.id AND j.state = 'started' RETURNING "
 
 // failSQL fails attempts in place of putting them back. What the row says about earlier failures
-// stays; where the role may not read that, nothing is said.
+// stays.
 func (g *generation) failSQL() string {
 	set := " UPDATE queue_job j SET state = 'failed', retry = CASE WHEN j.state = 'started' THEN coalesce(j.retry, 0) + 1 ELSE j.retry END"
 	if !slices.Contains(g.writable, "retry") {
 		set = " UPDATE queue_job j SET state = 'failed'"
 	}
 	for _, c := range []struct{ name, value string }{
-		{"exc_name", literal(driver.QuarantineName)},
-		{"exc_message", `split_part(c.why, E'\n', 1)`},
-		{"exc_info", `concat_ws(E'\n\n', nullif(j.exc_info, ''), c.why)`},
+		{"exc_name", literal(driver.QuarantineName)}, {"exc_message", `split_part(c.why, E'\n', 1)`},
 	} {
-		if slices.Contains(g.writable, c.name) && slices.Contains(g.readable, c.name) && !slices.Contains(g.typed, c.name) {
-			set += ", " + c.name + " = " + c.value //nolint:modernize // three at most
+		if slices.Contains(g.writable, c.name) && !slices.Contains(g.typed, c.name) {
+			set += ", " + c.name + " = " + c.value //nolint:modernize // two at most
 		}
+	}
+	if g.shows() {
+		set += ", exc_info = " + g.appendCauseSQL("c.why")
 	}
 	return set
 }

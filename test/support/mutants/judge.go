@@ -73,7 +73,7 @@ func (b *bench) judge(dir string) (int, error) {
 }
 
 func appendLine(path, line string) error {
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("keeping the verdict: %w", err)
 	}
@@ -81,10 +81,13 @@ func appendLine(path, line string) error {
 	return errors.Join(err, f.Close())
 }
 
-// testsHash changes with the tests.
+// testsHash changes with the tests that judge.
 func (idx *index) testsHash() string {
 	var h uint64 = 14695981039346656037
 	for _, t := range idx.Tests {
+		if t.Fails {
+			continue
+		}
 		for _, c := range []byte(t.Judge + t.Name + t.Source) {
 			h = (h ^ uint64(c)) * 1099511628211
 		}
@@ -175,7 +178,7 @@ func (b *bench) try(idx *index, m mutation) (verdict, string, error) {
 			if !slices.ContainsFunc(reaches, func(t test) bool { return t.Judge == judge }) {
 				continue
 			}
-			if _, err := b.compile(judge, overlay, binary(judge)); err != nil {
+			if !b.compiles(judge, overlay, binary(judge)) {
 				return invalid, "", nil
 			}
 		}
@@ -191,6 +194,11 @@ func (b *bench) try(idx *index, m mutation) (verdict, string, error) {
 		}
 	}
 	return lived, "", nil
+}
+
+func (b *bench) compiles(judge, overlay, binary string) bool {
+	_, err := b.compile(judge, overlay, binary)
+	return err == nil
 }
 
 // reaching returns the tests that reach the mutant, the fastest first.
@@ -255,7 +263,7 @@ func (b *bench) attempt(binary, judge string, env []string, tests []test) (verdi
 		names := make([]string, len(tests))
 		limit := 10 * time.Second
 		for i, t := range tests {
-			names[i], limit = t.Name, limit+10*t.Took
+			names[i], limit = t.Name, limit+4*t.Took
 		}
 		out, err := b.executeBinary(binary, judge, limit, env, "-test.failfast", "-test.run", "^("+strings.Join(names, "|")+")$")
 		if err == nil {

@@ -53,7 +53,7 @@ type test struct {
 }
 
 func (b *bench) prepare() error {
-	if err := os.MkdirAll(b.Work, 0o755); err != nil {
+	if err := os.MkdirAll(b.Work, 0o750); err != nil {
 		return fmt.Errorf("making a folder: %w", err)
 	}
 	names, err := b.list("-f", `{{join .GoFiles "\n"}}`, "./"+b.Package)
@@ -86,7 +86,7 @@ func (b *bench) prepare() error {
 	if err != nil {
 		return fmt.Errorf("writing the index: %w", err)
 	}
-	return os.WriteFile(b.indexPath(), content, 0o644)
+	return os.WriteFile(b.indexPath(), content, 0o600)
 }
 
 func (b *bench) indexPath() string { return filepath.Join(b.Work, "index.json") }
@@ -146,7 +146,7 @@ func writeOverlay(path string, replace map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("writing an overlay: %w", err)
 	}
-	return os.WriteFile(path, content, 0o644)
+	return os.WriteFile(path, content, 0o600)
 }
 
 // originalPrefix begins the names of the files as they were.
@@ -185,10 +185,10 @@ func (b *bench) weave(idx *index, files []string) (string, error) {
 	put := func(name string, content []byte) error {
 		path := filepath.Join(b.Work, "woven_"+name)
 		replace[filepath.Join(b.Root, b.Package, name)] = path
-		return os.WriteFile(path, content, 0o644)
+		return os.WriteFile(path, content, 0o600)
 	}
 	for _, name := range files {
-		err := os.WriteFile(filepath.Join(b.Work, originalPrefix+name), sources[name], 0o644)
+		err := os.WriteFile(filepath.Join(b.Work, originalPrefix+name), sources[name], 0o600)
 		if err := errors.Join(err, put(name, w.weave(parsed[name], sources[name]))); err != nil {
 			return "", fmt.Errorf("writing a woven source: %w", err)
 		}

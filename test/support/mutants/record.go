@@ -43,7 +43,7 @@ func (b *bench) record(idx, old *index, judge string) error {
 			continue
 		}
 		notes := filepath.Join(b.Work, "notes")
-		if err := os.WriteFile(notes, nil, 0o644); err != nil {
+		if err := os.WriteFile(notes, nil, 0o600); err != nil {
 			return fmt.Errorf("recording: %w", err)
 		}
 		start := time.Now()
