@@ -185,7 +185,7 @@ histories: ## Judge HISTORIES random histories (default 10000) in simulated time
 
 .PHONY: cancellations
 cancellations: ## Cancel CANCELLATIONS jobs (default 10000) on backends that serve visitors too, and count whose statements end
-	$(GO) test -count=1 -timeout 20m -tags $(TAGS) -v -run '^TestStopHitsNoVisitor$$' ./runner/driver/odoo -cancellations $(CANCELLATIONS)
+	$(GO) test -count=1 -timeout 60m -tags $(TAGS) -v -run '^TestStopHitsNoVisitor$$' ./runner/driver/odoo -cancellations $(CANCELLATIONS)
 
 .PHONY: soak
 soak: ## Let faults happen at random for SOAK (default 30m); SEED repeats a run

@@ -126,7 +126,7 @@ func TestQuarantineOfAJobThatIsNeverRun(t *testing.T) {
 		// others are jobs that are run meanwhile, and took the time that it takes.
 		others bool
 		took   time.Duration
-	}{{1, 2, true, 2 * time.Second}, {3, 3, true, 10 * time.Second}, {1, 0, false, 11 * time.Minute}, {3, 0, false, 22 * time.Minute}} {
+	}{{1, 2, true, 10 * time.Second}, {3, 3, true, 20 * time.Second}, {1, 0, false, 13 * time.Minute}, {3, 0, false, 25 * time.Minute}} {
 		t.Run(fmt.Sprintf("%d, others run: %t", test.attempts, test.others), func(t *testing.T) {
 			inBubble(t, func(b *bench) {
 				b.AddDatabase("prod")
@@ -139,13 +139,15 @@ func TestQuarantineOfAJobThatIsNeverRun(t *testing.T) {
 				}
 				r := b.start(cfg)
 				for i := 0; len(j.of("a", runner.EventJobQuarantined)) == 0 && i < 3600; i++ {
-					if test.others {
-						b.one("prod", fmt.Sprint("other", i))
+					if !test.others {
+						b.settle(time.Second)
+						continue
 					}
-					b.settle(time.Second)
+					b.one("prod", fmt.Sprint("other", i))
+					b.settle(100 * time.Millisecond)
 				}
 				if runs := len(b.RunsOf(k)); test.others {
-					require.Equal(b, test.runs, runs)
+					require.Contains(b, []int{test.runs, test.runs + 1}, runs, "two may be made before others run")
 				} else {
 					require.Greater(b, runs, 10, "it may be the application")
 				}

@@ -632,3 +632,42 @@ func TestMissedClaims(t *testing.T) {
 		require.Equal(t, phaseOpen, e.tasks[key].phase, "only a claim can be missed")
 	}
 }
+
+// What a claim brings is for the tasks that are being claimed, and once for each attempt.
+func TestClaimsOfOthers(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	opened := e.holds("prod", "open", &task{phase: phaseOpen, ours: true, attempt: driver.Task{Enqueued: 5}})
+	claiming := e.holds("prod", "claiming", &task{phase: phaseClaiming})
+	e.claimed(db, session.Claims{Gone: []string{"open", "claiming", "nobody's"}})
+	require.Equal(t, phaseOpen, e.tasks[opened].phase)
+	require.False(t, e.tasks[opened].gone)
+	require.NotContains(t, e.tasks, claiming)
+	require.Len(t, e.tasks, 1)
+
+	of := func(enqueued int64) session.Claims {
+		return session.Claims{Got: []driver.Task{{Key: opened, Enqueued: enqueued}}}
+	}
+	e.claimed(db, of(5)) // the second row of one uuid
+	require.Equal(t, phaseOpen, e.tasks[opened].phase)
+	e.claimed(db, of(6)) // an order of an earlier connection
+	require.Equal(t, phaseUnclaiming, e.tasks[opened].phase)
+	require.Equal(t, int64(6), e.tasks[opened].attempt.Enqueued)
+}
+
+// A delay is for a job that waits, and is not nothing.
+func TestDelays(t *testing.T) {
+	t.Parallel()
+	d, key, now := delays{}, channels.Key{DB: "prod", UUID: "a"}, time.Now()
+	d.add(key, skipFirst, skipLimit)
+	until := time.UnixMicro(d[key].until)
+	require.WithinRange(t, until, now.Add(50*time.Millisecond), time.Now().Add(200*time.Millisecond))
+	for s, postponed := range map[channels.State]bool{channels.Pending: true, channels.Failed: false, channels.Done: false} {
+		row := jobRow(key, s, 0)
+		d.postpone(row)
+		require.Equal(t, postponed, row.ETA == d[key].until, s)
+	}
+	other := jobRow(channels.Key{DB: "prod", UUID: "b"}, channels.Pending, 0)
+	d.postpone(other)
+	require.Zero(t, other.ETA)
+}

@@ -71,6 +71,7 @@ func aNight() []runner.Event {
 		limited(runner.EventTimeoutStuck, "it has run for 1m31s, the time limit of policy mail is 1m0s; its connection to the database was closed"),
 		{Kind: runner.EventDatabaseUpgrading, Database: "prod", Detail: "modules are being installed or upgraded"},
 		{Kind: runner.EventDependentsReleased, Database: "prod", UUID: pending, Count: 2},
+		limited(runner.EventJobQuarantined, "it was found dead in 3 attempts"),
 	}
 }
 

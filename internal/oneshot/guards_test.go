@@ -128,3 +128,11 @@ func TestEarlierDeadline(t *testing.T) {
 	require.True(t, ok)
 	require.False(t, got.After(until))
 }
+
+// TestVanishedHosts: a host that has vanished is noticed within a minute.
+func TestVanishedHosts(t *testing.T) {
+	for _, address := range []string{"10.0.0.5:8069", "odoo:8069"} {
+		d := New(Endpoint{Network: "tcp", Address: address}).dialer
+		require.Equal(t, net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}, d.KeepAliveConfig)
+	}
+}

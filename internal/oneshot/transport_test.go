@@ -75,6 +75,8 @@ func TestAnswers(t *testing.T) {
 		"chunks":               {answer: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", body: "ok"},
 		"until the end":        {answer: "HTTP/1.0 200 OK\r\n\r\nuntil", body: "until"},
 		"hints before":         {answer: hint + hint + "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", body: "ok"},
+		"five hints before":    {answer: strings.Repeat(hint, 5) + "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", body: "ok"},
+		"six hints before":     {answer: strings.Repeat(hint, 6) + "HTTP/1.1 200 OK\r\n\r\n", fails: "more than 5 informational answers"},
 		"hints for ever":       {answer: strings.Repeat(hint, 100), fails: "more than 5 informational answers"},
 		"no answer":            {fails: "the connection was closed before the answer"},
 		"half a head":          {answer: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", fails: "the connection was closed before the answer"},

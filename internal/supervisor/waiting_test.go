@@ -1,6 +1,8 @@
 package supervisor
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -57,4 +59,44 @@ func TestJobsInNoQueueWait(t *testing.T) {
 	ask(began.Add(3 * time.Hour))
 	require.Empty(t, r.outages.by, "what is not there any more is forgotten")
 	require.Nil(t, observed.get("other"))
+}
+
+// statusOf is an engine that has only a status.
+type statusOf struct {
+	Operations
+	status runner.Status
+	err    error
+}
+
+func (s *statusOf) Status(context.Context) (runner.Status, error) { return s.status, s.err }
+
+// TestStatusWithWhatWaits: the engine's status comes with what waits, and not at all if there is none.
+func TestStatusWithWhatWaits(t *testing.T) {
+	began := time.Unix(1e9, 0)
+	engine := &statusOf{status: runner.Status{
+		Leader: true, Databases: []runner.DatabaseStatus{{Name: "prod", State: runner.DatabaseReady, Pending: 1, Pause: &runner.Pause{Since: began}}},
+		Counts:   []channels.Count{{DB: "prod", Channel: "root", Pending: 1}},
+		Channels: []runner.ChannelStatus{{Status: channels.Status{FullName: "root"}}},
+	}}
+	now := time.Now()
+	engine.status.Databases[0].Connected, engine.status.Databases[0].Heard = began, now.Add(time.Hour)
+	r := &Runner{Operations: engine, outages: outages{by: make(map[string]*outage)}}
+	st, err := r.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, began, st.Channels[0].Oldest)
+
+	engine.err = errors.New("busy")
+	engine.status.Channels[0].Oldest = time.Time{}
+	st, err = r.Status(t.Context())
+	require.ErrorIs(t, err, engine.err)
+	require.Zero(t, st.Channels[0].Oldest)
+}
+
+// TestOutagesWhileAnotherNodeLeads: what has been observed of a database that still exists is kept.
+func TestOutagesWhileAnotherNodeLeads(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	r := &Runner{outages: outages{by: map[string]*outage{"a": {since: now}, "b": {since: now}, "gone": {since: now}}}}
+	r.wait(&runner.Status{Databases: []runner.DatabaseStatus{{Name: "a"}, {Name: "b"}}}, now)
+	require.Len(t, r.outages.by, 2)
+	require.NotContains(t, r.outages.by, "gone")
 }

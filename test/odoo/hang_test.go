@@ -68,7 +68,8 @@ func testHanging(t *testing.T, s *site) {
 			assert.Equal(t, ending{cannot, cannot, false, "done", ""}, got, h.name)
 		}
 	}
-	t.Logf("FACT odoo %d:\n%s", s.series, b.table.String())
+	_, err = s.db.pool.Exec(t.Context(), "DELETE FROM queue_job WHERE state = 'started'") // it would keep a slot from other tests
+	require.NoError(t, err)
 }
 
 // hangsOf are the ways to hang, with what the newest add-on makes of each.
@@ -98,7 +99,6 @@ type stopping struct {
 	session driver.Session
 	stopper driver.Stopper
 	up      driver.Upstream
-	table   strings.Builder
 }
 
 func (b *stopping) open() {
@@ -118,8 +118,8 @@ func (b *stopping) open() {
 	b.stopper = b.session.(driver.Stopper)
 	host := fmt.Sprintf("127.0.0.1:%d", b.port)
 	b.up = driver.Upstream{Name: "odoo", Scheme: "http", Host: host, Transport: &http.Transport{DisableKeepAlives: true}}
-	b.table.WriteString("| the job hangs in | to cancel | to terminate | lock row free | request ended | answer | " +
-		"row | exc_name | the end of exc_info | its work | its worker |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
+	b.t.Logf("FACT odoo %d: | the job hangs in | to cancel | to terminate | lock row free | request ended | answer | "+
+		"row | exc_name | the end of exc_info | its work | its worker |", b.series)
 }
 
 // watch is what is seen of a job that is being stopped.
@@ -202,7 +202,7 @@ func (b *stopping) stop(w *watch, terminate bool) driver.StopResult {
 	return list[0].Result
 }
 
-// tell lets the row say why, and writes a line of the table.
+// tell lets the row say why, and prints a line of the table.
 func (b *stopping) tell(h hang, w *watch, got *ending, worker int) {
 	b.t.Helper()
 	rows, err := b.stopper.Account(b.t.Context(), []driver.Cause{{Attempt: w.task, Text: why}})
@@ -236,7 +236,7 @@ func (b *stopping) tell(h hang, w *watch, got *ending, worker int) {
 	if w.ended.Status == 0 {
 		answer = "none"
 	}
-	fmt.Fprintf(&b.table, "| %s | %s | %s | %.1f s | %.1f s | %s | %s | %s | %s | %s | %s |\n", h.name, got.cancelled, got.terminated,
+	b.t.Logf("FACT odoo %d: | %s | %s | %s | %.1f s | %.1f s | %s | %s | %s | %s | %s | %s |", b.series, h.name, got.cancelled, got.terminated,
 		w.free.Seconds(), w.over.Seconds(), answer, got.state, got.excName, info, work, next)
 }
 
@@ -251,16 +251,15 @@ func testTimeLimit(t *testing.T, s *site) {
 	})
 	c.waitReady(t, s.db.name)
 	call(t, s.url(""), s.db.name, "jobrunner.test", "allow_commit", nil, []int{}, "hang_and_commit")
-	var table strings.Builder
-	table.WriteString("| the job hangs in | row | exc_name | the last of exc_info | the next job began |\n|---|---|---|---|---|\n")
+	t.Logf("FACT odoo %d: | the job hangs in | row | exc_name | the end of exc_info | the next job began |", s.series)
 	for _, h := range hangsOf(silent.Addr().String()) {
 		if h.method == "kill" {
 			continue // testWorkerKilled
 		}
 		key := "limited " + h.method
-		began := time.Now()
 		uuid := enqueue(t, c.url(), s.db.name, h.method, nil, append([]any{key, hangs}, h.arguments...))[0]
 		s.db.waitState(t, "started", uuid)
+		began := time.Now()
 		next := enqueue(t, c.url(), s.db.name, "run", nil, []any{"after " + key})[0]
 		s.db.waitState(t, "done", next)
 		after := s.db.executions(t, "after "+key)[0].Started - float64(began.UnixMicro())/1e6
@@ -271,9 +270,9 @@ func testTimeLimit(t *testing.T, s *site) {
 		if j.ExcName != nil {
 			name = *j.ExcName
 		}
-		fmt.Fprintf(&table, "| %s | %s | %s | %s | after %.1f s |\n", h.name, j.State, name, info[strings.LastIndex(info, "\n")+1:], after)
+		t.Logf("FACT odoo %d: | %s | %s | %s | %s | after %.1f s |", s.series, h.name, j.State, name, info[strings.LastIndex(info, "\n")+1:], after)
 		if !s.locks(t) || !h.want.byCancel {
-			assert.GreaterOrEqual(t, after, float64(hangs), "%s: its worker was busy until then", h.name)
+			assert.GreaterOrEqual(t, after, float64(hangs)-1, "%s: its worker was busy until then", h.name)
 		}
 		if !s.locks(t) {
 			assert.Equal(t, "done", j.State, h.name)
@@ -286,5 +285,4 @@ func testTimeLimit(t *testing.T, s *site) {
 			assert.Less(t, after, float64(hangs)-2, h.name)
 		}
 	}
-	t.Logf("FACT odoo %d:\n%s", s.series, table.String())
 }

@@ -277,7 +277,7 @@ func (g *generation) rescueExpiredSQL() string {
 		{"exc_name", "'JobFoundDead'"}, {"exc_info", "'Job found dead after too many retries'"},
 	} {
 		if slices.Contains(g.columns, c.name) {
-			set += ", " + c.name + " = CASE WHEN " + exhausted + " THEN " + c.value + " ELSE j." + c.name + " END" //nolint:modernize // two at most
+			set += ", " + c.name + " = CASE WHEN " + exhausted + " THEN " + c.value + " ELSE j." + c.name + " END"
 		}
 	}
 	return " UPDATE queue_job j " + set + stillExpired

@@ -177,7 +177,7 @@ func (s *session) stop(ctx context.Context, sql string, t driver.Task, terminate
 	err := s.conn.QueryRow(ctx, sql, t.UUID, timestamp(t.Enqueued), terminate).Scan(&r.rows, &r.commits, &r.locked,
 		&r.lockRows, &r.several, &r.found, &r.pid, &r.holds, &r.role, &r.mighty, &r.may, &r.we, &r.signalled)
 	stopped := driver.Stopped{Task: t}
-	if refused := (*pgconn.PgError)(nil); errors.As(err, &refused) && refused.Code == "42501" {
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == "42501" {
 		// The server has other rules than those that the statement knows.
 		stopped.Result, stopped.Text = driver.Denied, "PostgreSQL refuses to signal the backend: "+refused.Message
 		return stopped, nil

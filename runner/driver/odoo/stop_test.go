@@ -56,8 +56,7 @@ func (h *harness) run(conn *pgx.Conn, sql string) <-chan error {
 
 // code is the SQLSTATE of an error.
 func code(err error) string {
-	var e *pgconn.PgError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return e.Code
 	}
 	return ""

@@ -118,7 +118,7 @@ func (p *pooled) visitor(ctx context.Context, conn *pgx.Conn) {
 // cancel has an attempt after the other cancelled until so many signals were sent, or a visitor was
 // hit and that is enough.
 func (p *pooled) cancel(n int64, enough bool, one func(driver.Task) bool) {
-	deadline := time.Now().Add(4 * time.Minute)
+	deadline := time.Now().Add(time.Minute + time.Duration(n)*100*time.Millisecond) // some take 10 ms
 	for i := 0; p.signalled.Load() < n && !(enough && p.visitors.Load() > 0); i++ {
 		require.True(p.t, time.Now().Before(deadline), "only %d", p.signalled.Load())
 		if one(p.attempts[i%len(p.attempts)]) {
