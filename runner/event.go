@@ -45,13 +45,13 @@ const (
 	EventUnclaimed EventKind = "unclaimed"
 
 	// EventTimeoutWarned and the next four say how far an attempt is with the time limit of its policy
-	// (Upstream; Detail says what is done, or why nothing can be): the limit comes near;
+	// (Upstream; Detail says what is done, or why nothing can be): the limit comes near.
 	EventTimeoutWarned EventKind = "timeout_warned"
-	// EventTimeoutReached: it has passed;
+	// EventTimeoutReached: it has passed.
 	EventTimeoutReached EventKind = "timeout_reached"
-	// EventTimeoutCancelled: the attempt's statement was cancelled for the first time;
+	// EventTimeoutCancelled: the attempt's statement was cancelled for the first time.
 	EventTimeoutCancelled EventKind = "timeout_cancelled"
-	// EventTimeoutTerminated: its connection to the database was closed;
+	// EventTimeoutTerminated: its connection to the database was closed.
 	EventTimeoutTerminated EventKind = "timeout_terminated"
 	// EventTimeoutStuck: it goes on all the same, or cannot be ended, and keeps its slot.
 	EventTimeoutStuck EventKind = "timeout_stuck"

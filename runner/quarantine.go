@@ -24,7 +24,7 @@ type Quarantine struct {
 // Limits of [Quarantine].
 const (
 	QuarantineAttemptsMax = 100
-	QuarantineWithinMin   = time.Minute
+	QuarantineWithinLeast  = time.Minute
 )
 
 // Validate reports the first mistake.
@@ -32,8 +32,8 @@ func (q Quarantine) Validate() error {
 	switch {
 	case q.Attempts < 1 || q.Attempts > QuarantineAttemptsMax:
 		return fmt.Errorf("the number of attempts must be between 1 and %d", QuarantineAttemptsMax)
-	case q.Within < QuarantineWithinMin:
-		return fmt.Errorf("the time must be at least %s, it is %s", spell(QuarantineWithinMin), spell(q.Within))
+	case q.Within < QuarantineWithinLeast:
+		return fmt.Errorf("the time must be at least %s, it is %s", spell(QuarantineWithinLeast), spell(q.Within))
 	}
 	return nil
 }

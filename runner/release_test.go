@@ -127,7 +127,7 @@ func TestReleaseIsAnOption(t *testing.T) {
 func TestReleaseOfAGraph(t *testing.T) {
 	for seed := range uint64(5) {
 		inBubble(t, func(b *bench) {
-			random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test
+			random := rand.New(rand.NewPCG(seed, 1))
 			b.releasing("root:16", nil)
 			const jobs = 200
 			var list []mock.Job

@@ -9,7 +9,7 @@ import (
 
 // Listener is told what one session finds out about its database. Its methods are called from the
 // session's goroutine and must not block, except SnapshotRows and Scheduled.
-type Listener interface {
+type Listener interface { //nolint:interfacebloat // what a session tells is one thing each
 	// State reports a step towards readiness or a reason why not. detail is the error, or, for
 	// [Standby], who has the lock.
 	State(state State, detail string)

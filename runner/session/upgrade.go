@@ -10,8 +10,8 @@ import (
 
 const (
 	// upgradeInterval is how old the last check for an upgrade may be when jobs are claimed, and the
-	// time between two checks while there is an upgrade. The claim itself sees marks, which come later
-	// than the upgrade.
+	// time between two checks while there is an upgrade. The claim itself sees most of one, but not
+	// that it goes on between two of its transactions.
 	upgradeInterval = time.Second
 	upgradeTimeout  = 5 * time.Second
 )

@@ -23,7 +23,7 @@ const Grace = 10 * time.Second
 type statements struct {
 	running, snapshot, read, claim, unclaim, inspect, rescue, account string
 	// claimCopy claims in a neutralized database, too. claimSettled and claimCopySettled claim only
-	// where no module is marked for an upgrade.
+	// where no module is being changed.
 	claimCopy, claimSettled, claimCopySettled string
 	// marks tells whether the database is still what its fingerprint says, and upgrade whether Odoo is
 	// being changed.
@@ -51,7 +51,7 @@ func (g *generation) statements() statements {
 		failUnclaimed: fmt.Sprintf(claimedSQL+g.failSQL()+stillClaimed, g.pathSQL(), ", t.why", ", $3::text[]", ", why") + columns,
 		failDead:      fmt.Sprintf(foundSQL+g.failSQL()+stillExpired, g.pathSQL(), ", d.why", ", $4::text[]", ", why") + columns,
 	}
-	s.claimSettled, s.claimCopySettled = g.claimSQL(columns, g.unmarkedSQL()+settledSQL), g.claimSQL(columns, settledSQL)
+	s.claimSettled, s.claimCopySettled = g.claimSQL(columns, g.unmarkedSQL()+g.settledSQL()), g.claimSQL(columns, g.settledSQL())
 	if g.locks {
 		s.inspect = "SELECT " + columns + inspectSQL
 		s.rescue = fmt.Sprintf(foundSQL+rescueSQL, g.pathSQL(), "", "", "") + columns
@@ -277,7 +277,7 @@ func (g *generation) rescueExpiredSQL() string {
 		{"exc_name", "'JobFoundDead'"}, {"exc_info", "'Job found dead after too many retries'"},
 	} {
 		if slices.Contains(g.columns, c.name) {
-			set += ", " + c.name + " = CASE WHEN " + exhausted + " THEN " + c.value + " ELSE j." + c.name + " END"
+			set += ", " + c.name + " = CASE WHEN " + exhausted + " THEN " + c.value + " ELSE j." + c.name + " END" //nolint:modernize // two at most
 		}
 	}
 	return " UPDATE queue_job j " + set + stillExpired
@@ -296,7 +296,7 @@ func (g *generation) failSQL() string {
 		{"exc_name", literal(driver.QuarantineName)}, {"exc_message", `split_part(c.why, E'\n', 1)`},
 	} {
 		if slices.Contains(g.writable, c.name) && !slices.Contains(g.typed, c.name) {
-			set += ", " + c.name + " = " + c.value //nolint:modernize // two at most
+			set += ", " + c.name + " = " + c.value
 		}
 	}
 	if g.shows() {

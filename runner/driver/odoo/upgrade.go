@@ -19,27 +19,33 @@ var _ driver.Upgrader = (*session)(nil)
 // the column has one in every series.
 const markedModulesSQL = `state IN ('to install', 'to upgrade', 'to remove')`
 
-// settledSQL is the condition of a claim that no module is marked.
-const settledSQL = ` AND NOT EXISTS (SELECT FROM ir_module_module WHERE ` + markedModulesSQL + `)`
+// writersSQL is what is true of a lock in pg_locks that a backend has which writes the table
+// ir_module_module, whose name is the verb.
+const writersSQL = `l.granted AND l.pid <> pg_backend_pid() AND l.locktype = 'relation' AND l.relation = to_regclass(%s)
+	AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+	AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')`
+
+// settledSQL is the condition of a claim that no module is marked, and that no other transaction is
+// about to mark one: a process that is told to upgrade a module (-u) commits its mark together with
+// the new module (docs/contract.md 3.7).
+func (g *generation) settledSQL() string {
+	return ` AND NOT EXISTS (SELECT FROM ir_module_module WHERE ` + markedModulesSQL + `)
+	AND NOT EXISTS (SELECT FROM pg_locks l WHERE ` + fmt.Sprintf(writersSQL, literal(g.tables.qualify("ir_module_module"))) + `)`
+}
 
 // upgradeSQL reads what there is to see of an upgrade: the modules that are marked; the backends whose
 // transactions have written ir_module_module, or have locked it to write it, and have not ended; and,
 // of the backends in $2, in which transaction they are.
 //
-// Marks alone come too late: a process that is told to upgrade a module (-u) sets its mark and changes
-// the module in one transaction, and commits the mark of the last one together with its end
-// (docs/contract.md 3.7).
-const upgradeSQL = `
+// Marks alone come too late: see [generation.settledSQL].
+var upgradeSQL = `
 SELECT 'marked', name || ' (' || state || ')', '' FROM (
 	SELECT left(name, 100) AS name, left(state, 100) AS state FROM ir_module_module
 	WHERE ` + markedModulesSQL + ` ORDER BY name LIMIT 10) AS m
 UNION ALL
 SELECT CASE WHEN l.relation IS NULL THEN 'open' ELSE 'writes' END, l.pid::text, l.virtualtransaction FROM pg_locks l
-WHERE l.granted AND l.pid <> pg_backend_pid() AND (
-	l.locktype = 'relation' AND l.relation = to_regclass($1)
-		AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-		AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-	OR l.locktype = 'virtualxid' AND l.pid::text = ANY($2))`
+WHERE ` + fmt.Sprintf(writersSQL, "$1") + `
+OR l.granted AND l.pid <> pg_backend_pid() AND l.locktype = 'virtualxid' AND l.pid::text = ANY($2)`
 
 // GateUpgrades implements [driver.Upgrader].
 func (s *session) GateUpgrades(on bool) { s.gated = on }

@@ -182,3 +182,24 @@ func TestGateIsPartOfTheClaim(t *testing.T) {
 	}
 	require.Equal(t, 20, after)
 }
+
+// TestGateSeesMarksBeforeTheyAreCommitted: nothing is claimed from the moment on at which a transaction
+// has written a mark, whether or not anybody can see it, in every series.
+func TestGateSeesMarksBeforeTheyAreCommitted(t *testing.T) {
+	for _, gen := range odoostub.Generations() {
+		t.Run(gen.String(), func(t *testing.T) {
+			h := newHarness(t, gen)
+			s := h.session()
+			s.(driver.Upgrader).GateUpgrades(true)
+			h.exec("INSERT INTO queue_job (uuid, state) VALUES ('a', 'pending')")
+			tx := writes(t, h.connect(), "UPDATE ir_module_module SET state = 'to upgrade' WHERE name = 'base'")
+			tasks, _, err := s.Claim(h.deadline(), []string{"a"}, nil)
+			require.NoError(t, err)
+			require.Empty(t, tasks)
+			require.NoError(t, tx.Rollback(t.Context()))
+			tasks, _, err = s.Claim(h.deadline(), []string{"a"}, nil)
+			require.NoError(t, err)
+			require.Len(t, tasks, 1)
+		})
+	}
+}
