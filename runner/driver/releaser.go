@@ -11,7 +11,7 @@ import (
 // [Capabilities.Releases].
 type Releaser interface {
 	// Dependents returns the numbers of the tasks that wait for any of the given ones that are done;
-	// with nil, of all that wait. It changes nothing.
+	// with nil, of all that wait. Those come first that take longest to look at. It changes nothing.
 	Dependents(ctx context.Context, done []string) (ids []int64, err error)
 
 	// Release makes those of the tasks pending that wait although all of those that they depend on

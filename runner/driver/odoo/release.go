@@ -31,13 +31,20 @@ func dependencies(alias, key string) string {
 
 // dependentsSQL finds the jobs that wait for those in $1. A test that no index serves keeps PostgreSQL
 // from going through a large graph for each of them.
-var dependentsSQL = `SELECT DISTINCT j.id::int8 FROM queue_job p
+var dependentsSQL = `SELECT j.id::int8 FROM queue_job p
 	CROSS JOIN LATERAL unnest(` + dependencies("p", "reverse_depends_on") + `) AS c(uuid)
 	JOIN queue_job j ON j.uuid = c.uuid AND (j.graph_uuid = p.graph_uuid) IS TRUE
-WHERE p.uuid = ANY($1) AND p.state = 'done' AND (j.state = 'wait_dependencies') IS TRUE`
+WHERE p.uuid = ANY($1) AND p.state = 'done' AND (j.state = 'wait_dependencies') IS TRUE
+GROUP BY j.id ORDER BY max(` + effortSQL + `) DESC NULLS LAST`
 
 // waitingSQL finds all jobs that wait.
-const waitingSQL = `SELECT j.id::int8 FROM queue_job j WHERE j.state = 'wait_dependencies' AND j.graph_uuid IS NOT NULL`
+var waitingSQL = `SELECT j.id::int8 FROM queue_job j WHERE j.state = 'wait_dependencies' AND j.graph_uuid IS NOT NULL
+ORDER BY ` + effortSQL + ` DESC NULLS LAST`
+
+// effortSQL is how long it takes to look at job j: a caller that begins with the longest, and with few,
+// learns from these how many it can look at together.
+var effortSQL = fmt.Sprintf(`CASE WHEN octet_length(j.dependencies::text) <= %[1]d THEN octet_length(j.dependencies::text) END`,
+	dependenciesLimit)
 
 // releaseSQL makes jobs pending by the rule of the add-on (docs/contract.md 1.5): all parents that
 // there are, in the same graph, are done, and there is one. What they are is read with one snapshot; the

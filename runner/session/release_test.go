@@ -1,0 +1,87 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// releaser is a session in which many jobs wait for others.
+type releaser struct {
+	faulty
+
+	waiting, listed int
+	// takes is how long a job takes that is looked at, and looked are how many were at a time.
+	takes  time.Duration
+	looked []int
+}
+
+func (d *releaser) Dependents(context.Context, []string) ([]int64, error) {
+	d.listed++
+	return make([]int64, d.waiting), d.errs["Dependents"]
+}
+
+func (d *releaser) Release(_ context.Context, ids []int64, _ time.Duration, _ []string) ([]driver.Row, error) {
+	d.looked = append(d.looked, len(ids))
+	time.Sleep(time.Duration(len(ids)) * d.takes)
+	return nil, d.errs["Release"]
+}
+
+func releaserOf(waiting int, errs map[string]error) (*releaser, *Session) {
+	f, s := faultyOf(&clerk{}, errs)
+	d := &releaser{faulty: *f, waiting: waiting}
+	s.conn = d
+	return d, s
+}
+
+// However often all are to be looked at that wait, they are listed once at a time.
+func TestReleaseOfVeryMany(t *testing.T) {
+	d, s := releaserOf(1000, nil)
+	for range 5 {
+		require.NoError(t, s.release(t.Context(), []release{{}}))
+	}
+	require.Equal(t, 1, d.listed)
+	require.Len(t, s.dependents, 1)
+	require.NoError(t, s.release(t.Context(), []release{{done: []string{"a"}}}))
+	require.Len(t, s.dependents, 2, "those of a worker that died are looked at all the same")
+	for len(s.dependents) > 0 {
+		require.NoError(t, s.release(t.Context(), nil))
+	}
+	require.Equal(t, []int{1, 2, 4, 8, 16, 32, 64, 100}, d.looked[:8])
+	require.NoError(t, s.release(t.Context(), []release{{}}))
+	require.Equal(t, 3, d.listed)
+}
+
+// Jobs that take long to look at keep other orders waiting for a moment only.
+func TestReleaseOfLongLists(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, s := releaserOf(200, nil)
+		d.takes = time.Second
+		require.NoError(t, s.release(t.Context(), []release{{}}))
+		for len(s.dependents) > 0 {
+			require.NoError(t, s.release(t.Context(), nil))
+		}
+		require.Len(t, d.looked, 200)
+	})
+}
+
+// What cannot be released costs no connection, and keeps the others from nothing.
+func TestReleaseThatFails(t *testing.T) {
+	refused := errors.New("a trigger of the table's raises an exception")
+	for method, looked := range map[string][]int{"Dependents": nil, "Release": {1, 2, 4, 3}} {
+		d, s := releaserOf(10, map[string]error{method: refused})
+		require.NoError(t, s.release(t.Context(), []release{{}}))
+		for len(s.dependents) > 0 {
+			require.NoError(t, s.release(t.Context(), nil))
+		}
+		require.Equal(t, looked, d.looked)
+		d.errs[method] = driver.ErrLost
+		require.ErrorIs(t, s.release(t.Context(), []release{{}}), driver.ErrLost)
+	}
+}
