@@ -79,6 +79,7 @@ func (s *Session) loop(ctx context.Context) error {
 			}
 		}
 		if o.upgrade {
+			s.upgradeAt = time.Time{} // the listener may have forgotten what it was told
 			if err := s.checkUpgrade(ctx); err != nil {
 				return err
 			}

@@ -169,8 +169,10 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 	}
 	s.pulse.begin()
 	// From here on the engine knows the session: orders of an earlier
-	// connection mean nothing to this one.
-	s.take()
+	// connection mean nothing to this one. An option that has changed does.
+	if s.take().upgrade {
+		s.CheckUpgrade()
+	}
 	s.dirty.clear()
 	s.foreseen = foreseen{}
 	s.batch = 0
