@@ -52,6 +52,9 @@ func (e *engine) forget(name string, comesBack bool) {
 		default:
 			t.span.leave()
 			delete(e.tasks, key)
+			if !t.unseen() {
+				delete(e.handover.closed, key)
+			}
 		}
 	}
 	e.tree.RemoveAllBut(name, kept)

@@ -293,7 +293,9 @@ func (e *engine) settle(key channels.Key, t *task) bool {
 	db := e.databases.get(key.DB)
 	e.notes.ended(key, t, db != nil)
 	e.account(db, t)
-	delete(e.handover.closed, key)
+	if db != nil && !t.unserved || !t.unseen() {
+		delete(e.handover.closed, key) // else its row may still say that it runs when the database is back
+	}
 	e.bereave(key, t)
 	if t.gone {
 		delete(e.delays, key)

@@ -388,15 +388,21 @@ func (e *engine) stick(key channels.Key, t *task, why string, now time.Time) {
 }
 
 // blinded reports whether lock rows prove nothing about an attempt any more. Its connection was closed,
-// and its request was not seen to end: a former leader sent it, or something between us and the server
-// has answered in the server's place. The server may go on.
+// and its request was not seen to end: a former leader sent it, it ended while its database was not
+// served, or something between us and the server has answered in the server's place. The server may go on.
 func (e *engine) blinded(t *task) bool {
 	if len(e.handover.closed) == 0 || t.row == nil || t.exchange != nil {
 		return false
 	}
 	c, ok := e.handover.closed[t.row.Key]
 	return ok && c.enqueued == t.row.Enqueued &&
-		(c.inherited || t.result != nil && t.result.Outcome == driver.Unavailable)
+		(c.inherited || t.unseen())
+}
+
+// unseen reports whether the end of a task's request was not seen, or only one that something in front of
+// the application made.
+func (t *task) unseen() bool {
+	return t.result == nil || t.result.Outcome == driver.Unavailable
 }
 
 // account has the cause written into the row of an attempt that was ended, and failed.

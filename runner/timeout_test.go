@@ -367,6 +367,35 @@ func TestTimeoutAndAFalseAnswer(t *testing.T) {
 	})
 }
 
+// A database that is not served for a while comes back with a job whose connection was closed before, and
+// which goes on: what its lock row says proves nothing then either.
+func TestTimeoutAndADatabaseThatComesBack(t *testing.T) {
+	for name, away := range map[string]time.Duration{"answered before": 150 * time.Second, "answered meanwhile": 95 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				var j journal
+				b.AddDatabase("prod", "other")
+				k := key("prod", "a")
+				b.PlanFor(k, never(func(p *mock.Plan) { p.IgnoresCancel, p.IgnoresTerminate = true, true }))
+				cfg := b.limited(&j, nil)
+				cfg.Driver = &unavailable{Driver: b.Driver(), after: 100 * time.Second}
+				r := b.start(cfg)
+				b.one("prod", "a")
+				b.settle(away)
+				require.Len(b, j.of("a", runner.EventTimeoutTerminated), 1)
+				cfg.Databases = []string{"other"}
+				require.NoError(b, r.Reconfigure(cfg))
+				b.settle(time.Minute)
+				cfg.Databases = nil
+				require.NoError(b, r.Reconfigure(cfg))
+				b.settle(time.Hour)
+				require.Len(b, b.RunsOf(k), 1)
+				require.Empty(b, b.Overlaps())
+			})
+		})
+	}
+}
+
 // A reload applies to jobs that run.
 func TestTimeoutAndReload(t *testing.T) {
 	for name, c := range map[string]struct {
