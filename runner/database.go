@@ -54,7 +54,7 @@ type database struct {
 	// lostClaims are the claims whose results got lost with the last connection, by uuid.
 	lostClaims map[string]lostClaim
 	// causes are those that are to be written into rows, by uuid.
-	causes map[string]driver.Cause
+	causes map[string]unwritten
 	// young is set for a database that was made while this process leads, until it has been served.
 	young bool
 	// open are the jobs, by uuid, that had an open request in this process when the present first

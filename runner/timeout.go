@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -21,6 +22,16 @@ const (
 	stuckAfter    = 20 * time.Second
 	stuckInterval = 30 * time.Second
 )
+
+// accountTries bounds how often a cause is tried to be written into a row.
+const accountTries = 3
+
+// unwritten is a cause that is not known to have been written, after so many tries.
+type unwritten struct {
+	driver.Cause
+
+	tries int
+}
 
 // TimeoutStage is how far an attempt is with the time limit of its policy.
 type TimeoutStage uint8
@@ -416,9 +427,9 @@ func (e *engine) account(db *database, t *task) {
 		Text:    l.cause(), Retry: l.ended.Timeout.Retry,
 	}
 	if db.causes == nil {
-		db.causes = make(map[string]driver.Cause)
+		db.causes = make(map[string]unwritten)
 	}
-	db.causes[t.row.UUID] = cause
+	db.causes[t.row.UUID] = unwritten{Cause: cause}
 	if db.session != nil {
 		db.session.Account(cause)
 	}
@@ -443,19 +454,27 @@ func (l *limit) cause() string {
 // accountAgain orders once more what a lost connection may have kept from being written.
 func (db *database) accountAgain() {
 	for _, cause := range db.causes {
-		db.session.Account(cause)
+		db.session.Account(cause.Cause)
 	}
 }
 
-// accounted takes in the rows into which causes were written.
+// accounted takes in the rows into which causes were written. A row that was not changed may have been
+// locked, and an error may pass: that is tried again after the next snapshots.
 func (e *engine) accounted(db *database, causes []driver.Cause, changed []driver.Row, err error) {
 	if err != nil {
-		// It is ordered again after the next snapshot.
 		e.log().Error("cannot write down why jobs were ended", zap.String("database", db.Name), zap.Error(err))
-		return
 	}
 	for _, c := range causes {
-		delete(db.causes, c.Attempt.UUID)
+		left, ok := db.causes[c.Attempt.UUID]
+		if !ok || left.Attempt.Enqueued != c.Attempt.Enqueued {
+			continue
+		}
+		left.tries++
+		if left.tries == accountTries || slices.ContainsFunc(changed, func(r driver.Row) bool { return r.UUID == c.Attempt.UUID }) {
+			delete(db.causes, c.Attempt.UUID)
+			continue
+		}
+		db.causes[c.Attempt.UUID] = left
 	}
 	for i := range changed {
 		if changed[i].State == channels.Pending {

@@ -703,6 +703,43 @@ func TestTimeoutOfWhatEndsBetweenLeaders(t *testing.T) {
 	})
 }
 
+// A row that another program has locked gets its cause, and its retry, later. What cannot be written is
+// not tried for ever.
+func TestTimeoutOfALockedRow(t *testing.T) {
+	for name, c := range map[string]struct {
+		fault, better func(*mock.Faults)
+	}{
+		"locked":  {func(f *mock.Faults) { f.AccountSkips = map[string]bool{"a": true, "b": true} }, func(f *mock.Faults) { f.AccountSkips = nil }},
+		"refused": {func(f *mock.Faults) { f.AccountErr = errFault }, func(f *mock.Faults) { f.AccountErr = nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				var j journal
+				b.AddDatabase("prod")
+				k := key("prod", "a")
+				b.PlanFor(k, never(nil))
+				b.Fault("prod", c.fault)
+				r := b.start(b.limited(&j, func(t *policy.Timeout) { t.Retry = true }))
+				b.one("prod", "a", func(j *mock.Job) { j.MaxRetries = 3 })
+				b.settle(2 * time.Minute)
+				require.Equal(b, channels.Failed.String(), b.row(k).State.String())
+				b.Fault("prod", c.better)
+				b.settle(10 * time.Minute)
+				require.Equal(b, channels.Done.String(), b.row(k).State.String())
+				require.Empty(b, b.Overlaps())
+				b.requireIdle(r)
+
+				b.Fault("prod", c.fault)
+				b.PlanFor(key("prod", "b"), never(nil))
+				b.one("prod", "b")
+				calls := b.Calls("prod", "Account")
+				b.settle(3 * time.Hour)
+				require.Equal(b, calls+3, b.Calls("prod", "Account"))
+			})
+		})
+	}
+}
+
 // Signals that fail are told, as those that are refused.
 func TestTimeoutOfSignalsThatFail(t *testing.T) {
 	inBubble(t, func(b *bench) {

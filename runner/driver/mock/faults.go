@@ -33,6 +33,8 @@ type Faults struct {
 	LoseAfterClaim bool
 	// ClaimSkips holds uuids that Claim finds locked.
 	ClaimSkips map[string]bool
+	// AccountSkips holds uuids that Account finds locked.
+	AccountSkips map[string]bool
 	// Frozen is a half-open connection: calls block until their context ends and lose the session,
 	// and Wait hears nothing.
 	Frozen bool

@@ -114,6 +114,9 @@ func (s *session) Account(ctx context.Context, causes []driver.Cause) (rows []dr
 			if j == nil || j.State != channels.Failed || j.Enqueued == 0 || j.Enqueued != c.Attempt.Enqueued {
 				continue
 			}
+			if s.db.faults.AccountSkips[j.UUID] {
+				continue
+			}
 			again := c.Retry && (j.MaxRetries == 0 || j.Retry < j.MaxRetries)
 			told := len(j.Causes) > 0 && j.Causes[len(j.Causes)-1] == c.Text
 			if told && !again {
