@@ -320,8 +320,7 @@ func (e *engine) stopped(db *database, attempts []driver.Task, found []driver.St
 	now := time.Now()
 	if err != nil {
 		e.log().Error("jobs beyond their time limits could not be signalled", zap.String("database", db.Name), zap.Error(err))
-		found = nil
-		for _, attempt := range attempts {
+		for _, attempt := range attempts[min(len(found), len(attempts)):] {
 			found = append(found, driver.Stopped{Task: attempt, Result: driver.Denied, Text: "it cannot be signalled: " + err.Error()})
 		}
 	}

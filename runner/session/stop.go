@@ -3,13 +3,16 @@ package session
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
 const (
-	stopTimeout    = 10 * time.Second
+	stopTimeout = 10 * time.Second
+	// stopBatch bounds the attempts of one call, which takes a statement for each.
+	stopBatch      = 50
 	accountTimeout = 30 * time.Second
 )
 
@@ -48,18 +51,17 @@ func (s *Session) end(ctx context.Context, o *orders) error {
 }
 
 func (s *Session) stop(ctx context.Context, stopper driver.Stopper, attempts []driver.Task, terminate bool) error {
-	if len(attempts) == 0 {
-		return nil
+	for batch := range slices.Chunk(attempts, stopBatch) {
+		var stopped []driver.Stopped
+		err := s.call(ctx, "stop jobs", stopTimeout, func(ctx context.Context) (err error) {
+			stopped, err = stopper.Stop(ctx, batch, terminate)
+			return err
+		})
+		if isLost(ctx, err) {
+			return err
+		}
+		s.out.Stopped(batch, stopped, terminate, err)
 	}
-	var stopped []driver.Stopped
-	err := s.call(ctx, "stop jobs", stopTimeout, func(ctx context.Context) (err error) {
-		stopped, err = stopper.Stop(ctx, attempts, terminate)
-		return err
-	})
-	if isLost(ctx, err) {
-		return err
-	}
-	s.out.Stopped(attempts, stopped, terminate, err)
 	return nil
 }
 

@@ -57,6 +57,18 @@ func TestStop(t *testing.T) {
 	require.True(t, s.todo.empty())
 }
 
+// Where very many are to be ended, what has become of the first is told before the others.
+func TestStopOfVeryMany(t *testing.T) {
+	d, out, s := stopperOf(nil)
+	for i := range 120 {
+		s.Stop(attempt(fmt.Sprint(i)), false)
+	}
+	o := s.take()
+	require.NoError(t, s.execute(t.Context(), &o))
+	require.Equal(t, []string{"50 attempts, terminate=false", "50 attempts, terminate=false", "20 attempts, terminate=false"}, d.calls)
+	require.Equal(t, []string{"stopped", "stopped", "stopped"}, out.told)
+}
+
 // What cannot be carried out is told, and ends the connection only if that is lost.
 func TestStopThatFails(t *testing.T) {
 	for method, order := range map[string]orders{
