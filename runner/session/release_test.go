@@ -29,7 +29,7 @@ func (d *releaser) Dependents(context.Context, []string) ([]int64, error) {
 
 func (d *releaser) Release(_ context.Context, ids []int64, _ time.Duration, _ []string) ([]driver.Row, error) {
 	d.looked = append(d.looked, len(ids))
-	time.Sleep(time.Duration(len(ids)) * d.takes)
+	<-time.After(time.Duration(len(ids)) * d.takes)
 	return nil, d.errs["Release"]
 }
 
