@@ -87,7 +87,9 @@ func TestReleaseStaysInItsGraph(t *testing.T) {
 	require.Empty(t, h.release(s, "parent"))
 	h.exec("UPDATE queue_job SET graph_uuid = 'g'")
 	h.Insert(drivertest.Job{UUID: "parent", State: "pending"})
+	h.depend("child", "parent") // which the second parent has forgotten
 	require.Empty(t, h.release(s))
+	require.Empty(t, h.release(s, "parent"))
 	h.exec("UPDATE queue_job SET state = 'done' WHERE uuid = 'parent'")
 	require.Equal(t, []string{"child"}, h.release(s, "parent"))
 }
