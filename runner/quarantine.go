@@ -24,7 +24,7 @@ type Quarantine struct {
 // Limits of [Quarantine].
 const (
 	QuarantineAttemptsMax = 100
-	QuarantineWithinLeast  = time.Minute
+	QuarantineWithinLeast = time.Minute
 )
 
 // Validate reports the first mistake.
