@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,7 +148,7 @@ func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 		}
 		parse, ok := runnerOptions[option]
 		if !ok {
-			return d.Errf("unrecognized jobrunner option: %s", option)
+			return d.Errf("unrecognized jobrunner option: %s%s", option, known(runnerOptions))
 		}
 		if seen["site"] && seen["upstream"] {
 			return d.Err("site and upstream exclude each other")
@@ -183,10 +185,16 @@ func parseString(d *caddyfile.Dispenser, to *string) error {
 	return nil
 }
 
+// known lists the options that there are, for an error about another one.
+func known[T any](options map[string]T) string {
+	return "; the options are " + strings.Join(slices.Sorted(maps.Keys(options)), ", ")
+}
+
 // parseFlag reads an option without arguments.
 func parseFlag(d *caddyfile.Dispenser, to *bool) error {
+	option := d.Val()
 	if d.NextArg() {
-		return d.ArgErr()
+		return d.Errf("%s takes no argument, but here is %q; without the line, it is off", option, d.Val())
 	}
 	*to = true
 	return nil
@@ -535,7 +543,7 @@ func (r *Runner) parseQuarantine(d *caddyfile.Dispenser) error {
 	}
 	t, err := caddy.ParseDuration(within)
 	if err != nil {
-		return d.Errf("quarantine: invalid duration %q", within)
+		return d.Errf(badDuration, "quarantine", within)
 	}
 	r.Quarantine = &Quarantine{Attempts: n, Within: caddy.Duration(t)}
 	if err := r.Quarantine.config().Validate(); err != nil {
@@ -571,6 +579,9 @@ func (r *Runner) durationsAt(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// badDuration is said of what is not one.
+const badDuration = "%s: invalid duration %q: expected a number with a unit, such as 30s, 15m or 72h"
+
 // parsePositive reads the one argument of an option that may not be 0.
 func parsePositive(d *caddyfile.Dispenser) (caddy.Duration, error) {
 	option := d.Val()
@@ -590,7 +601,7 @@ func parseDuration(d *caddyfile.Dispenser) (caddy.Duration, error) {
 	}
 	v, err := caddy.ParseDuration(s)
 	if err != nil {
-		return 0, d.Errf("%s: invalid duration %q", option, s)
+		return 0, d.Errf(badDuration, option, s)
 	}
 	return caddy.Duration(v), nil
 }

@@ -129,7 +129,7 @@ func (r *Runner) parsePolicy(d *caddyfile.Dispenser) error {
 		}
 		parse, ok := policyOptions[d.Val()]
 		if !ok {
-			return d.Errf("unrecognized option of a policy: %s", d.Val())
+			return d.Errf("unrecognized option of a policy: %s%s", d.Val(), known(policyOptions))
 		}
 		if err := parse(&p, d); err != nil {
 			return err
@@ -158,23 +158,14 @@ func (p *Policy) parseTimeout(d *caddyfile.Dispenser) (err error) {
 	}
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option := d.Val()
 		if err := checkOption(d, seen, "timeout"); err != nil {
 			return err
 		}
-		switch option {
-		case "warn":
-			t.Warn, err = parsePositive(d)
-		case "grace":
-			t.Grace, err = parsePositive(d)
-		case "cancel":
-			t.Cancel, err = true, noArgument(d)
-		case "retry":
-			t.Retry, err = true, noArgument(d)
-		default:
-			err = d.Errf("unrecognized option of timeout: %s", option)
+		parse, ok := timeoutOptions[d.Val()]
+		if !ok {
+			return d.Errf("unrecognized option of timeout: %s%s", d.Val(), known(timeoutOptions))
 		}
-		if err != nil {
+		if err := parse(t, d); err != nil {
 			return err
 		}
 	}
@@ -182,6 +173,14 @@ func (p *Policy) parseTimeout(d *caddyfile.Dispenser) (err error) {
 		return d.WrapErr(err)
 	}
 	return nil
+}
+
+// timeoutOptions are the options of a time limit's block. A parser starts at the option's name.
+var timeoutOptions = map[string]func(*Timeout, *caddyfile.Dispenser) error{
+	"warn":   func(t *Timeout, d *caddyfile.Dispenser) (err error) { t.Warn, err = parsePositive(d); return err },
+	"cancel": func(t *Timeout, d *caddyfile.Dispenser) error { return parseFlag(d, &t.Cancel) },
+	"grace":  func(t *Timeout, d *caddyfile.Dispenser) (err error) { t.Grace, err = parsePositive(d); return err },
+	"retry":  func(t *Timeout, d *caddyfile.Dispenser) error { return parseFlag(d, &t.Retry) },
 }
 
 // parseFirst reads the one argument of an option that may have a block.
@@ -194,17 +193,9 @@ func parseFirst(d *caddyfile.Dispenser) (caddy.Duration, error) {
 	v, err := caddy.ParseDuration(args[0])
 	switch {
 	case err != nil:
-		return 0, d.Errf("%s: invalid duration %q", option, args[0])
+		return 0, d.Errf(badDuration, option, args[0])
 	case v <= 0:
 		return 0, d.Errf("%s must be positive", option)
 	}
 	return caddy.Duration(v), nil
-}
-
-// noArgument refuses an argument of a switch.
-func noArgument(d *caddyfile.Dispenser) error {
-	if d.NextArg() {
-		return d.ArgErr()
-	}
-	return nil
 }

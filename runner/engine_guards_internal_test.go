@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -13,6 +14,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
 // open is a driver whose requests end when they are given up.
@@ -409,4 +411,23 @@ func TestReservedSlots(t *testing.T) {
 	e.unreserve(prod)
 	require.Empty(t, e.occupied())
 	require.Empty(t, prod.reserved)
+}
+
+// A scan checks all tasks, whichever comes first.
+func TestAScanChecksAll(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := still(map[string]stage{"prod": stageServed})
+		e.databases.get("prod").session = session.New("prod", nil, nil)
+		now := time.Now()
+		for i := range 8 {
+			k := &task{}
+			e.sends("prod", fmt.Sprint(i), "odoo1", k)
+			k.trail.sent = now.Add(-unstartedLimit)
+			e.holds("prod", fmt.Sprint("claiming", i), &task{phase: phaseClaiming})
+		}
+		e.scan(now)
+		synctest.Wait()
+		require.Len(t, e.config().Driver.(open).ended, 8)
+	})
 }

@@ -129,3 +129,34 @@ func TestInspections(t *testing.T) {
 	task.alive = true
 	require.Equal(t, driver.Alive, task.lock(now.Add(8*time.Hour)), "whatever was before")
 }
+
+// A claim whose result got lost is known by its job, its state and its time, and by nothing less.
+func TestClaimedInVain(t *testing.T) {
+	t.Parallel()
+	second := time.Unix(1_700_000_000, 0)
+	from, to := second.Add(500*time.Millisecond), second.Add(3*time.Second)
+	db := &database{lostClaims: map[string]lostClaim{"a": {from: from, to: to}}}
+	row := func(uuid string, s channels.State, at time.Time) *driver.Row {
+		return jobRow(channels.Key{DB: "prod", UUID: uuid}, s, at.UnixMicro())
+	}
+	for name, c := range map[string]struct {
+		row  *driver.Row
+		want bool
+	}{
+		"as the claim left it":   {row("a", channels.Enqueued, second.Add(time.Second)), true},
+		"the clocks differ":      {row("a", channels.Enqueued, second.Add(-claimLeeway)), true},
+		"in the other direction": {row("a", channels.Enqueued, to.Add(claimLeeway)), true},
+		"claimed before":         {row("a", channels.Enqueued, second.Add(-claimLeeway-time.Microsecond)), false},
+		"claimed after":          {row("a", channels.Enqueued, to.Add(claimLeeway+time.Microsecond)), false},
+		"another job":            {row("b", channels.Enqueued, second.Add(time.Second)), false},
+		"started":                {row("a", channels.Started, second.Add(time.Second)), false},
+		"pending":                {row("a", channels.Pending, second.Add(time.Second)), false},
+		"enqueued by another":    {jobRow(channels.Key{DB: "prod", UUID: "a"}, channels.Enqueued, 0), false},
+	} {
+		require.Equal(t, c.want, db.claimedInVain(c.row), name)
+	}
+	epoch := &database{lostClaims: map[string]lostClaim{"a": {from: time.Unix(0, 0), to: time.Unix(1, 0)}}}
+	require.False(t, epoch.claimedInVain(jobRow(channels.Key{UUID: "a"}, channels.Enqueued, 0)), "it has no time")
+	unknown := &database{lostClaims: map[string]lostClaim{}}
+	require.False(t, unknown.claimedInVain(row("a", channels.Enqueued, time.Unix(0, 1000))), "nothing got lost")
+}

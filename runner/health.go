@@ -221,11 +221,19 @@ func (st *Status) Serving(now time.Time) (served, expected int, causes []string)
 			continue
 		}
 		if db.Pending > 0 {
-			cause += fmt.Sprintf(" (%d jobs wait)", db.Pending)
+			cause += " (" + waiting(db.Pending) + ")"
 		}
 		causes = append(causes, "database "+db.Name+" "+cause)
 	}
 	return served, expected, causes
+}
+
+// waiting says how many jobs wait.
+func waiting(n int) string {
+	if n == 1 {
+		return "1 job waits"
+	}
+	return fmt.Sprintf("%d jobs wait", n)
 }
 
 // heldAdvice is what to check when requests end without having run their jobs.

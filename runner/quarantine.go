@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,6 +33,11 @@ func (q Quarantine) Validate() error {
 	switch {
 	case q.Attempts < 1 || q.Attempts > QuarantineAttemptsMax:
 		return fmt.Errorf("the number of attempts must be between 1 and %d", QuarantineAttemptsMax)
+	case q.Within == 0:
+		return errors.New("the time within which attempts count is missing")
+	case q.Within > 0 && q.Within < time.Millisecond:
+		return fmt.Errorf("the time must be at least %s, it is %s; write it with a unit, such as \"72h\", because a bare number counts nanoseconds in JSON",
+			spell(QuarantineWithinLeast), q.Within)
 	case q.Within < QuarantineWithinLeast:
 		return fmt.Errorf("the time must be at least %s, it is %s", spell(QuarantineWithinLeast), spell(q.Within))
 	}

@@ -133,6 +133,13 @@ func (l *limit) describe(now time.Time) string {
 	if l.why != "" {
 		s += "; " + l.why
 	}
+	switch {
+	case !l.stuck:
+	case l.refused: // without a lock table, nothing tells that its worker has died
+		s += "; it keeps its slot until it ends"
+	default:
+		s += "; it keeps its slot until it ends, or the worker that runs it is restarted"
+	}
 	return s
 }
 
@@ -295,7 +302,7 @@ func (e *engine) stop(db *database, key channels.Key, t *task, now time.Time) {
 			l.next = now.Add(timeoutInterval)
 		}
 		if !l.terminated.IsZero() && now.Sub(l.terminated) >= stuckAfter {
-			e.stick(key, t, "its connection to the database is closed, and the server has not let it go", now)
+			e.stick(key, t, "the server has not let it go", now)
 		}
 	}
 	if l.stuck {

@@ -131,7 +131,7 @@ func TestUpgradeOfAFoundDatabase(t *testing.T) {
 		st, err = r.Status(b.Context())
 		require.NoError(b, err)
 		require.Equal(b, runner.NotReady, st.Health(time.Now()), "a mark by mistake")
-		require.Contains(b, st.Problems(time.Now())[0], "finish the upgrade, or cancel it in Apps (1 jobs wait)")
+		require.Contains(b, st.Problems(time.Now())[0], "finish the upgrade, or cancel it in Apps (1 job waits)")
 	})
 }
 

@@ -346,7 +346,7 @@ func init() {
 		runner.WhyTimeoutReached:    {70 * time.Second, false, "it has run for 1m11s"},
 		runner.WhyTimeoutCancelled:  {70 * time.Second, true, "what it does in the database was cancelled"},
 		runner.WhyTimeoutTerminated: {90 * time.Second, true, "its connection to the database was closed"},
-		runner.WhyTimeoutStuck:      {110 * time.Second, true, "the server has not let it go"},
+		runner.WhyTimeoutStuck:      {110 * time.Second, true, "its connection to the database was closed; the server has not let it go; it keeps its slot until it ends, or the worker that runs it is restarted"},
 	} {
 		whyCases[code] = whyCase{c.says, overdue(c.after, c.cancel)}
 	}

@@ -158,12 +158,14 @@ func countStatements(ctx context.Context, l *lab, j jobs) error {
 
 // addStatements reads what PostgreSQL has counted.
 func (l *lab) addStatements(ctx context.Context, count int) error {
-	var all, reads, claims float64
+	var all, reads, claims, time, claiming float64
 	const sql = `SELECT coalesce(sum(calls), 0)::float8,
 			coalesce(sum(calls) FILTER (WHERE query LIKE '%j.uuid = ANY%' AND query NOT LIKE '%UPDATE%'), 0)::float8,
-			coalesce(sum(calls) FILTER (WHERE query LIKE '%UPDATE%'), 0)::float8
+			coalesce(sum(calls) FILTER (WHERE query LIKE '%UPDATE%'), 0)::float8,
+			coalesce(sum(total_exec_time + total_plan_time), 0)::float8,
+			coalesce(sum(total_exec_time) FILTER (WHERE query LIKE '%UPDATE%'), 0)::float8
 		FROM pg_stat_statements s JOIN pg_roles r ON r.oid = s.userid WHERE r.rolname = $1`
-	if err := l.admin.QueryRow(ctx, sql, runnerRole).Scan(&all, &reads, &claims); err != nil {
+	if err := l.admin.QueryRow(ctx, sql, runnerRole).Scan(&all, &reads, &claims, &time, &claiming); err != nil {
 		return fmt.Errorf("reading the statements: %w", err)
 	}
 	per := func(n float64) float64 { return n * 1000 / float64(count) }
@@ -171,5 +173,7 @@ func (l *lab) addStatements(ctx context.Context, count int) error {
 	r.add("root:16, statements of the runner per 1,000 jobs", "", 0, atMost(600), per(all))
 	r.add("root:16, of these reads", "", 0, nil, per(reads))
 	r.add("root:16, of these claims", "", 0, nil, per(claims))
+	r.add("root:16, time of PostgreSQL in them per 1,000 jobs", "ms", 0, nil, per(time))
+	r.add("root:16, of a claim", "ms", 3, nil, claiming/claims)
 	return nil
 }

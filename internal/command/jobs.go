@@ -3,6 +3,7 @@ package command
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -66,7 +67,7 @@ func (c *call) jobs() (int, error) {
 	for i := range page.Jobs {
 		v := &page.Jobs[i]
 		t.row(c.runnerCells(t.runners, v.Runner, v.UUID, v.State, ago(now, v.Created), v.Database, v.Channel,
-			methodName(v.Model, v.Method), v.Exception, fmt.Sprintf("%d/%d", v.Retry, v.MaxRetries), written(v.Created))...)
+			methodName(v.Model, v.Method), v.Exception, attempts(v.Retry, v.MaxRetries, "/"), written(v.Created))...)
 	}
 	switch {
 	case len(page.Jobs) > 0:
@@ -126,6 +127,14 @@ func alike(problems []string) []string {
 	return out
 }
 
+// attempts says how many attempts of how many a job has had. One whose max_retries are 0 has no limit.
+func attempts(retry, most int32, of string) string {
+	if most == 0 {
+		return strconv.Itoa(int(retry))
+	}
+	return fmt.Sprintf("%d%s%d", retry, of, most)
+}
+
 func whyCommand() *cobra.Command {
 	cmd := sub("why [<database>] <uuid>", "Says why a job does, or does not, run", cobra.RangeArgs(1, 2), (*call).why)
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, text string) ([]string, cobra.ShellCompDirective) {
@@ -154,8 +163,8 @@ func (c *call) why() (int, error) {
 		c.out.line("%s", what)
 	}
 	if v.Job != nil {
-		line := fmt.Sprintf("state %s, channel %s, priority %d, attempt %d of %d", v.Job.State, v.Job.Channel, v.Job.Priority,
-			v.Job.Retry, v.Job.MaxRetries)
+		line := fmt.Sprintf("state %s, channel %s, priority %d, attempt %s", v.Job.State, v.Job.Channel, v.Job.Priority,
+			attempts(v.Job.Retry, v.Job.MaxRetries, " of "))
 		if name := methodName(v.Job.Model, v.Job.Method); name != "" {
 			line += ", " + name
 		}

@@ -54,7 +54,9 @@ func remedy(v *api.Why) string {
 			database = m[1] // databases can share a channel
 		}
 		return fmt.Sprintf("to go on: caddy jobrunner requeue --database %s %s%s, or cancel, or set-done", database, v.Blocker, ofRunner(v.Runner))
-	case v.Why == "failed":
+	case v.Why == "database_upgrading":
+		return "finish the upgrade, or cancel it in Odoo's Apps; caddy jobrunner databases lists the modules"
+	case v.Why == "failed", v.Why == "quarantined":
 		return fmt.Sprintf("to run it again: caddy jobrunner requeue --database %s %s%s", v.Database, v.UUID, ofRunner(v.Runner))
 	}
 	return ""

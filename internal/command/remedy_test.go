@@ -37,6 +37,14 @@ func TestRemedies(t *testing.T) {
 		},
 		{api.Why{Why: "failed", Database: "prod", UUID: failed}, "to run it again: caddy jobrunner requeue --database prod " + failed},
 		{
+			api.Why{Why: "quarantined", Database: "prod", UUID: failed, Runner: "night"},
+			"to run it again: caddy jobrunner requeue --database prod " + failed + " --runner night",
+		},
+		{
+			api.Why{Why: "database_upgrading"},
+			"finish the upgrade, or cancel it in Odoo's Apps; caddy jobrunner databases lists the modules",
+		},
+		{
 			api.Why{Why: "database_standby"},
 			"if that is Odoo's own runner, switch it off with channels = root:0 in [queue_job] and restart Odoo",
 		},
@@ -45,6 +53,13 @@ func TestRemedies(t *testing.T) {
 		require.Equal(t, test.want, remedy(&test.why), test.why.Why)
 	}
 	require.Equal(t, "caddy jobrunner undrain http://10.0.0.5:8069 --runner night", undrain("night", "http://10.0.0.5:8069"))
+}
+
+// TestAttempts: a job whose max_retries are 0 is tried for ever.
+func TestAttempts(t *testing.T) {
+	require.Equal(t, "3 of 5", attempts(3, 5, " of "))
+	require.Equal(t, "0/5", attempts(0, 5, "/"))
+	require.Equal(t, "3", attempts(3, 0, " of "))
 }
 
 // TestUnexamined: a secret that only Caddy's user may read is no mistake in the configuration.

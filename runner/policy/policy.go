@@ -68,7 +68,7 @@ func (p *Policy) Validate() error {
 	fail := func(format string, args ...any) error { return fmt.Errorf("%s: %w", p, fmt.Errorf(format, args...)) }
 	for _, glob := range p.Channels {
 		if !full(glob) {
-			return fail("channel %q: channels of policies have full names: root, or what begins with root. or *", glob)
+			return fail("channel %q: channels of policies have full names: root, or what begins with root. or *, such as root.%s", glob, glob)
 		}
 	}
 	for _, glob := range append([]string{p.Database, p.Function}, p.Channels...) {
@@ -77,7 +77,7 @@ func (p *Policy) Validate() error {
 		}
 	}
 	if p.Timeout == nil {
-		return fail("it has no option")
+		return fail("it has no option: give it a timeout")
 	}
 	if err := p.Timeout.validate(); err != nil {
 		return fail("%w", err)
@@ -87,7 +87,9 @@ func (p *Policy) Validate() error {
 
 func (t *Timeout) validate() error {
 	switch {
-	case t.After <= 0:
+	case t.After == 0:
+		return errors.New("timeout: the limit itself, after, is missing")
+	case t.After < 0:
 		return errors.New("timeout must be positive")
 	case t.Warn < 0:
 		return errors.New("warn must not be negative")

@@ -279,6 +279,13 @@ func casesOfOdooConfig() []doctorCase {
 		{code: "capacity_above_workers", severity: "warning", words: "has 4 workers", setUp: func(tb *testBed) {
 			tb.odooConfig("workers = 4\n", good)
 		}},
+		{code: "timeout_above_limit_time_real", severity: "warning", words: "raise limit_time_real", setUp: func(tb *testBed) {
+			tb.odooConfig("workers = 4\n", good)
+			tb.more += "\npolicy * {\ntimeout 10m\n}"
+		}},
+		{code: "rescue_before_timeout", severity: "warning", words: "would be run a second time", setUp: func(tb *testBed) {
+			tb.more = "rescue_started_after 5m\npolicy * {\ntimeout 10m\n}"
+		}},
 		{code: "file_limit", severity: "warning", words: "files open, which the sites need too", setUp: func(tb *testBed) {
 			var limit syscall.Rlimit
 			require.NoError(tb, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))

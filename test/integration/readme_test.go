@@ -104,6 +104,9 @@ func TestREADME(t *testing.T) {
 		require.Contains(t, seen, name)
 	}
 	require.Equal(t, "doctor", seen[0])
+	// Pauses and drains are kept, and the next test has the same storage.
+	tb.typed(dir, []string{"jobrunner", "resume", "--channel", "root.mail"}, "")
+	tb.typed(dir, []string{"jobrunner", "undrain", tb.Odoo[0].Addr()}, "")
 }
 
 // words takes a line of shell apart.
