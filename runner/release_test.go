@@ -172,22 +172,31 @@ func TestReleaseOfAGraph(t *testing.T) {
 
 // TestWhyOfJobsThatWait: what a job waits for, and that it waits for nothing any more.
 func TestWhyOfJobsThatWait(t *testing.T) {
-	inBubble(t, func(b *bench) {
-		b.AddDatabase("prod")
-		b.SetPlan(mock.Plan{RunFor: time.Minute, DieAfter: true})
-		r := b.start(b.config("root:1"))
-		b.one("prod", "a")
-		k := b.one("prod", "b", waits("a"))
-		b.settle(time.Second)
-		w, err := r.Why(b.Context(), k)
-		require.NoError(b, err)
-		require.Equal(b, "the job waits for 1 other jobs that are not done, a among them", w.Text)
-		b.settle(2 * time.Minute)
-		w, err = r.Why(b.Context(), k)
-		require.NoError(b, err)
-		require.Equal(b, runner.WhyWaitDependencies, w.Code)
-		require.Contains(b, w.Text, "nobody has released it")
-	})
+	for releases, says := range map[bool]string{
+		false: "should have done so, for which there is release_dependents",
+		true:  "should have done so, the runner does it, soon or with the next full read of the jobs",
+	} {
+		inBubble(t, func(b *bench) {
+			b.AddDatabase("prod")
+			b.SetPlan(mock.Plan{RunFor: time.Minute, DieAfter: true})
+			cfg := b.config("root:1")
+			cfg.ReleaseDependents = releases
+			r := b.start(cfg)
+			b.one("prod", "a")
+			k := b.one("prod", "b", waits("a"))
+			b.settle(time.Second)
+			w, err := r.Why(b.Context(), k)
+			require.NoError(b, err)
+			require.Equal(b, "the job waits for one other job that is not done, a", w.Text)
+			require.Equal(b, key("prod", "a"), w.Blocker)
+			b.settle(time.Minute + time.Second)
+			w, err = r.Why(b.Context(), k)
+			require.NoError(b, err)
+			require.Equal(b, runner.WhyWaitDependencies, w.Code)
+			require.Contains(b, w.Text, says)
+			require.Zero(b, w.Blocker)
+		})
+	}
 }
 
 // TestReleaseNeedsTheDriver: a driver that cannot makes it an error.

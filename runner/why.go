@@ -85,8 +85,8 @@ func (r *Runner) Explain(ctx context.Context, key channels.Key) (x channels.Expl
 // what the row says.
 func (r *Runner) Why(ctx context.Context, key channels.Key) (w Why, err error) {
 	w.Key = key
-	known := false
-	err = r.ask(ctx, func(e *engine) { known = w.ask(e, time.Now()) })
+	known, releases := false, false
+	err = r.ask(ctx, func(e *engine) { known, releases = w.ask(e, time.Now()), e.config().ReleaseDependents })
 	if err != nil {
 		return w, err
 	}
@@ -110,7 +110,7 @@ func (r *Runner) Why(ctx context.Context, key channels.Key) (w Why, err error) {
 		w.say(WhyUnknownJob, "there is no job %s in database %s", key.UUID, key.DB)
 	default:
 		w.Found, w.Detail = true, &page.Jobs[0]
-		w.row(known)
+		w.row(known, releases)
 	}
 	return w, nil
 }
@@ -120,8 +120,8 @@ func (w *Why) say(code, format string, args ...any) {
 }
 
 // row lets the row have its say: states in which nothing schedules the job, and
-// what is known of a job that the engine does not know.
-func (w *Why) row(known bool) {
+// what is known of a job that the engine does not know. releases is whether dependents are released.
+func (w *Why) row(known, releases bool) {
 	d := w.Detail
 	switch d.State {
 	case channels.Done:
@@ -135,16 +135,7 @@ func (w *Why) row(known bool) {
 		}
 		w.say(channels.ReasonFailed.String(), "the job failed%s and runs again only if it is requeued", with(" with ", d.Exception))
 	case channels.WaitDependencies:
-		if d.WaitsFor == 0 {
-			w.say(WhyWaitDependencies, "all jobs that the job waits for are done, and nobody has released it: "+
-				"the worker may have died that should have done so, for which there is release_dependents")
-			return
-		}
-		w.say(WhyWaitDependencies, "the job waits for %d other jobs that are not done", d.WaitsFor)
-		if d.FirstParent != "" {
-			w.Blocker = channels.Key{DB: w.Key.DB, UUID: d.FirstParent}
-			w.Text += ", " + d.FirstParent + " among them"
-		}
+		w.dependent(releases)
 	case channels.Enqueued, channels.Started:
 		if !known {
 			w.say(channels.ReasonRunning.String(), "the job is %s, and not watched by this process", d.State)
@@ -155,6 +146,28 @@ func (w *Why) row(known bool) {
 		}
 	default:
 		w.say("unknown_state", "nobody knows what the state %q means", d.RawState)
+	}
+}
+
+// dependent explains a job that waits for others.
+func (w *Why) dependent(releases bool) {
+	d := w.Detail
+	switch {
+	case d.WaitsFor == 0 && releases:
+		w.say(WhyWaitDependencies, "all jobs that the job waits for are done, and nothing has released it yet: "+
+			"if the worker has died that should have done so, the runner does it, soon or with the next full read of the jobs")
+	case d.WaitsFor == 0:
+		w.say(WhyWaitDependencies, "all jobs that the job waits for are done, and nothing has released it: "+
+			"the worker may have died that should have done so, for which there is release_dependents")
+	case d.WaitsFor == 1 && d.FirstParent != "":
+		w.say(WhyWaitDependencies, "the job waits for one other job that is not done, %s", d.FirstParent)
+	case d.FirstParent != "":
+		w.say(WhyWaitDependencies, "the job waits for %d other jobs that are not done, %s among them", d.WaitsFor, d.FirstParent)
+	default:
+		w.say(WhyWaitDependencies, "the job waits for %d other jobs that are not done", d.WaitsFor)
+	}
+	if d.WaitsFor > 0 && d.FirstParent != "" {
+		w.Blocker = channels.Key{DB: w.Key.DB, UUID: d.FirstParent}
 	}
 }
 

@@ -68,6 +68,7 @@ var (
 	foundFiles         = kind{Warning, "capacity", "file_limit"}
 	foundLateTimeout   = kind{Warning, "policies", "timeout_above_limit_time_real"}
 	foundEarlyRescue   = kind{Warning, "policies", "rescue_before_timeout"}
+	foundIdlePolicy    = kind{Warning, "policies", "policy_never_counts"}
 	foundChannels      = kind{OK, "channels", "channels"}
 	foundBadChannels   = kind{Error, "channels", "channels_unusable"}
 	foundStopped       = kind{Warning, "channels", "channels_stopped"}
@@ -80,7 +81,7 @@ var kinds = []kind{
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
 	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundOneAtATime, foundNoCapacity,
-	foundFiles, foundLateTimeout, foundEarlyRescue, foundChannels, foundBadChannels, foundStopped,
+	foundFiles, foundLateTimeout, foundEarlyRescue, foundIdlePolicy, foundChannels, foundBadChannels, foundStopped,
 }
 
 // Codes returns the codes of everything that the doctor can find.

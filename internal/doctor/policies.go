@@ -9,11 +9,22 @@ import (
 // limitTimeRealDefault is Odoo's default of limit_time_real.
 const limitTimeRealDefault = 120 * time.Second
 
-// policies compares the time limits of policies with what else ends jobs, or takes them for dead.
+// policies compares the time limits of policies with what else ends jobs, or takes them for dead, and
+// with those of the policies before them.
 func (e *examination) policies() {
-	for i := range e.subject.Config.Policies {
-		if p := &e.subject.Config.Policies[i]; p.Timeout != nil {
-			e.timeout(p)
+	list := e.subject.Config.Policies
+	for i := range list {
+		p := &list[i]
+		if p.Timeout == nil {
+			continue
+		}
+		e.timeout(p)
+		for j := range list[:i] {
+			if first := &list[j]; first.Timeout != nil && first.Covers(p) {
+				e.add(foundIdlePolicy, "%s: its timeout limits no job, because %s comes before it and matches all of its jobs: put what is specific before what is general",
+					p, first)
+				break
+			}
 		}
 	}
 }

@@ -45,3 +45,32 @@ func TestTimeouts(t *testing.T) {
 		})
 	}
 }
+
+// The first policy counts that matches a job, so that one after a more general one never does.
+func TestPolicyThatNeverCounts(t *testing.T) {
+	limited := func(channels ...string) policy.Policy {
+		return policy.Policy{Channels: channels, Timeout: &policy.Timeout{After: time.Minute}}
+	}
+	for name, c := range map[string]struct {
+		policies []policy.Policy
+		want     []string
+	}{
+		"specific first": {[]policy.Policy{limited("root.export*"), limited("root*")}, nil},
+		"general first": {
+			[]policy.Policy{limited("root*"), limited("root.export*")},
+			[]string{"policy root.export*: its timeout limits no job, because policy root* comes before it and matches all of its jobs: put what is specific before what is general"},
+		},
+		"without the option": {[]policy.Policy{{Channels: []string{"root*"}}, limited("root.export*")}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := &examination{subject: Subject{Config: runner.Config{Policies: c.policies}}}
+			e.policies()
+			var found []string
+			for _, f := range e.found {
+				require.Equal(t, "policy_never_counts", f.Code)
+				found = append(found, f.Message)
+			}
+			require.Equal(t, c.want, found)
+		})
+	}
+}

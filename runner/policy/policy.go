@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -174,6 +175,31 @@ func (p *Policy) holds(job Job) bool {
 		}
 	}
 	return false
+}
+
+// Covers reports whether every job that other matches is matched by p, so that other never counts
+// where p comes first. Of globs with character classes, only those that are the same cover each other.
+func (p *Policy) Covers(other *Policy) bool {
+	if !covers(p.Database, other.Database) || !covers(p.Function, other.Function) {
+		return false
+	}
+	for _, glob := range other.Channels {
+		if !slices.ContainsFunc(p.Channels, func(own string) bool { return covers(own, glob) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// covers reports whether a glob matches all that another one does; an empty one matches everything.
+func covers(glob, other string) bool {
+	switch {
+	case glob == "" || glob == other:
+		return true
+	case other == "" || strings.ContainsAny(glob, `?[\`) || strings.ContainsAny(other, `[\`):
+		return false
+	}
+	return matches(glob, other) // stars of the one take in those of the other
 }
 
 // matches reports whether a name matches a glob of [path.Match], in which a slash is a character like

@@ -181,3 +181,30 @@ func FuzzPolicy(f *testing.F) {
 		require.NotNil(t, s.Timeout(policy.Job{Channel: channel, Database: database, Function: function}))
 	})
 }
+
+// TestCovers: a policy that comes after one that matches all of its jobs never counts.
+func TestCovers(t *testing.T) {
+	of := func(database, function string, channels ...string) policy.Policy {
+		return policy.Policy{Channels: channels, Database: database, Function: function}
+	}
+	for _, c := range []struct {
+		first, second policy.Policy
+		want          bool
+	}{
+		{of("", "", "root*"), of("", "", "root*"), true},
+		{of("", "", "root*"), of("prod", "sale.*", "root.export.*", "root"), true},
+		{of("", "", "*"), of("", "", "root?mail"), true},
+		{of("", "", "root.a*", "root.b*"), of("", "", "root.b.*", "root.a"), true},
+		{of("", "", "root.[ab]"), of("", "", "root.[ab]"), true},
+		{of("prod_*", "", "root"), of("prod_a*", "", "root"), true},
+		{of("", "", "root.export.*"), of("", "", "root*"), false},
+		{of("", "", "root.a*"), of("", "", "root.a", "root.b"), false},
+		{of("prod", "", "root*"), of("", "", "root*"), false},
+		{of("", "sale.*", "root*"), of("", "", "root*"), false},
+		{of("prod", "", "root*"), of("test", "", "root*"), false},
+		{of("", "", "root.?"), of("", "", "root.*"), false},
+		{of("", "", "*]"), of("", "", "root.[ab]"), false},
+	} {
+		require.Equal(t, c.want, c.first.Covers(&c.second), "%s, then %s", &c.first, &c.second)
+	}
+}

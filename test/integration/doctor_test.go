@@ -133,7 +133,7 @@ func TestDoctor(t *testing.T) {
 
 func doctorCases() []doctorCase {
 	var all []doctorCase
-	for _, list := range [][]doctorCase{casesOfPostgres(), casesOfDatabases(), casesOfLocks(), casesOfServers(), casesOfOdooConfig(), casesOfChannels()} {
+	for _, list := range [][]doctorCase{casesOfPostgres(), casesOfDatabases(), casesOfLocks(), casesOfServers(), casesOfOdooConfig(), casesOfPolicies(), casesOfChannels()} {
 		all = append(all, list...)
 	}
 	return all
@@ -293,6 +293,22 @@ func casesOfOdooConfig() []doctorCase {
 		}},
 		{code: "capacity_unlimited", severity: "warning", words: "has no limit", setUp: func(tb *testBed) {
 			tb.tree = "sub:1,root : 0"
+		}},
+	}
+}
+
+func casesOfPolicies() []doctorCase {
+	const hour = "policy root* {\n\ttimeout 1h\n}"
+	return []doctorCase{
+		{code: "timeout_above_limit_time_real", severity: "warning", words: "raise limit_time_real, or lower the timeout", setUp: func(tb *testBed) {
+			tb.odooConfig("workers = 4\nlimit_time_real = 600\n", "channels = root:0\n")
+			tb.more += "\n" + hour
+		}},
+		{code: "rescue_before_timeout", severity: "warning", words: "would be run a second time", setUp: func(tb *testBed) {
+			tb.more = "rescue_started_after 30m\n" + hour
+		}},
+		{code: "policy_never_counts", severity: "warning", words: "put what is specific before what is general", setUp: func(tb *testBed) {
+			tb.more = hour + "\npolicy root.export.* {\n\ttimeout 15m\n}"
 		}},
 	}
 }
