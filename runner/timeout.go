@@ -128,7 +128,11 @@ func (l *limit) describe(now time.Time) string {
 		s += "; what it does in the database was cancelled"
 	case TimeoutTerminated:
 		s += "; its connection to the database was closed"
-	case TimeoutNone, TimeoutWarned, TimeoutReached, TimeoutStuck:
+	case TimeoutReached:
+		if l.policy != nil && !l.policy.Timeout.Cancel {
+			s += ", and this policy ends nothing"
+		}
+	case TimeoutNone, TimeoutWarned, TimeoutStuck:
 	}
 	if l.why != "" {
 		s += "; " + l.why
@@ -345,7 +349,11 @@ func (e *engine) stopped(db *database, attempts []driver.Task, found []driver.St
 		case driver.Signalled:
 			e.signalled(t, s, terminate, now)
 		case driver.NotRunning:
-			if !l.stuck {
+			switch {
+			case l.stuck:
+			case l.stage == TimeoutTerminated: // without its connection, it holds no lock
+				l.why = "the server has not let it go yet"
+			default:
 				l.why = s.Text
 			}
 			if t.row != nil && t.row.State == channels.Started {

@@ -343,9 +343,9 @@ func init() {
 		says   string
 	}{
 		runner.WhyTimeoutWarned:     {50 * time.Second, true, "it has run for 51s, the time limit of policy root* is 1m0s"},
-		runner.WhyTimeoutReached:    {70 * time.Second, false, "it has run for 1m11s"},
+		runner.WhyTimeoutReached:    {70 * time.Second, false, "it has run for 1m11s, the time limit of policy root* is 1m0s, and this policy ends nothing"},
 		runner.WhyTimeoutCancelled:  {70 * time.Second, true, "what it does in the database was cancelled"},
-		runner.WhyTimeoutTerminated: {90 * time.Second, true, "its connection to the database was closed"},
+		runner.WhyTimeoutTerminated: {95 * time.Second, true, "its connection to the database was closed; the server has not let it go yet"},
 		runner.WhyTimeoutStuck:      {110 * time.Second, true, "its connection to the database was closed; the server has not let it go; it keeps its slot until it ends, or the worker that runs it is restarted"},
 	} {
 		whyCases[code] = whyCase{c.says, overdue(c.after, c.cancel)}

@@ -55,7 +55,7 @@ func remedy(v *api.Why) string {
 		}
 		return fmt.Sprintf("to go on: caddy jobrunner requeue --database %s %s%s, or cancel, or set-done", database, v.Blocker, ofRunner(v.Runner))
 	case v.Why == "database_upgrading":
-		return "finish the upgrade, or cancel it in Odoo's Apps; caddy jobrunner databases lists the modules"
+		return "the job starts by itself after the upgrade; if that was forgotten, finish it, or cancel it in Odoo's Apps"
 	case v.Why == "failed", v.Why == "quarantined":
 		return fmt.Sprintf("to run it again: caddy jobrunner requeue --database %s %s%s", v.Database, v.UUID, ofRunner(v.Runner))
 	}

@@ -42,7 +42,7 @@ func TestRemedies(t *testing.T) {
 		},
 		{
 			api.Why{Why: "database_upgrading"},
-			"finish the upgrade, or cancel it in Odoo's Apps; caddy jobrunner databases lists the modules",
+			"the job starts by itself after the upgrade; if that was forgotten, finish it, or cancel it in Odoo's Apps",
 		},
 		{
 			api.Why{Why: "database_standby"},
