@@ -37,6 +37,13 @@ func (l *ledger) StoreSetbacks(_ context.Context, list []runner.Setback) error {
 	return l.err
 }
 
+// stored is what was stored last.
+func (l *ledger) stored() []runner.Setback {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.list
+}
+
 // quarantine is a configuration with one.
 func (b *bench) quarantine(tree string, attempts int) runner.Config {
 	cfg := b.config(tree)
@@ -114,7 +121,7 @@ func TestQuarantineIsOffByDefault(t *testing.T) {
 		b.settle(10 * time.Minute)
 		require.Greater(b, len(b.RunsOf(k)), 10)
 		require.Zero(b, b.Calls("prod", "FailDead")+b.Calls("prod", "FailUnclaimed"))
-		require.Empty(b, l.list)
+		require.Empty(b, l.stored())
 		require.Zero(b, b.logs.FilterMessageSnippet("setbacks").Len())
 	})
 }
@@ -347,7 +354,7 @@ func TestQuarantineCountsOn(t *testing.T) {
 					b.settle(time.Second)
 				}
 				b.settle(3 * time.Second)
-				require.Len(b, l.list, 2)
+				require.Len(b, l.stored(), 2)
 				r = change(b, r, cfg)
 				b.settle(10 * time.Minute)
 				if name == "reload" {
@@ -357,7 +364,7 @@ func TestQuarantineCountsOn(t *testing.T) {
 				}
 				b.requireIdle(r)
 				b.settle(3 * time.Second)
-				require.Empty(b, l.list, "it has ended")
+				require.Empty(b, l.stored(), "it has ended")
 			})
 		})
 	}
@@ -381,7 +388,7 @@ func TestQuarantineBeginsAnew(t *testing.T) {
 			cfg.Quarantine = nil
 			require.NoError(b, r.Reconfigure(cfg))
 			b.settle(3 * time.Second)
-			require.Empty(b, l.list)
+			require.Empty(b, l.stored())
 			cfg.Quarantine = q
 			require.NoError(b, r.Reconfigure(cfg))
 			return r
@@ -409,7 +416,7 @@ func TestQuarantineBeginsAnew(t *testing.T) {
 					b.PlanFor(k, plan, plan, late)
 				}
 				r := b.start(cfg)
-				for len(l.list) < 2 {
+				for len(l.stored()) < 2 {
 					b.settle(time.Second)
 				}
 				before := len(b.RunsOf(k))

@@ -96,11 +96,16 @@ func (h *harness) Insert(j drivertest.Job) {
 	if j.Channel == "" {
 		channel = "result" // the first releases of connector have no channels
 	}
-	h.exec(`INSERT INTO queue_job (uuid, state, `+channel+`, priority, date_created, eta, date_enqueued, retry, max_retries)
-		VALUES ($1, $2, nullif($3, ''), $4, $5, $6, $7, $8, $9)`,
-		j.UUID, j.State, j.Channel, j.Priority, null(j.Created), null(j.ETA), null(j.Enqueued), j.Retry, j.MaxRetries)
+	columns, values := "", ""
+	args := []any{j.UUID, j.State, j.Channel, j.Priority, null(j.Created), null(j.ETA), null(j.Enqueued), j.Retry, j.MaxRetries}
 	if h.gen.Locks() { // it has graphs, then
-		h.exec("UPDATE queue_job SET date_done = $2, graph_uuid = 'g' WHERE uuid = $1", j.UUID, null(j.Done))
+		columns, values = ", date_done, graph_uuid, dependencies", `, $10, 'g', '{"depends_on": [], "reverse_depends_on": []}'`
+		args = append(args, null(j.Done))
+	}
+	// In one statement, so that it is notified once.
+	h.exec(`INSERT INTO queue_job (uuid, state, `+channel+`, priority, date_created, eta, date_enqueued, retry, max_retries`+columns+`)
+		VALUES ($1, $2, nullif($3, ''), $4, $5, $6, $7, $8, $9`+values+`)`, args...)
+	if len(j.DependsOn) > 0 {
 		h.depend(j.UUID, j.DependsOn...)
 	}
 	if j.LockRow {
