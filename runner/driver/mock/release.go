@@ -30,7 +30,7 @@ func (w *World) releaseDependents(done channels.Key) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	db := w.databases[done.DB]
-	if db == nil || db.jobs[done.UUID] == nil || db.jobs[done.UUID].State != channels.Done {
+	if db == nil || !db.graphs || db.jobs[done.UUID] == nil || db.jobs[done.UUID].State != channels.Done {
 		return
 	}
 	for _, j := range db.sorted(func(j *Job) bool { return slices.Contains(j.DependsOn, done.UUID) }) {

@@ -126,6 +126,8 @@ type database struct {
 	calls    map[string]int
 	channels []channels.Config
 	upgrade  upgrade
+	// graphs is set once a job has depended on others; until then a job that is done costs no search.
+	graphs bool
 }
 
 // next returns a number never used before.
@@ -198,7 +200,9 @@ func (w *World) Insert(jobs ...Job) {
 		if j.RawState == "" {
 			j.RawState = j.State.String()
 		}
-		w.database(j.DB).jobs[j.UUID] = &j
+		db := w.database(j.DB)
+		db.jobs[j.UUID] = &j
+		db.graphs = db.graphs || len(j.DependsOn) > 0
 		w.notify(j.DB, j.UUID, 0)
 	}
 }
@@ -221,6 +225,7 @@ func (w *World) update(key channels.Key, pid uint32, change func(*Job)) bool {
 	before := j.State
 	raw := j.RawState
 	change(j)
+	db.graphs = db.graphs || len(j.DependsOn) > 0
 	switch {
 	case j.RawState != raw:
 		j.State = channels.ParseState(j.RawState)
