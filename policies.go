@@ -122,23 +122,32 @@ func (r *Runner) parsePolicy(d *caddyfile.Dispenser) error {
 	if len(p.Channels) == 0 {
 		return d.ArgErr()
 	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := checkOption(d, seen, "policy"); err != nil {
-			return err
-		}
-		parse, ok := policyOptions[d.Val()]
-		if !ok {
-			return d.Errf("unrecognized option of a policy: %s%s", d.Val(), known(policyOptions))
-		}
-		if err := parse(&p, d); err != nil {
-			return err
-		}
+	if err := parseOptions(d, "policy", "a policy", policyOptions, &p); err != nil {
+		return err
 	}
 	if err := p.check(); err != nil {
 		return d.WrapErr(err)
 	}
 	r.Policies = append(r.Policies, p)
+	return nil
+}
+
+// parseOptions reads a block by the parsers of its options. kind is what errors call it that name one
+// which it does not have.
+func parseOptions[T any](d *caddyfile.Dispenser, block, kind string, options map[string]func(*T, *caddyfile.Dispenser) error, to *T) error {
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := checkOption(d, seen, block); err != nil {
+			return err
+		}
+		parse, ok := options[d.Val()]
+		if !ok {
+			return d.Errf("unrecognized option of %s: %s%s", kind, d.Val(), known(options))
+		}
+		if err := parse(to, d); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -156,18 +165,8 @@ func (p *Policy) parseTimeout(d *caddyfile.Dispenser) (err error) {
 	if t.After, err = parseFirst(d); err != nil {
 		return err
 	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := checkOption(d, seen, "timeout"); err != nil {
-			return err
-		}
-		parse, ok := timeoutOptions[d.Val()]
-		if !ok {
-			return d.Errf("unrecognized option of timeout: %s%s", d.Val(), known(timeoutOptions))
-		}
-		if err := parse(t, d); err != nil {
-			return err
-		}
+	if err := parseOptions(d, "timeout", "timeout", timeoutOptions, t); err != nil {
+		return err
 	}
 	if err := p.check(); err != nil {
 		return d.WrapErr(err)
