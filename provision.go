@@ -76,6 +76,9 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 	if cfg.Policies, err = r.policies(); err != nil {
 		return cfg, nil, err
 	}
+	if cfg.Server, err = r.Server.config(); err != nil {
+		return cfg, nil, err
+	}
 	if cfg.Driver, err = r.driver(ctx); err != nil {
 		return cfg, nil, err
 	}

@@ -40,7 +40,9 @@ type Config struct {
 	Driver driver.Driver
 	// Targets names the servers.
 	Targets Targets
-	Logger  *zap.Logger
+	// Limits bound what each server is given.
+	Limits Limits
+	Logger *zap.Logger
 }
 
 // Observer is told what changes. Its methods may be called from any goroutine. They must not block,
