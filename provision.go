@@ -91,6 +91,11 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 	if cfg.Targets, err = r.targets(ctx, log); err != nil {
 		return cfg, nil, err
 	}
+	if cfg.Server.Workers > 0 {
+		if err := site.CountVisitors(ctx, cfg.Targets); err != nil {
+			return cfg, nil, fmt.Errorf("server: workers: %w; use max_jobs alone", err)
+		}
+	}
 	return cfg, odoo, nil
 }
 

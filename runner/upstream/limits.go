@@ -69,3 +69,48 @@ func (l Limits) room(jobs, visitors int) int {
 
 // unlimited is more room than anything needs.
 const unlimited = 1 << 30
+
+// full says why there is no room; empty if there is.
+func (l Limits) full(jobs, visitors int) string {
+	switch {
+	case l.room(jobs, visitors) > 0:
+		return ""
+	case l.MaxJobs > 0 && jobs >= l.MaxJobs:
+		return fmt.Sprintf("%d of at most %d jobs", jobs, l.MaxJobs)
+	}
+	s := fmt.Sprintf("%d jobs and %d requests of visitors on %d workers", jobs, visitors, l.Workers)
+	if l.Reserve > 0 {
+		s += fmt.Sprintf(", of which %d are reserved to visitors", l.Reserve)
+	}
+	return s
+}
+
+// Room is how many more tasks the servers may be given now.
+type Room struct {
+	// Free is that number, as if none had been claimed that has not been sent yet.
+	Free int
+	// Reserved is how many more there would be if nothing were reserved to visitors.
+	Reserved int
+	// Jobs is how many of our requests are open there.
+	Jobs int
+}
+
+// Room returns how many more tasks the servers may be given now, those that are down or drained aside.
+func (p *Pool) Room() (r Room) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	open := p.limits
+	open.Reserve = 0
+	for _, name := range p.order {
+		s := p.states[name]
+		if !s.up || p.isDrained(name) {
+			continue
+		}
+		visitors := s.visitors()
+		free := max(p.limits.room(s.inFlight, visitors), 0)
+		r.Free += free
+		r.Reserved += max(open.room(s.inFlight, visitors), 0) - free
+		r.Jobs += s.inFlight
+	}
+	return r
+}
