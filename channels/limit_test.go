@@ -147,3 +147,16 @@ func TestLimitsOfTrees(t *testing.T) {
 	fill(f, "c", "", 5)
 	require.Equal(t, []string{"c", "c"}, databases(f.Next(at(4), 0)), "a tree that is made later has them, too")
 }
+
+// TestExampleOfLimit is the one of docs/policies-shares.md.
+func TestExampleOfLimit(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:8,root.mail:2", shareList{{"root", "*", Share{Limit: 4, Per: PerDatabase, Source: "policy root"}}})
+	addTo(m, "a", "", "a1", "a2", "a3", "a4", "a5", "a6")
+	require.Equal(t, []string{"a1", "a2", "a3", "a4"}, started(m))
+	addTo(m, "b", "", "b1", "b2")
+	require.Equal(t, []string{"b1", "b2"}, started(m))
+	require.Contains(t, why(t, m, "a", "a5").String(), "database a has 4 of at most 4 at once in channel root (policy root)")
+	m.Remove(Key{DB: "a", UUID: "a1"})
+	require.Equal(t, []string{"a5"}, started(m))
+}

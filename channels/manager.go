@@ -87,7 +87,9 @@ func (m *Manager) SetFromSnapshot(j Job, s State) (repaired bool) {
 	d, n := m.dbs[j.DB], newName(j.UUID)
 	r := d.find(&n)
 	if r == nil || r.state != s || r.differs(&j) {
-		return m.set(d, r, &n, &j, s)
+		// That the company was not asked for before is no mistake of memory.
+		told := r != nil && r.state == s && !r.sortsElse(&j) && r.home.name == j.Channel
+		return m.set(d, r, &n, &j, s) && !told
 	}
 	r.home.db.see(r)
 	if r.home.name == j.Channel || !m.strays(r.home, j.Channel) {

@@ -199,7 +199,12 @@ func (r *record) job() Job {
 // differs reports whether a property that influences scheduling, beside the channel, is not what the
 // row says.
 func (r *record) differs(j *Job) bool {
-	return r.id != j.ID || r.priority != j.Priority || r.created != j.Created || r.eta != j.ETA || r.company != j.Company
+	return r.sortsElse(j) || r.company != j.Company
+}
+
+// sortsElse reports whether one of those differs that decide on its order.
+func (r *record) sortsElse(j *Job) bool {
+	return r.id != j.ID || r.priority != j.Priority || r.created != j.Created || r.eta != j.ETA
 }
 
 // before is the order of ready jobs: priority, date_created, id (docs/contract.md 2.3). Rows of two
