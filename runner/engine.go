@@ -212,6 +212,7 @@ func (e *engine) configure(cfg Config) error {
 	if err := e.databases.configure(cfg); err != nil {
 		return err
 	}
+	e.databases.share(cfg.Policies)
 	e.databases.gate(cfg.UpgradeGate)
 	if cfg.Quarantine == nil {
 		e.setbacks.expire(time.Now())
