@@ -93,10 +93,10 @@ func (e *engine) loop() {
 		if e.ctx.Err() != nil {
 			return
 		}
-		if e.shutdown.begun {
-			e.shutdown.check(e.tasks)
-		}
 		now := time.Now()
+		if e.shutdown.begun {
+			e.shutdown.check(e.tasks, e.databases.causes(now))
+		}
 		e.tick(now)
 		e.pass(now)
 		for _, waiting := range e.awaited {
