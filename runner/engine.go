@@ -67,6 +67,8 @@ func newEngine(config func() Config) *engine {
 		delays:     make(delays),
 		answeredAt: make(map[string]time.Time),
 		shutdown:   shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
+		handover:   handover{turn: newTurn()},
+		setbacks:   setbacks{turn: newTurn()},
 	}
 	e.notes = &notes{config: config, tree: e.tree}
 	e.databases = newDatabases(config, e.tree, e.notes)
