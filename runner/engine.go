@@ -67,6 +67,8 @@ func newEngine(config func() Config) *engine {
 		delays:     make(delays),
 		answeredAt: make(map[string]time.Time),
 		shutdown:   shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
+		handover:   handover{turn: newTurn()},
+		setbacks:   setbacks{turn: newTurn()},
 	}
 	e.notes = &notes{config: config, tree: e.tree}
 	e.databases = newDatabases(config, e.tree, e.notes)
@@ -93,10 +95,10 @@ func (e *engine) loop() {
 		if e.ctx.Err() != nil {
 			return
 		}
-		if e.shutdown.begun {
-			e.shutdown.check(e.tasks)
-		}
 		now := time.Now()
+		if e.shutdown.begun {
+			e.shutdown.check(e.tasks, e.databases.causes(now))
+		}
 		e.tick(now)
 		e.pass(now)
 		for _, waiting := range e.awaited {
