@@ -75,6 +75,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //				grace <duration>
 //				retry
 //			}
+//			limit    <jobs> per database|company [burst]
 //		}
 //		odoo_config       <file>
 //		driver            <name> {

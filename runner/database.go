@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
@@ -125,6 +126,8 @@ type databases struct {
 	gating bool
 	// sharingAt is when it is checked next which of them name too many channels.
 	sharingAt time.Time
+	// shares are the policies that divide channels and are in force.
+	shares []policy.Policy
 }
 
 func newDatabases(config func() Config, tree *channels.Forest, n *notes) *databases {

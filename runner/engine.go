@@ -68,6 +68,8 @@ func newEngine(config func() Config) *engine {
 		delays:     make(delays),
 		answeredAt: make(map[string]time.Time),
 		shutdown:   shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
+		handover:   handover{turn: newTurn()},
+		setbacks:   setbacks{turn: newTurn()},
 	}
 	e.notes = &notes{config: config, tree: e.tree}
 	e.databases = newDatabases(config, e.tree, e.notes)
@@ -94,10 +96,10 @@ func (e *engine) loop() {
 		if e.ctx.Err() != nil {
 			return
 		}
-		if e.shutdown.begun {
-			e.shutdown.check(e.tasks)
-		}
 		now := time.Now()
+		if e.shutdown.begun {
+			e.shutdown.check(e.tasks, e.databases.causes(now))
+		}
 		e.tick(now)
 		e.pass(now)
 		for _, waiting := range e.awaited {
@@ -220,6 +222,7 @@ func (e *engine) configure(cfg Config) error {
 	if err := e.databases.configure(cfg); err != nil {
 		return err
 	}
+	e.databases.share(cfg.Policies)
 	e.databases.gate(cfg.UpgradeGate)
 	if cfg.Quarantine == nil {
 		e.setbacks.expire(time.Now())

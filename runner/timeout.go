@@ -31,6 +31,8 @@ type unwritten struct {
 	driver.Cause
 
 	tries int
+	// ordered is when it was first ordered to be written, zero once that order was answered.
+	ordered time.Time
 }
 
 // TimeoutStage is how far an attempt is with the time limit of its policy.
@@ -164,7 +166,8 @@ func (l *limit) status(now time.Time) *TaskTimeout {
 
 // limit puts policies into force. What they say of attempts that run is looked up with the next check.
 func (e *engine) limit(policies []policy.Policy) {
-	e.timeouts = timeouts{set: policy.Compile(policies)}
+	limits := slices.DeleteFunc(slices.Clone(policies), func(p policy.Policy) bool { return p.Timeout == nil })
+	e.timeouts = timeouts{set: policy.Compile(limits)}
 	if e.timeouts.set != nil {
 		e.timeouts.none = &limit{set: e.timeouts.set, enqueued: -1}
 		return
@@ -443,7 +446,7 @@ func (e *engine) account(db *database, t *task) {
 	if db.causes == nil {
 		db.causes = make(map[string]unwritten)
 	}
-	db.causes[t.row.UUID] = unwritten{Cause: cause}
+	db.causes[t.row.UUID] = unwritten{Cause: cause, ordered: time.Now()}
 	if db.session != nil {
 		db.session.Account(cause)
 	}
@@ -467,7 +470,11 @@ func (l *limit) cause() string {
 
 // accountAgain orders once more what a lost connection may have kept from being written.
 func (db *database) accountAgain() {
-	for _, cause := range db.causes {
+	for uuid, cause := range db.causes {
+		if cause.ordered.IsZero() {
+			cause.ordered = time.Now()
+			db.causes[uuid] = cause
+		}
 		db.session.Account(cause.Cause)
 	}
 }
@@ -483,6 +490,7 @@ func (e *engine) accounted(db *database, causes []driver.Cause, changed []driver
 		if !ok || left.Attempt.Enqueued != c.Attempt.Enqueued {
 			continue
 		}
+		left.ordered = time.Time{}
 		left.tries++
 		if left.tries == accountTries || slices.ContainsFunc(changed, func(r driver.Row) bool { return r.UUID == c.Attempt.UUID }) {
 			delete(db.causes, c.Attempt.UUID)

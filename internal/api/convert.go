@@ -182,7 +182,7 @@ func NewChannels(name string, st *runner.Status, now time.Time) []Channel {
 		views = append(views, Channel{
 			Runner: name, Database: c.DB, Channel: c.FullName, Configured: c.Configured, Capacity: c.Capacity, Sequential: c.Sequential,
 			Throttle: c.Throttle.Seconds(), Paused: c.Paused || c.Stopped, PausedByConfig: c.Paused,
-			Queued: c.Queued, Held: held[channels.ID{DB: c.DB, Channel: c.FullName}], Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
+			Queued: c.Queued, Held: held[channels.ID{DB: c.DB, Channel: c.FullName}], PassedBy: c.PassedBy, Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
 			OldestPending: age(now, c.Oldest), Pause: NewPause(c.Pause),
 		})
 	}

@@ -137,7 +137,10 @@ type Channel struct {
 	Queued         int  `json:"queued"`
 	// Held is how many jobs wait in no queue, because their database is not served
 	// or is paused.
-	Held           int       `json:"held,omitempty"`
+	Held int `json:"held,omitempty"`
+	// PassedBy is how many of the Queued are over a limit of their database or company, so that others
+	// pass them.
+	PassedBy       int       `json:"passed_by,omitempty"`
 	Running        int       `json:"running"`
 	Failed         int       `json:"failed"`
 	ThrottledUntil time.Time `json:"throttled_until,omitzero"`

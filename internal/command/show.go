@@ -345,6 +345,9 @@ func (c *call) channels() (int, error) {
 		if v.Held > 0 {
 			options = append(options, fmt.Sprintf("%d wait for their database", v.Held))
 		}
+		if v.PassedBy > 0 {
+			options = append(options, fmt.Sprintf("%d over a limit", v.PassedBy))
+		}
 		if v.Throttle > 0 {
 			options = append(options, "throttle "+seconds(&v.Throttle))
 		}

@@ -99,6 +99,8 @@ func testCapabilities(b *bench) {
 	require.Equal(b.t, can.Releases, releases)
 	_, quarantines := s.(driver.Quarantiner)
 	require.Equal(b.t, can.Quarantine, quarantines)
+	_, shares := s.(driver.Sharer)
+	require.Equal(b.t, can.Companies, shares)
 }
 
 // testRelease: a job is released if all of its parents that there are are done, and there is one; once,

@@ -91,8 +91,15 @@ func (g *generation) pathSQL() string {
 // standard_conforming_strings.
 func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
-// rowColumns is the select list that a scanner reads. A column that does not exist is NULL.
-func (g *generation) rowColumns() string { return selectList(rowColumns, g.columns) }
+// rowColumns is the select list that a scanner reads. A column that does not exist is NULL. The company
+// comes last, and only if it is wanted.
+func (g *generation) rowColumns() string {
+	list := selectList(rowColumns, g.columns)
+	if g.companies {
+		list += ", " + g.optional([]column{companyColumn})
+	}
+	return list
+}
 
 // optional is a select list of columns that nothing depends on. One that does not exist, or that
 // the role may not read, is NULL.
