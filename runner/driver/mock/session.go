@@ -159,6 +159,20 @@ func (s *session) Channels(ctx context.Context) (cfgs []channels.Config, err err
 	return cfgs, err
 }
 
+// Count counts as a bounded query does.
+func (s *session) Count(ctx context.Context) (c channels.Count, err error) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	err = s.do(ctx, "Count", s.db.faults.CountErr, false, func() error {
+		c.DB = s.db.name
+		for _, j := range s.db.jobs {
+			c.Add(j.State, 1)
+		}
+		return nil
+	})
+	return c, err
+}
+
 func (s *session) Running(ctx context.Context) (rows []driver.Row, err error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
