@@ -47,6 +47,8 @@ type database struct {
 	complaint string
 	// pause is set while an operator has paused the database.
 	pause *Pause
+	// server is the one that got its last job; empty before that.
+	server string
 	// misconfigured says why the database's own channel tree lets nothing run.
 	misconfigured string
 	// unreadable is set when that is because its configuration cannot be read.

@@ -91,6 +91,9 @@ func (e *engine) drain() {
 		}
 		for _, uuid := range db.session.DropClaims() {
 			key := channels.Key{DB: db.Name, UUID: uuid}
+			if t := e.tasks[key]; t != nil {
+				e.seats.leave(t)
+			}
 			delete(e.tasks, key)
 			e.requeue(key)
 		}
