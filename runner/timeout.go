@@ -104,6 +104,8 @@ type limit struct {
 	// ended is the policy for which a backend of it was first signalled, at endedAt; nil if none was.
 	ended   *policy.Policy
 	endedAt time.Time
+	// written is set if the row says why.
+	written bool
 	// why says why it was not signalled, or goes on.
 	why string
 }
@@ -432,10 +434,20 @@ func (t *task) unseen() bool {
 	return t.result == nil || t.result.Outcome == driver.Unavailable
 }
 
+// forfeit reports whether the attempt that the row tells of was ended and is not to be tried again, so
+// that it ends failed even if its worker does not live to write that.
+func (t *task) forfeit() bool {
+	return t.limit != nil && t.limit.ended != nil && !t.limit.ended.Timeout.Retry && t.row != nil &&
+		t.row.State != channels.Enqueued && t.row.Enqueued == t.limit.enqueued
+}
+
+// accounts reports whether the row says that the attempt was ended.
+func (l *limit) accounts() bool { return l != nil && l.written }
+
 // account has the cause written into the row of an attempt that was ended, and failed.
 func (e *engine) account(db *database, t *task) {
 	l := t.limit
-	if db == nil || l == nil || l.ended == nil || t.gone || t.row.State != channels.Failed || t.row.Enqueued != l.enqueued {
+	if db == nil || l == nil || l.ended == nil || l.accounts() || t.gone || t.row.State != channels.Failed || t.row.Enqueued != l.enqueued {
 		return
 	}
 	cause := driver.Cause{
