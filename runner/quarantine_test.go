@@ -502,7 +502,7 @@ func TestQuarantineSparesJobsThatAreStopped(t *testing.T) {
 		cfg.Quarantine = &runner.Quarantine{Attempts: 1, Within: time.Hour}
 		r := b.start(cfg)
 		for range 3 {
-			b.settle(70 * time.Second)
+			b.settle(62 * time.Second)
 			b.CrashServer("odoo1")
 			b.settle(20 * time.Second)
 		}

@@ -367,6 +367,46 @@ func TestTimeoutAndAFalseAnswer(t *testing.T) {
 	})
 }
 
+// A request that breaks after the connection was closed proves nothing: the worker has died, or something
+// on the way has cut it. With retry, the job is left alone until its row changes, or for as long as an
+// operator has said; without, it ends failed.
+func TestTimeoutAndABrokenRequest(t *testing.T) {
+	for name, c := range map[string]struct {
+		retry  bool
+		rescue time.Duration
+		runs   int
+		ends   channels.State
+	}{
+		"no retry":             {false, 0, 1, channels.Failed},
+		"retry":                {true, 0, 1, channels.Started},
+		"retry, and a limit":   {true, 2 * time.Hour, 2, channels.Done},
+		"no retry and a limit": {false, 2 * time.Hour, 1, channels.Failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				var j journal
+				b.AddDatabase("prod")
+				k := key("prod", "a")
+				b.PlanFor(k, never(func(p *mock.Plan) {
+					p.IgnoresCancel, p.IgnoresTerminate, p.DropConnAfter = true, true, 100*time.Second
+				}))
+				cfg := b.limited(&j, func(p *policy.Timeout) { p.Retry = c.retry })
+				cfg.RescueStartedAfter = c.rescue
+				b.start(cfg)
+				b.one("prod", "a")
+				b.settle(time.Hour)
+				require.Len(b, j.of("a", runner.EventTimeoutTerminated), 1)
+				require.Len(b, b.RunsOf(k), 1)
+				require.True(b, b.RunsOf(k)[0].Executing())
+				b.CrashServer("odoo1")
+				b.settle(2 * time.Hour)
+				require.Len(b, b.RunsOf(k), c.runs)
+				require.Equal(b, c.ends.String(), b.row(k).State.String())
+			})
+		})
+	}
+}
+
 // A worker that does not live to write that its job has failed leaves it to us: without retry the job
 // ends failed all the same.
 func TestTimeoutOfAWorkerThatDies(t *testing.T) {
