@@ -53,6 +53,7 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"Account", testAccount, false},
 		{"AccountFindsTheAttempt", testAccountFinds, false},
 		{"FailDead", testFailDead, true},
+		{"FailStopped", testFailStopped, true},
 		{"FailUnclaimed", testFailUnclaimed, false},
 		{"Wait", testWait, false},
 		{"WaitIsInterruptible", testInterrupt, false},
