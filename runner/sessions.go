@@ -91,7 +91,7 @@ func (e *engine) tasksOf(db *database) (uuids []string) {
 // keeps its slot as long as something is learnt of it, and then for [mysteryLimit].
 func (e *engine) retire(db *database) {
 	e.forget(db.Name, true)
-	db.reserved = nil
+	db.reserved, db.read, db.count = nil, false, nil
 	e.tree.Withhold(db.Name)
 }
 

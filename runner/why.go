@@ -138,7 +138,11 @@ func (w *Why) row(known, releases bool) {
 	case channels.WaitDependencies:
 		w.dependent(releases)
 	case channels.Enqueued, channels.Started:
-		if !known {
+		switch {
+		case known:
+		case w.Code == WhyStandby: // the leader is named
+			w.say(channels.ReasonRunning.String(), "the job is %s; %s", d.State, w.Text)
+		default:
 			w.say(channels.ReasonRunning.String(), "the job is %s, and not watched by this process", d.State)
 		}
 	case channels.Pending:

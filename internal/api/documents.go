@@ -54,6 +54,9 @@ type Status struct {
 	Expected int        `json:"databases_expected"`
 	Tasks    TaskCounts `json:"tasks"`
 	Jobs     JobCounts  `json:"jobs"`
+	// JobsUnknown is the number of databases whose jobs could neither be read nor counted yet. Jobs
+	// lacks theirs.
+	JobsUnknown int `json:"databases_with_unknown_jobs,omitempty"`
 	// DatabaseChannels is there if each database has its own channel tree.
 	DatabaseChannels *Capacity `json:"database_channels,omitempty"`
 	// OldestPending is the age of the longest waiting job.
@@ -115,6 +118,8 @@ type Database struct {
 	SyncedAge     *float64  `json:"synced_age_seconds,omitempty"`
 	Notifications uint64    `json:"notifications"`
 	Jobs          JobCounts `json:"jobs"`
+	// JobsUnknown is set as long as they could neither be read nor counted.
+	JobsUnknown bool `json:"jobs_unknown,omitempty"`
 	// SharedChannel is how many of the jobs share a channel because the rows name too many.
 	SharedChannel int    `json:"jobs_in_shared_channel,omitempty"`
 	Pause         *Pause `json:"pause,omitempty"`
@@ -140,7 +145,10 @@ type Channel struct {
 	Held int `json:"held,omitempty"`
 	// PassedBy is how many of the Queued are over a limit of their database or company, so that others
 	// pass them.
-	PassedBy       int       `json:"passed_by,omitempty"`
+	PassedBy int `json:"passed_by,omitempty"`
+	// JobsUnknown is set as long as there may be more jobs, because those of a database could neither
+	// be read nor counted.
+	JobsUnknown    bool      `json:"jobs_unknown,omitempty"`
 	Running        int       `json:"running"`
 	Failed         int       `json:"failed"`
 	ThrottledUntil time.Time `json:"throttled_until,omitzero"`
