@@ -395,7 +395,7 @@ func (c *call) upstreams() (int, error) {
 	limited := slices.ContainsFunc(list, func(v api.Upstream) bool { return v.Workers+v.MaxJobs > 0 })
 	columns := []string{"SERVER", "UP", "JOBS"}
 	if limited {
-		columns = append(columns, "MAX", "VISITORS", "WORKERS", "RESERVE")
+		columns = append(columns, "MAX JOBS", "VISITORS", "WORKERS", "RESERVE")
 	}
 	columns = append(columns, "DRAINED", "SAFE TO STOP", "REASON")
 	t := c.out.table(c.runnerCells(several(list, func(v *api.Upstream) string { return v.Runner }), "RUNNER",
