@@ -137,6 +137,7 @@ func (e *engine) tick(now time.Time) {
 	e.remember(now)
 	if !now.Before(e.scanAt) {
 		e.expireReserved(now)
+		e.expireClosed(now)
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
 		e.scan(now)
 	}

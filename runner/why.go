@@ -254,11 +254,26 @@ func (w *Why) task(e *engine, t *task, now time.Time) {
 	case phaseParked: // the state of its database says it
 	case phaseWatched:
 		_, state, _ := e.tree.Lookup(w.Key)
-		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: should it be dead, it is put back", state)
+		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: %s", state, e.prospect(t))
 	}
 	if stage := t.limit.is(); stage != TimeoutNone {
 		w.say("timeout_"+stage.String(), "%s; %s", w.Text, t.limit.describe(now))
 	}
+}
+
+// prospect says what becomes of a task that is watched.
+func (e *engine) prospect(t *task) string {
+	after := e.config().RescueStartedAfter
+	switch {
+	case t.forfeit():
+		return "should it be dead, it ends failed"
+	case !e.blinded(t):
+		return "should it be dead, it is put back"
+	case after > 0:
+		return "its connection to the database was closed, so that nothing shows whether it goes on; unless its row changes, " +
+			"it is put back at " + t.since.Add(after).UTC().Format(time.RFC3339)
+	}
+	return "its connection to the database was closed, so that nothing shows whether it goes on; it is left alone until its row changes"
 }
 
 // queued explains a job of a served database that waits.
