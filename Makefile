@@ -164,7 +164,7 @@ test-odoo: ## Run the suite with a real Odoo 14 and 19 (root, debootstrap, netwo
 
 FAULT ?=
 TRANSPORT ?= tcp
-# The major version of PostgreSQL; nothing means that of the machine.
+# The major version of PostgreSQL, such as 18 or 9.6; nothing means that of the machine.
 PG ?=
 SOAK ?= 30m
 SEED ?=

@@ -31,11 +31,15 @@ type Policy struct {
 
 	// A glob of the job's model and method, such as `sale.order.*`. It narrows `timeout`. Of a job
 	// that this process has found running, instead of having sent it, the function is not known:
-	// where the limit depends on it, such a job has none. Default: every function.
+	// where the limit depends on it, such a job has none. A policy with it has no other option.
+	// Default: every function.
 	Function string `json:"function,omitempty"`
 
 	// The time limit of an attempt at a job. Default: none by this policy.
 	Timeout *Timeout `json:"timeout,omitempty"`
+
+	// How many jobs of one database, or company, may run at once. Default: no limit by this policy.
+	Limit *Limit `json:"limit,omitempty"`
 }
 
 // Timeout limits how long an attempt at a job may take, from when it was sent to Odoo, the time
@@ -76,6 +80,7 @@ func (p *Policy) config() policy.Policy {
 			Grace: time.Duration(t.Grace), Retry: t.Retry,
 		}
 	}
+	p.configShares(&out)
 	return out
 }
 
@@ -156,6 +161,7 @@ var policyOptions = map[string]func(*Policy, *caddyfile.Dispenser) error{
 	"database": func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Database) },
 	"function": func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Function) },
 	"timeout":  (*Policy).parseTimeout,
+	"limit":    (*Policy).parseLimit,
 }
 
 // parseTimeout reads: timeout <duration> { <what is done> }.

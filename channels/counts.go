@@ -109,9 +109,11 @@ func (c *channel) waiting() int { return c.ready.len() + c.eta.len() }
 
 func (c *channel) oldest(now int64, budget *int) int64 {
 	since := int64(never)
-	explore(c.ready.items, budget, func(o *record) bool {
-		since = min(since, max(o.created, o.eta))
-		return true
+	c.ready.heaps(func(items []*record) {
+		explore(items, budget, func(o *record) bool {
+			since = min(since, max(o.created, o.eta))
+			return true
+		})
 	})
 	explore(c.eta.items, budget, func(o *record) bool {
 		if o.eta > now {

@@ -30,6 +30,9 @@ const (
 	// ReasonSequentialETA: the channel is sequential and a job that comes first waits for its eta
 	// (Blocker, Until).
 	ReasonSequentialETA
+	// ReasonLimit: the jobs of its database, or company, are as many as they may be, or those that go
+	// before it will be (Share).
+	ReasonLimit
 	// ReasonBehind: the next pass gives the channel's free slots to others (Capacity, Running).
 	ReasonBehind
 	// ReasonSuspended: the database is being loaded or cannot be served.
@@ -55,6 +58,7 @@ var reasonNames = [...]string{
 	ReasonThrottled:        "throttled",
 	ReasonSequentialFailed: "sequential_failed",
 	ReasonSequentialETA:    "sequential_eta",
+	ReasonLimit:            "limit",
 	ReasonBehind:           "behind",
 	ReasonSuspended:        "suspended",
 	ReasonWithheld:         "channels_withheld",
@@ -88,6 +92,8 @@ type Explanation struct {
 	AtLeast bool
 	// Capacity and Running are those of Channel. See Status.
 	Capacity, Running int
+	// Share is the limit that holds the job back, if one does.
+	Share *ShareUse
 	// Shared is set if the job's own channel is one for many names; see NamesPerDatabase.
 	Shared bool
 }
@@ -136,12 +142,15 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 	e.Channel, e.Capacity, e.Running = c.name, c.capacity, c.running
 	var best, next *record
 	e.Ahead, e.AtLeast, best, next = c.competitors(r, now)
+	limit := c.limitOf(r)
 	switch {
 	case c.paused, c.stopped:
 		e.Reason = ReasonPaused
 	case c.sequential && c.failed.len() > 0:
 		e.Reason = ReasonSequentialFailed
 		e.Blocker = c.failed.first().key()
+	case limit != nil && limit.Running >= limit.Limit:
+		e.limited(limit)
 	case !c.hasCapacity():
 		e.Reason = ReasonChannelFull
 	case c.pausedUntil > now:
@@ -151,6 +160,8 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.Reason = ReasonSequentialETA
 		e.Blocker = next.key()
 		e.Until = time.UnixMicro(next.eta).UTC()
+	case limit != nil:
+		e.limited(limit)
 	case c.throttle != 0 && e.Ahead > 0, c.capacity != 0 && e.Ahead >= c.capacity-c.running:
 		e.Reason = ReasonBehind
 	case c.parent == nil:
@@ -175,12 +186,19 @@ func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, be
 			best = o
 		}
 	}
-	explore(c.ready.items, &budget, func(o *record) bool {
-		compete(o)
-		return o.before(r)
-	})
+	if c.ready.shared != nil {
+		ahead, best = c.ready.shared.competitors(r, &budget)
+	} else {
+		explore(c.ready.items, &budget, func(o *record) bool {
+			compete(o)
+			return o.before(r)
+		})
+	}
 	explore(c.eta.items, &budget, func(o *record) bool {
 		if o.eta <= now {
+			if c.ready.shared != nil && c.gateOf(o) != nil {
+				return true
+			}
 			compete(o)
 			return true
 		}
@@ -266,6 +284,8 @@ func (e Explanation) sentence() string {
 			return waits + "max_capacity is 0, so nothing runs in any database"
 		}
 		return fmt.Sprintf("%smax_capacity is reached (%d running in all databases, %d may)%s", waits, e.Running, e.Capacity, behind)
+	case ReasonLimit:
+		return waits + e.Share.String() + behind
 	case ReasonBehind:
 		return fmt.Sprintf("%s%s before it in channel %s", waits, e.ahead(), e.Channel)
 	default:

@@ -18,7 +18,8 @@ type Forest struct {
 	trees  map[string]*tree // otherwise, by database
 
 	stopped    map[string]struct{} // what Pause holds back, by full name
-	names      *allowance          // of the trees of databases
+	shares     Shares
+	names      *allowance // of the trees of databases
 	capacities Capacities
 	running    int // in all trees
 	now        int64
@@ -77,7 +78,7 @@ func (f *Forest) Configure(cfgs []Config) error {
 	for _, t := range f.trees {
 		m.adopt(t.dbs[t.name])
 	}
-	*f = Forest{shared: m, stopped: f.stopped}
+	*f = Forest{shared: m, shares: f.shares, stopped: f.stopped}
 	return nil
 }
 
@@ -122,6 +123,19 @@ func (f *Forest) ConfigureDatabase(db string, cfgs []Config) error {
 	t.withheld = err != nil
 	f.settle(t)
 	return err
+}
+
+// SetShares is [Manager.SetShares], for every tree.
+func (f *Forest) SetShares(s Shares) {
+	f.shares = s
+	if f.shared != nil {
+		f.shared.SetShares(s)
+		return
+	}
+	for _, t := range f.trees {
+		t.SetShares(s)
+		f.settle(t)
+	}
 }
 
 // Withhold lets a database's tree yield nothing until ConfigureDatabase: its configuration cannot
@@ -171,6 +185,7 @@ func (c Capacities) limited(db string, cfgs []Config) []Config {
 // newManager returns a tree that is held back where the others are.
 func (f *Forest) newManager() *Manager {
 	m := NewManager()
+	m.SetShares(f.shares)
 	for name := range f.stopped {
 		m.Pause(name, true)
 	}

@@ -16,6 +16,8 @@ type Manager struct {
 	stopped    map[string]struct{} // the channels that Pause holds back, by full name
 	wanted     map[string]Config   // what Configure was given last, by full name
 	names      *allowance
+	shares     Shares
+	turned     []*tally     // whose limits have just been reached, or are not any more
 	dirty      [][]*channel // by depth: the channels that can yield
 	dirtyCount int          // how many these are
 }
@@ -85,7 +87,9 @@ func (m *Manager) SetFromSnapshot(j Job, s State) (repaired bool) {
 	d, n := m.dbs[j.DB], newName(j.UUID)
 	r := d.find(&n)
 	if r == nil || r.state != s || r.differs(&j) {
-		return m.set(d, r, &n, &j, s)
+		// That the company was not asked for before is no mistake of memory.
+		told := r != nil && r.state == s && !r.sortsElse(&j) && r.home.name == j.Channel
+		return m.set(d, r, &n, &j, s) && !told
 	}
 	r.home.db.see(r)
 	if r.home.name == j.Channel || !m.strays(r.home, j.Channel) {
@@ -294,7 +298,7 @@ func (m *Manager) remove(r *record) {
 }
 
 func (m *Manager) assign(r *record, h *home, j *Job) {
-	r.home, r.id, r.priority, r.created, r.eta = h, j.ID, j.Priority, j.Created, j.ETA
+	r.home, r.id, r.priority, r.created, r.eta, r.company = h, j.ID, j.Priority, j.Created, j.ETA, j.Company
 	h.jobs++
 	h.channel.own++
 	if h.shared {
@@ -335,7 +339,7 @@ func (m *Manager) put(r *record, s State) {
 	case s.Running():
 		r.location = inRunning
 		for c := own; c != nil; c = c.parent {
-			c.running++
+			m.occupy(c, r, 1)
 			top = c
 		}
 	case s == Failed:
@@ -362,7 +366,7 @@ func (m *Manager) take(r *record) {
 	switch {
 	case r.location == inRunning:
 		for c := own; c != nil; c = c.parent {
-			c.running--
+			m.occupy(c, r, -1)
 			top = c
 		}
 	case r.location == inFailed:
@@ -374,10 +378,10 @@ func (m *Manager) take(r *record) {
 		own.eta.remove(int(r.index))
 	default:
 		for range r.location {
-			top.running--
+			m.occupy(top, r, -1)
 			top = top.parent
 		}
-		top.ready.remove(int(r.index))
+		top.ready.remove(r)
 	}
 	m.settle(own, top)
 }

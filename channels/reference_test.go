@@ -14,6 +14,7 @@ type reference struct {
 	root      *refChannel
 	jobs      map[Key]*refJob
 	suspended map[string]bool
+	shares    Shares
 }
 
 type refJob struct {
@@ -24,6 +25,7 @@ type refJob struct {
 }
 
 type refChannel struct {
+	m          *reference
 	name       string
 	parent     *refChannel
 	children   []*refChannel
@@ -36,7 +38,9 @@ type refChannel struct {
 }
 
 func newReference() *reference {
-	return &reference{root: newRefChannel(nil, "root"), jobs: map[Key]*refJob{}, suspended: map[string]bool{}}
+	m := &reference{root: newRefChannel(nil, "root"), jobs: map[Key]*refJob{}, suspended: map[string]bool{}}
+	m.root.m = m
+	return m
 }
 
 func newRefChannel(parent *refChannel, name string) *refChannel {
@@ -45,6 +49,9 @@ func newRefChannel(parent *refChannel, name string) *refChannel {
 		queue: map[*refJob]bool{}, running: map[*refJob]bool{}, failed: map[*refJob]bool{},
 	}
 	c.limits = c.wanted(nil)
+	if parent != nil {
+		c.m = parent.m
+	}
 	return c
 }
 
@@ -153,6 +160,7 @@ func (m *reference) set(j Job, s State) {
 		old.due = false
 		c.queue[old] = true
 	}
+	m.sendBack()
 }
 
 func (m *reference) suspend(db string, suspended bool) {
@@ -212,6 +220,7 @@ func (c *refChannel) pop(now int64) *refJob {
 		}
 	}
 	ready, waiting := c.split()
+	ready = c.allowed(ready)
 	if len(ready) == 0 || c.limits.sequential && len(waiting) > 0 && refOrder(waiting[0], ready[0]) < 0 {
 		return nil
 	}
@@ -244,16 +253,21 @@ func (c *refChannel) run(now int64, limit int) []*refJob {
 			break
 		}
 	}
+	c.m.sendBack()
 	return jobs
 }
 
 func (m *reference) next(now int64, limit int) []Key {
 	var keys []Key
-	for _, j := range m.root.run(now, limit) {
-		j.state = Enqueued
-		keys = append(keys, j.Key)
+	for {
+		for _, j := range m.root.run(now, max(limit-len(keys), 0)) {
+			j.state = Enqueued
+			keys = append(keys, j.Key)
+		}
+		if m.shares == nil || !slices.ContainsFunc(m.all(), (*refChannel).pending) || limit > 0 && len(keys) >= limit {
+			return keys
+		}
 	}
-	return keys
 }
 
 // wakeup returns 0 for none.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
@@ -46,6 +47,8 @@ type database struct {
 	complaint string
 	// pause is set while an operator has paused the database.
 	pause *Pause
+	// server is the one that got its last job; empty before that.
+	server string
 	// misconfigured says why the database's own channel tree lets nothing run.
 	misconfigured string
 	// unreadable is set when that is because its configuration cannot be read.
@@ -127,6 +130,8 @@ type databases struct {
 	gating bool
 	// sharingAt is when it is checked next which of them name too many channels.
 	sharingAt time.Time
+	// shares are the policies that divide channels and are in force.
+	shares []policy.Policy
 }
 
 func newDatabases(config func() Config, tree *channels.Forest, n *notes) *databases {

@@ -52,6 +52,7 @@ func (e *engine) forget(name string, comesBack bool) {
 		default:
 			t.span.leave()
 			delete(e.tasks, key)
+			e.seats.leave(t)
 			if !t.unseen() {
 				delete(e.handover.closed, key)
 			}
@@ -132,6 +133,7 @@ func (e *engine) lose(db *database) (claiming int) {
 				db.loseClaim(key.UUID, t.chosen)
 			}
 			delete(e.tasks, key)
+			e.seats.leave(t)
 			e.requeue(key)
 		case phaseUnclaiming, phaseAsked, phaseWatched:
 			e.rest(key, t)

@@ -353,14 +353,14 @@ func init() {
 }
 
 // TestWhyInEveryCase: each reason is given where it is the true one. TestWhy,
-// TestDrains, TestNeutralizedDatabase, TestWhyMaxCapacity, TestWhyOfSetbacks and
+// TestDrains, TestVisitorsComeFirst, TestNeutralizedDatabase, TestWhyMaxCapacity, TestWhyOfSetbacks and
 // TestQuarantineEndsWithARequeue have the rest.
 func TestWhyInEveryCase(t *testing.T) {
 	missing := whyCodes(t)
 	for _, code := range []string{
 		"channel_full", "failed", "sequential_failed", "eta", "done", "wait_dependencies", "paused_channel", "unknown_job",
 		"database_unhealthy", "database_neutralized", "database_not_served", "standby", "no_leader", "upstreams_drained",
-		"max_capacity", "quarantined", "suspected",
+		"max_capacity", "quarantined", "suspected", "no_server",
 	} {
 		require.NotContains(t, whyCases, code)
 		require.Contains(t, missing, code)

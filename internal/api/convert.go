@@ -186,7 +186,7 @@ func NewChannels(name string, st *runner.Status, now time.Time) []Channel {
 		views = append(views, Channel{
 			Runner: name, Database: c.DB, Channel: c.FullName, Configured: c.Configured, Capacity: c.Capacity, Sequential: c.Sequential,
 			Throttle: c.Throttle.Seconds(), Paused: c.Paused || c.Stopped, PausedByConfig: c.Paused,
-			Queued: c.Queued, Held: held[channels.ID{DB: c.DB, Channel: c.FullName}],
+			Queued: c.Queued, Held: held[channels.ID{DB: c.DB, Channel: c.FullName}], PassedBy: c.PassedBy,
 			JobsUnknown: c.DB == "" && len(unknown) > 0 || unknown[c.DB], Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
 			OldestPending: age(now, c.Oldest), Pause: NewPause(c.Pause),
 		})
@@ -198,7 +198,11 @@ func NewChannels(name string, st *runner.Status, now time.Time) []Channel {
 func NewUpstreams(name string, st *runner.Status) []Upstream {
 	views := make([]Upstream, 0, len(st.Upstreams))
 	for _, u := range st.Upstreams {
-		v := Upstream{Runner: name, Upstream: u.Name, Up: u.Up, Reason: u.Reason, InFlight: u.InFlight}
+		v := Upstream{Runner: name, Upstream: u.Name, Up: u.Up, Reason: u.Reason, Until: shown(u.Until), InFlight: u.InFlight,
+			Workers: u.Limits.Workers, MaxJobs: u.Limits.MaxJobs, Reserve: u.Limits.Reserve, Full: u.Full}
+		if u.Counted {
+			v.Visitors = &u.Visitors
+		}
 		if u.Drain != nil {
 			v.Drain = new(newDrain(u.Drain))
 			v.SafeToStop = u.InFlight == 0

@@ -373,6 +373,9 @@ func (c *call) channels() (int, error) {
 		if v.Held > 0 {
 			options = append(options, fmt.Sprintf("%d wait for their database", v.Held))
 		}
+		if v.PassedBy > 0 {
+			options = append(options, fmt.Sprintf("%d over a limit", v.PassedBy))
+		}
 		if v.Throttle > 0 {
 			options = append(options, "throttle "+seconds(&v.Throttle))
 		}
@@ -389,14 +392,41 @@ func (c *call) upstreams() (int, error) {
 	if err != nil || c.json() {
 		return 0, err
 	}
+	limited := slices.ContainsFunc(list, func(v api.Upstream) bool { return v.Workers+v.MaxJobs > 0 })
+	columns := []string{"SERVER", "UP", "JOBS"}
+	if limited {
+		columns = append(columns, "MAX", "VISITORS", "WORKERS", "RESERVE")
+	}
+	columns = append(columns, "DRAINED", "SAFE TO STOP", "REASON")
 	t := c.out.table(c.runnerCells(several(list, func(v *api.Upstream) string { return v.Runner }), "RUNNER",
-		"SERVER", "UP", "JOBS", "DRAINED", "SAFE TO STOP", "REASON")...)
+		columns...)...)
 	for i := range list {
 		v := &list[i]
-		t.row(c.runnerCells(t.runners, v.Runner, v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight), yes(v.Drain != nil), yes(v.SafeToStop), api.Plain(v.Reason))...)
+		cells := []string{v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight)}
+		if limited {
+			cells = append(cells, number(v.MaxJobs), visitors(v), number(v.Workers), number(v.Reserve))
+		}
+		cells = append(cells, yes(v.Drain != nil), yes(v.SafeToStop), api.Plain(cmp.Or(v.Reason, v.Full)))
+		t.row(c.runnerCells(t.runners, v.Runner, cells...)...)
 	}
 	c.list(t, "no Odoo server is known")
 	return 0, nil
+}
+
+// number is a limit in a table; there is none if it is 0.
+func number(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+// visitors is how many requests of others a server has, if that is known.
+func visitors(v *api.Upstream) string {
+	if v.Visitors == nil {
+		return "?"
+	}
+	return strconv.Itoa(*v.Visitors)
 }
 
 func (c *call) tasks() (int, error) {

@@ -49,6 +49,8 @@ var (
 	upstreamUpDesc       = gauge("upstream_up", "Whether the Odoo server is believed to answer.", "runner", "upstream")
 	upstreamInFlightDesc = gauge("upstream_in_flight", "Open requests at the Odoo server.", "runner", "upstream")
 	upstreamDrainedDesc  = gauge("upstream_drained", "Whether an operator drains the Odoo server.", "runner", "upstream")
+	upstreamVisitorsDesc = gauge("upstream_visitors", "Requests of others that this process has under way at the Odoo server; absent where that is not known.", "runner", "upstream")
+	upstreamFullDesc     = gauge("upstream_full", "Whether the Odoo server gets no more jobs because of its limits; absent where it has none.", "runner", "upstream")
 	maxCapacityDesc      = gauge("max_capacity", "Jobs that may run at once in all databases together, when each has its own channel tree.", "runner")
 	tasksDesc            = gauge("tasks", "Jobs that hold a slot, by phase: claiming, open (their request is), watched (they run without one of ours).", "runner", "phase")
 	overdueDesc          = gauge("jobs_overdue", "Jobs that run beyond the time limits of policies.", "runner")
@@ -60,7 +62,7 @@ var (
 var liveDescs = []*prometheus.Desc{
 	upDesc, leaderDesc, leaderKnownDesc, readyDesc, stateDesc, servedDesc, jobsDesc, unknownDesc, sharingDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, failedDesc, pausedDesc,
 	blockedDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
-	upstreamDrainedDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc, pausesDesc, exchangesDesc,
+	upstreamDrainedDesc, upstreamVisitorsDesc, upstreamFullDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc, pausesDesc, exchangesDesc,
 }
 
 func gauge(name, help string, labels ...string) *prometheus.Desc {
@@ -281,6 +283,12 @@ func (set setter) upstreams(name string, st *runner.Status) {
 		set.to(upstreamUpDesc, flag(u.Up), name, u.Name)
 		set.to(upstreamInFlightDesc, float64(u.InFlight), name, u.Name)
 		set.to(upstreamDrainedDesc, flag(u.Drain != nil), name, u.Name)
+		if u.Counted {
+			set.to(upstreamVisitorsDesc, float64(u.Visitors), name, u.Name)
+		}
+		if u.Limits.Most() > 0 {
+			set.to(upstreamFullDesc, flag(u.Full != ""), name, u.Name)
+		}
 	}
 }
 

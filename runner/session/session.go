@@ -57,6 +57,8 @@ type Config struct {
 	// UpgradeGate is set where nothing is to be claimed while the application is being changed. The
 	// driver is capable of telling.
 	UpgradeGate bool
+	// Companies is set where the companies of jobs count. The driver is capable of telling them.
+	Companies bool
 	// DiscoverInterval is the time between two connections to a database that has nothing to serve.
 	DiscoverInterval time.Duration
 	// Queue is that of all sessions of the cluster. Default: none.
@@ -253,6 +255,7 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 func (s *Session) fingerprint(ctx context.Context) (found driver.Fingerprint, err error) {
 	err = s.call(ctx, "fingerprint", fingerprintTimeout, func(ctx context.Context) (err error) {
 		s.follow()
+		s.readKeys()
 		found, err = s.conn.Fingerprint(ctx)
 		return err
 	})

@@ -53,6 +53,7 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"Account", testAccount, false},
 		{"AccountFindsTheAttempt", testAccountFinds, false},
 		{"FailDead", testFailDead, true},
+		{"FailStopped", testFailStopped, true},
 		{"FailUnclaimed", testFailUnclaimed, false},
 		{"Wait", testWait, false},
 		{"WaitIsInterruptible", testInterrupt, false},
@@ -100,6 +101,8 @@ func testCapabilities(b *bench) {
 	require.Equal(b.t, can.Releases, releases)
 	_, quarantines := s.(driver.Quarantiner)
 	require.Equal(b.t, can.Quarantine, quarantines)
+	_, shares := s.(driver.Sharer)
+	require.Equal(b.t, can.Companies, shares)
 }
 
 // testRelease: a job is released if all of its parents that there are are done, and there is one; once,
