@@ -201,6 +201,8 @@ func TestJSONErrors(t *testing.T) {
 		"negative limit":        {`"default": {` + good + `, "rescue_started_after": -1}`, "rescue_started_after must not be negative"},
 		"negative interval":     {`"default": {` + good + `, "discover_interval": -1}`, "discover_interval must not be negative"},
 		"unknown option":        {`"default": {` + good + `, "nope": 1}`, `unknown field "nope"`},
+		"text for a number":     {`"default": {` + good + `, "channels": {"mail": {"capacity": "4"}}}`, "runners.channels.capacity: a text where a whole number belongs"},
+		"text for a list":       {`"default": {` + good + `, "databases": "prod"}`, "runners.databases: a text where a list belongs"},
 		"unknown driver":        {`"default": {` + good + `, "driver": {"driver": "nope"}}`, "unknown module: jobrunner.drivers.nope"},
 		"policy null":           {`"default": {` + good + `, "policies": [null]}`, "a policy without channels"},
 		"policy number":         {`"default": {` + good + `, "policies": [{"channels": ["root"], "timeout": {"after": 900}}]}`, `policy root: timeout: 900ns is too short, it must be at least 1s; write it with a unit`},
