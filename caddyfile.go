@@ -61,6 +61,11 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			capacity_default <capacity>
 //			sequential_default
 //		}
+//		server            {
+//			workers  <number>
+//			max_jobs <number>
+//			reserve  <number>
+//		}
 //		policy            <glob>... {
 //			database <glob>
 //			function <glob>
@@ -125,6 +130,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"upstream":             (*Runner).parseUpstreams,
 	"channels":             (*Runner).parseChannels,
 	"channel":              (*Runner).parseChannel,
+	"server":               (*Runner).parseServer,
 	"policy":               (*Runner).parsePolicy,
 	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,

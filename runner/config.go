@@ -58,6 +58,9 @@ type Config struct {
 	// empty. The driver must be capable of that. Default: nil, one tree for all databases.
 	DatabaseChannels *channels.Capacities
 
+	// Server bounds the jobs of each server. Default: no limits, jobs go to a server whatever it does.
+	Server upstream.Limits
+
 	// Policies are what holds for jobs beyond the limits of their channels. A policy that ends
 	// attempts needs a driver that is capable of [driver.Capabilities.Stopping]. Default: none.
 	Policies []policy.Policy
@@ -196,6 +199,9 @@ func (c Config) validate() error {
 	if err := c.validatePolicies(); err != nil {
 		return err
 	}
+	if err := c.Server.Validate(); err != nil {
+		return fmt.Errorf("server: %w", err)
+	}
 	return channels.NewManager().Configure(c.Channels)
 }
 
@@ -232,7 +238,7 @@ func (c Config) cluster() cluster.Config {
 }
 
 func (c Config) upstream() upstream.Config {
-	return upstream.Config{Driver: c.Driver, Targets: c.Targets, Logger: c.Logger}
+	return upstream.Config{Driver: c.Driver, Targets: c.Targets, Limits: c.Server, Logger: c.Logger}
 }
 
 // application is the name of what runs the jobs.

@@ -95,6 +95,8 @@ type Session struct {
 	probed    time.Time // when the last probe began, or the last snapshot ended
 	// dependents are the jobs that are to be looked at because nobody may have released them.
 	dependents []dependents
+	// countAt is when the jobs may be counted again, should the database not be served.
+	countAt time.Time
 	// gating is set while upgrades are watched, upgrade is what was seen of one at upgradeAt, which is
 	// zero if nothing was on this connection.
 	gating    bool
@@ -228,6 +230,7 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 	case driver.Unhealthy:
 		if found.Generation != "" {
 			_ = s.checkUpgrade(ctx) // an upgrade may be why; if that cannot be told, the reason is what was found
+			s.count(ctx)
 		}
 		s.young = s.young || s.pulse.synced.Load() == 0 // or it was found while it was being made
 		return found, nil
