@@ -213,7 +213,9 @@ func TestJSONErrors(t *testing.T) {
 		"policy channel":        {`"default": {` + good + `, "policies": [{"channels": ["mail"], "timeout": {"after": "1m"}}]}`, `channel "mail": channels of policies have full names`},
 		"policy text":           {`"default": {` + good + `, "policies": [{"channels": ["root.\u202e"], "timeout": {"after": "1m"}}]}`, "invalid glob of a policy"},
 		"policy placeholder":    {`"default": {` + good + `, "policies": [{"channels": ["root"], "database": "{env.NOTHING_HERE}", "timeout": {"after": "1m"}}]}`, "policy database: "},
-		"policy later option":   {`"default": {` + good + `, "policies": [{"channels": ["root"], "fair": "database"}]}`, `unknown field "fair"`},
+		"policy later option":   {`"default": {` + good + `, "policies": [{"channels": ["root"], "unfair": "database"}]}`, `unknown field "unfair"`},
+		"policy fair":           {`"default": {` + good + `, "policies": [{"channels": ["root"], "fair": "user"}]}`, `policy root: fair: "user" is neither database nor company`},
+		"policy limit":          {`"default": {` + good + `, "policies": [{"channels": ["root"], "limit": {"per": "company"}}]}`, "policy root: limit: the number of jobs is missing"},
 		"glob":                  {`"default": {` + good + `, "databases": ["["]}`, "databases: database pattern"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -40,6 +40,12 @@ type Policy struct {
 
 	// How many jobs of one database, or company, may run at once. Default: no limit by this policy.
 	Limit *Limit `json:"limit,omitempty"`
+
+	// Between whom a channel is shared fairly: `database`, or `company`, which is each company of each
+	// database. Whose jobs have run for the least time goes first; priority and eta hold among the jobs
+	// of one. The channel must be root, or have a capacity, a throttle or sequential. Default: the
+	// order of all jobs decides.
+	Fair string `json:"fair,omitempty"`
 }
 
 // Timeout limits how long an attempt at a job may take, from when it was sent to Odoo, the time
@@ -162,6 +168,7 @@ var policyOptions = map[string]func(*Policy, *caddyfile.Dispenser) error{
 	"function": func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Function) },
 	"timeout":  (*Policy).parseTimeout,
 	"limit":    (*Policy).parseLimit,
+	"fair":     (*Policy).parseFair,
 }
 
 // parseTimeout reads: timeout <duration> { <what is done> }.

@@ -94,6 +94,8 @@ type Explanation struct {
 	Capacity, Running int
 	// Share is the limit that holds the job back, if one does.
 	Share *ShareUse
+	// Turns is set where Channel is shared fairly. Ahead then counts jobs of the same key only.
+	Turns *Turns
 	// Shared is set if the job's own channel is one for many names; see NamesPerDatabase.
 	Shared bool
 }
@@ -143,6 +145,7 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 	var best, next *record
 	e.Ahead, e.AtLeast, best, next = c.competitors(r, now)
 	limit := c.limitOf(r)
+	e.Turns = c.turns(r)
 	switch {
 	case c.paused, c.stopped:
 		e.Reason = ReasonPaused
@@ -162,6 +165,8 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.Until = time.UnixMicro(next.eta).UTC()
 	case limit != nil:
 		e.limited(limit)
+	case e.Turns != nil && c.capacity != 0 && e.Ahead+e.Turns.Before >= c.capacity-c.running:
+		e.Reason = ReasonBehind
 	case c.throttle != 0 && e.Ahead > 0, c.capacity != 0 && e.Ahead >= c.capacity-c.running:
 		e.Reason = ReasonBehind
 	case c.parent == nil:
@@ -196,7 +201,7 @@ func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, be
 	}
 	explore(c.eta.items, &budget, func(o *record) bool {
 		if o.eta <= now {
-			if c.ready.shared != nil && c.gateOf(o) != nil {
+			if c.ready.shared != nil && c.hurdleOf(o) != nil {
 				return true
 			}
 			compete(o)
@@ -248,6 +253,9 @@ func (e Explanation) sentence() string {
 	if e.Ahead > 0 {
 		behind = fmt.Sprintf(", and %s before it", e.ahead())
 	}
+	if e.Turns != nil && e.Turns.Before > 0 {
+		behind += "; " + e.Turns.String()
+	}
 	until := e.Until.Format(time.RFC3339Nano)
 	switch e.Reason {
 	case ReasonRunning:
@@ -287,6 +295,9 @@ func (e Explanation) sentence() string {
 	case ReasonLimit:
 		return waits + e.Share.String() + behind
 	case ReasonBehind:
+		if e.Turns != nil && e.Turns.Before > 0 {
+			return fmt.Sprintf("%s%s before it in channel %s%s", waits, e.ahead(), e.Channel, "; "+e.Turns.String())
+		}
 		return fmt.Sprintf("%s%s before it in channel %s", waits, e.ahead(), e.Channel)
 	default:
 		return job + ": " + e.Reason.String()

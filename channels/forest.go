@@ -19,6 +19,7 @@ type Forest struct {
 
 	stopped    map[string]struct{} // what Pause holds back, by full name
 	shares     Shares
+	watch      *stopwatch
 	names      *allowance // of the trees of databases
 	capacities Capacities
 	running    int // in all trees
@@ -61,7 +62,9 @@ func (wakeupOrder) moved(t *tree, index int) { t.wakeIndex = index }
 
 // NewForest returns one tree for all databases, with the one channel "root" of capacity 1.
 func NewForest() *Forest {
-	return &Forest{shared: NewManager(), stopped: make(map[string]struct{})}
+	f := &Forest{stopped: make(map[string]struct{}), watch: new(stopwatch)}
+	f.shared = f.newManager()
+	return f
 }
 
 // Configure makes it one tree for all databases, if it is not, and configures that as
@@ -78,7 +81,7 @@ func (f *Forest) Configure(cfgs []Config) error {
 	for _, t := range f.trees {
 		m.adopt(t.dbs[t.name])
 	}
-	*f = Forest{shared: m, shares: f.shares, stopped: f.stopped}
+	*f = Forest{shared: m, shares: f.shares, watch: f.watch, stopped: f.stopped}
 	return nil
 }
 
@@ -185,6 +188,7 @@ func (c Capacities) limited(db string, cfgs []Config) []Config {
 // newManager returns a tree that is held back where the others are.
 func (f *Forest) newManager() *Manager {
 	m := NewManager()
+	m.watch = f.watch
 	m.SetShares(f.shares)
 	for name := range f.stopped {
 		m.Pause(name, true)

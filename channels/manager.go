@@ -17,6 +17,8 @@ type Manager struct {
 	wanted     map[string]Config   // what Configure was given last, by full name
 	names      *allowance
 	shares     Shares
+	watch      *stopwatch
+	fair       int          // how many channels are shared fairly
 	turned     []*tally     // whose limits have just been reached, or are not any more
 	dirty      [][]*channel // by depth: the channels that can yield
 	dirtyCount int          // how many these are
@@ -30,6 +32,7 @@ func NewManager() *Manager {
 		configured: make(map[*channel]struct{}),
 		stopped:    make(map[string]struct{}),
 		names:      newAllowance(),
+		watch:      new(stopwatch),
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 // were a little earlier, and Wakeup asks for the next one.
 func (m *Manager) Next(now time.Time, limit int) []Key {
 	due := dueLimit
+	m.Observe(now)
 	return m.next(now, limit, &due)
 }
 
@@ -104,6 +105,7 @@ func (m *Manager) start(now int64, limit int) []Key {
 	for m.root.canYield() && (limit <= 0 || len(keys) < limit) {
 		r := m.yield(m.root, now)
 		r.location = inRunning
+		m.clockIn(r)
 		r.home.count(r.state, -1)
 		r.home.count(Enqueued, 1)
 		r.state = Enqueued

@@ -34,6 +34,9 @@ func (q *queue) first() *record {
 // pop takes the job out that goes next.
 func (q *queue) pop() *record {
 	r := q.first()
+	if s := q.shared; s != nil && s.fair != nil {
+		s.fair.virtual = max(s.fair.virtual, s.lanes.first().start)
+	}
 	q.remove(r)
 	return r
 }

@@ -30,7 +30,11 @@ func (l shareList) Share(channel, db string) Share {
 }
 
 func (l shareList) Shared(channel string) bool {
-	return slices.ContainsFunc(l, func(s namedShare) bool { return globbed(s.channel, channel) })
+	return slices.ContainsFunc(l, func(s namedShare) bool { return s.share.Limit > 0 && globbed(s.channel, channel) })
+}
+
+func (l shareList) Fair(channel string) bool {
+	return slices.ContainsFunc(l, func(s namedShare) bool { return s.share.Fair != PerNothing && globbed(s.channel, channel) })
 }
 
 func globbed(glob, name string) bool {
@@ -232,6 +236,7 @@ func requireQueued(t require.TestingT, r *record, c *channel) {
 // checkSharedQueue recomputes what is derived of a queue.
 func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 	require.Empty(t, m.turned)
+	checkFairness(t, m, q)
 	jobs, open := 0, 0
 	for key, k := range q.keys {
 		require.Equal(t, key, k.key)
@@ -240,7 +245,7 @@ func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 		checkHeap(t, k.free.items, readyOrder{})
 		checkHeap(t, k.held.items, readyOrder{})
 		shut, over := 0, 0
-		for i, g := range k.gates {
+		for i, g := range k.hurdles {
 			require.Equal(t, waiting{k, i}, g.tally.waiting[g.at])
 			switch {
 			case !g.tally.reached():

@@ -90,6 +90,7 @@ func (e *engine) loop() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		e.tree.Observe(time.Now())
 		for _, f := range e.mail.take() {
 			f()
 		}

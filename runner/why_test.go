@@ -148,6 +148,15 @@ func sessions(fake func(driver.Session) driver.Session) func(*runner.Config) {
 var whyCases = map[string]whyCase{
 	"ready":  {"next scheduling pass", func(b *bench) (*runner.Runner, channels.Key) { return queued(b, 1) }},
 	"behind": {"2 jobs go before it", func(b *bench) (*runner.Runner, channels.Key) { return queued(b, 3) }},
+	"limit": {"database prod has 1 of at most 1 at once in channel root (policy root)", func(b *bench) (*runner.Runner, channels.Key) {
+		r := b.prod("root:9", func(cfg *runner.Config) {
+			cfg.Policies = []policy.Policy{{Channels: []string{"root"}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerDatabase}}}
+		})
+		b.SetPlan(mock.Plan{RunFor: time.Minute})
+		keys := b.jobs("prod", "", "a", 2)
+		b.settle(time.Second)
+		return r, keys[1]
+	}},
 	"throttled": {"throttled until", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:9:throttle=60")
 		keys := b.jobs("prod", "", "a", 2)

@@ -39,6 +39,7 @@ var policyOptions = []struct {
 	has  func(*policy.Policy) bool
 }{
 	{"timeout limits no job", func(p *policy.Policy) bool { return p.Timeout != nil }},
+	{"fair counts for no job", func(p *policy.Policy) bool { return p.Fair != "" }},
 	{"limit limits no job", func(p *policy.Policy) bool { return p.Limit != nil }},
 }
 

@@ -36,6 +36,9 @@ type Policy struct {
 	// Limit is how many jobs of one database, or company, may run at once. Default: this policy has
 	// none.
 	Limit *Limit
+
+	// Fair says between whom a channel is shared fairly. Default: this policy does not say so.
+	Fair Per
 }
 
 // Timeout is a time limit of an attempt, and what is done when it has passed.
@@ -82,7 +85,7 @@ func (p *Policy) Validate() error {
 		}
 	}
 	if p.Timeout == nil && !p.shares() {
-		return fail("it has no option: give it a timeout or a limit")
+		return fail("it has no option: give it a timeout, a limit or fair")
 	}
 	if p.Timeout != nil {
 		if err := p.Timeout.validate(); err != nil {
