@@ -279,6 +279,10 @@ func casesOfOdooConfig() []doctorCase {
 		{code: "capacity_above_workers", severity: "warning", words: "has 4 workers", setUp: func(tb *testBed) {
 			tb.odooConfig("workers = 4\n", good)
 		}},
+		{code: "workers_differ", severity: "warning", words: "Odoo's configuration says 4", setUp: func(tb *testBed) {
+			tb.odooConfig("workers = 4\n", good)
+			tb.more += "\nserver {\nworkers 8\n}"
+		}},
 		{code: "timeout_above_limit_time_real", severity: "warning", words: "raise limit_time_real", setUp: func(tb *testBed) {
 			tb.odooConfig("workers = 4\n", good)
 			tb.more += "\npolicy * {\ntimeout 10m\n}"
