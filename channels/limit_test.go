@@ -1,6 +1,7 @@
 package channels
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -159,4 +160,26 @@ func TestExampleOfLimit(t *testing.T) {
 	require.Contains(t, why(t, m, "a", "a5").String(), "database a has 4 of at most 4 at once in channel root (policy root)")
 	m.Remove(Key{DB: "a", UUID: "a1"})
 	require.Equal(t, []string{"a5"}, started(m))
+}
+
+// TestPassedByIsNotCountedAnew: a status costs nothing for each key that is over its limit.
+func TestPassedByIsNotCountedAnew(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:1", shareList{{"root", "*", Share{Limit: 1, Per: PerCompany}}})
+	m.Set(Job{Key: Key{DB: "a", UUID: "runs"}, Company: 1}, Started)
+	for i := range 10 {
+		m.Set(Job{Key: Key{DB: "a", UUID: fmt.Sprint(i)}, ID: int64(i), Company: int32(i % 2)}, Pending)
+	}
+	root := m.root.status()
+	require.Equal(t, 5, root.PassedBy)
+	m.Remove(Key{DB: "a", UUID: "runs"})
+	require.Zero(t, m.root.status().PassedBy)
+
+	// A budget that is used up ends the search for the oldest, however many keys there are.
+	visited := 0
+	m.root.ready.heaps(func([]*record) bool {
+		visited++
+		return false
+	})
+	require.Equal(t, 1, visited)
 }
