@@ -113,7 +113,7 @@ func (q *sharedQueue) laneNameOf(r *record) (n laneName) {
 		n.db = r.home.db.name
 	}
 	if n.per == PerCompany {
-		n.company = r.company
+		n.company = r.home.db.companies.of(r.company)
 	}
 	return n
 }

@@ -183,3 +183,36 @@ func TestPassedByIsNotCountedAnew(t *testing.T) {
 	})
 	require.Equal(t, 1, visited)
 }
+
+// TestManyCompanies: beyond a number, companies of a database count as one, until they have no jobs.
+func TestManyCompanies(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:9999", shareList{{"root", "*", Share{Limit: 1, Per: PerCompany}}})
+	job := func(db string, i int) Job {
+		return Job{Key: Key{DB: db, UUID: fmt.Sprint(i)}, ID: int64(i), Company: int32(i)}
+	}
+	for i := range CompaniesPerDatabase + 10 {
+		m.Set(job("big", i+1), Pending)
+	}
+	m.Set(job("small", 7), Pending)
+	require.Len(t, m.root.ready.shared.keys, CompaniesPerDatabase+2)
+	require.Len(t, m.Next(at(1), 0), CompaniesPerDatabase+2)
+	last := fmt.Sprint(CompaniesPerDatabase + 10)
+	require.Equal(t, "the companies of database big beyond 1000", why(t, m, "big", last).Share.Key)
+	checkInvariants(t, m)
+
+	// The same row again changes nothing, and another company of a known job counts there.
+	require.False(t, m.Set(job("big", CompaniesPerDatabase+10), Pending))
+	moved := job("big", CompaniesPerDatabase+10)
+	moved.Company = 0
+	require.True(t, m.Set(moved, Pending))
+	require.Len(t, m.Next(at(2), 0), 1)
+	for i := range CompaniesPerDatabase + 10 {
+		m.Remove(job("big", i+1).Key)
+	}
+	require.Equal(t, companies{}, m.dbs["big"].companies)
+	m.Set(job("big", 12345), Pending)
+	require.Len(t, m.Next(at(3), 0), 1)
+	require.Equal(t, int32(12345), m.dbs["big"].companies.of(12345))
+	checkInvariants(t, m)
+}

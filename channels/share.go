@@ -183,7 +183,7 @@ func (r *record) keyPer(per Per) shareKey {
 	case PerDatabase:
 		return shareKey{db: r.home.db}
 	case PerCompany:
-		return shareKey{db: r.home.db, company: r.company}
+		return shareKey{db: r.home.db, company: r.home.db.companies.of(r.company)}
 	default:
 		return shareKey{}
 	}
@@ -194,6 +194,9 @@ func (k shareKey) name(per Per) string {
 	if per == PerCompany {
 		if k.company == 0 {
 			return "jobs of database " + k.db.name + " without a company"
+		}
+		if k.company == otherCompanies {
+			return fmt.Sprintf("the companies of database %s beyond %d", k.db.name, CompaniesPerDatabase)
 		}
 		return fmt.Sprintf("company %d of database %s", k.company, k.db.name)
 	}
