@@ -51,6 +51,7 @@ type lane struct {
 	start   int64 // in virtual time
 	mean    int64 // of what its jobs have taken, 0 if none has ended
 	running int
+	queues  int // that name it, also those that a limit holds back
 }
 
 // laneName says whose lane it is. The zero value is that of all whom no share names.
@@ -112,7 +113,7 @@ func (q *sharedQueue) laneNameOf(r *record) (n laneName) {
 		n.db = r.home.db.name
 	}
 	if n.per == PerCompany {
-		n.company = r.company
+		n.company = r.home.db.companies.of(r.company)
 	}
 	return n
 }
@@ -138,7 +139,7 @@ func (f *fairness) sweep() {
 		return
 	}
 	for n, l := range f.lanes {
-		if l.running == 0 && l.index < 0 && l.start <= f.virtual {
+		if l.running == 0 && l.queues == 0 && l.start <= f.virtual {
 			delete(f.lanes, n)
 		}
 	}

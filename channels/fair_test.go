@@ -357,3 +357,44 @@ func checkFairness(t require.TestingT, m *Manager, q *sharedQueue) {
 	}
 	require.NotZero(t, m.fair)
 }
+
+// TestLaneThatWaitsIsKept: whose jobs wait for a limit further up is not forgotten, however many others
+// come and go meanwhile. Its jobs would be charged to another lane, so that it had every turn.
+func TestLaneThatWaitsIsKept(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:9,root.mail:1", shareList{
+		{"root.mail", "*", Share{Fair: PerDatabase}},
+		{"root", "*", Share{Limit: 1, Per: PerDatabase}},
+	})
+	clock := 1.0
+	pass := func() (started []Key) {
+		started = m.Next(at(clock), 0)
+		clock++
+		m.Observe(at(clock))
+		for _, k := range started {
+			m.Remove(k)
+		}
+		return started
+	}
+	outside := Key{DB: "big", UUID: "outside"}
+	m.Set(Job{Key: outside}, Started)
+	for i := range 50 {
+		addTo(m, "big", "mail", fmt.Sprint("big", i))
+	}
+	for i := range 2 * lanesFirst {
+		addTo(m, fmt.Sprint("guest", i), "mail", fmt.Sprint("guest", i))
+		require.Len(t, pass(), 1)
+	}
+	for i := range 50 {
+		addTo(m, "small", "mail", fmt.Sprint("small", i))
+	}
+	m.Remove(outside)
+	turns := make(map[string]int)
+	for range 40 {
+		for _, k := range pass() {
+			turns[k.DB]++
+		}
+	}
+	require.Equal(t, map[string]int{"big": 20, "small": 20}, turns)
+	checkInvariants(t, m)
+}

@@ -258,13 +258,9 @@ func (k *keyQueue) room() int {
 const maxRoom = 1 << 30
 
 // passedBy returns how many jobs of the queue are over their limits.
-func (q *queue) passedBy() (n int) {
-	if q.shared != nil {
-		for _, k := range q.shared.keys {
-			if k.shut > 0 {
-				n += k.len()
-			}
-		}
+func (q *queue) passedBy() int {
+	if q.shared == nil {
+		return 0
 	}
-	return n
+	return q.shared.passed
 }

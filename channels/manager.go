@@ -266,6 +266,7 @@ func (m *Manager) insert(d *database, n *name, j *Job, s State) *record {
 func (m *Manager) replace(r *record, j *Job, s State) {
 	m.take(r)
 	old := r.home
+	old.db.companies.leave(r.company)
 	m.assign(r, m.home(old.db, j.Channel), j)
 	m.put(r, s)
 	m.leave(old) // after moving in elsewhere, or a shared channel might be pruned in between
@@ -302,6 +303,7 @@ func (m *Manager) remove(r *record) {
 
 func (m *Manager) assign(r *record, h *home, j *Job) {
 	r.home, r.id, r.priority, r.created, r.eta, r.company = h, j.ID, j.Priority, j.Created, j.ETA, j.Company
+	h.db.companies.enter(r.company)
 	h.jobs++
 	h.channel.own++
 	if h.shared {

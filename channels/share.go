@@ -183,7 +183,7 @@ func (r *record) keyPer(per Per) shareKey {
 	case PerDatabase:
 		return shareKey{db: r.home.db}
 	case PerCompany:
-		return shareKey{db: r.home.db, company: r.company}
+		return shareKey{db: r.home.db, company: r.home.db.companies.of(r.company)}
 	default:
 		return shareKey{}
 	}
@@ -194,6 +194,9 @@ func (k shareKey) name(per Per) string {
 	if per == PerCompany {
 		if k.company == 0 {
 			return "jobs of database " + k.db.name + " without a company"
+		}
+		if k.company == otherCompanies {
+			return fmt.Sprintf("the companies of database %s beyond %d", k.db.name, CompaniesPerDatabase)
 		}
 		return fmt.Sprintf("company %d of database %s", k.company, k.db.name)
 	}
@@ -209,6 +212,7 @@ type sharedQueue struct {
 	only    lane      // the one of all keys, unless fair is set
 	fair    *fairness // nil: jobs go by their order alone
 	jobs    int
+	passed  int // how many of the jobs are over a limit
 }
 
 func newSharedQueue(c *channel) *sharedQueue {
@@ -225,6 +229,7 @@ type keyQueue struct {
 	hurdles    []hurdle
 	shut       int // how many limits of its hurdles are reached that hold it back
 	over       int // how many are reached that only let others go first
+	passed     int // how many of its jobs count in that of the queue
 	index      int // in the lane
 }
 
@@ -309,11 +314,13 @@ func (q *sharedQueue) open(r *record) *keyQueue {
 		}
 	}
 	q.keys[k.key] = k
+	k.lane.queues++
 	return k
 }
 
 // arrange brings what is derived of a key up to date after its jobs or hurdles have changed.
 func (k *keyQueue) arrange() {
+	k.pass()
 	if k.len() == 0 && k.index < 0 {
 		k.close()
 		return
@@ -325,8 +332,19 @@ func (k *keyQueue) arrange() {
 	}
 }
 
+// pass counts its jobs among those that others pass, if a limit holds them back.
+func (k *keyQueue) pass() {
+	n := 0
+	if k.shut > 0 {
+		n = k.len()
+	}
+	k.queue.passed += n - k.passed
+	k.passed = n
+}
+
 // close forgets the queue of a key without jobs.
 func (k *keyQueue) close() {
+	k.lane.queues--
 	delete(k.queue.keys, k.key)
 	for i := range k.hurdles {
 		k.hurdles[i].tally.leave(k, i)

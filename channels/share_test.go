@@ -237,11 +237,16 @@ func requireQueued(t require.TestingT, r *record, c *channel) {
 func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 	require.Empty(t, m.turned)
 	checkFairness(t, m, q)
-	jobs, open := 0, 0
+	jobs, open, passed := 0, 0, 0
+	queues := make(map[*lane]int)
 	for key, k := range q.keys {
 		require.Equal(t, key, k.key)
 		require.Positive(t, k.len(), "a key without jobs is forgotten")
 		jobs += k.len()
+		queues[k.lane]++
+		if k.shut > 0 {
+			passed += k.len()
+		}
 		checkHeap(t, k.free.items, readyOrder{})
 		checkHeap(t, k.held.items, readyOrder{})
 		shut, over := 0, 0
@@ -264,6 +269,10 @@ func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 		}
 	}
 	require.Equal(t, q.jobs, jobs)
+	require.Equal(t, q.passed, passed)
+	for l, n := range queues {
+		require.Equal(t, n, l.queues)
+	}
 	for _, l := range q.lanes.items {
 		require.NotZero(t, l.open.len())
 		open -= l.open.len()
