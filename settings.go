@@ -79,24 +79,29 @@ func (r *Runner) settings(cfg *runner.Config, odoo *odooconf.Config) []doctor.Se
 	if cfg.RescueStartedAfter > 0 {
 		add("rescue_started_after", cfg.RescueStartedAfter.String(), fromConfig)
 	}
-	if r.Server != nil {
-		add("server", r.Server.String(), fromConfig)
-	}
-	for i := range cfg.Policies {
-		add(cfg.Policies[i].String(), policyString(&cfg.Policies[i]), fromConfig)
-	}
-	if cfg.Quarantine != nil {
-		add("quarantine", cfg.Quarantine.String(), fromConfig)
-	}
-	if cfg.UpgradeGate {
-		add("upgrade_gate", "on", fromConfig)
-	}
-	if cfg.ReleaseDependents {
-		add("release_dependents", "on", fromConfig)
-	}
+	r.addRules(cfg, func(name, value string) { add(name, value, fromConfig) })
 	add("shutdown_timeout", max(0, cfg.ShutdownTimeout).String(), from(r.ShutdownTimeout != nil))
 	add("ready_fails_on", cmp.Or(r.ReadyFailsOn, runner.NotReady.String()), from(r.ReadyFailsOn != ""))
 	return list
+}
+
+// addRules adds what decides, beside the channels, which jobs run.
+func (r *Runner) addRules(cfg *runner.Config, add func(name, value string)) {
+	if r.Server != nil {
+		add("server", r.Server.String())
+	}
+	for i := range cfg.Policies {
+		add(cfg.Policies[i].String(), policyString(&cfg.Policies[i]))
+	}
+	if cfg.Quarantine != nil {
+		add("quarantine", cfg.Quarantine.String())
+	}
+	if cfg.UpgradeGate {
+		add("upgrade_gate", "on")
+	}
+	if cfg.ReleaseDependents {
+		add("release_dependents", "on")
+	}
 }
 
 // policyString writes what a policy has as a Caddyfile does.
