@@ -353,7 +353,7 @@ func init() {
 	}{
 		runner.WhyTimeoutWarned:     {50 * time.Second, true, "it has run for 51s, the time limit of policy root* is 1m0s"},
 		runner.WhyTimeoutReached:    {70 * time.Second, false, "it has run for 1m11s, the time limit of policy root* is 1m0s, and this policy ends nothing"},
-		runner.WhyTimeoutCancelled:  {70 * time.Second, true, "what it does in the database was cancelled, and should that not end it, its connection is closed at 2000-01-01T00:01:2"},
+		runner.WhyTimeoutCancelled:  {70 * time.Second, true, "what it does in the database was cancelled, and should that not end it, its connection is closed within 5s of 2000-01-01T00:01:2"},
 		runner.WhyTimeoutTerminated: {95 * time.Second, true, "its connection to the database was closed; the server has not let it go yet"},
 		runner.WhyTimeoutStuck:      {110 * time.Second, true, "its connection to the database was closed; the server has not let it go; it keeps its slot until it ends, or the worker that runs it is restarted"},
 	} {
