@@ -166,8 +166,9 @@ type Runner struct {
 	// gets jobs whatever else it does.
 	Server *Server `json:"server,omitempty"`
 
-	// What holds for the jobs of some channels beyond the channels' limits: time limits. For each
-	// option, the first policy counts that matches a job and has the option. Default: none.
+	// What holds for the jobs of some channels beyond the channels' limits: time limits, and
+	// how databases and companies share a channel. For each option, the first policy counts that
+	// matches a job and has the option. Default: none.
 	Policies []Policy `json:"policies,omitempty"`
 
 	// The task driver: the application whose jobs are run. Default: `odoo`.

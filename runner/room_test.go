@@ -63,6 +63,33 @@ func TestServersGetNoMoreJobsThanTheyMayHave(t *testing.T) {
 	}
 }
 
+// A channel whose slots are held by jobs that wait for a server is not what keeps the others waiting.
+func TestWhyBehindJobsThatNoServerTakes(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		visitors := new(atomic.Int64)
+		visitors.Store(5)
+		r := b.prod("root:100,root.mail:2", func(cfg *runner.Config) {
+			cfg.Targets = visited{"odoo1": visitors}
+			cfg.Server = upstream.Limits{Workers: 8, Reserve: 2}
+		})
+		keys := b.jobs("prod", "root.mail", "a", 4)
+		b.settle(time.Second)
+		require.Equal(b, 1, b.open("prod"))
+		w, err := r.Why(b.Context(), keys[3])
+		require.NoError(b, err)
+		require.Equal(b, runner.WhyNoServer, w.Code)
+		require.Contains(b, w.Text, "; 1 of the 2 slots of channel root.mail are held by jobs that wait for a server, too")
+		visitors.Store(0)
+		b.settle(upstream.RecheckInterval)
+		w, err = r.Why(b.Context(), keys[3])
+		require.NoError(b, err)
+		require.Equal(b, "channel_full", w.Code, "both run now")
+		b.settle(2 * time.Hour)
+		b.requireRanOnce(keys...)
+		b.requireIdle(r)
+	})
+}
+
 func TestVisitorsComeFirst(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		visitors := new(atomic.Int64)

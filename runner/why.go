@@ -315,9 +315,25 @@ func (w *Why) queued(e *engine, x channels.Explanation, now time.Time) {
 		if e.room(now) == 0 {
 			w.noServer(e.config().application(), e.pool.Status())
 		}
+	case x.Reason == channels.ReasonChannelFull && e.room(now) == 0 && e.held(x) < x.Running:
+		// Slots of the channel are held by jobs that have left it and wait for a server, as this one does.
+		w.noServer(e.config().application(), e.pool.Status())
+		w.Text += fmt.Sprintf("; %d of the %d slots of channel %s are held by jobs that wait for a server, too", x.Running-e.held(x), x.Capacity, x.Channel)
 	default:
 		w.say(x.Reason.String(), "%s", x)
 	}
+}
+
+// held counts the jobs that are on their way, or run, in the channel that holds back a job, and below.
+func (e *engine) held(x channels.Explanation) (n int) {
+	own := e.config().DatabaseChannels != nil
+	for key := range e.tasks {
+		name := e.notes.channelOf(key)
+		if (!own || key.DB == x.Job.DB) && (name == x.Channel || strings.HasPrefix(name, x.Channel+".")) {
+			n++
+		}
+	}
+	return n
 }
 
 // noServer says why no server that is up gets one more job.

@@ -178,11 +178,11 @@ func (s *Set) Timeout(job Job) *Policy {
 
 // holds reports whether a policy matches the channel and the database.
 func (p *Policy) holds(job Job) bool {
-	if p.Database != "" && !matches(p.Database, job.Database) {
-		return false
-	}
-	return p.named(job.Channel)
+	return p.In(job.Database) && p.named(job.Channel)
 }
+
+// In reports whether the policy matches jobs of the database.
+func (p *Policy) In(database string) bool { return p.Database == "" || matches(p.Database, database) }
 
 // named reports whether a policy names the channel.
 func (p *Policy) named(channel string) bool {
