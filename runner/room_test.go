@@ -221,3 +221,28 @@ func TestDatabasesStayWhereTheyAreWarm(t *testing.T) {
 		})
 	}
 }
+
+// What is reserved is not had for a date in a row, nor because a job waits that is paused.
+func TestReserveIsNotHadByRows(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		visitors := new(atomic.Int64)
+		visitors.Store(6)
+		r := b.prod("root:100", func(cfg *runner.Config) {
+			cfg.Targets = visited{"odoo1": visitors}
+			cfg.Server = upstream.Limits{Workers: 8, Reserve: 2}
+		})
+		require.NoError(b, r.Control(b.Context(), runner.Controls{Pauses: []runner.Pause{{Channel: "root.paused"}}}))
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		b.jobs("prod", "paused", "p", 1)
+		b.settle(11 * time.Minute)
+		old := mock.NewJob("prod", "old")
+		old.Created = 1
+		b.Insert(old)
+		fresh := b.one("prod", "fresh")
+		b.settle(9 * time.Minute)
+		require.Zero(b, b.open("prod"))
+		require.Empty(b, b.Runs())
+		b.settle(2 * time.Minute)
+		b.requireRanOnce(old.Key, fresh)
+	})
+}
