@@ -43,8 +43,8 @@ type Policy struct {
 
 	// Between whom a channel is shared fairly: `database`, or `company`, which is each company of each
 	// database. Whose jobs have run for the least time goes first; priority and eta hold among the jobs
-	// of one. The channel must be root, or have a capacity, a throttle or sequential. Default: the
-	// order of all jobs decides.
+	// of one. It counts where the channel is root, or has a capacity, a throttle or sequential.
+	// Default: the order of all jobs decides.
 	Fair string `json:"fair,omitempty"`
 }
 

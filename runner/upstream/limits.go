@@ -37,7 +37,7 @@ func (l Limits) Validate() error {
 		return errors.New("reserve needs workers: it is a part of these")
 	case l.Workers > 0 && l.Reserve >= l.Workers:
 		return fmt.Errorf("reserve %d leaves no worker of %d to jobs", l.Reserve, l.Workers)
-	case l.Workers > 0 && l.MaxJobs+l.Reserve > l.Workers:
+	case l.Workers > 0 && l.MaxJobs > l.Workers-l.Reserve:
 		return fmt.Errorf("max_jobs %d and reserve %d are together more than the %d workers", l.MaxJobs, l.Reserve, l.Workers)
 	}
 	return nil

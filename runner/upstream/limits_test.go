@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"math"
 	"context"
 	"errors"
 	"testing"
@@ -19,7 +20,7 @@ func TestLimitsAreChecked(t *testing.T) {
 	}
 	for _, bad := range []Limits{
 		{Workers: -1}, {MaxJobs: -1}, {Workers: 2, Reserve: -1}, {Reserve: 1}, {MaxJobs: 1, Reserve: 1}, {Workers: 8, Reserve: 8},
-		{Workers: 8, MaxJobs: 9}, {Workers: 8, MaxJobs: 7, Reserve: 2},
+		{Workers: 8, MaxJobs: 9}, {Workers: 8, MaxJobs: 7, Reserve: 2}, {Workers: 8, MaxJobs: math.MaxInt, Reserve: 1},
 	} {
 		require.Error(t, bad.Validate(), "%+v", bad)
 	}
