@@ -1,9 +1,9 @@
 package upstream
 
 import (
-	"math"
 	"context"
 	"errors"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
