@@ -251,7 +251,7 @@ func (e Explanation) sentence() string {
 	waits := job + " waits: "
 	behind := ""
 	if e.Ahead > 0 {
-		behind = fmt.Sprintf(", and %s before it", e.ahead())
+		behind = fmt.Sprintf(", and %s before it", e.CountAhead())
 	}
 	if e.Turns != nil && e.Turns.Before > 0 {
 		behind += "; " + e.Turns.String()
@@ -296,15 +296,16 @@ func (e Explanation) sentence() string {
 		return waits + e.Share.String() + behind
 	case ReasonBehind:
 		if e.Turns != nil && e.Turns.Before > 0 {
-			return fmt.Sprintf("%s%s before it in channel %s%s", waits, e.ahead(), e.Channel, "; "+e.Turns.String())
+			return fmt.Sprintf("%s%s before it in channel %s%s", waits, e.CountAhead(), e.Channel, "; "+e.Turns.String())
 		}
-		return fmt.Sprintf("%s%s before it in channel %s", waits, e.ahead(), e.Channel)
+		return fmt.Sprintf("%s%s before it in channel %s", waits, e.CountAhead(), e.Channel)
 	default:
 		return job + ": " + e.Reason.String()
 	}
 }
 
-func (e Explanation) ahead() string {
+// CountAhead says how many jobs go before this one: "2 jobs go".
+func (e Explanation) CountAhead() string {
 	s := count(e.Ahead, "job goes", "jobs go")
 	if e.AtLeast {
 		return "at least " + s

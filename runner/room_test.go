@@ -27,6 +27,17 @@ func (v visited) Upstreams(context.Context) (ups []driver.Upstream, err error) {
 	return ups, nil
 }
 
+// withVisitors starts a runner with one server of eight workers, of which two are reserved, and with so
+// many visitors.
+func (b *bench) withVisitors(n int64, channels string) (*runner.Runner, *atomic.Int64) {
+	visitors := new(atomic.Int64)
+	visitors.Store(n)
+	return b.prod(channels, func(cfg *runner.Config) {
+		cfg.Targets = visited{"odoo1": visitors}
+		cfg.Server = upstream.Limits{Workers: 8, Reserve: 2}
+	}), visitors
+}
+
 // at limits a number to the requests to one server.
 func at(server string) func(mock.Run) bool {
 	return func(r mock.Run) bool { return r.Upstream == server }
@@ -66,12 +77,7 @@ func TestServersGetNoMoreJobsThanTheyMayHave(t *testing.T) {
 // A channel whose slots are held by jobs that wait for a server is not what keeps the others waiting.
 func TestWhyBehindJobsThatNoServerTakes(t *testing.T) {
 	inBubble(t, func(b *bench) {
-		visitors := new(atomic.Int64)
-		visitors.Store(5)
-		r := b.prod("root:100,root.mail:2", func(cfg *runner.Config) {
-			cfg.Targets = visited{"odoo1": visitors}
-			cfg.Server = upstream.Limits{Workers: 8, Reserve: 2}
-		})
+		r, visitors := b.withVisitors(5, "root:100,root.mail:2")
 		keys := b.jobs("prod", "root.mail", "a", 4)
 		b.settle(time.Second)
 		require.Equal(b, 1, b.open("prod"))
@@ -92,12 +98,7 @@ func TestWhyBehindJobsThatNoServerTakes(t *testing.T) {
 
 func TestVisitorsComeFirst(t *testing.T) {
 	inBubble(t, func(b *bench) {
-		visitors := new(atomic.Int64)
-		visitors.Store(6)
-		r := b.prod("root:100", func(cfg *runner.Config) {
-			cfg.Targets = visited{"odoo1": visitors}
-			cfg.Server = upstream.Limits{Workers: 8, Reserve: 2}
-		})
+		r, visitors := b.withVisitors(6, "root:100")
 		keys := b.jobs("prod", "", "a", 10)
 		b.settle(time.Minute)
 		require.Zero(b, b.open("prod"))
@@ -138,12 +139,7 @@ func TestVisitorsComeFirst(t *testing.T) {
 // A job that has waited for long gets a worker that is reserved, alone, but none that a visitor has.
 func TestReserveYields(t *testing.T) {
 	inBubble(t, func(b *bench) {
-		visitors := new(atomic.Int64)
-		visitors.Store(6)
-		r := b.prod("root:100", func(cfg *runner.Config) {
-			cfg.Targets = visited{"odoo1": visitors}
-			cfg.Server = upstream.Limits{Workers: 8, Reserve: 2}
-		})
+		r, visitors := b.withVisitors(6, "root:100")
 		b.SetPlan(mock.Plan{RunFor: time.Minute})
 		keys := b.jobs("prod", "", "a", 3)
 		b.Update(keys[2], func(j *mock.Job) { j.ETA = time.Now().Add(time.Minute).UnixMicro() })
@@ -225,12 +221,7 @@ func TestDatabasesStayWhereTheyAreWarm(t *testing.T) {
 // What is reserved is not had for a date in a row, nor because a job waits that is paused.
 func TestReserveIsNotHadByRows(t *testing.T) {
 	inBubble(t, func(b *bench) {
-		visitors := new(atomic.Int64)
-		visitors.Store(6)
-		r := b.prod("root:100", func(cfg *runner.Config) {
-			cfg.Targets = visited{"odoo1": visitors}
-			cfg.Server = upstream.Limits{Workers: 8, Reserve: 2}
-		})
+		r, _ := b.withVisitors(6, "root:100")
 		require.NoError(b, r.Control(b.Context(), runner.Controls{Pauses: []runner.Pause{{Channel: "root.paused"}}}))
 		b.SetPlan(mock.Plan{RunFor: time.Second})
 		b.jobs("prod", "paused", "p", 1)

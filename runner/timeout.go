@@ -133,7 +133,7 @@ func (l *limit) describe(now time.Time) string {
 	case TimeoutCancelled:
 		s += "; what it does in the database was cancelled"
 		if l.closes && l.policy != nil && !l.stuck && !l.cancelled.IsZero() {
-			s += ", and should that not end it, its connection is closed within 5s of " +
+			s += ", and should that not end it, its connection is closed within " + stopInterval.String() + " of " +
 				l.cancelled.Add(l.policy.Timeout.Grace).UTC().Format(time.RFC3339)
 		}
 	case TimeoutTerminated:

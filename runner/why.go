@@ -313,11 +313,11 @@ func (w *Why) queued(e *engine, x channels.Explanation, now time.Time) {
 	case x.Reason == channels.ReasonReady || x.Reason == channels.ReasonBehind:
 		w.say(x.Reason.String(), "%s", x)
 		if e.room(now) == 0 {
-			w.noServer(e.config().application(), e.pool.Status())
+			w.noServer(e.config().application(), e.pool.Status(), &x)
 		}
 	case x.Reason == channels.ReasonChannelFull && e.room(now) == 0 && e.held(x) < x.Running:
 		// Slots of the channel are held by jobs that have left it and wait for a server, as this one does.
-		w.noServer(e.config().application(), e.pool.Status())
+		w.noServer(e.config().application(), e.pool.Status(), &x)
 		w.Text += fmt.Sprintf("; %d of the %d slots of channel %s are held by jobs that wait for a server, too", x.Running-e.held(x), x.Capacity, x.Channel)
 	default:
 		w.say(x.Reason.String(), "%s", x)
@@ -337,7 +337,7 @@ func (e *engine) held(x channels.Explanation) (n int) {
 }
 
 // noServer says why no server that is up gets one more job.
-func (w *Why) noServer(app string, ups []UpstreamStatus) {
+func (w *Why) noServer(app string, ups []UpstreamStatus, x *channels.Explanation) {
 	var reasons []string
 	for i := range ups {
 		u := &ups[i]
@@ -353,13 +353,8 @@ func (w *Why) noServer(app string, ups []UpstreamStatus) {
 		}
 	}
 	w.say(WhyNoServer, "no %s server takes another job now: %s", app, strings.Join(reasons, "; "))
-	switch {
-	case w.AtLeast:
-		w.Text += fmt.Sprintf("; at least %d jobs go before this one", w.Ahead)
-	case w.Ahead == 1:
-		w.Text += "; 1 job goes before this one"
-	case w.Ahead > 1:
-		w.Text += fmt.Sprintf("; %d jobs go before this one", w.Ahead)
+	if x.Ahead > 0 {
+		w.Text += "; " + x.CountAhead() + " before this one"
 	}
 }
 

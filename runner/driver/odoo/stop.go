@@ -74,10 +74,7 @@ LEFT JOIN LATERAL (
 	AND t.relation = to_regclass(%[2]s) AND t.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ) t ON true
 LEFT JOIN LATERAL (
-	SELECT r.rolname::text AS role, r.rolsuper AS mighty,
-		(SELECT m.rolsuper FROM pg_roles m WHERE m.rolname = current_user)
-		OR NOT r.rolsuper AND (pg_has_role(r.oid, 'USAGE')
-			OR EXISTS (SELECT FROM pg_roles s WHERE s.rolname = 'pg_signal_backend' AND pg_has_role(s.oid, 'USAGE'))) AS may
+	SELECT r.rolname::text AS role, r.rolsuper AS mighty, ` + maySignalSQL + ` AS may
 	FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid WHERE a.pid = h.pid OFFSET 0
 ) a ON true`
 

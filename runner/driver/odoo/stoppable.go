@@ -11,13 +11,15 @@ import (
 // errNoLockTable is why nothing can be stopped where there is no lock row to find a backend by.
 var errNoLockTable = errors.New("this release of the add-on has no table queue_job_lock, so nothing tells which backend runs a job")
 
-// ownerSQL tells whose backends run jobs, which is the owner of Odoo's tables, and whether PostgreSQL
-// lets us signal them: see stopSQL.
-const ownerSQL = `
-SELECT r.rolname::text, r.rolsuper, current_user::text,
-	(SELECT m.rolsuper FROM pg_roles m WHERE m.rolname = current_user)
+// maySignalSQL is whether PostgreSQL lets us signal the backends of role r.
+const maySignalSQL = `((SELECT m.rolsuper FROM pg_roles m WHERE m.rolname = current_user)
 	OR NOT r.rolsuper AND (pg_has_role(r.oid, 'USAGE')
-		OR EXISTS (SELECT FROM pg_roles s WHERE s.rolname = 'pg_signal_backend' AND pg_has_role(s.oid, 'USAGE')))
+		OR EXISTS (SELECT FROM pg_roles s WHERE s.rolname = 'pg_signal_backend' AND pg_has_role(s.oid, 'USAGE'))))`
+
+// ownerSQL tells whose backends run jobs, which is the owner of Odoo's tables, and whether we may signal
+// them.
+const ownerSQL = `
+SELECT r.rolname::text, r.rolsuper, current_user::text, ` + maySignalSQL + `
 FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE c.oid = to_regclass($1)`
 
 // unstoppable says why no job of the database can be stopped, as far as that can be told before one
