@@ -431,3 +431,23 @@ func TestAScanChecksAll(t *testing.T) {
 		require.Len(t, e.config().Driver.(open).ended, 8)
 	})
 }
+
+// A scan decides about tasks that are watched. Of the others something else does: the end of a request,
+// the result of a statement, or a database that is back.
+func TestAScanDecidesAboutWatchedTasks(t *testing.T) {
+	t.Parallel()
+	e := still(map[string]stage{"prod": stageUnreachable})
+	tasks := map[phase]*task{}
+	for p := phaseClaiming; p <= phaseParked; p++ {
+		tasks[p] = &task{phase: p, deadAgain: true}
+		e.holds("prod", phaseNames[p], tasks[p])
+	}
+	tasks[phaseOpen].exchange = &exchange.Exchange{}
+	e.scan(time.Now())
+	for p, task := range tasks {
+		watched := p == phaseWatched
+		require.Equal(t, watched, task.expired, phaseNames[p])
+		require.Equal(t, !watched, task.deadAgain, phaseNames[p])
+		require.Equal(t, watched || p == phaseParked, task.phase == phaseParked, phaseNames[p])
+	}
+}
