@@ -628,6 +628,9 @@ func TestMissedClaims(t *testing.T) {
 		require.Equal(t, want.slot, known && s.Running(), state)
 		require.Equal(t, want.left, e.tasks[key] != nil, state)
 		require.Equal(t, want.paused, len(e.delays) > 0, state)
+		for _, d := range e.delays {
+			require.WithinDuration(t, time.Now().Add(100*time.Millisecond), time.UnixMicro(d.until), 80*time.Millisecond)
+		}
 
 		e, _ = served()
 		key = e.holds("prod", "a", &task{phase: phaseOpen})
