@@ -81,8 +81,8 @@ func (n *player) counts(r *mock.Run) bool {
 		return false
 	case r.Node == n.node && !r.Opened.Before(n.leads), n.told[db]:
 		return true
-	case !n.retired[db].IsZero() || !n.was[db].Before(n.leads):
-		return false
+	case !n.retired[db].IsZero() || !n.was[db].Before(r.Opened):
+		return false // a leader drops what is reserved for a database in which nothing may run
 	default:
 		return r.Opened.Before(n.deposed.Add(-storedWithin))
 	}

@@ -153,6 +153,7 @@ func (n *player) start() {
 		n.fail("%w", err)
 		return
 	}
+	n.settle(1) // so that what another engine has sent was before
 	n.mu.Lock()
 	n.began = time.Now()
 	n.mu.Unlock()
