@@ -144,3 +144,27 @@ func TestLoneIdentities(t *testing.T) {
 	require.Len(t, m.root.ready.shared.keys, 2)
 	require.Equal(t, []Key{key("0")}, m.Next(at(1), 0))
 }
+
+// TestSerializeExample is the worked example of docs/policies-shares.md.
+func TestSerializeExample(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:8,stock:2", shareList{{"root", "*", Share{Serialize: "policy root"}}})
+	products := map[string]uint64{"chair": 1, "table": 2, "lamp": 3}
+	id := int64(0)
+	queue := func(jobs ...string) {
+		for _, uuid := range jobs {
+			id++
+			m.Set(identical(uuid, "stock", id, products[uuid[:len(uuid)-1]]), Pending)
+		}
+	}
+	queue("chair1", "table1")
+	require.Equal(t, []Key{key("chair1"), key("table1")}, m.Next(at(1), 0))
+	queue("chair2", "table2", "lamp1")
+	require.Empty(t, m.Next(at(1), 0))
+	m.Remove(key("table1"))
+	require.Equal(t, []Key{key("table2")}, m.Next(at(1), 0))
+	m.Remove(key("table2"))
+	require.Equal(t, []Key{key("lamp1")}, m.Next(at(1), 0))
+	e, _ := m.Explain(key("chair2"), at(1))
+	require.Equal(t, ReasonSerialized, e.Reason)
+}
