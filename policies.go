@@ -122,10 +122,10 @@ func (r *Runner) policies() ([]policy.Policy, error) {
 		p := r.Policies[i]
 		var err error
 		if p.Database, err = resolve("policy database", p.Database); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("policies[%d]: %w", i, err)
 		}
 		if err := p.check(); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("policies[%d]: %w", i, err)
 		}
 		list = append(list, p.config())
 	}
