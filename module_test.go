@@ -214,6 +214,7 @@ func TestJSONErrors(t *testing.T) {
 		"policy text":           {`"default": {` + good + `, "policies": [{"channels": ["root.\u202e"], "timeout": {"after": "1m"}}]}`, "invalid glob of a policy"},
 		"policy placeholder":    {`"default": {` + good + `, "policies": [{"channels": ["root"], "database": "{env.NOTHING_HERE}", "timeout": {"after": "1m"}}]}`, "policy database: "},
 		"policy later option":   {`"default": {` + good + `, "policies": [{"channels": ["root"], "unfair": "database"}]}`, `unknown field "unfair"`},
+		"policy serialize":      {`"default": {` + good + `, "policies": [{"channels": ["root"], "serialize": "uuid"}]}`, `policy root: serialize: "uuid" is not identity_key`},
 		"policy fair":           {`"default": {` + good + `, "policies": [{"channels": ["root"], "fair": "user"}]}`, `policy root: fair: "user" is neither database nor company`},
 		"policy limit":          {`"default": {` + good + `, "policies": [{"channels": ["root"], "limit": {"per": "company"}}]}`, "policy root: limit: the number of jobs is missing"},
 		"glob":                  {`"default": {` + good + `, "databases": ["["]}`, "databases: database pattern"},

@@ -43,6 +43,7 @@ var policyOptions = []struct {
 	{"timeout limits no job", func(p *policy.Policy) bool { return p.Timeout != nil }},
 	{"fair counts for no job", func(p *policy.Policy) bool { return p.Fair != "" }},
 	{"limit limits no job", func(p *policy.Policy) bool { return p.Limit != nil }},
+	{"serialize counts for no job", func(p *policy.Policy) bool { return p.Serialize != "" }},
 }
 
 // cancels reports whether a policy ends jobs of the database.

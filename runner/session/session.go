@@ -57,8 +57,8 @@ type Config struct {
 	// UpgradeGate is set where nothing is to be claimed while the application is being changed. The
 	// driver is capable of telling.
 	UpgradeGate bool
-	// Companies is set where the companies of jobs count. The driver is capable of telling them.
-	Companies bool
+	// Keys are those of jobs that count. The driver is capable of telling them.
+	Keys driver.Keys
 	// DiscoverInterval is the time between two connections to a database that has nothing to serve.
 	DiscoverInterval time.Duration
 	// Queue is that of all sessions of the cluster. Default: none.
