@@ -277,6 +277,19 @@ func channelVectors(m *Manager) []channelVector {
 }
 
 // checkInvariants recomputes everything that is derived.
+// active counts the jobs that run in a channel and below it.
+func active(m *Manager, c *channel) (n int) {
+	for _, d := range m.dbs {
+		d.each(func(r *record) bool {
+			if name := r.home.channel.name; r.location == inRunning && (name == c.name || strings.HasPrefix(name, c.name+".")) {
+				n++
+			}
+			return true
+		})
+	}
+	return n
+}
+
 func checkInvariants(t require.TestingT, m *Manager) {
 	own, running := make(map[*channel]int), make(map[*channel]int)
 	queued, jobs := 0, 0
@@ -333,6 +346,7 @@ func checkInvariants(t require.TestingT, m *Manager) {
 	for _, c := range m.root.tree(nil) {
 		require.Equal(t, own[c], c.own, c.name)
 		require.Equal(t, running[c], c.running, c.name)
+		require.Equal(t, active(m, c), c.active, c.name)
 		queued -= c.ready.len() + c.eta.len() + c.failed.len()
 		checkChannel(t, m, c)
 		if c.timer != never {
@@ -409,8 +423,16 @@ func checkChannel(t require.TestingT, m *Manager, c *channel) {
 	}
 }
 
-// slowWake is docs/contract.md 2.6 without any heap.
+// slowWake is docs/contract.md 2.6 without any heap, and then what rules add to it.
 func slowWake(c *channel) int64 {
+	wake := ungovernedWake(c)
+	if c.gate != nil {
+		_, wake = c.gate.times(c, never, wake)
+	}
+	return wake
+}
+
+func ungovernedWake(c *channel) int64 {
 	switch {
 	case !c.hasCapacity():
 		return never

@@ -43,6 +43,12 @@ const (
 	// ReasonMaxCapacity: all databases together, each with its own tree, run as many jobs as they
 	// may (Capacity, Running).
 	ReasonMaxCapacity
+	// ReasonWindow: a window of a policy lets no further job of the channel run at this time (Policy,
+	// Window, Running, and Until if that will change).
+	ReasonWindow
+	// ReasonRate: too many jobs of the channel have started for the rate of a policy (Policy, Rate,
+	// Until).
+	ReasonRate
 )
 
 var reasonNames = [...]string{
@@ -60,6 +66,8 @@ var reasonNames = [...]string{
 	ReasonWithheld:         "channels_withheld",
 	ReasonDisplaced:        "channels_reread",
 	ReasonMaxCapacity:      "max_capacity",
+	ReasonWindow:           "capacity_window",
+	ReasonRate:             "rate",
 }
 
 // String returns the reason in lower case with underscores.
@@ -88,6 +96,11 @@ type Explanation struct {
 	AtLeast bool
 	// Capacity and Running are those of Channel. See Status.
 	Capacity, Running int
+	// Policy names the policy that says so.
+	Policy string
+	// Window is the one in force for Channel, and Rate its rate, if that is the reason.
+	Window *Window
+	Rate   *Rate
 	// Shared is set if the job's own channel is one for many names; see NamesPerDatabase.
 	Shared bool
 }
@@ -105,7 +118,7 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 	}
 	own := r.home.channel
 	t := now.UnixMicro()
-	e := Explanation{Job: r.job(), State: r.state, Channel: own.name, Capacity: own.capacity, Running: own.running, Shared: r.home.shared}
+	e := Explanation{Job: r.job(), State: r.state, Channel: own.name, Capacity: own.shownCapacity(), Running: own.running, Shared: r.home.shared}
 	switch {
 	case r.location == inRunning:
 		e.Reason = ReasonRunning
@@ -133,7 +146,7 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 // holds fills in why channel c keeps a job that is in its queue, or would be after having passed
 // what is below. If c is root it always finds a reason.
 func (e *Explanation) holds(c *channel, r *record, now int64) bool {
-	e.Channel, e.Capacity, e.Running = c.name, c.capacity, c.running
+	e.Channel, e.Capacity, e.Running = c.name, c.shownCapacity(), c.running
 	var best, next *record
 	e.Ahead, e.AtLeast, best, next = c.competitors(r, now)
 	switch {
@@ -143,7 +156,7 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.Reason = ReasonSequentialFailed
 		e.Blocker = c.failed.first().key()
 	case !c.hasCapacity():
-		e.Reason = ReasonChannelFull
+		e.full(c)
 	case c.pausedUntil > now:
 		e.Reason = ReasonThrottled
 		e.Until = time.UnixMicro(c.pausedUntil).UTC()
@@ -151,7 +164,9 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.Reason = ReasonSequentialETA
 		e.Blocker = next.key()
 		e.Until = time.UnixMicro(next.eta).UTC()
-	case c.throttle != 0 && e.Ahead > 0, c.capacity != 0 && e.Ahead >= c.capacity-c.running:
+	case !c.gate.affords(c, 1+e.Ahead):
+		e.rated(c)
+	case c.throttle != 0 && e.Ahead > 0, e.Ahead >= c.slots()-c.running:
 		e.Reason = ReasonBehind
 	case c.parent == nil:
 		e.Reason = ReasonReady
@@ -266,6 +281,10 @@ func (e Explanation) sentence() string {
 			return waits + "max_capacity is 0, so nothing runs in any database"
 		}
 		return fmt.Sprintf("%smax_capacity is reached (%d running in all databases, %d may)%s", waits, e.Running, e.Capacity, behind)
+	case ReasonWindow:
+		return waits + e.window() + behind
+	case ReasonRate:
+		return fmt.Sprintf("%s%s lets %s of channel %s start, and the turn of this one is at %s%s", waits, e.Policy, e.Rate.spell(), e.Channel, until, behind)
 	case ReasonBehind:
 		return fmt.Sprintf("%s%s before it in channel %s", waits, e.ahead(), e.Channel)
 	default:

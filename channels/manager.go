@@ -16,8 +16,14 @@ type Manager struct {
 	stopped    map[string]struct{} // the channels that Pause holds back, by full name
 	wanted     map[string]Config   // what Configure was given last, by full name
 	names      *allowance
-	dirty      [][]*channel // by depth: the channels that can yield
-	dirtyCount int          // how many these are
+	clock      *clock
+	rules      func(channel string) Rules // nil: there are none
+	governed   map[*channel]struct{}      // the channels that have rules
+	resting    map[string]bucket          // of channels that have gone, by full name
+	emptied    int64                      // when buckets were empty that are not known, by the steady clock
+	percents   int                        // how many channels have a part of their parents' capacity
+	dirty      [][]*channel               // by depth: the channels that can yield
+	dirtyCount int                        // how many these are
 }
 
 // NewManager returns a Manager without jobs and with the one channel "root", which has capacity 1.
@@ -28,6 +34,8 @@ func NewManager() *Manager {
 		configured: make(map[*channel]struct{}),
 		stopped:    make(map[string]struct{}),
 		names:      newAllowance(),
+		clock:      new(clock),
+		governed:   make(map[*channel]struct{}),
 	}
 }
 
@@ -336,6 +344,7 @@ func (m *Manager) put(r *record, s State) {
 		r.location = inRunning
 		for c := own; c != nil; c = c.parent {
 			c.running++
+			c.active++
 			top = c
 		}
 	case s == Failed:
@@ -363,6 +372,7 @@ func (m *Manager) take(r *record) {
 	case r.location == inRunning:
 		for c := own; c != nil; c = c.parent {
 			c.running--
+			c.active--
 			top = c
 		}
 	case r.location == inFailed:

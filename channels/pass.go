@@ -14,6 +14,7 @@ import (
 // were a little earlier, and Wakeup asks for the next one.
 func (m *Manager) Next(now time.Time, limit int) []Key {
 	due := dueLimit
+	m.advanceClock(now)
 	return m.next(now, limit, &due)
 }
 
@@ -51,8 +52,10 @@ func (m *Manager) Wakeup() time.Time {
 	return time.UnixMicro(m.root.wake).UTC()
 }
 
-// expire ends a throttle pause that is over and makes the jobs ready whose eta has come.
+// expire ends a throttle pause that is over, opens and shuts windows, and makes the jobs ready whose
+// eta has come.
 func (m *Manager) expire(c *channel, now int64, due *int) {
+	m.reopen(c)
 	if c.pausedUntil <= now {
 		c.pausedUntil = 0
 	}
@@ -68,7 +71,7 @@ func (m *Manager) expire(c *channel, now int64, due *int) {
 
 // advance moves the jobs that a channel yields into its parent's queue.
 func (m *Manager) advance(c *channel, now int64) {
-	if c.capacity == 0 && c.throttle == 0 && !c.sequential {
+	if c.capacity == 0 && c.throttle == 0 && !c.sequential && c.gate == nil {
 		for _, r := range c.ready.items {
 			r.location++
 		}
@@ -90,6 +93,7 @@ func (m *Manager) start(now int64, limit int) []Key {
 	for m.root.canYield() && (limit <= 0 || len(keys) < limit) {
 		r := m.root.yield(now)
 		r.location = inRunning
+		m.begin(r.home.channel)
 		r.home.count(r.state, -1)
 		r.home.count(Enqueued, 1)
 		r.state = Enqueued
@@ -145,6 +149,9 @@ func (m *Manager) derive(c *channel) (changed bool) {
 	}
 	if c.pausedUntil != 0 {
 		timer = c.pausedUntil // even without capacity: the pause has to end
+	}
+	if c.gate != nil {
+		timer, wake = c.gate.times(c, timer, wake)
 	}
 	if timer != c.timer {
 		c.timer = timer

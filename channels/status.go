@@ -35,6 +35,17 @@ type Status struct {
 	// PausedUntil is the end of the pause after the last job that a throttle asks for; the zero
 	// time if there is none.
 	PausedUntil time.Time
+	// Percent is how much of its parent's capacity Capacity is; 0: it is a number.
+	Percent int
+	// Window is the window of a policy that is in force instead of Capacity, nil if none is.
+	// WindowUntil is when another one is in force, or none; zero if that does not change.
+	Window      *Window
+	WindowUntil time.Time
+	// Rate is how many jobs may start in a time, nil without limit. Tokens is how many may at once
+	// now, and at NextToken one more may; zero if there are as many as there can be.
+	Rate      *Rate
+	Tokens    int
+	NextToken time.Time
 }
 
 // String returns the line that OCA's runner logs: root(C:4,Q:0,R:0,F:0). The capacity of a channel
@@ -63,6 +74,7 @@ func (c *channel) status() Status {
 		FullName:   c.name,
 		Configured: c.configured,
 		Capacity:   c.capacity,
+		Percent:    c.percent,
 		Sequential: c.sequential,
 		Throttle:   time.Duration(c.throttle) * time.Microsecond,
 		Paused:     c.paused,
@@ -73,6 +85,9 @@ func (c *channel) status() Status {
 	}
 	if c.pausedUntil != 0 {
 		s.PausedUntil = time.UnixMicro(c.pausedUntil).UTC()
+	}
+	if c.gate != nil {
+		c.gate.describe(c, &s)
 	}
 	return s
 }
