@@ -3,11 +3,13 @@ package jobrunner
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
@@ -36,6 +38,51 @@ type Policy struct {
 
 	// The time limit of an attempt at a job. Default: none by this policy.
 	Timeout *Timeout `json:"timeout,omitempty"`
+
+	// How many jobs of a channel, with those below it, may run at once at certain times. The first of
+	// the list counts that is open; while none is, the channel has its own capacity. Jobs that run go
+	// on. With `database`, each database must have its own channels. Default: none by this policy.
+	Capacity []*CapacityWindow `json:"capacity,omitempty"`
+
+	// How many jobs of a channel, with those below it, may start in a time. With `database`, each
+	// database must have its own channels. Default: without limit by this policy.
+	Rate *Rate `json:"rate,omitempty"`
+}
+
+// CapacityWindow is a capacity for certain times of the week.
+//
+//	{"slots": 1, "days": "mon-fri", "hours": "08:00-20:00", "zone": "Europe/Brussels"}
+type CapacityWindow struct {
+	// How many jobs may run at once, at least 0: with 0, none starts. Default: 0.
+	Slots int `json:"slots"`
+
+	// The days on which the window opens: `mon-fri`, `sat,sun`, `daily`. Required.
+	Days string `json:"days"`
+
+	// When it opens and when it shuts: `08:00-20:00`, `22:00-06:00` into the next day,
+	// `00:00-24:00`. Where clocks are put forward across one of these times, the first instant after
+	// it counts that exists; where they are put back, the first of the two. Required.
+	Hours string `json:"hours"`
+
+	// The time zone by its name, such as `Europe/Brussels` or `UTC`. Required.
+	Zone string `json:"zone"`
+}
+
+// Rate limits how many jobs start in a time. Jobs are counted when they are sent to Odoo, not while
+// they run, and one that could not be sent is not counted. A new leader does not know what the last
+// one has started, so that it begins as if that had been as many as possible.
+//
+//	{"starts": 100, "period": "1h", "burst": 20}
+type Rate struct {
+	// How many jobs may start in each period, evenly spread, 1 to 1000000. Required.
+	Starts int `json:"starts"`
+
+	// The period, `1s` to `24h`. Required.
+	Period caddy.Duration `json:"period"`
+
+	// How many may start at once after a time in which fewer have started than may, 1 to 1000000.
+	// Default: 1.
+	Burst int `json:"burst,omitempty"`
 }
 
 // Timeout limits how long an attempt at a job may take, from when it was sent to Odoo, the time
@@ -68,7 +115,7 @@ type Timeout struct {
 const leastTimeout = time.Second
 
 // config returns the policy as the engine takes it.
-func (p *Policy) config() policy.Policy {
+func (p *Policy) config() (policy.Policy, error) {
 	out := policy.Policy{Channels: p.Channels, Database: p.Database, Function: p.Function}
 	if t := p.Timeout; t != nil {
 		out.Timeout = &policy.Timeout{
@@ -76,27 +123,42 @@ func (p *Policy) config() policy.Policy {
 			Grace: time.Duration(t.Grace), Retry: t.Retry,
 		}
 	}
-	return out
+	for _, w := range p.Capacity {
+		if w == nil {
+			return out, fmt.Errorf("%s: capacity: a window that says nothing", &out)
+		}
+		window, err := channels.ParseWindow(strconv.Itoa(w.Slots), w.Days, w.Hours, w.Zone)
+		if err != nil {
+			return out, fmt.Errorf("%s: capacity: %w", &out, err)
+		}
+		out.Capacity = append(out.Capacity, window)
+	}
+	if r := p.Rate; r != nil {
+		out.Rate = &channels.Rate{Starts: r.Starts, Period: time.Duration(r.Period), Burst: r.Burst}
+	}
+	return out, nil
 }
 
 // check refuses what a policy may not be, however it was configured.
-func (p *Policy) check() error {
+func (p *Policy) check() (cfg policy.Policy, err error) {
 	for _, glob := range append([]string{p.Database, p.Function}, p.Channels...) {
 		if err := checkText("glob of a policy", glob); err != nil {
-			return err
+			return cfg, err
 		}
 	}
-	cfg := p.config()
+	if cfg, err = p.config(); err != nil {
+		return cfg, err
+	}
 	if t := p.Timeout; t != nil {
 		if err := errors.Join(
 			checkDuration("timeout", t.After, leastTimeout),
 			checkDuration("warn", t.Warn, leastTimeout),
 			checkDuration("grace", t.Grace, leastTimeout),
 		); err != nil {
-			return fmt.Errorf("%s: %w", &cfg, err)
+			return cfg, fmt.Errorf("%s: %w", &cfg, err)
 		}
 	}
-	return cfg.Validate()
+	return cfg, cfg.Validate()
 }
 
 // policies turns the list into what the engine takes.
@@ -108,10 +170,11 @@ func (r *Runner) policies() ([]policy.Policy, error) {
 		if p.Database, err = resolve("policy database", p.Database); err != nil {
 			return nil, err
 		}
-		if err := p.check(); err != nil {
+		cfg, err := p.check()
+		if err != nil {
 			return nil, err
 		}
-		list = append(list, p.config())
+		list = append(list, cfg)
 	}
 	return list, nil
 }
@@ -125,7 +188,7 @@ func (r *Runner) parsePolicy(d *caddyfile.Dispenser) error {
 	if err := parseOptions(d, "policy", "a policy", policyOptions, &p); err != nil {
 		return err
 	}
-	if err := p.check(); err != nil {
+	if _, err := p.check(); err != nil {
 		return d.WrapErr(err)
 	}
 	r.Policies = append(r.Policies, p)
@@ -137,6 +200,9 @@ func (r *Runner) parsePolicy(d *caddyfile.Dispenser) error {
 func parseOptions[T any](d *caddyfile.Dispenser, block, kind string, options map[string]func(*T, *caddyfile.Dispenser) error, to *T) error {
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() == "capacity" {
+			delete(seen, "capacity") // one line for each window
+		}
 		if err := checkOption(d, seen, block); err != nil {
 			return err
 		}
@@ -156,6 +222,8 @@ var policyOptions = map[string]func(*Policy, *caddyfile.Dispenser) error{
 	"database": func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Database) },
 	"function": func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Function) },
 	"timeout":  (*Policy).parseTimeout,
+	"capacity": (*Policy).parseCapacity,
+	"rate":     (*Policy).parseRate,
 }
 
 // parseTimeout reads: timeout <duration> { <what is done> }.
@@ -168,9 +236,51 @@ func (p *Policy) parseTimeout(d *caddyfile.Dispenser) (err error) {
 	if err := parseOptions(d, "timeout", "timeout", timeoutOptions, t); err != nil {
 		return err
 	}
-	if err := p.check(); err != nil {
+	if _, err := p.check(); err != nil {
 		return d.WrapErr(err)
 	}
+	return nil
+}
+
+// parseCapacity reads: capacity <jobs> <days> <from>-<to> <zone>.
+func (p *Policy) parseCapacity(d *caddyfile.Dispenser) error {
+	var slots string
+	w := new(CapacityWindow)
+	if !d.AllArgs(&slots, &w.Days, &w.Hours, &w.Zone) {
+		return d.ArgErr()
+	}
+	window, err := channels.ParseWindow(slots, w.Days, w.Hours, w.Zone)
+	if err != nil {
+		return d.WrapErr(fmt.Errorf("capacity: %w", err))
+	}
+	w.Slots = window.Capacity
+	p.Capacity = append(p.Capacity, w)
+	return nil
+}
+
+// parseRate reads: rate <jobs>/<unit> [burst <jobs>].
+func (p *Policy) parseRate(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.ArgErr()
+	}
+	rate, err := channels.ParseRate(args[0])
+	if err != nil {
+		return d.WrapErr(err)
+	}
+	switch rest := args[1:]; {
+	case len(rest) == 0:
+	case len(rest) == 2 && rest[0] == "burst":
+		if rate.Burst, err = strconv.Atoi(rest[1]); err != nil || rate.Burst < 1 {
+			return d.Errf("rate: a burst of %q: it must be a whole number, at least 1", rest[1])
+		}
+	default:
+		return d.Errf("rate: write it like 100/h, or 100/h burst 20")
+	}
+	if err := rate.Validate(); err != nil {
+		return d.WrapErr(err)
+	}
+	p.Rate = &Rate{Starts: rate.Starts, Period: caddy.Duration(rate.Period), Burst: rate.Burst}
 	return nil
 }
 

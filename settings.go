@@ -82,6 +82,12 @@ func (r *Runner) settings(cfg *runner.Config, odoo *odooconf.Config) []doctor.Se
 		if t := cfg.Policies[i].Timeout; t != nil {
 			add(cfg.Policies[i].String(), "timeout "+t.After.String(), fromConfig)
 		}
+		for _, w := range cfg.Policies[i].Capacity {
+			add(cfg.Policies[i].String(), "capacity "+w.String(), fromConfig)
+		}
+		if r := cfg.Policies[i].Rate; r != nil {
+			add(cfg.Policies[i].String(), "rate "+r.String(), fromConfig)
+		}
 	}
 	if cfg.Quarantine != nil {
 		add("quarantine", cfg.Quarantine.String(), fromConfig)

@@ -298,6 +298,8 @@
         if (c.sequential) said.push(c.failed ? ['stopped by a failed job', 'bad'] : ['one by one', '']);
         if (c.held) said.push([plural(c.held, 'job waits', 'jobs wait') + ' for the database', 'bad']);
         if (c.throttle_seconds) said.push(['every ' + span(c.throttle_seconds), '']);
+        if (c.window) said.push(['now ' + c.window.line, 'info']);
+        if (c.rate) said.push([c.rate.line, '']);
         tags(el.name, said);
       }],
       ['Running', '', (td, c) => {

@@ -132,6 +132,7 @@ func (e *engine) lose(db *database) (claiming int) {
 				db.loseClaim(key.UUID, t.chosen)
 			}
 			delete(e.tasks, key)
+			e.refund(key, t)
 			e.requeue(key)
 		case phaseUnclaiming, phaseAsked, phaseWatched:
 			e.rest(key, t)

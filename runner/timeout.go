@@ -164,8 +164,9 @@ func (l *limit) status(now time.Time) *TaskTimeout {
 
 // limit puts policies into force. What they say of attempts that run is looked up with the next check.
 func (e *engine) limit(policies []policy.Policy) {
-	e.timeouts = timeouts{set: policy.Compile(policies)}
-	if e.timeouts.set != nil {
+	e.timeouts = timeouts{}
+	if slices.ContainsFunc(policies, func(p policy.Policy) bool { return p.Timeout != nil }) {
+		e.timeouts.set = policy.Compile(policies)
 		e.timeouts.none = &limit{set: e.timeouts.set, enqueued: -1}
 		return
 	}

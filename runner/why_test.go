@@ -148,6 +148,14 @@ func sessions(fake func(driver.Session) driver.Session) func(*runner.Config) {
 var whyCases = map[string]whyCase{
 	"ready":  {"next scheduling pass", func(b *bench) (*runner.Runner, channels.Key) { return queued(b, 1) }},
 	"behind": {"2 jobs go before it", func(b *bench) (*runner.Runner, channels.Key) { return queued(b, 3) }},
+	"capacity_window": {"policy root.night lets no job of channel root.night start until Sat 1 Jan 02:00 UTC", func(b *bench) (*runner.Runner, channels.Key) {
+		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Policies = b.window("root.night", "0 daily 00:00-02:00 UTC") })
+		return r, b.one("prod", "a", func(j *mock.Job) { j.Channel = "night" })
+	}},
+	"rate": {"policy root.slow lets 1 job in an hour of channel root.slow start, and the turn of this one is at 2000-01-01T01:00:0", func(b *bench) (*runner.Runner, channels.Key) {
+		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Policies = b.rate("root.slow", "1/h", 1) })
+		return r, b.one("prod", "a", func(j *mock.Job) { j.Channel = "slow" })
+	}},
 	"throttled": {"throttled until", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:9:throttle=60")
 		keys := b.jobs("prod", "", "a", 2)

@@ -10,23 +10,37 @@ import (
 const limitTimeRealDefault = 120 * time.Second
 
 // policies compares the time limits of policies with what else ends jobs, or takes them for dead, and
-// with those of the policies before them.
+// the options of each policy with those of the policies before it.
 func (e *examination) policies() {
 	list := e.subject.Config.Policies
 	for i := range list {
 		p := &list[i]
-		if p.Timeout == nil {
-			continue
+		if p.Timeout != nil {
+			e.timeout(p)
 		}
-		e.timeout(p)
-		for j := range list[:i] {
-			if first := &list[j]; first.Timeout != nil && first.Covers(p) {
-				e.add(foundIdlePolicy, "%s: its timeout limits no job, because %s comes before it and matches all of its jobs: put what is specific before what is general",
-					p, first)
-				break
+		for _, option := range policyOptions {
+			if !option.has(p) {
+				continue
+			}
+			for j := range list[:i] {
+				if first := &list[j]; option.has(first) && first.Covers(p) {
+					e.add(foundIdlePolicy, "%s: its %s, because %s comes before it and matches all of its jobs: put what is specific before what is general",
+						p, option.idle, first)
+					break
+				}
 			}
 		}
 	}
+}
+
+// policyOptions are the options of policies, and what an idle one does not do.
+var policyOptions = []struct {
+	idle string
+	has  func(*policy.Policy) bool
+}{
+	{"timeout limits no job", func(p *policy.Policy) bool { return p.Timeout != nil }},
+	{"capacity limits no channel", func(p *policy.Policy) bool { return len(p.Capacity) > 0 }},
+	{"rate limits no channel", func(p *policy.Policy) bool { return p.Rate != nil }},
 }
 
 // timeout checks one time limit. Odoo kills a worker with everything in it, so that a limit above that

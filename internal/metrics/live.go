@@ -251,7 +251,10 @@ func (set setter) channels(name string, st *runner.Status, now time.Time, own ma
 			s.oldest = max(s.oldest, now.Sub(c.Oldest).Seconds())
 		}
 		sums[at] = s
-		if at.channel == c.FullName && c.Capacity != 0 {
+		switch {
+		case at.channel == c.FullName && c.Window != nil:
+			set.to(capacityDesc, float64(c.Window.Capacity), name, at.database, at.channel)
+		case at.channel == c.FullName && c.Capacity != 0:
 			set.to(capacityDesc, float64(max(c.Capacity, 0)), name, at.database, at.channel)
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 )
 
 // GraceDefault is the default of [Timeout.Grace].
@@ -32,6 +34,12 @@ type Policy struct {
 
 	// Timeout is the time limit of an attempt. Default: this policy has none.
 	Timeout *Timeout
+
+	// Capacity is how many jobs of a channel may run at certain times, and Rate how many may start in a
+	// time. Both count per channel, with what is below it. Function does not narrow them. Default: this
+	// policy says nothing about it.
+	Capacity []channels.Window
+	Rate     *channels.Rate
 }
 
 // Timeout is a time limit of an attempt, and what is done when it has passed.
@@ -77,10 +85,13 @@ func (p *Policy) Validate() error {
 			return fail("glob %q: %w", glob, err)
 		}
 	}
-	if p.Timeout == nil {
-		return fail("it has no option: give it a timeout")
+	if p.Timeout == nil && !p.rules() {
+		return fail("it has no option: give it a timeout, a capacity or a rate")
 	}
 	if err := p.Timeout.validate(); err != nil {
+		return fail("%w", err)
+	}
+	if err := p.validateRules(); err != nil {
 		return fail("%w", err)
 	}
 	return nil
@@ -88,6 +99,8 @@ func (p *Policy) Validate() error {
 
 func (t *Timeout) validate() error {
 	switch {
+	case t == nil:
+		return nil
 	case t.After == 0:
 		return errors.New("timeout: the limit itself, after, is missing")
 	case t.After < 0:
