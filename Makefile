@@ -30,6 +30,8 @@ GREMLINS := $(GREMLINS_DIR)/gremlins
 TEST_TIMEOUT ?= 12m
 TEST_FLAGS ?=
 PKG ?= ./...
+# The packages whose tests wait most come first, so that the others run beside them, and not before.
+SLOW := ./test/integration ./runner/driver/odoo ./runner ./runner/postgres ./test/fault
 FUZZTIME ?= 20s
 # What `bench` measures, as names of scenarios; nothing means all.
 BENCH ?=
@@ -65,7 +67,7 @@ demo: build ## Run 2,000 jobs through a real Caddy and PostgreSQL (KEEP=1 leaves
 
 .PHONY: test
 test: ## Run all tests with the race detector (PKG=./channels TEST_FLAGS='-run X' narrow it)
-	CGO_ENABLED=1 $(GO) test -race -timeout $(TEST_TIMEOUT) -tags $(TAGS) $(TEST_FLAGS) $(PKG)
+	CGO_ENABLED=1 $(GO) test -race -timeout $(TEST_TIMEOUT) -tags $(TAGS) $(TEST_FLAGS) $(if $(filter ./...,$(PKG)),$(SLOW)) $(PKG)
 
 .PHONY: bench
 bench: build ## Measure against the limit of the machine (BENCH='drain idle' narrows, BENCH_FLAGS=-quick)
@@ -162,7 +164,7 @@ test-odoo: ## Run the suite with a real Odoo 14 and 19 (root, debootstrap, netwo
 
 FAULT ?=
 TRANSPORT ?= tcp
-# The major version of PostgreSQL; nothing means that of the machine.
+# The major version of PostgreSQL, such as 18 or 9.6; nothing means that of the machine.
 PG ?=
 SOAK ?= 30m
 SEED ?=

@@ -61,6 +61,11 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			capacity_default <capacity>
 //			sequential_default
 //		}
+//		server            {
+//			workers  <number>
+//			max_jobs <number>
+//			reserve  <number>
+//		}
 //		policy            <glob>... {
 //			database <glob>
 //			function <glob>
@@ -70,6 +75,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //				grace <duration>
 //				retry
 //			}
+//			limit    <jobs> per database|company [burst]
 //		}
 //		odoo_config       <file>
 //		driver            <name> {
@@ -123,6 +129,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"upstream":             (*Runner).parseUpstreams,
 	"channels":             (*Runner).parseChannels,
 	"channel":              (*Runner).parseChannel,
+	"server":               (*Runner).parseServer,
 	"policy":               (*Runner).parsePolicy,
 	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,

@@ -154,6 +154,10 @@ type Runner struct {
 	// `channels`. Default: one tree, that of `channels`, for all databases.
 	DatabaseChannels *DatabaseChannels `json:"database_channels,omitempty"`
 
+	// What each Odoo server can bear, so that visitors are served first. Default: no limits, a server
+	// gets jobs whatever else it does.
+	Server *Server `json:"server,omitempty"`
+
 	// What holds for the jobs of some channels beyond the channels' limits: time limits. For each
 	// option, the first policy counts that matches a job and has the option. Default: none.
 	Policies []Policy `json:"policies,omitempty"`

@@ -3,13 +3,11 @@ package jobrunner
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
@@ -33,11 +31,15 @@ type Policy struct {
 
 	// A glob of the job's model and method, such as `sale.order.*`. It narrows `timeout`. Of a job
 	// that this process has found running, instead of having sent it, the function is not known:
-	// where the limit depends on it, such a job has none. Default: every function.
+	// where the limit depends on it, such a job has none. A policy with it has no other option.
+	// Default: every function.
 	Function string `json:"function,omitempty"`
 
 	// The time limit of an attempt at a job. Default: none by this policy.
 	Timeout *Timeout `json:"timeout,omitempty"`
+
+	// How many jobs of one database, or company, may run at once. Default: no limit by this policy.
+	Limit *Limit `json:"limit,omitempty"`
 
 	// How many jobs of a channel, with those below it, may run at once at certain times. The first of
 	// the list counts that is open; while none is, the channel has its own capacity. Jobs that run go
@@ -47,42 +49,6 @@ type Policy struct {
 	// How many jobs of a channel, with those below it, may start in a time. With `database`, each
 	// database must have its own channels. Default: without limit by this policy.
 	Rate *Rate `json:"rate,omitempty"`
-}
-
-// CapacityWindow is a capacity for certain times of the week.
-//
-//	{"slots": 1, "days": "mon-fri", "hours": "08:00-20:00", "zone": "Europe/Brussels"}
-type CapacityWindow struct {
-	// How many jobs may run at once, at least 0: with 0, none starts. Default: 0.
-	Slots int `json:"slots"`
-
-	// The days on which the window opens: `mon-fri`, `sat,sun`, `daily`. Required.
-	Days string `json:"days"`
-
-	// When it opens and when it shuts: `08:00-20:00`, `22:00-06:00` into the next day,
-	// `00:00-24:00`. Where clocks are put forward across one of these times, the first instant after
-	// it counts that exists; where they are put back, the first of the two. Required.
-	Hours string `json:"hours"`
-
-	// The time zone by its name, such as `Europe/Brussels` or `UTC`. Required.
-	Zone string `json:"zone"`
-}
-
-// Rate limits how many jobs start in a time. Jobs are counted when they are sent to Odoo, not while
-// they run, and one that could not be sent is not counted. A new leader does not know what the last
-// one has started, so that it begins as if that had been as many as possible.
-//
-//	{"starts": 100, "period": "1h", "burst": 20}
-type Rate struct {
-	// How many jobs may start in each period, evenly spread, 1 to 1000000. Required.
-	Starts int `json:"starts"`
-
-	// The period, `1s` to `24h`. Required.
-	Period caddy.Duration `json:"period"`
-
-	// How many may start at once after a time in which fewer have started than may, 1 to 1000000.
-	// Default: 1.
-	Burst int `json:"burst,omitempty"`
 }
 
 // Timeout limits how long an attempt at a job may take, from when it was sent to Odoo, the time
@@ -123,20 +89,8 @@ func (p *Policy) config() (policy.Policy, error) {
 			Grace: time.Duration(t.Grace), Retry: t.Retry,
 		}
 	}
-	for _, w := range p.Capacity {
-		if w == nil {
-			return out, fmt.Errorf("%s: capacity: a window that says nothing", &out)
-		}
-		window, err := channels.ParseWindow(strconv.Itoa(w.Slots), w.Days, w.Hours, w.Zone)
-		if err != nil {
-			return out, fmt.Errorf("%s: capacity: %w", &out, err)
-		}
-		out.Capacity = append(out.Capacity, window)
-	}
-	if r := p.Rate; r != nil {
-		out.Rate = &channels.Rate{Starts: r.Starts, Period: time.Duration(r.Period), Burst: r.Burst}
-	}
-	return out, nil
+	p.configShares(&out)
+	return out, p.configRules(&out)
 }
 
 // check refuses what a policy may not be, however it was configured.
@@ -224,6 +178,7 @@ var policyOptions = map[string]func(*Policy, *caddyfile.Dispenser) error{
 	"timeout":  (*Policy).parseTimeout,
 	"capacity": (*Policy).parseCapacity,
 	"rate":     (*Policy).parseRate,
+	"limit":    (*Policy).parseLimit,
 }
 
 // parseTimeout reads: timeout <duration> { <what is done> }.
@@ -239,48 +194,6 @@ func (p *Policy) parseTimeout(d *caddyfile.Dispenser) (err error) {
 	if _, err := p.check(); err != nil {
 		return d.WrapErr(err)
 	}
-	return nil
-}
-
-// parseCapacity reads: capacity <jobs> <days> <from>-<to> <zone>.
-func (p *Policy) parseCapacity(d *caddyfile.Dispenser) error {
-	var slots string
-	w := new(CapacityWindow)
-	if !d.AllArgs(&slots, &w.Days, &w.Hours, &w.Zone) {
-		return d.ArgErr()
-	}
-	window, err := channels.ParseWindow(slots, w.Days, w.Hours, w.Zone)
-	if err != nil {
-		return d.WrapErr(fmt.Errorf("capacity: %w", err))
-	}
-	w.Slots = window.Capacity
-	p.Capacity = append(p.Capacity, w)
-	return nil
-}
-
-// parseRate reads: rate <jobs>/<unit> [burst <jobs>].
-func (p *Policy) parseRate(d *caddyfile.Dispenser) error {
-	args := d.RemainingArgs()
-	if len(args) == 0 {
-		return d.ArgErr()
-	}
-	rate, err := channels.ParseRate(args[0])
-	if err != nil {
-		return d.WrapErr(err)
-	}
-	switch rest := args[1:]; {
-	case len(rest) == 0:
-	case len(rest) == 2 && rest[0] == "burst":
-		if rate.Burst, err = strconv.Atoi(rest[1]); err != nil || rate.Burst < 1 {
-			return d.Errf("rate: a burst of %q: it must be a whole number, at least 1", rest[1])
-		}
-	default:
-		return d.Errf("rate: write it like 100/h, or 100/h burst 20")
-	}
-	if err := rate.Validate(); err != nil {
-		return d.WrapErr(err)
-	}
-	p.Rate = &Rate{Starts: rate.Starts, Period: caddy.Duration(rate.Period), Burst: rate.Burst}
 	return nil
 }
 

@@ -76,6 +76,9 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 	if cfg.Policies, err = r.policies(); err != nil {
 		return cfg, nil, err
 	}
+	if cfg.Server, err = r.Server.config(); err != nil {
+		return cfg, nil, err
+	}
 	if cfg.Driver, err = r.driver(ctx); err != nil {
 		return cfg, nil, err
 	}
@@ -87,6 +90,11 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 	chooseMaintenance(cfg.Postgres, cfg.Driver, served)
 	if cfg.Targets, err = r.targets(ctx, log); err != nil {
 		return cfg, nil, err
+	}
+	if cfg.Server.Workers > 0 {
+		if err := site.CountVisitors(ctx, cfg.Targets); err != nil {
+			return cfg, nil, fmt.Errorf("server: workers: %w; use max_jobs alone", err)
+		}
 	}
 	return cfg, odoo, nil
 }

@@ -36,17 +36,18 @@ type channel struct {
 
 	limits
 	configured bool
-	stopped    bool   // held back by Pause
-	defaults   limits // of children that are not configured
-	gate       *gate  // what rules mean for it; nil without
+	stopped    bool    // held back by Pause
+	defaults   limits  // of children that are not configured
+	ruling     *ruling // what rules mean for it; nil without
 
-	ready       heap[*record, readyOrder]
+	ready       queue
 	eta         heap[*record, etaOrder]
 	failed      heap[*record, readyOrder]
-	running     int   // jobs from here or below that this channel has let pass
-	active      int   // those of them that root has let pass, too
-	own         int   // jobs whose own channel this is, wherever they are
-	pausedUntil int64 // end of the throttle pause in microseconds, 0: none
+	running     int                 // jobs from here or below that this channel has let pass
+	active      int                 // those of them that root has let pass, too
+	own         int                 // jobs whose own channel this is, wherever they are
+	pausedUntil int64               // end of the throttle pause in microseconds, 0: none
+	tallies     map[shareKey]*tally // of the keys with a limit that have jobs here or below
 
 	// What follows is derived from the above by settle.
 	timer      int64 // when the next pass has to check it
@@ -99,7 +100,7 @@ func (c *channel) hasCapacity() bool {
 
 // canYield reports whether a pass would take a job out of the ready queue.
 func (c *channel) canYield() bool {
-	return c.ready.len() > 0 && c.pausedUntil == 0 && c.hasCapacity() && !c.heldBack() && c.affords()
+	return !c.ready.empty() && c.pausedUntil == 0 && c.hasCapacity() && !c.heldBack() && c.affords()
 }
 
 // heldBack reports whether a sequential channel waits for a job with an eta: only the one with the
@@ -154,6 +155,7 @@ func (m *Manager) channel(name string) *channel {
 		child := newChannel(c, segment)
 		_, child.stopped = m.stopped[child.name]
 		m.govern(child)
+		m.share(child)
 		return child
 	})
 }

@@ -395,11 +395,12 @@ func checkPlace(t require.TestingT, r *record, running map[*channel]int) {
 			running[c]++
 			c = c.parent
 		}
-		require.Same(t, r, c.ready.items[r.index])
+		requireQueued(t, r, c)
 	}
 }
 
 func checkChannel(t require.TestingT, m *Manager, c *channel) {
+	checkTallies(t, m, c)
 	_, listed := m.configured[c]
 	require.Equal(t, listed, c.configured, c.name)
 	require.True(t, c.parent == nil || c.configured || c.own > 0 || len(c.children) > 0, "%s is useless", c.name)
@@ -407,6 +408,10 @@ func checkChannel(t require.TestingT, m *Manager, c *channel) {
 		require.Equal(t, c.unconfigured(), c.limits, c.name)
 	}
 	checkHeap(t, c.ready.items, readyOrder{})
+	if q := c.ready.shared; q != nil {
+		require.Empty(t, c.ready.items)
+		checkSharedQueue(t, m, q)
+	}
 	checkHeap(t, c.eta.items, etaOrder{})
 	checkHeap(t, c.failed.items, readyOrder{})
 	checkHeap(t, c.wakes.items, wakeOrder{})
@@ -426,8 +431,8 @@ func checkChannel(t require.TestingT, m *Manager, c *channel) {
 // slowWake is docs/contract.md 2.6 without any heap, and then what rules add to it.
 func slowWake(c *channel) int64 {
 	wake := ungovernedWake(c)
-	if c.gate != nil {
-		_, wake = c.gate.times(c, never, wake)
+	if c.ruling != nil {
+		_, wake = c.ruling.times(c, never, wake)
 	}
 	return wake
 }

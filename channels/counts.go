@@ -15,6 +15,21 @@ type Count struct {
 	Pending, Enqueued, Started, Failed int
 }
 
+// Add adds jobs of one state. Other states than those that are counted change nothing.
+func (c *Count) Add(s State, n int) {
+	switch s {
+	case Pending:
+		c.Pending += n
+	case Enqueued:
+		c.Enqueued += n
+	case Started:
+		c.Started += n
+	case Failed:
+		c.Failed += n
+	default:
+	}
+}
+
 // Counts returns the counts of all databases and channels that have jobs, by database and channel.
 // Its cost grows with their number, not with that of jobs.
 func (m *Manager) Counts() []Count {
@@ -94,9 +109,11 @@ func (c *channel) waiting() int { return c.ready.len() + c.eta.len() }
 
 func (c *channel) oldest(now int64, budget *int) int64 {
 	since := int64(never)
-	explore(c.ready.items, budget, func(o *record) bool {
-		since = min(since, max(o.created, o.eta))
-		return true
+	c.ready.heaps(func(items []*record) {
+		explore(items, budget, func(o *record) bool {
+			since = min(since, max(o.created, o.eta))
+			return true
+		})
 	})
 	explore(c.eta.items, budget, func(o *record) bool {
 		if o.eta > now {

@@ -30,6 +30,9 @@ const (
 	// ReasonSequentialETA: the channel is sequential and a job that comes first waits for its eta
 	// (Blocker, Until).
 	ReasonSequentialETA
+	// ReasonLimit: the jobs of its database, or company, are as many as they may be, or those that go
+	// before it will be (Share).
+	ReasonLimit
 	// ReasonBehind: the next pass gives the channel's free slots to others (Capacity, Running).
 	ReasonBehind
 	// ReasonSuspended: the database is being loaded or cannot be served.
@@ -61,6 +64,7 @@ var reasonNames = [...]string{
 	ReasonThrottled:        "throttled",
 	ReasonSequentialFailed: "sequential_failed",
 	ReasonSequentialETA:    "sequential_eta",
+	ReasonLimit:            "limit",
 	ReasonBehind:           "behind",
 	ReasonSuspended:        "suspended",
 	ReasonWithheld:         "channels_withheld",
@@ -101,6 +105,8 @@ type Explanation struct {
 	// Window is the one in force for Channel, and Rate its rate, if that is the reason.
 	Window *Window
 	Rate   *Rate
+	// Share is the limit that holds the job back, if one does.
+	Share *ShareUse
 	// Shared is set if the job's own channel is one for many names; see NamesPerDatabase.
 	Shared bool
 }
@@ -149,12 +155,15 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 	e.Channel, e.Capacity, e.Running = c.name, c.shownCapacity(), c.running
 	var best, next *record
 	e.Ahead, e.AtLeast, best, next = c.competitors(r, now)
+	limit := c.limitOf(r)
 	switch {
 	case c.paused, c.stopped:
 		e.Reason = ReasonPaused
 	case c.sequential && c.failed.len() > 0:
 		e.Reason = ReasonSequentialFailed
 		e.Blocker = c.failed.first().key()
+	case limit != nil && limit.Running >= limit.Limit:
+		e.limited(limit)
 	case !c.hasCapacity():
 		e.full(c)
 	case c.pausedUntil > now:
@@ -164,7 +173,9 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.Reason = ReasonSequentialETA
 		e.Blocker = next.key()
 		e.Until = time.UnixMicro(next.eta).UTC()
-	case !c.gate.affords(c, 1+e.Ahead):
+	case limit != nil:
+		e.limited(limit)
+	case !c.ruling.affords(c, 1+e.Ahead):
 		e.rated(c)
 	case c.throttle != 0 && e.Ahead > 0, e.Ahead >= c.slots()-c.running:
 		e.Reason = ReasonBehind
@@ -190,12 +201,19 @@ func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, be
 			best = o
 		}
 	}
-	explore(c.ready.items, &budget, func(o *record) bool {
-		compete(o)
-		return o.before(r)
-	})
+	if c.ready.shared != nil {
+		ahead, best = c.ready.shared.competitors(r, &budget)
+	} else {
+		explore(c.ready.items, &budget, func(o *record) bool {
+			compete(o)
+			return o.before(r)
+		})
+	}
 	explore(c.eta.items, &budget, func(o *record) bool {
 		if o.eta <= now {
+			if c.ready.shared != nil && c.gateOf(o) != nil {
+				return true
+			}
 			compete(o)
 			return true
 		}
@@ -285,6 +303,8 @@ func (e Explanation) sentence() string {
 		return waits + e.window() + behind
 	case ReasonRate:
 		return fmt.Sprintf("%s%s lets %s of channel %s start, and the turn of this one is at %s%s", waits, e.Policy, e.Rate.spell(), e.Channel, until, behind)
+	case ReasonLimit:
+		return waits + e.Share.String() + behind
 	case ReasonBehind:
 		return fmt.Sprintf("%s%s before it in channel %s", waits, e.ahead(), e.Channel)
 	default:

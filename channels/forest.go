@@ -18,7 +18,8 @@ type Forest struct {
 	trees  map[string]*tree // otherwise, by database
 
 	stopped    map[string]struct{} // what Pause holds back, by full name
-	names      *allowance          // of the trees of databases
+	shares     Shares
+	names      *allowance // of the trees of databases
 	clock      *clock
 	rules      func(db, channel string) Rules // nil: there are none
 	capacities Capacities
@@ -81,7 +82,7 @@ func (f *Forest) Configure(cfgs []Config) error {
 	for _, t := range f.trees {
 		m.adopt(t.dbs[t.name])
 	}
-	*f = Forest{shared: m, stopped: f.stopped, clock: f.clock, rules: f.rules}
+	*f = Forest{shared: m, shares: f.shares, stopped: f.stopped, clock: f.clock, rules: f.rules}
 	return nil
 }
 
@@ -126,6 +127,19 @@ func (f *Forest) ConfigureDatabase(db string, cfgs []Config) error {
 	t.withheld = err != nil
 	f.settle(t)
 	return err
+}
+
+// SetShares is [Manager.SetShares], for every tree.
+func (f *Forest) SetShares(s Shares) {
+	f.shares = s
+	if f.shared != nil {
+		f.shared.SetShares(s)
+		return
+	}
+	for _, t := range f.trees {
+		t.SetShares(s)
+		f.settle(t)
+	}
 }
 
 // Withhold lets a database's tree yield nothing until ConfigureDatabase: its configuration cannot
@@ -179,6 +193,7 @@ func (f *Forest) newManager(db string) *Manager {
 	m := NewManager()
 	m.clock = f.clock
 	f.govern(m, db)
+	m.SetShares(f.shares)
 	for name := range f.stopped {
 		m.Pause(name, true)
 	}

@@ -30,6 +30,10 @@ type Job struct {
 	// Created is date_created in microseconds since the Unix epoch, UTC.
 	Created int64
 
+	// Company is the id of the company that the job belongs to; 0 if it has none, or if no share asks
+	// for it.
+	Company int32
+
 	// ETA is the earliest start in microseconds since the Unix epoch, UTC. 0 means that there is
 	// none (docs/contract.md 2.3).
 	ETA int64

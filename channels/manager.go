@@ -22,8 +22,10 @@ type Manager struct {
 	resting    map[string]bucket          // of channels that have gone, by full name
 	emptied    int64                      // when buckets were empty that are not known, by the steady clock
 	percents   int                        // how many channels have a part of their parents' capacity
-	dirty      [][]*channel               // by depth: the channels that can yield
-	dirtyCount int                        // how many these are
+	shares     Shares
+	turned     []*tally     // whose limits have just been reached, or are not any more
+	dirty      [][]*channel // by depth: the channels that can yield
+	dirtyCount int          // how many these are
 }
 
 // NewManager returns a Manager without jobs and with the one channel "root", which has capacity 1.
@@ -93,7 +95,9 @@ func (m *Manager) SetFromSnapshot(j Job, s State) (repaired bool) {
 	d, n := m.dbs[j.DB], newName(j.UUID)
 	r := d.find(&n)
 	if r == nil || r.state != s || r.differs(&j) {
-		return m.set(d, r, &n, &j, s)
+		// That the company was not asked for before is no mistake of memory.
+		told := r != nil && r.state == s && !r.sortsElse(&j) && r.home.name == j.Channel
+		return m.set(d, r, &n, &j, s) && !told
 	}
 	r.home.db.see(r)
 	if r.home.name == j.Channel || !m.strays(r.home, j.Channel) {
@@ -302,7 +306,7 @@ func (m *Manager) remove(r *record) {
 }
 
 func (m *Manager) assign(r *record, h *home, j *Job) {
-	r.home, r.id, r.priority, r.created, r.eta = h, j.ID, j.Priority, j.Created, j.ETA
+	r.home, r.id, r.priority, r.created, r.eta, r.company = h, j.ID, j.Priority, j.Created, j.ETA, j.Company
 	h.jobs++
 	h.channel.own++
 	if h.shared {
@@ -343,7 +347,7 @@ func (m *Manager) put(r *record, s State) {
 	case s.Running():
 		r.location = inRunning
 		for c := own; c != nil; c = c.parent {
-			c.running++
+			m.occupy(c, r, 1)
 			c.active++
 			top = c
 		}
@@ -371,7 +375,7 @@ func (m *Manager) take(r *record) {
 	switch {
 	case r.location == inRunning:
 		for c := own; c != nil; c = c.parent {
-			c.running--
+			m.occupy(c, r, -1)
 			c.active--
 			top = c
 		}
@@ -384,10 +388,10 @@ func (m *Manager) take(r *record) {
 		own.eta.remove(int(r.index))
 	default:
 		for range r.location {
-			top.running--
+			m.occupy(top, r, -1)
 			top = top.parent
 		}
-		top.ready.remove(int(r.index))
+		top.ready.remove(r)
 	}
 	m.settle(own, top)
 }

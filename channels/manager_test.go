@@ -2,6 +2,7 @@ package channels
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -72,8 +73,12 @@ var (
 
 func (s *comparison) configure(t *rapid.T) {
 	cfgs := drawConfigs.Draw(t, "configuration")
+	before := s.m.wanted
 	require.NoError(t, s.m.Configure(cfgs))
 	require.NoError(t, s.ref.configure(cfgs))
+	if s.m.shares != nil && !maps.Equal(before, s.m.wanted) {
+		s.ref.gather()
+	}
 }
 
 func (s *comparison) set(t *rapid.T) {
@@ -83,6 +88,9 @@ func (s *comparison) set(t *rapid.T) {
 		ID:       rapid.Int64Range(1, 3).Draw(t, "id"),
 		Priority: rapid.Int32Range(0, 2).Draw(t, "priority"),
 		Created:  rapid.Int64Range(1, 3).Draw(t, "created"),
+	}
+	if s.m.shares != nil {
+		j.Company = rapid.Int32Range(0, 2).Draw(t, "company")
 	}
 	if rapid.Bool().Draw(t, "with eta") {
 		j.ETA = (s.now + rapid.Int64Range(-3, 10).Draw(t, "eta")) * 1e6

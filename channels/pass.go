@@ -24,6 +24,20 @@ const dueLimit = 2000
 // next is Next. It takes the jobs that have become due off what is left of their bound.
 func (m *Manager) next(now time.Time, limit int, due *int) []Key {
 	t := now.UnixMicro()
+	keys := m.climb(t, limit, due)
+	// Limits that were reached may have sent jobs back, so that others go instead of them.
+	for m.shares != nil && m.dirtyCount > 0 && (limit <= 0 || len(keys) < limit) {
+		left := 0
+		if limit > 0 {
+			left = limit - len(keys)
+		}
+		keys = append(keys, m.climb(t, left, due)...)
+	}
+	return keys
+}
+
+// climb lets jobs pass once, from the deepest channels to root.
+func (m *Manager) climb(t int64, limit int, due *int) []Key {
 	for *due > 0 && m.timers.len() > 0 && m.timers.first().timer <= t {
 		m.expire(m.timers.first(), t, due)
 	}
@@ -71,15 +85,15 @@ func (m *Manager) expire(c *channel, now int64, due *int) {
 
 // advance moves the jobs that a channel yields into its parent's queue.
 func (m *Manager) advance(c *channel, now int64) {
-	if c.capacity == 0 && c.throttle == 0 && !c.sequential && c.gate == nil {
+	if !c.restricts() && c.ready.shared == nil && c.ruling == nil {
 		for _, r := range c.ready.items {
 			r.location++
 		}
 		c.running += c.ready.len()
-		c.parent.ready.merge(&c.ready)
+		c.parent.ready.merge(&c.ready.heap)
 	} else {
 		for c.canYield() {
-			r := c.yield(now)
+			r := m.yield(c, now)
 			r.location++
 			c.parent.ready.push(r)
 		}
@@ -91,7 +105,7 @@ func (m *Manager) advance(c *channel, now int64) {
 func (m *Manager) start(now int64, limit int) []Key {
 	var keys []Key
 	for m.root.canYield() && (limit <= 0 || len(keys) < limit) {
-		r := m.root.yield(now)
+		r := m.yield(m.root, now)
 		r.location = inRunning
 		m.begin(r.home.channel)
 		r.home.count(r.state, -1)
@@ -107,9 +121,9 @@ func (m *Manager) start(now int64, limit int) []Key {
 
 // yield takes the best job out of the queue, counts it and begins the pause that a throttle asks
 // for.
-func (c *channel) yield(now int64) *record {
+func (m *Manager) yield(c *channel, now int64) *record {
 	r := c.ready.pop()
-	c.running++
+	m.occupy(c, r, 1)
 	if c.throttle != 0 {
 		c.pausedUntil = now + c.throttle
 	}
@@ -120,6 +134,9 @@ func (c *channel) yield(now int64) *record {
 // changed, and of all above it that this concerns: at least up to top, the highest channel that was
 // changed itself.
 func (m *Manager) settle(c, top *channel) {
+	if len(m.turned) > 0 {
+		m.turn()
+	}
 	reached := false
 	for c != nil {
 		changed := m.derive(c)
@@ -150,8 +167,8 @@ func (m *Manager) derive(c *channel) (changed bool) {
 	if c.pausedUntil != 0 {
 		timer = c.pausedUntil // even without capacity: the pause has to end
 	}
-	if c.gate != nil {
-		timer, wake = c.gate.times(c, timer, wake)
+	if c.ruling != nil {
+		timer, wake = c.ruling.times(c, timer, wake)
 	}
 	if timer != c.timer {
 		c.timer = timer

@@ -31,6 +31,10 @@ func (m *Manager) Configure(cfgs []Config) error {
 
 	other := !maps.Equal(m.wanted, wanted)
 	m.wanted = wanted
+	var back map[*channel][]*record
+	if other && m.shares != nil {
+		back = m.gather() // what restricts, and who holds slots, may change
+	}
 	touched := m.reconfigure(wanted)
 	changed := make(map[*channel]limits) // and what the limits were before
 	for c := range touched {
@@ -48,6 +52,9 @@ func (m *Manager) Configure(cfgs []Config) error {
 	}
 	for c := range touched {
 		m.prune(c)
+	}
+	if back != nil {
+		m.scatter(back)
 	}
 	if other {
 		m.displace()
@@ -127,7 +134,7 @@ func (m *Manager) callBack(strict map[*channel]struct{}) {
 		for _, r := range list {
 			own := r.home.channel
 			for p := own; p != c; p = p.parent {
-				p.running--
+				m.occupy(p, r, -1)
 			}
 			r.location = inOwnQueue
 			back[own] = append(back[own], r)

@@ -20,6 +20,7 @@ type record struct {
 	id       int64
 	uuid     uuid
 	priority int32
+	company  int32
 	index    int32 // in the heap that holds it
 	state    State
 	location location
@@ -55,6 +56,7 @@ type home struct {
 	jobs    int
 	states  [len(stateNames)]int // how many of them are in which state
 	levels  int                  // what it takes of the allowance
+	shares  []level              // see sharesOf; nil without shares
 	shared  bool                 // its jobs have many names; see NamesPerDatabase
 	// ready and eta are those that wait while the database is suspended, in the order of the queues
 	// that they will be in.
@@ -189,6 +191,7 @@ func (r *record) job() Job {
 		ID:       r.id,
 		Priority: r.priority,
 		Created:  r.created,
+		Company:  r.company,
 		ETA:      r.eta,
 	}
 }
@@ -196,6 +199,11 @@ func (r *record) job() Job {
 // differs reports whether a property that influences scheduling, beside the channel, is not what the
 // row says.
 func (r *record) differs(j *Job) bool {
+	return r.sortsElse(j) || r.company != j.Company
+}
+
+// sortsElse reports whether one of those differs that decide on its order.
+func (r *record) sortsElse(j *Job) bool {
 	return r.id != j.ID || r.priority != j.Priority || r.created != j.Created || r.eta != j.ETA
 }
 

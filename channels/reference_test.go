@@ -15,6 +15,7 @@ type reference struct {
 	root      *refChannel
 	jobs      map[Key]*refJob
 	suspended map[string]bool
+	shares    Shares
 
 	// With rules: what they are, the time of the last pass, how long has passed by a clock that never
 	// goes back, and when buckets were empty that are new, both in microseconds.
@@ -31,6 +32,7 @@ type refJob struct {
 }
 
 type refChannel struct {
+	m          *reference
 	name       string
 	parent     *refChannel
 	children   []*refChannel
@@ -49,7 +51,9 @@ type refChannel struct {
 }
 
 func newReference() *reference {
-	return &reference{root: newRefChannel(nil, "root"), jobs: map[Key]*refJob{}, suspended: map[string]bool{}}
+	m := &reference{root: newRefChannel(nil, "root"), jobs: map[Key]*refJob{}, suspended: map[string]bool{}}
+	m.root.m = m
+	return m
 }
 
 func newRefChannel(parent *refChannel, name string) *refChannel {
@@ -58,6 +62,9 @@ func newRefChannel(parent *refChannel, name string) *refChannel {
 		queue: map[*refJob]bool{}, running: map[*refJob]bool{}, failed: map[*refJob]bool{},
 	}
 	c.limits = c.wanted(nil)
+	if parent != nil {
+		c.m = parent.m
+	}
 	return c
 }
 
@@ -171,6 +178,7 @@ func (m *reference) set(j Job, s State) {
 		old.due = false
 		c.queue[old] = true
 	}
+	m.sendBack()
 }
 
 func (m *reference) suspend(db string, suspended bool) {
@@ -218,7 +226,7 @@ func (c *refChannel) affords(more int) bool {
 	return c.level >= int64(reserved+more)*c.rules.Rate.Period.Microseconds()
 }
 
-func (c *refChannel) full() int64 {
+func (c *refChannel) bucketSize() int64 {
 	return int64(max(c.rules.Rate.Burst, 1)) * c.rules.Rate.Period.Microseconds()
 }
 
@@ -226,7 +234,7 @@ func (c *refChannel) full() int64 {
 func (m *reference) refill() {
 	for _, c := range m.all() {
 		if c.rules.Rate != nil {
-			c.level = min(c.level+(m.steady-c.filled)*int64(c.rules.Rate.Starts), c.full())
+			c.level = min(c.level+(m.steady-c.filled)*int64(c.rules.Rate.Starts), c.bucketSize())
 		}
 		c.filled = m.steady
 	}
@@ -235,7 +243,7 @@ func (m *reference) refill() {
 func (m *reference) addTokens(j *refJob, n int64) {
 	for c := j.channel; c != nil; c = c.parent {
 		if c.rules.Rate != nil {
-			c.level = min(c.level+n*c.rules.Rate.Period.Microseconds(), c.full())
+			c.level = min(c.level+n*c.rules.Rate.Period.Microseconds(), c.bucketSize())
 		}
 	}
 }
@@ -299,7 +307,7 @@ func (m *reference) govern(rules map[string]Rules) {
 			c.level = 0
 		case *c.rules.Rate != *old.Rate:
 			tokens := max(c.level, 0) / old.Rate.Period.Microseconds()
-			c.level = min(tokens*c.rules.Rate.Period.Microseconds(), c.full())
+			c.level = min(tokens*c.rules.Rate.Period.Microseconds(), c.bucketSize())
 		}
 	}
 	m.shift(false)
@@ -373,6 +381,7 @@ func (c *refChannel) expire(now int64) {
 func (c *refChannel) pop(now int64) *refJob {
 	c.expire(now)
 	ready, waiting := c.split()
+	ready = c.allowed(ready)
 	if len(ready) == 0 || c.limits.sequential && len(waiting) > 0 && refOrder(waiting[0], ready[0]) < 0 {
 		return nil
 	}
@@ -408,17 +417,22 @@ func (c *refChannel) run(now int64, limit int) []*refJob {
 			break
 		}
 	}
+	c.m.sendBack()
 	return jobs
 }
 
 func (m *reference) next(now int64, limit int) []Key {
 	var keys []Key
-	for _, j := range m.root.run(now, limit) {
-		j.state = Enqueued
-		m.addTokens(j, -1)
-		keys = append(keys, j.Key)
+	for {
+		for _, j := range m.root.run(now, max(limit-len(keys), 0)) {
+			j.state = Enqueued
+			m.addTokens(j, -1)
+			keys = append(keys, j.Key)
+		}
+		if m.shares == nil || !slices.ContainsFunc(m.all(), (*refChannel).pending) || limit > 0 && len(keys) >= limit {
+			return keys
+		}
 	}
-	return keys
 }
 
 // wakeup returns 0 for none.

@@ -21,8 +21,8 @@ type Rules struct {
 
 func (r *Rules) empty() bool { return len(r.Windows) == 0 && r.Rate == nil }
 
-// gate is what rules mean for a channel at present. Channels without rules have none.
-type gate struct {
+// ruling is what rules mean for a channel at present. Channels without rules have none.
+type ruling struct {
 	Rules
 
 	clock *clock
@@ -56,8 +56,8 @@ func (m *Manager) empty() {
 	m.emptied = m.clock.steady()
 	clear(m.resting)
 	for c := range m.governed {
-		if c.gate.Rate != nil {
-			c.gate.bucket = newBucket(*c.gate.Rate, m.emptied)
+		if c.ruling.Rate != nil {
+			c.ruling.bucket = newBucket(*c.ruling.Rate, m.emptied)
 		}
 	}
 	// Only now: what is called back may be let pass again.
@@ -71,7 +71,7 @@ func (m *Manager) empty() {
 func (m *Manager) reserving() map[*channel]struct{} {
 	strict := make(map[*channel]struct{})
 	for c := range m.governed {
-		if c.gate.Rate != nil && c.running > c.active {
+		if c.ruling.Rate != nil && c.running > c.active {
 			strict[c] = struct{}{}
 		}
 	}
@@ -85,14 +85,14 @@ func (m *Manager) govern(c *channel) {
 	}
 	rules := m.rules(c.name)
 	if rules.empty() {
-		if c.gate != nil {
-			c.gate = nil
+		if c.ruling != nil {
+			c.ruling = nil
 			delete(m.governed, c)
 			m.tightened(c)
 		}
 		return
 	}
-	g := &gate{Rules: rules, clock: m.clock, until: never}
+	g := &ruling{Rules: rules, clock: m.clock, until: never}
 	if len(rules.Windows) > 0 {
 		g.until = math.MinInt64 // not known: the next pass finds it out
 		if !m.clock.last.IsZero() {
@@ -102,7 +102,7 @@ func (m *Manager) govern(c *channel) {
 	if rules.Rate != nil {
 		g.bucket = m.bucketOf(c, *rules.Rate)
 	}
-	c.gate = g
+	c.ruling = g
 	m.governed[c] = struct{}{}
 	m.tightened(c)
 }
@@ -110,8 +110,8 @@ func (m *Manager) govern(c *channel) {
 // bucketOf returns what is left of the tokens of a channel.
 func (m *Manager) bucketOf(c *channel, rate Rate) bucket {
 	steady := m.clock.steady()
-	if c.gate != nil && c.gate.Rate != nil {
-		return c.gate.bucket.become(rate, steady)
+	if c.ruling != nil && c.ruling.Rate != nil {
+		return c.ruling.bucket.become(rate, steady)
 	}
 	if b, ok := m.resting[c.name]; ok {
 		delete(m.resting, c.name)
@@ -122,11 +122,11 @@ func (m *Manager) bucketOf(c *channel, rate Rate) bucket {
 
 // ungovern forgets the rules of a channel that goes, and remembers how many tokens it has left.
 func (m *Manager) ungovern(c *channel) {
-	g := c.gate
+	g := c.ruling
 	if g == nil {
 		return
 	}
-	c.gate = nil
+	c.ruling = nil
 	delete(m.governed, c)
 	if g.Rate != nil {
 		m.rest(c.name, g.bucket)
@@ -168,8 +168,8 @@ func (m *Manager) like(b bucket) bool {
 // recompute finds out anew what follows from the system's clocks, after they have been set.
 func (m *Manager) recompute() {
 	for c := range m.governed {
-		if len(c.gate.Windows) > 0 {
-			c.gate.until = math.MinInt64
+		if len(c.ruling.Windows) > 0 {
+			c.ruling.until = math.MinInt64
 		}
 		m.reopen(c)
 		m.settle(c, c)
@@ -178,7 +178,7 @@ func (m *Manager) recompute() {
 
 // reopen lets a channel have the window that is in force now.
 func (m *Manager) reopen(c *channel) {
-	g := c.gate
+	g := c.ruling
 	if g == nil || g.until > m.clock.wall {
 		return
 	}
@@ -200,7 +200,7 @@ func (m *Manager) tightened(c *channel) {
 			strict[child] = struct{}{}
 		}
 	}
-	if c.running > c.active && (c.running > c.slots() || !c.gate.affords(c, 0)) {
+	if c.running > c.active && (c.running > c.slots() || !c.ruling.affords(c, 0)) {
 		strict[c] = struct{}{}
 	}
 	m.callBack(strict)
@@ -211,7 +211,7 @@ func (m *Manager) tightened(c *channel) {
 }
 
 // find finds the window that is in force at the time of the clock.
-func (g *gate) find() {
+func (g *ruling) find() {
 	now := time.UnixMicro(g.clock.wall)
 	g.window = inForce(g.Windows, now)
 	at, changes := nextChange(g.Windows, now)
@@ -220,8 +220,8 @@ func (g *gate) find() {
 
 // slots is how many jobs may run in the channel and below it now.
 func (c *channel) slots() int {
-	if c.gate != nil && c.gate.window != nil {
-		return c.bounded(c.gate.window.Capacity)
+	if c.ruling != nil && c.ruling.window != nil {
+		return c.bounded(c.ruling.window.Capacity)
 	}
 	if c.capacity == 0 {
 		return math.MaxInt
@@ -243,10 +243,10 @@ func (c *channel) bounded(capacity int) int {
 // affords reports whether there is a token for one more job to pass. Jobs that have passed and have not
 // started will need theirs.
 func (c *channel) affords() bool {
-	return c.gate == nil || c.gate.affords(c, 1)
+	return c.ruling == nil || c.ruling.affords(c, 1)
 }
 
-func (g *gate) affords(c *channel, more int) bool {
+func (g *ruling) affords(c *channel, more int) bool {
 	if g == nil || g.Rate == nil {
 		return true
 	}
@@ -258,7 +258,7 @@ func (g *gate) affords(c *channel, more int) bool {
 func (m *Manager) begin(c *channel) {
 	for ; c != nil; c = c.parent {
 		c.active++
-		if g := c.gate; g != nil && g.Rate != nil {
+		if g := c.ruling; g != nil && g.Rate != nil {
 			g.bucket.refill(g.clock.steady())
 			g.bucket.add(-1)
 			m.settle(c, c) // a bucket that was full begins to fill
@@ -274,7 +274,7 @@ func (m *Manager) Refund(k Key) {
 		return
 	}
 	for c := r.home.channel; c != nil; c = c.parent {
-		if g := c.gate; g != nil && g.Rate != nil {
+		if g := c.ruling; g != nil && g.Rate != nil {
 			g.bucket.refill(g.clock.steady())
 			g.bucket.add(1)
 		}
@@ -283,7 +283,7 @@ func (m *Manager) Refund(k Key) {
 }
 
 // times adds when the rules of a channel need a pass to when it needs one anyway.
-func (g *gate) times(c *channel, timer, wake int64) (newTimer, newWake int64) {
+func (g *ruling) times(c *channel, timer, wake int64) (newTimer, newWake int64) {
 	if c.pausedUntil == 0 && c.hasCapacity() && !g.affords(c, 1) {
 		due := int64(never) // when those start that have passed
 		if next := c.running - c.active + 1; next <= g.bucket.rate.Burst {

@@ -7,7 +7,7 @@ import (
 
 // shownCapacity is the capacity in force. 0 is unlimited, unless a window says so.
 func (c *channel) shownCapacity() int {
-	if c.gate != nil && c.gate.window != nil {
+	if c.ruling != nil && c.ruling.window != nil {
 		return c.slots()
 	}
 	return c.capacity
@@ -16,7 +16,7 @@ func (c *channel) shownCapacity() int {
 // full fills in why a channel has no slot: a window, or its own capacity.
 func (e *Explanation) full(c *channel) {
 	e.Reason = ReasonChannelFull
-	g := c.gate
+	g := c.ruling
 	if g == nil || g.window == nil {
 		return
 	}
@@ -28,13 +28,13 @@ func (e *Explanation) full(c *channel) {
 
 // rated fills in that a channel has no token for a job.
 func (e *Explanation) rated(c *channel) {
-	g := c.gate
+	g := c.ruling
 	e.Reason, e.Policy, e.Rate = ReasonRate, g.RateOf, g.Rate
 	e.Until = time.UnixMicro(g.clock.wallAt(g.bucket.due(c.running - c.active + 1 + e.Ahead))).UTC()
 }
 
 // ends returns when another window is in force, zero if that does not change.
-func (g *gate) ends() time.Time {
+func (g *ruling) ends() time.Time {
 	if len(g.Windows) == 0 || !g.changes {
 		return time.Time{}
 	}
@@ -85,7 +85,7 @@ func shortDuration(d time.Duration) string {
 }
 
 // describe fills in what the rules of a channel mean at present.
-func (g *gate) describe(c *channel, s *Status) {
+func (g *ruling) describe(c *channel, s *Status) {
 	s.Window, s.WindowUntil, s.Rate = g.window, g.ends(), g.Rate
 	if g.Rate == nil {
 		return

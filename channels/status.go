@@ -27,6 +27,9 @@ type Status struct {
 	// Queued is the number of jobs that wait here, for a slot or for their eta. Jobs of channels
 	// below that have come up to this one are among them.
 	Queued int
+	// PassedBy is how many of the Queued are over a limit of their database or company, so that others
+	// pass them.
+	PassedBy int
 	// Running is the number of jobs of this channel and those below that this one has let pass:
 	// they run, or wait for a slot further up.
 	Running int
@@ -80,14 +83,15 @@ func (c *channel) status() Status {
 		Paused:     c.paused,
 		Stopped:    c.stopped,
 		Queued:     c.ready.len() + c.eta.len(),
+		PassedBy:   c.ready.passedBy(),
 		Running:    c.running,
 		Failed:     c.failed.len(),
 	}
 	if c.pausedUntil != 0 {
 		s.PausedUntil = time.UnixMicro(c.pausedUntil).UTC()
 	}
-	if c.gate != nil {
-		c.gate.describe(c, &s)
+	if c.ruling != nil {
+		c.ruling.describe(c, &s)
 	}
 	return s
 }

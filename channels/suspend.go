@@ -96,8 +96,10 @@ func (m *Manager) parkAll(d *database) {
 	ours := func(r *record) bool { return r.home.db == d }
 	unsorted := make(map[*home]struct{})
 	for c := range queues {
-		parkQueue(&c.ready, ours, unsorted)
-		parkQueue(&c.eta, ours, unsorted)
+		list, sorted := c.ready.split(ours)
+		m.parkList(list, sorted, false, unsorted)
+		list, sorted = c.eta.split(ours)
+		m.parkList(list, sorted, true, unsorted)
 	}
 	for h := range unsorted {
 		h.ready.rebuild(0)
@@ -108,9 +110,9 @@ func (m *Manager) parkAll(d *database) {
 	}
 }
 
-// parkQueue parks all jobs of a queue for which it is wanted, and notes where they are in no order.
-func parkQueue[O order[*record]](queue *heap[*record, O], wanted func(*record) bool, unsorted map[*home]struct{}) {
-	list, sorted := queue.split(wanted)
+// parkList parks jobs that were taken out of a queue, and notes where they are in no order. They are
+// a heap if sorted is set, by their eta if byETA is.
+func (m *Manager) parkList(list []*record, sorted, byETA bool, unsorted map[*home]struct{}) {
 	if len(list) == 0 {
 		return
 	}
@@ -119,7 +121,7 @@ func parkQueue[O order[*record]](queue *heap[*record, O], wanted func(*record) b
 		if r.location.inReady() {
 			c := r.home.channel
 			for range r.location {
-				c.running--
+				m.occupy(c, r, -1)
 				c = c.parent
 			}
 		}
@@ -128,7 +130,7 @@ func parkQueue[O order[*record]](queue *heap[*record, O], wanted func(*record) b
 		}
 		alike = alike && r.home == h && (r.eta != 0) == timed
 	}
-	if _, ok := any(queue).(*heap[*record, etaOrder]); alike && sorted && ok == timed {
+	if alike && sorted && byETA == timed {
 		// Mostly so: the jobs of a database that is large are those of one channel.
 		if timed && h.eta.len() == 0 {
 			h.eta.items = list

@@ -224,20 +224,23 @@
   }
   const subject = p => p.scope === 'all' ? 'Everything is' : p.database ? `Database ${p.database} is` : `Channel ${p.channel} is`;
 
+  // count writes a number to which an unknown one may have to be added.
+  const count = (n, unknown) => unknown ? (n ? number(n) + ' or more' : 'unknown') : number(n);
+
   function showTiles(r) {
-    const st = r.status;
+    const st = r.status, unknown = !!st.databases_with_unknown_jobs;
     const places = st.database_channels ? st.database_channels.max_capacity : r.channels.find(c => c.channel === 'root')?.capacity;
     const up = st.upstreams.filter(u => u.up && !u.drain).length;
     const h = now.history, last = h ? h.done.length - 1 : 0;
     const sum = (list, n) => list.slice(Math.max(0, last - n), last).reduce((a, b) => a + b, 0);
     const perMinute = h && Math.round(60 / h.step_seconds);
     rows($('tiles'), [
-      { name: 'Running', value: number(st.jobs.enqueued + st.jobs.started), more: places || st.database_channels ? 'of ' + number(places) : '' },
-      { name: 'Waiting', value: number(st.jobs.pending) },
-      { name: 'Oldest waiting', value: st.oldest_pending_seconds == null ? '–' : span(st.oldest_pending_seconds) },
+      { name: 'Running', value: count(st.jobs.enqueued + st.jobs.started, unknown), more: places || st.database_channels ? 'of ' + number(places) : '' },
+      { name: 'Waiting', value: count(st.jobs.pending, unknown) },
+      { name: 'Oldest waiting', value: st.oldest_pending_seconds == null ? (unknown ? 'unknown' : '–') : span(st.oldest_pending_seconds) },
       { name: 'Done, last minute', value: h ? number(sum(h.done, perMinute)) : '–' },
       // Not the same: a job that was requeued has failed all the same, and one may fail twice.
-      { name: 'Failed now', value: number(st.jobs.failed), more: h ? 'last hour: ' + number(sum(h.failed, last) + h.failed[last]) : '' },
+      { name: 'Failed now', value: count(st.jobs.failed, unknown), more: h ? 'last hour: ' + number(sum(h.failed, last) + h.failed[last]) : '' },
       { name: 'Odoo servers up', value: number(up), more: 'of ' + number(st.upstreams.length), alarm: !up },
     ], t => t.name, t => make('div', {}, make('dt', {}, t.name), make('dd', {}, make('span'), ' ', make('small'))), (el, t) => {
       set(el.querySelector('span'), t.value);
@@ -312,9 +315,9 @@
       ['Waiting', 'num', (td, c, tr) => {
         const waits = c.queued + (c.held ?? 0);
         td.classList.toggle('zero', !waits);
-        if (!waits) { delete td.buttons; set(td, 0); return; }
+        if (!waits) { delete td.buttons; set(td, count(0, c.jobs_unknown)); return; }
         if (!td.buttons) set(td, '');
-        button(td, 'list', 'link', number(waits), `${plural(waits, 'job')} waiting in ${full(c)}: list`, () => waiting(tr.item));
+        button(td, 'list', 'link', count(waits, c.jobs_unknown), `${plural(waits, 'job')} waiting in ${full(c)}: list`, () => waiting(tr.item));
       }],
       ['Oldest', 'num', (td, c) => { td.classList.toggle('zero', c.oldest_pending_seconds == null); set(td, c.oldest_pending_seconds == null ? '–' : span(c.oldest_pending_seconds)); }],
       ['Failed', 'num', (td, c) => { td.classList.toggle('zero', !c.failed); set(td, number(c.failed)); }],
@@ -412,7 +415,8 @@
       const list = [[d.state, databaseKinds[d.state] ?? 'bad']];
       if (d.pause) list.push(['paused', 'info']);
       const counts = d.state === 'undetected' ? (d.description || 'no queue_job') :
-        `${number(d.jobs.started + d.jobs.enqueued)} running, ${number(d.jobs.pending)} waiting, ${number(d.jobs.failed)} failed`;
+        d.jobs_unknown ? 'how many jobs wait is unknown' :
+          `${number(d.jobs.started + d.jobs.enqueued)} running, ${number(d.jobs.pending)} waiting, ${number(d.jobs.failed)} failed`;
       const side = entry(li, d.database, list, ((d.cause || d.detail) && d.state !== 'undetected' ? sentence(d.cause || d.detail) + '; ' : '') + counts + (d.heard_age_seconds > 60 ? `; last heard ${span(d.heard_age_seconds)} ago` : ''));
       const b = button(side, 'pause', 'quiet small', d.pause ? 'Resume' : 'Pause', `${d.pause ? 'Resume' : 'Pause'} database ${d.database}`,
         () => li.item.pause ? resume(li.item.pause) : pause({ database: li.item.database }));

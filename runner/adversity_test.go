@@ -950,3 +950,53 @@ func (s *twins) Claim(ctx context.Context, uuids, others []string) ([]driver.Tas
 	tasks, rows, err := s.Session.Claim(ctx, uuids, others)
 	return append(tasks, tasks...), rows, err
 }
+
+// slowDesk is a desk at which it takes long to write, and that watches that one does something there at
+// a time.
+type slowDesk struct {
+	desk
+	busy, times, together atomic.Int32
+}
+
+func (d *slowDesk) enter() (leave func()) {
+	if d.busy.Add(1) > 1 {
+		d.together.Add(1)
+	}
+	return func() { d.busy.Add(-1) }
+}
+
+func (d *slowDesk) Load(ctx context.Context) ([]runner.Slots, error) {
+	defer d.enter()()
+	return d.desk.Load(ctx)
+}
+
+func (d *slowDesk) Store(ctx context.Context, note []runner.Slots) error {
+	defer d.enter()()
+	d.times.Add(1)
+	<-time.After(1900 * time.Millisecond)
+	return d.desk.Store(ctx, note)
+}
+
+// A leader that is elected again while it writes down what runs neither reads nor writes beside that.
+func TestHandoverWhileOneIsWritten(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{RunFor: time.Hour})
+		cfg := b.config("root:99")
+		d := &slowDesk{}
+		cfg.Handover = d
+		r := b.start(cfg)
+		b.settle(10 * time.Second)
+		for i := range 20 {
+			b.jobs("prod", "", fmt.Sprintf("j%d-", i), 1)
+			b.settle(time.Duration(i+1) * 100 * time.Millisecond)
+			b.LoseClusters()
+			b.settle(3 * time.Second)
+		}
+		require.Greater(b, d.times.Load(), int32(10))
+		require.Zero(b, d.together.Load())
+		b.settle(10 * time.Second)
+		require.Equal(b, []runner.Slots{{Database: "prod", Channel: "root", Jobs: 20}}, d.note)
+		require.True(b, b.status(r).Leader)
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,6 +57,9 @@ type Config struct {
 	// in the database (docs/contract.md 6.2), and bounds them; Channels must then be
 	// empty. The driver must be capable of that. Default: nil, one tree for all databases.
 	DatabaseChannels *channels.Capacities
+
+	// Server bounds the jobs of each server. Default: no limits, jobs go to a server whatever it does.
+	Server upstream.Limits
 
 	// Policies are what holds for jobs beyond the limits of their channels. A policy that ends
 	// attempts needs a driver that is capable of [driver.Capabilities.Stopping]. Default: none.
@@ -195,6 +199,9 @@ func (c Config) validate() error {
 	if err := c.validatePolicies(); err != nil {
 		return err
 	}
+	if err := c.Server.Validate(); err != nil {
+		return fmt.Errorf("server: %w", err)
+	}
 	return channels.NewManager().Configure(c.Channels)
 }
 
@@ -211,6 +218,9 @@ func (c Config) validatePolicies() error {
 		if err := c.validateRules(p); err != nil {
 			return err
 		}
+		if p.Companies() && !c.Driver.Capabilities().Companies {
+			return fmt.Errorf("%s: per company: this driver cannot tell the companies of the jobs of %s", p, c.application())
+		}
 	}
 	return nil
 }
@@ -219,7 +229,7 @@ func (c Config) validatePolicies() error {
 func (c Config) session() session.Config {
 	return session.Config{
 		Driver: c.Driver, Postgres: c.Postgres, DatabaseChannels: c.DatabaseChannels != nil,
-		UpgradeGate: c.UpgradeGate, DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
+		UpgradeGate: c.UpgradeGate, Companies: slices.ContainsFunc(c.Policies, companies), DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
 	}
 }
 
@@ -231,7 +241,7 @@ func (c Config) cluster() cluster.Config {
 }
 
 func (c Config) upstream() upstream.Config {
-	return upstream.Config{Driver: c.Driver, Targets: c.Targets, Logger: c.Logger}
+	return upstream.Config{Driver: c.Driver, Targets: c.Targets, Limits: c.Server, Logger: c.Logger}
 }
 
 // application is the name of what runs the jobs.

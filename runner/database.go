@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
@@ -30,6 +31,10 @@ type database struct {
 	// told is true once all of its jobs have been read since this process leads, and counted once those
 	// that occupy slots have been.
 	told, counted bool
+	// read is set once all of its jobs have been read since they were last forgotten. Before, count is
+	// how many there are, if only that is known.
+	read  bool
+	count *channels.Count
 	// state and reason are what was shown last, derived of all these.
 	state  DatabaseState
 	reason string
@@ -42,6 +47,8 @@ type database struct {
 	complaint string
 	// pause is set while an operator has paused the database.
 	pause *Pause
+	// server is the one that got its last job; empty before that.
+	server string
 	// misconfigured says why the database's own channel tree lets nothing run.
 	misconfigured string
 	// unreadable is set when that is because its configuration cannot be read.
@@ -123,6 +130,8 @@ type databases struct {
 	gating bool
 	// sharingAt is when it is checked next which of them name too many channels.
 	sharingAt time.Time
+	// shares are the policies that divide channels and are in force.
+	shares []policy.Policy
 }
 
 func newDatabases(config func() Config, tree *channels.Forest, n *notes) *databases {
@@ -154,7 +163,7 @@ func (d *databases) step(db *database, what step, detail string) (lost bool) {
 	}
 	switch {
 	case what == stepLoaded:
-		db.told = true
+		db.told, db.read, db.count = true, true, nil
 	case what == stepStandby:
 		db.lostClaims = nil // another program may have made others
 	}
@@ -246,6 +255,30 @@ func (d *databases) settling() bool {
 	return false
 }
 
+// unread reports whether the database may have jobs that have not been read.
+func (db *database) unread() bool { return !db.read && db.stage.mayTell() }
+
+// withCounted adds the jobs of databases whose jobs have only been counted. Their channels are not
+// known, so that they count at the one above all.
+func (d *databases) withCounted(counts []channels.Count) []channels.Count {
+	for _, name := range slices.Sorted(maps.Keys(d.byName)) {
+		db := d.byName[name]
+		if db.count == nil || !db.unread() {
+			continue
+		}
+		rest := *db.count
+		for _, c := range counts { // in memory, because their requests are open
+			if c.DB == name {
+				rest.Pending, rest.Enqueued = max(0, rest.Pending-c.Pending), max(0, rest.Enqueued-c.Enqueued)
+				rest.Started, rest.Failed = max(0, rest.Started-c.Started), max(0, rest.Failed-c.Failed)
+			}
+		}
+		rest.DB, rest.Channel = name, "root"
+		counts = append(counts, rest)
+	}
+	return counts
+}
+
 // status describes the databases, sorted by name; counts are the jobs of all.
 func (d *databases) status(counts []channels.Count) []DatabaseStatus {
 	list := make([]DatabaseStatus, 0, len(d.byName))
@@ -255,6 +288,7 @@ func (d *databases) status(counts []channels.Count) []DatabaseStatus {
 		st := DatabaseStatus{
 			Name: name, State: db.state, Detail: db.reason, Fingerprint: db.fingerprint,
 			HeldUntil: db.hold.until, Pause: db.pause, Sharing: d.tree.Sharing(name),
+			JobsUnknown: db.unread() && db.count == nil,
 		}
 		if db.upgrade.Active {
 			st.UpgradeSince = db.upgradeSince

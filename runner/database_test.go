@@ -136,6 +136,48 @@ func TestUnhealthyDatabaseIsLoggedOnce(t *testing.T) {
 	})
 }
 
+// TestJobsOfAnUnhealthyDatabaseAreCounted: their number is known although they could not be read, or
+// it is said that it is not.
+func TestJobsOfAnUnhealthyDatabaseAreCounted(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod", "blind")
+		for _, db := range []string{"prod", "blind"} {
+			b.Unhealthy(db, "the trigger is missing")
+		}
+		b.Fault("blind", func(f *mock.Faults) { f.CountErr = errors.New("no right to read") })
+		b.one("prod", "a")
+		b.one("prod", "b", inState(channels.Failed))
+		b.one("blind", "c")
+		r := b.start(b.config("root:4"))
+		b.settle(10 * time.Second)
+		st := b.status(r)
+		blind, prod := st.Databases[0], st.Databases[1]
+		require.True(b, blind.JobsUnknown)
+		require.False(b, prod.JobsUnknown)
+		require.Equal(b, []int{0, 1, 1}, []int{blind.Pending, prod.Pending, prod.Failed})
+		require.Equal(b, []channels.Count{{DB: "prod", Channel: "root", Pending: 1, Failed: 1}}, st.Counts)
+		require.Equal(b, map[string]bool{"blind": true}, st.JobsUnknown())
+		_, _, causes := st.Serving(time.Now())
+		require.Equal(b, []string{
+			"database blind runs no jobs: the trigger is missing (how many jobs wait is unknown)",
+			"database prod runs no jobs: the trigger is missing (1 job waits)",
+		}, causes)
+
+		b.one("prod", "d")
+		b.settle(2 * time.Minute)
+		require.Equal(b, 2, b.status(r).Databases[1].Pending)
+		require.Equal(b, 1, b.Calls("blind", "Count"), "one that failed is not repeated soon")
+		require.LessOrEqual(b, b.Calls("prod", "Count"), 3)
+		for _, db := range []string{"prod", "blind"} {
+			b.Fault(db, func(f *mock.Faults) { f.Fingerprint = nil })
+		}
+		b.settle(10 * time.Second)
+		st = b.status(r)
+		require.Empty(b, st.JobsUnknown())
+		require.Equal(b, []channels.Count{{DB: "prod", Channel: "root", Failed: 1}}, st.Counts)
+	})
+}
+
 // An upgrade of the add-on can bring lock rows to a database that is served.
 func TestGenerationChangesWhileServed(t *testing.T) {
 	inBubble(t, func(b *bench) {

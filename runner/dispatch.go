@@ -50,6 +50,7 @@ func (e *engine) claimGot(db *database, attempt driver.Task) {
 		}
 	}
 	t.attempt, t.ours = attempt, true
+	e.seats.leave(t)
 	db.hold.lost = 0
 	if !scheduled || e.ending() {
 		e.unclaim(attempt.Key, t)
@@ -69,6 +70,7 @@ func (e *engine) claimMissed(row *driver.Row) {
 	if row.State.Running() {
 		// Another program enqueued it.
 		delete(e.tasks, row.Key)
+		e.seats.leave(t)
 		e.applyRow(row, 0, e.tree.Set)
 		return
 	}
@@ -82,7 +84,7 @@ func (e *engine) claimMissed(row *driver.Row) {
 // dispatch sends a claimed task to the best upstream that has not refused it.
 // When there is none, the job goes back, for it certainly was not delivered.
 func (e *engine) dispatch(key channels.Key, t *task) {
-	up, ok := e.pool.Pick(t.tried)
+	up, ok := e.pick(key.DB, t)
 	if !ok {
 		e.unclaim(key, t)
 		return
@@ -108,6 +110,21 @@ func (e *engine) dispatch(key channels.Key, t *task) {
 	// Only now, for the job waits for nothing that is written down.
 	cfg.Logger.Info("asking "+cfg.Driver.Capabilities().Application+" to run job "+key.UUID+" on db "+key.DB, zap.String("upstream", up.Name))
 	e.notes.dispatched(key, t, up.Name)
+}
+
+// pick chooses the server for a task. Where there are several databases, and servers with limits, the
+// one is preferred that ran the last job of this database: it has loaded what that needs.
+func (e *engine) pick(name string, t *task) (driver.Upstream, bool) {
+	db := e.databases.get(name)
+	preferred := ""
+	if db != nil && len(e.databases.byName) > 1 && e.seats.limited {
+		preferred = db.server
+	}
+	up, ok := e.pool.Pick(preferred, t.tried)
+	if ok && db != nil {
+		db.server = up.Name
+	}
+	return up, ok
 }
 
 // newTaskID names an attempt: 32 hexadecimal digits, a W3C trace id.

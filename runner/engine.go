@@ -35,6 +35,7 @@ type engine struct {
 	queue     session.Queue
 	databases *databases
 	tasks     map[channels.Key]*task
+	seats     seats
 	delays    delays
 	notes     *notes
 
@@ -69,6 +70,8 @@ func newEngine(config func() Config) *engine {
 		delays:     make(delays),
 		answeredAt: make(map[string]time.Time),
 		shutdown:   shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
+		handover:   handover{turn: newTurn()},
+		setbacks:   setbacks{turn: newTurn()},
 	}
 	e.notes = &notes{config: config, tree: e.tree}
 	e.databases = newDatabases(config, e.tree, e.notes)
@@ -95,10 +98,10 @@ func (e *engine) loop() {
 		if e.ctx.Err() != nil {
 			return
 		}
-		if e.shutdown.begun {
-			e.shutdown.check(e.tasks)
-		}
 		now := time.Now()
+		if e.shutdown.begun {
+			e.shutdown.check(e.tasks, e.databases.causes(now))
+		}
 		e.tick(now)
 		e.pass(now)
 		for _, waiting := range e.awaited {
@@ -160,13 +163,14 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	if !e.dispatchable() {
 		return next
 	}
+	pass := e.tree.Wakeup()
 	if e.tree.Pending() {
-		return now
+		pass = now
 	}
-	if w := e.tree.Wakeup(); !w.IsZero() {
-		next = timing.Earliest(next, w)
+	if pass.IsZero() {
+		return next
 	}
-	return next
+	return timing.Earliest(next, e.roomAt(pass, now))
 }
 
 // dispatchable reports whether jobs may be started at all.
@@ -180,8 +184,12 @@ func (e *engine) pass(now time.Time) {
 	if !e.dispatchable() {
 		return
 	}
+	limit := e.room(now)
+	if limit == 0 {
+		return
+	}
 	claims := make(map[*database][]string)
-	for _, key := range e.tree.Next(now, passLimit) {
+	for _, key := range e.tree.Next(now, limit) {
 		db := e.databases.get(key.DB)
 		if db == nil || !db.serving() {
 			// Suspended databases have no jobs in the queues, so this cannot be;
@@ -195,7 +203,9 @@ func (e *engine) pass(now time.Time) {
 		if e.apart(key, now) {
 			continue
 		}
-		e.tasks[key] = &task{phase: phaseClaiming, chosen: now}
+		t := &task{phase: phaseClaiming, chosen: now}
+		e.seats.take(t)
+		e.tasks[key] = t
 		claims[db] = append(claims[db], key.UUID)
 	}
 	for db, uuids := range claims {
@@ -216,11 +226,13 @@ func (e *engine) configure(cfg Config) error {
 		return err
 	}
 	e.govern(cfg.Policies)
+	e.databases.share(cfg.Policies)
 	e.databases.gate(cfg.UpgradeGate)
 	if cfg.Quarantine == nil {
 		e.setbacks.expire(time.Now())
 	}
 	e.pool.Reconfigured()
+	e.seats.limited = cfg.Server != upstream.Limits{}
 	e.targetsAt = time.Time{}
 	e.limit(cfg.Policies)
 	e.maint.Rediscover()

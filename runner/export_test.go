@@ -40,7 +40,10 @@ func (r *Runner) Audit(ctx context.Context) (a Audit, err error) {
 
 func (e *engine) audit(now time.Time) (a Audit) {
 	a.Leading, a.Tasks = e.leadership.leading && e.leadership.settled, len(e.tasks)
-	a.Startable = e.dispatchable() && e.tree.Pending()
+	a.Startable = e.dispatchable() && e.tree.Pending() && e.room(now) > 0
+	if kept := e.keepsRoom(); e.seats.taken != kept {
+		a.Faults = append(a.Faults, fmt.Sprintf("room is kept for %d tasks, and %d are being claimed", e.seats.taken, kept))
+	}
 	a.Ready = map[string]bool{}
 	reserved := map[channels.Key]*database{}
 	for name, db := range e.databases.byName {
@@ -78,6 +81,16 @@ func (e *engine) audit(now time.Time) (a Audit) {
 		a.Faults = append(a.Faults, fmt.Sprintf("%d slots are taken, by %d tasks and reservations: %+v", held, len(a.Slots), a.Slots))
 	}
 	return a
+}
+
+// keepsRoom counts the tasks for which room is kept.
+func (e *engine) keepsRoom() (n int) {
+	for _, t := range e.tasks {
+		if t.seated && t.phase == phaseClaiming {
+			n++
+		}
+	}
+	return n
 }
 
 // slot says what justifies the slot of a task, in the words of the evidence.

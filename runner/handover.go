@@ -45,14 +45,33 @@ type Slots struct {
 type handover struct {
 	// left is what the former leader left, until the databases have been listed that it is about.
 	left []Slots
-	// stored is what has been stored last, and at is when the next write may be made. writing is set
-	// while one is under way.
+	// stored is what has been stored last, since term, and at is when the next write may be made. writing
+	// is set while one is under way.
 	stored  []Slots
+	term    int
 	at      time.Time
 	writing bool
+	// turn is had while the store is read or written.
+	turn turn
 	// closed are the attempts whose connections were closed. Those that a former leader has told of
 	// are inherited.
 	closed map[channels.Key]closedAttempt
+}
+
+// turn is had by one at a time.
+type turn chan struct{}
+
+func newTurn() turn { return make(turn, 1) }
+
+// do calls f when it is its turn.
+func (t turn) do(ctx context.Context, f func(context.Context) error) error {
+	select {
+	case t <- struct{}{}:
+		defer func() { <-t }()
+		return f(ctx)
+	case <-ctx.Done():
+		return fmt.Errorf("wait for an earlier access: %w", context.Cause(ctx))
+	}
 }
 
 // closedAttempt is one that may go on although no lock row shows it.
@@ -66,7 +85,11 @@ type closedAttempt struct {
 func (e *engine) elected(ctx context.Context) {
 	cfg := e.config()
 	if cfg.Handover != nil {
-		left, err := cfg.Handover.Load(ctx)
+		var left []Slots
+		err := e.handover.turn.do(ctx, func(ctx context.Context) (err error) {
+			left, err = cfg.Handover.Load(ctx)
+			return err
+		})
 		if err != nil {
 			left = nil
 			cfg.Logger.Warn("what the former leader ran cannot be read, its slots are not reserved", zap.Error(err))
@@ -81,18 +104,21 @@ func (e *engine) elected(ctx context.Context) {
 
 // takeOver takes in what the former leader left.
 func (e *engine) takeOver(left []Slots) {
-	closed := e.handover.closed
+	h := &e.handover
 	for _, s := range left {
 		key := channels.Key{DB: s.Database, UUID: s.UUID}
-		if _, known := closed[key]; s.UUID == "" || known {
+		if _, known := h.closed[key]; s.UUID == "" || known {
 			continue
 		}
-		if closed == nil {
-			closed = make(map[channels.Key]closedAttempt)
+		if h.closed == nil {
+			h.closed = make(map[channels.Key]closedAttempt)
 		}
-		closed[key] = closedAttempt{enqueued: s.Enqueued, inherited: true}
+		h.closed[key] = closedAttempt{enqueued: s.Enqueued, inherited: true}
 	}
-	e.handover = handover{left: left, closed: closed}
+	// Another leader may have stored something else since. A write that is still under way goes on, but
+	// what it stores is not known to last.
+	h.left, h.stored, h.at = left, nil, time.Time{}
+	h.term++
 }
 
 // announce notes that the connection of an attempt is to be closed. It reports whether the next leader
@@ -154,10 +180,13 @@ func (e *engine) handOver(now time.Time) {
 		return
 	}
 	h.writing = true
+	term := h.term
 	e.spawn("handover", func() {
-		err := timing.Within(e.ctx, handoverTimeout, func(ctx context.Context) error { return store.Store(ctx, slots) })
+		err := timing.Within(e.ctx, handoverTimeout, func(ctx context.Context) error {
+			return h.turn.do(ctx, func(ctx context.Context) error { return store.Store(ctx, slots) })
+		})
 		e.mail.post(func() {
-			if h.writing = false; err == nil {
+			if h.writing = false; err == nil && term == h.term {
 				h.stored = slots
 			}
 		})

@@ -220,8 +220,11 @@ func (st *Status) Serving(now time.Time) (served, expected int, causes []string)
 			served++
 			continue
 		}
-		if db.Pending > 0 {
+		switch {
+		case db.Pending > 0:
 			cause += " (" + waiting(db.Pending) + ")"
+		case db.JobsUnknown:
+			cause += " (how many jobs wait is unknown)"
 		}
 		causes = append(causes, "database "+db.Name+" "+cause)
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
 // play is a history that happens.
@@ -111,6 +112,9 @@ func (p *play) newPlayer(i int) *player {
 	}
 	if full {
 		n.cfg.Logger = zap.New(&complaints{player: n, level: zapcore.DebugLevel})
+	}
+	if p.h.Limited {
+		n.cfg.Server = upstream.Limits{MaxJobs: p.h.Root + 1} // which is never reached
 	}
 	n.channels(p.h.Trees)
 	n.limited(p.h.Limited)

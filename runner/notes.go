@@ -244,7 +244,7 @@ func (t *task) ending(served bool) (kind EventKind, detail string) {
 		return EventJobDone, ""
 	case t.row.State == channels.Failed && t.trail.quarantined != "":
 		return EventJobFailed, "quarantined: " + t.trail.quarantined
-	case t.row.State == channels.Failed && t.trail.rescued:
+	case t.row.State == channels.Failed && t.trail.rescued && !t.limit.accounts():
 		return EventJobFailed, deadDetail
 	case t.row.State == channels.Failed && t.limit != nil && t.limit.ended != nil:
 		return EventJobFailed, "it was ended: " + t.limit.ended.String() + " has a time limit of " + t.limit.ended.Timeout.After.String()

@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
 // ledger is a store of setbacks.
@@ -497,18 +498,18 @@ func TestQuarantineSparesJobsThatAreStopped(t *testing.T) {
 		for range 3 {
 			b.PlanFor(k, mock.Plan{RunFor: time.Hour, IgnoresCancel: true, IgnoresTerminate: true})
 		}
-		cfg := b.limited(&j, nil)
+		cfg := b.limited(&j, func(p *policy.Timeout) { p.Retry = true })
 		cfg.Quarantine = &runner.Quarantine{Attempts: 1, Within: time.Hour}
 		r := b.start(cfg)
 		for range 3 {
-			b.settle(2 * time.Minute)
+			b.settle(62 * time.Second)
 			b.CrashServer("odoo1")
 			b.settle(20 * time.Second)
 		}
 		b.settle(time.Minute)
 		b.requireDone(k)
 		require.Len(b, b.RunsOf(k), 4)
-		require.Len(b, j.of("a", runner.EventTimeoutTerminated), 3)
+		require.Len(b, j.of("a", runner.EventTimeoutCancelled), 3)
 		b.requireIdle(r)
 	})
 }

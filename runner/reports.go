@@ -62,6 +62,10 @@ func (r *sessionReports) Upgrading(u driver.Upgrade) {
 	r.post(func() { r.engine.databases.upgrading(r.db, u) })
 }
 
+func (r *sessionReports) Counted(c channels.Count) {
+	r.post(func() { r.db.count = &c })
+}
+
 func (r *sessionReports) Running(rows []driver.Row) {
 	r.post(func() { r.engine.running(r.db, rows) })
 }

@@ -77,7 +77,9 @@ func (e *engine) decide(db *database, key channels.Key, t *task, now time.Time) 
 		e.warnUndecided(key, t)
 	case dead:
 		l := driver.Liveness{Row: *t.row, Verdict: driver.Dead, Expired: !ev.locks}
-		if why := e.condemn(key, t); why != "" {
+		if t.forfeit() {
+			db.session.FailStopped(l, t.limit.cause())
+		} else if why := e.condemn(key, t); why != "" {
 			db.session.FailDead(l, why)
 		} else {
 			db.session.Rescue(l)
@@ -187,6 +189,13 @@ func (e *engine) rescued(db *database, rows []driver.Row) {
 		if t != nil && t.condemned > 0 && rows[i].State == channels.Failed {
 			t.trail.rescued = true
 			e.quarantined(&rows[i], t)
+			e.applyRow(&rows[i], 0, e.tree.Set)
+			continue
+		}
+		if t != nil && t.forfeit() && rows[i].State == channels.Failed {
+			e.log().Warn("job failed that was ended because of its time limit, and whose worker did not write that: "+printable(rows[i].UUID),
+				zap.String("database", db.Name))
+			t.trail.rescued, t.limit.written = true, true
 			e.applyRow(&rows[i], 0, e.tree.Set)
 			continue
 		}

@@ -229,8 +229,8 @@ func (r *Runner) take(e *engine, cfg *Config) error {
 }
 
 // Stop claims nothing from now on, waits for open requests as long as ctx
-// allows, gives the databases' locks and then the leader lock back, and closes
-// the connections. Requests that are still open go on without the runner: the
+// allows, and then for a moment until what these have come to is written down,
+// gives the databases' locks and then the leader lock back, and closes the connections. Requests that are still open go on without the runner: the
 // application cannot be told to stop.
 func (r *Runner) Stop(ctx context.Context) error {
 	defer r.wg.Wait()
@@ -249,6 +249,7 @@ func (r *Runner) Stop(ctx context.Context) error {
 		select {
 		case <-e.shutdown.drained:
 		case <-ctx.Done():
+			r.finish(e)
 		case <-r.ctx.Done(): // another Stop did not want to wait
 		}
 	}
@@ -256,6 +257,16 @@ func (r *Runner) Stop(ctx context.Context) error {
 	r.wg.Wait()
 	r.log().Info("stopped")
 	return nil
+}
+
+// finish lets an engine carry out what it is about to: a request may have ended in this moment.
+func (r *Runner) finish(e *engine) {
+	ctx, cancel := context.WithTimeout(r.ctx, quietTimeout)
+	defer cancel()
+	done := make(chan struct{})
+	if e.mail.post(func() { e.shutdown.last = append(e.shutdown.last, done) }) {
+		await(ctx, done)
+	}
 }
 
 // quietTimeout bounds how long Stop waits, whatever its context says, for

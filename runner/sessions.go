@@ -52,6 +52,7 @@ func (e *engine) forget(name string, comesBack bool) {
 		default:
 			t.span.leave()
 			delete(e.tasks, key)
+			e.seats.leave(t)
 			if !t.unseen() {
 				delete(e.handover.closed, key)
 			}
@@ -90,7 +91,7 @@ func (e *engine) tasksOf(db *database) (uuids []string) {
 // keeps its slot as long as something is learnt of it, and then for [mysteryLimit].
 func (e *engine) retire(db *database) {
 	e.forget(db.Name, true)
-	db.reserved = nil
+	db.reserved, db.read, db.count = nil, false, nil
 	e.tree.Withhold(db.Name)
 }
 
@@ -133,6 +134,7 @@ func (e *engine) lose(db *database) (claiming int) {
 			}
 			delete(e.tasks, key)
 			e.refund(key, t)
+			e.seats.leave(t)
 			e.requeue(key)
 		case phaseUnclaiming, phaseAsked, phaseWatched:
 			e.rest(key, t)

@@ -65,6 +65,8 @@ type setbacks struct {
 	// is set while one is under way.
 	changed, writing bool
 	at               time.Time
+	// turn is had while the store is read or written.
+	turn turn
 }
 
 // add notes a setback, unless it is known, and forgets what does not count any more.
@@ -206,7 +208,11 @@ func (e *engine) recall(ctx context.Context, cfg Config) {
 	if cfg.Setbacks == nil || cfg.Quarantine == nil {
 		return
 	}
-	left, err := cfg.Setbacks.LoadSetbacks(ctx)
+	var left []Setback
+	err := e.setbacks.turn.do(ctx, func(ctx context.Context) (err error) {
+		left, err = cfg.Setbacks.LoadSetbacks(ctx)
+		return err
+	})
 	if err != nil {
 		cfg.Logger.Warn("the setbacks of jobs that the former leader has seen cannot be read, they do not count", zap.Error(err))
 		return
@@ -225,7 +231,9 @@ func (e *engine) remember(now time.Time) {
 	s.writing, s.changed = true, false
 	list := s.list()
 	e.spawn("setbacks", func() {
-		err := timing.Within(e.ctx, handoverTimeout, func(ctx context.Context) error { return store.StoreSetbacks(ctx, list) })
+		err := timing.Within(e.ctx, handoverTimeout, func(ctx context.Context) error {
+			return s.turn.do(ctx, func(ctx context.Context) error { return store.StoreSetbacks(ctx, list) })
+		})
 		e.mail.post(func() { s.writing, s.changed = false, s.changed || err != nil })
 	})
 }

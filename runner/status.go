@@ -80,7 +80,8 @@ type Status struct {
 	// Running how many do.
 	DatabaseChannels     bool
 	MaxCapacity, Running int
-	// Counts are the jobs by database, channel and state.
+	// Counts are the jobs by database, channel and state. Those that have only been counted, because
+	// their database cannot be served, count at root.
 	Counts []channels.Count
 	// Controls are what operators have ordered.
 	Controls Controls
@@ -118,8 +119,12 @@ type DatabaseStatus struct {
 	// database was found.
 	Connected, Heard, Synced time.Time
 	Notifications            uint64
-	// The jobs in memory by state.
+	// The jobs by state: those in memory or, as long as they could not be read, as many as a query has
+	// counted.
 	Pending, Enqueued, Started, Failed int
+	// JobsUnknown is set as long as the jobs could neither be read nor counted, so that the counts do
+	// not say how many there are.
+	JobsUnknown bool
 	// Sharing is how many of them share a channel, because the rows name too many. See
 	// [channels.NamesPerDatabase].
 	Sharing int
@@ -132,6 +137,20 @@ const freshWithin = session.SilenceLimit + 5*time.Second
 // Fresh reports whether the database has a session that was heard lately.
 func (d *DatabaseStatus) Fresh(now time.Time) bool {
 	return !d.Connected.IsZero() && now.Sub(d.Heard) < freshWithin
+}
+
+// JobsUnknown returns the databases whose jobs could neither be read nor counted.
+func (st *Status) JobsUnknown() map[string]bool {
+	var unknown map[string]bool
+	for i := range st.Databases {
+		if db := &st.Databases[i]; db.JobsUnknown {
+			if unknown == nil {
+				unknown = make(map[string]bool)
+			}
+			unknown[db.Name] = true
+		}
+	}
+	return unknown
 }
 
 // Served reports whether the database should have a session of this runner.
@@ -204,7 +223,7 @@ func (e *engine) status(now time.Time) Status {
 	st := Status{
 		Leader: l.leading, LeaderKnown: l.known, LeaderDetail: l.detail,
 		TakingOver: l.leading && !l.settled, Stopping: e.shutdown.begun,
-		Upstreams: e.pool.Status(), Counts: e.tree.Counts(), Controls: e.controls.clone(),
+		Upstreams: e.pool.Status(), Counts: e.databases.withCounted(e.tree.Counts()), Controls: e.controls.clone(),
 	}
 	oldest := e.tree.Oldest(now)
 	if e.config().DatabaseChannels != nil {

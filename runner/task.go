@@ -36,6 +36,8 @@ type task struct {
 	phase phase
 	// chosen is when the scheduler gave it its slot; zero if it did not.
 	chosen time.Time
+	// seated is set while room is kept for it at some server, from then until it is sent or is not.
+	seated bool
 	// attempt identifies the claim; its Enqueued is 0 when it was not ours.
 	attempt driver.Task
 	// ours is set if this process made the claim, and sent if it has begun to send a request for it.
@@ -290,6 +292,7 @@ func (e *engine) join(t *task, x *exchange.Exchange) {
 // frees a slot.
 func (e *engine) settle(key channels.Key, t *task) bool {
 	delete(e.tasks, key)
+	e.seats.leave(t)
 	db := e.databases.get(key.DB)
 	e.notes.ended(key, t, db != nil)
 	e.account(db, t)

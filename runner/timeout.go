@@ -31,6 +31,8 @@ type unwritten struct {
 	driver.Cause
 
 	tries int
+	// ordered is when it was first ordered to be written, zero once that order was answered.
+	ordered time.Time
 }
 
 // TimeoutStage is how far an attempt is with the time limit of its policy.
@@ -102,6 +104,8 @@ type limit struct {
 	// ended is the policy for which a backend of it was first signalled, at endedAt; nil if none was.
 	ended   *policy.Policy
 	endedAt time.Time
+	// written is set if the row says why.
+	written bool
 	// why says why it was not signalled, or goes on.
 	why string
 }
@@ -164,9 +168,9 @@ func (l *limit) status(now time.Time) *TaskTimeout {
 
 // limit puts policies into force. What they say of attempts that run is looked up with the next check.
 func (e *engine) limit(policies []policy.Policy) {
-	e.timeouts = timeouts{}
-	if slices.ContainsFunc(policies, func(p policy.Policy) bool { return p.Timeout != nil }) {
-		e.timeouts.set = policy.Compile(policies)
+	limits := slices.DeleteFunc(slices.Clone(policies), func(p policy.Policy) bool { return p.Timeout == nil })
+	e.timeouts = timeouts{set: policy.Compile(limits)}
+	if e.timeouts.set != nil {
 		e.timeouts.none = &limit{set: e.timeouts.set, enqueued: -1}
 		return
 	}
@@ -415,26 +419,38 @@ func (e *engine) stick(key channels.Key, t *task, why string, now time.Time) {
 
 // blinded reports whether lock rows prove nothing about an attempt any more. Its connection was closed,
 // and its request was not seen to end: a former leader sent it, it ended while its database was not
-// served, or something between us and the server has answered in the server's place. The server may go on.
+// served, something between us and the server has answered in the server's place, or the request broke.
+// The server may go on. That a request broke is enough to fail the job, which nothing sends again then.
 func (e *engine) blinded(t *task) bool {
 	if len(e.handover.closed) == 0 || t.row == nil || t.exchange != nil {
 		return false
 	}
 	c, ok := e.handover.closed[t.row.Key]
 	return ok && c.enqueued == t.row.Enqueued &&
-		(c.inherited || t.unseen())
+		(c.inherited || t.unseen() && !(t.result != nil && t.result.Outcome == driver.Broken && t.forfeit()))
 }
 
 // unseen reports whether the end of a task's request was not seen, or only one that something in front of
-// the application made.
+// the application may have made. A worker that dies breaks its request; so does whatever is on the way,
+// for example a balancer that drops connections on which nothing is said for long.
 func (t *task) unseen() bool {
-	return t.result == nil || t.result.Outcome == driver.Unavailable
+	return t.result == nil || t.result.Outcome == driver.Unavailable || t.result.Outcome == driver.Broken
 }
+
+// forfeit reports whether the attempt that the row tells of was ended and is not to be tried again, so
+// that it ends failed even if its worker does not live to write that.
+func (t *task) forfeit() bool {
+	return t.limit != nil && t.limit.ended != nil && !t.limit.ended.Timeout.Retry && t.row != nil &&
+		t.row.State != channels.Enqueued && t.row.Enqueued == t.limit.enqueued
+}
+
+// accounts reports whether the row says that the attempt was ended.
+func (l *limit) accounts() bool { return l != nil && l.written }
 
 // account has the cause written into the row of an attempt that was ended, and failed.
 func (e *engine) account(db *database, t *task) {
 	l := t.limit
-	if db == nil || l == nil || l.ended == nil || t.gone || t.row.State != channels.Failed || t.row.Enqueued != l.enqueued {
+	if db == nil || l == nil || l.ended == nil || l.accounts() || t.gone || t.row.State != channels.Failed || t.row.Enqueued != l.enqueued {
 		return
 	}
 	cause := driver.Cause{
@@ -444,7 +460,7 @@ func (e *engine) account(db *database, t *task) {
 	if db.causes == nil {
 		db.causes = make(map[string]unwritten)
 	}
-	db.causes[t.row.UUID] = unwritten{Cause: cause}
+	db.causes[t.row.UUID] = unwritten{Cause: cause, ordered: time.Now()}
 	if db.session != nil {
 		db.session.Account(cause)
 	}
@@ -468,7 +484,11 @@ func (l *limit) cause() string {
 
 // accountAgain orders once more what a lost connection may have kept from being written.
 func (db *database) accountAgain() {
-	for _, cause := range db.causes {
+	for uuid, cause := range db.causes {
+		if cause.ordered.IsZero() {
+			cause.ordered = time.Now()
+			db.causes[uuid] = cause
+		}
 		db.session.Account(cause.Cause)
 	}
 }
@@ -484,6 +504,7 @@ func (e *engine) accounted(db *database, causes []driver.Cause, changed []driver
 		if !ok || left.Attempt.Enqueued != c.Attempt.Enqueued {
 			continue
 		}
+		left.ordered = time.Time{}
 		left.tries++
 		if left.tries == accountTries || slices.ContainsFunc(changed, func(r driver.Row) bool { return r.UUID == c.Attempt.UUID }) {
 			delete(db.causes, c.Attempt.UUID)

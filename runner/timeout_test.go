@@ -367,6 +367,77 @@ func TestTimeoutAndAFalseAnswer(t *testing.T) {
 	})
 }
 
+// A request that breaks after the connection was closed proves nothing: the worker has died, or something
+// on the way has cut it. With retry, the job is left alone until its row changes, or for as long as an
+// operator has said; without, it ends failed.
+func TestTimeoutAndABrokenRequest(t *testing.T) {
+	for name, c := range map[string]struct {
+		retry  bool
+		rescue time.Duration
+		runs   int
+		ends   channels.State
+	}{
+		"no retry":             {false, 0, 1, channels.Failed},
+		"retry":                {true, 0, 1, channels.Started},
+		"retry, and a limit":   {true, 2 * time.Hour, 2, channels.Done},
+		"no retry and a limit": {false, 2 * time.Hour, 1, channels.Failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				var j journal
+				b.AddDatabase("prod")
+				k := key("prod", "a")
+				b.PlanFor(k, never(func(p *mock.Plan) {
+					p.IgnoresCancel, p.IgnoresTerminate, p.DropConnAfter = true, true, 100*time.Second
+				}))
+				cfg := b.limited(&j, func(p *policy.Timeout) { p.Retry = c.retry })
+				cfg.RescueStartedAfter = c.rescue
+				b.start(cfg)
+				b.one("prod", "a")
+				b.settle(time.Hour)
+				require.Len(b, j.of("a", runner.EventTimeoutTerminated), 1)
+				require.Len(b, b.RunsOf(k), 1)
+				require.True(b, b.RunsOf(k)[0].Executing())
+				b.CrashServer("odoo1")
+				b.settle(2 * time.Hour)
+				require.Len(b, b.RunsOf(k), c.runs)
+				require.Equal(b, c.ends.String(), b.row(k).State.String())
+			})
+		})
+	}
+}
+
+// A worker that does not live to write that its job has failed leaves it to us: without retry the job
+// ends failed all the same.
+func TestTimeoutOfAWorkerThatDies(t *testing.T) {
+	for name, after := range map[string]time.Duration{"after the cancellation": 70 * time.Second, "after the termination": 95 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				var j journal
+				b.AddDatabase("prod")
+				k := key("prod", "a")
+				b.PlanFor(k, never(func(p *mock.Plan) { p.IgnoresCancel, p.IgnoresTerminate = true, true }))
+				cfg := b.limited(&j, nil)
+				cfg.Quarantine = &runner.Quarantine{Attempts: 3, Within: time.Hour}
+				r := b.start(cfg)
+				b.one("prod", "a")
+				b.settle(after)
+				b.CrashServer("odoo1")
+				b.settle(30 * time.Second)
+				require.Equal(b, channels.Failed.String(), b.row(k).State.String())
+				require.Equal(b, driver.StoppedName, b.row(k).Exception)
+				require.Contains(b, b.row(k).Info, "time limit of 1m0s (policy root*)")
+				require.Contains(b, j.of("a", runner.EventJobFailed)[0].Detail, "policy root* has a time limit of 1m0s")
+				require.Zero(b, b.Calls("prod", "Account"), "the row says it already")
+				require.Zero(b, b.Calls("prod", "Rescue"))
+				b.settle(time.Hour)
+				require.Len(b, b.RunsOf(k), 1)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
 // A database that is not served for a while comes back with a job whose connection was closed before, and
 // which goes on: what its lock row says proves nothing then either.
 func TestTimeoutAndADatabaseThatComesBack(t *testing.T) {

@@ -52,6 +52,7 @@ const (
 	WhyStopping         = "stopping"
 	WhyNoUpstream       = "no_upstream"
 	WhyDrained          = "upstreams_drained"
+	WhyNoServer         = "no_server"
 	WhyPaused           = "paused_all"
 	WhyPausedDatabase   = "paused_database"
 	WhyPausedChannel    = "paused_channel"
@@ -137,7 +138,11 @@ func (w *Why) row(known, releases bool) {
 	case channels.WaitDependencies:
 		w.dependent(releases)
 	case channels.Enqueued, channels.Started:
-		if !known {
+		switch {
+		case known:
+		case w.Code == WhyStandby: // the leader is named
+			w.say(channels.ReasonRunning.String(), "the job is %s; %s", d.State, w.Text)
+		default:
 			w.say(channels.ReasonRunning.String(), "the job is %s, and not watched by this process", d.State)
 		}
 	case channels.Pending:
@@ -289,14 +294,46 @@ func (w *Why) queued(e *engine, x channels.Explanation, now time.Time) {
 	case !e.leadership.settled:
 		w.say(WhyTakingOver, "this process has just become the leader and is finding out what runs")
 	case !e.pool.Usable():
-		w.noServer(e.config().application(), e.pool.Status())
+		w.noUpstream(e.config().application(), e.pool.Status())
+	case x.Reason == channels.ReasonReady || x.Reason == channels.ReasonBehind:
+		w.say(x.Reason.String(), "%s", x)
+		if e.room(now) == 0 {
+			w.noServer(e.config().application(), e.pool.Status())
+		}
 	default:
 		w.say(x.Reason.String(), "%s", x)
 	}
 }
 
-// noServer says why no server gets jobs.
+// noServer says why no server that is up gets one more job.
 func (w *Why) noServer(app string, ups []UpstreamStatus) {
+	var reasons []string
+	for i := range ups {
+		u := &ups[i]
+		switch {
+		case u.Drain != nil:
+			reasons = append(reasons, u.Name+" is being drained"+with(" by ", u.Drain.By))
+		case !u.Up:
+			reasons = append(reasons, u.Name+": "+u.Reason)
+		case u.Full != "":
+			reasons = append(reasons, u.Name+": "+u.Full)
+		default:
+			reasons = append(reasons, u.Name+": its room is for jobs that are about to be sent")
+		}
+	}
+	w.say(WhyNoServer, "no %s server takes another job now: %s", app, strings.Join(reasons, "; "))
+	switch {
+	case w.AtLeast:
+		w.Text += fmt.Sprintf("; at least %d jobs go before this one", w.Ahead)
+	case w.Ahead == 1:
+		w.Text += "; 1 job goes before this one"
+	case w.Ahead > 1:
+		w.Text += fmt.Sprintf("; %d jobs go before this one", w.Ahead)
+	}
+}
+
+// noUpstream says why no server gets jobs.
+func (w *Why) noUpstream(app string, ups []UpstreamStatus) {
 	var reasons []string
 	drained := 0
 	for _, u := range ups {

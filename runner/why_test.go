@@ -252,7 +252,7 @@ var whyCases = map[string]whyCase{
 		b.Update(k, func(j *mock.Job) { j.RawState = "sleeping" })
 		return r, k
 	}},
-	"running": {"is started, and not watched by this process", func(b *bench) (*runner.Runner, channels.Key) {
+	"running": {"is started; this process does not lead the runner, ", func(b *bench) (*runner.Runner, channels.Key) {
 		b.prod("root:9")
 		standby := b.start(b.config("root:9"))
 		return standby, b.one("prod", "a")
@@ -361,14 +361,14 @@ func init() {
 }
 
 // TestWhyInEveryCase: each reason is given where it is the true one. TestWhy,
-// TestDrains, TestNeutralizedDatabase, TestWhyMaxCapacity, TestWhyOfSetbacks and
+// TestDrains, TestVisitorsComeFirst, TestNeutralizedDatabase, TestWhyMaxCapacity, TestWhyOfSetbacks and
 // TestQuarantineEndsWithARequeue have the rest.
 func TestWhyInEveryCase(t *testing.T) {
 	missing := whyCodes(t)
 	for _, code := range []string{
 		"channel_full", "failed", "sequential_failed", "eta", "done", "wait_dependencies", "paused_channel", "unknown_job",
 		"database_unhealthy", "database_neutralized", "database_not_served", "standby", "no_leader", "upstreams_drained",
-		"max_capacity", "quarantined", "suspected",
+		"max_capacity", "quarantined", "suspected", "no_server",
 	} {
 		require.NotContains(t, whyCases, code)
 		require.Contains(t, missing, code)
@@ -442,6 +442,10 @@ func TestWhy(t *testing.T) {
 		w, err = standby.Why(b.Context(), key("prod", "a3"))
 		require.NoError(b, err)
 		require.Equal(b, runner.WhyStandby, w.Code)
+		w, err = standby.Why(b.Context(), key("prod", "a1"))
+		require.NoError(b, err)
+		require.Equal(b, "running", w.Code)
+		require.Regexp(b, `^the job is started; this process does not lead the runner, .+ does: ask there$`, w.Text)
 		b.Down()
 		b.settle(time.Minute)
 		w, err = r.Why(b.Context(), key("prod", "a3"))

@@ -100,6 +100,9 @@ func NewStatus(name string, st *runner.Status, now time.Time) Status {
 	}
 	for i := range st.Databases {
 		v.Databases[st.Databases[i].State.String()]++
+		if st.Databases[i].JobsUnknown {
+			v.JobsUnknown++
+		}
 	}
 	for i := range st.Channels {
 		if a := age(now, st.Channels[i].Oldest); a != nil && (v.OldestPending == nil || *a > *v.OldestPending) {
@@ -122,6 +125,7 @@ func NewDatabases(name string, st *runner.Status, now time.Time) []Database {
 			Fresh: db.Fresh(now), SyncedAge: age(now, db.Synced), HeardAge: age(now, db.Heard),
 			SessionAge: age(now, db.Connected), Notifications: db.Notifications, Pause: NewPause(db.Pause),
 			Jobs:          JobCounts{Pending: db.Pending, Enqueued: db.Enqueued, Started: db.Started, Failed: db.Failed},
+			JobsUnknown:   db.JobsUnknown,
 			SharedChannel: db.Sharing,
 		}
 		if v.Detail == "" && db.Sharing > 0 {
@@ -175,14 +179,15 @@ func held(st *runner.Status, now time.Time) map[channels.ID]int {
 
 // NewChannels describes the channels of the runner of that name.
 func NewChannels(name string, st *runner.Status, now time.Time) []Channel {
-	held := held(st, now)
+	held, unknown := held(st, now), st.JobsUnknown()
 	views := make([]Channel, 0, len(st.Channels))
 	for i := range st.Channels {
 		c := &st.Channels[i]
 		views = append(views, Channel{
 			Runner: name, Database: c.DB, Channel: c.FullName, Configured: c.Configured, Capacity: c.Capacity, Sequential: c.Sequential,
 			Throttle: c.Throttle.Seconds(), Paused: c.Paused || c.Stopped, PausedByConfig: c.Paused,
-			Queued: c.Queued, Held: held[channels.ID{DB: c.DB, Channel: c.FullName}], Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
+			Queued: c.Queued, Held: held[channels.ID{DB: c.DB, Channel: c.FullName}], PassedBy: c.PassedBy,
+			JobsUnknown: c.DB == "" && len(unknown) > 0 || unknown[c.DB], Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
 			OldestPending: age(now, c.Oldest), Pause: NewPause(c.Pause),
 			Percent: c.Percent, Window: newWindow(c), Rate: newRate(c),
 		})
@@ -208,7 +213,11 @@ func newRate(c *runner.ChannelStatus) *Rate {
 func NewUpstreams(name string, st *runner.Status) []Upstream {
 	views := make([]Upstream, 0, len(st.Upstreams))
 	for _, u := range st.Upstreams {
-		v := Upstream{Runner: name, Upstream: u.Name, Up: u.Up, Reason: u.Reason, InFlight: u.InFlight}
+		v := Upstream{Runner: name, Upstream: u.Name, Up: u.Up, Reason: u.Reason, Until: shown(u.Until), InFlight: u.InFlight,
+			Workers: u.Limits.Workers, MaxJobs: u.Limits.MaxJobs, Reserve: u.Limits.Reserve, Full: u.Full}
+		if u.Counted {
+			v.Visitors = &u.Visitors
+		}
 		if u.Drain != nil {
 			v.Drain = new(newDrain(u.Drain))
 			v.SafeToStop = u.InFlight == 0

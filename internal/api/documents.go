@@ -54,6 +54,9 @@ type Status struct {
 	Expected int        `json:"databases_expected"`
 	Tasks    TaskCounts `json:"tasks"`
 	Jobs     JobCounts  `json:"jobs"`
+	// JobsUnknown is the number of databases whose jobs could neither be read nor counted yet. Jobs
+	// lacks theirs.
+	JobsUnknown int `json:"databases_with_unknown_jobs,omitempty"`
 	// DatabaseChannels is there if each database has its own channel tree.
 	DatabaseChannels *Capacity `json:"database_channels,omitempty"`
 	// OldestPending is the age of the longest waiting job.
@@ -115,6 +118,8 @@ type Database struct {
 	SyncedAge     *float64  `json:"synced_age_seconds,omitempty"`
 	Notifications uint64    `json:"notifications"`
 	Jobs          JobCounts `json:"jobs"`
+	// JobsUnknown is set as long as they could neither be read nor counted.
+	JobsUnknown bool `json:"jobs_unknown,omitempty"`
 	// SharedChannel is how many of the jobs share a channel because the rows name too many.
 	SharedChannel int    `json:"jobs_in_shared_channel,omitempty"`
 	Pause         *Pause `json:"pause,omitempty"`
@@ -137,7 +142,13 @@ type Channel struct {
 	Queued         int  `json:"queued"`
 	// Held is how many jobs wait in no queue, because their database is not served
 	// or is paused.
-	Held           int       `json:"held,omitempty"`
+	Held int `json:"held,omitempty"`
+	// PassedBy is how many of the Queued are over a limit of their database or company, so that others
+	// pass them.
+	PassedBy int `json:"passed_by,omitempty"`
+	// JobsUnknown is set as long as there may be more jobs, because those of a database could neither
+	// be read nor counted.
+	JobsUnknown    bool      `json:"jobs_unknown,omitempty"`
 	Running        int       `json:"running"`
 	Failed         int       `json:"failed"`
 	ThrottledUntil time.Time `json:"throttled_until,omitzero"`
@@ -177,9 +188,20 @@ type Upstream struct {
 	Up       bool   `json:"up"`
 	// Reason says why it is not up.
 	Reason string `json:"reason,omitempty"`
+	// Until is when it may be up again at the earliest, because it has asked to be left alone.
+	Until time.Time `json:"until,omitzero"`
 	// InFlight is the number of open requests of this process there.
-	InFlight int    `json:"in_flight"`
-	Drain    *Drain `json:"drain,omitempty"`
+	InFlight int `json:"in_flight"`
+	// Visitors is how many requests of others this process has under way there; left out where that is
+	// not known.
+	Visitors *int `json:"visitors,omitempty"`
+	// Workers, MaxJobs and Reserve are its limits; each is left out if it has none.
+	Workers int `json:"workers,omitempty"`
+	MaxJobs int `json:"max_jobs,omitempty"`
+	Reserve int `json:"reserve,omitempty"`
+	// Full says why it gets no more jobs now, although it is up.
+	Full  string `json:"full,omitempty"`
+	Drain *Drain `json:"drain,omitempty"`
 	// SafeToStop is set when it is drained and runs no job of this process.
 	SafeToStop bool `json:"safe_to_stop,omitempty"`
 }

@@ -48,7 +48,9 @@ copied), upgrading (modules are being changed), neutralized (a copy, whose jobs 
 not run), undetected (no queue_job).
 HEARD is how long PostgreSQL has been silent, ADD-ON how the add-on works.`, []string{"databases", "databases --wide", "databases --limit 100 --offset 100"}},
 	"channels": {`Lists the channels, those below another after it. WAITING counts the jobs that wait
-in the channel, OLDEST is the age of the one that has waited longest.`, []string{"channels", "channels --watch --interval 5s"}},
+in the channel, OLDEST is the age of the one that has waited longest. Jobs of a
+database that cannot be served count at root; where they cannot even be counted, their
+number is unknown.`, []string{"channels", "channels --watch --interval 5s"}},
 	"upstreams": {`Lists the Odoo servers. One that is drained is safe to stop when it runs no job of
 this process any more.`, []string{"upstreams", "upstreams --watch"}},
 	"tasks": {`Lists the jobs that hold a slot, the longest running first.

@@ -124,7 +124,12 @@ func (c *call) statusTable(runners []api.Status) {
 				up++
 			}
 		}
-		running := strconv.Itoa(v.Jobs.Enqueued + v.Jobs.Started)
+		unknown := v.JobsUnknown > 0
+		waiting, running, failed := jobs(v.Jobs, unknown)
+		if !v.Leader && v.Jobs == (api.JobCounts{}) {
+			waiting, running, failed = "-", "-", "-"
+		}
+		oldest := age(v.OldestPending, unknown)
 		if v.DatabaseChannels != nil {
 			running += fmt.Sprintf(" of %d", v.DatabaseChannels.MaxCapacity)
 		}
@@ -133,8 +138,7 @@ func (c *call) statusTable(runners []api.Status) {
 			served = fmt.Sprintf("%d of %d", v.Served, v.Expected)
 		}
 		t.row(v.Runner, strings.ReplaceAll(v.State, "_", " "), leaderWord(v), served, fmt.Sprintf("%d of %d", up, len(v.Upstreams)),
-			strconv.Itoa(v.Jobs.Pending), running, strconv.Itoa(v.Jobs.Failed),
-			seconds(v.OldestPending), strconv.Itoa(len(v.Pauses)))
+			waiting, running, failed, oldest, strconv.Itoa(len(v.Pauses)))
 	}
 	if len(runners) > 0 {
 		t.upright()
@@ -262,6 +266,30 @@ func pair(d, large time.Duration, letter string, small time.Duration, other stri
 	return text
 }
 
+// jobs writes the counts of jobs. Where some are unknown, 0 is not a number of them.
+func jobs(n api.JobCounts, unknown bool) (waiting, running, failed string) {
+	return count(n.Pending, unknown), count(n.Enqueued+n.Started, unknown), count(n.Failed, unknown)
+}
+
+// count writes a number to which an unknown one may have to be added.
+func count(n int, unknown bool) string {
+	switch {
+	case !unknown:
+		return strconv.Itoa(n)
+	case n == 0:
+		return "unknown"
+	}
+	return fmt.Sprintf("%d or more", n)
+}
+
+// age writes the age of the oldest job that waits, of those that are known.
+func age(oldest *float64, unknown bool) string {
+	if oldest == nil && unknown {
+		return "unknown"
+	}
+	return seconds(oldest)
+}
+
 func (c *call) databases() (int, error) {
 	q, err := c.page()
 	if err != nil {
@@ -285,8 +313,8 @@ func (c *call) databases() (int, error) {
 			// A line of its own, because a column would cut it.
 			causes, cause = append(causes, v.Database+": "+c.aged(cause)), "see below"
 		}
-		t.row(c.runnerCells(t.runners, v.Runner, v.Database, v.State, strconv.Itoa(v.Jobs.Pending), strconv.Itoa(v.Jobs.Enqueued+v.Jobs.Started),
-			strconv.Itoa(v.Jobs.Failed), yes(v.Pause != nil), seconds(v.HeardAge), v.Generation, cause)...)
+		waiting, running, failed := jobs(v.Jobs, v.JobsUnknown)
+		t.row(c.runnerCells(t.runners, v.Runner, v.Database, v.State, waiting, running, failed, yes(v.Pause != nil), seconds(v.HeardAge), v.Generation, cause)...)
 	}
 	c.list(t, "no database")
 	for _, cause := range causes {
@@ -355,11 +383,14 @@ func (c *call) channels() (int, error) {
 		if v.Held > 0 {
 			options = append(options, fmt.Sprintf("%d wait for their database", v.Held))
 		}
+		if v.PassedBy > 0 {
+			options = append(options, fmt.Sprintf("%d over a limit", v.PassedBy))
+		}
 		if v.Throttle > 0 {
 			options = append(options, "throttle "+seconds(&v.Throttle))
 		}
-		t.row(cells(v.Runner, v.Database, v.Channel, capacity, strconv.Itoa(v.Running), strconv.Itoa(v.Queued+v.Held), strconv.Itoa(v.Failed),
-			seconds(v.OldestPending), yes(v.Paused), strings.Join(options, ", "))...)
+		t.row(cells(v.Runner, v.Database, v.Channel, capacity, strconv.Itoa(v.Running),
+			count(v.Queued+v.Held, v.JobsUnknown), strconv.Itoa(v.Failed), age(v.OldestPending, v.JobsUnknown), yes(v.Paused), strings.Join(options, ", "))...)
 	}
 	c.list(t, "no channel")
 	c.rest(doc.Rest)
@@ -371,14 +402,41 @@ func (c *call) upstreams() (int, error) {
 	if err != nil || c.json() {
 		return 0, err
 	}
+	limited := slices.ContainsFunc(list, func(v api.Upstream) bool { return v.Workers+v.MaxJobs > 0 })
+	columns := []string{"SERVER", "UP", "JOBS"}
+	if limited {
+		columns = append(columns, "MAX", "VISITORS", "WORKERS", "RESERVE")
+	}
+	columns = append(columns, "DRAINED", "SAFE TO STOP", "REASON")
 	t := c.out.table(c.runnerCells(several(list, func(v *api.Upstream) string { return v.Runner }), "RUNNER",
-		"SERVER", "UP", "JOBS", "DRAINED", "SAFE TO STOP", "REASON")...)
+		columns...)...)
 	for i := range list {
 		v := &list[i]
-		t.row(c.runnerCells(t.runners, v.Runner, v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight), yes(v.Drain != nil), yes(v.SafeToStop), api.Plain(v.Reason))...)
+		cells := []string{v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight)}
+		if limited {
+			cells = append(cells, number(v.MaxJobs), visitors(v), number(v.Workers), number(v.Reserve))
+		}
+		cells = append(cells, yes(v.Drain != nil), yes(v.SafeToStop), api.Plain(cmp.Or(v.Reason, v.Full)))
+		t.row(c.runnerCells(t.runners, v.Runner, cells...)...)
 	}
 	c.list(t, "no Odoo server is known")
 	return 0, nil
+}
+
+// number is a limit in a table; there is none if it is 0.
+func number(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+// visitors is how many requests of others a server has, if that is known.
+func visitors(v *api.Upstream) string {
+	if v.Visitors == nil {
+		return "?"
+	}
+	return strconv.Itoa(*v.Visitors)
 }
 
 func (c *call) tasks() (int, error) {

@@ -131,7 +131,7 @@ func scenes(now time.Time) map[string]*scene {
 	held.Databases[0].Detail, held.Databases[0].Pending = "the last requests ended without their jobs having been run", 12
 	held.Counts = []channels.Count{{DB: "prod", Channel: "root", Pending: 12}}
 	part := good
-	part.Databases = append([]runner.DatabaseStatus{{Name: "lost", State: runner.DatabaseUnreachable, Detail: strings.ReplaceAll(refused, "postgres", "lost")}}, good.Databases...)
+	part.Databases = append([]runner.DatabaseStatus{{Name: "lost", State: runner.DatabaseUnreachable, Detail: strings.ReplaceAll(refused, "postgres", "lost"), JobsUnknown: true}}, good.Databases...)
 	down := good
 	down.Upstreams = []runner.UpstreamStatus{{Name: "http://10.0.0.5:8069", Reason: "connection refused"}}
 	paused := good

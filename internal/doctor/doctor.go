@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -143,6 +144,16 @@ func (e *examination) capacity() {
 			e.add(foundNoCapacity, "max_capacity is 0, so no job runs: raise it")
 			return
 		}
+	}
+	if most := cfg.Server.Most(); conf != nil && conf.Workers > 0 {
+		if w := cfg.Server.Workers; w > 0 && w != conf.Workers {
+			e.add(foundWorkers, "server says that a server has %d workers, and Odoo's configuration says %d: correct workers of server", w, conf.Workers)
+		}
+		if most > 0 {
+			root = min(cmp.Or(root, most), most)
+		}
+	} else if most > 0 && root == 0 {
+		root = most
 	}
 	switch {
 	case root == 0:

@@ -69,6 +69,7 @@ var (
 	foundLateTimeout   = kind{Warning, "policies", "timeout_above_limit_time_real"}
 	foundEarlyRescue   = kind{Warning, "policies", "rescue_before_timeout"}
 	foundIdlePolicy    = kind{Warning, "policies", "policy_never_counts"}
+	foundWorkers       = kind{Warning, "capacity", "workers_differ"}
 	foundChannels      = kind{OK, "channels", "channels"}
 	foundBadChannels   = kind{Error, "channels", "channels_unusable"}
 	foundStopped       = kind{Warning, "channels", "channels_stopped"}
@@ -81,7 +82,7 @@ var kinds = []kind{
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
 	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundOneAtATime, foundNoCapacity,
-	foundFiles, foundLateTimeout, foundEarlyRescue, foundIdlePolicy, foundChannels, foundBadChannels, foundStopped,
+	foundFiles, foundLateTimeout, foundEarlyRescue, foundIdlePolicy, foundWorkers, foundChannels, foundBadChannels, foundStopped,
 }
 
 // Codes returns the codes of everything that the doctor can find.

@@ -41,6 +41,7 @@ var policyOptions = []struct {
 	{"timeout limits no job", func(p *policy.Policy) bool { return p.Timeout != nil }},
 	{"capacity limits no channel", func(p *policy.Policy) bool { return len(p.Capacity) > 0 }},
 	{"rate limits no channel", func(p *policy.Policy) bool { return p.Rate != nil }},
+	{"limit limits no job", func(p *policy.Policy) bool { return p.Limit != nil }},
 }
 
 // timeout checks one time limit. Odoo kills a worker with everything in it, so that a limit above that

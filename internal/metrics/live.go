@@ -33,8 +33,9 @@ var (
 	stateDesc            = gauge("state", "Which of ready, degraded and not_ready the runner is: 1 for that state, 0 for the others.", "runner", "state")
 	servedDesc           = gauge("database_served", "Whether the jobs of the database are run, for databases that have jobs.", "runner", "database")
 	jobsDesc             = gauge("jobs", "Unfinished and failed jobs by the channel that they name.", "runner", "database", "channel", "state")
+	unknownDesc          = gauge("jobs_unknown", "1 for a database whose jobs could neither be read nor counted, so that caddy_jobrunner_jobs lacks them; absent for others.", "runner", "database")
 	sharingDesc          = gauge("jobs_in_shared_channel", "Jobs that share a channel because the rows of their database name too many; absent where there are none.", "runner", "database")
-	oldestDesc           = gauge("oldest_pending_seconds", "How long the oldest job that waits in the channel could have been running already; 0 if none waits.", "runner", "database", "channel")
+	oldestDesc           = gauge("oldest_pending_seconds", "How long the oldest job that waits in the channel could have been running already; 0 if none waits, absent if that is unknown.", "runner", "database", "channel")
 	capacityDesc         = gauge("channel_capacity", "Jobs that may run at once; absent for channels without a limit.", "runner", "database", "channel")
 	runningDesc          = gauge("channel_running", "Jobs of the channel and those below that hold a slot.", "runner", "database", "channel")
 	queuedDesc           = gauge("channel_queued", "Jobs that wait in the channel, for a slot or for their eta.", "runner", "database", "channel")
@@ -48,6 +49,8 @@ var (
 	upstreamUpDesc       = gauge("upstream_up", "Whether the Odoo server is believed to answer.", "runner", "upstream")
 	upstreamInFlightDesc = gauge("upstream_in_flight", "Open requests at the Odoo server.", "runner", "upstream")
 	upstreamDrainedDesc  = gauge("upstream_drained", "Whether an operator drains the Odoo server.", "runner", "upstream")
+	upstreamVisitorsDesc = gauge("upstream_visitors", "Requests of others that this process has under way at the Odoo server; absent where that is not known.", "runner", "upstream")
+	upstreamFullDesc     = gauge("upstream_full", "Whether the Odoo server gets no more jobs because of its limits; absent where it has none.", "runner", "upstream")
 	maxCapacityDesc      = gauge("max_capacity", "Jobs that may run at once in all databases together, when each has its own channel tree.", "runner")
 	tasksDesc            = gauge("tasks", "Jobs that hold a slot, by phase: claiming, open (their request is), watched (they run without one of ours).", "runner", "phase")
 	overdueDesc          = gauge("jobs_overdue", "Jobs that run beyond the time limits of policies.", "runner")
@@ -57,9 +60,9 @@ var (
 )
 
 var liveDescs = []*prometheus.Desc{
-	upDesc, leaderDesc, leaderKnownDesc, readyDesc, stateDesc, servedDesc, jobsDesc, sharingDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, failedDesc, pausedDesc,
+	upDesc, leaderDesc, leaderKnownDesc, readyDesc, stateDesc, servedDesc, jobsDesc, unknownDesc, sharingDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, failedDesc, pausedDesc,
 	blockedDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
-	upstreamDrainedDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc, pausesDesc, exchangesDesc,
+	upstreamDrainedDesc, upstreamVisitorsDesc, upstreamFullDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc, pausesDesc, exchangesDesc,
 }
 
 func gauge(name, help string, labels ...string) *prometheus.Desc {
@@ -168,6 +171,9 @@ func (set setter) databases(name string, st *runner.Status, now time.Time) {
 		if st.Leader && label == db.Name && (db.Served() || db.State == runner.DatabaseStandby) {
 			set.to(servedDesc, flag(db.Obstacle(now) == ""), name, label)
 		}
+		if db.JobsUnknown {
+			set.to(unknownDesc, 1, name, label)
+		}
 		if db.Sharing > 0 {
 			set.to(sharingDesc, float64(db.Sharing), name, label)
 		}
@@ -230,6 +236,7 @@ func (set setter) channels(name string, st *runner.Status, now time.Time, own ma
 		paused, blocked         bool
 	}
 	sums := make(map[place]sum)
+	unknown := st.JobsUnknown()
 	for i := range st.Channels {
 		c := &st.Channels[i]
 		var at place
@@ -262,7 +269,9 @@ func (set setter) channels(name string, st *runner.Status, now time.Time, own ma
 		set.to(runningDesc, float64(s.running), name, at.database, at.channel)
 		set.to(queuedDesc, float64(s.queued), name, at.database, at.channel)
 		set.to(failedDesc, float64(s.failed), name, at.database, at.channel)
-		set.to(oldestDesc, s.oldest, name, at.database, at.channel)
+		if s.oldest > 0 || len(unknown) == 0 || at.database != "" && !unknown[at.database] {
+			set.to(oldestDesc, s.oldest, name, at.database, at.channel)
+		}
 		set.to(pausedDesc, flag(s.paused), name, at.database, at.channel)
 		set.to(blockedDesc, flag(s.blocked), name, at.database, at.channel)
 	}
@@ -277,6 +286,12 @@ func (set setter) upstreams(name string, st *runner.Status) {
 		set.to(upstreamUpDesc, flag(u.Up), name, u.Name)
 		set.to(upstreamInFlightDesc, float64(u.InFlight), name, u.Name)
 		set.to(upstreamDrainedDesc, flag(u.Drain != nil), name, u.Name)
+		if u.Counted {
+			set.to(upstreamVisitorsDesc, float64(u.Visitors), name, u.Name)
+		}
+		if u.Limits.Most() > 0 {
+			set.to(upstreamFullDesc, flag(u.Full != ""), name, u.Name)
+		}
 	}
 }
 

@@ -110,6 +110,31 @@ caddy_jobrunner_upstream_drained{runner="live",upstream="http://b:1"} 1
 }
 
 // TestMetricsOfDatabaseChannels: the same channel of two databases is two series.
+// TestUnknownJobs: where jobs could not be read, 0 would be a lie.
+func TestUnknownJobs(t *testing.T) {
+	st := fakerunner.Status(time.Now())
+	for i := range st.Databases {
+		st.Databases[i].JobsUnknown = st.Databases[i].Name == "lost"
+	}
+	for i := range st.Channels {
+		if st.Channels[i].FullName == "root" {
+			st.Channels[i].Oldest = time.Now().Add(-time.Hour)
+		} else {
+			st.Channels[i].Oldest = time.Time{}
+		}
+	}
+	fakerunner.Run(t, "unknown", &fakerunner.Engine{Says: st}, zap.NewNop())
+	reg := registry(t)
+	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(`
+# HELP caddy_jobrunner_jobs_unknown 1 for a database whose jobs could neither be read nor counted, so that caddy_jobrunner_jobs lacks them; absent for others.
+# TYPE caddy_jobrunner_jobs_unknown gauge
+caddy_jobrunner_jobs_unknown{database="lost",runner="unknown"} 1
+`), "caddy_jobrunner_jobs_unknown"))
+	n, err := testutil.GatherAndCount(reg, "caddy_jobrunner_oldest_pending_seconds")
+	require.NoError(t, err)
+	require.Equal(t, 1, n, "that of root")
+}
+
 func TestMetricsOfDatabaseChannels(t *testing.T) {
 	st := fakerunner.Status(time.Now())
 	st.DatabaseChannels, st.MaxCapacity, st.Running = true, 8, 3

@@ -60,6 +60,54 @@ func Explicit(addresses []string) (runner.Targets, error) {
 	return set, nil
 }
 
+// CountVisitors lets the servers of a set that are named by their addresses tell how many requests a
+// reverse_proxy of this process has under way there. Caddy counts them by the address, whichever
+// handler sends them, so that a handler which is only asked knows them, too. It must have the address
+// as the site's reverse_proxy has it. It is an error if the servers are dynamic, because Caddy keeps
+// the counts of those to itself.
+func CountVisitors(ctx caddy.Context, targets runner.Targets) error {
+	set, ok := targets.(staticTargets)
+	if !ok {
+		return errors.New("the requests of visitors cannot be counted where upstreams are dynamic")
+	}
+	for i := range set {
+		if set[i].Load != nil {
+			continue
+		}
+		u, err := counter(ctx, dialOf(&set[i]))
+		if err != nil {
+			return fmt.Errorf("count the visitors of %s: %w", set[i].Name, err)
+		}
+		set[i].Load = u.NumRequests
+	}
+	return nil
+}
+
+// dialOf is the address of a server as a reverse_proxy dials it.
+func dialOf(up *driver.Upstream) string {
+	if strings.HasPrefix(up.Name, "unix/") {
+		return up.Name
+	}
+	return up.Host
+}
+
+// counter returns what Caddy knows of the upstream of an address.
+func counter(ctx caddy.Context, dial string) (*reverseproxy.Upstream, error) {
+	config, err := json.Marshal(map[string]any{"upstreams": []any{map[string]string{"dial": dial}}})
+	if err != nil {
+		return nil, err
+	}
+	mod, err := ctx.LoadModuleByID("http.handlers.reverse_proxy", config)
+	if err != nil {
+		return nil, err
+	}
+	h, ok := mod.(*reverseproxy.Handler)
+	if !ok || len(h.Upstreams) != 1 {
+		return nil, fmt.Errorf("the reverse_proxy is a %T", mod)
+	}
+	return h.Upstreams[0], nil
+}
+
 // OfProxy returns the servers of the reverse_proxy that would handle a job's request to the site at
 // address ([scheme://]host[:port], or :port). Without an address it is the only such reverse_proxy of
 // the configuration. It is an error if there is none or more than one, or if its servers cannot be

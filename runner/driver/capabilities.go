@@ -34,6 +34,10 @@ type Capabilities struct {
 	// Quarantine is set when sessions implement [Quarantiner], so that jobs that do harm can be
 	// failed. Default: false, a configuration that wants that is refused.
 	Quarantine bool
+
+	// Companies is set when sessions implement [Sharer], so that the jobs of a company can be counted.
+	// Default: false, a configuration that wants that is refused.
+	Companies bool
 }
 
 // AsOperator returns the driver's operations, and false if it does not declare or does not have

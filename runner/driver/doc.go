@@ -40,7 +40,7 @@
 //
 // A driver need only implement [Driver], [Cluster] and [Session]. What it can do beyond that, it
 // declares in [Capabilities] and implements in these interfaces: [Operator] and [Examiner] are
-// implemented by drivers, [ChannelReader], [Stopper], [Upgrader], [Releaser], [Quarantiner] and [Follower] by
+// implemented by drivers, [ChannelReader], [Stopper], [Upgrader], [Releaser], [Quarantiner], [Sharer] and [Follower] by
 // sessions, [Adviser] by clusters. A configuration that asks for what the driver does not declare is
 // refused. Follower and Adviser need no declaration, because nothing can ask for them. A driver that
 // wraps another one should embed its type, not the interface Driver, which hides these methods.

@@ -323,6 +323,9 @@ type Result struct {
 	Outcome Outcome
 	// Status is the HTTP status, 0 without an answer.
 	Status int
+	// RetryAfter is how long the upstream asks not to be sent anything, when Outcome is Unavailable.
+	// Default: 0, it does not ask.
+	RetryAfter time.Duration
 	// Err says what went wrong; nil when Outcome is Answered.
 	Err error
 }

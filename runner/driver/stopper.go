@@ -27,7 +27,17 @@ type Stopper interface {
 	// rows that another session has locked. It returns the rows that it changed. To account for the
 	// same attempt again changes nothing.
 	Account(ctx context.Context, causes []Cause) ([]Row, error)
+
+	// FailStopped is [Session.Rescue] for attempts that were stopped and are not to be retried, under
+	// the same conditions and in one statement as well, except that they end failed: their workers
+	// did not live to write that. For each there is a text in why, for users of the application, which
+	// is added to what the row says about failures already. The name of their exception is
+	// [StoppedName], where the application keeps one.
+	FailStopped(ctx context.Context, dead []Liveness, why []string) ([]Row, error)
 }
+
+// StoppedName is the name of the exception with which [Stopper.FailStopped] fails a task.
+const StoppedName = "JobTimeLimitExceeded"
 
 // StopResult says what became of the wish to stop an attempt.
 type StopResult uint8

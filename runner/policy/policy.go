@@ -1,7 +1,7 @@
 // Package policy decides which policies of a configuration hold for a job. It is pure: it knows no
 // clock, and nothing of what is done about a policy.
 //
-// A policy names channels, and can be narrowed to databases and functions. For each option, the first
+// A policy names channels, and can be narrowed to databases, and for time limits to functions. For each option, the first
 // policy counts that matches the job and has the option; the others do not add to it.
 package policy
 
@@ -40,6 +40,9 @@ type Policy struct {
 	// policy says nothing about it.
 	Capacity []channels.Window
 	Rate     *channels.Rate
+	// Limit is how many jobs of one database, or company, may run at once. Default: this policy has
+	// none.
+	Limit *Limit
 }
 
 // Timeout is a time limit of an attempt, and what is done when it has passed.
@@ -85,10 +88,15 @@ func (p *Policy) Validate() error {
 			return fail("glob %q: %w", glob, err)
 		}
 	}
-	if p.Timeout == nil && !p.rules() {
-		return fail("it has no option: give it a timeout, a capacity or a rate")
+	if p.Timeout == nil && !p.shares() && !p.rules() {
+		return fail("it has no option: give it a timeout, a limit, a capacity or a rate")
 	}
-	if err := p.Timeout.validate(); err != nil {
+	if p.Timeout != nil {
+		if err := p.Timeout.validate(); err != nil {
+			return fail("%w", err)
+		}
+	}
+	if err := p.validateShares(); err != nil {
 		return fail("%w", err)
 	}
 	if err := p.validateRules(); err != nil {
@@ -182,12 +190,12 @@ func (p *Policy) holds(job Job) bool {
 	if p.Database != "" && !matches(p.Database, job.Database) {
 		return false
 	}
-	for _, glob := range p.Channels {
-		if matches(glob, job.Channel) {
-			return true
-		}
-	}
-	return false
+	return p.named(job.Channel)
+}
+
+// named reports whether a policy names the channel.
+func (p *Policy) named(channel string) bool {
+	return slices.ContainsFunc(p.Channels, func(glob string) bool { return matches(glob, channel) })
 }
 
 // Covers reports whether every job that other matches is matched by p, so that other never counts

@@ -208,3 +208,41 @@ func TestCovers(t *testing.T) {
 		require.Equal(t, c.want, c.first.Covers(&c.second), "%s, then %s", &c.first, &c.second)
 	}
 }
+
+func TestLimit(t *testing.T) {
+	of := func(jobs int, per policy.Per, channels ...string) policy.Policy {
+		return policy.Policy{Channels: channels, Limit: &policy.Limit{Jobs: jobs, Per: per}}
+	}
+	for want, p := range map[string]policy.Policy{
+		"policy root: limit: the number of jobs is missing":                   of(0, policy.PerDatabase, "root"),
+		"policy root: limit must be positive":                                 of(-1, policy.PerDatabase, "root"),
+		"policy root: limit: it does not say per what: database or company":   of(1, "", "root"),
+		`policy root: limit: "user" is neither database nor company`:          of(1, "user", "root"),
+		"policy root function a: function narrows timeout only: what divides": {Channels: []string{"root"}, Function: "a", Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
+		"policy root: it has no option: give it a timeout or a limit":         {Channels: []string{"root"}},
+		"policy root: timeout must be positive":                               {Channels: []string{"root"}, Timeout: &policy.Timeout{After: -1}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
+	} {
+		require.ErrorContains(t, p.Validate(), want)
+	}
+	narrow := of(2, policy.PerCompany, "root.*")
+	narrow.Database = "prod_*"
+	list := []policy.Policy{limited(1, "root.mail"), narrow, of(3, policy.PerDatabase, "root.mail", "root.b")}
+	s := policy.Compile(list)
+	jobs := func(channel, database string) int {
+		if p := s.Limit(channel, database); p != nil {
+			return p.Limit.Jobs
+		}
+		return 0
+	}
+	require.Equal(t, 2, jobs("root.mail", "prod_a"))
+	require.Equal(t, 3, jobs("root.mail", "a"))
+	require.Zero(t, jobs("root.c", "a"))
+	require.True(t, s.Shared("root.c"), "some database may")
+	require.False(t, s.Shared("root"))
+	require.True(t, narrow.Companies())
+	require.False(t, list[2].Companies())
+	require.Len(t, policy.Shares(list), 2)
+	var none *policy.Set
+	require.Nil(t, none.Limit("root", "a"))
+	require.False(t, none.Shared("root"))
+}

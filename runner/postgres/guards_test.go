@@ -44,7 +44,7 @@ func TestProbeFindsATriggerSwitchedOff(t *testing.T) {
 		require.NoError(t, err)
 	}
 	exec(`CREATE TABLE public.t (); CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`)
-	exec("CREATE TRIGGER x AFTER INSERT ON public.t EXECUTE FUNCTION public.f()")
+	exec("CREATE TRIGGER x AFTER INSERT ON public.t EXECUTE PROCEDURE public.f()")
 	var want postgres.Expect
 	require.NoError(t, c.QueryRow(deadline(t), "SELECT oid FROM pg_trigger WHERE tgname = 'x'").Scan(&want.Trigger))
 	require.NoError(t, c.Probe(deadline(t), want))

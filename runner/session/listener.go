@@ -22,6 +22,8 @@ type Listener interface { //nolint:interfacebloat // what a session tells is one
 	// seen of that: when the option is on, on each connection, and whenever it changes.
 	Upgrading(u driver.Upgrade)
 
+	// Counted brings the number of the jobs of a database that cannot be served.
+	Counted(c channels.Count)
 	// Running brings the jobs that are enqueued or started: before the first snapshot of a connection,
 	// because that can take long; and, whenever it is examined, those of a neutralized database.
 	Running(rows []driver.Row)

@@ -20,6 +20,8 @@ type orders struct {
 	// failUnclaims and failRescues are to end failed in place of being put back.
 	failUnclaims condemned[driver.Task]
 	failRescues  condemned[driver.Liveness]
+	// failStopped are dead attempts that were to be ended, and are not to be tried again.
+	failStopped condemned[driver.Liveness]
 	// resync asks for a snapshot now, channels for the database's channels, upgrade for a check
 	// whether it is being upgraded.
 	resync, channels, upgrade bool
@@ -41,7 +43,7 @@ func (o *orders) empty() bool {
 	return len(o.claims) == 0 && len(o.reads) == 0 && len(o.unclaims) == 0 &&
 		len(o.inspects) == 0 && len(o.rescues) == 0 && len(o.releases) == 0 &&
 		len(o.cancels) == 0 && len(o.terminates) == 0 && len(o.causes) == 0 &&
-		len(o.failUnclaims.tasks) == 0 && len(o.failRescues.tasks) == 0 &&
+		len(o.failUnclaims.tasks) == 0 && len(o.failRescues.tasks) == 0 && len(o.failStopped.tasks) == 0 &&
 		!o.resync && !o.channels && !o.upgrade
 }
 
@@ -145,6 +147,15 @@ func (s *Session) FailDead(dead driver.Liveness, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.todo.failRescues.add(dead, why)
+	s.wake()
+}
+
+// FailStopped orders to fail a task that Rescue would put back, because it was ended and is not to be
+// tried again, which [Listener.Rescued] answers. The driver must be capable of stopping.
+func (s *Session) FailStopped(dead driver.Liveness, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.todo.failStopped.add(dead, why)
 	s.wake()
 }
 

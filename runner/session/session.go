@@ -57,6 +57,8 @@ type Config struct {
 	// UpgradeGate is set where nothing is to be claimed while the application is being changed. The
 	// driver is capable of telling.
 	UpgradeGate bool
+	// Companies is set where the companies of jobs count. The driver is capable of telling them.
+	Companies bool
 	// DiscoverInterval is the time between two connections to a database that has nothing to serve.
 	DiscoverInterval time.Duration
 	// Queue is that of all sessions of the cluster. Default: none.
@@ -93,6 +95,8 @@ type Session struct {
 	probed    time.Time // when the last probe began, or the last snapshot ended
 	// dependents are the jobs that are to be looked at because nobody may have released them.
 	dependents []dependents
+	// countAt is when the jobs may be counted again, should the database not be served.
+	countAt time.Time
 	// gating is set while upgrades are watched, upgrade is what was seen of one at upgradeAt, which is
 	// zero if nothing was on this connection.
 	gating    bool
@@ -226,6 +230,7 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 	case driver.Unhealthy:
 		if found.Generation != "" {
 			_ = s.checkUpgrade(ctx) // an upgrade may be why; if that cannot be told, the reason is what was found
+			s.count(ctx)
 		}
 		s.young = s.young || s.pulse.synced.Load() == 0 // or it was found while it was being made
 		return found, nil
@@ -250,6 +255,7 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 func (s *Session) fingerprint(ctx context.Context) (found driver.Fingerprint, err error) {
 	err = s.call(ctx, "fingerprint", fingerprintTimeout, func(ctx context.Context) (err error) {
 		s.follow()
+		s.readKeys()
 		found, err = s.conn.Fingerprint(ctx)
 		return err
 	})

@@ -40,6 +40,7 @@ func (s *Session) snapshot(ctx context.Context) error {
 	if err := s.readChannels(ctx); err != nil {
 		return err
 	}
+	s.readKeys()
 	overflow := s.overflow
 	s.overflow = false
 	s.out.SnapshotBegin()
@@ -77,6 +78,14 @@ func (s *Session) snapshot(ctx context.Context) error {
 	s.pulse.beat(now)
 	s.pulse.synced.Store(now.UnixMicro())
 	return nil
+}
+
+// readKeys has the connection read what jobs are told apart by, as the configuration wants it now. What
+// was read before is put right by the snapshot that follows a change.
+func (s *Session) readKeys() {
+	if sharer, ok := s.conn.(driver.Sharer); ok {
+		sharer.ReadCompanies(s.config().Companies)
+	}
 }
 
 // readChannels reads the channels that are configured in the database, where these count.

@@ -21,7 +21,7 @@ var errNoStopper = errors.New("the driver declares that it can end attempts, and
 
 // end ends attempts, and writes down why others have been.
 func (s *Session) end(ctx context.Context, o *orders) error {
-	if len(o.cancels)+len(o.terminates)+len(o.causes) == 0 {
+	if len(o.cancels)+len(o.terminates)+len(o.causes)+len(o.failStopped.tasks) == 0 {
 		return nil
 	}
 	stopper, ok := s.conn.(driver.Stopper)
@@ -33,6 +33,9 @@ func (s *Session) end(ctx context.Context, o *orders) error {
 		return err
 	}
 	if err := s.stop(ctx, stopper, o.terminates, true); err != nil {
+		return err
+	}
+	if err := s.failStopped(ctx, stopper, &o.failStopped); err != nil {
 		return err
 	}
 	if len(o.causes) == 0 {
@@ -48,6 +51,22 @@ func (s *Session) end(ctx context.Context, o *orders) error {
 	}
 	s.out.Accounted(o.causes, rows, err)
 	return nil
+}
+
+// failStopped fails dead attempts that have been ended.
+func (s *Session) failStopped(ctx context.Context, stopper driver.Stopper, dead *condemned[driver.Liveness]) error {
+	if len(dead.tasks) == 0 {
+		return nil
+	}
+	var rows []driver.Row
+	err := s.call(ctx, "fail jobs that were ended", rescueTimeout, func(ctx context.Context) (err error) {
+		rows, err = stopper.FailStopped(ctx, dead.tasks, dead.why)
+		return err
+	})
+	if err == nil {
+		s.out.Rescued(rows)
+	}
+	return err
 }
 
 func (s *Session) stop(ctx context.Context, stopper driver.Stopper, attempts []driver.Task, terminate bool) error {

@@ -30,6 +30,11 @@ func (d *stopper) Account(_ context.Context, causes []driver.Cause) ([]driver.Ro
 	return nil, d.errs["Account"]
 }
 
+func (d *stopper) FailStopped(_ context.Context, dead []driver.Liveness, why []string) ([]driver.Row, error) {
+	d.calls = append(d.calls, fmt.Sprintf("%d dead because %q", len(dead), why))
+	return nil, d.errs["FailStopped"]
+}
+
 func stopperOf(errs map[string]error) (*stopper, *clerk, *Session) {
 	out := &clerk{}
 	d := &stopper{}
@@ -50,10 +55,11 @@ func TestStop(t *testing.T) {
 	s.Stop(attempt("a"), false)
 	s.Stop(attempt("b"), false)
 	s.Account(driver.Cause{}, driver.Cause{})
+	s.FailStopped(driver.Liveness{}, "why")
 	o := s.take()
 	require.NoError(t, s.execute(t.Context(), &o))
-	require.Equal(t, []string{"2 attempts, terminate=false", "1 attempts, terminate=true", "2 causes"}, d.calls)
-	require.Equal(t, []string{"stopped", "stopped", "accounted"}, out.told)
+	require.Equal(t, []string{"2 attempts, terminate=false", "1 attempts, terminate=true", `1 dead because ["why"]`, "2 causes"}, d.calls)
+	require.Equal(t, []string{"stopped", "stopped", "rescued", "accounted"}, out.told)
 	require.True(t, s.todo.empty())
 }
 
@@ -83,6 +89,11 @@ func TestStopThatFails(t *testing.T) {
 		require.NoError(t, s.execute(t.Context(), &order))
 		require.Len(t, out.told, 1)
 	}
-	_, s := faultyOf(&clerk{}, nil)
+	_, out, s := stopperOf(map[string]error{"FailStopped": errors.New("failed")})
+	s.FailStopped(driver.Liveness{}, "why")
+	o := s.take()
+	require.Error(t, s.execute(t.Context(), &o), "as any other change")
+	require.Empty(t, out.told)
+	_, s = faultyOf(&clerk{}, nil)
 	require.NoError(t, s.execute(t.Context(), &orders{cancels: []driver.Task{{}}}), "a driver that cannot")
 }

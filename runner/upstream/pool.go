@@ -23,6 +23,8 @@ const (
 	// down.
 	checkRetryFirst = 250 * time.Millisecond
 	checkRetryLimit = time.Second
+	// retryAfterLimit bounds how long a server is left alone that asks for it.
+	retryAfterLimit = 10 * time.Minute
 	// targetsTimeout bounds the look-up of the servers, which may ask the DNS.
 	targetsTimeout = 5 * time.Second
 )
@@ -40,7 +42,9 @@ type Config struct {
 	Driver driver.Driver
 	// Targets names the servers.
 	Targets Targets
-	Logger  *zap.Logger
+	// Limits bound what each server is given.
+	Limits Limits
+	Logger *zap.Logger
 }
 
 // Observer is told what changes. Its methods may be called from any goroutine. They must not block,
@@ -68,6 +72,16 @@ type Status struct {
 	Reason string
 	// InFlight is the number of our own requests there.
 	InFlight int
+	// Limits are those of the server. Visitors is how many requests of others it has under way, if Counted
+	// is set.
+	Limits   Limits
+	Visitors int
+	Counted  bool
+	// Full says why it gets no more jobs although it is up; empty if it would get one.
+	Full string
+	// Until is when it may be up again at the earliest, because it has asked to be left alone; zero if it
+	// has not.
+	Until time.Time
 	// Drain is set while an operator drains it: it gets no new jobs, and may be stopped when
 	// InFlight is 0.
 	Drain *Drain
@@ -87,6 +101,8 @@ type Pool struct {
 	turn   int
 	// drained are the servers that get no new tasks.
 	drained map[string]Drain
+	// limits are those of the configuration.
+	limits Limits
 	// asking is true while the servers are being looked up, in a round that ends with each change
 	// of the configuration.
 	asking bool
@@ -103,6 +119,8 @@ type server struct {
 	reason   string
 	// downAt is when it ceased to be up; zero if it never was.
 	downAt time.Time
+	// notBefore is when it may be up again, because it has asked for that; zero if it has not.
+	notBefore time.Time
 }
 
 // New returns an empty pool. Its goroutines are started with spawn.
@@ -115,6 +133,7 @@ func New(config func() Config, out Observer, spawn func(name string, f func())) 
 func (p *Pool) Reconfigured() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.limits = p.config().Limits
 	p.round++
 	p.asking = false
 }
@@ -202,20 +221,24 @@ func (p *Pool) Usable() bool {
 }
 
 // Pick chooses the server for the next task and counts the task there: first those that the proxy
-// believes healthy, then the one with the fewest of our own requests, then the least loaded by the
-// proxy, then in turn. Those in tried are left out. It returns false if no server is left.
-func (p *Pool) Pick(tried []string) (driver.Upstream, bool) {
+// believes healthy, then those that have room, then the one with the fewest of our own requests, then
+// the least loaded by the proxy, then the one that is preferred by name, then in turn. Those in tried,
+// and those with as many jobs as they may have, are left out. It returns false if no server is left.
+//
+// There may be visitors that were not there when Room was asked. The task has been claimed by then, so
+// that it may take a worker from those that are reserved.
+func (p *Pool) Pick(preferred string, tried []string) (driver.Upstream, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var best *server
-	var bestRank [3]int
+	var bestRank [5]int
 	n := len(p.order)
 	for i := range n {
 		s := p.states[p.order[(p.turn+i)%n]]
-		if !s.up || p.isDrained(s.Name) || slices.Contains(tried, s.Name) {
+		if !s.up || p.isDrained(s.Name) || slices.Contains(tried, s.Name) || p.limits.MaxJobs > 0 && s.inFlight >= p.limits.MaxJobs {
 			continue
 		}
-		rank := s.rank()
+		rank := s.rank(p.limits, preferred)
 		if best == nil || slices.Compare(rank[:], bestRank[:]) < 0 {
 			best, bestRank = s, rank
 		}
@@ -229,16 +252,27 @@ func (p *Pool) Pick(tried []string) (driver.Upstream, bool) {
 }
 
 // rank orders servers, smaller first.
-func (s *server) rank() [3]int {
-	var r [3]int
+func (s *server) rank(limits Limits, preferred string) [5]int {
+	visitors := s.visitors()
+	r := [5]int{2: s.inFlight, 3: visitors}
 	if s.Available != nil && !s.Available() {
 		r[0] = 1
 	}
-	r[1] = s.inFlight
-	if s.Load != nil {
-		r[2] = s.Load()
+	if limits.room(s.inFlight, visitors) <= 0 {
+		r[1] = 1
+	}
+	if s.Name != preferred {
+		r[4] = 1
 	}
 	return r
+}
+
+// visitors returns how many requests of others it has under way, 0 if that is not known.
+func (s *server) visitors() int {
+	if s.Load == nil {
+		return 0
+	}
+	return s.Load()
 }
 
 // Adopt counts a request that was sent before this pool existed.
@@ -263,6 +297,9 @@ func (p *Pool) Release(name string, r driver.Result) {
 	}
 	s.inFlight--
 	if r.Outcome == driver.NotSent || r.Outcome == driver.Unavailable {
+		if wait := min(r.RetryAfter, retryAfterLimit); wait > 0 {
+			s.notBefore = time.Now().Add(wait)
+		}
 		p.markDown(s, r.Err)
 	}
 	p.sweep()
@@ -351,8 +388,15 @@ func (p *Pool) checkUntilUp(ctx context.Context, name string) {
 			p.mu.Unlock()
 			return
 		}
-		up := s.Upstream
+		up, alone := s.Upstream, time.Until(s.notBefore)
 		p.mu.Unlock()
+		if alone > 0 {
+			// In pieces, because it may cease to be a target meanwhile.
+			if !timing.Sleep(ctx, min(alone, checkRetryLimit)) {
+				return
+			}
+			continue
+		}
 
 		err := p.checkOnce(ctx, up)
 		if ctx.Err() != nil || p.checked(name, err) {
@@ -462,9 +506,16 @@ func (p *Pool) Status() []Status {
 	out := make([]Status, 0, len(names))
 	for _, name := range names {
 		s := p.states[name]
-		st := Status{Name: name, Up: s.up, Reason: s.reason, InFlight: s.inFlight}
+		st := Status{Name: name, Up: s.up, Reason: s.reason, InFlight: s.inFlight, Limits: p.limits, Visitors: s.visitors(), Counted: s.Load != nil}
+		if !s.up && s.notBefore.After(time.Now()) {
+			st.Until = s.notBefore
+			st.Reason += ", and it has asked to be left alone until " + s.notBefore.UTC().Format(time.RFC3339)
+		}
+		if s.up {
+			st.Full = p.limits.full(s.inFlight, st.Visitors)
+		}
 		if !s.listed {
-			st.Up, st.Reason = false, "not among the upstreams any more"
+			st.Up, st.Reason, st.Full = false, "not among the upstreams any more", ""
 		}
 		if d, ok := p.drained[name]; ok {
 			st.Drain = &d

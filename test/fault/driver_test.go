@@ -146,7 +146,7 @@ func (s *faultySession) Claim(ctx context.Context, uuids, others []string) ([]dr
 	case <-time.After(rand.N(claimLag)):
 	case <-ctx.Done():
 	}
-	result := s.conn.ExecParams(ctx, `UPDATE queue_job SET state = 'enqueued', date_enqueued = date_trunc('second', now() AT TIME ZONE 'UTC')
+	result := s.conn.ExecParams(ctx, `UPDATE public.queue_job SET state = 'enqueued', date_enqueued = date_trunc('second', now() AT TIME ZONE 'UTC')
 		WHERE uuid = ANY ($1::varchar[]) RETURNING uuid, date_enqueued`, [][]byte{array(uuids)}, nil, nil, nil).Read()
 	var tasks []driver.Task
 	for _, row := range result.Rows {
@@ -186,7 +186,7 @@ func (s *faultySession) Rescue(ctx context.Context, dead []driver.Liveness) ([]d
 	for i := range dead {
 		uuids = append(uuids, dead[i].Row.UUID)
 	}
-	result := s.conn.ExecParams(ctx, "UPDATE queue_job SET state = 'pending' WHERE uuid = ANY ($1::varchar[])",
+	result := s.conn.ExecParams(ctx, "UPDATE public.queue_job SET state = 'pending' WHERE uuid = ANY ($1::varchar[])",
 		[][]byte{array(uuids)}, nil, nil, nil).Read()
 	if result.Err != nil {
 		return nil, result.Err

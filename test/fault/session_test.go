@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // sessionFaults happen to the sessions of a node, or to the pooler before them.
@@ -67,14 +69,21 @@ func deafFlag(tb *testBed) string {
 	return filepath.Join(os.TempDir(), tb.ID+"-"+strconv.Itoa(os.Getpid())+"-deaf")
 }
 
-// claimBlocked lets claims wait for a lock on the table, and returns when one
-// does. The lock is none that reads wait for.
+// claimBlocked lets claims wait for a lock on the table, and returns when one does. The lock is none
+// that reads wait for. Jobs of the table wait for it too: where they have all the slots, there is no
+// claim, so it is given back and taken again.
 func claimBlocked(tb *testBed) (commit func()) {
 	db := tb.Databases()[0]
-	commit = tb.hold(db, "LOCK TABLE queue_job IN SHARE ROW EXCLUSIVE MODE")
 	tb.until("a claim waits", func() bool {
-		return tb.ask(`SELECT count(*)::text FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'
-			AND application_name = $2`, db, tb.nodes[0].name) != "0"
+		commit = tb.hold(db, "LOCK TABLE queue_job IN SHARE ROW EXCLUSIVE MODE")
+		waits := testbed.Within(3*time.Second, func() bool {
+			return tb.ask(`SELECT count(*)::text FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'
+				AND application_name = $2`, db, tb.nodes[0].name) != "0"
+		})
+		if !waits {
+			commit()
+		}
+		return waits
 	})
 	return commit
 }

@@ -23,10 +23,19 @@ func (b *bench) quarantiner() (driver.Session, driver.Quarantiner) {
 
 // testFailDead: what Rescue would put back fails, whatever its own limit says, and nothing else does.
 func testFailDead(b *bench) {
-	s, q := b.quarantiner()
-	if q == nil {
-		return
+	if s, q := b.quarantiner(); q != nil {
+		b.failsTheDead(s, q.FailDead)
 	}
+}
+
+// testFailStopped: the same of those that were stopped.
+func testFailStopped(b *bench) {
+	if s, stopper := b.stopper(); stopper != nil {
+		b.failsTheDead(s, stopper.FailStopped)
+	}
+}
+
+func (b *bench) failsTheDead(s driver.Session, fail func(context.Context, []driver.Liveness, []string) ([]driver.Row, error)) {
 	for i, test := range []struct {
 		job   Job
 		retry int32
@@ -41,18 +50,18 @@ func testFailDead(b *bench) {
 		b.Insert(test.job)
 		l := b.inspect(s, test.job.UUID)
 		require.Equal(b.t, driver.Dead, l.Verdict)
-		rows, err := q.FailDead(b.ctx, []driver.Liveness{l}, []string{"It died."})
+		rows, err := fail(b.ctx, []driver.Liveness{l}, []string{"It died."})
 		require.NoError(b.t, err)
 		require.Len(b.t, rows, 1, "%+v", test.job)
 		require.Equal(b.t, channels.Failed, rows[0].State, "%+v", test.job)
 		require.Equal(b.t, test.retry, rows[0].Retry, "%+v", test.job)
 		require.Equal(b.t, rows[0], b.row(s, test.job.UUID))
-		rows, err = q.FailDead(b.ctx, []driver.Liveness{l}, []string{"It died."})
+		rows, err = fail(b.ctx, []driver.Liveness{l}, []string{"It died."})
 		require.NoError(b.t, err)
 		require.Empty(b.t, rows, "once")
 	}
 	b.looksAgain(s, func(ctx context.Context, dead []driver.Liveness) ([]driver.Row, error) {
-		return q.FailDead(ctx, dead, make([]string, len(dead)))
+		return fail(ctx, dead, make([]string, len(dead)))
 	})
 }
 

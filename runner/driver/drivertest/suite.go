@@ -39,6 +39,7 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"OpenUnknownDatabase", testOpenUnknown, false},
 		{"Lock", testLock, false},
 		{"Snapshot", testSnapshot, false},
+		{"Count", testCount, false},
 		{"Read", testRead, false},
 		{"Claim", testClaim, false},
 		{"ClaimAndRead", testClaimAndRead, false},
@@ -52,6 +53,7 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"Account", testAccount, false},
 		{"AccountFindsTheAttempt", testAccountFinds, false},
 		{"FailDead", testFailDead, true},
+		{"FailStopped", testFailStopped, true},
 		{"FailUnclaimed", testFailUnclaimed, false},
 		{"Wait", testWait, false},
 		{"WaitIsInterruptible", testInterrupt, false},
@@ -99,6 +101,8 @@ func testCapabilities(b *bench) {
 	require.Equal(b.t, can.Releases, releases)
 	_, quarantines := s.(driver.Quarantiner)
 	require.Equal(b.t, can.Quarantine, quarantines)
+	_, shares := s.(driver.Sharer)
+	require.Equal(b.t, can.Companies, shares)
 }
 
 // testRelease: a job is released if all of its parents that there are are done, and there is one; once,
@@ -299,6 +303,22 @@ func testSnapshot(b *bench) {
 		require.Equal(b.t, "sub", r.Channel)
 		require.Equal(b.t, enqueued.UnixMicro(), r.Enqueued)
 	}
+}
+
+func testCount(b *bench) {
+	for i, state := range []string{"pending", "pending", "enqueued", "started", "failed", "failed", "failed", "done", "cancelled"} {
+		b.Insert(Job{UUID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), State: state, Channel: "root.a", Created: ago(time.Hour)})
+	}
+	s := b.open()
+	counter, ok := s.(driver.Counter)
+	if !ok {
+		return // it is optional
+	}
+	_, err := s.Fingerprint(b.ctx)
+	require.NoError(b.t, err)
+	found, err := counter.Count(b.ctx)
+	require.NoError(b.t, err)
+	require.Equal(b.t, channels.Count{DB: b.Database(), Pending: 2, Enqueued: 1, Started: 1, Failed: 3}, found)
 }
 
 func testRead(b *bench) {

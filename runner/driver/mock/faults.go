@@ -13,10 +13,10 @@ type Faults struct {
 	// Fingerprint is reported instead of a healthy one.
 	Fingerprint *driver.Fingerprint
 	// FingerprintErr, LockErr, ChannelsErr, SnapshotErr, ReadErr, ClaimErr, InspectErr, RescueErr,
-	// StopErr, AccountErr and UpgradingErr are returned by the method of that name, which then does nothing. The
+	// StopErr, AccountErr, CountErr and UpgradingErr are returned by the method of that name, which then does nothing. The
 	// session survives unless the error is a [driver.ErrLost].
 	FingerprintErr, LockErr, ChannelsErr, SnapshotErr, ReadErr, ClaimErr, InspectErr, RescueErr, StopErr, AccountErr error
-	UpgradingErr                                                                                                     error
+	CountErr, UpgradingErr                                                                                           error
 	// StopDenied is a role that may not signal the backends of others.
 	StopDenied bool
 	// LoseAfterStop carries the next Stop out but loses the connection before the result arrives. It

@@ -159,6 +159,20 @@ func (s *session) Channels(ctx context.Context) (cfgs []channels.Config, err err
 	return cfgs, err
 }
 
+// Count counts as a bounded query does.
+func (s *session) Count(ctx context.Context) (c channels.Count, err error) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	err = s.do(ctx, "Count", s.db.faults.CountErr, false, func() error {
+		c.DB = s.db.name
+		for _, j := range s.db.jobs {
+			c.Add(j.State, 1)
+		}
+		return nil
+	})
+	return c, err
+}
+
 func (s *session) Running(ctx context.Context) (rows []driver.Row, err error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
@@ -259,7 +273,7 @@ func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) (rows []driv
 }
 
 func (s *session) FailUnclaimed(ctx context.Context, tasks []driver.Task, why []string) (rows []driver.Row, err error) {
-	return s.unclaim(ctx, "FailUnclaimed", tasks, func(i int) func(*Job) { return quarantine(why[i]) })
+	return s.unclaim(ctx, "FailUnclaimed", tasks, func(i int) func(*Job) { return fail(driver.QuarantineName, why[i]) })
 }
 
 // unclaim changes those tasks that are as their claims left them.
@@ -327,7 +341,12 @@ func (s *session) Rescue(ctx context.Context, dead []driver.Liveness) (rows []dr
 }
 
 func (s *session) FailDead(ctx context.Context, dead []driver.Liveness, why []string) (rows []driver.Row, err error) {
-	return s.rescue(ctx, "FailDead", dead, func(i int) func(*Job) { return quarantine(why[i]) })
+	return s.rescue(ctx, "FailDead", dead, func(i int) func(*Job) { return fail(driver.QuarantineName, why[i]) })
+}
+
+// FailStopped implements [driver.Stopper].
+func (s *session) FailStopped(ctx context.Context, dead []driver.Liveness, why []string) (rows []driver.Row, err error) {
+	return s.rescue(ctx, "FailStopped", dead, func(i int) func(*Job) { return fail(driver.StoppedName, why[i]) })
 }
 
 // rescue changes those tasks that are still dead.
@@ -364,13 +383,13 @@ func requeue(j *Job) {
 	}
 }
 
-// quarantine fails a job.
-func quarantine(why string) func(*Job) {
+// fail fails a job.
+func fail(name, why string) func(*Job) {
 	return func(j *Job) {
 		if j.State == channels.Started {
 			j.Retry++
 		}
-		j.State, j.Exception = channels.Failed, driver.QuarantineName
+		j.State, j.Exception = channels.Failed, name
 		j.Info = strings.TrimPrefix(j.Info+"\n\n"+why, "\n\n")
 	}
 }

@@ -92,6 +92,32 @@ func TestFingerprintProblems(t *testing.T) {
 	}
 }
 
+// TestCountOfAnUnhealthyDatabase: what keeps a database from being served does not keep its jobs from
+// being counted, if they can be read.
+func TestCountOfAnUnhealthyDatabase(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.Insert(drivertest.Job{UUID: "a", State: "pending"})
+	h.exec("DROP TRIGGER queue_job_notify ON queue_job")
+	s, err := h.Driver().OpenSession(t.Context(), h.Postgres(), h.db)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close(context.WithoutCancel(t.Context()))) }()
+	count := func() (channels.Count, error) {
+		fp, err := s.Fingerprint(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, driver.Unhealthy, fp.Health)
+		return s.(driver.Counter).Count(t.Context())
+	}
+	found, err := count()
+	require.NoError(t, err)
+	require.Equal(t, channels.Count{DB: h.db, Pending: 1}, found)
+	h.exec("CREATE DOMAIN theirs AS text; ALTER TABLE queue_job ALTER state TYPE theirs")
+	_, err = count()
+	require.ErrorContains(t, err, "no type of PostgreSQL's own")
+	h.exec("ALTER TABLE queue_job DROP state")
+	_, err = count()
+	require.ErrorContains(t, err, "count the jobs")
+}
+
 func TestFingerprintOfPrivileges(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	role := "limited_" + h.db

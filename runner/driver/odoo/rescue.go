@@ -104,6 +104,11 @@ func (s *session) FailDead(ctx context.Context, dead []driver.Liveness, why []st
 	return s.end(ctx, "fail dead jobs", s.statements.failDead, dead, causeTexts(why))
 }
 
+// FailStopped implements [driver.Stopper].
+func (s *session) FailStopped(ctx context.Context, dead []driver.Liveness, why []string) ([]driver.Row, error) {
+	return s.end(ctx, "fail jobs that were stopped", s.statements.failStopped, dead, causeTexts(why))
+}
+
 // end has a statement end those of the tasks that are still dead.
 func (s *session) end(ctx context.Context, what, sql string, dead []driver.Liveness, args ...any) ([]driver.Row, error) {
 	switch {

@@ -16,13 +16,19 @@ type scanner struct {
 	id, priority, retry    pgtype.Int8
 	uuid, channel, state   pgtype.Text
 	created, eta, enqueued pgtype.Timestamp
+	companies              bool // they are read
+	company                pgtype.Int8
 }
 
 // scan reads the columns of rowColumns and then those of more.
 func (s *scanner) scan(rows pgx.Rows, more ...any) (driver.Row, error) {
-	targets := append([]any{
+	targets := []any{
 		&s.id, &s.uuid, &s.channel, &s.state, &s.priority, &s.created, &s.eta, &s.enqueued, &s.retry,
-	}, more...)
+	}
+	if s.companies {
+		targets = append(targets, &s.company)
+	}
+	targets = append(targets, more...)
 	if err := rows.Scan(targets...); err != nil {
 		return driver.Row{}, err
 	}
@@ -32,6 +38,7 @@ func (s *scanner) scan(rows pgx.Rows, more ...any) (driver.Row, error) {
 			Channel:  s.channel.String,
 			ID:       s.id.Int64,
 			Priority: narrow(s.priority.Int64),
+			Company:  narrow(s.company.Int64),
 			Created:  micros(s.created),
 			ETA:      etaMicros(s.eta),
 		},

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -68,6 +69,9 @@ func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) dri
 	default:
 		result.Outcome, result.Err = classify(x.status, x.body)
 	}
+	if result.Outcome == driver.Unavailable {
+		result.RetryAfter = retryAfter(x.header, time.Now())
+	}
 	if t.DriverState != "" && (x.err != nil || x.status >= http.StatusBadRequest) {
 		d.sessions.drop(up.Name, t.DB)
 	}
@@ -117,6 +121,20 @@ func gaveUp(status int) bool {
 func unavailable(status int) bool {
 	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable ||
 		status == http.StatusGatewayTimeout
+}
+
+// retryAfter is how long an answer asks its reader to wait (RFC 9110, 10.2.3): a number of seconds, or a
+// date. What cannot be read asks for nothing.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	text := strings.TrimSpace(h.Get("Retry-After"))
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	date, err := http.ParseTime(text)
+	if err != nil {
+		return 0
+	}
+	return max(date.Sub(now), 0)
 }
 
 // exchange is one request and its answer.

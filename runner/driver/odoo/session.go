@@ -18,8 +18,10 @@ type session struct {
 	runNeutralized bool
 	// gated is set while Claim claims nothing where modules are marked for an upgrade.
 	gated bool
-	conn  *postgres.Conn
-	inbox inbox
+	// companies is set while rows tell the company of a job.
+	companies bool
+	conn      *postgres.Conn
+	inbox     inbox
 
 	generation *generation
 	statements statements
@@ -53,6 +55,7 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 		s.generation = nil
 		return fp, nil
 	}
+	g.companies = s.companies
 	s.generation, s.statements, s.trigger = g, g.statements(), c.Trigger
 	if c.PID != s.conn.PID {
 		s.conn.Pooling = postgres.TransactionPooling
@@ -74,6 +77,9 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 		}
 		if c.Parameters && !c.ReadParameters && !s.runNeutralized {
 			fp.Warnings = append(fp.Warnings, neutralizedUnreadable)
+		}
+		if why := g.companyWarning(); why != "" {
+			fp.Warnings = append(fp.Warnings, why)
 		}
 		switch s.conn.Pooling {
 		case postgres.TransactionPooling:
@@ -180,7 +186,7 @@ func (s *session) query(ctx context.Context, sql string, args []any, each func(p
 		return err
 	}
 	defer rows.Close()
-	scan := &scanner{database: s.database}
+	scan := &scanner{database: s.database, companies: s.companies}
 	for rows.Next() {
 		if err := each(rows, scan); err != nil {
 			return err

@@ -59,10 +59,10 @@ type reader struct {
 // row returns the row that has arrived.
 func (r *reader) row(rows pgx.Rows, scan *scanner) (row driver.Row, err error) {
 	if !r.begun {
-		r.begun, r.direct = true, decodable(rows.FieldDescriptions())
+		r.begun, r.direct = true, decodable(rows.FieldDescriptions(), columnsOf(scan.companies))
 	}
 	values := rows.RawValues()
-	if r.direct && wellFormed(values) {
+	if r.direct && wellFormed(values, columnsOf(scan.companies)) {
 		row = r.decode(values, scan.database)
 	} else if row, err = scan.scan(rows); err != nil {
 		return row, err
@@ -84,13 +84,21 @@ const (
 	atETA
 	atEnqueued
 	atRetry
-	columnCount
+	atCompany // only if it is read
 )
+
+// columnsOf is how many columns a row has.
+func columnsOf(companies bool) int {
+	if companies {
+		return atCompany + 1
+	}
+	return atCompany
+}
 
 // decodable reports whether the columns are what decode expects: what Odoo makes of its fields,
 // sent in PostgreSQL's binary format. Of text there is only one.
-func decodable(fields []pgconn.FieldDescription) bool {
-	if len(fields) != columnCount {
+func decodable(fields []pgconn.FieldDescription, count int) bool {
+	if len(fields) != count {
 		return false
 	}
 	for at, f := range fields {
@@ -112,11 +120,14 @@ func decodable(fields []pgconn.FieldDescription) bool {
 
 // wellFormed reports whether the numbers among the values are as long as they have to be. NULL is
 // nil.
-func wellFormed(values [][]byte) bool {
-	if len(values) != columnCount {
+func wellFormed(values [][]byte, count int) bool {
+	if len(values) != count {
 		return false
 	}
-	for _, at := range [...]int{atID, atPriority, atRetry} {
+	for _, at := range [...]int{atID, atPriority, atRetry, atCompany} {
+		if at >= count {
+			break
+		}
 		if v := values[at]; v != nil && len(v) != 4 && len(v) != 8 {
 			return false
 		}
@@ -136,12 +147,17 @@ func (r *reader) decode(values [][]byte, database string) driver.Row {
 	if eta == math.MinInt64 {
 		eta = 0 // as in etaMicros
 	}
+	company := int32(0)
+	if len(values) > atCompany {
+		company = narrow(wireInt(values[atCompany]))
+	}
 	return driver.Row{
 		Job: channels.Job{
 			Key:      channels.Key{DB: database, UUID: r.uuids.add(values[atUUID])},
 			Channel:  r.channel.get(values[atChannel]),
 			ID:       wireInt(values[atID]),
 			Priority: narrow(wireInt(values[atPriority])),
+			Company:  company,
 			Created:  wireMicros(values[atCreated]),
 			ETA:      eta,
 		},

@@ -28,8 +28,8 @@ type statements struct {
 	// marks tells whether the database is still what its fingerprint says, and upgrade whether Odoo is
 	// being changed.
 	marks, upgrade string
-	// failUnclaimed and failDead are unclaim and rescue with another result.
-	failUnclaimed, failDead string
+	// failUnclaimed, failDead and failStopped are unclaim and rescue with another result.
+	failUnclaimed, failDead, failStopped string
 }
 
 // statements builds the SQL for the columns that exist.
@@ -48,18 +48,22 @@ func (g *generation) statements() statements {
 		rescue:    fmt.Sprintf(foundSQL+g.rescueExpiredSQL(), g.pathSQL(), "", "", "") + columns,
 		account:   g.accountSQL() + columns,
 
-		failUnclaimed: fmt.Sprintf(claimedSQL+g.failSQL()+stillClaimed, g.pathSQL(), ", t.why", ", $3::text[]", ", why") + columns,
-		failDead:      fmt.Sprintf(foundSQL+g.failSQL()+stillExpired, g.pathSQL(), ", d.why", ", $4::text[]", ", why") + columns,
+		failUnclaimed: fmt.Sprintf(claimedSQL+g.failSQL(driver.QuarantineName)+stillClaimed, g.pathSQL(), ", t.why", ", $3::text[]", ", why") + columns,
 	}
+	fail := func(name, dead string) string {
+		return fmt.Sprintf(foundSQL+g.failSQL(name)+dead, g.pathSQL(), ", d.why", ", $4::text[]", ", why") + columns
+	}
+	dead := stillExpired
 	s.claimSettled, s.claimCopySettled = g.claimSQL(columns, g.unmarkedSQL()+g.settledSQL()), g.claimSQL(columns, g.settledSQL())
 	if g.locks {
 		s.inspect = "SELECT " + columns + inspectSQL
 		s.rescue = fmt.Sprintf(foundSQL+rescueSQL, g.pathSQL(), "", "", "") + columns
-		s.failDead = fmt.Sprintf(foundSQL+g.failSQL()+stillDead, g.pathSQL(), ", d.why", ", $4::text[]", ", why") + columns
+		dead = stillDead
 	}
+	s.failDead, s.failStopped = fail(driver.QuarantineName, dead), fail(driver.StoppedName, dead)
 	for _, sql := range []*string{
 		&s.running, &s.snapshot, &s.read, &s.claim, &s.claimCopy, &s.claimSettled, &s.claimCopySettled, &s.marks, &s.upgrade,
-		&s.unclaim, &s.inspect, &s.rescue, &s.account, &s.failUnclaimed, &s.failDead,
+		&s.unclaim, &s.inspect, &s.rescue, &s.account, &s.failUnclaimed, &s.failDead, &s.failStopped,
 	} {
 		*sql = g.named(*sql)
 	}
@@ -91,8 +95,15 @@ func (g *generation) pathSQL() string {
 // standard_conforming_strings.
 func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
-// rowColumns is the select list that a scanner reads. A column that does not exist is NULL.
-func (g *generation) rowColumns() string { return selectList(rowColumns, g.columns) }
+// rowColumns is the select list that a scanner reads. A column that does not exist is NULL. The company
+// comes last, and only if it is wanted.
+func (g *generation) rowColumns() string {
+	list := selectList(rowColumns, g.columns)
+	if g.companies {
+		list += ", " + g.optional([]column{companyColumn})
+	}
+	return list
+}
 
 // optional is a select list of columns that nothing depends on. One that does not exist, or that
 // the role may not read, is NULL.
@@ -286,14 +297,14 @@ func (g *generation) rescueExpiredSQL() string {
 const stillExpired = " FROM path, c WHERE j.id = c.id AND j.state = 'started' RETURNING "
 
 // failSQL fails attempts in place of putting them back. What the row says about earlier failures
-// stays.
-func (g *generation) failSQL() string {
+// stays. name is that of the exception.
+func (g *generation) failSQL(name string) string {
 	set := " UPDATE queue_job j SET state = 'failed', retry = CASE WHEN j.state = 'started' THEN coalesce(j.retry, 0) + 1 ELSE j.retry END"
 	if !slices.Contains(g.writable, "retry") {
 		set = " UPDATE queue_job j SET state = 'failed'"
 	}
 	for _, c := range []struct{ name, value string }{
-		{"exc_name", literal(driver.QuarantineName)}, {"exc_message", `split_part(c.why, E'\n', 1)`},
+		{"exc_name", literal(name)}, {"exc_message", `split_part(c.why, E'\n', 1)`},
 	} {
 		if slices.Contains(g.writable, c.name) && !slices.Contains(g.typed, c.name) {
 			set += ", " + c.name + " = " + c.value

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -23,7 +24,7 @@ const (
 	downloadVariable = "JOBRUNNER_PG_DOWNLOAD"
 	// cacheVariable names the folder for downloaded binaries.
 	cacheVariable = "JOBRUNNER_PG_CACHE"
-	// versionVariable is the major version that is wanted, such as 17. It is
+	// versionVariable is the major version that is wanted, such as 17 or 9.6. It is
 	// downloaded where the machine does not have it.
 	versionVariable = "JOBRUNNER_PG_VERSION"
 
@@ -40,11 +41,13 @@ var versions = map[int]embeddedpostgres.PostgresVersion{
 func binaries(ctx context.Context, download bool, tell func(what, folder string)) (string, error) {
 	wanted, version := 0, downloadVersion
 	if v := os.Getenv(versionVariable); v != "" {
-		var err error
-		if wanted, err = strconv.Atoi(v); err != nil || versions[wanted] == "" {
-			return "", fmt.Errorf("%s: no such version: %s", versionVariable, v)
-		}
+		major, _, _ := strings.Cut(v, ".")
+		wanted, _ = strconv.Atoi(major) // 0 is none of them
 		version = versions[wanted]
+		if !strings.HasPrefix(string(version)+".", v+".") {
+			known := slices.Sorted(maps.Keys(versions))
+			return "", fmt.Errorf("%s: %s is none of the versions %v", versionVariable, v, known)
+		}
 	}
 	if !download {
 		if dir := installed(ctx, wanted); dir != "" {

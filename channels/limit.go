@@ -1,0 +1,269 @@
+package channels
+
+import (
+	"fmt"
+	"slices"
+)
+
+// tally counts the jobs of one key that one channel has let pass, against the limit of its share.
+type tally struct {
+	channel *channel
+	key     shareKey
+	limit   int
+	burst   bool
+	running int
+	waiting []waiting // in the queues that it decides about: that of its channel, and those below
+}
+
+// waiting is a keyQueue of a tally, and which of its gates that is.
+type waiting struct {
+	queue *keyQueue
+	gate  int
+}
+
+func (t *tally) reached() bool { return t.running >= t.limit }
+
+// tallyOf returns the tally of a job in a channel that is its own or above; nil if it has no limit
+// there.
+func (c *channel) tallyOf(r *record) *tally {
+	s := &r.home.shares[c.depth]
+	if s.Limit <= 0 {
+		return nil
+	}
+	k := r.keyPer(s.Per)
+	t := c.tallies[k]
+	if t == nil {
+		if c.tallies == nil {
+			c.tallies = make(map[shareKey]*tally)
+		}
+		t = &tally{channel: c, key: k, limit: s.Limit, burst: s.Burst}
+		c.tallies[k] = t
+	}
+	return t
+}
+
+// occupy adds to the jobs that a channel has let pass, or takes one off.
+func (m *Manager) occupy(c *channel, r *record, by int) {
+	c.running += by
+	if m.shares != nil {
+		m.tally(c, r, by)
+	}
+}
+
+// tally is what that means for the limit of a key. When it is reached, or not any more, the queues
+// know at once; what else follows is left to turn.
+func (m *Manager) tally(c *channel, r *record, by int) {
+	t := c.tallyOf(r)
+	if t == nil {
+		return
+	}
+	was := t.reached()
+	if t.running += by; t.reached() != was {
+		m.turned = append(m.turned, t)
+		for _, w := range t.waiting {
+			w.queue.count(t, -by)
+			w.queue.arrange()
+		}
+	}
+	t.forget()
+}
+
+// count adds a gate to those that are shut, or takes one off: room is how much more a tally has.
+func (k *keyQueue) count(t *tally, room int) {
+	if t.burst {
+		k.over -= room
+	} else {
+		k.shut -= room
+	}
+}
+
+func (t *tally) join(k *keyQueue) {
+	k.gates = append(k.gates, gate{tally: t, at: len(t.waiting)})
+	t.waiting = append(t.waiting, waiting{queue: k, gate: len(k.gates) - 1})
+	if t.reached() {
+		k.count(t, -1)
+	}
+}
+
+func (t *tally) leave(k *keyQueue, gate int) {
+	at, last := k.gates[gate].at, len(t.waiting)-1
+	moved := t.waiting[last]
+	t.waiting[at] = moved
+	moved.queue.gates[moved.gate].at = at
+	t.waiting[last] = waiting{}
+	t.waiting = t.waiting[:last]
+	t.forget()
+}
+
+// forget drops a tally that counts nothing and decides about nothing.
+func (t *tally) forget() {
+	if t.running == 0 && len(t.waiting) == 0 {
+		delete(t.channel.tallies, t.key)
+	}
+}
+
+// turn does what follows when limits have been reached, or are not reached any more. Jobs that
+// occupy slots of channels further down, and would wait here for their own kind, go back to their own
+// channels: what is over its limit is not in the way of others.
+func (m *Manager) turn() {
+	for len(m.turned) > 0 {
+		t := m.turned[len(m.turned)-1]
+		m.turned = m.turned[:len(m.turned)-1]
+		for _, w := range slices.Clone(t.waiting) {
+			k := w.queue
+			for k.shut > 0 && k.held.len() > 0 {
+				m.sendBack(k)
+			}
+			m.settle(k.queue.channel, k.queue.channel)
+		}
+	}
+}
+
+// sendBack brings a job that occupies slots further down back to its own channel.
+func (m *Manager) sendBack(k *keyQueue) {
+	c, r := k.queue.channel, k.held.first()
+	own := r.home.channel
+	c.ready.remove(r)
+	for p := own; p != c; p = p.parent {
+		m.occupy(p, r, -1)
+	}
+	r.location = inOwnQueue
+	own.ready.push(r)
+	m.settle(own, c)
+}
+
+// gateOf returns a tally, of the channel or one above, whose limit is reached and holds the job back in
+// the queue of this channel; nil if none does.
+func (c *channel) gateOf(r *record) *tally {
+	for ; c != nil; c = c.parent {
+		if t := c.tallyKnown(r); t != nil && !t.burst && t.reached() {
+			return t
+		}
+	}
+	return nil
+}
+
+// tallyKnown is tallyOf for a read.
+func (c *channel) tallyKnown(r *record) *tally {
+	if s := &r.home.shares[c.depth]; s.Limit > 0 {
+		return c.tallies[r.keyPer(s.Per)]
+	}
+	return nil
+}
+
+// ShareUse is a limit, and how much of it is used.
+type ShareUse struct {
+	// Channel is the full name of the channel that has the limit.
+	Channel string
+	// Key names the database, or the company, whose jobs it counts.
+	Key string
+	// Limit is how many may run at once, Running how many the channel has let pass.
+	Limit, Running int
+	// Source is that of the [Share].
+	Source string
+}
+
+// String says it as a reason.
+func (u *ShareUse) String() string {
+	s := fmt.Sprintf("%s has %d of at most %d at once in channel %s", u.Key, u.Running, u.Limit, u.Channel)
+	if u.Source != "" {
+		s += fmt.Sprintf(" (%s)", u.Source)
+	}
+	return s
+}
+
+func (t *tally) use(r *record) *ShareUse {
+	s := &r.home.shares[t.channel.depth]
+	return &ShareUse{Channel: t.channel.name, Key: t.key.name(s.Per), Limit: t.limit, Running: t.running, Source: s.Source}
+}
+
+// limitOf returns the limit that holds a job back in the queue of the channel, or will when the jobs of
+// its key have gone that go before it; nil if none does.
+func (c *channel) limitOf(r *record) *ShareUse {
+	if c.ready.shared == nil {
+		return nil
+	}
+	if t := c.gateOf(r); t != nil {
+		return t.use(r)
+	}
+	t := c.tallyKnown(r)
+	if t == nil || t.burst {
+		return nil
+	}
+	ahead, budget := 0, explainLimit
+	before := func(o *record) bool {
+		if o.before(r) && c.tallyKnown(o) == t {
+			ahead++
+		}
+		return o.before(r)
+	}
+	for _, w := range t.waiting {
+		if w.queue.queue.channel == c {
+			explore(w.queue.free.items, &budget, before)
+			explore(w.queue.held.items, &budget, before)
+		}
+	}
+	if t.running+ahead < t.limit {
+		return nil
+	}
+	return t.use(r)
+}
+
+// limited fills in that a limit is the reason.
+func (e *Explanation) limited(u *ShareUse) { e.Reason, e.Share, e.Channel = ReasonLimit, u, u.Channel }
+
+// competitors is that of the channel for the jobs in its queue: of each key as many as its limits leave
+// room for.
+func (q *sharedQueue) competitors(r *record, budget *int) (ahead int, best *record) {
+	best = r
+	own := q.keyOf(r)
+	for _, k := range q.keys {
+		if k.shut > 0 && k.key != own {
+			continue
+		}
+		before, room := 0, k.room()
+		visit := func(o *record) bool {
+			if !o.before(r) {
+				return false
+			}
+			before++
+			if o.before(best) {
+				best = o
+			}
+			return k.key == own || before < room
+		}
+		explore(k.free.items, budget, visit)
+		explore(k.held.items, budget, visit)
+		if k.key != own {
+			before = min(before, room)
+		}
+		ahead += before
+	}
+	return ahead, best
+}
+
+// room returns how many more jobs of the key its limits let pass.
+func (k *keyQueue) room() int {
+	room := maxRoom
+	for _, g := range k.gates {
+		if !g.tally.burst {
+			room = min(room, g.tally.limit-g.tally.running)
+		}
+	}
+	return max(room, 0)
+}
+
+// maxRoom is more than any limit leaves.
+const maxRoom = 1 << 30
+
+// passedBy returns how many jobs of the queue are over their limits.
+func (q *queue) passedBy() (n int) {
+	if q.shared != nil {
+		for _, k := range q.shared.keys {
+			if k.shut > 0 {
+				n += k.len()
+			}
+		}
+	}
+	return n
+}

@@ -1,0 +1,162 @@
+package channels
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// limitFixture is a Manager with a share for everything, and jobs of two databases.
+func limitFixture(t *testing.T, config string, shares shareList) *Manager {
+	t.Helper()
+	m := loaded(t, 0, 1, config)
+	m.SetShares(shares)
+	return m
+}
+
+// addTo queues jobs of a database, which are created one after the other.
+func addTo(m *Manager, db, channel string, uuids ...string) {
+	for _, uuid := range uuids {
+		n := int64(m.Len() + 1)
+		m.Set(Job{Key: Key{DB: db, UUID: uuid}, Channel: channel, ID: n, Created: n}, Pending)
+	}
+}
+
+func started(m *Manager) (uuids []string) {
+	for _, k := range m.Next(at(1), 0) {
+		uuids = append(uuids, k.UUID)
+	}
+	return uuids
+}
+
+// why explains a job that must be known.
+func why(t *testing.T, m *Manager, db, uuid string) Explanation {
+	t.Helper()
+	e, ok := m.Explain(Key{DB: db, UUID: uuid}, at(1))
+	require.True(t, ok)
+	return e
+}
+
+var twoPerDatabase = shareList{{"root", "*", Share{Limit: 2, Per: PerDatabase, Source: "policy root"}}}
+
+func TestOverTheLimitIsPassedBy(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:4", twoPerDatabase)
+	addTo(m, "a", "", "a1", "a2", "a3", "a4")
+	addTo(m, "b", "", "b1")
+	require.Equal(t, []string{"a1", "a2", "b1"}, started(m))
+	require.False(t, m.Pending())
+
+	e := why(t, m, "a", "a4")
+	require.Equal(t, ReasonLimit, e.Reason)
+	require.Equal(t, 1, e.Ahead)
+	require.Equal(t, &ShareUse{Channel: "root", Key: "database a", Limit: 2, Running: 2, Source: "policy root"}, e.Share)
+	require.Equal(t, "job a/a4 waits: database a has 2 of at most 2 at once in channel root (policy root), and 1 job goes before it", e.String())
+	root, _ := m.Channel("root")
+	require.Equal(t, 2, root.PassedBy)
+
+	m.Remove(Key{DB: "a", UUID: "a2"})
+	require.Equal(t, ReasonReady, why(t, m, "a", "a3").Reason)
+	e = why(t, m, "a", "a4")
+	require.Equal(t, "job a/a4 waits: database a has 1 of at most 2 at once in channel root (policy root), and 1 job goes before it", e.String())
+	require.Equal(t, []string{"a3"}, started(m))
+}
+
+// TestRunningJobsCount: those found running after a restart are above the limit, and stay.
+func TestRunningJobsCount(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:8", twoPerDatabase)
+	addTo(m, "a", "", "a1", "a2", "a3", "a4")
+	for i, uuid := range []string{"a1", "a2", "a3"} {
+		m.Set(Job{Key: Key{DB: "a", UUID: uuid}, ID: int64(i + 1), Created: int64(i + 1)}, Started)
+	}
+	require.Empty(t, started(m))
+	require.Equal(t, 3, why(t, m, "a", "a4").Share.Running)
+	m.Remove(Key{DB: "a", UUID: "a1"})
+	require.Empty(t, started(m))
+	m.Remove(Key{DB: "a", UUID: "a2"})
+	require.Equal(t, []string{"a4"}, started(m))
+
+	// The limit of a new configuration counts what already runs.
+	addTo(m, "a", "", "a5", "a6")
+	m.SetShares(shareList{{"root", "a", Share{Limit: 3, Per: PerDatabase}}})
+	require.Equal(t, []string{"a5"}, started(m))
+	m.SetShares(nil)
+	require.Equal(t, []string{"a6"}, started(m))
+}
+
+// TestOverTheLimitHoldsNoSlot: what waits further up for its own kind gives its slot back.
+func TestOverTheLimitHoldsNoSlot(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:4,root.mail:2", shareList{{"root", "*", Share{Limit: 1, Per: PerDatabase}}})
+	addTo(m, "a", "mail", "a1", "a2", "a3")
+	addTo(m, "b", "mail", "b1")
+	require.Equal(t, []string{"a1", "b1"}, started(m), "a2 does not take the second slot of mail from b1")
+	mail, _ := m.Channel("root.mail")
+	require.Equal(t, 2, mail.Running)
+	require.Equal(t, 2, mail.PassedBy)
+	require.Equal(t, "root", why(t, m, "a", "a2").Share.Channel)
+	checkInvariants(t, m)
+}
+
+// TestBurst: a key exceeds its limit while nobody else can use the slots.
+func TestBurst(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:4", shareList{{"root", "*", Share{Limit: 1, Per: PerDatabase, Burst: true}}})
+	addTo(m, "a", "", "a1", "a2", "a3", "a4", "a5", "a6")
+	addTo(m, "b", "", "b1", "b2")
+	require.Equal(t, []string{"a1", "b1", "a2", "a3"}, started(m))
+	m.Remove(Key{DB: "b", UUID: "b1"})
+	require.Equal(t, []string{"b2"}, started(m), "it is below its limit, a is not")
+	m.Remove(Key{DB: "b", UUID: "b2"})
+	require.Equal(t, []string{"a4"}, started(m))
+}
+
+func TestLimitPerCompany(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:8", shareList{{"root", "*", Share{Limit: 1, Per: PerCompany}}})
+	for i, company := range []int32{1, 1, 2, 0, 0} {
+		m.Set(Job{Key: Key{DB: "a", UUID: string(rune('a' + i))}, ID: int64(i), Company: company}, Pending)
+	}
+	m.Set(Job{Key: Key{DB: "b", UUID: "f"}, ID: 9, Company: 1}, Pending)
+	require.Equal(t, []string{"a", "c", "d", "f"}, started(m))
+	require.Equal(t, "company 1 of database a", why(t, m, "a", "b").Share.Key)
+	require.Equal(t, "jobs of database a without a company", why(t, m, "a", "e").Share.Key)
+
+	job, _, _ := m.Lookup(Key{DB: "a", UUID: "b"})
+	job.Company = 3
+	require.True(t, m.Set(job, Pending), "another company is another key")
+	require.Equal(t, []string{"b"}, started(m))
+}
+
+// TestLimitsOfTrees: a forest of trees has the shares, and keeps them when it becomes one tree.
+func TestLimitsOfTrees(t *testing.T) {
+	t.Parallel()
+	f := newForest(t, Capacities{Max: 9}, "root:5", "a", "b")
+	f.SetShares(shareList{{"root", "a", Share{Limit: 2, Per: PerDatabase}}})
+	fill(f, "a", "", 5)
+	fill(f, "b", "", 5)
+	require.Equal(t, []string{"a", "b", "a", "b", "b", "b", "b"}, databases(f.Next(at(1), 0)))
+	require.NoError(t, f.Configure([]Config{{Name: "root", Capacity: 99}}))
+	require.Empty(t, f.Next(at(2), 0))
+	f.SetShares(nil)
+	require.Len(t, f.Next(at(3), 0), 3)
+	f.SetShares(twoPerDatabase)
+	f.ConfigureDatabases(Capacities{Max: 99})
+	require.NoError(t, f.ConfigureDatabase("c", []Config{{Name: "root", Capacity: 9}}))
+	fill(f, "c", "", 5)
+	require.Equal(t, []string{"c", "c"}, databases(f.Next(at(4), 0)), "a tree that is made later has them, too")
+}
+
+// TestExampleOfLimit is the one of docs/policies-shares.md.
+func TestExampleOfLimit(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:8,root.mail:2", shareList{{"root", "*", Share{Limit: 4, Per: PerDatabase, Source: "policy root"}}})
+	addTo(m, "a", "", "a1", "a2", "a3", "a4", "a5", "a6")
+	require.Equal(t, []string{"a1", "a2", "a3", "a4"}, started(m))
+	addTo(m, "b", "", "b1", "b2")
+	require.Equal(t, []string{"b1", "b2"}, started(m))
+	require.Contains(t, why(t, m, "a", "a5").String(), "database a has 4 of at most 4 at once in channel root (policy root)")
+	m.Remove(Key{DB: "a", UUID: "a1"})
+	require.Equal(t, []string{"a5"}, started(m))
+}

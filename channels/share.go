@@ -1,0 +1,332 @@
+package channels
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Per is what a share counts separately.
+type Per uint8
+
+// PerCompany counts the jobs of each company of each database, PerDatabase those of each database.
+// The finer one is the greater one.
+const (
+	PerNothing Per = iota
+	PerDatabase
+	PerCompany
+)
+
+var perNames = [...]string{PerNothing: "", PerDatabase: "database", PerCompany: "company"}
+
+// String returns "database" or "company", and nothing for PerNothing.
+func (p Per) String() string { return perNames[p] }
+
+// Share is what the jobs of one database may have of a channel, beside its own limits.
+type Share struct {
+	// Limit is how many jobs of one key the channel may have let pass that are not done. Jobs found
+	// running count, even above it. Jobs over the limit are passed by. Default: 0, none.
+	Limit int
+	// Per says what is a key for Limit.
+	Per Per
+	// Burst lets a key exceed its limit as long as no job of a key below its own limit could go
+	// instead.
+	Burst bool
+	// Source names the share in explanations.
+	Source string
+}
+
+// Shares says which share the jobs of a database have in a channel. Its answers must not change.
+type Shares interface {
+	// Share returns it, by the full name of the channel; the zero value if there is none.
+	Share(channel, db string) Share
+	// Shared reports whether jobs of any database may have one.
+	Shared(channel string) bool
+}
+
+// SetShares replaces all shares, at any time; nil means that there are none. No job is lost, and
+// what runs stays counted. Jobs that wait above their own channel go back to it. It visits every
+// job.
+func (m *Manager) SetShares(s Shares) {
+	back := m.gather()
+	m.shares = s
+	m.scatter(back)
+}
+
+// gather takes all jobs out of the ready queues, by their own channels, and forgets everything that
+// counts for shares. Only scatter may follow, or a change of limits first.
+func (m *Manager) gather() map[*channel][]*record {
+	back := make(map[*channel][]*record)
+	for _, c := range m.root.tree(nil) {
+		list, _ := c.ready.split(func(*record) bool { return true })
+		for _, r := range list {
+			own := r.home.channel
+			for p := own; p != c; p = p.parent {
+				p.running--
+			}
+			r.location = inOwnQueue
+			back[own] = append(back[own], r)
+		}
+		c.ready.shared, c.tallies = nil, nil
+	}
+	m.turned = m.turned[:0]
+	return back
+}
+
+// scatter is the end of what gather has begun.
+func (m *Manager) scatter(back map[*channel][]*record) {
+	all := m.root.tree(nil)
+	for _, c := range all {
+		m.share(c)
+	}
+	for _, d := range m.dbs {
+		for _, h := range d.homes {
+			h.shares = m.sharesOf(h)
+		}
+	}
+	if m.shares != nil {
+		m.recount()
+	}
+	for own, list := range back {
+		own.ready.take(list)
+	}
+	slices.SortFunc(all, func(a, b *channel) int { return b.depth - a.depth })
+	for _, c := range all {
+		m.settle(c, c)
+	}
+}
+
+// recount counts the jobs that run.
+func (m *Manager) recount() {
+	for _, d := range m.dbs {
+		running := 0
+		for _, h := range d.homes {
+			running += h.states[Enqueued] + h.states[Started]
+		}
+		if running == 0 {
+			continue
+		}
+		d.each(func(r *record) bool {
+			if r.location == inRunning {
+				for c := r.home.channel; c != nil; c = c.parent {
+					m.tally(c, r, 1)
+				}
+				running--
+			}
+			return running > 0
+		})
+	}
+}
+
+// share decides whether the queue of a channel, which is empty, has a heap for each key. One that
+// lets everything pass needs none: what comes through it is decided about further up.
+func (m *Manager) share(c *channel) {
+	if m.shares == nil {
+		return
+	}
+	if c.parent == nil || c.restricts() || m.shares.Shared(c.name) {
+		c.ready.shared = newSharedQueue(c)
+	}
+}
+
+// restricts reports whether a channel by its limits may keep jobs that others would let pass.
+func (l *limits) restricts() bool { return l.capacity != 0 || l.throttle != 0 || l.sequential }
+
+// level is what shares mean for the jobs of one home in one of the channels from root to its own.
+type level struct {
+	Share
+	// grain is by what the queue has to tell jobs apart: the finest of what limits here and above.
+	grain Per
+}
+
+// sharesOf returns the shares of the jobs of a home, by the depth of the channel; nil if there are
+// none.
+func (m *Manager) sharesOf(h *home) []level {
+	if m.shares == nil {
+		return nil
+	}
+	levels := make([]level, h.channel.depth+1)
+	for c := h.channel; c != nil; c = c.parent {
+		levels[c.depth].Share = m.shares.Share(c.name, h.db.name)
+	}
+	grain := PerNothing
+	for i := range levels {
+		if levels[i].Limit > 0 {
+			grain = max(grain, levels[i].Per)
+		}
+		levels[i].grain = grain
+	}
+	return levels
+}
+
+// shareKey is what shares count separately: a database or one of its companies. The zero key stands for
+// all jobs that nothing tells apart.
+type shareKey struct {
+	db      *database
+	company int32
+}
+
+func (r *record) keyPer(per Per) shareKey {
+	switch per {
+	case PerDatabase:
+		return shareKey{db: r.home.db}
+	case PerCompany:
+		return shareKey{db: r.home.db, company: r.company}
+	default:
+		return shareKey{}
+	}
+}
+
+// name returns the key as people know it.
+func (k shareKey) name(per Per) string {
+	if per == PerCompany {
+		if k.company == 0 {
+			return "jobs of database " + k.db.name + " without a company"
+		}
+		return fmt.Sprintf("company %d of database %s", k.company, k.db.name)
+	}
+	return "database " + k.db.name
+}
+
+// sharedQueue is the ready queue of a channel with a heap of jobs for each key, and heaps of those
+// keys that may go.
+type sharedQueue struct {
+	channel *channel
+	keys    map[shareKey]*keyQueue
+	lanes   heap[*lane, laneOrder]
+	only    lane // the one of all keys
+	jobs    int
+}
+
+func newSharedQueue(c *channel) *sharedQueue {
+	return &sharedQueue{channel: c, keys: make(map[shareKey]*keyQueue), only: lane{index: -1}}
+}
+
+// lane holds keys of a queue that take a turn together, by their best jobs.
+type lane struct {
+	open  heap[*keyQueue, keyOrder]
+	index int // in the queue's lanes
+}
+
+type laneOrder struct{}
+
+func (laneOrder) before(a, b *lane) bool   { return keyOrder{}.before(a.open.first(), b.open.first()) }
+func (laneOrder) moved(l *lane, index int) { l.index = index }
+
+// keyQueue holds the ready jobs of one key in the queue of one channel.
+type keyQueue struct {
+	queue *sharedQueue
+	key   shareKey
+	lane  *lane
+	// held are the jobs that occupy slots of channels with a capacity further down, free the others.
+	free, held heap[*record, readyOrder]
+	gates      []gate
+	shut       int // how many limits of its gates are reached that hold it back
+	over       int // how many are reached that only let others go first
+	index      int // in the lane
+}
+
+// gate is one of the tallies that decide about a keyQueue, and where in its list that is.
+type gate struct {
+	tally *tally
+	at    int
+}
+
+// keyOrder is the order of keys by their best jobs. Those over a limit with a burst come last.
+type keyOrder struct{}
+
+func (keyOrder) before(a, b *keyQueue) bool {
+	if (a.over > 0) != (b.over > 0) {
+		return b.over > 0
+	}
+	return a.first().before(b.first())
+}
+func (keyOrder) moved(k *keyQueue, index int) { k.index = index }
+
+func (k *keyQueue) len() int { return k.free.len() + k.held.len() }
+
+func (k *keyQueue) first() *record {
+	if k.held.len() == 0 || k.free.len() > 0 && k.free.first().before(k.held.first()) {
+		return k.free.first()
+	}
+	return k.held.first()
+}
+
+func (q *sharedQueue) first() *record { return q.lanes.first().open.first().first() }
+
+func (q *sharedQueue) keyOf(r *record) shareKey {
+	return r.keyPer(r.home.shares[q.channel.depth].grain)
+}
+
+func (q *sharedQueue) push(r *record) {
+	k := q.keys[q.keyOf(r)]
+	if k == nil {
+		k = q.open(r)
+	}
+	k.heapOf(r).push(r)
+	q.jobs++
+	k.arrange()
+}
+
+func (q *sharedQueue) remove(r *record) {
+	k := q.keys[q.keyOf(r)]
+	k.heapOf(r).remove(int(r.index))
+	q.jobs--
+	k.arrange()
+}
+
+func (q *sharedQueue) split(wanted func(*record) bool) (out []*record) {
+	for _, k := range q.keys {
+		held, _ := k.held.split(wanted)
+		free, _ := k.free.split(wanted)
+		out = append(append(out, held...), free...)
+		q.jobs -= len(held) + len(free)
+		k.arrange()
+	}
+	return out
+}
+
+// heapOf returns the heap of a job that is, or will be, in this queue.
+func (k *keyQueue) heapOf(r *record) *heap[*record, readyOrder] {
+	c := r.home.channel
+	for range r.location {
+		if c.capacity != 0 {
+			return &k.held
+		}
+		c = c.parent
+	}
+	return &k.free
+}
+
+// open begins the queue of the key of a job.
+func (q *sharedQueue) open(r *record) *keyQueue {
+	k := &keyQueue{queue: q, key: q.keyOf(r), lane: &q.only, index: -1}
+	for c := q.channel; c != nil; c = c.parent {
+		if t := c.tallyOf(r); t != nil {
+			t.join(k)
+		}
+	}
+	q.keys[k.key] = k
+	return k
+}
+
+// arrange brings what is derived of a key up to date after its jobs or gates have changed.
+func (k *keyQueue) arrange() {
+	if k.len() == 0 && k.index < 0 {
+		k.close()
+		return
+	}
+	arrange(&k.lane.open, k, k.index, k.len() > 0 && k.shut == 0)
+	arrange(&k.queue.lanes, k.lane, k.lane.index, k.lane.open.len() > 0)
+	if k.len() == 0 {
+		k.close()
+	}
+}
+
+// close forgets the queue of a key without jobs.
+func (k *keyQueue) close() {
+	delete(k.queue.keys, k.key)
+	for i := range k.gates {
+		k.gates[i].tally.leave(k, i)
+	}
+	k.gates = nil
+}

@@ -1,0 +1,109 @@
+package jobrunner
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+)
+
+// CapacityWindow is a capacity for certain times of the week.
+//
+//	{"slots": 1, "days": "mon-fri", "hours": "08:00-20:00", "zone": "Europe/Brussels"}
+type CapacityWindow struct {
+	// How many jobs may run at once, at least 0: with 0, none starts. Default: 0.
+	Slots int `json:"slots"`
+
+	// The days on which the window opens: `mon-fri`, `sat,sun`, `daily`. Required.
+	Days string `json:"days"`
+
+	// When it opens and when it shuts: `08:00-20:00`, `22:00-06:00` into the next day,
+	// `00:00-24:00`. Where clocks are put forward across one of these times, the first instant after
+	// it counts that exists; where they are put back, the first of the two. Required.
+	Hours string `json:"hours"`
+
+	// The time zone by its name, such as `Europe/Brussels` or `UTC`. Required.
+	Zone string `json:"zone"`
+}
+
+// Rate limits how many jobs start in a time. Jobs are counted when they are sent to Odoo, not while
+// they run, and one that could not be sent is not counted. A new leader does not know what the last
+// one has started, so that it begins as if that had been as many as possible.
+//
+//	{"starts": 100, "period": "1h", "burst": 20}
+type Rate struct {
+	// How many jobs may start in each period, evenly spread, 1 to 1000000. Required.
+	Starts int `json:"starts"`
+
+	// The period, `1s` to `24h`. Required.
+	Period caddy.Duration `json:"period"`
+
+	// How many may start at once after a time in which fewer have started than may, 1 to 1000000.
+	// Default: 1.
+	Burst int `json:"burst,omitempty"`
+}
+
+// configRules fills in when, and how often, jobs start.
+func (p *Policy) configRules(out *policy.Policy) error {
+	for _, w := range p.Capacity {
+		if w == nil {
+			return fmt.Errorf("%s: capacity: a window that says nothing", out)
+		}
+		window, err := channels.ParseWindow(strconv.Itoa(w.Slots), w.Days, w.Hours, w.Zone)
+		if err != nil {
+			return fmt.Errorf("%s: capacity: %w", out, err)
+		}
+		out.Capacity = append(out.Capacity, window)
+	}
+	if r := p.Rate; r != nil {
+		out.Rate = &channels.Rate{Starts: r.Starts, Period: time.Duration(r.Period), Burst: r.Burst}
+	}
+	return nil
+}
+
+// parseCapacity reads: capacity <jobs> <days> <from>-<to> <zone>.
+func (p *Policy) parseCapacity(d *caddyfile.Dispenser) error {
+	var slots string
+	w := new(CapacityWindow)
+	if !d.AllArgs(&slots, &w.Days, &w.Hours, &w.Zone) {
+		return d.ArgErr()
+	}
+	window, err := channels.ParseWindow(slots, w.Days, w.Hours, w.Zone)
+	if err != nil {
+		return d.WrapErr(fmt.Errorf("capacity: %w", err))
+	}
+	w.Slots = window.Capacity
+	p.Capacity = append(p.Capacity, w)
+	return nil
+}
+
+// parseRate reads: rate <jobs>/<unit> [burst <jobs>].
+func (p *Policy) parseRate(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.ArgErr()
+	}
+	rate, err := channels.ParseRate(args[0])
+	if err != nil {
+		return d.WrapErr(err)
+	}
+	switch rest := args[1:]; {
+	case len(rest) == 0:
+	case len(rest) == 2 && rest[0] == "burst":
+		if rate.Burst, err = strconv.Atoi(rest[1]); err != nil || rate.Burst < 1 {
+			return d.Errf("rate: a burst of %q: it must be a whole number, at least 1", rest[1])
+		}
+	default:
+		return d.Errf("rate: write it like 100/h, or 100/h burst 20")
+	}
+	if err := rate.Validate(); err != nil {
+		return d.WrapErr(err)
+	}
+	p.Rate = &Rate{Starts: rate.Starts, Period: caddy.Duration(rate.Period), Burst: rate.Burst}
+	return nil
+}

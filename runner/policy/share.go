@@ -1,0 +1,110 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Per is what a share counts separately.
+type Per string
+
+// PerCompany counts the jobs of each company of each database, PerDatabase those of each database.
+const (
+	PerDatabase Per = "database"
+	PerCompany  Per = "company"
+)
+
+func (p Per) validate(option string) error {
+	switch p {
+	case PerDatabase, PerCompany:
+		return nil
+	case "":
+		return fmt.Errorf("%s: it does not say per what: %s or %s", option, PerDatabase, PerCompany)
+	}
+	return fmt.Errorf("%s: %q is neither %s nor %s", option, p, PerDatabase, PerCompany)
+}
+
+// Limit is how many jobs of one database, or company, a channel may run at once, those of the channels
+// below it included.
+type Limit struct {
+	// Jobs is the number.
+	Jobs int
+	// Per says what it counts separately.
+	Per Per
+	// Burst lets more run while no other database, or company, could use the slots. Default: false.
+	Burst bool
+}
+
+func (l *Limit) validate() error {
+	switch {
+	case l.Jobs == 0:
+		return errors.New("limit: the number of jobs is missing")
+	case l.Jobs < 0:
+		return errors.New("limit must be positive")
+	}
+	return l.Per.validate("limit")
+}
+
+// shares reports whether the policy has an option that divides a channel.
+func (p *Policy) shares() bool { return p.Limit != nil }
+
+// Companies reports whether it counts the jobs of companies.
+func (p *Policy) Companies() bool { return p.Limit != nil && p.Limit.Per == PerCompany }
+
+// validateShares reports the first mistake in these options.
+func (p *Policy) validateShares() error {
+	if !p.shares() {
+		return nil
+	}
+	if p.Function != "" {
+		return errors.New("function narrows timeout only: what divides a channel goes into a policy without it")
+	}
+	if p.Limit != nil {
+		return p.Limit.validate()
+	}
+	return nil
+}
+
+// Limit returns the policy whose limit holds for the jobs of a database in a channel, by its full name;
+// nil if none does.
+func (s *Set) Limit(channel, database string) *Policy {
+	return s.first(channel, database, func(p *Policy) bool { return p.Limit != nil })
+}
+
+// first returns the first policy that matches and has an option.
+func (s *Set) first(channel, database string, has func(*Policy) bool) *Policy {
+	if s == nil {
+		return nil
+	}
+	for i := range s.policies {
+		if p := &s.policies[i]; has(p) && p.holds(Job{Channel: channel, Database: database}) {
+			return p
+		}
+	}
+	return nil
+}
+
+// Shared reports whether a policy divides a channel between databases or companies, whatever the
+// database.
+func (s *Set) Shared(channel string) bool {
+	if s == nil {
+		return false
+	}
+	for i := range s.policies {
+		if p := &s.policies[i]; p.shares() && p.named(channel) {
+			return true
+		}
+	}
+	return false
+}
+
+// Shares returns those of the policies that divide channels, as far as they do.
+func Shares(policies []Policy) (list []Policy) {
+	for _, p := range policies {
+		if p.shares() {
+			p.Timeout = nil
+			list = append(list, p)
+		}
+	}
+	return list
+}

@@ -1,0 +1,60 @@
+package runner
+
+import (
+	"reflect"
+	"slices"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+)
+
+// shares are the policies that divide channels, as the tree asks for them.
+type shares struct{ set *policy.Set }
+
+// Shared is that of [channels.Shares].
+func (s shares) Shared(channel string) bool { return s.set.Shared(channel) }
+
+// Share is that of [channels.Shares].
+func (s shares) Share(channel, db string) (share channels.Share) {
+	if p := s.set.Limit(channel, db); p != nil {
+		share.Limit, share.Burst, share.Per, share.Source = p.Limit.Jobs, p.Limit.Burst, per(p.Limit.Per), p.String()
+	}
+	return share
+}
+
+// companies reports whether a policy counts the jobs of companies.
+func companies(p policy.Policy) bool { return p.Companies() }
+
+func per(p policy.Per) channels.Per {
+	switch p {
+	case policy.PerDatabase:
+		return channels.PerDatabase
+	case policy.PerCompany:
+		return channels.PerCompany
+	}
+	return channels.PerNothing
+}
+
+// share puts the policies into force that divide channels, if they are others than before: it visits
+// every job.
+func (d *databases) share(policies []policy.Policy) {
+	list := policy.Shares(policies)
+	if reflect.DeepEqual(list, d.shares) {
+		return
+	}
+	other := slices.ContainsFunc(list, companies) != slices.ContainsFunc(d.shares, companies)
+	d.shares = list
+	var s channels.Shares
+	if len(list) > 0 {
+		s = shares{policy.Compile(list)}
+	}
+	d.tree.SetShares(s)
+	if !other {
+		return
+	}
+	for _, db := range d.byName { // whose rows tell more now, or less
+		if db.session != nil {
+			db.session.Resync()
+		}
+	}
+}

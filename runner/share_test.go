@@ -1,0 +1,99 @@
+package runner_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+)
+
+// shared is a configuration with one policy that divides what root has.
+func (b *bench) shared(tree string, limit policy.Limit) runner.Config {
+	cfg := b.config(tree)
+	cfg.Policies = []policy.Policy{{Channels: []string{"root"}, Limit: &limit}}
+	return cfg
+}
+
+// TestLimitPerDatabase: one database with many jobs leaves the slots to others, and a reload that
+// changes the limit counts what runs.
+func TestLimitPerDatabase(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("big")
+		b.AddDatabase("small")
+		b.SetPlan(mock.Plan{RunFor: time.Minute})
+		cfg := b.shared("root:4", policy.Limit{Jobs: 2, Per: policy.PerDatabase})
+		r := b.start(cfg)
+		keys := b.jobs("big", "", "a", 20)
+		b.settle(time.Second)
+		require.Equal(b, 2, b.Count("big", channels.Started))
+		b.jobs("small", "", "b", 1)
+		b.settle(time.Second)
+		require.Equal(b, 1, b.Count("small", channels.Started), "it has not waited for the other one")
+
+		w, err := r.Why(b.Context(), keys[19])
+		require.NoError(b, err)
+		require.Equal(b, channels.ReasonLimit.String(), w.Code)
+		require.Contains(b, w.Text, "database big has 2 of at most 2 at once in channel root (policy root)")
+		require.Equal(b, 18, b.status(r).Channels[0].PassedBy)
+
+		cfg = b.shared("root:4", policy.Limit{Jobs: 3, Per: policy.PerDatabase})
+		require.NoError(b, r.Reconfigure(cfg))
+		b.settle(time.Second)
+		require.Equal(b, 3, b.Count("big", channels.Started), "the two that run count")
+		cfg.Policies = nil
+		require.NoError(b, r.Reconfigure(cfg))
+		b.settle(time.Second)
+		require.Equal(b, 3, b.Count("big", channels.Started), "root is full")
+		b.settle(time.Hour)
+		b.requireIdle(r)
+	})
+}
+
+// TestLimitAfterARestart: jobs that the new process finds running count.
+func TestLimitAfterARestart(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{RunFor: 10 * time.Minute})
+		cfg := b.shared("root:4", policy.Limit{Jobs: 2, Per: policy.PerDatabase})
+		first := b.start(cfg)
+		b.jobs("prod", "", "a", 5)
+		b.settle(time.Second)
+		b.stop(first)
+		b.start(cfg)
+		b.settle(5 * time.Minute)
+		require.Equal(b, 2, b.Count("prod", channels.Started))
+		b.settle(time.Hour)
+		require.Equal(b, 5, b.Count("prod", channels.Done))
+	})
+}
+
+// TestLimitPerCompany: the driver is asked for the companies only while a policy counts them.
+func TestLimitPerCompany(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{RunFor: time.Minute})
+		cfg := b.shared("root:9", policy.Limit{Jobs: 1, Per: policy.PerCompany})
+		r := b.start(cfg)
+		for i, uuid := range []string{"a", "b", "c", "d"} {
+			b.one("prod", uuid, func(j *mock.Job) { j.Company = int32(i % 2) })
+		}
+		b.settle(time.Second)
+		require.Equal(b, 2, b.Count("prod", channels.Started))
+		w, err := r.Why(b.Context(), key("prod", "d"))
+		require.NoError(b, err)
+		require.Contains(b, w.Text, "company 1 of database prod has 1 of at most 1 at once in channel root")
+
+		cfg.Driver = other{b.Driver(), driver.Capabilities{Application: "Tryton"}}
+		require.ErrorContains(b, cfg.Validate(), "policy root: per company: this driver cannot tell the companies of the jobs of Tryton")
+		cfg.Policies[0].Limit = &policy.Limit{Jobs: 1, Per: policy.PerDatabase}
+		require.NoError(b, cfg.Validate())
+		cfg.Policies[0].Limit.Per = "user"
+		require.ErrorContains(b, cfg.Validate(), `policy root: limit: "user" is neither database nor company`)
+	})
+}

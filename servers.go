@@ -1,0 +1,85 @@
+package jobrunner
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
+)
+
+// Server says what one Odoo server can bear, so that its visitors are served first. A server gets one
+// more job while its jobs are fewer than `max_jobs`, and its jobs and its visitors' requests together
+// are fewer than `workers` without `reserve`. Of visitors, those requests count that this Caddy has
+// under way there, at the address to which jobs go. What runs is never ended for it. Jobs that no
+// server may take wait, and are not claimed.
+//
+//	{"workers": 8, "max_jobs": 5, "reserve": 2}
+type Server struct {
+	// How many requests the server works on at once: `workers` of Odoo's configuration. Default: not
+	// known, so that visitors do not matter.
+	Workers int `json:"workers,omitempty"`
+
+	// How many jobs the server may run at once. Default: no limit by itself.
+	MaxJobs int `json:"max_jobs,omitempty"`
+
+	// How many of its workers jobs leave to visitors. Requires `workers`. When a job has waited for
+	// ten minutes, one job at a time may use what is reserved. Default: 0, none.
+	Reserve int `json:"reserve,omitempty"`
+}
+
+// config turns server into what the engine takes, without limits if there is none.
+func (s *Server) config() (upstream.Limits, error) {
+	if s == nil {
+		return upstream.Limits{}, nil
+	}
+	l := upstream.Limits{Workers: s.Workers, MaxJobs: s.MaxJobs, Reserve: s.Reserve}
+	if err := l.Validate(); err != nil {
+		return l, fmt.Errorf("server: %w", err)
+	}
+	if l.Most() == 0 {
+		return l, errors.New("server: it has no limit: give it workers or max_jobs")
+	}
+	return l, nil
+}
+
+// parseServer reads: server { <limits> }.
+func (r *Runner) parseServer(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	r.Server = new(Server)
+	if err := parseOptions(d, "server", "server", serverOptions, r.Server); err != nil {
+		return err
+	}
+	if _, err := r.Server.config(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// serverOptions are the options of a server's block. A parser starts at the option's name.
+var serverOptions = map[string]func(*Server, *caddyfile.Dispenser) error{
+	"workers":  func(s *Server, d *caddyfile.Dispenser) (err error) { s.Workers, err = parseNumber(d, 1); return err },
+	"max_jobs": func(s *Server, d *caddyfile.Dispenser) (err error) { s.MaxJobs, err = parseNumber(d, 1); return err },
+	"reserve":  func(s *Server, d *caddyfile.Dispenser) (err error) { s.Reserve, err = parseNumber(d, 0); return err },
+}
+
+// parseNumber reads the one argument of an option, a whole number that is not below least.
+func parseNumber(d *caddyfile.Dispenser, least int) (int, error) {
+	var text string
+	option := d.Val()
+	if !d.AllArgs(&text) {
+		return 0, d.ArgErr()
+	}
+	n, err := strconv.Atoi(text)
+	switch {
+	case err != nil:
+		return 0, d.Errf("%s: %q is not a whole number", option, text)
+	case n < least:
+		return 0, d.Errf("%s: %d is too small, it must be at least %d", option, n, least)
+	}
+	return n, nil
+}
