@@ -76,6 +76,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //				retry
 //			}
 //			limit    <jobs> per database|company [burst]
+//			fair     database|company
 //		}
 //		odoo_config       <file>
 //		driver            <name> {

@@ -22,6 +22,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/dashboard"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/alerts"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/command"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/metrics"
@@ -72,6 +73,13 @@ type App struct {
 	open map[string][]string
 	// untrace gives the tracer back; nil if this configuration has none.
 	untrace func() error
+}
+
+// UnmarshalJSON reads the app strictly, as Caddy does, and says in plain words where a value is of
+// another kind than is wanted.
+func (a *App) UnmarshalJSON(raw []byte) error {
+	type plain App // without this method
+	return api.Mistyped(caddy.StrictUnmarshalJSON(raw, (*plain)(a)))
 }
 
 // Runner configures one job runner: one PostgreSQL cluster, one set of Odoo
@@ -158,8 +166,9 @@ type Runner struct {
 	// gets jobs whatever else it does.
 	Server *Server `json:"server,omitempty"`
 
-	// What holds for the jobs of some channels beyond the channels' limits: time limits. For each
-	// option, the first policy counts that matches a job and has the option. Default: none.
+	// What holds for the jobs of some channels beyond the channels' limits: time limits, and
+	// how databases and companies share a channel. For each option, the first policy counts that
+	// matches a job and has the option. Default: none.
 	Policies []Policy `json:"policies,omitempty"`
 
 	// The task driver: the application whose jobs are run. Default: `odoo`.

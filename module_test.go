@@ -201,6 +201,8 @@ func TestJSONErrors(t *testing.T) {
 		"negative limit":        {`"default": {` + good + `, "rescue_started_after": -1}`, "rescue_started_after must not be negative"},
 		"negative interval":     {`"default": {` + good + `, "discover_interval": -1}`, "discover_interval must not be negative"},
 		"unknown option":        {`"default": {` + good + `, "nope": 1}`, `unknown field "nope"`},
+		"text for a number":     {`"default": {` + good + `, "channels": {"mail": {"capacity": "4"}}}`, "runners.channels.capacity: a text where a whole number belongs"},
+		"text for a list":       {`"default": {` + good + `, "databases": "prod"}`, "runners.databases: a text where a list belongs"},
 		"unknown driver":        {`"default": {` + good + `, "driver": {"driver": "nope"}}`, "unknown module: jobrunner.drivers.nope"},
 		"policy null":           {`"default": {` + good + `, "policies": [null]}`, "a policy without channels"},
 		"policy number":         {`"default": {` + good + `, "policies": [{"channels": ["root"], "timeout": {"after": 900}}]}`, `policy root: timeout: 900ns is too short, it must be at least 1s; write it with a unit`},
@@ -221,7 +223,9 @@ func TestJSONErrors(t *testing.T) {
 		"policy rate period":    {`"default": {` + good + `, "policies": [{"channels": ["root"], "rate": {"starts": 1, "period": 5}}]}`, "policy root: rate: a rate by 5ns: it must be 1s to 24h"},
 		"policy rate burst":     {`"default": {` + good + `, "policies": [{"channels": ["root"], "rate": {"starts": 1, "period": "1m", "burst": -1}}]}`, "policy root: rate: a burst of -1"},
 		"policy rate function":  {`"default": {` + good + `, "policies": [{"channels": ["root"], "function": "a.b", "rate": {"starts": 1, "period": "1m"}}]}`, "function narrows timeout only"},
-		"policy later option":   {`"default": {` + good + `, "policies": [{"channels": ["root"], "fair": "database"}]}`, `unknown field "fair"`},
+		"policy later option":   {`"default": {` + good + `, "policies": [{"channels": ["root"], "unfair": "database"}]}`, `unknown field "unfair"`},
+		"policy fair":           {`"default": {` + good + `, "policies": [{"channels": ["root"], "fair": "user"}]}`, `policy root: fair: "user" is neither database nor company`},
+		"policy limit":          {`"default": {` + good + `, "policies": [{"channels": ["root"], "limit": {"per": "company"}}]}`, "policy root: limit: the number of jobs is missing"},
 		"glob":                  {`"default": {` + good + `, "databases": ["["]}`, "databases: database pattern"},
 	} {
 		t.Run(name, func(t *testing.T) {

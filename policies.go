@@ -49,6 +49,11 @@ type Policy struct {
 	// How many jobs of a channel, with those below it, may start in a time. With `database`, each
 	// database must have its own channels. Default: without limit by this policy.
 	Rate *Rate `json:"rate,omitempty"`
+	// Between whom a channel is shared fairly: `database`, or `company`, which is each company of each
+	// database. Whose jobs have run for the least time goes first; priority and eta hold among the jobs
+	// of one. It counts where the channel is root, or has a capacity, a throttle or sequential.
+	// Default: the order of all jobs decides.
+	Fair string `json:"fair,omitempty"`
 }
 
 // Timeout limits how long an attempt at a job may take, from when it was sent to Odoo, the time
@@ -179,6 +184,7 @@ var policyOptions = map[string]func(*Policy, *caddyfile.Dispenser) error{
 	"capacity": (*Policy).parseCapacity,
 	"rate":     (*Policy).parseRate,
 	"limit":    (*Policy).parseLimit,
+	"fair":     (*Policy).parseFair,
 }
 
 // parseTimeout reads: timeout <duration> { <what is done> }.

@@ -30,6 +30,18 @@ func (p *Policy) configShares(to *policy.Policy) {
 	if l := p.Limit; l != nil {
 		to.Limit = &policy.Limit{Jobs: l.Jobs, Per: policy.Per(l.Per), Burst: l.Burst}
 	}
+	to.Fair = policy.Per(p.Fair)
+}
+
+// parseFair reads: fair database|company.
+func (p *Policy) parseFair(d *caddyfile.Dispenser) error {
+	if err := parseString(d, &p.Fair); err != nil {
+		return err
+	}
+	if _, err := p.check(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
 }
 
 // parseLimit reads: limit <n> per database|company [burst].

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
@@ -43,6 +44,20 @@ func (s *Server) config() (upstream.Limits, error) {
 		return l, errors.New("server: it has no limit: give it workers or max_jobs")
 	}
 	return l, nil
+}
+
+// String writes the limits that are set as a Caddyfile does.
+func (s *Server) String() string {
+	var options []string
+	for _, o := range []struct {
+		name  string
+		value int
+	}{{"workers", s.Workers}, {"max_jobs", s.MaxJobs}, {"reserve", s.Reserve}} {
+		if o.value > 0 {
+			options = append(options, fmt.Sprintf("%s %d", o.name, o.value))
+		}
+	}
+	return strings.Join(options, ", ")
 }
 
 // parseServer reads: server { <limits> }.

@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
 // Where the value of a setting can come from, besides Odoo's configuration.
@@ -78,23 +79,54 @@ func (r *Runner) settings(cfg *runner.Config, odoo *odooconf.Config) []doctor.Se
 	if cfg.RescueStartedAfter > 0 {
 		add("rescue_started_after", cfg.RescueStartedAfter.String(), fromConfig)
 	}
-	for i := range cfg.Policies {
-		if t := cfg.Policies[i].Timeout; t != nil {
-			add(cfg.Policies[i].String(), "timeout "+t.After.String(), fromConfig)
-		}
-		for _, w := range cfg.Policies[i].Capacity {
-			add(cfg.Policies[i].String(), "capacity "+w.String(), fromConfig)
-		}
-		if r := cfg.Policies[i].Rate; r != nil {
-			add(cfg.Policies[i].String(), "rate "+r.String(), fromConfig)
-		}
-	}
-	if cfg.Quarantine != nil {
-		add("quarantine", cfg.Quarantine.String(), fromConfig)
-	}
+	r.addRules(cfg, func(name, value string) { add(name, value, fromConfig) })
 	add("shutdown_timeout", max(0, cfg.ShutdownTimeout).String(), from(r.ShutdownTimeout != nil))
 	add("ready_fails_on", cmp.Or(r.ReadyFailsOn, runner.NotReady.String()), from(r.ReadyFailsOn != ""))
 	return list
+}
+
+// addRules adds what decides, beside the channels, which jobs run.
+func (r *Runner) addRules(cfg *runner.Config, add func(name, value string)) {
+	if r.Server != nil {
+		add("server", r.Server.String())
+	}
+	for i := range cfg.Policies {
+		add(cfg.Policies[i].String(), policyString(&cfg.Policies[i]))
+	}
+	if cfg.Quarantine != nil {
+		add("quarantine", cfg.Quarantine.String())
+	}
+	if cfg.UpgradeGate {
+		add("upgrade_gate", "on")
+	}
+	if cfg.ReleaseDependents {
+		add("release_dependents", "on")
+	}
+}
+
+// policyString writes what a policy has as a Caddyfile does.
+func policyString(p *policy.Policy) string {
+	var options []string
+	if p.Timeout != nil {
+		options = append(options, "timeout "+p.Timeout.After.String())
+	}
+	if l := p.Limit; l != nil {
+		limit := fmt.Sprintf("limit %d per %s", l.Jobs, l.Per)
+		if l.Burst {
+			limit += " burst"
+		}
+		options = append(options, limit)
+	}
+	if p.Fair != "" {
+		options = append(options, "fair "+string(p.Fair))
+	}
+	for _, w := range p.Capacity {
+		options = append(options, "capacity "+w.String())
+	}
+	if p.Rate != nil {
+		options = append(options, "rate "+p.Rate.String())
+	}
+	return strings.Join(options, ", ")
 }
 
 // databaseSources and channelSources are the names by which Odoo's configuration calls what was taken.

@@ -109,11 +109,12 @@ func (c *channel) waiting() int { return c.ready.len() + c.eta.len() }
 
 func (c *channel) oldest(now int64, budget *int) int64 {
 	since := int64(never)
-	c.ready.heaps(func(items []*record) {
+	c.ready.heaps(func(items []*record) bool {
 		explore(items, budget, func(o *record) bool {
 			since = min(since, max(o.created, o.eta))
 			return true
 		})
+		return *budget > 0
 	})
 	explore(c.eta.items, budget, func(o *record) bool {
 		if o.eta > now {

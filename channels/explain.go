@@ -107,6 +107,8 @@ type Explanation struct {
 	Rate   *Rate
 	// Share is the limit that holds the job back, if one does.
 	Share *ShareUse
+	// Turns is set where Channel is shared fairly. Ahead then counts jobs of the same key only.
+	Turns *Turns
 	// Shared is set if the job's own channel is one for many names; see NamesPerDatabase.
 	Shared bool
 }
@@ -156,6 +158,7 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 	var best, next *record
 	e.Ahead, e.AtLeast, best, next = c.competitors(r, now)
 	limit := c.limitOf(r)
+	e.Turns = c.turns(r)
 	switch {
 	case c.paused, c.stopped:
 		e.Reason = ReasonPaused
@@ -177,6 +180,8 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.limited(limit)
 	case !c.ruling.affords(c, 1+e.Ahead):
 		e.rated(c)
+	case e.Turns != nil && e.Ahead+e.Turns.Before >= c.slots()-c.running:
+		e.Reason = ReasonBehind
 	case c.throttle != 0 && e.Ahead > 0, e.Ahead >= c.slots()-c.running:
 		e.Reason = ReasonBehind
 	case c.parent == nil:
@@ -211,7 +216,7 @@ func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, be
 	}
 	explore(c.eta.items, &budget, func(o *record) bool {
 		if o.eta <= now {
-			if c.ready.shared != nil && c.gateOf(o) != nil {
+			if c.ready.shared != nil && c.hurdleOf(o) != nil {
 				return true
 			}
 			compete(o)
@@ -261,7 +266,10 @@ func (e Explanation) sentence() string {
 	waits := job + " waits: "
 	behind := ""
 	if e.Ahead > 0 {
-		behind = fmt.Sprintf(", and %s before it", e.ahead())
+		behind = fmt.Sprintf(", and %s before it", e.CountAhead())
+	}
+	if e.Turns != nil && e.Turns.Before > 0 {
+		behind += "; " + e.Turns.String()
 	}
 	until := e.Until.Format(time.RFC3339Nano)
 	switch e.Reason {
@@ -306,13 +314,17 @@ func (e Explanation) sentence() string {
 	case ReasonLimit:
 		return waits + e.Share.String() + behind
 	case ReasonBehind:
-		return fmt.Sprintf("%s%s before it in channel %s", waits, e.ahead(), e.Channel)
+		if e.Turns != nil && e.Turns.Before > 0 {
+			return fmt.Sprintf("%s%s before it in channel %s%s", waits, e.CountAhead(), e.Channel, "; "+e.Turns.String())
+		}
+		return fmt.Sprintf("%s%s before it in channel %s", waits, e.CountAhead(), e.Channel)
 	default:
 		return job + ": " + e.Reason.String()
 	}
 }
 
-func (e Explanation) ahead() string {
+// CountAhead says how many jobs go before this one: "2 jobs go".
+func (e Explanation) CountAhead() string {
 	s := count(e.Ahead, "job goes", "jobs go")
 	if e.AtLeast {
 		return "at least " + s

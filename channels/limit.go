@@ -15,10 +15,10 @@ type tally struct {
 	waiting []waiting // in the queues that it decides about: that of its channel, and those below
 }
 
-// waiting is a keyQueue of a tally, and which of its gates that is.
+// waiting is a keyQueue of a tally, and which of its hurdles that is.
 type waiting struct {
-	queue *keyQueue
-	gate  int
+	queue  *keyQueue
+	hurdle int
 }
 
 func (t *tally) reached() bool { return t.running >= t.limit }
@@ -42,11 +42,12 @@ func (c *channel) tallyOf(r *record) *tally {
 	return t
 }
 
-// occupy adds to the jobs that a channel has let pass, or takes one off.
+// occupy adds a job to those that a channel has let pass, or takes it off.
 func (m *Manager) occupy(c *channel, r *record, by int) {
 	c.running += by
 	if m.shares != nil {
 		m.tally(c, r, by)
+		m.account(c, r, by)
 	}
 }
 
@@ -68,7 +69,7 @@ func (m *Manager) tally(c *channel, r *record, by int) {
 	t.forget()
 }
 
-// count adds a gate to those that are shut, or takes one off: room is how much more a tally has.
+// count adds a hurdle to those that are shut, or takes one off: room is how much more a tally has.
 func (k *keyQueue) count(t *tally, room int) {
 	if t.burst {
 		k.over -= room
@@ -78,18 +79,18 @@ func (k *keyQueue) count(t *tally, room int) {
 }
 
 func (t *tally) join(k *keyQueue) {
-	k.gates = append(k.gates, gate{tally: t, at: len(t.waiting)})
-	t.waiting = append(t.waiting, waiting{queue: k, gate: len(k.gates) - 1})
+	k.hurdles = append(k.hurdles, hurdle{tally: t, at: len(t.waiting)})
+	t.waiting = append(t.waiting, waiting{queue: k, hurdle: len(k.hurdles) - 1})
 	if t.reached() {
 		k.count(t, -1)
 	}
 }
 
-func (t *tally) leave(k *keyQueue, gate int) {
-	at, last := k.gates[gate].at, len(t.waiting)-1
+func (t *tally) leave(k *keyQueue, at int) {
+	i, last := k.hurdles[at].at, len(t.waiting)-1
 	moved := t.waiting[last]
-	t.waiting[at] = moved
-	moved.queue.gates[moved.gate].at = at
+	t.waiting[i] = moved
+	moved.queue.hurdles[moved.hurdle].at = i
 	t.waiting[last] = waiting{}
 	t.waiting = t.waiting[:last]
 	t.forget()
@@ -132,9 +133,9 @@ func (m *Manager) sendBack(k *keyQueue) {
 	m.settle(own, c)
 }
 
-// gateOf returns a tally, of the channel or one above, whose limit is reached and holds the job back in
+// hurdleOf returns a tally, of the channel or one above, whose limit is reached and holds the job back in
 // the queue of this channel; nil if none does.
-func (c *channel) gateOf(r *record) *tally {
+func (c *channel) hurdleOf(r *record) *tally {
 	for ; c != nil; c = c.parent {
 		if t := c.tallyKnown(r); t != nil && !t.burst && t.reached() {
 			return t
@@ -183,7 +184,7 @@ func (c *channel) limitOf(r *record) *ShareUse {
 	if c.ready.shared == nil {
 		return nil
 	}
-	if t := c.gateOf(r); t != nil {
+	if t := c.hurdleOf(r); t != nil {
 		return t.use(r)
 	}
 	t := c.tallyKnown(r)
@@ -216,9 +217,9 @@ func (e *Explanation) limited(u *ShareUse) { e.Reason, e.Share, e.Channel = Reas
 // room for.
 func (q *sharedQueue) competitors(r *record, budget *int) (ahead int, best *record) {
 	best = r
-	own := q.keyOf(r)
+	own, lane := q.keyOf(r), q.laneNameOf(r)
 	for _, k := range q.keys {
-		if k.shut > 0 && k.key != own {
+		if k.lane.name != lane || k.shut > 0 && k.key != own {
 			continue
 		}
 		before, room := 0, k.room()
@@ -245,7 +246,7 @@ func (q *sharedQueue) competitors(r *record, budget *int) (ahead int, best *reco
 // room returns how many more jobs of the key its limits let pass.
 func (k *keyQueue) room() int {
 	room := maxRoom
-	for _, g := range k.gates {
+	for _, g := range k.hurdles {
 		if !g.tally.burst {
 			room = min(room, g.tally.limit-g.tally.running)
 		}
@@ -257,13 +258,9 @@ func (k *keyQueue) room() int {
 const maxRoom = 1 << 30
 
 // passedBy returns how many jobs of the queue are over their limits.
-func (q *queue) passedBy() (n int) {
-	if q.shared != nil {
-		for _, k := range q.shared.keys {
-			if k.shut > 0 {
-				n += k.len()
-			}
-		}
+func (q *queue) passedBy() int {
+	if q.shared == nil {
+		return 0
 	}
-	return n
+	return q.shared.passed
 }

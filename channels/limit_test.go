@@ -1,6 +1,7 @@
 package channels
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -159,4 +160,59 @@ func TestExampleOfLimit(t *testing.T) {
 	require.Contains(t, why(t, m, "a", "a5").String(), "database a has 4 of at most 4 at once in channel root (policy root)")
 	m.Remove(Key{DB: "a", UUID: "a1"})
 	require.Equal(t, []string{"a5"}, started(m))
+}
+
+// TestPassedByIsNotCountedAnew: a status costs nothing for each key that is over its limit.
+func TestPassedByIsNotCountedAnew(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:1", shareList{{"root", "*", Share{Limit: 1, Per: PerCompany}}})
+	m.Set(Job{Key: Key{DB: "a", UUID: "runs"}, Company: 1}, Started)
+	for i := range 10 {
+		m.Set(Job{Key: Key{DB: "a", UUID: fmt.Sprint(i)}, ID: int64(i), Company: int32(i % 2)}, Pending)
+	}
+	root := m.root.status()
+	require.Equal(t, 5, root.PassedBy)
+	m.Remove(Key{DB: "a", UUID: "runs"})
+	require.Zero(t, m.root.status().PassedBy)
+
+	// A budget that is used up ends the search for the oldest, however many keys there are.
+	visited := 0
+	m.root.ready.heaps(func([]*record) bool {
+		visited++
+		return false
+	})
+	require.Equal(t, 1, visited)
+}
+
+// TestManyCompanies: beyond a number, companies of a database count as one, until they have no jobs.
+func TestManyCompanies(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:9999", shareList{{"root", "*", Share{Limit: 1, Per: PerCompany}}})
+	job := func(db string, i int) Job {
+		return Job{Key: Key{DB: db, UUID: fmt.Sprint(i)}, ID: int64(i), Company: int32(i)}
+	}
+	for i := range CompaniesPerDatabase + 10 {
+		m.Set(job("big", i+1), Pending)
+	}
+	m.Set(job("small", 7), Pending)
+	require.Len(t, m.root.ready.shared.keys, CompaniesPerDatabase+2)
+	require.Len(t, m.Next(at(1), 0), CompaniesPerDatabase+2)
+	last := fmt.Sprint(CompaniesPerDatabase + 10)
+	require.Equal(t, "the companies of database big beyond 1000", why(t, m, "big", last).Share.Key)
+	checkInvariants(t, m)
+
+	// The same row again changes nothing, and another company of a known job counts there.
+	require.False(t, m.Set(job("big", CompaniesPerDatabase+10), Pending))
+	moved := job("big", CompaniesPerDatabase+10)
+	moved.Company = 0
+	require.True(t, m.Set(moved, Pending))
+	require.Len(t, m.Next(at(2), 0), 1)
+	for i := range CompaniesPerDatabase + 10 {
+		m.Remove(job("big", i+1).Key)
+	}
+	require.Equal(t, companies{}, m.dbs["big"].companies)
+	m.Set(job("big", 12345), Pending)
+	require.Len(t, m.Next(at(3), 0), 1)
+	require.Equal(t, int32(12345), m.dbs["big"].companies.of(12345))
+	checkInvariants(t, m)
 }

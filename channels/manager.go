@@ -23,6 +23,7 @@ type Manager struct {
 	emptied    int64                      // when buckets were empty that are not known, by the steady clock
 	percents   int                        // how many channels have a part of their parents' capacity
 	shares     Shares
+	fair       int          // how many channels are shared fairly
 	turned     []*tally     // whose limits have just been reached, or are not any more
 	dirty      [][]*channel // by depth: the channels that can yield
 	dirtyCount int          // how many these are
@@ -271,6 +272,7 @@ func (m *Manager) insert(d *database, n *name, j *Job, s State) *record {
 func (m *Manager) replace(r *record, j *Job, s State) {
 	m.take(r)
 	old := r.home
+	old.db.companies.leave(r.company)
 	m.assign(r, m.home(old.db, j.Channel), j)
 	m.put(r, s)
 	m.leave(old) // after moving in elsewhere, or a shared channel might be pruned in between
@@ -307,6 +309,7 @@ func (m *Manager) remove(r *record) {
 
 func (m *Manager) assign(r *record, h *home, j *Job) {
 	r.home, r.id, r.priority, r.created, r.eta, r.company = h, j.ID, j.Priority, j.Created, j.ETA, j.Company
+	h.db.companies.enter(r.company)
 	h.jobs++
 	h.channel.own++
 	if h.shared {

@@ -108,6 +108,7 @@ func (m *Manager) start(now int64, limit int) []Key {
 		r := m.yield(m.root, now)
 		r.location = inRunning
 		m.begin(r.home.channel)
+		m.clockIn(r)
 		r.home.count(r.state, -1)
 		r.home.count(Enqueued, 1)
 		r.state = Enqueued

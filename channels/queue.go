@@ -34,6 +34,9 @@ func (q *queue) first() *record {
 // pop takes the job out that goes next.
 func (q *queue) pop() *record {
 	r := q.first()
+	if s := q.shared; s != nil && s.fair != nil {
+		s.fair.virtual = max(s.fair.virtual, s.lanes.first().start)
+	}
 	q.remove(r)
 	return r
 }
@@ -84,14 +87,15 @@ func (q *queue) split(wanted func(*record) bool) (out []*record, sorted bool) {
 	return q.shared.split(wanted), false
 }
 
-// heaps calls visit for each heap of the queue.
-func (q *queue) heaps(visit func(items []*record)) {
+// heaps calls visit for each heap of the queue, as long as it returns true.
+func (q *queue) heaps(visit func(items []*record) bool) {
 	if q.shared == nil {
 		visit(q.items)
 		return
 	}
 	for _, s := range q.shared.keys {
-		visit(s.free.items)
-		visit(s.held.items)
+		if !visit(s.free.items) || !visit(s.held.items) {
+			return
+		}
 	}
 }

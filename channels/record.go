@@ -82,6 +82,7 @@ type database struct {
 	placing   bool  // the snapshot that ends that has begun
 	names     int   // what its homes take of the allowance
 	sharing   int   // how many of its jobs share a channel
+	companies companies
 }
 
 func newDatabase(name string) *database {
@@ -154,6 +155,7 @@ func (d *database) drop(r *record) {
 	if r.snapshot == d.snapshot {
 		d.seen--
 	}
+	d.companies.leave(r.company)
 	if r.odd {
 		delete(d.odd, d.oddNames[r])
 		delete(d.oddNames, r)

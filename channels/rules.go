@@ -39,7 +39,7 @@ type ruling struct {
 // unless it had some of another rate. It has to follow Configure no more than precede it.
 func (m *Manager) Govern(rules func(channel string) Rules) {
 	m.rules = rules
-	m.emptied = m.clock.steady()
+	m.emptied = m.clock.now
 	clear(m.resting)
 	for _, c := range m.root.tree(nil) {
 		m.govern(c)
@@ -53,7 +53,7 @@ func (m *Manager) EmptyBuckets(now time.Time) {
 }
 
 func (m *Manager) empty() {
-	m.emptied = m.clock.steady()
+	m.emptied = m.clock.now
 	clear(m.resting)
 	for c := range m.governed {
 		if c.ruling.Rate != nil {
@@ -109,7 +109,7 @@ func (m *Manager) govern(c *channel) {
 
 // bucketOf returns what is left of the tokens of a channel.
 func (m *Manager) bucketOf(c *channel, rate Rate) bucket {
-	steady := m.clock.steady()
+	steady := m.clock.now
 	if c.ruling != nil && c.ruling.Rate != nil {
 		return c.ruling.bucket.become(rate, steady)
 	}
@@ -147,7 +147,7 @@ func (m *Manager) rest(name string, b bucket) {
 		maps.DeleteFunc(m.resting, func(_ string, b bucket) bool { return m.like(b) })
 		if len(m.resting) >= restingLimit/2 {
 			clear(m.resting)
-			m.emptied = m.clock.steady()
+			m.emptied = m.clock.now
 			return
 		}
 	}
@@ -160,8 +160,8 @@ func (m *Manager) rest(name string, b bucket) {
 // like reports whether a bucket has as many tokens as a new one.
 func (m *Manager) like(b bucket) bool {
 	fresh := newBucket(b.rate, m.emptied)
-	fresh.refill(m.clock.steady())
-	b.refill(m.clock.steady())
+	fresh.refill(m.clock.now)
+	b.refill(m.clock.now)
 	return b.level == fresh.level
 }
 
@@ -250,7 +250,7 @@ func (g *ruling) affords(c *channel, more int) bool {
 	if g == nil || g.Rate == nil {
 		return true
 	}
-	g.bucket.refill(g.clock.steady())
+	g.bucket.refill(g.clock.now)
 	return g.bucket.has(c.running - c.active + more)
 }
 
@@ -259,7 +259,7 @@ func (m *Manager) begin(c *channel) {
 	for ; c != nil; c = c.parent {
 		c.active++
 		if g := c.ruling; g != nil && g.Rate != nil {
-			g.bucket.refill(g.clock.steady())
+			g.bucket.refill(g.clock.now)
 			g.bucket.add(-1)
 			m.settle(c, c) // a bucket that was full begins to fill
 		}
@@ -275,7 +275,7 @@ func (m *Manager) Refund(k Key) {
 	}
 	for c := r.home.channel; c != nil; c = c.parent {
 		if g := c.ruling; g != nil && g.Rate != nil {
-			g.bucket.refill(g.clock.steady())
+			g.bucket.refill(g.clock.now)
 			g.bucket.add(1)
 		}
 	}
@@ -328,21 +328,6 @@ func (f *Forest) EmptyBuckets(now time.Time) {
 	}
 	for _, t := range f.trees {
 		t.empty()
-		f.settle(t)
-	}
-}
-
-// advanceClock tells all trees the time.
-func (f *Forest) advanceClock(now time.Time) {
-	if !f.clock.advance(now) {
-		return
-	}
-	if f.shared != nil {
-		f.shared.recompute()
-		return
-	}
-	for _, t := range f.trees {
-		t.recompute()
 		f.settle(t)
 	}
 }

@@ -90,7 +90,7 @@ func (g *ruling) describe(c *channel, s *Status) {
 	if g.Rate == nil {
 		return
 	}
-	g.bucket.refill(g.clock.steady())
+	g.bucket.refill(g.clock.now)
 	s.Tokens = max(int(g.bucket.level/g.bucket.token())-(c.running-c.active), 0)
 	if g.bucket.level < g.bucket.full() {
 		s.NextToken = time.UnixMicro(g.clock.wallAt(g.bucket.due(int(g.bucket.level/g.bucket.token()) + 1))).UTC()

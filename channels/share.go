@@ -31,6 +31,10 @@ type Share struct {
 	// Burst lets a key exceed its limit as long as no job of a key below its own limit could go
 	// instead.
 	Burst bool
+	// Fair says between whom the channel is shared fairly, by the time for which their jobs run: whose
+	// jobs have taken least goes first. Priority and eta hold among the jobs of one key. Only a channel
+	// with limits, or root, can be shared so. Default: the channel's order alone decides.
+	Fair Per
 	// Source names the share in explanations.
 	Source string
 }
@@ -41,6 +45,8 @@ type Shares interface {
 	Share(channel, db string) Share
 	// Shared reports whether jobs of any database may have one.
 	Shared(channel string) bool
+	// Fair reports whether jobs of any database may have one with Fair.
+	Fair(channel string) bool
 }
 
 // SetShares replaces all shares, at any time; nil means that there are none. No job is lost, and
@@ -68,6 +74,7 @@ func (m *Manager) gather() map[*channel][]*record {
 		}
 		c.ready.shared, c.tallies = nil, nil
 	}
+	m.fair = 0
 	m.turned = m.turned[:0]
 	return back
 }
@@ -109,6 +116,7 @@ func (m *Manager) recount() {
 			if r.location == inRunning {
 				for c := r.home.channel; c != nil; c = c.parent {
 					m.tally(c, r, 1)
+					m.account(c, r, 1)
 				}
 				running--
 			}
@@ -123,8 +131,13 @@ func (m *Manager) share(c *channel) {
 	if m.shares == nil {
 		return
 	}
-	if c.parent == nil || c.restricts() || m.shares.Shared(c.name) {
+	scarce := c.parent == nil || c.restricts()
+	if scarce || m.shares.Shared(c.name) {
 		c.ready.shared = newSharedQueue(c)
+	}
+	if scarce && m.shares.Fair(c.name) {
+		c.ready.shared.fair = newFairness()
+		m.fair++
 	}
 }
 
@@ -153,7 +166,7 @@ func (m *Manager) sharesOf(h *home) []level {
 		if levels[i].Limit > 0 {
 			grain = max(grain, levels[i].Per)
 		}
-		levels[i].grain = grain
+		levels[i].grain = max(grain, levels[i].Fair)
 	}
 	return levels
 }
@@ -170,7 +183,7 @@ func (r *record) keyPer(per Per) shareKey {
 	case PerDatabase:
 		return shareKey{db: r.home.db}
 	case PerCompany:
-		return shareKey{db: r.home.db, company: r.company}
+		return shareKey{db: r.home.db, company: r.home.db.companies.of(r.company)}
 	default:
 		return shareKey{}
 	}
@@ -181,6 +194,9 @@ func (k shareKey) name(per Per) string {
 	if per == PerCompany {
 		if k.company == 0 {
 			return "jobs of database " + k.db.name + " without a company"
+		}
+		if k.company == otherCompanies {
+			return fmt.Sprintf("the companies of database %s beyond %d", k.db.name, CompaniesPerDatabase)
 		}
 		return fmt.Sprintf("company %d of database %s", k.company, k.db.name)
 	}
@@ -193,24 +209,15 @@ type sharedQueue struct {
 	channel *channel
 	keys    map[shareKey]*keyQueue
 	lanes   heap[*lane, laneOrder]
-	only    lane // the one of all keys
+	only    lane      // the one of all keys, unless fair is set
+	fair    *fairness // nil: jobs go by their order alone
 	jobs    int
+	passed  int // how many of the jobs are over a limit
 }
 
 func newSharedQueue(c *channel) *sharedQueue {
 	return &sharedQueue{channel: c, keys: make(map[shareKey]*keyQueue), only: lane{index: -1}}
 }
-
-// lane holds keys of a queue that take a turn together, by their best jobs.
-type lane struct {
-	open  heap[*keyQueue, keyOrder]
-	index int // in the queue's lanes
-}
-
-type laneOrder struct{}
-
-func (laneOrder) before(a, b *lane) bool   { return keyOrder{}.before(a.open.first(), b.open.first()) }
-func (laneOrder) moved(l *lane, index int) { l.index = index }
 
 // keyQueue holds the ready jobs of one key in the queue of one channel.
 type keyQueue struct {
@@ -219,14 +226,15 @@ type keyQueue struct {
 	lane  *lane
 	// held are the jobs that occupy slots of channels with a capacity further down, free the others.
 	free, held heap[*record, readyOrder]
-	gates      []gate
-	shut       int // how many limits of its gates are reached that hold it back
+	hurdles    []hurdle
+	shut       int // how many limits of its hurdles are reached that hold it back
 	over       int // how many are reached that only let others go first
+	passed     int // how many of its jobs count in that of the queue
 	index      int // in the lane
 }
 
-// gate is one of the tallies that decide about a keyQueue, and where in its list that is.
-type gate struct {
+// hurdle is one of the tallies that decide about a keyQueue, and where in its list that is.
+type hurdle struct {
 	tally *tally
 	at    int
 }
@@ -299,34 +307,47 @@ func (k *keyQueue) heapOf(r *record) *heap[*record, readyOrder] {
 
 // open begins the queue of the key of a job.
 func (q *sharedQueue) open(r *record) *keyQueue {
-	k := &keyQueue{queue: q, key: q.keyOf(r), lane: &q.only, index: -1}
+	k := &keyQueue{queue: q, key: q.keyOf(r), lane: q.laneOf(r), index: -1}
 	for c := q.channel; c != nil; c = c.parent {
 		if t := c.tallyOf(r); t != nil {
 			t.join(k)
 		}
 	}
 	q.keys[k.key] = k
+	k.lane.queues++
 	return k
 }
 
-// arrange brings what is derived of a key up to date after its jobs or gates have changed.
+// arrange brings what is derived of a key up to date after its jobs or hurdles have changed.
 func (k *keyQueue) arrange() {
+	k.pass()
 	if k.len() == 0 && k.index < 0 {
 		k.close()
 		return
 	}
 	arrange(&k.lane.open, k, k.index, k.len() > 0 && k.shut == 0)
-	arrange(&k.queue.lanes, k.lane, k.lane.index, k.lane.open.len() > 0)
+	k.queue.arrange(k.lane)
 	if k.len() == 0 {
 		k.close()
 	}
 }
 
+// pass counts its jobs among those that others pass, if a limit holds them back.
+func (k *keyQueue) pass() {
+	n := 0
+	if k.shut > 0 {
+		n = k.len()
+	}
+	k.queue.passed += n - k.passed
+	k.passed = n
+}
+
 // close forgets the queue of a key without jobs.
 func (k *keyQueue) close() {
+	k.lane.queues--
 	delete(k.queue.keys, k.key)
-	for i := range k.gates {
-		k.gates[i].tally.leave(k, i)
+	for i := range k.hurdles {
+		k.hurdles[i].tally.leave(k, i)
 	}
-	k.gates = nil
+	k.hurdles = nil
 }

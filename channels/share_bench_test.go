@@ -17,6 +17,8 @@ func BenchmarkShares(b *testing.B) {
 	}{
 		{"plain", nil},
 		{"limit", shareList{{"root", "*", Share{Limit: 2, Per: PerCompany}}}},
+		{"fair", shareList{{"root", "*", Share{Fair: PerCompany}}}},
+		{"fair and limit", shareList{{"root", "*", Share{Fair: PerCompany, Limit: 2, Per: PerCompany}}}},
 		{"limit below", shareList{{"root*", "*", Share{Limit: 2, Per: PerCompany}}}},
 	} {
 		b.Run(fmt.Sprintf("%s/jobs=%d/keys=%d", bench.name, jobs, keys), func(b *testing.B) {

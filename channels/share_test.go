@@ -30,7 +30,11 @@ func (l shareList) Share(channel, db string) Share {
 }
 
 func (l shareList) Shared(channel string) bool {
-	return slices.ContainsFunc(l, func(s namedShare) bool { return globbed(s.channel, channel) })
+	return slices.ContainsFunc(l, func(s namedShare) bool { return s.share.Limit > 0 && globbed(s.channel, channel) })
+}
+
+func (l shareList) Fair(channel string) bool {
+	return slices.ContainsFunc(l, func(s namedShare) bool { return s.share.Fair != PerNothing && globbed(s.channel, channel) })
 }
 
 func globbed(glob, name string) bool {
@@ -232,15 +236,21 @@ func requireQueued(t require.TestingT, r *record, c *channel) {
 // checkSharedQueue recomputes what is derived of a queue.
 func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 	require.Empty(t, m.turned)
-	jobs, open := 0, 0
+	checkFairness(t, m, q)
+	jobs, open, passed := 0, 0, 0
+	queues := make(map[*lane]int)
 	for key, k := range q.keys {
 		require.Equal(t, key, k.key)
 		require.Positive(t, k.len(), "a key without jobs is forgotten")
 		jobs += k.len()
+		queues[k.lane]++
+		if k.shut > 0 {
+			passed += k.len()
+		}
 		checkHeap(t, k.free.items, readyOrder{})
 		checkHeap(t, k.held.items, readyOrder{})
 		shut, over := 0, 0
-		for i, g := range k.gates {
+		for i, g := range k.hurdles {
 			require.Equal(t, waiting{k, i}, g.tally.waiting[g.at])
 			switch {
 			case !g.tally.reached():
@@ -259,6 +269,10 @@ func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 		}
 	}
 	require.Equal(t, q.jobs, jobs)
+	require.Equal(t, q.passed, passed)
+	for l, n := range queues {
+		require.Equal(t, n, l.queues)
+	}
 	for _, l := range q.lanes.items {
 		require.NotZero(t, l.open.len())
 		open -= l.open.len()

@@ -229,18 +229,19 @@
 
   function showTiles(r) {
     const st = r.status, unknown = !!st.databases_with_unknown_jobs;
+    const jobs = n => !st.leader && !n ? '–' : count(n, unknown); // only the leader knows of those that wait
     const places = st.database_channels ? st.database_channels.max_capacity : r.channels.find(c => c.channel === 'root')?.capacity;
     const up = st.upstreams.filter(u => u.up && !u.drain).length;
     const h = now.history, last = h ? h.done.length - 1 : 0;
     const sum = (list, n) => list.slice(Math.max(0, last - n), last).reduce((a, b) => a + b, 0);
     const perMinute = h && Math.round(60 / h.step_seconds);
     rows($('tiles'), [
-      { name: 'Running', value: count(st.jobs.enqueued + st.jobs.started, unknown), more: places || st.database_channels ? 'of ' + number(places) : '' },
-      { name: 'Waiting', value: count(st.jobs.pending, unknown) },
+      { name: 'Running', value: jobs(st.jobs.enqueued + st.jobs.started), more: places || st.database_channels ? 'of ' + number(places) : '' },
+      { name: 'Waiting', value: jobs(st.jobs.pending) },
       { name: 'Oldest waiting', value: st.oldest_pending_seconds == null ? (unknown ? 'unknown' : '–') : span(st.oldest_pending_seconds) },
       { name: 'Done, last minute', value: h ? number(sum(h.done, perMinute)) : '–' },
       // Not the same: a job that was requeued has failed all the same, and one may fail twice.
-      { name: 'Failed now', value: count(st.jobs.failed, unknown), more: h ? 'last hour: ' + number(sum(h.failed, last) + h.failed[last]) : '' },
+      { name: 'Failed now', value: jobs(st.jobs.failed), more: h ? 'last hour: ' + number(sum(h.failed, last) + h.failed[last]) : '' },
       { name: 'Odoo servers up', value: number(up), more: 'of ' + number(st.upstreams.length), alarm: !up },
     ], t => t.name, t => make('div', {}, make('dt', {}, t.name), make('dd', {}, make('span'), ' ', make('small'))), (el, t) => {
       set(el.querySelector('span'), t.value);

@@ -92,6 +92,7 @@ func (e *engine) loop() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		e.tree.Observe(time.Now())
 		for _, f := range e.mail.take() {
 			f()
 		}
@@ -139,6 +140,7 @@ func (e *engine) tick(now time.Time) {
 	e.remember(now)
 	if !now.Before(e.scanAt) {
 		e.expireReserved(now)
+		e.expireClosed(now)
 		e.scanAt = now.Add(timing.Jitter(scanInterval))
 		e.scan(now)
 	}

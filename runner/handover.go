@@ -107,7 +107,7 @@ func (e *engine) takeOver(left []Slots) {
 	h := &e.handover
 	for _, s := range left {
 		key := channels.Key{DB: s.Database, UUID: s.UUID}
-		if _, known := h.closed[key]; s.UUID == "" || known {
+		if _, known := h.closed[key]; s.UUID == "" || known || len(h.closed) >= inheritedLimit {
 			continue
 		}
 		if h.closed == nil {
@@ -119,6 +119,18 @@ func (e *engine) takeOver(left []Slots) {
 	// what it stores is not known to last.
 	h.left, h.stored, h.at = left, nil, time.Time{}
 	h.term++
+}
+
+// closedLimit bounds the attempts whose connections were closed: no further one is closed beyond it.
+// closedFor is how long ago one was claimed that is forgotten although its database has not come back.
+const (
+	closedLimit = 1000
+	closedFor   = 30 * 24 * time.Hour
+)
+
+// mayClose reports whether the connection of another attempt may be closed.
+func (h *handover) mayClose(attempt *driver.Task) bool {
+	return len(h.closed) < closedLimit || h.closed[attempt.Key].enqueued == attempt.Enqueued
 }
 
 // announce notes that the connection of an attempt is to be closed. It reports whether the next leader
@@ -141,6 +153,15 @@ func (e *engine) announce(attempt *driver.Task) bool {
 func (e *engine) forgetClosed(db *database) {
 	for key := range e.handover.closed {
 		if key.DB == db.Name && e.tasks[key] == nil {
+			delete(e.handover.closed, key)
+		}
+	}
+}
+
+// expireClosed forgets those of databases that have not been there for long: dropped, perhaps.
+func (e *engine) expireClosed(now time.Time) {
+	for key, c := range e.handover.closed {
+		if e.databases.get(key.DB) == nil && e.tasks[key] == nil && now.Sub(time.UnixMicro(c.enqueued)) >= closedFor {
 			delete(e.handover.closed, key)
 		}
 	}
@@ -235,6 +256,9 @@ func (e *engine) reserve(db *database) {
 			zap.Int("slots", len(db.reserved)))
 	}
 }
+
+// inheritedLimit bounds the attempts that are taken over, because what was stored could be anything.
+const inheritedLimit = 2 * closedLimit
 
 // reserveLimit bounds the slots that are reserved in one channel, because what was stored could be
 // anything.

@@ -22,6 +22,9 @@ type seats struct {
 	// overdue is whether a job has waited for long, as it was at overdueAt.
 	overdue   bool
 	overdueAt time.Time
+	// shutSince is since when jobs that could start have found no room; zero while there is some, or none
+	// could. Dates of rows can be anything, and what waited for long can be a job that is paused.
+	shutSince time.Time
 }
 
 func (s *seats) take(t *task) {
@@ -41,10 +44,12 @@ func (s *seats) leave(t *task) {
 // room returns how many jobs a pass may start.
 func (e *engine) room(now time.Time) int {
 	if !e.seats.limited {
+		e.seats.shutSince = time.Time{}
 		return passLimit
 	}
 	room := e.pool.Room()
 	free := room.Free - e.seats.taken
+	e.seats.shut(free <= 0 && e.due(now), now)
 	if free <= 0 && e.yields(room, now) {
 		return 1
 	}
@@ -54,7 +59,18 @@ func (e *engine) room(now time.Time) int {
 // yields reports whether a job may have what is reserved to visitors: when one has waited for long, one
 // at a time, so that only such a job runs.
 func (e *engine) yields(room upstream.Room, now time.Time) bool {
-	return room.Reserved > 0 && room.Jobs+e.seats.taken == 0 && e.due(now) && e.overdue(now)
+	since := e.seats.shutSince
+	return room.Reserved > 0 && room.Jobs+e.seats.taken == 0 && !since.IsZero() && now.Sub(since) >= waitObjective && e.overdue(now)
+}
+
+// shut notes whether jobs that could start find no room.
+func (s *seats) shut(shut bool, now time.Time) {
+	switch {
+	case !shut:
+		s.shutSince = time.Time{}
+	case s.shutSince.IsZero():
+		s.shutSince = now
+	}
 }
 
 // due reports whether a pass would start something.

@@ -27,6 +27,17 @@ func (v visited) Upstreams(context.Context) (ups []driver.Upstream, err error) {
 	return ups, nil
 }
 
+// withVisitors starts a runner with one server of eight workers, of which two are reserved, and with so
+// many visitors.
+func (b *bench) withVisitors(n int64, channels string) (*runner.Runner, *atomic.Int64) {
+	visitors := new(atomic.Int64)
+	visitors.Store(n)
+	return b.prod(channels, func(cfg *runner.Config) {
+		cfg.Targets = visited{"odoo1": visitors}
+		cfg.Server = upstream.Limits{Workers: 8, Reserve: 2}
+	}), visitors
+}
+
 // at limits a number to the requests to one server.
 func at(server string) func(mock.Run) bool {
 	return func(r mock.Run) bool { return r.Upstream == server }
@@ -63,14 +74,31 @@ func TestServersGetNoMoreJobsThanTheyMayHave(t *testing.T) {
 	}
 }
 
+// A channel whose slots are held by jobs that wait for a server is not what keeps the others waiting.
+func TestWhyBehindJobsThatNoServerTakes(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		r, visitors := b.withVisitors(5, "root:100,root.mail:2")
+		keys := b.jobs("prod", "root.mail", "a", 4)
+		b.settle(time.Second)
+		require.Equal(b, 1, b.open("prod"))
+		w, err := r.Why(b.Context(), keys[3])
+		require.NoError(b, err)
+		require.Equal(b, runner.WhyNoServer, w.Code)
+		require.Contains(b, w.Text, "; 1 of the 2 slots of channel root.mail are held by jobs that wait for a server, too")
+		visitors.Store(0)
+		b.settle(upstream.RecheckInterval)
+		w, err = r.Why(b.Context(), keys[3])
+		require.NoError(b, err)
+		require.Equal(b, "channel_full", w.Code, "both run now")
+		b.settle(2 * time.Hour)
+		b.requireRanOnce(keys...)
+		b.requireIdle(r)
+	})
+}
+
 func TestVisitorsComeFirst(t *testing.T) {
 	inBubble(t, func(b *bench) {
-		visitors := new(atomic.Int64)
-		visitors.Store(6)
-		r := b.prod("root:100", func(cfg *runner.Config) {
-			cfg.Targets = visited{"odoo1": visitors}
-			cfg.Server = upstream.Limits{Workers: 8, Reserve: 2}
-		})
+		r, visitors := b.withVisitors(6, "root:100")
 		keys := b.jobs("prod", "", "a", 10)
 		b.settle(time.Minute)
 		require.Zero(b, b.open("prod"))
@@ -111,12 +139,7 @@ func TestVisitorsComeFirst(t *testing.T) {
 // A job that has waited for long gets a worker that is reserved, alone, but none that a visitor has.
 func TestReserveYields(t *testing.T) {
 	inBubble(t, func(b *bench) {
-		visitors := new(atomic.Int64)
-		visitors.Store(6)
-		r := b.prod("root:100", func(cfg *runner.Config) {
-			cfg.Targets = visited{"odoo1": visitors}
-			cfg.Server = upstream.Limits{Workers: 8, Reserve: 2}
-		})
+		r, visitors := b.withVisitors(6, "root:100")
 		b.SetPlan(mock.Plan{RunFor: time.Minute})
 		keys := b.jobs("prod", "", "a", 3)
 		b.Update(keys[2], func(j *mock.Job) { j.ETA = time.Now().Add(time.Minute).UnixMicro() })
@@ -193,4 +216,24 @@ func TestDatabasesStayWhereTheyAreWarm(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What is reserved is not had for a date in a row, nor because a job waits that is paused.
+func TestReserveIsNotHadByRows(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		r, _ := b.withVisitors(6, "root:100")
+		require.NoError(b, r.Control(b.Context(), runner.Controls{Pauses: []runner.Pause{{Channel: "root.paused"}}}))
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		b.jobs("prod", "paused", "p", 1)
+		b.settle(11 * time.Minute)
+		old := mock.NewJob("prod", "old")
+		old.Created = 1
+		b.Insert(old)
+		fresh := b.one("prod", "fresh")
+		b.settle(9 * time.Minute)
+		require.Zero(b, b.open("prod"))
+		require.Empty(b, b.Runs())
+		b.settle(2 * time.Minute)
+		b.requireRanOnce(old.Key, fresh)
+	})
 }

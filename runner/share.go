@@ -12,12 +12,18 @@ import (
 type shares struct{ set *policy.Set }
 
 // Shared is that of [channels.Shares].
-func (s shares) Shared(channel string) bool { return s.set.Shared(channel) }
+func (s shares) Shared(channel string) bool { return s.set.LimitsAny(channel) }
+
+// Fair is that of [channels.Shares].
+func (s shares) Fair(channel string) bool { return s.set.FairToAny(channel) }
 
 // Share is that of [channels.Shares].
 func (s shares) Share(channel, db string) (share channels.Share) {
 	if p := s.set.Limit(channel, db); p != nil {
 		share.Limit, share.Burst, share.Per, share.Source = p.Limit.Jobs, p.Limit.Burst, per(p.Limit.Per), p.String()
+	}
+	if p := s.set.Fair(channel, db); p != nil {
+		share.Fair = per(p.Fair)
 	}
 	return share
 }

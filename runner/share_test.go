@@ -97,3 +97,35 @@ func TestLimitPerCompany(t *testing.T) {
 		require.ErrorContains(b, cfg.Validate(), `policy root: limit: "user" is neither database nor company`)
 	})
 }
+
+// TestFair: a database with few jobs does not wait behind one with many, and who runs long jobs gets
+// fewer of them.
+func TestFair(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("big")
+		b.AddDatabase("small")
+		cfg := b.config("root:2")
+		cfg.Policies = []policy.Policy{{Channels: []string{"root"}, Fair: policy.PerDatabase}}
+		r := b.start(cfg)
+		keys := b.jobs("big", "", "a", 300)
+		for _, k := range keys {
+			b.PlanFor(k, mock.Plan{RunFor: 9 * time.Second})
+		}
+		b.settle(time.Second)
+		b.SetPlan(mock.Plan{RunFor: 3 * time.Second})
+		b.jobs("small", "", "b", 300)
+		b.settle(time.Second)
+		w, err := r.Why(b.Context(), keys[299])
+		require.NoError(b, err)
+		require.Equal(b, channels.ReasonChannelFull.String(), w.Code)
+		require.Contains(b, w.Text, "1 turn of another comes before the one of database big")
+		b.settle(180 * time.Second)
+		big, small := b.Count("big", channels.Done), b.Count("small", channels.Done)
+		require.InDelta(b, 20, big, 3)
+		require.InDelta(b, 60, small, 9)
+		cfg.Policies = nil
+		require.NoError(b, r.Reconfigure(cfg))
+		b.settle(30 * time.Second)
+		require.InDelta(b, small, b.Count("small", channels.Done), 3, "the older ones go first again")
+	})
+}

@@ -33,15 +33,15 @@ func TestTimeoutCauseDuringStop(t *testing.T) {
 		// patience is how long Stop may wait; the job ends after 5 s, and account is what happens when its
 		// cause is to be written. takes is how long Stop takes at most.
 		patience time.Duration
-		account  func(*bench, context.Context)
+		account  func(context.Context, *bench)
 		written  bool
 		takes    time.Duration
 	}{
 		"there is time":            {time.Minute, slowly, true, 6 * time.Second},
 		"in the last moment":       {5*time.Second + time.Millisecond, slowly, true, 6 * time.Second},
-		"the connection is lost":   {time.Minute, func(b *bench, _ context.Context) { b.LoseSession("prod") }, true, 10 * time.Second},
-		"the database is lost":     {time.Minute, func(b *bench, _ context.Context) { unreachable(b) }, false, 18 * time.Second},
-		"the database is too slow": {5*time.Second + time.Millisecond, func(_ *bench, ctx context.Context) { <-ctx.Done() }, false, 7 * time.Second},
+		"the connection is lost":   {time.Minute, func(_ context.Context, b *bench) { b.LoseSession("prod") }, true, 10 * time.Second},
+		"the database is lost":     {time.Minute, func(_ context.Context, b *bench) { unreachable(b) }, false, 18 * time.Second},
+		"the database is too slow": {5*time.Second + time.Millisecond, func(ctx context.Context, _ *bench) { <-ctx.Done() }, false, 7 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(b *bench) {
@@ -55,7 +55,7 @@ func TestTimeoutCauseDuringStop(t *testing.T) {
 					return &accountant{s, s.(driver.Stopper), func(ctx context.Context) {
 						if !lost {
 							lost = true
-							c.account(b, ctx)
+							c.account(ctx, b)
 						}
 					}}
 				}}
@@ -76,7 +76,7 @@ func TestTimeoutCauseDuringStop(t *testing.T) {
 	}
 }
 
-func slowly(_ *bench, ctx context.Context) {
+func slowly(ctx context.Context, _ *bench) {
 	select {
 	case <-time.After(900 * time.Millisecond):
 	case <-ctx.Done():

@@ -97,6 +97,8 @@ type limit struct {
 	stuck bool
 	// refused is set if it is stuck because it could not be signalled.
 	refused bool
+	// closes is set if its connection is closed when the grace period has passed.
+	closes bool
 	// next is when it may be signalled again.
 	next time.Time
 	// cancelled and terminated are when the first such order was answered.
@@ -130,6 +132,10 @@ func (l *limit) describe(now time.Time) string {
 	switch l.stage {
 	case TimeoutCancelled:
 		s += "; what it does in the database was cancelled"
+		if l.closes && l.policy != nil && !l.stuck && !l.cancelled.IsZero() {
+			s += ", and should that not end it, its connection is closed within " + stopInterval.String() + " of " +
+				l.cancelled.Add(l.policy.Timeout.Grace).UTC().Format(time.RFC3339)
+		}
 	case TimeoutTerminated:
 		s += "; its connection to the database was closed"
 	case TimeoutReached:
@@ -297,7 +303,7 @@ func (e *engine) checkTimeout(db *database, key channels.Key, t *task, now time.
 // open: nothing else would keep the job from being sent a second time.
 func (e *engine) stop(db *database, key channels.Key, t *task, now time.Time) {
 	l, attempt, terminate := t.limit, t.executing(), false
-	l.next = now.Add(stopInterval)
+	l.next, l.closes = now.Add(stopInterval), t.phase == phaseOpen
 	switch grace := l.policy.Timeout.Grace; {
 	case attempt.Enqueued == 0:
 		e.stick(key, t, "its row does not say when it was claimed, so that it cannot be told from other attempts", now)
@@ -306,6 +312,8 @@ func (e *engine) stop(db *database, key channels.Key, t *task, now time.Time) {
 		if now.Sub(l.cancelled) >= grace+stuckAfter && now.Sub(t.since) >= stuckAfter {
 			e.stick(key, t, whyNotTerminated(e.blinded(t)), now)
 		}
+	case !e.handover.mayClose(&attempt):
+		e.stick(key, t, "its connection is not closed, because that was done to too many jobs of which nothing shows whether they go on", now)
 	default:
 		if terminate = e.announce(&attempt); !terminate {
 			l.next = now.Add(timeoutInterval)

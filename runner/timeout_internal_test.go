@@ -2,6 +2,7 @@ package runner
 
 import (
 	"errors"
+	"strconv"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
 // If the signal to one attempt fails, those before it have been sent all the same.
@@ -29,4 +31,39 @@ func TestSomeSignalsFail(t *testing.T) {
 	require.Same(t, p, e.tasks[attempts[0].Key].limit.ended)
 	require.Equal(t, TimeoutStuck, e.tasks[attempts[1].Key].limit.is())
 	require.Nil(t, e.tasks[attempts[1].Key].limit.ended)
+}
+
+// How many attempts are kept whose connections were closed is bounded, and so is for how long those are
+// of a database that is not there.
+func TestClosedConnectionsAreBounded(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	now := time.Now()
+	p := &policy.Policy{Channels: []string{"root"}, Timeout: &policy.Timeout{After: time.Minute, Cancel: true}}
+	task := &task{phase: phaseOpen, attempt: driver.Task{Key: channels.Key{DB: "prod", UUID: "a"}, Enqueued: now.UnixMicro()}}
+	task.limit = &limit{policy: p, enqueued: task.attempt.Enqueued, began: now.Add(-time.Hour), cancelled: now.Add(-time.Hour)}
+	e.holds("prod", "a", task)
+	left := make([]Slots, 10*closedLimit)
+	for i := range left {
+		left[i] = Slots{Database: "dropped", UUID: strconv.Itoa(i), Enqueued: now.Add(-closedFor).UnixMicro()}
+	}
+	e.takeOver(left)
+	require.Len(t, e.handover.closed, inheritedLimit)
+	require.False(t, e.handover.mayClose(&task.attempt))
+	db.session = session.New("prod", nil, nil)
+	e.stop(db, task.attempt.Key, task, now)
+	require.Equal(t, TimeoutStuck, task.limit.is())
+	require.Contains(t, task.limit.describe(now), "too many jobs")
+	require.NotContains(t, e.handover.closed, task.attempt.Key)
+
+	for _, kept := range []channels.Key{{DB: "prod", UUID: "b"}, {DB: "dropped", UUID: "young"}} {
+		at := now.Add(-closedFor)
+		if kept.UUID == "young" {
+			at = at.Add(time.Second)
+		}
+		e.handover.closed[kept] = closedAttempt{enqueued: at.UnixMicro(), inherited: true}
+	}
+	e.expireClosed(now)
+	require.Len(t, e.handover.closed, 2)
+	require.True(t, e.handover.mayClose(&task.attempt))
 }

@@ -376,11 +376,12 @@ func TestTimeoutAndABrokenRequest(t *testing.T) {
 		rescue time.Duration
 		runs   int
 		ends   channels.State
+		says   string
 	}{
-		"no retry":             {false, 0, 1, channels.Failed},
-		"retry":                {true, 0, 1, channels.Started},
-		"retry, and a limit":   {true, 2 * time.Hour, 2, channels.Done},
-		"no retry and a limit": {false, 2 * time.Hour, 1, channels.Failed},
+		"no retry":             {false, 0, 1, channels.Failed, "the job failed with JobTimeLimitExceeded"},
+		"retry":                {true, 0, 1, channels.Started, "nothing shows whether it goes on; it is left alone until its row changes"},
+		"retry, and a limit":   {true, 2 * time.Hour, 2, channels.Done, "unless its row changes, it is put back at 2000-01-01T02:01:4"},
+		"no retry and a limit": {false, 2 * time.Hour, 1, channels.Failed, "the job failed with JobTimeLimitExceeded"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(b *bench) {
@@ -392,12 +393,15 @@ func TestTimeoutAndABrokenRequest(t *testing.T) {
 				}))
 				cfg := b.limited(&j, func(p *policy.Timeout) { p.Retry = c.retry })
 				cfg.RescueStartedAfter = c.rescue
-				b.start(cfg)
+				r := b.start(cfg)
 				b.one("prod", "a")
 				b.settle(time.Hour)
 				require.Len(b, j.of("a", runner.EventTimeoutTerminated), 1)
 				require.Len(b, b.RunsOf(k), 1)
 				require.True(b, b.RunsOf(k)[0].Executing())
+				w, err := r.Why(b.Context(), k)
+				require.NoError(b, err)
+				require.Contains(b, w.Text, c.says)
 				b.CrashServer("odoo1")
 				b.settle(2 * time.Hour)
 				require.Len(b, b.RunsOf(k), c.runs)

@@ -254,11 +254,26 @@ func (w *Why) task(e *engine, t *task, now time.Time) {
 	case phaseParked: // the state of its database says it
 	case phaseWatched:
 		_, state, _ := e.tree.Lookup(w.Key)
-		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: should it be dead, it is put back", state)
+		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: %s", state, e.prospect(t))
 	}
 	if stage := t.limit.is(); stage != TimeoutNone {
 		w.say("timeout_"+stage.String(), "%s; %s", w.Text, t.limit.describe(now))
 	}
+}
+
+// prospect says what becomes of a task that is watched.
+func (e *engine) prospect(t *task) string {
+	after := e.config().RescueStartedAfter
+	switch {
+	case t.forfeit():
+		return "should it be dead, it ends failed"
+	case !e.blinded(t):
+		return "should it be dead, it is put back"
+	case after > 0:
+		return "its connection to the database was closed, so that nothing shows whether it goes on; unless its row changes, " +
+			"it is put back at " + t.since.Add(after).UTC().Format(time.RFC3339)
+	}
+	return "its connection to the database was closed, so that nothing shows whether it goes on; it is left alone until its row changes"
 }
 
 // queued explains a job of a served database that waits.
@@ -298,15 +313,31 @@ func (w *Why) queued(e *engine, x channels.Explanation, now time.Time) {
 	case x.Reason == channels.ReasonReady || x.Reason == channels.ReasonBehind:
 		w.say(x.Reason.String(), "%s", x)
 		if e.room(now) == 0 {
-			w.noServer(e.config().application(), e.pool.Status())
+			w.noServer(e.config().application(), e.pool.Status(), &x)
 		}
+	case x.Reason == channels.ReasonChannelFull && e.room(now) == 0 && e.held(x) < x.Running:
+		// Slots of the channel are held by jobs that have left it and wait for a server, as this one does.
+		w.noServer(e.config().application(), e.pool.Status(), &x)
+		w.Text += fmt.Sprintf("; %d of the %d slots of channel %s are held by jobs that wait for a server, too", x.Running-e.held(x), x.Capacity, x.Channel)
 	default:
 		w.say(x.Reason.String(), "%s", x)
 	}
 }
 
+// held counts the jobs that are on their way, or run, in the channel that holds back a job, and below.
+func (e *engine) held(x channels.Explanation) (n int) {
+	own := e.config().DatabaseChannels != nil
+	for key := range e.tasks {
+		name := e.notes.channelOf(key)
+		if (!own || key.DB == x.Job.DB) && (name == x.Channel || strings.HasPrefix(name, x.Channel+".")) {
+			n++
+		}
+	}
+	return n
+}
+
 // noServer says why no server that is up gets one more job.
-func (w *Why) noServer(app string, ups []UpstreamStatus) {
+func (w *Why) noServer(app string, ups []UpstreamStatus, x *channels.Explanation) {
 	var reasons []string
 	for i := range ups {
 		u := &ups[i]
@@ -322,13 +353,8 @@ func (w *Why) noServer(app string, ups []UpstreamStatus) {
 		}
 	}
 	w.say(WhyNoServer, "no %s server takes another job now: %s", app, strings.Join(reasons, "; "))
-	switch {
-	case w.AtLeast:
-		w.Text += fmt.Sprintf("; at least %d jobs go before this one", w.Ahead)
-	case w.Ahead == 1:
-		w.Text += "; 1 job goes before this one"
-	case w.Ahead > 1:
-		w.Text += fmt.Sprintf("; %d jobs go before this one", w.Ahead)
+	if x.Ahead > 0 {
+		w.Text += "; " + x.CountAhead() + " before this one"
 	}
 }
 

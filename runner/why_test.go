@@ -156,6 +156,15 @@ var whyCases = map[string]whyCase{
 		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Policies = b.rate("root.slow", "1/h", 1) })
 		return r, b.one("prod", "a", func(j *mock.Job) { j.Channel = "slow" })
 	}},
+	"limit": {"database prod has 1 of at most 1 at once in channel root (policy root)", func(b *bench) (*runner.Runner, channels.Key) {
+		r := b.prod("root:9", func(cfg *runner.Config) {
+			cfg.Policies = []policy.Policy{{Channels: []string{"root"}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerDatabase}}}
+		})
+		b.SetPlan(mock.Plan{RunFor: time.Minute})
+		keys := b.jobs("prod", "", "a", 2)
+		b.settle(time.Second)
+		return r, keys[1]
+	}},
 	"throttled": {"throttled until", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:9:throttle=60")
 		keys := b.jobs("prod", "", "a", 2)
@@ -352,7 +361,7 @@ func init() {
 	}{
 		runner.WhyTimeoutWarned:     {50 * time.Second, true, "it has run for 51s, the time limit of policy root* is 1m0s"},
 		runner.WhyTimeoutReached:    {70 * time.Second, false, "it has run for 1m11s, the time limit of policy root* is 1m0s, and this policy ends nothing"},
-		runner.WhyTimeoutCancelled:  {70 * time.Second, true, "what it does in the database was cancelled"},
+		runner.WhyTimeoutCancelled:  {70 * time.Second, true, "what it does in the database was cancelled, and should that not end it, its connection is closed within 5s of 2000-01-01T00:01:2"},
 		runner.WhyTimeoutTerminated: {95 * time.Second, true, "its connection to the database was closed; the server has not let it go yet"},
 		runner.WhyTimeoutStuck:      {110 * time.Second, true, "its connection to the database was closed; the server has not let it go; it keeps its slot until it ends, or the worker that runs it is restarted"},
 	} {

@@ -132,6 +132,9 @@ type served struct {
 	databases []string
 	// channels is the configuration string.
 	channels string
+	// options are further ones of the runner, and routes what a site does, if there is one at the
+	// address site.
+	options, site, routes string
 }
 
 // config is the configuration of a Caddy. The runner connects by a role that no other party has.
@@ -139,10 +142,10 @@ func (l *lab) config(s served) testbed.Config {
 	if s.pattern == "" {
 		s.pattern = s.databases[0]
 	}
-	return testbed.Config{Runners: []testbed.Runner{{
+	return testbed.Config{Site: s.site, Routes: s.routes, Runners: []testbed.Runner{{
 		Postgres:  fmt.Sprintf("postgres://%s@127.0.0.1:%d/postgres?sslmode=disable", runnerRole, l.Postgres.Port()),
 		Databases: s.pattern, Channels: s.channels,
-		Options: "upstream http://" + l.address + "\nshutdown_timeout 1s",
+		Options: "upstream http://" + l.address + "\nshutdown_timeout 1s\n" + s.options,
 	}}}
 }
 

@@ -46,7 +46,7 @@ func body(w http.ResponseWriter, r *http.Request, into any, a *api.Actor) error 
 	case errors.Is(err, io.EOF):
 		return Error(http.StatusBadRequest, "the body is empty")
 	case err != nil:
-		return Error(http.StatusBadRequest, "the body cannot be read: %w", err)
+		return Error(http.StatusBadRequest, "the body cannot be read: %w", api.Mistyped(err))
 	}
 	for _, s := range []*string{&a.By, &a.Note} {
 		*s = strings.TrimSpace(*s)

@@ -14,7 +14,7 @@ var (
 	dialed        = regexp.MustCompile(`^dial error: dial (?:tcp|unix) \S+: (?:connect: )?`)
 	told          = regexp.MustCompile(`^(?:server error|failed SASL auth): (?:FATAL|ERROR): (.*?)(?: \(SQLSTATE \w+\))?$`)
 	// follows is what stands behind the attempts: how many jobs wait, and what to check.
-	follows = regexp.MustCompile(`(?: \(\d+ jobs? waits?\)|; check that PostgreSQL .*)$`)
+	follows = regexp.MustCompile(`(?: \(\d+ jobs? waits?\)| \(how many jobs wait is unknown\)|; check that PostgreSQL .*)$`)
 )
 
 // withoutTLS is the attempt with TLS at a server that has none: it says nothing where the attempt without

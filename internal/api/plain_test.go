@@ -36,6 +36,10 @@ func TestPlain(t *testing.T) {
 			"database prod has no fresh session, it is unreachable: PostgreSQL at 10.0.0.1:1 unreachable: connection refused (1 job waits)",
 			"database prod has no fresh session, it is unreachable: PostgreSQL unreachable: connection refused (1 job waits)",
 		},
+		"database prod has no fresh session, it is unreachable: failed to connect to `user=u database=prod`: 10.0.0.1:1 (db): dial error: dial tcp 10.0.0.1:1: connect: connection refused (how many jobs wait is unknown)": {
+			"database prod has no fresh session, it is unreachable: PostgreSQL at 10.0.0.1:1 unreachable: connection refused (how many jobs wait is unknown)",
+			"database prod has no fresh session, it is unreachable: PostgreSQL unreachable: connection refused (how many jobs wait is unknown)",
+		},
 		// An Odoo server.
 		"http://10.0.0.5:8069 takes no jobs: check http://10.0.0.5:8069: dial tcp 10.0.0.5:8069: connect: connection refused; start Odoo": {
 			"http://10.0.0.5:8069 takes no jobs: connection refused; start Odoo", "http://10.0.0.5:8069 takes no jobs: connection refused; start Odoo",

@@ -53,6 +53,11 @@ func (c *call) list(t *table, empty string) {
 		return
 	}
 	c.out.line("%s", empty)
+	c.elsewhere()
+}
+
+// elsewhere says of each runner that this process does not lead, who knows of its jobs.
+func (c *call) elsewhere() {
 	runners, _ := c.quiet.Status(c.ctx, c.runner) // without an answer there is nothing to add
 	for i := range runners {
 		switch v := &runners[i]; {
@@ -393,6 +398,10 @@ func (c *call) channels() (int, error) {
 			count(v.Queued+v.Held, v.JobsUnknown), strconv.Itoa(v.Failed), age(v.OldestPending, v.JobsUnknown), yes(v.Paused), strings.Join(options, ", "))...)
 	}
 	c.list(t, "no channel")
+	// A process that does not lead knows its configured channels, and of no job: its zeros mean nothing.
+	if len(list) > 0 && !slices.ContainsFunc(list, func(v api.Channel) bool { return v.Running+v.Queued+v.Held+v.Failed > 0 }) {
+		c.elsewhere()
+	}
 	c.rest(doc.Rest)
 	return 0, nil
 }
@@ -405,21 +414,30 @@ func (c *call) upstreams() (int, error) {
 	limited := slices.ContainsFunc(list, func(v api.Upstream) bool { return v.Workers+v.MaxJobs > 0 })
 	columns := []string{"SERVER", "UP", "JOBS"}
 	if limited {
-		columns = append(columns, "MAX", "VISITORS", "WORKERS", "RESERVE")
+		columns = append(columns, "MAX JOBS", "VISITORS", "WORKERS", "RESERVE")
 	}
 	columns = append(columns, "DRAINED", "SAFE TO STOP", "REASON")
 	t := c.out.table(c.runnerCells(several(list, func(v *api.Upstream) string { return v.Runner }), "RUNNER",
 		columns...)...)
+	var reasons []string
 	for i := range list {
 		v := &list[i]
+		reason := api.Plain(cmp.Or(v.Reason, v.Full))
+		if c.out.width > 0 && reason != "" {
+			// A line of its own, because a column would cut it, or have no room.
+			reasons, reason = append(reasons, v.Upstream+": "+reason), "see below"
+		}
 		cells := []string{v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight)}
 		if limited {
 			cells = append(cells, number(v.MaxJobs), visitors(v), number(v.Workers), number(v.Reserve))
 		}
-		cells = append(cells, yes(v.Drain != nil), yes(v.SafeToStop), api.Plain(cmp.Or(v.Reason, v.Full)))
+		cells = append(cells, yes(v.Drain != nil), yes(v.SafeToStop), reason)
 		t.row(c.runnerCells(t.runners, v.Runner, cells...)...)
 	}
 	c.list(t, "no Odoo server is known")
+	for _, reason := range reasons {
+		c.out.line("%s", reason)
+	}
 	return 0, nil
 }
 

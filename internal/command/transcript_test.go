@@ -29,6 +29,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
 )
 
@@ -141,6 +142,9 @@ func scenes(now time.Time) map[string]*scene {
 	for i := range 300 {
 		many.Databases = append(many.Databases, fresh(fmt.Sprintf("customer%03d", i), runner.DatabaseReady))
 	}
+	full := good
+	full.Upstreams = []runner.UpstreamStatus{{Name: "http://10.0.0.5:8069", Up: true, InFlight: 5, Limits: upstream.Limits{Workers: 8, MaxJobs: 5, Reserve: 2}, Full: "5 of at most 5 jobs"}}
+	idle := []runner.ChannelStatus{{Status: channels.Status{FullName: "root", Configured: true, Capacity: 4}}}
 	as := func(st runner.Status, why string) *scene {
 		return &scene{Engine: fakerunner.Engine{Says: st}, why: why}
 	}
@@ -151,11 +155,12 @@ func scenes(now time.Time) map[string]*scene {
 		"held":            as(held, "database prod is held: the last requests ended without their jobs having been run"),
 		"one of two lost": as(part, "3 jobs go before it in channel root.mail"),
 		"no server":       as(down, "no Odoo server is healthy: http://10.0.0.5:8069: connection refused"),
+		"full server":     as(full, "no Odoo server takes another job now: http://10.0.0.5:8069: 5 of at most 5 jobs"),
 		"paused":          as(paused, `everything is paused by "ana" (127.0.0.1:9) since 1999-12-31T23:00:00Z (upgrade)`),
 		"300 databases":   as(many, "3 jobs go before it in channel root.mail"),
 		"no database":     as(runner.Status{Leader: true, LeaderKnown: true, Upstreams: up}, "database prod is not among those that this runner serves"),
 		"PostgreSQL down": lost,
-		"stand-by": as(runner.Status{LeaderKnown: true, LeaderDetail: "process 77 from 10.0.0.2, application caddy-jobrunner", Upstreams: up},
+		"stand-by": as(runner.Status{LeaderKnown: true, LeaderDetail: "process 77 from 10.0.0.2, application caddy-jobrunner", Upstreams: up, Channels: idle},
 			"this process does not lead the runner, process 77 from 10.0.0.2, application caddy-jobrunner does: ask there"),
 	}
 }

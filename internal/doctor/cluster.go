@@ -93,6 +93,9 @@ func (e *examination) database(name string) {
 	e.served[name] = x
 	add(foundHealthy, "%s", described(&x))
 	e.databaseChannels(ctx, name)
+	if x.Unstoppable != "" && e.cancels(name) {
+		add(foundNoCancel, "a policy cancels its jobs, and they will only be told of: %s", x.Unstoppable)
+	}
 	for _, w := range x.Warnings {
 		add(foundRival, "%s", w)
 	}

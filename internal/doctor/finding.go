@@ -68,6 +68,7 @@ var (
 	foundFiles         = kind{Warning, "capacity", "file_limit"}
 	foundLateTimeout   = kind{Warning, "policies", "timeout_above_limit_time_real"}
 	foundEarlyRescue   = kind{Warning, "policies", "rescue_before_timeout"}
+	foundNoCancel      = kind{Warning, "policies", "timeout_cannot_cancel"}
 	foundIdlePolicy    = kind{Warning, "policies", "policy_never_counts"}
 	foundWorkers       = kind{Warning, "capacity", "workers_differ"}
 	foundChannels      = kind{OK, "channels", "channels"}
@@ -82,7 +83,7 @@ var kinds = []kind{
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
 	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundOneAtATime, foundNoCapacity,
-	foundFiles, foundLateTimeout, foundEarlyRescue, foundIdlePolicy, foundWorkers, foundChannels, foundBadChannels, foundStopped,
+	foundFiles, foundLateTimeout, foundEarlyRescue, foundNoCancel, foundIdlePolicy, foundWorkers, foundChannels, foundBadChannels, foundStopped,
 }
 
 // Codes returns the codes of everything that the doctor can find.

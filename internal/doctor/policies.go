@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"slices"
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
@@ -41,7 +42,15 @@ var policyOptions = []struct {
 	{"timeout limits no job", func(p *policy.Policy) bool { return p.Timeout != nil }},
 	{"capacity limits no channel", func(p *policy.Policy) bool { return len(p.Capacity) > 0 }},
 	{"rate limits no channel", func(p *policy.Policy) bool { return p.Rate != nil }},
+	{"fair counts for no job", func(p *policy.Policy) bool { return p.Fair != "" }},
 	{"limit limits no job", func(p *policy.Policy) bool { return p.Limit != nil }},
+}
+
+// cancels reports whether a policy ends jobs of the database.
+func (e *examination) cancels(database string) bool {
+	return slices.ContainsFunc(e.subject.Config.Policies, func(p policy.Policy) bool {
+		return p.Timeout != nil && p.Timeout.Cancel && p.In(database)
+	})
 }
 
 // timeout checks one time limit. Odoo kills a worker with everything in it, so that a limit above that

@@ -74,3 +74,16 @@ func TestPolicyThatNeverCounts(t *testing.T) {
 		})
 	}
 }
+
+// Whether jobs can be ended matters only where a policy ends some.
+func TestCancels(t *testing.T) {
+	limits := func(database string, cancel bool) policy.Policy {
+		return policy.Policy{Channels: []string{"root"}, Database: database, Timeout: &policy.Timeout{After: time.Hour, Cancel: cancel}}
+	}
+	e := &examination{subject: Subject{Config: runner.Config{Policies: []policy.Policy{
+		limits("told", false), limits("prod_*", true), {Channels: []string{"root"}, Fair: policy.PerDatabase},
+	}}}}
+	require.True(t, e.cancels("prod_a"))
+	require.False(t, e.cancels("told"))
+	require.False(t, e.cancels("other"))
+}

@@ -20,6 +20,9 @@ type Examination struct {
 	Module string
 	// Holder describes the session that holds the runner's lock; empty if it is free.
 	Holder string
+	// Unstoppable says why no task of this database can be stopped, and what to do about it, as far as
+	// that can be told before one runs; empty if nothing is known that forbids it. See [Stopper].
+	Unstoppable string
 	// DriverState is what a task of this database has for [Driver.Run].
 	DriverState string
 }

@@ -43,6 +43,9 @@ type Policy struct {
 	// Limit is how many jobs of one database, or company, may run at once. Default: this policy has
 	// none.
 	Limit *Limit
+
+	// Fair says between whom a channel is shared fairly. Default: this policy does not say so.
+	Fair Per
 }
 
 // Timeout is a time limit of an attempt, and what is done when it has passed.
@@ -89,7 +92,7 @@ func (p *Policy) Validate() error {
 		}
 	}
 	if p.Timeout == nil && !p.shares() && !p.rules() {
-		return fail("it has no option: give it a timeout, a limit, a capacity or a rate")
+		return fail("it has no option: give it a timeout, a limit, fair, a capacity or a rate")
 	}
 	if p.Timeout != nil {
 		if err := p.Timeout.validate(); err != nil {
@@ -187,11 +190,11 @@ func (s *Set) Timeout(job Job) *Policy {
 
 // holds reports whether a policy matches the channel and the database.
 func (p *Policy) holds(job Job) bool {
-	if p.Database != "" && !matches(p.Database, job.Database) {
-		return false
-	}
-	return p.named(job.Channel)
+	return p.In(job.Database) && p.named(job.Channel)
 }
+
+// In reports whether the policy matches jobs of the database.
+func (p *Policy) In(database string) bool { return p.Database == "" || matches(p.Database, database) }
 
 // named reports whether a policy names the channel.
 func (p *Policy) named(channel string) bool {

@@ -219,7 +219,7 @@ func TestLimit(t *testing.T) {
 		"policy root: limit: it does not say per what: database or company":   of(1, "", "root"),
 		`policy root: limit: "user" is neither database nor company`:          of(1, "user", "root"),
 		"policy root function a: function narrows timeout only: what divides": {Channels: []string{"root"}, Function: "a", Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
-		"policy root: it has no option: give it a timeout or a limit":         {Channels: []string{"root"}},
+		"policy root: it has no option: give it a timeout, a limit or fair":   {Channels: []string{"root"}},
 		"policy root: timeout must be positive":                               {Channels: []string{"root"}, Timeout: &policy.Timeout{After: -1}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
 	} {
 		require.ErrorContains(t, p.Validate(), want)
@@ -237,12 +237,27 @@ func TestLimit(t *testing.T) {
 	require.Equal(t, 2, jobs("root.mail", "prod_a"))
 	require.Equal(t, 3, jobs("root.mail", "a"))
 	require.Zero(t, jobs("root.c", "a"))
-	require.True(t, s.Shared("root.c"), "some database may")
-	require.False(t, s.Shared("root"))
+	require.True(t, s.LimitsAny("root.c"), "some database may")
+	require.False(t, s.LimitsAny("root"))
 	require.True(t, narrow.Companies())
 	require.False(t, list[2].Companies())
 	require.Len(t, policy.Shares(list), 2)
 	var none *policy.Set
 	require.Nil(t, none.Limit("root", "a"))
-	require.False(t, none.Shared("root"))
+	require.False(t, none.LimitsAny("root"))
+}
+
+func TestFair(t *testing.T) {
+	p := policy.Policy{Channels: []string{"root"}, Fair: "user"}
+	require.ErrorContains(t, p.Validate(), `policy root: fair: "user" is neither database nor company`)
+	p.Fair = policy.PerCompany
+	require.NoError(t, p.Validate())
+	require.True(t, p.Companies())
+	p.Database = "prod_*"
+	s := policy.Compile([]policy.Policy{limited(1, "root"), p, {Channels: []string{"root*"}, Fair: policy.PerDatabase}})
+	require.Equal(t, policy.PerCompany, s.Fair("root", "prod_a").Fair)
+	require.Equal(t, policy.PerDatabase, s.Fair("root", "a").Fair)
+	require.True(t, s.FairToAny("root.mail"))
+	require.False(t, s.LimitsAny("root.mail"))
+	require.Nil(t, s.Limit("root", "prod_a"))
 }

@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Per is what a share counts separately.
@@ -46,10 +47,12 @@ func (l *Limit) validate() error {
 }
 
 // shares reports whether the policy has an option that divides a channel.
-func (p *Policy) shares() bool { return p.Limit != nil }
+func (p *Policy) shares() bool { return p.Limit != nil || p.Fair != "" }
 
 // Companies reports whether it counts the jobs of companies.
-func (p *Policy) Companies() bool { return p.Limit != nil && p.Limit.Per == PerCompany }
+func (p *Policy) Companies() bool {
+	return p.Limit != nil && p.Limit.Per == PerCompany || p.Fair == PerCompany
+}
 
 // validateShares reports the first mistake in these options.
 func (p *Policy) validateShares() error {
@@ -58,6 +61,11 @@ func (p *Policy) validateShares() error {
 	}
 	if p.Function != "" {
 		return errors.New("function narrows timeout only: what divides a channel goes into a policy without it")
+	}
+	if p.Fair != "" {
+		if err := p.Fair.validate("fair"); err != nil {
+			return err
+		}
 	}
 	if p.Limit != nil {
 		return p.Limit.validate()
@@ -69,6 +77,12 @@ func (p *Policy) validateShares() error {
 // nil if none does.
 func (s *Set) Limit(channel, database string) *Policy {
 	return s.first(channel, database, func(p *Policy) bool { return p.Limit != nil })
+}
+
+// Fair returns the policy that says between whom a channel is shared fairly, for the jobs of a
+// database; nil if none does.
+func (s *Set) Fair(channel, database string) *Policy {
+	return s.first(channel, database, func(p *Policy) bool { return p.Fair != "" })
 }
 
 // first returns the first policy that matches and has an option.
@@ -84,18 +98,19 @@ func (s *Set) first(channel, database string, has func(*Policy) bool) *Policy {
 	return nil
 }
 
-// Shared reports whether a policy divides a channel between databases or companies, whatever the
-// database.
-func (s *Set) Shared(channel string) bool {
-	if s == nil {
-		return false
-	}
-	for i := range s.policies {
-		if p := &s.policies[i]; p.shares() && p.named(channel) {
-			return true
-		}
-	}
-	return false
+// LimitsAny reports whether a policy has a limit for a channel, whatever the database, and FairToAny
+// whether one says that it is shared fairly.
+func (s *Set) LimitsAny(channel string) bool {
+	return s.any(channel, func(p *Policy) bool { return p.Limit != nil })
+}
+
+// FairToAny is described at LimitsAny.
+func (s *Set) FairToAny(channel string) bool {
+	return s.any(channel, func(p *Policy) bool { return p.Fair != "" })
+}
+
+func (s *Set) any(channel string, has func(*Policy) bool) bool {
+	return s != nil && slices.ContainsFunc(s.policies, func(p Policy) bool { return has(&p) && p.named(channel) })
 }
 
 // Shares returns those of the policies that divide channels, as far as they do.

@@ -353,9 +353,16 @@ func (s *Session) revive(ctx context.Context, o *orders) error {
 	if len(o.rescues) == 0 {
 		return nil
 	}
+	return s.rescue(ctx, "rescue jobs", func(ctx context.Context) ([]driver.Row, error) {
+		return s.conn.Rescue(ctx, o.rescues)
+	})
+}
+
+// rescue does with dead jobs what is to be done, and tells what their rows are then.
+func (s *Session) rescue(ctx context.Context, what string, do func(context.Context) ([]driver.Row, error)) error {
 	var rows []driver.Row
-	err := s.call(ctx, "rescue jobs", rescueTimeout, func(ctx context.Context) (err error) {
-		rows, err = s.conn.Rescue(ctx, o.rescues)
+	err := s.call(ctx, what, rescueTimeout, func(ctx context.Context) (err error) {
+		rows, err = do(ctx)
 		return err
 	})
 	if err == nil {
@@ -388,15 +395,9 @@ func (s *Session) quarantine(ctx context.Context, o *orders) error {
 	if len(rescues.tasks) == 0 {
 		return nil
 	}
-	var rows []driver.Row
-	err := s.call(ctx, "fail dead jobs", rescueTimeout, func(ctx context.Context) (err error) {
-		rows, err = q.FailDead(ctx, rescues.tasks, rescues.why)
-		return err
+	return s.rescue(ctx, "fail dead jobs", func(ctx context.Context) ([]driver.Row, error) {
+		return q.FailDead(ctx, rescues.tasks, rescues.why)
 	})
-	if err == nil {
-		s.out.Rescued(rows)
-	}
-	return err
 }
 
 // errNoQuarantine is a driver that declares what its sessions do not have.

@@ -58,15 +58,9 @@ func (s *Session) failStopped(ctx context.Context, stopper driver.Stopper, dead 
 	if len(dead.tasks) == 0 {
 		return nil
 	}
-	var rows []driver.Row
-	err := s.call(ctx, "fail jobs that were ended", rescueTimeout, func(ctx context.Context) (err error) {
-		rows, err = stopper.FailStopped(ctx, dead.tasks, dead.why)
-		return err
+	return s.rescue(ctx, "fail jobs that were ended", func(ctx context.Context) ([]driver.Row, error) {
+		return stopper.FailStopped(ctx, dead.tasks, dead.why)
 	})
-	if err == nil {
-		s.out.Rescued(rows)
-	}
-	return err
 }
 
 func (s *Session) stop(ctx context.Context, stopper driver.Stopper, attempts []driver.Task, terminate bool) error {

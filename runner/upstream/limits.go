@@ -37,7 +37,7 @@ func (l Limits) Validate() error {
 		return errors.New("reserve needs workers: it is a part of these")
 	case l.Workers > 0 && l.Reserve >= l.Workers:
 		return fmt.Errorf("reserve %d leaves no worker of %d to jobs", l.Reserve, l.Workers)
-	case l.Workers > 0 && l.MaxJobs+l.Reserve > l.Workers:
+	case l.Workers > 0 && l.MaxJobs > l.Workers-l.Reserve:
 		return fmt.Errorf("max_jobs %d and reserve %d are together more than the %d workers", l.MaxJobs, l.Reserve, l.Workers)
 	}
 	return nil
@@ -78,11 +78,18 @@ func (l Limits) full(jobs, visitors int) string {
 	case l.MaxJobs > 0 && jobs >= l.MaxJobs:
 		return fmt.Sprintf("%d of at most %d jobs", jobs, l.MaxJobs)
 	}
-	s := fmt.Sprintf("%d jobs and %d requests of visitors on %d workers", jobs, visitors, l.Workers)
+	s := fmt.Sprintf("%s and %s of visitors on %d workers", count(jobs, "job"), count(visitors, "request"), l.Workers)
 	if l.Reserve > 0 {
 		s += fmt.Sprintf(", of which %d are reserved to visitors", l.Reserve)
 	}
 	return s
+}
+
+func count(n int, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return fmt.Sprintf("%d %ss", n, word)
 }
 
 // Room is how many more tasks the servers may be given now.

@@ -197,6 +197,7 @@ func TestMistakesInRequests(t *testing.T) {
 		{"POST", "pause", "{}", 400, "exactly one"},
 		{"POST", "pause", `{"all":true,"channel":"a"}`, 400, "exactly one"},
 		{"POST", "pause", `{"all":true,"colour":"red"}`, 400, "unknown field"},
+		{"POST", "pause", `{"all":"yes"}`, 400, "all: a text where true or false belongs"},
 		{"POST", "pause", `{"all":true,"for":"soon"}`, 400, "not a duration"},
 		{"POST", "pause", `{"all":true,"until":"2020-01-01T00:00:00Z"}`, 400, "past"},
 		{"POST", "pause", `{"all":true,"note":"a\nb"}`, 400, "one line"},

@@ -279,6 +279,10 @@ func casesOfOdooConfig() []doctorCase {
 		{code: "capacity_above_workers", severity: "warning", words: "has 4 workers", setUp: func(tb *testBed) {
 			tb.odooConfig("workers = 4\n", good)
 		}},
+		{code: "workers_differ", severity: "warning", words: "Odoo's configuration says 4", setUp: func(tb *testBed) {
+			tb.odooConfig("workers = 4\n", good)
+			tb.more += "\nserver {\nworkers 8\n}"
+		}},
 		{code: "timeout_above_limit_time_real", severity: "warning", words: "raise limit_time_real", setUp: func(tb *testBed) {
 			tb.odooConfig("workers = 4\n", good)
 			tb.more += "\npolicy * {\ntimeout 10m\n}"
@@ -306,6 +310,21 @@ func casesOfPolicies() []doctorCase {
 		}},
 		{code: "rescue_before_timeout", severity: "warning", words: "would be run a second time", setUp: func(tb *testBed) {
 			tb.more = "rescue_started_after 30m\n" + hour
+		}},
+		{code: "timeout_cannot_cancel", severity: "warning", words: "GRANT pg_signal_backend TO", setUp: func(tb *testBed) {
+			role := tb.connectAs("runner", tb.dbs[0])
+			tb.exec("GRANT ALL ON ALL TABLES IN SCHEMA public TO " + role)
+			owner := "worker_" + tb.dbs[0]
+			tb.exec("CREATE ROLE " + owner)
+			tb.Cleanup(func() {
+				require.NoError(tb, tb.Postgres.Exec(context.Background(), tb.dbs[0], "DROP OWNED BY "+owner+" CASCADE; DROP ROLE "+owner))
+			})
+			tb.exec("GRANT CREATE ON SCHEMA public TO " + owner)
+			tb.exec("ALTER TABLE queue_job OWNER TO " + owner)
+			tb.more = "policy root* {\n\ttimeout 1h {\n\t\tcancel\n\t}\n}"
+		}},
+		{code: "timeout_cannot_cancel", name: "no lock table", severity: "warning", words: "no table queue_job_lock", gen: odoostub.QueueJob12, setUp: func(tb *testBed) {
+			tb.more = "policy root* {\n\ttimeout 1h {\n\t\tcancel\n\t}\n}"
 		}},
 		{code: "policy_never_counts", severity: "warning", words: "put what is specific before what is general", setUp: func(tb *testBed) {
 			tb.more = hour + "\npolicy root.export.* {\n\ttimeout 15m\n}"

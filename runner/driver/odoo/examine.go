@@ -24,6 +24,9 @@ func (d *Driver) Examine(ctx context.Context, pg *pgx.ConnConfig, database strin
 	}
 	g := s.generation
 	e.Module, e.DriverState = g.module, g.driverState()
+	if e.Unstoppable, err = s.unstoppable(ctx); err != nil {
+		return e, err
+	}
 	keys := []int64{g.lockKey}
 	if g.olderLock != "" {
 		older, err := s.olderKey(ctx)

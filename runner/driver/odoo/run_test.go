@@ -346,3 +346,31 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
+
+// TestRetryAfter: an answer that says that the server cannot run jobs may say for how long.
+func TestRetryAfter(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"":                      0,
+		"30":                    30 * time.Second,
+		"5":                     5 * time.Second,
+		"-5":                    0,
+		"1.5":                   0,
+		"soon":                  0,
+		"999999999999999999999": 0,
+		time.Now().Add(time.Minute).UTC().Format(http.TimeFormat):  time.Minute,
+		time.Now().Add(-time.Minute).UTC().Format(http.TimeFormat): 0,
+	} {
+		for status, asks := range map[int]bool{http.StatusTooManyRequests: true, http.StatusServiceUnavailable: true, http.StatusInternalServerError: false} {
+			up := web(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Retry-After", text)
+				w.WriteHeader(status)
+			})
+			want := want
+			if !asks {
+				want = 0
+			}
+			res := odoo.New(odoo.Options{}).Run(t.Context(), up, task)
+			require.InDelta(t, want, res.RetryAfter, float64(2*time.Second), "%q, status %d", text, status)
+		}
+	}
+}

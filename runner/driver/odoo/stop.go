@@ -74,10 +74,7 @@ LEFT JOIN LATERAL (
 	AND t.relation = to_regclass(%[2]s) AND t.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ) t ON true
 LEFT JOIN LATERAL (
-	SELECT r.rolname::text AS role, r.rolsuper AS mighty,
-		(SELECT m.rolsuper FROM pg_roles m WHERE m.rolname = current_user)
-		OR NOT r.rolsuper AND (pg_has_role(r.oid, 'USAGE')
-			OR EXISTS (SELECT FROM pg_roles s WHERE s.rolname = 'pg_signal_backend' AND pg_has_role(s.oid, 'USAGE'))) AS may
+	SELECT r.rolname::text AS role, r.rolsuper AS mighty, ` + maySignalSQL + ` AS may
 	FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid WHERE a.pid = h.pid OFFSET 0
 ) a ON true`
 
@@ -134,7 +131,7 @@ func (s *session) Stop(ctx context.Context, attempts []driver.Task, terminate bo
 	why := ""
 	switch {
 	case !s.generation.locks:
-		why = "this release of the add-on has no table queue_job_lock, so nothing tells which backend runs a job"
+		why = errNoLockTable.Error()
 	case errors.Is(err, errFunctionsUnreadable):
 		why = err.Error()
 	case err != nil:
@@ -212,11 +209,8 @@ func (r *trail) verdict() (driver.StopResult, string) {
 		return driver.Unstoppable, "a prepared transaction holds the job's lock"
 	case r.pid == 0 || !r.holds:
 		return driver.NotRunning, "no backend shows that it holds the job's lock"
-	case r.may.Valid && !r.may.Bool && r.mighty.Bool:
-		return driver.Denied, fmt.Sprintf("the backend belongs to %s, whom only superusers may signal, and %s is none", r.role.String, r.we)
 	case r.may.Valid && !r.may.Bool:
-		return driver.Denied, fmt.Sprintf("the backend belongs to %s: GRANT pg_signal_backend TO %s, or connect as %s",
-			r.role.String, pgx.Identifier{r.we}.Sanitize(), r.role.String)
+		return driver.Denied, "the backend " + signalRefused(r.role.String, r.we, r.mighty.Bool, false)
 	case !r.signalled.Bool:
 		return driver.NotRunning, "the backend has ended"
 	}

@@ -2,6 +2,7 @@ package odoo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -47,6 +48,27 @@ SELECT CASE WHEN l.relation IS NULL THEN 'open' ELSE 'writes' END, l.pid::text, 
 WHERE ` + fmt.Sprintf(writersSQL, "$1") + `
 OR l.granted AND l.pid <> pg_backend_pid() AND l.locktype = 'virtualxid' AND l.pid::text = ANY($2)`
 
+// lockerSQL finds who keeps everyone from reading ir_module_module, or waits for that, which keeps those
+// who come later from it as well.
+const lockerSQL = `SELECT pid::text, coalesce(virtualtransaction, '') FROM pg_locks WHERE pid <> pg_backend_pid()
+	AND locktype = 'relation' AND mode = 'AccessExclusiveLock' AND relation = to_regclass($1)
+	AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1`
+
+// lockedBy reports whether another process keeps the table from being read, and takes it in as one that
+// changes modules: to wait for it could take longer than a check may.
+func (s *session) lockedBy(ctx context.Context, u *upgrade) (bool, error) {
+	var pid, transaction string
+	err := s.conn.QueryRow(ctx, lockerSQL, s.generation.tables.qualify("ir_module_module")).Scan(&pid, &transaction)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return false, nil
+	case err != nil:
+		return false, s.conn.Failed(err, "check who has locked ir_module_module")
+	}
+	u.add("writes", pid, transaction)
+	return true, nil
+}
+
 // GateUpgrades implements [driver.Upgrader].
 func (s *session) GateUpgrades(on bool) { s.gated = on }
 
@@ -58,6 +80,11 @@ func (s *session) Upgrading(ctx context.Context, last driver.Upgrade) (driver.Up
 		return driver.Upgrade{}, errNoFingerprint
 	}
 	u := upgrade{backends: parseTrail(last.DriverState), open: map[string]string{}}
+	if locked, err := s.lockedBy(ctx, &u); err != nil {
+		return driver.Upgrade{}, err
+	} else if locked {
+		return u.result(), nil
+	}
 	rows, err := s.conn.Query(ctx, s.statements.upgrade, s.generation.tables.qualify("ir_module_module"), slices.Collect(maps.Keys(u.backends)))
 	if err != nil {
 		return driver.Upgrade{}, s.conn.Failed(err, "check for an upgrade")

@@ -203,3 +203,36 @@ func TestGateSeesMarksBeforeTheyAreCommitted(t *testing.T) {
 		})
 	}
 }
+
+// A transaction that keeps the table of modules from being read counts as one that changes it, and so does
+// one that waits for that: the check waits for neither.
+func TestUpgradeOfALockedTable(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	w := h.watch()
+	reader, conn := h.connect(), h.connect()
+	reading := writes(t, reader, "SELECT FROM ir_module_module")
+	waits := make(chan error, 1)
+	tx, err := conn.Begin(t.Context())
+	require.NoError(t, err)
+	go func() {
+		_, err := tx.Exec(t.Context(), "LOCK TABLE ir_module_module IN ACCESS EXCLUSIVE MODE")
+		waits <- err
+	}()
+	pid := conn.PgConn().PID()
+	says := fmt.Sprintf("process %d changes ir_module_module", pid)
+	require.Eventually(t, func() bool {
+		var n int
+		err := h.admin.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE pid = $1 AND NOT granted", pid).Scan(&n)
+		return err == nil && n == 1
+	}, 10*time.Second, time.Millisecond)
+	require.Contains(t, w.check().Description, says)
+	require.NoError(t, reading.Commit(t.Context()))
+	require.NoError(t, <-waits)
+	require.Contains(t, w.check().Description, says)
+	require.NoError(t, tx.Commit(t.Context()))
+	for range 3 {
+		w.check()
+	}
+	require.False(t, w.check().Active)
+	require.NoError(t, w.Session.Probe(w.deadline()), "the session lives")
+}

@@ -8,6 +8,7 @@ import (
 	"html"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -124,6 +125,12 @@ func (s *Server) respond(ctx context.Context, pid int, q *http.Request, f Fault)
 		return s.runjob(ctx, pid, q, f)
 	case "/web/health":
 		return answer{status: http.StatusOK, kind: "application/json", body: `{"status": "pass"}`}, nil
+	case PagePath:
+		ms, _ := strconv.Atoi(q.URL.Query().Get("ms"))
+		if err := sleep(ctx, time.Duration(ms)*time.Millisecond); err != nil {
+			return answer{}, errKilled
+		}
+		return answer{status: http.StatusOK, body: "page"}, nil
 	case "/web/login":
 		if name := q.URL.Query().Get("db"); name != "" {
 			return s.login(ctx, q, name), nil
@@ -134,6 +141,9 @@ func (s *Server) respond(ctx context.Context, pid int, q *http.Request, f Fault)
 	}
 	return errorPage(http.StatusNotFound, "The requested URL was not found on the server."), nil
 }
+
+// PagePath is that of a page that takes as many milliseconds as its parameter ms says.
+const PagePath = "/web/page"
 
 // isRunjob reports whether a path is that of a request that runs a job.
 func isRunjob(path string) bool { return path == runjobPath || path == connectorPath }

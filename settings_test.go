@@ -1,0 +1,37 @@
+package jobrunner
+
+import (
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+)
+
+// What the doctor shows as settings has everything that changes which jobs run.
+func TestSettingsOfPolicies(t *testing.T) {
+	r := Runner{Server: &Server{Workers: 8, MaxJobs: 5, Reserve: 2}}
+	cfg := runner.Config{
+		Postgres: &pgx.ConnConfig{},
+		Policies: []policy.Policy{
+			{Channels: []string{"root"}, Limit: &policy.Limit{Jobs: 4, Per: policy.PerDatabase, Burst: true}, Fair: policy.PerCompany},
+			{Channels: []string{"root.*"}, Database: "prod_*", Fair: policy.PerDatabase},
+		},
+		UpgradeGate: true, ReleaseDependents: true,
+	}
+	got := map[string]string{}
+	for _, s := range r.settings(&cfg, nil) {
+		got[s.Name] = s.Value
+	}
+	for name, value := range map[string]string{
+		"server":                        "workers 8, max_jobs 5, reserve 2",
+		"policy root":                   "limit 4 per database burst, fair company",
+		"policy root.* database prod_*": "fair database",
+		"upgrade_gate":                  "on",
+		"release_dependents":            "on",
+	} {
+		require.Equal(t, value, got[name], name)
+	}
+}
