@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 	"testing"
 	"time"
@@ -431,10 +432,45 @@ func checkChannel(t require.TestingT, m *Manager, c *channel) {
 // slowWake is docs/contract.md 2.6 without any heap, and then what rules add to it.
 func slowWake(c *channel) int64 {
 	wake := ungovernedWake(c)
-	if c.ruling != nil {
-		_, wake = c.ruling.times(c, never, wake)
+	g := c.ruling
+	if g == nil {
+		return wake
 	}
-	return wake
+	if c.pausedUntil == 0 && c.hasCapacity() {
+		switch due := slowDue(c); {
+		case due <= g.clock.wall:
+		case c.ready.len() > 0:
+			wake = due // whatever comes up before cannot pass
+		case wake != never:
+			wake = max(wake, due)
+		}
+	}
+	if len(g.Windows) == 0 {
+		return wake
+	}
+	if g.until <= g.clock.wall {
+		return min(wake, g.until) // a pass is due, which finds out what is in force
+	}
+	change, _ := nextChange(g.Windows, time.UnixMicro(g.clock.wall))
+	return min(wake, change.UnixMicro())
+}
+
+// slowDue returns when there will be a token for one more job than the channel has let pass, if none of
+// them starts.
+func slowDue(c *channel) int64 {
+	g := c.ruling
+	if g.Rate == nil {
+		return g.clock.wall
+	}
+	b, need := g.bucket, int64(c.running-c.active+1)
+	if need > int64(b.rate.Burst) {
+		return never
+	}
+	const horizon = 2 << 40 // microseconds, 25 days; a token takes a day at most
+	return g.clock.wall + int64(sort.Search(horizon, func(later int) bool {
+		since := g.clock.now + int64(later) - b.at
+		return since/86_400_000_000 > need || b.level+since*int64(b.rate.Starts) >= need*b.rate.Period.Microseconds()
+	}))
 }
 
 func ungovernedWake(c *channel) int64 {

@@ -178,11 +178,9 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.Until = time.UnixMicro(next.eta).UTC()
 	case limit != nil:
 		e.limited(limit)
-	case !c.ruling.affords(c, 1+e.Ahead):
+	case !c.ruling.affords(c, 1+e.before()):
 		e.rated(c)
-	case e.Turns != nil && e.Ahead+e.Turns.Before >= c.slots()-c.running:
-		e.Reason = ReasonBehind
-	case c.throttle != 0 && e.Ahead > 0, e.Ahead >= c.slots()-c.running:
+	case c.throttle != 0 && e.Ahead > 0, e.before() >= c.slots()-c.running:
 		e.Reason = ReasonBehind
 	case c.parent == nil:
 		e.Reason = ReasonReady
@@ -190,6 +188,14 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		return false
 	}
 	return true
+}
+
+// before is how many jobs go before the job, as far as that is known.
+func (e *Explanation) before() int {
+	if e.Turns != nil {
+		return e.Ahead + e.Turns.Before
+	}
+	return e.Ahead
 }
 
 // competitors examines the jobs in the queue of c whose time has come, r included: how many of them
@@ -310,7 +316,7 @@ func (e Explanation) sentence() string {
 	case ReasonWindow:
 		return waits + e.window() + behind
 	case ReasonRate:
-		return fmt.Sprintf("%s%s lets %s of channel %s start, and the turn of this one is at %s%s", waits, e.Policy, e.Rate.spell(), e.Channel, until, behind)
+		return fmt.Sprintf("%s%s lets %s of channel %s start, and this one not before %s%s", waits, e.Policy, e.Rate.spell(), e.Channel, until, behind)
 	case ReasonLimit:
 		return waits + e.Share.String() + behind
 	case ReasonBehind:

@@ -85,7 +85,7 @@ func (m *Manager) expire(c *channel, now int64, due *int) {
 
 // advance moves the jobs that a channel yields into its parent's queue.
 func (m *Manager) advance(c *channel, now int64) {
-	if !c.restricts() && c.ready.shared == nil && c.ruling == nil {
+	if !c.restricts() && c.ready.shared == nil {
 		for _, r := range c.ready.items {
 			r.location++
 		}

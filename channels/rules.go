@@ -38,11 +38,18 @@ type ruling struct {
 // The rules of a channel must not depend on anything else. What has a new rate begins without tokens,
 // unless it had some of another rate. It has to follow Configure no more than precede it.
 func (m *Manager) Govern(rules func(channel string) Rules) {
+	var back map[*channel][]*record
+	if m.shares != nil {
+		back = m.gather() // what restricts, and what jobs occupy, may change
+	}
 	m.rules = rules
 	m.emptied = m.clock.now
 	clear(m.resting)
 	for _, c := range m.root.tree(nil) {
 		m.govern(c)
+	}
+	if back != nil {
+		m.scatter(back)
 	}
 }
 

@@ -30,7 +30,7 @@ func (e *Explanation) full(c *channel) {
 func (e *Explanation) rated(c *channel) {
 	g := c.ruling
 	e.Reason, e.Policy, e.Rate = ReasonRate, g.RateOf, g.Rate
-	e.Until = time.UnixMicro(g.clock.wallAt(g.bucket.due(c.running - c.active + 1 + e.Ahead))).UTC()
+	e.Until = time.UnixMicro(g.clock.wallAt(g.bucket.due(c.running - c.active + 1 + e.before()))).UTC()
 }
 
 // ends returns when another window is in force, zero if that does not change.

@@ -2,6 +2,7 @@ package channels
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ func TestGovernedManagerIsTheReference(t *testing.T) {
 			"":              s.check,
 			"configure":     s.configure,
 			"govern":        s.govern,
+			"share":         s.share,
 			"set":           s.set,
 			"set again":     s.set,
 			"set the same":  s.setSame,
@@ -78,6 +80,9 @@ func (s *governed) govern(t *rapid.T) {
 		}
 	}
 	s.m.Govern(func(channel string) Rules { return rules[channel] })
+	if s.ref.shares != nil {
+		s.ref.gather()
+	}
 	s.ref.govern(rules)
 }
 
@@ -89,8 +94,13 @@ func (s *governed) configure(t *rapid.T) {
 			cfgs[i].Capacity, cfgs[i].Percent = 0, rapid.IntRange(1, 100).Draw(t, "part")
 		}
 	}
-	if s.m.Configure(cfgs) == nil {
-		require.NoError(t, s.ref.configure(cfgs))
+	before := s.m.wanted
+	if s.m.Configure(cfgs) != nil {
+		return
+	}
+	require.NoError(t, s.ref.configure(cfgs))
+	if s.m.shares != nil && !maps.Equal(before, s.m.wanted) {
+		s.ref.gather()
 	}
 }
 
@@ -139,6 +149,7 @@ func (s *governed) empty(*rapid.T) {
 
 func (s *governed) check(t *rapid.T) {
 	checkInvariants(t, s.m)
+	s.checkShares(t)
 	var lines []string
 	for _, c := range s.m.Channels() {
 		lines = append(lines, c.String())

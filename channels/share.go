@@ -141,8 +141,12 @@ func (m *Manager) share(c *channel) {
 	}
 }
 
-// restricts reports whether a channel by its limits may keep jobs that others would let pass.
-func (l *limits) restricts() bool { return l.capacity != 0 || l.throttle != 0 || l.sequential }
+// restricts reports whether a channel by its limits, or rules, may keep jobs that others would let pass.
+func (c *channel) restricts() bool { return c.holds() || c.throttle != 0 || c.sequential }
+
+// holds reports whether what a job occupies that the channel has let pass may be missing to others: a
+// slot, or a token. It must not change while jobs have passed, unless by gather.
+func (c *channel) holds() bool { return c.capacity != 0 || c.ruling != nil }
 
 // level is what shares mean for the jobs of one home in one of the channels from root to its own.
 type level struct {
@@ -224,7 +228,7 @@ type keyQueue struct {
 	queue *sharedQueue
 	key   shareKey
 	lane  *lane
-	// held are the jobs that occupy slots of channels with a capacity further down, free the others.
+	// held are the jobs that occupy slots, or tokens, of channels further down, free the others.
 	free, held heap[*record, readyOrder]
 	hurdles    []hurdle
 	shut       int // how many limits of its hurdles are reached that hold it back
@@ -297,7 +301,7 @@ func (q *sharedQueue) split(wanted func(*record) bool) (out []*record) {
 func (k *keyQueue) heapOf(r *record) *heap[*record, readyOrder] {
 	c := r.home.channel
 	for range r.location {
-		if c.capacity != 0 {
+		if c.holds() {
 			return &k.held
 		}
 		c = c.parent

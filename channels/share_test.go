@@ -102,7 +102,7 @@ func (s *comparison) checkShares(t *rapid.T) {
 	for _, c := range s.ref.all() {
 		for j := range c.queue {
 			for p := j.channel; p != c; p = p.parent {
-				if p.limits.capacity != 0 {
+				if p.holds() {
 					require.False(t, c.gated(j), "%s is over a limit and holds a slot of %s", j.Key, p.name)
 				}
 			}
@@ -161,7 +161,7 @@ func (c *refChannel) over(j *refJob) bool {
 
 // tells reports whether the channel tells keys apart: one that lets everything pass does not.
 func (c *refChannel) tells() bool {
-	return c.m.shares != nil && (c.parent == nil || c.limits.restricts() || c.m.shares.Shared(c.name))
+	return c.m.shares != nil && (c.parent == nil || c.holds() || c.limits.throttle != 0 || c.limits.sequential || c.m.shares.Shared(c.name))
 }
 
 // allowed returns the jobs that limits let pass, in their order.
@@ -190,7 +190,7 @@ func (m *reference) sendBack() {
 			for _, j := range slices.SortedFunc(maps.Keys(c.queue), refOrder) {
 				holds := false
 				for p := j.channel; p != c; p = p.parent {
-					holds = holds || p.limits.capacity != 0
+					holds = holds || p.holds()
 				}
 				if holds && c.tells() && c.gated(j) {
 					m.removeEverywhere(j)
@@ -202,11 +202,16 @@ func (m *reference) sendBack() {
 	}
 }
 
+// holds reports whether jobs that have passed the channel have something that others may lack.
+func (c *refChannel) holds() bool {
+	return c.limits.capacity != 0 || !c.rules.empty()
+}
+
 // pending reports whether the channel could let a job pass at once.
 func (c *refChannel) pending() bool {
 	ready, waiting := c.split()
 	ready = c.allowed(ready)
-	return c.pausedUntil == 0 && c.hasCapacity() && len(ready) > 0 &&
+	return c.pausedUntil == 0 && c.hasCapacity() && c.affords(1) && len(ready) > 0 &&
 		(!c.limits.sequential || len(waiting) == 0 || refOrder(ready[0], waiting[0]) < 0)
 }
 

@@ -152,7 +152,7 @@ var whyCases = map[string]whyCase{
 		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Policies = b.window("root.night", "0 daily 00:00-02:00 UTC") })
 		return r, b.one("prod", "a", func(j *mock.Job) { j.Channel = "night" })
 	}},
-	"rate": {"policy root.slow lets 1 job in an hour of channel root.slow start, and the turn of this one is at 2000-01-01T01:00:0", func(b *bench) (*runner.Runner, channels.Key) {
+	"rate": {"policy root.slow lets 1 job in an hour of channel root.slow start, and this one not before 2000-01-01T01:00:0", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Policies = b.rate("root.slow", "1/h", 1) })
 		return r, b.one("prod", "a", func(j *mock.Job) { j.Channel = "slow" })
 	}},
