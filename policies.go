@@ -41,19 +41,21 @@ type Policy struct {
 	// How many jobs of one database, or company, may run at once. Default: no limit by this policy.
 	Limit *Limit `json:"limit,omitempty"`
 
-	// How many jobs of a channel, with those below it, may run at once at certain times. The first of
-	// the list counts that is open; while none is, the channel has its own capacity. Jobs that run go
-	// on. With `database`, each database must have its own channels. Default: none by this policy.
-	Capacity []*CapacityWindow `json:"capacity,omitempty"`
-
-	// How many jobs of a channel, with those below it, may start in a time. With `database`, each
-	// database must have its own channels. Default: without limit by this policy.
-	Rate *Rate `json:"rate,omitempty"`
 	// Between whom a channel is shared fairly: `database`, or `company`, which is each company of each
 	// database. Whose jobs have run for the least time goes first; priority and eta hold among the jobs
 	// of one. It counts where the channel is root, or has a capacity, a throttle or sequential.
 	// Default: the order of all jobs decides.
 	Fair string `json:"fair,omitempty"`
+
+	// How many jobs of a channel, with those below it, may run at once at certain times of the week.
+	// Of the windows in the list, the first counts that is open; while none is, the channel has its own
+	// capacity. What runs goes on. A policy with `database` can have it only where each database has
+	// its own channels. Default: none by this policy.
+	Capacity []*CapacityWindow `json:"capacity,omitempty"`
+
+	// How many jobs of a channel, with those below it, may start in a time. A policy with `database`
+	// can have it only where each database has its own channels. Default: no limit by this policy.
+	Rate *Rate `json:"rate,omitempty"`
 }
 
 // Timeout limits how long an attempt at a job may take, from when it was sent to Odoo, the time
@@ -159,11 +161,11 @@ func (r *Runner) parsePolicy(d *caddyfile.Dispenser) error {
 func parseOptions[T any](d *caddyfile.Dispenser, block, kind string, options map[string]func(*T, *caddyfile.Dispenser) error, to *T) error {
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() == "capacity" {
-			delete(seen, "capacity") // one line for each window
-		}
 		if err := checkOption(d, seen, block); err != nil {
 			return err
+		}
+		if repeated[d.Val()] {
+			delete(seen, d.Val())
 		}
 		parse, ok := options[d.Val()]
 		if !ok {
@@ -175,6 +177,9 @@ func parseOptions[T any](d *caddyfile.Dispenser, block, kind string, options map
 	}
 	return nil
 }
+
+// repeated are the options that a block may have several lines of.
+var repeated = map[string]bool{"capacity": true}
 
 // policyOptions are the options of a policy's block. A parser starts at the option's name.
 var policyOptions = map[string]func(*Policy, *caddyfile.Dispenser) error{

@@ -41,7 +41,7 @@ func (c Config) Validate() error {
 	}
 	switch {
 	case c.Percent < 0 || c.Percent > 100:
-		return fail("a part of %d%%: it must be 1%% to 100%%", c.Percent)
+		return fail("%d%% of the capacity of the channel above: it must be 1%% to 100%%", c.Percent)
 	case c.Percent != 0 && c.Capacity != 0:
 		return fail("a capacity in numbers and one in percent exclude each other")
 	case c.Percent != 0 && Normalize(c.Name) == rootName:

@@ -86,13 +86,14 @@ func shortDuration(d time.Duration) string {
 
 // describe fills in what the rules of a channel mean at present.
 func (g *ruling) describe(c *channel, s *Status) {
-	s.Window, s.WindowUntil, s.Rate = g.window, g.ends(), g.Rate
+	s.Window, s.WindowUntil, s.Windows, s.Rate = g.window, g.ends(), len(g.Windows) > 0, g.Rate
 	if g.Rate == nil {
 		return
 	}
 	g.bucket.refill(g.clock.now)
-	s.Tokens = max(int(g.bucket.level/g.bucket.token())-(c.running-c.active), 0)
-	if g.bucket.level < g.bucket.full() {
-		s.NextToken = time.UnixMicro(g.clock.wallAt(g.bucket.due(int(g.bucket.level/g.bucket.token()) + 1))).UTC()
+	whole, passed := int(g.bucket.level/g.bucket.token()), c.running-c.active
+	s.Tokens = max(whole-passed, 0)
+	if next := max(whole, passed) + 1; next <= g.bucket.rate.Burst {
+		s.NextToken = time.UnixMicro(g.clock.wallAt(g.bucket.due(next))).UTC()
 	}
 }

@@ -42,13 +42,30 @@ type Status struct {
 	Percent int
 	// Window is the window of a policy that is in force instead of Capacity, nil if none is.
 	// WindowUntil is when another one is in force, or none; zero if that does not change.
+	// Windows is whether there are any, open or not.
 	Window      *Window
 	WindowUntil time.Time
-	// Rate is how many jobs may start in a time, nil without limit. Tokens is how many may at once
-	// now, and at NextToken one more may; zero if there are as many as there can be.
+	Windows     bool
+	// Rate is how many jobs may start in a time, nil without limit. Tokens is how many more may pass
+	// now, and at NextToken it is one more; zero if there are as many as there can be.
 	Rate      *Rate
 	Tokens    int
 	NextToken time.Time
+}
+
+// LimitedBy returns what keeps jobs waiting that are queued in the channel, if that is a policy: "window"
+// or "rate", and until when; zero if that does not end by itself. It returns "" if that is nothing, or
+// something else.
+func (s *Status) LimitedBy() (by string, until time.Time) {
+	switch {
+	case s.Queued == 0:
+		return "", time.Time{}
+	case s.Window != nil && s.Running >= s.Window.Capacity:
+		return "window", s.WindowUntil
+	case s.Rate != nil && s.Tokens == 0:
+		return "rate", s.NextToken
+	}
+	return "", time.Time{}
 }
 
 // String returns the line that OCA's runner logs: root(C:4,Q:0,R:0,F:0). The capacity of a channel

@@ -12,43 +12,47 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
-// CapacityWindow is a capacity for certain times of the week.
+// CapacityWindow is how many jobs may run at once at certain times of the week.
 //
 //	{"slots": 1, "days": "mon-fri", "hours": "08:00-20:00", "zone": "Europe/Brussels"}
 type CapacityWindow struct {
-	// How many jobs may run at once, at least 0: with 0, none starts. Default: 0.
+	// The number of jobs, at least 0: with 0, none starts. Default: 0.
 	Slots int `json:"slots"`
 
-	// The days on which the window opens: `mon-fri`, `sat,sun`, `daily`. Required.
-	Days string `json:"days"`
+	// The days on which the window opens: `mon-fri`, `sat,sun` or `daily`. Default: none, and a window
+	// without days is refused.
+	Days string `json:"days,omitempty"`
 
-	// When it opens and when it shuts: `08:00-20:00`, `22:00-06:00` into the next day,
-	// `00:00-24:00`. Where clocks are put forward across one of these times, the first instant after
-	// it counts that exists; where they are put back, the first of the two. Required.
-	Hours string `json:"hours"`
+	// When it opens and when it closes: `08:00-20:00`; `22:00-06:00`, which is on the next day;
+	// `00:00-24:00`. Where clocks are put forward across one of these times, it is the first instant
+	// that exists; where they are put back, the first of the two. Default: none, and a window without
+	// hours is refused.
+	Hours string `json:"hours,omitempty"`
 
-	// The time zone by its name, such as `Europe/Brussels` or `UTC`. Required.
-	Zone string `json:"zone"`
+	// The time zone, by its name in the IANA database: `Europe/Brussels`, `UTC`. Default: none, and a
+	// window without a zone is refused.
+	Zone string `json:"zone,omitempty"`
 }
 
-// Rate limits how many jobs start in a time. Jobs are counted when they are sent to Odoo, not while
-// they run, and one that could not be sent is not counted. A new leader does not know what the last
-// one has started, so that it begins as if that had been as many as possible.
+// Rate limits how many jobs start in a time, by a token bucket. Starts count, not jobs that run, and a
+// job that could not be sent has not started. A new leader does not know what the last one has
+// started: it begins as if that had been as much as possible.
 //
 //	{"starts": 100, "period": "1h", "burst": 20}
 type Rate struct {
-	// How many jobs may start in each period, evenly spread, 1 to 1000000. Required.
-	Starts int `json:"starts"`
+	// How many jobs may start in each period, evenly spread, 1 to 1000000. Default: none, and a rate
+	// without it is refused.
+	Starts int `json:"starts,omitempty"`
 
-	// The period, `1s` to `24h`. Required.
-	Period caddy.Duration `json:"period"`
+	// The period, `1s` to `24h`. Default: none, and a rate without it is refused.
+	Period caddy.Duration `json:"period,omitempty"`
 
 	// How many may start at once after a time in which fewer have started than may, 1 to 1000000.
-	// Default: 1.
+	// Default: `1`.
 	Burst int `json:"burst,omitempty"`
 }
 
-// configRules fills in when, and how often, jobs start.
+// configRules gives the engine's policy the options that say when, and how often, jobs start.
 func (p *Policy) configRules(out *policy.Policy) error {
 	for _, w := range p.Capacity {
 		if w == nil {
@@ -66,7 +70,7 @@ func (p *Policy) configRules(out *policy.Policy) error {
 	return nil
 }
 
-// parseCapacity reads: capacity <jobs> <days> <from>-<to> <zone>.
+// parseCapacity reads: capacity <jobs> <days> <from>-<to> <time zone>.
 func (p *Policy) parseCapacity(d *caddyfile.Dispenser) error {
 	var slots string
 	w := new(CapacityWindow)
@@ -79,6 +83,9 @@ func (p *Policy) parseCapacity(d *caddyfile.Dispenser) error {
 	}
 	w.Slots = window.Capacity
 	p.Capacity = append(p.Capacity, w)
+	if _, err := p.check(); err != nil {
+		return d.WrapErr(err)
+	}
 	return nil
 }
 
@@ -101,9 +108,9 @@ func (p *Policy) parseRate(d *caddyfile.Dispenser) error {
 	default:
 		return d.Errf("rate: write it like 100/h, or 100/h burst 20")
 	}
-	if err := rate.Validate(); err != nil {
+	p.Rate = &Rate{Starts: rate.Starts, Period: caddy.Duration(rate.Period), Burst: rate.Burst}
+	if _, err := p.check(); err != nil {
 		return d.WrapErr(err)
 	}
-	p.Rate = &Rate{Starts: rate.Starts, Period: caddy.Duration(rate.Period), Burst: rate.Burst}
 	return nil
 }
