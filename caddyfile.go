@@ -78,7 +78,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			limit    <jobs> per database|company [burst]
 //			fair     database|company
 //			capacity <jobs> <days> <from>-<to> <time zone>
-//			rate     <jobs>/s|m|h|d [burst <jobs>]
+//			rate     <jobs>/s|m|h|d [burst <jobs>] [per database]
 //		}
 //		odoo_config       <file>
 //		driver            <name> {

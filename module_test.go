@@ -227,6 +227,7 @@ func TestJSONErrors(t *testing.T) {
 		"policy rate":           {`"default": {` + good + `, "policies": [{"channels": ["root"], "rate": {"starts": 0, "period": "1h"}}]}`, "policy root: rate: a rate of 0 jobs"},
 		"policy rate period":    {`"default": {` + good + `, "policies": [{"channels": ["root"], "rate": {"starts": 1, "period": 5}}]}`, "policy root: rate: a rate by 5ns: it must be 1s to 24h"},
 		"policy rate burst":     {`"default": {` + good + `, "policies": [{"channels": ["root"], "rate": {"starts": 1, "period": "1m", "burst": -1}}]}`, "policy root: rate: a burst of -1"},
+		"policy rate per":       {`"default": {` + good + `, "policies": [{"channels": ["root"], "rate": {"starts": 1, "period": "1m", "per": "company"}}]}`, `policy root: rate: "company" is not database`},
 		"policy rate function":  {`"default": {` + good + `, "policies": [{"channels": ["root"], "function": "a.b", "rate": {"starts": 1, "period": "1m"}}]}`, "function narrows timeout only"},
 		"policy later option":   {`"default": {` + good + `, "policies": [{"channels": ["root"], "unfair": "database"}]}`, `unknown field "unfair"`},
 		"policy fair":           {`"default": {` + good + `, "policies": [{"channels": ["root"], "fair": "user"}]}`, `policy root: fair: "user" is neither database nor company`},

@@ -53,8 +53,10 @@ type Policy struct {
 	// its own channels. Default: none by this policy.
 	Capacity []*CapacityWindow `json:"capacity,omitempty"`
 
-	// How many jobs of a channel, with those below it, may start in a time. A policy with `database`
-	// can have it only where each database has its own channels. Default: no limit by this policy.
+	// How many jobs of a channel, with those below it, may start in a time: all together, or those of
+	// each database. These are two options, of which a channel can have both. A policy with `database`
+	// can have a rate of all together only where each database has its own channels. Default: no limit
+	// by this policy.
 	Rate *Rate `json:"rate,omitempty"`
 }
 

@@ -50,6 +50,10 @@ type Rate struct {
 	// How many may start at once after a time in which fewer have started than may, 1 to 1000000.
 	// Default: `1`.
 	Burst int `json:"burst,omitempty"`
+
+	// What is counted separately: `database`. Jobs of a database that may not start one now are passed
+	// by those of others. Default: all jobs of the channel are counted together.
+	Per string `json:"per,omitempty"`
 }
 
 // configRules gives the engine's policy the options that say when, and how often, jobs start.
@@ -65,7 +69,10 @@ func (p *Policy) configRules(out *policy.Policy) error {
 		out.Capacity = append(out.Capacity, window)
 	}
 	if r := p.Rate; r != nil {
-		out.Rate = &channels.Rate{Starts: r.Starts, Period: time.Duration(r.Period), Burst: r.Burst}
+		if r.Per != "" && r.Per != string(policy.PerDatabase) {
+			return fmt.Errorf("%s: rate: %q is not %s", out, r.Per, policy.PerDatabase)
+		}
+		out.Rate = &channels.Rate{Starts: r.Starts, Period: time.Duration(r.Period), Burst: r.Burst, PerDatabase: r.Per != ""}
 	}
 	return nil
 }
@@ -89,7 +96,7 @@ func (p *Policy) parseCapacity(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// parseRate reads: rate <jobs>/<unit> [burst <jobs>].
+// parseRate reads: rate <jobs>/<unit> [burst <jobs>] [per database].
 func (p *Policy) parseRate(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) == 0 {
@@ -99,16 +106,20 @@ func (p *Policy) parseRate(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return d.WrapErr(err)
 	}
-	switch rest := args[1:]; {
-	case len(rest) == 0:
-	case len(rest) == 2 && rest[0] == "burst":
+	rest := args[1:]
+	if len(rest) >= 2 && rest[0] == "burst" {
 		if rate.Burst, err = strconv.Atoi(rest[1]); err != nil || rate.Burst < 1 {
 			return d.Errf("rate: a burst of %q: it must be a whole number, at least 1", rest[1])
 		}
-	default:
-		return d.Errf("rate: write it like 100/h, or 100/h burst 20")
+		rest = rest[2:]
 	}
 	p.Rate = &Rate{Starts: rate.Starts, Period: caddy.Duration(rate.Period), Burst: rate.Burst}
+	if len(rest) == 2 && rest[0] == "per" {
+		p.Rate.Per, rest = rest[1], nil
+	}
+	if len(rest) > 0 {
+		return d.Errf("rate: write it like 100/h, 100/h burst 20, or 100/h burst 20 per database")
+	}
 	if _, err := p.check(); err != nil {
 		return d.WrapErr(err)
 	}

@@ -48,6 +48,7 @@ type channel struct {
 	own         int                 // jobs whose own channel this is, wherever they are
 	pausedUntil int64               // end of the throttle pause in microseconds, 0: none
 	tallies     map[shareKey]*tally // of the keys with a limit that have jobs here or below
+	tolls       *tolls              // of the databases with a rate; nil if no policy has one for the channel
 
 	// What follows is derived from the above by settle.
 	timer      int64 // when the next pass has to check it
@@ -179,6 +180,7 @@ func (m *Manager) walk(name string, child func(*channel, string) *channel) *chan
 func (m *Manager) prune(c *channel) {
 	for c.parent != nil && !c.configured && c.own == 0 && len(c.children) == 0 {
 		m.ungovern(c)
+		m.restTolls(c)
 		delete(c.parent.children, c.segment)
 		c = c.parent
 	}

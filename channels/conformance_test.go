@@ -402,6 +402,7 @@ func checkPlace(t require.TestingT, r *record, running map[*channel]int) {
 
 func checkChannel(t require.TestingT, m *Manager, c *channel) {
 	checkTallies(t, m, c)
+	checkTolls(t, m, c)
 	_, listed := m.configured[c]
 	require.Equal(t, listed, c.configured, c.name)
 	require.True(t, c.parent == nil || c.configured || c.own > 0 || len(c.children) > 0, "%s is useless", c.name)
@@ -422,58 +423,56 @@ func checkChannel(t require.TestingT, m *Manager, c *channel) {
 		require.Same(t, c, m.dirty[c.depth][c.dirtyIndex])
 	}
 	require.Equal(t, c.timer != never, c.timerIndex >= 0, c.name)
-	require.Equal(t, slowWake(c), c.wake, c.name)
+	require.Equal(t, slowWake(m, c), c.wake, c.name)
 	if c.parent != nil {
 		require.Equal(t, c.wake != never, c.wakeIndex >= 0, c.name)
 		require.Same(t, c, c.parent.children[c.segment])
 	}
 }
 
-// slowWake is docs/contract.md 2.6 without any heap, and then what rules add to it.
-func slowWake(c *channel) int64 {
-	wake := ungovernedWake(c)
-	g := c.ruling
-	if g == nil {
-		return wake
-	}
-	if c.pausedUntil == 0 && c.hasCapacity() {
-		switch due := slowDue(c); {
-		case due <= g.clock.wall:
+// slowWake is docs/contract.md 2.6 without any heap, and then what rules and rates add to it.
+func slowWake(m *Manager, c *channel) int64 {
+	wake := ungovernedWake(m, c)
+	free := c.pausedUntil == 0 && c.hasCapacity()
+	if g := c.ruling; g != nil && free && g.Rate != nil {
+		switch due := slowDue(m, &g.bucket, c.running-c.active+1); {
+		case due <= m.clock.wall:
 		case c.ready.len() > 0:
 			wake = due // whatever comes up before cannot pass
 		case wake != never:
 			wake = max(wake, due)
 		}
 	}
-	if len(g.Windows) == 0 {
-		return wake
+	if g := c.ruling; g != nil && len(g.Windows) > 0 {
+		if g.until <= m.clock.wall {
+			return min(wake, g.until) // a pass is due, which finds out what is in force
+		}
+		change, _ := nextChange(g.Windows, time.UnixMicro(m.clock.wall))
+		wake = min(wake, change.UnixMicro())
 	}
-	if g.until <= g.clock.wall {
-		return min(wake, g.until) // a pass is due, which finds out what is in force
+	if c.tolls != nil && free {
+		for _, t := range c.tolls.of {
+			if t.toll.shut && len(t.waiting) > 0 {
+				wake = min(wake, slowDue(m, &t.toll.bucket, t.running-t.toll.active+1))
+			}
+		}
 	}
-	change, _ := nextChange(g.Windows, time.UnixMicro(g.clock.wall))
-	return min(wake, change.UnixMicro())
+	return wake
 }
 
-// slowDue returns when there will be a token for one more job than the channel has let pass, if none of
-// them starts.
-func slowDue(c *channel) int64 {
-	g := c.ruling
-	if g.Rate == nil {
-		return g.clock.wall
-	}
-	b, need := g.bucket, int64(c.running-c.active+1)
-	if need > int64(b.rate.Burst) {
+// slowDue returns when a bucket will have so many tokens, if none is taken.
+func slowDue(m *Manager, b *bucket, need int) int64 {
+	if need > b.rate.Burst {
 		return never
 	}
 	const horizon = 2 << 40 // microseconds, 25 days; a token takes a day at most
-	return g.clock.wall + int64(sort.Search(horizon, func(later int) bool {
-		since := g.clock.now + int64(later) - b.at
-		return since/86_400_000_000 > need || b.level+since*int64(b.rate.Starts) >= need*b.rate.Period.Microseconds()
+	return m.clock.wall + int64(sort.Search(horizon, func(later int) bool {
+		since := m.clock.now + int64(later) - b.at
+		return since/86_400_000_000 > int64(need) || b.level+since*int64(b.rate.Starts) >= int64(need)*b.rate.Period.Microseconds()
 	}))
 }
 
-func ungovernedWake(c *channel) int64 {
+func ungovernedWake(m *Manager, c *channel) int64 {
 	switch {
 	case !c.hasCapacity():
 		return never
@@ -485,7 +484,7 @@ func ungovernedWake(c *channel) int64 {
 		wake = min(wake, r.eta)
 	}
 	for child := range maps.Values(c.children) {
-		wake = min(wake, slowWake(child))
+		wake = min(wake, slowWake(m, child))
 	}
 	return wake
 }

@@ -158,6 +158,7 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 	var best, next *record
 	e.Ahead, e.AtLeast, best, next = c.competitors(r, now)
 	limit := c.limitOf(r)
+	toll, tollAhead := c.shutFor(r)
 	e.Turns = c.turns(r)
 	switch {
 	case c.paused, c.stopped:
@@ -178,6 +179,8 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.Until = time.UnixMicro(next.eta).UTC()
 	case limit != nil:
 		e.limited(limit)
+	case toll != nil:
+		e.tolled(toll, tollAhead, r.home.shares[toll.channel.depth].RateSource)
 	case !c.ruling.affords(c, 1+e.before()):
 		e.rated(c)
 	case c.throttle != 0 && e.Ahead > 0, e.before() >= c.slots()-c.running:
@@ -222,7 +225,7 @@ func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, be
 	}
 	explore(c.eta.items, &budget, func(o *record) bool {
 		if o.eta <= now {
-			if c.ready.shared != nil && c.hurdleOf(o) != nil {
+			if c.ready.shared != nil && (c.hurdleOf(o) != nil || c.tollShut(o)) {
 				return true
 			}
 			compete(o)

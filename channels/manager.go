@@ -19,14 +19,15 @@ type Manager struct {
 	clock      *clock
 	rules      func(channel string) Rules // nil: there are none
 	governed   map[*channel]struct{}      // the channels that have rules
-	resting    map[string]bucket          // of channels that have gone, by full name
-	emptied    int64                      // when buckets were empty that are not known, by the steady clock
+	resting    resting                    // of channels that have gone
 	percents   int                        // how many channels have a part of their parents' capacity
 	shares     Shares
-	fair       int          // how many channels are shared fairly
-	turned     []*tally     // whose limits have just been reached, or are not any more
-	dirty      [][]*channel // by depth: the channels that can yield
-	dirtyCount int          // how many these are
+	// tollsResting are those of the databases in channels that have gone.
+	tollsResting resting
+	fair         int          // how many channels are shared fairly
+	turned       []*tally     // whose limits have just been reached, or are not any more
+	dirty        [][]*channel // by depth: the channels that can yield
+	dirtyCount   int          // how many these are
 }
 
 // NewManager returns a Manager without jobs and with the one channel "root", which has capacity 1.
@@ -351,7 +352,7 @@ func (m *Manager) put(r *record, s State) {
 		r.location = inRunning
 		for c := own; c != nil; c = c.parent {
 			m.occupy(c, r, 1)
-			c.active++
+			m.activate(c, r, 1)
 			top = c
 		}
 	case s == Failed:
@@ -379,7 +380,7 @@ func (m *Manager) take(r *record) {
 	case r.location == inRunning:
 		for c := own; c != nil; c = c.parent {
 			m.occupy(c, r, -1)
-			c.active--
+			m.activate(c, r, -1)
 			top = c
 		}
 	case r.location == inFailed:

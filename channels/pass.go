@@ -70,6 +70,7 @@ func (m *Manager) Wakeup() time.Time {
 // eta has come.
 func (m *Manager) expire(c *channel, now int64, due *int) {
 	m.reopen(c)
+	m.openTolls(c)
 	if c.pausedUntil <= now {
 		c.pausedUntil = 0
 	}
@@ -107,7 +108,7 @@ func (m *Manager) start(now int64, limit int) []Key {
 	for m.root.canYield() && (limit <= 0 || len(keys) < limit) {
 		r := m.yield(m.root, now)
 		r.location = inRunning
-		m.begin(r.home.channel)
+		m.begin(r)
 		m.clockIn(r)
 		r.home.count(r.state, -1)
 		r.home.count(Enqueued, 1)
@@ -171,6 +172,7 @@ func (m *Manager) derive(c *channel) (changed bool) {
 	if c.ruling != nil {
 		timer, wake = c.ruling.times(c, timer, wake)
 	}
+	timer, wake = c.tolls.times(c, timer, wake)
 	if timer != c.timer {
 		c.timer = timer
 		arrange(&m.timers, c, c.timerIndex, timer != never)

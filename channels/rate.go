@@ -17,6 +17,8 @@ type Rate struct {
 	// Burst is how many may start at once after a time in which none has. Default: 1. At most
 	// RateLimit.
 	Burst int
+	// PerDatabase counts the jobs of each database separately. Only a [Share] has such a rate.
+	PerDatabase bool
 }
 
 // RateLimit bounds the numbers of a [Rate].
@@ -59,6 +61,9 @@ func (r Rate) String() string {
 	}
 	if r.Burst > 1 {
 		s += fmt.Sprintf(" burst %d", r.Burst)
+	}
+	if r.PerDatabase {
+		s += " per database"
 	}
 	return s
 }

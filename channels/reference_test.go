@@ -22,7 +22,14 @@ type reference struct {
 	rules           map[string]Rules
 	now             int64
 	steady, emptied int64
+
+	// The levels of the rates per database, by channel and database; those that are missing have been
+	// filling since then.
+	tolls      map[[2]string]*refToll
+	tollsSince int64
 }
+
+type refToll struct{ level, filled int64 }
 
 type refJob struct {
 	Job
@@ -240,8 +247,52 @@ func (m *reference) refill() {
 	}
 }
 
+// toll returns the level of the rate of a database in a channel.
+func (c *refChannel) toll(db string, rate *Rate) *refToll {
+	m := c.m
+	k := [2]string{c.name, db}
+	l := m.tolls[k]
+	if l == nil {
+		if m.tolls == nil {
+			m.tolls = make(map[[2]string]*refToll)
+		}
+		l = &refToll{filled: m.tollsSince}
+		m.tolls[k] = l
+	}
+	size := int64(max(rate.Burst, 1)) * rate.Period.Microseconds()
+	l.level = min(l.level+(m.steady-l.filled)*int64(rate.Starts), size)
+	l.filled = m.steady
+	return l
+}
+
+func (c *refChannel) rateOf(j *refJob) *Rate {
+	if c.m.shares == nil {
+		return nil
+	}
+	return c.m.shares.Share(c.name, j.DB).Rate
+}
+
+// tolled reports whether the database of a job lacks a token for one more job than have passed.
+func (c *refChannel) tolled(j *refJob) bool {
+	rate := c.rateOf(j)
+	if rate == nil {
+		return false
+	}
+	need := int64(1)
+	for o := range c.running {
+		if o.state == Pending && o.DB == j.DB {
+			need++
+		}
+	}
+	return c.toll(j.DB, rate).level < need*rate.Period.Microseconds()
+}
+
 func (m *reference) addTokens(j *refJob, n int64) {
 	for c := j.channel; c != nil; c = c.parent {
+		if rate := c.rateOf(j); rate != nil {
+			l := c.toll(j.DB, rate)
+			l.level = min(l.level+n*rate.Period.Microseconds(), int64(max(rate.Burst, 1))*rate.Period.Microseconds())
+		}
 		if c.rules.Rate != nil {
 			c.level = min(c.level+n*c.rules.Rate.Period.Microseconds(), c.bucketSize())
 		}
@@ -322,8 +373,15 @@ func (m *reference) govern(rules map[string]Rules) {
 
 func (m *reference) empty() {
 	m.emptied = m.steady
+	m.tolls, m.tollsSince = nil, m.steady
 	var strict []*refChannel
 	for _, c := range m.all() {
+		for o := range c.running {
+			if o.state == Pending && c.rateOf(o) != nil {
+				strict = append(strict, c)
+				break
+			}
+		}
 		if c.rules.Rate != nil {
 			c.level = 0
 			strict = append(strict, c)

@@ -1,7 +1,6 @@
 package channels
 
 import (
-	"maps"
 	"math"
 	"slices"
 	"time"
@@ -43,8 +42,7 @@ func (m *Manager) Govern(rules func(channel string) Rules) {
 		back = m.gather() // what restricts, and what jobs occupy, may change
 	}
 	m.rules = rules
-	m.emptied = m.clock.now
-	clear(m.resting)
+	m.resting.empty(m.clock.now)
 	for _, c := range m.root.tree(nil) {
 		m.govern(c)
 	}
@@ -60,15 +58,15 @@ func (m *Manager) EmptyBuckets(now time.Time) {
 }
 
 func (m *Manager) empty() {
-	m.emptied = m.clock.now
-	clear(m.resting)
+	m.resting.empty(m.clock.now)
 	for c := range m.governed {
 		if c.ruling.Rate != nil {
-			c.ruling.bucket = newBucket(*c.ruling.Rate, m.emptied)
+			c.ruling.bucket = newBucket(*c.ruling.Rate, m.clock.now)
 		}
 	}
 	// Only now: what is called back may be let pass again.
 	m.callBack(m.reserving())
+	m.emptyTolls()
 	for c := range m.governed {
 		m.settle(c, c)
 	}
@@ -79,6 +77,14 @@ func (m *Manager) reserving() map[*channel]struct{} {
 	strict := make(map[*channel]struct{})
 	for c := range m.governed {
 		if c.ruling.Rate != nil && c.running > c.active {
+			strict[c] = struct{}{}
+		}
+	}
+	if m.shares == nil {
+		return strict
+	}
+	for _, c := range m.root.tree(nil) {
+		if c.reservesTolls() {
 			strict[c] = struct{}{}
 		}
 	}
@@ -120,11 +126,7 @@ func (m *Manager) bucketOf(c *channel, rate Rate) bucket {
 	if c.ruling != nil && c.ruling.Rate != nil {
 		return c.ruling.bucket.become(rate, steady)
 	}
-	if b, ok := m.resting[c.name]; ok {
-		delete(m.resting, c.name)
-		return b.become(rate, steady)
-	}
-	return newBucket(rate, m.emptied)
+	return m.resting.take(restingKey{channel: c.name}, rate, steady)
 }
 
 // ungovern forgets the rules of a channel that goes, and remembers how many tokens it has left.
@@ -136,40 +138,9 @@ func (m *Manager) ungovern(c *channel) {
 	c.ruling = nil
 	delete(m.governed, c)
 	if g.Rate != nil {
-		m.rest(c.name, g.bucket)
+		m.resting.put(restingKey{channel: c.name}, g.bucket, m.clock.now)
 	}
 	m.settle(c, c)
-}
-
-// restingLimit bounds the buckets of channels that no job needs any more.
-const restingLimit = 2 * NamesInAll
-
-// rest remembers a bucket, if a new one would have other tokens. If there are too many of them, none is
-// remembered, and all new ones begin without tokens.
-func (m *Manager) rest(name string, b bucket) {
-	if m.like(b) {
-		return
-	}
-	if len(m.resting) >= restingLimit {
-		maps.DeleteFunc(m.resting, func(_ string, b bucket) bool { return m.like(b) })
-		if len(m.resting) >= restingLimit/2 {
-			clear(m.resting)
-			m.emptied = m.clock.now
-			return
-		}
-	}
-	if m.resting == nil {
-		m.resting = make(map[string]bucket)
-	}
-	m.resting[name] = b
-}
-
-// like reports whether a bucket has as many tokens as a new one.
-func (m *Manager) like(b bucket) bool {
-	fresh := newBucket(b.rate, m.emptied)
-	fresh.refill(m.clock.now)
-	b.refill(m.clock.now)
-	return b.level == fresh.level
 }
 
 // recompute finds out anew what follows from the system's clocks, after they have been set.
@@ -181,6 +152,7 @@ func (m *Manager) recompute() {
 		m.reopen(c)
 		m.settle(c, c)
 	}
+	m.recomputeTolls()
 }
 
 // reopen lets a channel have the window that is in force now.
@@ -262,9 +234,10 @@ func (g *ruling) affords(c *channel, more int) bool {
 }
 
 // begin counts a job that starts, in its channel and all above, and takes the tokens for it.
-func (m *Manager) begin(c *channel) {
-	for ; c != nil; c = c.parent {
+func (m *Manager) begin(r *record) {
+	for c := r.home.channel; c != nil; c = c.parent {
 		c.active++
+		m.engage(c, r, 1, -1)
 		if g := c.ruling; g != nil && g.Rate != nil {
 			g.bucket.refill(g.clock.now)
 			g.bucket.add(-1)
@@ -277,10 +250,11 @@ func (m *Manager) begin(c *channel) {
 // before the Set that says so.
 func (m *Manager) Refund(k Key) {
 	r := m.known(k)
-	if r == nil || len(m.governed) == 0 {
+	if r == nil || len(m.governed) == 0 && m.shares == nil {
 		return
 	}
 	for c := r.home.channel; c != nil; c = c.parent {
+		m.engage(c, r, 0, 1)
 		if g := c.ruling; g != nil && g.Rate != nil {
 			g.bucket.refill(g.clock.now)
 			g.bucket.add(1)

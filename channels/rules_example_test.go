@@ -152,6 +152,44 @@ func TestExampleOfRate(t *testing.T) {
 	require.Equal(t, begin.Add(time.Hour+36*time.Second), starts[30+20])
 }
 
+// TestExampleOfRatePerDatabase: with a job of prod_a behind a slot that others need.
+func TestExampleOfRatePerDatabase(t *testing.T) {
+	m := NewManager()
+	require.NoError(t, m.Configure([]Config{{Name: "root", Capacity: 8}, {Name: "root.mail", Capacity: 2}}))
+	begin := brussels(t, "2026-07-10 12:00:00")
+	m.Next(begin, 0)
+	all := &Rate{Starts: 100, Period: time.Minute}
+	m.Govern(func(channel string) Rules {
+		if channel != "root.mail" {
+			return Rules{}
+		}
+		return Rules{Rate: all, RateOf: "policy root.mail"}
+	})
+	m.SetShares(shareList{{"root.mail", "prod_*", Share{Rate: &Rate{Starts: 10, Period: time.Minute, Burst: 5, PerDatabase: true}}}})
+	requireWritten(t, "rate 10/m burst 5 per database")
+	addTo(m, "prod_a", "root.mail", "a1", "a2", "a3", "a4", "a5", "a6")
+	addTo(m, "prod_b", "root.mail", "b1")
+	started := map[string]string{}
+	for later := time.Duration(0); later < time.Minute; later += 100 * time.Millisecond {
+		now := begin.Add(later)
+		for _, k := range m.Next(now, 0) {
+			started[k.UUID] = now.Truncate(time.Second).Format(time.TimeOnly)
+			m.Remove(k)
+		}
+		if later == 7*time.Second {
+			e, _ := m.Explain(Key{DB: "prod_a", UUID: "a3"}, now)
+			require.Equal(t, ReasonRate, e.Reason)
+			require.Equal(t, begin.Add(18*time.Second), e.Until.In(begin.Location()))
+		}
+	}
+	require.Equal(t, map[string]string{
+		"a1": "12:00:06", "b1": "12:00:06", "a2": "12:00:12", "a3": "12:00:18", "a4": "12:00:24", "a5": "12:00:30", "a6": "12:00:36",
+	}, started)
+	for _, words := range []string{"| 12:00:06 | the first mails", "| 12:00:12 | the second", "| 12:00:36 | the sixth", "not before 12:00:18"} {
+		requireWritten(t, words)
+	}
+}
+
 // TestExampleOfPercent: by day and by night.
 func TestExampleOfPercent(t *testing.T) {
 	m := NewManager()

@@ -64,6 +64,9 @@ func (w *Window) clockTime(t time.Time) string {
 // spell writes the rate for people: 100 jobs in 1h.
 func (r *Rate) spell() string {
 	s := fmt.Sprintf("%s in %s", count(r.Starts, "job", "jobs"), shortDuration(r.Period))
+	if r.PerDatabase {
+		s = fmt.Sprintf("%s of each database in %s", count(r.Starts, "job", "jobs"), shortDuration(r.Period))
+	}
 	if r.Burst > 1 {
 		s += fmt.Sprintf(", %d of them at once,", r.Burst)
 	}

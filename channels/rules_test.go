@@ -24,7 +24,7 @@ func TestGovernedManagerIsTheReference(t *testing.T) {
 			"":              s.check,
 			"configure":     s.configure,
 			"govern":        s.govern,
-			"share":         s.share,
+			"share":         s.shareRates,
 			"set":           s.set,
 			"set again":     s.set,
 			"set the same":  s.setSame,
@@ -84,6 +84,26 @@ func (s *governed) govern(t *rapid.T) {
 		s.ref.gather()
 	}
 	s.ref.govern(rules)
+}
+
+// shareRates gives databases limits and rates.
+func (s *governed) shareRates(t *rapid.T) {
+	var shares Shares
+	if rapid.IntRange(0, 5).Draw(t, "shares") > 0 {
+		list := shareList(drawShares.Draw(t, "list"))
+		for i := range list {
+			if kind := rapid.IntRange(0, 2).Draw(t, "kind"); kind > 0 {
+				rate := drawRate.Draw(t, "rate")
+				rate.PerDatabase = true
+				list[i].share.Rate = &rate
+				if kind > 1 {
+					list[i].share.Limit = 0
+				}
+			}
+		}
+		shares = list
+	}
+	s.apply(shares)
 }
 
 // configure may give capacities in percent.

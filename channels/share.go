@@ -37,23 +37,31 @@ type Share struct {
 	Fair Per
 	// Source names the share in explanations.
 	Source string
+	// Rate limits how many jobs of the database start in a time. Others pass those that wait for it.
+	// Default: nil, it is not limited. RateSource names it in explanations.
+	Rate       *Rate
+	RateSource string
 }
 
 // Shares says which share the jobs of a database have in a channel. Its answers must not change.
 type Shares interface {
 	// Share returns it, by the full name of the channel; the zero value if there is none.
 	Share(channel, db string) Share
-	// Shared reports whether jobs of any database may have one.
+	// Shared reports whether jobs of any database may have one with Limit or Rate.
 	Shared(channel string) bool
 	// Fair reports whether jobs of any database may have one with Fair.
 	Fair(channel string) bool
 }
 
 // SetShares replaces all shares, at any time; nil means that there are none. No job is lost, and
-// what runs stays counted. Jobs that wait above their own channel go back to it. It visits every
-// job.
+// what runs stays counted. Jobs that wait above their own channel go back to it. Rates begin without
+// tokens. It visits every job.
 func (m *Manager) SetShares(s Shares) {
 	back := m.gather()
+	for _, c := range m.root.tree(nil) {
+		c.tolls = nil
+	}
+	m.tollsResting.empty(m.clock.now)
 	m.shares = s
 	m.scatter(back)
 }
@@ -74,6 +82,7 @@ func (m *Manager) gather() map[*channel][]*record {
 		}
 		c.ready.shared, c.tallies = nil, nil
 	}
+	m.gatherTolls()
 	m.fair = 0
 	m.turned = m.turned[:0]
 	return back
@@ -117,6 +126,8 @@ func (m *Manager) recount() {
 				for c := r.home.channel; c != nil; c = c.parent {
 					m.tally(c, r, 1)
 					m.account(c, r, 1)
+					m.charge(c, r, 1)
+					m.engage(c, r, 1, 0)
 				}
 				running--
 			}
@@ -132,8 +143,12 @@ func (m *Manager) share(c *channel) {
 		return
 	}
 	scarce := c.parent == nil || c.restricts()
-	if scarce || m.shares.Shared(c.name) {
+	shared := m.shares.Shared(c.name)
+	if scarce || shared {
 		c.ready.shared = newSharedQueue(c)
+	}
+	if shared && c.tolls == nil {
+		c.tolls = &tolls{m: m, many: tollsFirst}
 	}
 	if scarce && m.shares.Fair(c.name) {
 		c.ready.shared.fair = newFairness()
@@ -169,6 +184,9 @@ func (m *Manager) sharesOf(h *home) []level {
 	for i := range levels {
 		if levels[i].Limit > 0 {
 			grain = max(grain, levels[i].Per)
+		}
+		if levels[i].Rate != nil {
+			grain = max(grain, PerDatabase)
 		}
 		levels[i].grain = max(grain, levels[i].Fair)
 	}
@@ -301,7 +319,7 @@ func (q *sharedQueue) split(wanted func(*record) bool) (out []*record) {
 func (k *keyQueue) heapOf(r *record) *heap[*record, readyOrder] {
 	c := r.home.channel
 	for range r.location {
-		if c.holds() {
+		if c.holds() || r.home.shares[c.depth].Rate != nil {
 			return &k.held
 		}
 		c = c.parent
@@ -314,6 +332,9 @@ func (q *sharedQueue) open(r *record) *keyQueue {
 	k := &keyQueue{queue: q, key: q.keyOf(r), lane: q.laneOf(r), index: -1}
 	for c := q.channel; c != nil; c = c.parent {
 		if t := c.tallyOf(r); t != nil {
+			t.join(k)
+		}
+		if t := c.tollOf(r); t != nil {
 			t.join(k)
 		}
 	}

@@ -30,7 +30,9 @@ func (l shareList) Share(channel, db string) Share {
 }
 
 func (l shareList) Shared(channel string) bool {
-	return slices.ContainsFunc(l, func(s namedShare) bool { return s.share.Limit > 0 && globbed(s.channel, channel) })
+	return slices.ContainsFunc(l, func(s namedShare) bool {
+		return (s.share.Limit > 0 || s.share.Rate != nil) && globbed(s.channel, channel)
+	})
 }
 
 func (l shareList) Fair(channel string) bool {
@@ -59,8 +61,13 @@ func (s *comparison) share(t *rapid.T) {
 	if rapid.IntRange(0, 5).Draw(t, "shares") > 0 {
 		shares = shareList(drawShares.Draw(t, "list"))
 	}
+	s.apply(shares)
+}
+
+func (s *comparison) apply(shares Shares) {
 	s.m.SetShares(shares)
 	s.ref.shares = shares
+	s.ref.tolls, s.ref.tollsSince = nil, s.ref.steady
 	s.ref.gather()
 }
 
@@ -102,7 +109,7 @@ func (s *comparison) checkShares(t *rapid.T) {
 	for _, c := range s.ref.all() {
 		for j := range c.queue {
 			for p := j.channel; p != c; p = p.parent {
-				if p.holds() {
+				if p.holds() || p.rateOf(j) != nil {
 					require.False(t, c.gated(j), "%s is over a limit and holds a slot of %s", j.Key, p.name)
 				}
 			}
@@ -143,7 +150,7 @@ func (c *refChannel) full(j *refJob) (full, burst bool) {
 // gated reports whether a limit of the channel, or of one above, holds a job back.
 func (c *refChannel) gated(j *refJob) bool {
 	for ; c != nil; c = c.parent {
-		if full, burst := c.full(j); full && !burst {
+		if full, burst := c.full(j); full && !burst || c.tolled(j) {
 			return true
 		}
 	}
@@ -190,7 +197,7 @@ func (m *reference) sendBack() {
 			for _, j := range slices.SortedFunc(maps.Keys(c.queue), refOrder) {
 				holds := false
 				for p := j.channel; p != c; p = p.parent {
-					holds = holds || p.holds()
+					holds = holds || p.holds() || p.rateOf(j) != nil
 				}
 				if holds && c.tells() && c.gated(j) {
 					m.removeEverywhere(j)

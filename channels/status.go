@@ -51,6 +51,12 @@ type Status struct {
 	Rate      *Rate
 	Tokens    int
 	NextToken time.Time
+	// Rated is how many databases have jobs that wait for the rate of their database, in the channel or
+	// below it, and RatedUntil when the first of them may start one; zero if that is not known. Rates is
+	// whether there are rates of databases.
+	Rated      int
+	RatedUntil time.Time
+	Rates      bool
 }
 
 // LimitedBy returns what keeps jobs waiting that are queued in the channel, if that is a policy: "window"
@@ -58,6 +64,8 @@ type Status struct {
 // something else.
 func (s *Status) LimitedBy() (by string, until time.Time) {
 	switch {
+	case s.Rated > 0:
+		return "rate", s.RatedUntil
 	case s.Queued == 0:
 		return "", time.Time{}
 	case s.Window != nil && s.Running >= s.Window.Capacity:
@@ -110,6 +118,7 @@ func (c *channel) status() Status {
 	if c.ruling != nil {
 		c.ruling.describe(c, &s)
 	}
+	c.tolls.describe(&s)
 	return s
 }
 

@@ -16,7 +16,7 @@ func (c Config) validateRules(p *policy.Policy) error {
 	switch {
 	case len(p.Capacity) > 0:
 		return fmt.Errorf("%s: capacity: %s", p, one)
-	case p.Rate != nil:
+	case p.PacesChannels():
 		return fmt.Errorf("%s: rate: %s", p, one)
 	}
 	return nil
@@ -27,7 +27,7 @@ func (c Config) validateRules(p *policy.Policy) error {
 func (e *engine) govern(policies []policy.Policy) {
 	said := ""
 	for i := range policies {
-		if p := &policies[i]; len(p.Capacity) > 0 || p.Rate != nil {
+		if p := &policies[i]; len(p.Capacity) > 0 || p.PacesChannels() {
 			said += fmt.Sprintln(p, p.Capacity, p.Rate)
 		}
 	}

@@ -133,6 +133,51 @@ func TestRateOfStarts(t *testing.T) {
 	})
 }
 
+// TestRatePerDatabase: a database without tokens is in nobody's way, and a token comes back if nothing was
+// sent.
+func TestRatePerDatabase(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.AddDatabase("other")
+		cfg := b.config("root:1")
+		cfg.Policies = b.rate("root", "2/m", 1)
+		cfg.Policies[0].Rate.PerDatabase = true
+		cfg.Policies[0].Database = "prod"
+		b.PlanFor(channels.Key{DB: "prod", UUID: "a1"}, mock.Plan{FailBeforeSend: true})
+		r := b.start(cfg)
+		b.jobs("prod", "", "a", 3)
+		b.settle(time.Second)
+		b.jobs("other", "", "o", 3)
+		b.settle(time.Second)
+		require.Equal(b, 3, b.Count("other", channels.Done))
+		require.Equal(b, 1, b.channel(r, "root").Rated)
+		b.settle(31 * time.Second)
+		b.Fault("prod", func(f *mock.Faults) { *f = mock.Faults{} })
+		require.Equal(b, 1, b.Count("prod", channels.Done), "the token of the job that could not be sent was there for another one")
+	})
+}
+
+// TestPercentIsLive: a part of the channel above follows a reload, and what runs stays counted.
+func TestPercentIsLive(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		cfg := b.config("root:4")
+		cfg.Channels = append(cfg.Channels, channels.Config{Name: "root.mail", Percent: 50})
+		b.SetPlan(mock.Plan{RunFor: time.Hour})
+		r := b.start(cfg)
+		b.jobs("prod", "mail", "m", 9)
+		b.settle(time.Second)
+		require.Equal(b, 2, b.channel(r, "root.mail").Running)
+		cfg.Channels = []channels.Config{{Name: "root", Capacity: 9}, {Name: "root.mail", Percent: 50}}
+		require.NoError(b, r.Reconfigure(cfg))
+		b.settle(time.Second)
+		st := b.channel(r, "root.mail")
+		require.Equal(b, 4, st.Running)
+		require.Equal(b, 4, st.Capacity)
+		require.Equal(b, 50, st.Percent)
+	})
+}
+
 // TestTokenIsGivenBack: a job that could not be sent, or claimed, has not started.
 func TestTokenIsGivenBack(t *testing.T) {
 	for name, prepare := range map[string]func(b *bench){

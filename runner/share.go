@@ -12,7 +12,9 @@ import (
 type shares struct{ set *policy.Set }
 
 // Shared is that of [channels.Shares].
-func (s shares) Shared(channel string) bool { return s.set.LimitsAny(channel) }
+func (s shares) Shared(channel string) bool {
+	return s.set.LimitsAny(channel) || s.set.PacesAnyDatabase(channel)
+}
 
 // Fair is that of [channels.Shares].
 func (s shares) Fair(channel string) bool { return s.set.FairToAny(channel) }
@@ -24,6 +26,9 @@ func (s shares) Share(channel, db string) (share channels.Share) {
 	}
 	if p := s.set.Fair(channel, db); p != nil {
 		share.Fair = per(p.Fair)
+	}
+	if p := s.set.RatePerDatabase(channel, db); p != nil {
+		share.Rate, share.RateSource = p.Rate, p.String()
 	}
 	return share
 }

@@ -157,9 +157,13 @@ type Channel struct {
 	// Window is what a policy puts in the place of Capacity at present.
 	Window *Window `json:"window,omitempty"`
 	// Rate is how many jobs may start in a time.
-	Rate          *Rate    `json:"rate,omitempty"`
-	OldestPending *float64 `json:"oldest_pending_seconds,omitempty"`
-	Pause         *Pause   `json:"pause,omitempty"`
+	Rate *Rate `json:"rate,omitempty"`
+	// RateWaits is how many databases have jobs that wait for the rate of their database, and RateNext
+	// when the first of them may start one.
+	RateWaits     int       `json:"rate_waits,omitempty"`
+	RateNext      time.Time `json:"rate_next,omitzero"`
+	OldestPending *float64  `json:"oldest_pending_seconds,omitempty"`
+	Pause         *Pause    `json:"pause,omitempty"`
 }
 
 // Window is a capacity for certain times that is in force.

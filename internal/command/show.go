@@ -379,6 +379,9 @@ func (c *call) channels() (int, error) {
 		if v.Rate != nil {
 			options = append(options, "rate "+v.Rate.Line)
 		}
+		if v.RateWaits > 0 {
+			options = append(options, fmt.Sprintf("databases that wait for a rate: %d", v.RateWaits))
+		}
 		if v.Sequential {
 			options = append(options, "sequential")
 		}

@@ -71,6 +71,13 @@ func TestPolicyThatNeverCounts(t *testing.T) {
 				"policy root: its rate limits no channel, because policy root comes before it and matches all of its jobs: put what is specific before what is general",
 			},
 		},
+		"rates of two kinds": {
+			[]policy.Policy{
+				{Channels: []string{"root"}, Rate: new(channels.Rate)}, {Channels: []string{"root"}, Rate: &channels.Rate{PerDatabase: true}},
+				{Channels: []string{"root"}, Database: "prod", Rate: &channels.Rate{PerDatabase: true}},
+			},
+			[]string{"policy root database prod: its rate per database limits no job, because policy root comes before it and matches all of its jobs: put what is specific before what is general"},
+		},
 		"without the option": {[]policy.Policy{{Channels: []string{"root*"}}, limited("root.export*")}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -285,7 +285,7 @@ func (set setter) rules(name, database string, c *runner.ChannelStatus) {
 		set.to(capacityDesc, float64(max(c.Capacity, 0)), name, database, c.FullName)
 	}
 	limit, until := c.LimitedBy()
-	for by, has := range map[string]bool{"window": c.Windows, "rate": c.Rate != nil} {
+	for by, has := range map[string]bool{"window": c.Windows, "rate": c.Rate != nil || c.Rates} {
 		if !has {
 			continue
 		}

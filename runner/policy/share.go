@@ -47,7 +47,7 @@ func (l *Limit) validate() error {
 }
 
 // shares reports whether the policy has an option that divides a channel.
-func (p *Policy) shares() bool { return p.Limit != nil || p.Fair != "" }
+func (p *Policy) shares() bool { return p.Limit != nil || p.Fair != "" || p.PacesDatabases() }
 
 // Companies reports whether it counts the jobs of companies.
 func (p *Policy) Companies() bool {
@@ -117,7 +117,10 @@ func (s *Set) any(channel string, has func(*Policy) bool) bool {
 func Shares(policies []Policy) (list []Policy) {
 	for _, p := range policies {
 		if p.shares() {
-			p.Timeout = nil
+			p.Timeout, p.Capacity = nil, nil
+			if p.PacesChannels() {
+				p.Rate = nil
+			}
 			list = append(list, p)
 		}
 	}
