@@ -204,7 +204,7 @@ func TestJSONErrors(t *testing.T) {
 		"text for a number":     {`"default": {` + good + `, "channels": {"mail": {"capacity": "4"}}}`, "runners.channels.capacity: a text where a whole number belongs"},
 		"text for a list":       {`"default": {` + good + `, "databases": "prod"}`, "runners.databases: a text where a list belongs"},
 		"unknown driver":        {`"default": {` + good + `, "driver": {"driver": "nope"}}`, "unknown module: jobrunner.drivers.nope"},
-		"policy null":           {`"default": {` + good + `, "policies": [null]}`, "a policy without channels"},
+		"policy null":           {`"default": {` + good + `, "policies": [null]}`, "policies[0]: a policy without channels"},
 		"policy number":         {`"default": {` + good + `, "policies": [{"channels": ["root"], "timeout": {"after": 900}}]}`, `policy root: timeout: 900ns is too short, it must be at least 1s; write it with a unit`},
 		"policy warn number":    {`"default": {` + good + `, "policies": [{"channels": ["root"], "timeout": {"after": "1m", "warn": 5}}]}`, "policy root: warn: 5ns is too short"},
 		"policy grace number":   {`"default": {` + good + `, "policies": [{"channels": ["root"], "timeout": {"after": "1m", "cancel": true, "grace": 5}}]}`, "policy root: grace: 5ns is too short"},

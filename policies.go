@@ -131,11 +131,11 @@ func (r *Runner) policies() ([]policy.Policy, error) {
 		p := r.Policies[i]
 		var err error
 		if p.Database, err = resolve("policy database", p.Database); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("policies[%d]: %w", i, err)
 		}
 		cfg, err := p.check()
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("policies[%d]: %w", i, err)
 		}
 		list = append(list, cfg)
 	}

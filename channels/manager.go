@@ -182,8 +182,8 @@ func (m *Manager) Jobs(db string) iter.Seq2[Job, State] {
 	}
 }
 
-// BeginSnapshot begins the reading of a snapshot of a database: from now on, Stale knows which jobs
-// no Set or SetFromSnapshot has touched.
+// BeginSnapshot begins the reading of a snapshot of a database: from now on, RemoveStale
+// knows which jobs no Set or SetFromSnapshot has touched.
 func (m *Manager) BeginSnapshot(db string) {
 	d := m.dbs[db]
 	if d == nil {
@@ -201,21 +201,10 @@ func (m *Manager) BeginSnapshot(db string) {
 	}
 }
 
-// Stale returns the jobs of a database that nothing has touched since BeginSnapshot, in no
-// particular order. What became of them is up to the caller. The loop may remove jobs, not add any.
-func (m *Manager) Stale(db string) iter.Seq[Key] {
-	return func(yield func(Key) bool) {
-		d := m.dbs[db]
-		if d == nil || d.seen == d.len() {
-			return
-		}
-		d.each(func(r *record) bool { return r.snapshot == d.snapshot || yield(r.key()) })
-	}
-}
-
-// RemoveStale forgets the jobs of a database that Stale names, except some, by their uuids. It returns
-// which of these Stale names, and a number of those that it has forgotten. If these were most of the
-// database's, jobs that wait are back in the queues of their own channels.
+// RemoveStale forgets the stale jobs of a database, those that nothing has touched since
+// BeginSnapshot, except some, by their uuids. It returns which of the latter are stale, and counts
+// them as touched, and a number of those that it has forgotten, both in no particular order. If most
+// of the database's were forgotten, jobs that wait are back in the queues of their own channels.
 func (m *Manager) RemoveStale(db string, spared []string, number int) (left, removed []Key) {
 	d := m.dbs[db]
 	if d == nil || d.seen == d.len() {

@@ -1,7 +1,7 @@
 package runner
 
 import (
-	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -458,7 +458,9 @@ func TestSnapshotOfAServedDatabase(t *testing.T) {
 	rows[1].Enqueued = 6
 	require.EqualValues(t, 5, e.tasks[opened].row.Enqueued)
 	require.Equal(t, phaseClaiming, e.tasks[claiming].phase)
-	require.Empty(t, slices.Collect(e.tree.Stale("prod")))
+	ended, gone := e.tree.RemoveStale("prod", e.tasksOf(db), 1)
+	require.Empty(t, ended)
+	require.Empty(t, gone)
 }
 
 // What is remembered of a job goes with it, also if only a snapshot tells that it is gone.
@@ -590,6 +592,7 @@ func TestAbandon(t *testing.T) {
 		"overdue":         {task{settledAt: now.Add(-settleGrace), row: &driver.Row{State: channels.Done}}, true},
 		"gone":            {task{settledAt: now.Add(-settleGrace), gone: true}, true},
 		"not yet":         {task{settledAt: now.Add(1 - settleGrace), row: &driver.Row{State: channels.Done}}, false},
+		"on its way":      {task{settledAt: now.Add(-4 * time.Second), row: &driver.Row{State: channels.Done}}, false},
 		"not settled":     {task{row: &driver.Row{State: channels.Done}}, false},
 		"to be run again": {task{settledAt: now.Add(-time.Hour), row: &driver.Row{State: channels.Pending}}, false},
 	} {
@@ -625,6 +628,9 @@ func TestMissedClaims(t *testing.T) {
 		require.Equal(t, want.slot, known && s.Running(), state)
 		require.Equal(t, want.left, e.tasks[key] != nil, state)
 		require.Equal(t, want.paused, len(e.delays) > 0, state)
+		for _, d := range e.delays {
+			require.WithinDuration(t, time.Now().Add(100*time.Millisecond), time.UnixMicro(d.until), 80*time.Millisecond)
+		}
 
 		e, _ = served()
 		key = e.holds("prod", "a", &task{phase: phaseOpen})
@@ -653,6 +659,33 @@ func TestClaimsOfOthers(t *testing.T) {
 	e.claimed(db, of(6)) // an order of an earlier connection
 	require.Equal(t, phaseUnclaiming, e.tasks[opened].phase)
 	require.Equal(t, int64(6), e.tasks[opened].attempt.Enqueued)
+}
+
+// What holds slots of a channel are the tasks in it and below, unless their database is out of reach.
+func TestHeldSlots(t *testing.T) {
+	t.Parallel()
+	for _, own := range []bool{false, true} {
+		e, _ := served()
+		cfg := e.config()
+		if own {
+			cfg.DatabaseChannels = &channels.Capacities{}
+			e.config = func() Config { return cfg }
+		}
+		for i, channel := range []string{"root", "root.mail", "root.mail", "root.mail.slow", "root.mailing"} {
+			for _, db := range []string{"prod", "other"} {
+				key := channels.Key{DB: db, UUID: strconv.Itoa(i)}
+				e.tasks[key] = &task{phase: phaseOpen}
+				e.tree.Set(channels.Job{Key: key, Channel: channel}, channels.Enqueued)
+			}
+		}
+		e.tasks[channels.Key{DB: "prod", UUID: "1"}].phase = phaseParked
+		want := 5
+		if own {
+			want = 2
+		}
+		x := channels.Explanation{Channel: "root.mail", Job: channels.Job{Key: channels.Key{DB: "prod"}}}
+		require.Equal(t, want, e.held(x))
+	}
 }
 
 // A delay is for a job that waits, and is not nothing.

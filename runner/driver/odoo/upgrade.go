@@ -8,8 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -67,6 +69,28 @@ func (s *session) lockedBy(ctx context.Context, u *upgrade) (bool, error) {
 	}
 	u.add("writes", pid, transaction)
 	return true, nil
+}
+
+// markedSinceSQL tells when the first of the marks was set, as far as rows tell when they were written;
+// writeDateSQL whether they do.
+const (
+	writeDateSQL = `SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'write_date'
+		AND atttypid = 'timestamp'::regtype AND NOT attisdropped)`
+	markedSinceSQL = `SELECT min(write_date) FROM ir_module_module WHERE ` + markedModulesSQL
+)
+
+// markedSince tells when the first mark was set, at the latest; zero if that is not known.
+func (s *session) markedSince(ctx context.Context) (time.Time, error) {
+	var dated bool
+	var since pgtype.Timestamp
+	err := s.conn.QueryRow(ctx, writeDateSQL, pgx.QueryExecModeExec, s.generation.tables.qualify("ir_module_module")).Scan(&dated)
+	if err == nil && dated {
+		err = s.conn.QueryRow(ctx, s.generation.named(markedSinceSQL), pgx.QueryExecModeExec).Scan(&since)
+	}
+	if err != nil || !since.Valid || since.InfinityModifier != pgtype.Finite {
+		return time.Time{}, s.conn.Failed(err, "check since when modules are marked")
+	}
+	return since.Time, nil
 }
 
 // GateUpgrades implements [driver.Upgrader].
