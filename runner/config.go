@@ -74,6 +74,11 @@ type Config struct {
 	// changed there. The driver must be capable of telling. Default: false, they are started.
 	UpgradeGate bool
 
+	// Connections is how many connections to PostgreSQL the runner has at most, the maintenance
+	// connection and those of operators among them, at least [ConnectionsLeast]. Default: 0, as many
+	// as [ConnectionsAllowed] says.
+	Connections int
+
 	// DiscoverInterval is the time between two listings of the databases.
 	// Default: 30 s.
 	DiscoverInterval time.Duration
@@ -172,6 +177,8 @@ func (c Config) validate() error {
 		return errors.New("no upstreams")
 	case c.DatabaseChannels != nil && len(c.Channels) > 0:
 		return errors.New("channels and database_channels exclude each other")
+	case c.Connections != 0 && c.Connections < ConnectionsLeast:
+		return fmt.Errorf("connections must be at least %d: one for maintenance, one for operators, and one for databases", ConnectionsLeast)
 	case c.DiscoverInterval < 0:
 		return errors.New("discover_interval must not be negative")
 	case c.RescueStartedAfter < 0:

@@ -282,6 +282,10 @@ func (d *DatabaseStatus) Obstacle(now time.Time) string {
 		return "is a neutralized copy" + with(": ", d.Detail)
 	case DatabaseYielding:
 		return "is being dropped, renamed or copied"
+	case DatabaseAsleep:
+		return ""
+	case DatabaseWaiting:
+		return "waits for a connection" + with(": ", d.Detail) + waitingAdvice
 	default:
 		if !d.Fresh(now) {
 			return "has no fresh session, it is " + d.State.String() + with(": ", d.Detail)
@@ -289,6 +293,9 @@ func (d *DatabaseStatus) Obstacle(now time.Time) string {
 		return ""
 	}
 }
+
+// waitingAdvice is the remedy where too few connections are allowed.
+const waitingAdvice = "; raise connections, or CONNECTION LIMIT of the role or max_connections"
 
 // few returns the first of a list, and says how many there are besides.
 func few(list []string) []string {
