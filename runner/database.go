@@ -69,6 +69,10 @@ type database struct {
 	useful, restlessUntil time.Time
 	slept                 *sleep
 	quiet                 bool
+	// leaving is until when nothing of it is started, so that it can give its connection to others.
+	leaving time.Time
+	// remains is until when it is not asked to again.
+	remains time.Time
 	// open are the jobs, by uuid, that had an open request in this process when the present first
 	// snapshot began.
 	open map[string]struct{}
@@ -91,7 +95,7 @@ func (db *database) repair(uuid string) {
 // serving reports whether jobs of the database may be claimed. What is wrong with its channels is up
 // to its channel tree.
 func (db *database) serving() bool {
-	return db.stage.known() && db.hold.until.IsZero() && db.pause == nil && !db.upgrade.Active
+	return db.stage.known() && db.hold.until.IsZero() && db.pause == nil && !db.upgrade.Active && db.leaving.IsZero()
 }
 
 // settling reports whether a new leader should wait for the database: it may still tell of jobs that
@@ -317,6 +321,9 @@ func (d *databases) status(counts []channels.Count) []DatabaseStatus {
 		}
 		if db.upgrade.Active {
 			st.UpgradeSince = db.upgradeSince
+		}
+		if db.quiet && db.slept != nil && !db.stage.known() {
+			st.Woken = db.slept.until
 		}
 		if db.session != nil {
 			p := db.session.Pulse()

@@ -263,6 +263,9 @@ func (d *DatabaseStatus) heldAdvice() string {
 // Obstacle says why the jobs of a database are not run, as a predicate, with the
 // remedy; empty if they are. A pause is none: it is somebody's will.
 func (d *DatabaseStatus) Obstacle(now time.Time) string {
+	if !d.Woken.IsZero() && now.Sub(d.Woken) < wakingLimit {
+		return ""
+	}
 	switch d.State {
 	case DatabaseHeld:
 		text := "is held back" + with(": ", d.Detail)
@@ -293,6 +296,10 @@ func (d *DatabaseStatus) Obstacle(now time.Time) string {
 		return ""
 	}
 }
+
+// wakingLimit is how long it takes, at most, to connect to a database that has been asleep and to read
+// its jobs, if nothing is wrong.
+const wakingLimit = 10 * time.Second
 
 // waitingAdvice is the remedy where too few connections are allowed.
 const waitingAdvice = "; raise connections, or CONNECTION LIMIT of the role or max_connections"

@@ -28,6 +28,10 @@ const (
 	// falseWake is how long a database sleeps at least if nothing was to be done when it was woken last;
 	// each time twice as long, up to checkInterval.
 	falseWake = 2 * time.Second
+	// turnPatience is how long a database waits before others with jobs leave it a connection, and how
+	// long such a one waits for its own jobs to end; turnLength is how long it keeps the connection, at
+	// least.
+	turnPatience, turnLength = 5 * time.Second, 30 * time.Second
 	// etasLimit bounds the jobs that are looked at to find whether all that wait do so for their eta.
 	etasLimit = 1000
 )
@@ -53,6 +57,8 @@ type sleep struct {
 	vain int
 	// stirred is set while it is awake because something was written.
 	stirred bool
+	// until is when it was woken.
+	until time.Time
 }
 
 // pressed is called when databases have to wait for a connection.
@@ -63,12 +69,15 @@ func (e *engine) pressed() { e.mail.post(func() { e.rotate(time.Now()) }) }
 func (e *engine) rotate(now time.Time) {
 	r := &e.rotation
 	r.at = time.Time{}
-	over := e.connections.queue.Pressure().Over()
+	p := e.connections.queue.Pressure()
+	over := p.Over()
 	if over == 0 || e.ending() {
+		e.remainAll()
 		return
 	}
 	r.at = now.Add(rotateInterval)
 	if over -= len(r.resting); over <= 0 {
+		e.remainAll()
 		return
 	}
 	parked := e.parked()
@@ -85,6 +94,61 @@ func (e *engine) rotate(now time.Time) {
 		r.resting[db] = struct{}{}
 		db.session.Sleep()
 	}
+	if over -= len(idle); over > 0 && p.Longest >= turnPatience {
+		e.take(now, over)
+	}
+}
+
+// take has databases with jobs leave their connections to others whose jobs may have been waiting for
+// longer: those that have had them for the longest time. Nothing of them is started until their
+// jobs have ended that run; if these take too long, they go on.
+func (e *engine) take(now time.Time, over int) {
+	running := make(map[string]bool)
+	for key := range e.tasks {
+		running[key.DB] = true
+	}
+	var busy []*database
+	for db := range e.databases.served {
+		_, resting := e.rotation.resting[db]
+		switch {
+		case db.leaving.IsZero():
+			if since := now.Sub(db.entered); !resting && since >= turnLength && !now.Before(db.remains) {
+				busy = append(busy, db)
+			}
+		case !running[db.Name]:
+			e.leaveConnection(db)
+			over--
+		case now.Before(db.leaving):
+			over--
+		default:
+			e.remain(db)
+			db.remains = now.Add(turnLength)
+		}
+	}
+	slices.SortFunc(busy, func(a, b *database) int {
+		return cmp.Or(a.entered.Compare(b.entered), cmp.Compare(a.Name, b.Name))
+	})
+	for _, db := range busy[:max(0, min(over, len(busy)))] {
+		db.leaving = now.Add(turnPatience)
+		e.databases.derive(db)
+	}
+}
+
+// leaveConnection has a database wait for its next turn.
+func (e *engine) leaveConnection(db *database) {
+	e.log().Debug("database leaves its connection to others", zap.String("database", db.Name))
+	e.stopSession(db)
+	e.step(db, stepLeave, e.connections.why)
+	e.startSession(db)
+}
+
+// remain lets the jobs of a database be started that was to leave its connection to others.
+func (e *engine) remain(db *database) {
+	if db.leaving.IsZero() {
+		return
+	}
+	db.leaving = time.Time{}
+	e.databases.derive(db)
 }
 
 // parked are the databases with tasks whose rows have not been read.
@@ -132,6 +196,13 @@ func (e *engine) sequential(key channels.Key) bool {
 	return false
 }
 
+// remainAll is remain for all that were to leave.
+func (e *engine) remainAll() {
+	for db := range e.databases.served {
+		e.remain(db)
+	}
+}
+
 // awake takes in that a database has something to do and keeps its connection.
 func (e *engine) awake(db *database) {
 	delete(e.rotation.resting, db)
@@ -177,6 +248,7 @@ func (e *engine) wake(db *database, u session.Urgency) bool {
 	}
 	delete(e.rotation.asleep, db)
 	e.watch()
+	db.slept.until = time.Now()
 	if u == session.Pressing {
 		e.step(db, stepWake, "")
 	}

@@ -178,3 +178,33 @@ func TestNoInsertIsLost(t *testing.T) {
 		})
 	}
 }
+
+// TestBusyDatabasesTakeTurns: more databases with jobs without end than connections. Those of all run,
+// and a job that takes long does not keep the others of its database from being started for long.
+func TestBusyDatabasesTakeTurns(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		names := b.many(9)
+		b.LimitConnections(1000, 0)
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		long := b.one("db00", "long")
+		b.PlanFor(long, mock.Plan{RunFor: time.Hour})
+		for i := range 300 {
+			for _, name := range names {
+				b.one(name, fmt.Sprintf("job%d", i))
+			}
+		}
+		cfg := b.config("root:4")
+		cfg.Connections = 5
+		r := b.start(cfg)
+		require.LessOrEqual(b, b.watch(8*time.Minute), 5)
+		for _, name := range names {
+			done := b.Count(name, channels.Done)
+			t.Log(name, done)
+			require.Greater(b, done, 20, name)
+		}
+		row, _ := b.Row(long)
+		require.Equal(b, channels.Started, row.State)
+		require.Len(b, b.RunsOf(long), 1)
+		require.NotZero(b, b.states(r)["waiting"])
+	})
+}

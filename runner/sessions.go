@@ -151,10 +151,11 @@ func (e *engine) step(db *database, what step, detail string) {
 		return
 	}
 	delete(e.rotation.resting, db)
+	e.remain(db)
 	if db.session != nil {
 		e.connections.queue.Hasten(db.session, e.urgency(db)) // for the next connection
 	}
-	if claiming := e.lose(db); claiming > 0 && what != stepYield && what != stepChange && what != stepSleep {
+	if claiming := e.lose(db); claiming > 0 && what != stepYield && what != stepChange && what != stepSleep && what != stepLeave {
 		e.databases.claimsLost(db)
 	}
 }

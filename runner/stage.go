@@ -56,6 +56,8 @@ const (
 	// stepLoad: a snapshot begins, and stepLoaded: it has been applied.
 	stepLoad
 	stepLoaded
+	// stepLeave: it has jobs, and others have its connection for a while.
+	stepLeave
 	// stepSleep: it has given up its connection, and stepWake: it may have something to do.
 	stepSleep
 	stepWake
@@ -102,6 +104,8 @@ func (s stage) after(what step) stage {
 		}
 	case stepLoaded:
 		return stageServed
+	case stepLeave:
+		return stageWaiting
 	case stepSleep:
 		return stageAsleep
 	case stepWake:

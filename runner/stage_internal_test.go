@@ -27,6 +27,7 @@ func TestStageTransitions(t *testing.T) {
 		stepStandby:     {sta, sta, sta, sta, sta, sta, sta, sta, sta, sta, yie},
 		stepLoad:        {loa, loa, loa, loa, loa, loa, loa, ser, loa, loa, yie},
 		stepLoaded:      {ser, ser, ser, ser, ser, ser, ser, ser, ser, ser, yie},
+		stepLeave:       {wai, wai, wai, wai, wai, wai, wai, wai, wai, wai, yie},
 		stepSleep:       {asl, asl, asl, asl, asl, asl, asl, asl, asl, asl, yie},
 		stepWake:        {con, fai, und, neu, unh, sta, loa, ser, wai, con, yie},
 		stepYield:       {yie, yie, yie, yie, yie, yie, yie, yie, yie, yie, yie},

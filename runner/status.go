@@ -128,6 +128,8 @@ type DatabaseStatus struct {
 	Detail string
 	// Fingerprint is what the driver found last.
 	Fingerprint driver.Fingerprint
+	// Woken is when it was woken, as long as it has not been served since; zero otherwise.
+	Woken time.Time
 	// HeldUntil is when a held database is tried again.
 	HeldUntil time.Time
 	// UpgradeSince is since when its jobs have waited for the end of an upgrade; zero if they do not.

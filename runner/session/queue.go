@@ -40,7 +40,11 @@ const (
 	urgencies = int(Pressing) + 1
 )
 
-// Queue lets the sessions of a cluster connect: a few at a time, the most urgent first, and no more
+// headStarts are how much longer a session may have waited before one that is more urgent does not go
+// first any more.
+var headStarts = [urgencies]time.Duration{Routine: 30 * time.Second, Unknown: 5 * time.Second}
+
+// Queue lets the sessions of a cluster connect: a few at a time, the most urgent mostly first, and no more
 // than are allowed together. Once PostgreSQL has refused one because there are too many, one at a
 // time tries, after a pause. A nil Queue does nothing. The zero value is ready and has no limit.
 type Queue struct {
@@ -249,21 +253,32 @@ func (q *Queue) tell() {
 // grant lets as many connect as may, and tells the others. The caller holds mu.
 func (q *Queue) grant() {
 	defer q.tell()
-	for u := len(q.lines) - 1; u >= 0; {
-		line := q.lines[u]
-		switch {
-		case len(line) == 0:
-			u--
-			continue
-		case q.limit > 0 && q.held >= q.limit, q.trying >= tryLimit, q.full && (q.resting || q.trying > 0):
+	for {
+		next := q.next()
+		if next == nil || q.limit > 0 && q.held >= q.limit || q.trying >= tryLimit || q.full && (q.resting || q.trying > 0) {
 			return
 		}
-		q.lines[u] = line[1:]
+		q.lines[next.urgency] = q.lines[next.urgency][1:]
 		q.held++
 		q.trying++
-		q.forget(line[0])
-		close(line[0].ready)
+		q.forget(next)
+		close(next.ready)
 	}
+}
+
+// next is the session whose turn it is, nil if none waits. The caller holds mu.
+func (q *Queue) next() (next *turn) {
+	var first time.Time
+	for u := urgencies - 1; u >= 0; u-- {
+		if len(q.lines[u]) == 0 {
+			continue
+		}
+		t := q.lines[u][0]
+		if at := t.since.Add(headStarts[u]); next == nil || at.Before(first) {
+			next, first = t, at
+		}
+	}
+	return next
 }
 
 // tried notes how an attempt ended, and reports whether it is to be made again.
