@@ -84,6 +84,11 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			<options of the driver>
 //		}
 //		connections       <number>
+//		hibernate         <duration> {
+//			poll      <duration>
+//			check     <duration>
+//			max_awake <number>
+//		}
 //		discover_interval <duration>
 //		rescue_started_after <duration>
 //		quarantine        <attempts> in <duration>
@@ -137,6 +142,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,
 	"connections":          (*Runner).parseConnections,
+	"hibernate":            (*Runner).parseHibernate,
 	"discover_interval":    (*Runner).parseDiscoverInterval,
 	"rescue_started_after": (*Runner).parseRescueStartedAfter,
 	"quarantine":           (*Runner).parseQuarantine,

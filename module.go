@@ -182,6 +182,10 @@ type Runner struct {
 	// last five minutes, whichever is the least.
 	Connections int `json:"connections,omitempty"`
 
+	// Closes the connections to databases that have nothing to do. Default: only if there are more
+	// databases than connections, to those that others need.
+	Hibernate *Hibernate `json:"hibernate,omitempty"`
+
 	// How often to look for new and dropped databases, at least `500ms`. Default:
 	// `30s`.
 	DiscoverInterval caddy.Duration `json:"discover_interval,omitempty"`

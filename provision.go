@@ -54,6 +54,7 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 	}
 	cfg = runner.Config{
 		Connections:        r.Connections,
+		Hibernate:          r.Hibernate.config(),
 		DiscoverInterval:   time.Duration(r.DiscoverInterval),
 		ShutdownTimeout:    r.shutdownTimeout(),
 		RescueStartedAfter: time.Duration(r.RescueStartedAfter),

@@ -79,6 +79,10 @@ type Config struct {
 	// as [ConnectionsAllowed] says.
 	Connections int
 
+	// Hibernate has databases sleep that have nothing to do. Default: nil, only those sleep whose
+	// connections others need.
+	Hibernate *Hibernate
+
 	// DiscoverInterval is the time between two listings of the databases.
 	// Default: 30 s.
 	DiscoverInterval time.Duration
@@ -200,6 +204,11 @@ func (c Config) validate() error {
 			return fmt.Errorf("quarantine: this driver cannot fail jobs of %s", c.application())
 		}
 	}
+	if c.Hibernate != nil {
+		if err := c.Hibernate.Validate(); err != nil {
+			return fmt.Errorf("hibernate: %w", err)
+		}
+	}
 	if _, err := postgres.Patterns(c.Databases); err != nil {
 		return fmt.Errorf("databases: %w", err)
 	}
@@ -240,8 +249,16 @@ func (c Config) session() session.Config {
 func (c Config) cluster() cluster.Config {
 	return cluster.Config{
 		Name: c.Name, Driver: c.Driver, Postgres: c.Postgres, Databases: c.Databases,
-		DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
+		DiscoverInterval: c.DiscoverInterval, PollInterval: c.pollInterval(), Logger: c.Logger,
 	}
+}
+
+// pollInterval is the time between two looks at what was written to databases that sleep.
+func (c Config) pollInterval() time.Duration {
+	if c.Hibernate == nil {
+		return HibernatePollDefault
+	}
+	return c.Hibernate.withDefaults().Poll
 }
 
 func (c Config) upstream() upstream.Config {

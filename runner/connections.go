@@ -71,11 +71,17 @@ type connections struct {
 	// most is how many it may have, 0 without a limit, and why says where that comes from.
 	most int
 	why  string
+	// told is set once it has been said that databases cannot hibernate.
+	told bool
 }
 
 // measured takes in how many connections there may be and are.
 func (c *connections) measured(l driver.Limits, now time.Time) {
 	ours := c.used()
+	if l.Uncounted && c.config().Hibernate != nil && !c.told {
+		c.config().Logger.Warn("hibernate does nothing, because PostgreSQL does not count what is written: set track_counts on")
+	}
+	c.told = l.Uncounted && c.config().Hibernate != nil
 	c.limits, c.known = l, true
 	c.server.add(l.ServerUsed-ours, now)
 	c.role.add(l.RoleUsed-ours, now)
@@ -92,13 +98,15 @@ func (c *connections) apply() {
 	default:
 		c.most, c.why = 0, ""
 	}
-	if c.most == 0 {
-		c.operators.allow(operatorsLimit)
-		c.queue.Limit(0, "")
-		return
+	sessions, why, operators := 0, c.why, operatorsLimit
+	if c.most > 0 {
+		sessions, operators = SessionsOf(c.most), operatorsOf(c.most)
 	}
-	c.operators.allow(operatorsOf(c.most))
-	c.queue.Limit(SessionsOf(c.most), c.why)
+	if h := c.config().Hibernate; h != nil && h.MaxAwake > 0 && (sessions == 0 || h.MaxAwake < sessions) {
+		sessions, why = h.MaxAwake, fmt.Sprintf("max_awake of hibernate lets %d databases be connected at a time", h.MaxAwake)
+	}
+	c.operators.allow(operators)
+	c.queue.Limit(sessions, why)
 }
 
 // used is how many connections the runner has or is making, the maintenance connection among them.

@@ -146,6 +146,9 @@ func (e *engine) tick(now time.Time) {
 	if !e.rotation.at.IsZero() && !now.Before(e.rotation.at) {
 		e.rotate(now)
 	}
+	if e.config().Hibernate != nil && !now.Before(e.rotation.hibernateAt) {
+		e.hibernate(now)
+	}
 	if !now.Before(e.scanAt) {
 		e.expireReserved(now)
 		e.expireClosed(now)
@@ -172,6 +175,9 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	}
 	if at := e.rotation.at; !at.IsZero() {
 		next = timing.Earliest(next, at)
+	}
+	if e.config().Hibernate != nil {
+		next = timing.Earliest(next, e.rotation.hibernateAt)
 	}
 	if !e.dispatchable() {
 		return next

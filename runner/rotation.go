@@ -19,14 +19,13 @@ const (
 	rotateInterval = 250 * time.Millisecond
 	// restlessPause is how long a database is left alone that had something to do after all.
 	restlessPause = 2 * time.Second
-	// checkInterval is how long a database sleeps at most, and checkPace the time between two that are
-	// checked because of that, so that more than 240 of them sleep longer.
-	checkInterval = time.Minute
-	checkPace     = 250 * time.Millisecond
+	// checkPace is the time between two databases that are checked because they have slept for as long
+	// as one may. If there are more of them, they sleep longer.
+	checkPace = 250 * time.Millisecond
 	// etaAhead is how long before its next eta a database is woken.
 	etaAhead = 15 * time.Second
 	// falseWake is how long a database sleeps at least if nothing was to be done when it was woken last;
-	// each time twice as long, up to checkInterval.
+	// each time twice as long, up to the time that it sleeps at most.
 	falseWake = 2 * time.Second
 	// turnPatience is how long a database waits before others with jobs leave it a connection, and how
 	// long such a one waits for its own jobs to end; turnLength is how long it keeps the connection, at
@@ -42,6 +41,8 @@ const (
 type rotation struct {
 	// at is when it is tried again to find connections; zero if none are missing.
 	at time.Time
+	// hibernateAt is when it is looked next for databases that have had nothing to do for long.
+	hibernateAt time.Time
 	// resting are the databases that have been ordered to sleep.
 	resting map[*database]struct{}
 	asleep  map[*database]*sleep
@@ -213,10 +214,15 @@ func (e *engine) awake(db *database) {
 func (e *engine) asleep(db *database, rest driver.Rest) {
 	now := time.Now()
 	delete(e.rotation.resting, db)
-	s := &sleep{since: now, rest: rest, latest: now.Add(timing.Jitter(checkInterval))}
-	if was := db.slept; was != nil && was.stirred && db.useful.Before(was.since) {
-		s.vain = was.vain + 1
-		s.earliest = now.Add(min(falseWake<<min(s.vain, 10), checkInterval))
+	check := e.naps().Check
+	s := &sleep{since: now, rest: rest, latest: now.Add(timing.Jitter(check))}
+	if was := db.slept; was != nil && db.useful.Before(was.since) {
+		if s.vain = was.vain; was.stirred {
+			s.vain++
+		}
+	}
+	if s.vain > 0 {
+		s.earliest = now.Add(min(falseWake<<min(s.vain, 10), check))
 	}
 	if !rest.Next.IsZero() {
 		if at := rest.Next.Add(-etaAhead); at.Before(s.latest) {
@@ -238,7 +244,7 @@ func (e *engine) asleep(db *database, rest driver.Rest) {
 
 // detail says what it means that a database is asleep.
 func (s *sleep) detail() string {
-	return "it has had nothing to do since " + s.since.UTC().Format(time.RFC3339) + ", and other databases need its connection"
+	return "it has had nothing to do since " + s.since.UTC().Format(time.RFC3339) + ", so that it needs no connection"
 }
 
 // wake has a database connect, and reports whether it was asleep.
@@ -290,7 +296,10 @@ func (e *engine) written(all map[uint32]driver.Writes) {
 	}
 	slices.SortFunc(due, func(a, b *database) int { return a.slept.latest.Compare(b.slept.latest) })
 	free := e.connections.queue.Pressure().Free()
-	checks := int(writesInterval / checkPace)
+	if e.hibernates() {
+		free = 0
+	}
+	checks := int(e.naps().Poll / checkPace)
 	for _, db := range due {
 		switch {
 		case free != 0:
@@ -303,9 +312,6 @@ func (e *engine) written(all map[uint32]driver.Writes) {
 		e.wake(db, session.Routine)
 	}
 }
-
-// writesInterval is how often it is asked what has been written.
-const writesInterval = 2 * time.Second
 
 // wakeAll has every database connect that is asleep: another process may have led meanwhile.
 func (e *engine) wakeAll() {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -135,17 +136,29 @@ func TestNoInsertIsLost(t *testing.T) {
 			names := b.many(12)
 			b.LimitConnections(1000, 0)
 			b.DelayStatistics(time.Duration(seed%2) * late)
+			var mu sync.Mutex // guards the following; sessions look at the same time
 			n, edges := 0, 0
 			inserted := map[channels.Key]time.Time{}
 			insert := func(name string, notified time.Duration) {
+				mu.Lock()
+				defer mu.Unlock()
 				n++
 				j := mock.NewJob(name, fmt.Sprintf("job%d", n))
 				inserted[j.Key] = time.Now()
 				b.InsertLate(notified, j)
 			}
-			b.BetweenLooks(func(name string) {
-				if random.IntN(4) == 0 {
+			edge := rand.New(rand.NewPCG(seed, 2))
+			chosen := func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				yes := edge.IntN(4) == 0
+				if yes {
 					edges++
+				}
+				return yes
+			}
+			b.BetweenLooks(func(name string) {
+				if chosen() {
 					insert(name, 10*time.Millisecond) // when the session may have gone
 				}
 			})
@@ -207,4 +220,119 @@ func TestBusyDatabasesTakeTurns(t *testing.T) {
 		require.Len(b, b.RunsOf(long), 1)
 		require.NotZero(b, b.states(r)["waiting"])
 	})
+}
+
+// TestHibernate: databases that have had nothing to do for long have no connection, although there are
+// enough. A job wakes its database as soon as it shows that it was written, an eta in time, and where
+// nothing shows, the check does. Without the option, all are connected again.
+func TestHibernate(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.many(5)
+		cfg := b.config("root:4")
+		cfg.Hibernate = &runner.Hibernate{After: 20 * time.Second, Poll: time.Second, Check: 5 * time.Minute, MaxAwake: 4}
+		r := b.start(cfg)
+		require.LessOrEqual(b, b.watch(10*time.Second), 1+4, "max_awake")
+		b.settle(20 * time.Second)
+		require.Equal(b, map[string]int{"asleep": 5}, b.states(r))
+		open, _ := b.Connections()
+		require.Equal(b, 1, open)
+		st, err := r.Status(b.Context())
+		require.NoError(b, err)
+		require.Equal(b, runner.Ready, st.Health(time.Now()))
+
+		took := func(k channels.Key, at time.Time) time.Duration {
+			row, _ := b.Row(k)
+			require.Equal(b, channels.Done, row.State, "%s", k)
+			return row.Done.Sub(at)
+		}
+		began := time.Now()
+		k := b.one("db01", "a")
+		b.settle(3 * time.Second)
+		require.Less(b, took(k, began), 2*time.Second+100*time.Millisecond)
+		require.Equal(b, map[string]int{"asleep": 4, "ready": 1}, b.states(r))
+		b.settle(15 * time.Second)
+		require.Equal(b, 1, b.states(r)["ready"], "it sleeps only after a while")
+		b.settle(15 * time.Second)
+		require.Equal(b, map[string]int{"asleep": 5}, b.states(r))
+
+		eta := time.Now().Add(4 * time.Minute)
+		k = b.one("db02", "b", func(j *mock.Job) { j.ETA = eta.UnixMicro() })
+		b.settle(time.Minute)
+		require.Equal(b, map[string]int{"asleep": 5}, b.states(r), "its eta is far")
+		b.settle(4 * time.Minute)
+		require.Less(b, took(k, eta), time.Second)
+
+		b.settle(time.Minute)
+		b.DelayStatistics(time.Hour)
+		began = time.Now()
+		k = b.one("db03", "c")
+		b.settle(6 * time.Minute)
+		require.Less(b, took(k, began), 6*time.Minute)
+		b.DelayStatistics(0)
+
+		b.settle(time.Minute)
+		require.Equal(b, map[string]int{"asleep": 5}, b.states(r))
+		cfg.Hibernate = nil
+		require.NoError(b, r.Reconfigure(cfg))
+		b.settle(10 * time.Second)
+		require.Equal(b, map[string]int{"ready": 5}, b.states(r))
+	})
+}
+
+// TestHibernateIsRefused: where PostgreSQL does not count what is written, nothing would wake a
+// database, and none sleeps.
+func TestHibernateIsRefused(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.many(2)
+		b.CountNothing()
+		cfg := b.config("root:4")
+		cfg.Hibernate = &runner.Hibernate{After: 20 * time.Second}
+		r := b.start(cfg)
+		b.settle(5 * time.Minute)
+		require.Equal(b, map[string]int{"ready": 2}, b.states(r))
+		require.Equal(b, 1, b.logged("hibernate does nothing, because PostgreSQL does not count what is written: set track_counts on"))
+	})
+}
+
+// TestHibernateWakesLessForNothing: what is written to other tables wakes a database less and less, and
+// a job does not wait for longer than the check.
+func TestHibernateWakesLessForNothing(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.many(1)
+		cfg := b.config("root:4")
+		cfg.Hibernate = &runner.Hibernate{After: 10 * time.Second}
+		b.start(cfg)
+		b.settle(time.Minute)
+		before := b.Calls("db00", "OpenSession")
+		for range 10 * 60 {
+			b.Write("db00", 1)
+			b.settle(time.Second)
+		}
+		require.LessOrEqual(b, b.Calls("db00", "OpenSession")-before, 20)
+		began := time.Now()
+		k := b.one("db00", "a")
+		b.settle(2 * time.Minute)
+		row, _ := b.Row(k)
+		require.Equal(b, channels.Done, row.State)
+		require.Less(b, row.Done.Sub(began), 70*time.Second)
+	})
+}
+
+func TestHibernateValidate(t *testing.T) {
+	t.Parallel()
+	for text, h := range map[string]runner.Hibernate{
+		"":                            {After: time.Minute, Poll: time.Second, Check: time.Hour, MaxAwake: 3},
+		"the time must be at least":   {After: time.Second},
+		"poll must be at least":       {After: time.Minute, Poll: time.Millisecond},
+		"check must be at least":      {After: time.Minute, Check: time.Second},
+		"check must not be shorter":   {After: time.Minute, Poll: time.Minute, Check: 30 * time.Second},
+		"max_awake must not be negat": {After: time.Minute, MaxAwake: -1},
+	} {
+		if err := h.Validate(); text != "" {
+			require.ErrorContains(t, err, text)
+		} else {
+			require.NoError(t, err)
+		}
+	}
+	require.Equal(t, "1m0s, poll 2s, check 1m0s, max_awake 3", runner.Hibernate{After: time.Minute, MaxAwake: 3}.String())
 }

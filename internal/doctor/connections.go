@@ -28,6 +28,9 @@ func (e *examination) connections(l *driver.Limits) {
 	if l == nil {
 		return
 	}
+	if l.Uncounted && e.subject.Config.Hibernate != nil {
+		e.add(foundUncounted, "hibernate does nothing, because PostgreSQL does not count what is written: set track_counts on")
+	}
 	most, why := runner.ConnectionsAllowed(*l, l.ServerUsed-l.Runners, l.RoleUsed-l.Runners)
 	if set := e.subject.Config.Connections; set > 0 {
 		if most > 0 && set > most {

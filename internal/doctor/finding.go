@@ -43,6 +43,7 @@ var (
 	foundRights        = kind{Warning, "postgres", "role_rights"}
 	foundConnections   = kind{Warning, "connections", "too_few_connections"}
 	foundOverLimit     = kind{Warning, "connections", "connections_above_limit"}
+	foundUncounted     = kind{Warning, "connections", "hibernate_not_counted"}
 	foundNoList        = kind{Error, "databases", "databases_not_listed"}
 	foundNoDatabase    = kind{Error, "databases", "no_database"}
 	foundNothing       = kind{Error, "databases", "no_jobs"}
@@ -81,7 +82,7 @@ var (
 // kinds are all of them.
 var kinds = []kind{
 	foundRunnerOn, foundServerWide, foundFilter, foundPooler, foundUnreachable, foundPostgres, foundRights,
-	foundConnections, foundOverLimit, foundNoList,
+	foundConnections, foundOverLimit, foundUncounted, foundNoList,
 	foundNoDatabase,
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,

@@ -35,8 +35,6 @@ const (
 	busyInterval = time.Second
 	// limitsInterval is the time between two counts of the connections.
 	limitsInterval = 10 * time.Second
-	// writesInterval is the time between two reads of how much was written to the databases.
-	writesInterval = 2 * time.Second
 	// reconnectFirst and reconnectLimit bound the pause before the next connection.
 	reconnectFirst = 500 * time.Millisecond
 	reconnectLimit = 5 * time.Second
@@ -58,9 +56,11 @@ type Config struct {
 	// Elected is called when this process has become the leader, before the listener hears of it.
 	// It may be nil.
 	Elected func(ctx context.Context)
-	// Watching reports whether there are databases without a connection. It may be nil.
-	Watching func() bool
-	Logger   *zap.Logger
+	// PollInterval is the time between two reads of how much was written to the databases, while
+	// Watching, which may be nil, reports that there are some without a connection.
+	PollInterval time.Duration
+	Watching     func() bool
+	Logger       *zap.Logger
 }
 
 // Listener is told what the maintenance connection finds out. Its methods are called from the
@@ -203,7 +203,11 @@ func (d *due) next(leading bool) time.Time {
 	if !leading {
 		return d.lead
 	}
-	return timing.Earliest(d.lead, d.limits, d.discover, d.busy)
+	next := timing.Earliest(d.lead, d.limits, d.discover, d.busy)
+	if !d.writes.IsZero() && d.writes.After(time.Now()) {
+		next = timing.Earliest(next, d.writes)
+	}
+	return next
 }
 
 // attend does what a leader has to do now. How many connections there may be is known before there is
@@ -234,7 +238,7 @@ func (m *Maintenance) attend(ctx context.Context, at *due, now time.Time) error 
 		if err := m.writes(ctx); err != nil {
 			return err
 		}
-		at.writes = now.Add(writesInterval)
+		at.writes = now.Add(m.config().PollInterval)
 	}
 	return nil
 }

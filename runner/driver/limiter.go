@@ -19,4 +19,7 @@ type Limits struct {
 	Role, RoleUsed int
 	// Runners is how many of these belong to programs like this one.
 	Runners int
+	// Uncounted is set where PostgreSQL does not count what is written, so that a [Watcher] sees
+	// nothing.
+	Uncounted bool
 }

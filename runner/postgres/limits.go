@@ -18,11 +18,12 @@ SELECT current_setting('max_connections')::int - current_setting('superuser_rese
 	count(a.pid)::int,
 	coalesce((SELECT rolconnlimit FROM pg_roles WHERE rolname = session_user AND NOT rolsuper AND rolconnlimit > 0), 0)::int,
 	(count(a.pid) FILTER (WHERE a.usename = session_user))::int,
-	(count(a.pid) FILTER (WHERE a.usename = session_user AND a.application_name LIKE $1 || '%'))::int
+	(count(a.pid) FILTER (WHERE a.usename = session_user AND a.application_name LIKE $1 || '%'))::int,
+	NOT current_setting('track_counts')::bool
 FROM pg_stat_activity a WHERE a.datid IS NOT NULL AND a.usesysid IS NOT NULL`
 
 // Limits implements [driver.Limiter].
 func (c *Cluster) Limits(ctx context.Context) (l driver.Limits, err error) {
-	err = c.conn.QueryRow(ctx, limitsSQL, ApplicationPrefix).Scan(&l.Server, &l.ServerUsed, &l.Role, &l.RoleUsed, &l.Runners)
+	err = c.conn.QueryRow(ctx, limitsSQL, ApplicationPrefix).Scan(&l.Server, &l.ServerUsed, &l.Role, &l.RoleUsed, &l.Runners, &l.Uncounted)
 	return l, c.conn.Failed(err, "count the connections")
 }

@@ -160,6 +160,12 @@ func casesOfPostgres() []doctorCase {
 		{code: "connections_above_limit", severity: "warning", words: "connections is 10000", setUp: func(tb *testBed) {
 			tb.more = "connections 10000"
 		}},
+		{code: "hibernate_not_counted", severity: "warning", words: "set track_counts on", setUp: func(tb *testBed) {
+			tb.more = "hibernate 10s"
+			role := tb.connectAs("uncounted", "postgres")
+			tb.statement("ALTER ROLE " + role + " SUPERUSER")
+			tb.statement("ALTER ROLE " + role + " SET track_counts = off")
+		}},
 		{code: "databases_not_listed", severity: "error", status: 3, words: "pg_database", setUp: func(tb *testBed) {
 			db := tb.dbs[0]
 			require.NoError(tb, tb.Postgres.Exec(tb.Context(), db, "REVOKE SELECT ON pg_catalog.pg_database FROM PUBLIC"))

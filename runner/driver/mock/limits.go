@@ -51,5 +51,5 @@ func (c *cluster) Limits(ctx context.Context) (l driver.Limits, err error) {
 		return l, err
 	}
 	n := c.w.open()
-	return driver.Limits{Server: c.w.connections, ServerUsed: n + c.w.others, RoleUsed: n, Runners: n}, nil
+	return driver.Limits{Server: c.w.connections, ServerUsed: n + c.w.others, RoleUsed: n, Runners: n, Uncounted: c.w.uncounted}, nil
 }

@@ -28,6 +28,13 @@ func (w *World) DelayStatistics(d time.Duration) {
 	w.late = d
 }
 
+// CountNothing has the server count nothing that is written.
+func (w *World) CountNothing() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.uncounted = true
+}
+
 // ResetStatistics has the server begin to count anew.
 func (w *World) ResetStatistics(db string) {
 	w.mu.Lock()
@@ -46,7 +53,10 @@ func (w *World) Write(db string, rows int) {
 
 // wrote counts a row, with the mutex held.
 func (w *World) wrote(db *database) {
-	if w.late > 0 {
+	switch {
+	case w.uncounted:
+		return
+	case w.late > 0:
 		db.statistics.late = append(db.statistics.late, time.Now().Add(w.late))
 		return
 	}

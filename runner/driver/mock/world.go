@@ -47,8 +47,9 @@ type World struct {
 	// connections is how many PostgreSQL allows, 0 without a limit; others hold some of them, and so
 	// many attempts were refused.
 	connections, others, refusals int
-	// late is how much later writes are counted.
+	// late is how much later writes are counted; uncounted is set where they are not.
 	late         time.Duration
+	uncounted    bool
 	betweenLooks func(db string)
 
 	record  record
