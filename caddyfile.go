@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/site"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
@@ -54,7 +55,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			max_capacity    <number>
 //			db_max_capacity <rules>
 //		}
-//		channel           <name> [<capacity>] {
+//		channel           <name> [<capacity>|<part>%] {
 //			sequential
 //			throttle <duration>
 //			paused
@@ -77,10 +78,19 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			}
 //			limit    <jobs> per database|company [burst]
 //			fair     database|company
+//			serialize identity_key
+//			capacity <jobs> <days> <from>-<to> <time zone>
+//			rate     <jobs>/s|m|h|d [burst <jobs>] [per database]
 //		}
 //		odoo_config       <file>
 //		driver            <name> {
 //			<options of the driver>
+//		}
+//		connections       <number>
+//		hibernate         <duration> {
+//			poll      <duration>
+//			check     <duration>
+//			max_awake <number>
 //		}
 //		discover_interval <duration>
 //		rescue_started_after <duration>
@@ -93,7 +103,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //	}
 //
 // channel may be given any number of times, for different channels, and so may policy, of which the
-// first counts that matches.
+// first counts that matches. A policy may have several lines of capacity.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.Next() {
 		name := defaultName
@@ -134,6 +144,8 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"policy":               (*Runner).parsePolicy,
 	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,
+	"connections":          (*Runner).parseConnections,
+	"hibernate":            (*Runner).parseHibernate,
 	"discover_interval":    (*Runner).parseDiscoverInterval,
 	"rescue_started_after": (*Runner).parseRescueStartedAfter,
 	"quarantine":           (*Runner).parseQuarantine,
@@ -403,7 +415,7 @@ func (r *Runner) addChannel(name string, c *Channel) error {
 	return nil
 }
 
-// parseChannel reads: channel <name> [<capacity>] { <limits> }.
+// parseChannel reads: channel <name> [<capacity>|<part>%] { <limits> }.
 func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
 		return d.ArgErr()
@@ -421,11 +433,13 @@ func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 		return d.WrapErr(err)
 	}
 	if d.NextArg() {
-		n, err := parseCapacity(d.Val())
+		n, percent, err := parsePart(d.Val())
 		if err != nil {
 			return d.Errf("channel %s: %w", name, err)
 		}
-		capacity = n
+		if capacity = n; percent != 0 {
+			c.Capacity, c.Percent = nil, percent
+		}
 	}
 	if d.NextArg() {
 		return d.ArgErr()
@@ -489,6 +503,19 @@ func parseCapacity(s string) (int, error) {
 	return n, checkCapacity(n)
 }
 
+// parsePart reads a capacity, or what part of that of the channel above it is: 25%.
+func parsePart(s string) (capacity, percent int, err error) {
+	part, ok := strings.CutSuffix(s, "%")
+	if !ok {
+		capacity, err = parseCapacity(s)
+		return capacity, 0, err
+	}
+	if percent, err = strconv.Atoi(part); err != nil || percent < 1 || percent > 100 {
+		return 0, 0, fmt.Errorf("invalid capacity %q: a part of that of the channel above is 1%% to 100%%", s)
+	}
+	return 0, percent, nil
+}
+
 // parseThrottle reads a duration; a bare number counts seconds, as in the
 // configuration string of OCA's runner.
 func parseThrottle(s string) (caddy.Duration, error) {
@@ -521,6 +548,11 @@ func (r *Runner) parseDriver(d *caddyfile.Dispenser) error {
 	}
 	r.DriverRaw = caddyconfig.JSONModuleObject(unm, "driver", name, nil)
 	return nil
+}
+
+func (r *Runner) parseConnections(d *caddyfile.Dispenser) (err error) {
+	r.Connections, err = parseNumber(d, runner.ConnectionsLeast)
+	return err
 }
 
 func (r *Runner) parseDiscoverInterval(d *caddyfile.Dispenser) (err error) {

@@ -75,6 +75,12 @@ func (r *Runner) settings(cfg *runner.Config, odoo *odooconf.Config) []doctor.Se
 	}
 	source = from(len(r.Channels) > 0 || r.DatabaseChannels != nil, channelSources(cfg)...)
 	add(name, cmp.Or(value, "root:1"), source)
+	if cfg.Connections > 0 {
+		add("connections", strconv.Itoa(cfg.Connections), fromConfig)
+	}
+	if cfg.Hibernate != nil {
+		add("hibernate", cfg.Hibernate.String(), fromConfig)
+	}
 	add("discover_interval", cmp.Or(cfg.DiscoverInterval, runner.DiscoverIntervalDefault).String(), from(r.DiscoverInterval != 0))
 	if cfg.RescueStartedAfter > 0 {
 		add("rescue_started_after", cfg.RescueStartedAfter.String(), fromConfig)
@@ -120,6 +126,15 @@ func policyString(p *policy.Policy) string {
 	if p.Fair != "" {
 		options = append(options, "fair "+string(p.Fair))
 	}
+	if p.Serialize != "" {
+		options = append(options, "serialize "+string(p.Serialize))
+	}
+	for _, w := range p.Capacity {
+		options = append(options, "capacity "+w.String())
+	}
+	if p.Rate != nil {
+		options = append(options, "rate "+p.Rate.String())
+	}
 	return strings.Join(options, ", ")
 }
 
@@ -146,6 +161,9 @@ func channelString(cfgs []channels.Config) string {
 	words := make([]string, 0, len(cfgs))
 	for _, c := range cfgs {
 		word := fmt.Sprintf("%s:%d", c.Name, c.Capacity)
+		if c.Percent != 0 {
+			word = fmt.Sprintf("%s:%d%%", c.Name, c.Percent)
+		}
 		if c.Sequential {
 			word += ":sequential"
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -73,6 +72,15 @@ type Config struct {
 	// UpgradeGate keeps the jobs of a database from being started while the application is being
 	// changed there. The driver must be capable of telling. Default: false, they are started.
 	UpgradeGate bool
+
+	// Connections is how many connections to PostgreSQL the runner has at most, the maintenance
+	// connection and those of operators among them, at least [ConnectionsLeast]. Default: 0, as many
+	// as [ConnectionsAllowed] says.
+	Connections int
+
+	// Hibernate has databases sleep that have nothing to do. Default: nil, only those sleep whose
+	// connections others need.
+	Hibernate *Hibernate
 
 	// DiscoverInterval is the time between two listings of the databases.
 	// Default: 30 s.
@@ -172,6 +180,8 @@ func (c Config) validate() error {
 		return errors.New("no upstreams")
 	case c.DatabaseChannels != nil && len(c.Channels) > 0:
 		return errors.New("channels and database_channels exclude each other")
+	case c.Connections != 0 && c.Connections < ConnectionsLeast:
+		return fmt.Errorf("connections must be at least %d: one for maintenance, one for operators, and one for databases", ConnectionsLeast)
 	case c.DiscoverInterval < 0:
 		return errors.New("discover_interval must not be negative")
 	case c.RescueStartedAfter < 0:
@@ -191,6 +201,11 @@ func (c Config) validate() error {
 		}
 		if !c.Driver.Capabilities().Quarantine {
 			return fmt.Errorf("quarantine: this driver cannot fail jobs of %s", c.application())
+		}
+	}
+	if c.Hibernate != nil {
+		if err := c.Hibernate.Validate(); err != nil {
+			return fmt.Errorf("hibernate: %w", err)
 		}
 	}
 	if _, err := postgres.Patterns(c.Databases); err != nil {
@@ -215,8 +230,14 @@ func (c Config) validatePolicies() error {
 		if p.Timeout != nil && p.Timeout.Cancel && !c.Driver.Capabilities().Stopping {
 			return fmt.Errorf("%s: cancel: this driver cannot end jobs of %s that run", p, c.application())
 		}
+		if err := c.validateRules(p); err != nil {
+			return err
+		}
 		if p.Companies() && !c.Driver.Capabilities().Companies {
 			return fmt.Errorf("%s: per company: this driver cannot tell the companies of the jobs of %s", p, c.application())
+		}
+		if p.Serialize != "" && !c.Driver.Capabilities().Identities {
+			return fmt.Errorf("%s: serialize: this driver cannot tell the identity keys of the jobs of %s", p, c.application())
 		}
 	}
 	return nil
@@ -226,15 +247,23 @@ func (c Config) validatePolicies() error {
 func (c Config) session() session.Config {
 	return session.Config{
 		Driver: c.Driver, Postgres: c.Postgres, DatabaseChannels: c.DatabaseChannels != nil,
-		UpgradeGate: c.UpgradeGate, Companies: slices.ContainsFunc(c.Policies, companies), DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
+		UpgradeGate: c.UpgradeGate, Keys: keys(c.Policies), DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
 	}
 }
 
 func (c Config) cluster() cluster.Config {
 	return cluster.Config{
 		Name: c.Name, Driver: c.Driver, Postgres: c.Postgres, Databases: c.Databases,
-		DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
+		DiscoverInterval: c.DiscoverInterval, PollInterval: c.pollInterval(), Logger: c.Logger,
 	}
+}
+
+// pollInterval is the time between two looks at what was written to databases that sleep.
+func (c Config) pollInterval() time.Duration {
+	if c.Hibernate == nil {
+		return HibernatePollDefault
+	}
+	return c.Hibernate.withDefaults().Poll
 }
 
 func (c Config) upstream() upstream.Config {

@@ -68,6 +68,8 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"Run", testRun, false},
 		{"RunOutcomes", testRunOutcomes, false},
 		{"Check", testCheck, false},
+		{"Sleep", testSleep, false},
+		{"Limits", testLimits, false},
 		{"Databases", testDatabases, false},
 		{"Lead", testLead, false},
 	} {
@@ -102,7 +104,7 @@ func testCapabilities(b *bench) {
 	_, quarantines := s.(driver.Quarantiner)
 	require.Equal(b.t, can.Quarantine, quarantines)
 	_, shares := s.(driver.Sharer)
-	require.Equal(b.t, can.Companies, shares)
+	require.Equal(b.t, can.Companies || can.Identities, shares)
 }
 
 // testRelease: a job is released if all of its parents that there are are done, and there is one; once,
