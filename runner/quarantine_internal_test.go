@@ -242,7 +242,16 @@ func TestApart(t *testing.T) {
 		})
 	}
 
-	e := quarantining()
+	e, _ := served()
+	for _, e := range []*engine{e, quarantining()} {
+		require.False(t, e.apart(a, now), "nothing has died")
+		for _, key := range []channels.Key{a, b} {
+			e.setbacks.add(key, Setback{At: now, Shared: true}, time.Hour)
+		}
+		e.holds("prod", "b", &task{phase: phaseClaiming})
+		require.Equal(t, e.config().Quarantine != nil, e.apart(a, now))
+	}
+	e = quarantining()
 	for _, key := range []channels.Key{a, b} {
 		e.setbacks.add(key, Setback{At: now, Shared: true}, time.Hour)
 	}
