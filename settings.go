@@ -120,6 +120,15 @@ func policyString(p *policy.Policy) string {
 	if p.Fair != "" {
 		options = append(options, "fair "+string(p.Fair))
 	}
+	if p.Serialize != "" {
+		options = append(options, "serialize "+string(p.Serialize))
+	}
+	for _, w := range p.Capacity {
+		options = append(options, "capacity "+w.String())
+	}
+	if p.Rate != nil {
+		options = append(options, "rate "+p.Rate.String())
+	}
 	return strings.Join(options, ", ")
 }
 
@@ -146,6 +155,9 @@ func channelString(cfgs []channels.Config) string {
 	words := make([]string, 0, len(cfgs))
 	for _, c := range cfgs {
 		word := fmt.Sprintf("%s:%d", c.Name, c.Capacity)
+		if c.Percent != 0 {
+			word = fmt.Sprintf("%s:%d%%", c.Name, c.Percent)
+		}
 		if c.Sequential {
 			word += ":sequential"
 		}

@@ -12,6 +12,7 @@ type tally struct {
 	limit   int
 	burst   bool
 	running int
+	toll    *toll     // nil: it is a limit
 	waiting []waiting // in the queues that it decides about: that of its channel, and those below
 }
 
@@ -21,7 +22,20 @@ type waiting struct {
 	hurdle int
 }
 
-func (t *tally) reached() bool { return t.running >= t.limit }
+func (t *tally) reached() bool {
+	if t.toll != nil {
+		return t.toll.shut
+	}
+	return t.running >= t.limit
+}
+
+// room is how many more jobs may pass.
+func (t *tally) room() int {
+	if t.toll != nil {
+		return t.toll.tokens(t)
+	}
+	return t.limit - t.running
+}
 
 // tallyOf returns the tally of a job in a channel that is its own or above; nil if it has no limit
 // there.
@@ -48,16 +62,22 @@ func (m *Manager) occupy(c *channel, r *record, by int) {
 	if m.shares != nil {
 		m.tally(c, r, by)
 		m.account(c, r, by)
+		m.charge(c, r, by)
 	}
 }
 
-// tally is what that means for the limit of a key. When it is reached, or not any more, the queues
+// tally is what that means for the limits of its keys. When one is reached, or not any more, the queues
 // know at once; what else follows is left to turn.
 func (m *Manager) tally(c *channel, r *record, by int) {
-	t := c.tallyOf(r)
-	if t == nil {
-		return
+	if c.parent == nil {
+		m.serialize(r, by)
 	}
+	if t := c.tallyOf(r); t != nil {
+		m.add(t, by)
+	}
+}
+
+func (m *Manager) add(t *tally, by int) {
 	was := t.reached()
 	if t.running += by; t.reached() != was {
 		m.turned = append(m.turned, t)
@@ -79,6 +99,11 @@ func (k *keyQueue) count(t *tally, room int) {
 }
 
 func (t *tally) join(k *keyQueue) {
+	if t.toll != nil {
+		m := t.channel.tolls.m
+		m.weigh(t) // while none waited, no pass came for a token
+		defer m.schedule(t)
+	}
 	k.hurdles = append(k.hurdles, hurdle{tally: t, at: len(t.waiting)})
 	t.waiting = append(t.waiting, waiting{queue: k, hurdle: len(k.hurdles) - 1})
 	if t.reached() {
@@ -98,6 +123,10 @@ func (t *tally) leave(k *keyQueue, at int) {
 
 // forget drops a tally that counts nothing and decides about nothing.
 func (t *tally) forget() {
+	if t.toll != nil {
+		t.channel.tolls.m.schedule(t)
+		return
+	}
 	if t.running == 0 && len(t.waiting) == 0 {
 		delete(t.channel.tallies, t.key)
 	}
@@ -116,6 +145,9 @@ func (m *Manager) turn() {
 				m.sendBack(k)
 			}
 			m.settle(k.queue.channel, k.queue.channel)
+		}
+		if t.toll != nil {
+			m.settle(t.channel, t.channel) // whose timer it is
 		}
 	}
 }
@@ -144,6 +176,13 @@ func (c *channel) hurdleOf(r *record) *tally {
 	return nil
 }
 
+// held reports whether a limit that is reached, or a job with the same identity key, holds a job back in
+// the queue of the channel.
+func (c *channel) held(r *record) bool {
+	g := r.group()
+	return c.hurdleOf(r) != nil || g != nil && len(g.running) > 0
+}
+
 // tallyKnown is tallyOf for a read.
 func (c *channel) tallyKnown(r *record) *tally {
 	if s := &r.home.shares[c.depth]; s.Limit > 0 {
@@ -162,11 +201,20 @@ type ShareUse struct {
 	Limit, Running int
 	// Source is that of the [Share].
 	Source string
+	// Blocker is the job with the same identity key that runs, or goes first, where that is what holds
+	// back; then there is no Key.
+	Blocker Key
 }
 
 // String says it as a reason.
 func (u *ShareUse) String() string {
 	s := fmt.Sprintf("%s has %d of at most %d at once in channel %s", u.Key, u.Running, u.Limit, u.Channel)
+	switch {
+	case u.Blocker != Key{} && u.Running > 0:
+		s = fmt.Sprintf("job %s, which has the same identity key, runs", u.Blocker)
+	case u.Blocker != Key{}:
+		s = fmt.Sprintf("job %s, which has the same identity key, goes first", u.Blocker)
+	}
 	if u.Source != "" {
 		s += fmt.Sprintf(" (%s)", u.Source)
 	}
@@ -186,6 +234,9 @@ func (c *channel) limitOf(r *record) *ShareUse {
 	}
 	if t := c.hurdleOf(r); t != nil {
 		return t.use(r)
+	}
+	if use := c.serialized(r); use != nil {
+		return use
 	}
 	t := c.tallyKnown(r)
 	if t == nil || t.burst {
@@ -211,7 +262,12 @@ func (c *channel) limitOf(r *record) *ShareUse {
 }
 
 // limited fills in that a limit is the reason.
-func (e *Explanation) limited(u *ShareUse) { e.Reason, e.Share, e.Channel = ReasonLimit, u, u.Channel }
+func (e *Explanation) limited(u *ShareUse) {
+	e.Reason, e.Share, e.Channel = ReasonLimit, u, u.Channel
+	if u.Blocker != (Key{}) {
+		e.Reason, e.Blocker = ReasonSerialized, u.Blocker
+	}
+}
 
 // competitors is that of the channel for the jobs in its queue: of each key as many as its limits leave
 // room for.
@@ -248,7 +304,7 @@ func (k *keyQueue) room() int {
 	room := maxRoom
 	for _, g := range k.hurdles {
 		if !g.tally.burst {
-			room = min(room, g.tally.limit-g.tally.running)
+			room = min(room, g.tally.room())
 		}
 	}
 	return max(room, 0)

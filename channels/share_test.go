@@ -30,7 +30,9 @@ func (l shareList) Share(channel, db string) Share {
 }
 
 func (l shareList) Shared(channel string) bool {
-	return slices.ContainsFunc(l, func(s namedShare) bool { return s.share.Limit > 0 && globbed(s.channel, channel) })
+	return slices.ContainsFunc(l, func(s namedShare) bool {
+		return (s.share.Limit > 0 || s.share.Rate != nil) && globbed(s.channel, channel)
+	})
 }
 
 func (l shareList) Fair(channel string) bool {
@@ -47,9 +49,10 @@ var drawShares = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) namedShare {
 		channel: rapid.SampledFrom([]string{"root", "root*", "root.*", "root.A*", "root.A.x", "root.S*", "root.B"}).Draw(t, "channel"),
 		db:      rapid.SampledFrom([]string{"*", "*", "one", "t*"}).Draw(t, "database"),
 		share: Share{
-			Limit: rapid.SampledFrom([]int{1, 1, 2, 3}).Draw(t, "limit"),
-			Per:   rapid.SampledFrom([]Per{PerDatabase, PerCompany}).Draw(t, "per"),
-			Burst: rapid.IntRange(0, 3).Draw(t, "burst") == 0,
+			Limit:     rapid.SampledFrom([]int{0, 1, 1, 2, 3}).Draw(t, "limit"),
+			Per:       rapid.SampledFrom([]Per{PerDatabase, PerCompany}).Draw(t, "per"),
+			Burst:     rapid.IntRange(0, 3).Draw(t, "burst") == 0,
+			Serialize: rapid.SampledFrom([]string{"", "", "one", "two"}).Draw(t, "serialize"),
 		},
 	}
 }), 1, 4)
@@ -59,8 +62,13 @@ func (s *comparison) share(t *rapid.T) {
 	if rapid.IntRange(0, 5).Draw(t, "shares") > 0 {
 		shares = shareList(drawShares.Draw(t, "list"))
 	}
+	s.apply(shares)
+}
+
+func (s *comparison) apply(shares Shares) {
 	s.m.SetShares(shares)
 	s.ref.shares = shares
+	s.ref.tolls, s.ref.tollsSince = nil, s.ref.steady
 	s.ref.gather()
 }
 
@@ -102,7 +110,7 @@ func (s *comparison) checkShares(t *rapid.T) {
 	for _, c := range s.ref.all() {
 		for j := range c.queue {
 			for p := j.channel; p != c; p = p.parent {
-				if p.limits.capacity != 0 {
+				if p.holds() || p.rateOf(j) != nil {
 					require.False(t, c.gated(j), "%s is over a limit and holds a slot of %s", j.Key, p.name)
 				}
 			}
@@ -143,11 +151,35 @@ func (c *refChannel) full(j *refJob) (full, burst bool) {
 // gated reports whether a limit of the channel, or of one above, holds a job back.
 func (c *refChannel) gated(j *refJob) bool {
 	for ; c != nil; c = c.parent {
-		if full, burst := c.full(j); full && !burst {
+		if full, burst := c.full(j); full && !burst || c.tolled(j) {
+			return true
+		}
+		if c.parent == nil && c.serialized(j) {
 			return true
 		}
 	}
 	return false
+}
+
+// serialized reports whether root has let a job with the identity key of this one pass.
+func (c *refChannel) serialized(j *refJob) bool {
+	scope := j.scope()
+	for o := range c.running {
+		if scope != "" && o.Identity != 0 && o.DB == j.DB && o.Identity == j.Identity && o.scope() == scope {
+			return true
+		}
+	}
+	return false
+}
+
+// scope is that of the highest channel that has one.
+func (j *refJob) scope() (scope string) {
+	for c := j.channel; c != nil && c.m.shares != nil; c = c.parent {
+		if s := c.m.shares.Share(c.name, j.DB).Serialize; s != "" {
+			scope = s
+		}
+	}
+	return scope
 }
 
 func (c *refChannel) over(j *refJob) bool {
@@ -161,7 +193,7 @@ func (c *refChannel) over(j *refJob) bool {
 
 // tells reports whether the channel tells keys apart: one that lets everything pass does not.
 func (c *refChannel) tells() bool {
-	return c.m.shares != nil && (c.parent == nil || c.limits.restricts() || c.m.shares.Shared(c.name))
+	return c.m.shares != nil && (c.parent == nil || c.holds() || c.limits.throttle != 0 || c.limits.sequential || c.m.shares.Shared(c.name))
 }
 
 // allowed returns the jobs that limits let pass, in their order.
@@ -190,7 +222,7 @@ func (m *reference) sendBack() {
 			for _, j := range slices.SortedFunc(maps.Keys(c.queue), refOrder) {
 				holds := false
 				for p := j.channel; p != c; p = p.parent {
-					holds = holds || p.limits.capacity != 0
+					holds = holds || p.holds() || p.rateOf(j) != nil
 				}
 				if holds && c.tells() && c.gated(j) {
 					m.removeEverywhere(j)
@@ -202,11 +234,16 @@ func (m *reference) sendBack() {
 	}
 }
 
+// holds reports whether jobs that have passed the channel have something that others may lack.
+func (c *refChannel) holds() bool {
+	return c.limits.capacity != 0 || !c.rules.empty()
+}
+
 // pending reports whether the channel could let a job pass at once.
 func (c *refChannel) pending() bool {
 	ready, waiting := c.split()
 	ready = c.allowed(ready)
-	return c.pausedUntil == 0 && c.hasCapacity() && len(ready) > 0 &&
+	return c.pausedUntil == 0 && c.hasCapacity() && c.affords(1) && len(ready) > 0 &&
 		(!c.limits.sequential || len(waiting) == 0 || refOrder(ready[0], waiting[0]) < 0)
 }
 
@@ -286,6 +323,11 @@ func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 func checkTallies(t require.TestingT, m *Manager, c *channel) {
 	for key, tally := range c.tallies {
 		require.Equal(t, key, tally.key)
+		if key.group != nil {
+			require.Len(t, key.group.running, tally.running)
+			require.Nil(t, c.parent)
+			continue
+		}
 		require.True(t, tally.running > 0 || len(tally.waiting) > 0, "a tally that counts nothing is forgotten")
 		running := 0
 		for _, d := range m.dbs {

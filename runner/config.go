@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -215,8 +214,14 @@ func (c Config) validatePolicies() error {
 		if p.Timeout != nil && p.Timeout.Cancel && !c.Driver.Capabilities().Stopping {
 			return fmt.Errorf("%s: cancel: this driver cannot end jobs of %s that run", p, c.application())
 		}
+		if err := c.validateRules(p); err != nil {
+			return err
+		}
 		if p.Companies() && !c.Driver.Capabilities().Companies {
 			return fmt.Errorf("%s: per company: this driver cannot tell the companies of the jobs of %s", p, c.application())
+		}
+		if p.Serialize != "" && !c.Driver.Capabilities().Identities {
+			return fmt.Errorf("%s: serialize: this driver cannot tell the identity keys of the jobs of %s", p, c.application())
 		}
 	}
 	return nil
@@ -226,7 +231,7 @@ func (c Config) validatePolicies() error {
 func (c Config) session() session.Config {
 	return session.Config{
 		Driver: c.Driver, Postgres: c.Postgres, DatabaseChannels: c.DatabaseChannels != nil,
-		UpgradeGate: c.UpgradeGate, Companies: slices.ContainsFunc(c.Policies, companies), DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
+		UpgradeGate: c.UpgradeGate, Keys: keys(c.Policies), DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
 	}
 }
 
