@@ -25,6 +25,7 @@ func TestGovernedManagerIsTheReference(t *testing.T) {
 			"configure":     s.configure,
 			"govern":        s.govern,
 			"share":         s.shareRates,
+			"resize":        s.resize,
 			"set":           s.set,
 			"set again":     s.set,
 			"set the same":  s.setSame,
@@ -114,6 +115,11 @@ func (s *governed) configure(t *rapid.T) {
 			cfgs[i].Capacity, cfgs[i].Percent = 0, rapid.IntRange(1, 100).Draw(t, "part")
 		}
 	}
+	for i := range cfgs {
+		if cfgs[i].Name == "root" && cfgs[i].Capacity > 0 {
+			cfgs[i].Auto = rapid.Bool().Draw(t, "auto")
+		}
+	}
 	before := s.m.wanted
 	if s.m.Configure(cfgs) != nil {
 		return
@@ -122,6 +128,17 @@ func (s *governed) configure(t *rapid.T) {
 	if s.m.shares != nil && !maps.Equal(before, s.m.wanted) {
 		s.ref.gather()
 	}
+}
+
+// resize changes the capacity of root.
+func (s *governed) resize(t *rapid.T) {
+	if !s.m.wanted["root"].Auto || s.m.root.sequential {
+		t.Skip("its capacity does not change")
+	}
+	n := rapid.IntRange(1, 6).Draw(t, "capacity")
+	s.m.Resize(n)
+	s.ref.root.limits.capacity = n
+	s.ref.recall(s.ref.shift(false))
 }
 
 func (s *governed) next(t *rapid.T) {

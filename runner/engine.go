@@ -49,6 +49,7 @@ type engine struct {
 	// rules is what policies say of channels, written down.
 	rules    string
 	setbacks setbacks
+	size     size
 	scanAt   time.Time
 	// releases are the jobs that may have left others waiting.
 	releases releases
@@ -124,6 +125,7 @@ func (e *engine) tick(now time.Time) {
 		e.targetsAt = now.Add(targetsInterval)
 		e.pool.Refresh(e.ctx, now.UnixNano()/int64(targetsInterval)%5 == 0)
 	}
+	e.resize(now)
 	e.expirePauses(now)
 	e.databases.release(now)
 	e.notes.countOdd(now)
@@ -224,6 +226,7 @@ func (e *engine) requeue(key channels.Key) {
 
 // configure puts a new configuration into force.
 func (e *engine) configure(cfg Config) error {
+	cfg.Channels = e.size.configure(cfg.Channels)
 	if err := e.databases.configure(cfg); err != nil {
 		return err
 	}
@@ -234,6 +237,7 @@ func (e *engine) configure(cfg Config) error {
 		e.setbacks.expire(time.Now())
 	}
 	e.pool.Reconfigured()
+	e.resizeNow(time.Now())
 	e.seats.limited = cfg.Server != upstream.Limits{}
 	e.targetsAt = time.Time{}
 	e.limit(cfg.Policies)

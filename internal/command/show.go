@@ -369,6 +369,9 @@ func (c *call) channels() (int, error) {
 			capacity = "∞"
 		}
 		var options []string
+		if v.Auto {
+			options = append(options, "auto")
+		}
 		if v.Percent > 0 {
 			options = append(options, fmt.Sprintf("%d%%", v.Percent))
 		}

@@ -137,6 +137,9 @@ func (e *examination) capacity() {
 	for _, c := range cfg.Channels {
 		if c.Name == "root" {
 			root = c.Capacity
+			if c.Auto {
+				root = 0 // what the servers bear
+			}
 		}
 	}
 	if d := cfg.DatabaseChannels; d != nil {
