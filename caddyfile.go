@@ -77,6 +77,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			}
 //			limit    <jobs> per database|company [burst]
 //			fair     database|company
+//			serialize identity_key
 //			capacity <jobs> <days> <from>-<to> <time zone>
 //			rate     <jobs>/s|m|h|d [burst <jobs>] [per database]
 //		}

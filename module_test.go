@@ -233,6 +233,7 @@ func TestJSONErrors(t *testing.T) {
 		"policy rate per":       {`"default": {` + good + `, "policies": [{"channels": ["root"], "rate": {"starts": 1, "period": "1m", "per": "company"}}]}`, `policy root: rate: "company" is not database`},
 		"policy rate function":  {`"default": {` + good + `, "policies": [{"channels": ["root"], "function": "a.b", "rate": {"starts": 1, "period": "1m"}}]}`, "function narrows timeout only"},
 		"policy later option":   {`"default": {` + good + `, "policies": [{"channels": ["root"], "unfair": "database"}]}`, `unknown field "unfair"`},
+		"policy serialize":      {`"default": {` + good + `, "policies": [{"channels": ["root"], "serialize": "uuid"}]}`, `policy root: serialize: "uuid" is not identity_key`},
 		"policy fair":           {`"default": {` + good + `, "policies": [{"channels": ["root"], "fair": "user"}]}`, `policy root: fair: "user" is neither database nor company`},
 		"policy limit":          {`"default": {` + good + `, "policies": [{"channels": ["root"], "limit": {"per": "company"}}]}`, "policy root: limit: the number of jobs is missing"},
 		"glob":                  {`"default": {` + good + `, "databases": ["["]}`, "databases: database pattern"},

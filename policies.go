@@ -47,6 +47,11 @@ type Policy struct {
 	// Default: the order of all jobs decides.
 	Fair string `json:"fair,omitempty"`
 
+	// `identity_key` lets at most one of the jobs that have the same identity key, in one database, run
+	// at a time, over all channels of the policy and what is below them. Jobs without one are not
+	// concerned. Default: this policy does not say so.
+	Serialize string `json:"serialize,omitempty"`
+
 	// How many jobs of a channel, with those below it, may run at once at certain times of the week.
 	// Of the windows in the list, the first counts that is open; while none is, the channel has its own
 	// capacity. What runs goes on. A policy with `database` can have it only where each database has
@@ -185,13 +190,14 @@ var repeated = map[string]bool{"capacity": true}
 
 // policyOptions are the options of a policy's block. A parser starts at the option's name.
 var policyOptions = map[string]func(*Policy, *caddyfile.Dispenser) error{
-	"database": func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Database) },
-	"function": func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Function) },
-	"timeout":  (*Policy).parseTimeout,
-	"capacity": (*Policy).parseCapacity,
-	"rate":     (*Policy).parseRate,
-	"limit":    (*Policy).parseLimit,
-	"fair":     (*Policy).parseFair,
+	"database":  func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Database) },
+	"function":  func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Function) },
+	"timeout":   (*Policy).parseTimeout,
+	"limit":     (*Policy).parseLimit,
+	"fair":      (*Policy).parseFair,
+	"serialize": (*Policy).parseSerialize,
+	"capacity":  (*Policy).parseCapacity,
+	"rate":      (*Policy).parseRate,
 }
 
 // parseTimeout reads: timeout <duration> { <what is done> }.

@@ -120,6 +120,9 @@ func policyString(p *policy.Policy) string {
 	if p.Fair != "" {
 		options = append(options, "fair "+string(p.Fair))
 	}
+	if p.Serialize != "" {
+		options = append(options, "serialize "+string(p.Serialize))
+	}
 	for _, w := range p.Capacity {
 		options = append(options, "capacity "+w.String())
 	}

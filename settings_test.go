@@ -20,7 +20,7 @@ func TestSettingsOfPolicies(t *testing.T) {
 		Policies: []policy.Policy{
 			{Channels: []string{"root"}, Limit: &policy.Limit{Jobs: 4, Per: policy.PerDatabase, Burst: true}, Fair: policy.PerCompany},
 			{
-				Channels: []string{"root.*"}, Database: "prod_*", Fair: policy.PerDatabase,
+				Channels: []string{"root.*"}, Database: "prod_*", Fair: policy.PerDatabase, Serialize: policy.ByIdentityKey,
 				Rate: &channels.Rate{Starts: 5, Period: time.Second, PerDatabase: true},
 			},
 			{
@@ -37,7 +37,7 @@ func TestSettingsOfPolicies(t *testing.T) {
 	for name, value := range map[string]string{
 		"server":                        "workers 8, max_jobs 5, reserve 2",
 		"policy root":                   "limit 4 per database burst, fair company",
-		"policy root.* database prod_*": "fair database, rate 5/s per database",
+		"policy root.* database prod_*": "fair database, serialize identity_key, rate 5/s per database",
 		"policy root.night":             "capacity 1 sat 00:00-24:00 UTC, capacity 0 daily 08:00-01:00 UTC, rate 100/h burst 20",
 		"upgrade_gate":                  "on",
 		"release_dependents":            "on",

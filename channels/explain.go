@@ -33,6 +33,8 @@ const (
 	// ReasonLimit: the jobs of its database, or company, are as many as they may be, or those that go
 	// before it will be (Share).
 	ReasonLimit
+	// ReasonSerialized: another job with the same identity key runs, or goes first (Blocker, Share).
+	ReasonSerialized
 	// ReasonBehind: the next pass gives the channel's free slots to others (Capacity, Running).
 	ReasonBehind
 	// ReasonSuspended: the database is being loaded or cannot be served.
@@ -65,6 +67,7 @@ var reasonNames = [...]string{
 	ReasonSequentialFailed: "sequential_failed",
 	ReasonSequentialETA:    "sequential_eta",
 	ReasonLimit:            "limit",
+	ReasonSerialized:       "serialized",
 	ReasonBehind:           "behind",
 	ReasonSuspended:        "suspended",
 	ReasonWithheld:         "channels_withheld",
@@ -225,7 +228,7 @@ func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, be
 	}
 	explore(c.eta.items, &budget, func(o *record) bool {
 		if o.eta <= now {
-			if c.ready.shared != nil && (c.hurdleOf(o) != nil || c.tollShut(o)) {
+			if c.ready.shared != nil && (c.held(o) || c.tollShut(o)) {
 				return true
 			}
 			compete(o)
@@ -320,7 +323,7 @@ func (e Explanation) sentence() string {
 		return waits + e.window() + behind
 	case ReasonRate:
 		return fmt.Sprintf("%s%s lets %s of channel %s start, and this one not before %s%s", waits, e.Policy, e.Rate.spell(), e.Channel, until, behind)
-	case ReasonLimit:
+	case ReasonLimit, ReasonSerialized:
 		return waits + e.Share.String() + behind
 	case ReasonBehind:
 		if e.Turns != nil && e.Turns.Before > 0 {

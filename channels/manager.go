@@ -97,7 +97,7 @@ func (m *Manager) SetFromSnapshot(j Job, s State) (repaired bool) {
 	d, n := m.dbs[j.DB], newName(j.UUID)
 	r := d.find(&n)
 	if r == nil || r.state != s || r.differs(&j) {
-		// That the company was not asked for before is no mistake of memory.
+		// That the company or the identity key was not asked for before is no mistake of memory.
 		told := r != nil && r.state == s && !r.sortsElse(&j) && r.home.name == j.Channel
 		return m.set(d, r, &n, &j, s) && !told
 	}
@@ -263,6 +263,7 @@ func (m *Manager) replace(r *record, j *Job, s State) {
 	m.take(r)
 	old := r.home
 	old.db.companies.leave(r.company)
+	old.db.identities.leave(r)
 	m.assign(r, m.home(old.db, j.Channel), j)
 	m.put(r, s)
 	m.leave(old) // after moving in elsewhere, or a shared channel might be pruned in between
@@ -305,6 +306,7 @@ func (m *Manager) assign(r *record, h *home, j *Job) {
 	if h.shared {
 		h.db.sharing++
 	}
+	m.identify(r, j.Identity)
 }
 
 func (m *Manager) home(d *database, name string) *home {

@@ -92,6 +92,7 @@ func (s *comparison) job(t *rapid.T) Job {
 	}
 	if s.m.shares != nil {
 		j.Company = rapid.Int32Range(0, 2).Draw(t, "company")
+		j.Identity = rapid.Uint64Range(0, 3).Draw(t, "identity")
 	}
 	if rapid.Bool().Draw(t, "with eta") {
 		j.ETA = (s.now + rapid.Int64Range(-3, 10).Draw(t, "eta")) * 1e6

@@ -46,6 +46,7 @@ var policyOptions = []struct {
 	{"rate per database limits no job", (*policy.Policy).PacesDatabases},
 	{"fair counts for no job", func(p *policy.Policy) bool { return p.Fair != "" }},
 	{"limit limits no job", func(p *policy.Policy) bool { return p.Limit != nil }},
+	{"serialize counts for no job", func(p *policy.Policy) bool { return p.Serialize != "" }},
 }
 
 // cancels reports whether a policy ends jobs of the database.
