@@ -43,8 +43,8 @@ func (k *clock) stepped() bool {
 // wallAt returns when it will be that late by the steady clock, in microseconds.
 func (k *clock) wallAt(steady int64) int64 { return k.wall + steady - k.now }
 
-// Observe tells the time at which the changes that follow were seen. Fair shares count how long jobs
-// run; nothing else needs it. Next tells it, too.
+// Observe tells the time at which the changes that follow were seen: fair shares count how long jobs
+// run, and a status shows what windows and rates mean then. Next tells it, too.
 func (m *Manager) Observe(now time.Time) { m.clock.set(now) }
 
 // Observe is [Manager.Observe], for every tree.
