@@ -237,7 +237,7 @@ func (g *ruling) affords(c *channel, more int) bool {
 func (m *Manager) begin(r *record) {
 	for c := r.home.channel; c != nil; c = c.parent {
 		c.active++
-		m.engage(c, r, 1, -1)
+		m.pay(c, r, 1, -1)
 		if g := c.ruling; g != nil && g.Rate != nil {
 			g.bucket.refill(g.clock.now)
 			g.bucket.add(-1)
@@ -254,7 +254,7 @@ func (m *Manager) Refund(k Key) {
 		return
 	}
 	for c := r.home.channel; c != nil; c = c.parent {
-		m.engage(c, r, 0, 1)
+		m.pay(c, r, 0, 1)
 		if g := c.ruling; g != nil && g.Rate != nil {
 			g.bucket.refill(g.clock.now)
 			g.bucket.add(1)
