@@ -42,6 +42,7 @@ func (m *Manager) Govern(rules func(channel string) Rules) {
 		back = m.gather() // what restricts, and what jobs occupy, may change
 	}
 	m.rules = rules
+	clear(m.clock.schedules)
 	m.resting.empty(m.clock.now)
 	for _, c := range m.root.tree(nil) {
 		m.govern(c)
@@ -191,10 +192,8 @@ func (m *Manager) tightened(c *channel) {
 
 // find finds the window that is in force at the time of the clock.
 func (g *ruling) find() {
-	now := time.UnixMicro(g.clock.wall)
-	g.window = inForce(g.Windows, now)
-	at, changes := nextChange(g.Windows, now)
-	g.until, g.changes = at.UnixMicro(), changes
+	s := g.clock.schedule(g.Windows)
+	g.window, g.until, g.changes = s.window, s.until, s.changes
 }
 
 // slots is how many jobs may run in the channel and below it now.

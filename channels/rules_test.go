@@ -199,6 +199,21 @@ func (s *governed) check(t *rapid.T) {
 	}
 }
 
+// BenchmarkWindows: a window that opens or closes for all of very many channels.
+func BenchmarkWindows(b *testing.B) {
+	m := NewManager()
+	windows := windowsOf(b, "0 mon-fri 08:00-20:00 Europe/Brussels", "1 sat,sun 08:00-20:00 Europe/Brussels")
+	m.Govern(func(string) Rules { return Rules{Windows: windows} })
+	for i := range 10_000 {
+		m.Set(Job{Key: Key{DB: fmt.Sprint("db", i/1000), UUID: fmt.Sprint(i)}, ID: int64(i), Channel: fmt.Sprintf("root.c%d", i)}, Started)
+	}
+	now := time.Date(2026, 7, 10, 0, 0, 0, 0, time.UTC)
+	for b.Loop() {
+		m.Next(now, 0)
+		now = m.Wakeup()
+	}
+}
+
 // TestRateNeverExceeded: in no stretch of time do more jobs start than the burst and what the rate
 // adds in it, whatever else holds jobs up; and while jobs wait and there is a slot, a token that is due
 // is used.
