@@ -222,7 +222,7 @@ func TestJSONErrors(t *testing.T) {
 		"percent of root":       {`"default": {` + good + `, "channels": {"root": {"percent": 10}}}`, "channel root: it has no parent of whose capacity it could have 10%"},
 		"percent sequential":    {`"default": {` + good + `, "channels": {"root.a": {"percent": 10, "sequential": true}}}`, "a sequential channel must have a capacity of 1"},
 		"policy window":         {`"default": {` + good + `, "policies": [{"channels": ["root"], "capacity": [{"slots": 1, "days": "mon", "hours": "8-20", "zone": "UTC"}]}]}`, `policy root: capacity: "8" is not a time of day`},
-		"policy window null":    {`"default": {` + good + `, "policies": [{"channels": ["root"], "capacity": [null]}]}`, "policy root: capacity: a window that says nothing"},
+		"policy window null":    {`"default": {` + good + `, "policies": [{"channels": ["root"], "capacity": [null]}]}`, "policy root: capacity: days \"\": write them like"},
 		"policy window zone":    {`"default": {` + good + `, "policies": [{"channels": ["root"], "capacity": [{"days": "mon", "hours": "08:00-20:00"}]}]}`, "policy root: capacity: a time zone by its name is missing"},
 		"policy window slots":   {`"default": {` + good + `, "policies": [{"channels": ["root"], "capacity": [{"slots": -1, "days": "mon", "hours": "08:00-20:00", "zone": "UTC"}]}]}`, `policy root: capacity: capacity "-1" is not a whole number`},
 		"policy window db":      {`"default": {` + good + `, "policies": [{"channels": ["root"], "database": "a", "capacity": [{"days": "mon", "hours": "08:00-20:00", "zone": "UTC"}]}]}`, "policy root database a: capacity: the channels are those of all databases"},
