@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/site"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
@@ -85,6 +86,12 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		driver            <name> {
 //			<options of the driver>
 //		}
+//		connections       <number>
+//		hibernate         <duration> {
+//			poll      <duration>
+//			check     <duration>
+//			max_awake <number>
+//		}
 //		discover_interval <duration>
 //		rescue_started_after <duration>
 //		quarantine        <attempts> in <duration>
@@ -137,6 +144,8 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"policy":               (*Runner).parsePolicy,
 	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,
+	"connections":          (*Runner).parseConnections,
+	"hibernate":            (*Runner).parseHibernate,
 	"discover_interval":    (*Runner).parseDiscoverInterval,
 	"rescue_started_after": (*Runner).parseRescueStartedAfter,
 	"quarantine":           (*Runner).parseQuarantine,
@@ -542,6 +551,11 @@ func (r *Runner) parseDriver(d *caddyfile.Dispenser) error {
 	}
 	r.DriverRaw = caddyconfig.JSONModuleObject(unm, "driver", name, nil)
 	return nil
+}
+
+func (r *Runner) parseConnections(d *caddyfile.Dispenser) (err error) {
+	r.Connections, err = parseNumber(d, runner.ConnectionsLeast)
+	return err
 }
 
 func (r *Runner) parseDiscoverInterval(d *caddyfile.Dispenser) (err error) {

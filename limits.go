@@ -20,6 +20,8 @@ import (
 const (
 	leastDiscoverInterval   = 500 * time.Millisecond
 	leastRescueStartedAfter = time.Second
+	leastHibernate          = 10 * time.Second
+	leastPoll               = 500 * time.Millisecond
 	leastShutdownTimeout    = time.Millisecond
 	leastThrottle           = time.Millisecond
 )
@@ -45,6 +47,7 @@ func (r *Runner) checkDurations() error {
 	return errors.Join(
 		checkDuration("discover_interval", r.DiscoverInterval, leastDiscoverInterval),
 		checkDuration("rescue_started_after", r.RescueStartedAfter, leastRescueStartedAfter),
+		r.Hibernate.check(),
 		checkDuration("shutdown_timeout", shutdown, leastShutdownTimeout),
 	)
 }

@@ -174,6 +174,18 @@ type Runner struct {
 	// The task driver: the application whose jobs are run. Default: `odoo`.
 	DriverRaw json.RawMessage `json:"driver,omitempty" caddy:"namespace=jobrunner.drivers inline_key=driver"`
 
+	// How many connections to PostgreSQL the runner has at most, at least 3. One is for
+	// maintenance, an eighth of them, up to four, for those who list or change jobs, and each
+	// of the others for a database; if there are more databases, they take turns. Default: of
+	// what `max_connections` leaves to ordinary roles, and of what `CONNECTION LIMIT` allows
+	// the role, three quarters, or seven eighths less what others hold or have held in the
+	// last five minutes, whichever is the least.
+	Connections int `json:"connections,omitempty"`
+
+	// Closes the connections to databases that have nothing to do. Default: only if there are more
+	// databases than connections, to those that others need.
+	Hibernate *Hibernate `json:"hibernate,omitempty"`
+
 	// How often to look for new and dropped databases, at least `500ms`. Default:
 	// `30s`.
 	DiscoverInterval caddy.Duration `json:"discover_interval,omitempty"`

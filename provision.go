@@ -53,6 +53,8 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 		return cfg, nil, err
 	}
 	cfg = runner.Config{
+		Connections:        r.Connections,
+		Hibernate:          r.Hibernate.config(),
 		DiscoverInterval:   time.Duration(r.DiscoverInterval),
 		ShutdownTimeout:    r.shutdownTimeout(),
 		RescueStartedAfter: time.Duration(r.RescueStartedAfter),

@@ -75,6 +75,12 @@ func (r *Runner) settings(cfg *runner.Config, odoo *odooconf.Config) []doctor.Se
 	}
 	source = from(len(r.Channels) > 0 || r.DatabaseChannels != nil, channelSources(cfg)...)
 	add(name, cmp.Or(value, "root:1"), source)
+	if cfg.Connections > 0 {
+		add("connections", strconv.Itoa(cfg.Connections), fromConfig)
+	}
+	if cfg.Hibernate != nil {
+		add("hibernate", cfg.Hibernate.String(), fromConfig)
+	}
 	add("discover_interval", cmp.Or(cfg.DiscoverInterval, runner.DiscoverIntervalDefault).String(), from(r.DiscoverInterval != 0))
 	if cfg.RescueStartedAfter > 0 {
 		add("rescue_started_after", cfg.RescueStartedAfter.String(), fromConfig)

@@ -229,6 +229,15 @@ func (f *Forest) Counts() []Count {
 	return counts
 }
 
+// Unfinished is [Manager.Unfinished].
+func (f *Forest) Unfinished(db string) int {
+	m := f.find(db)
+	if m == nil {
+		return 0
+	}
+	return m.Unfinished(db)
+}
+
 // Channel returns one channel, as jobs of a database have it, or reports false for one that does
 // not exist.
 func (f *Forest) Channel(db, name string) (Status, bool) {

@@ -404,7 +404,7 @@
     });
   }
 
-  const databaseKinds = { ready: 'good', undetected: '', standby: 'info', connecting: 'warn', loading: 'warn', held: 'warn', yielding: 'warn', upgrading: 'warn', neutralized: 'info' };
+  const databaseKinds = { ready: 'good', undetected: '', standby: 'info', connecting: 'warn', loading: 'warn', waiting: 'warn', asleep: '', held: 'warn', yielding: 'warn', upgrading: 'warn', neutralized: 'info' };
   function showDatabases(r) {
     const dbs = r.databases, word = $('database-filter').value.trim().toLowerCase();
     hide($('filter'), dbs.length <= SHOWN);

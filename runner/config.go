@@ -73,6 +73,15 @@ type Config struct {
 	// changed there. The driver must be capable of telling. Default: false, they are started.
 	UpgradeGate bool
 
+	// Connections is how many connections to PostgreSQL the runner has at most, the maintenance
+	// connection and those of operators among them, at least [ConnectionsLeast]. Default: 0, as many
+	// as [ConnectionsAllowed] says.
+	Connections int
+
+	// Hibernate has databases sleep that have nothing to do. Default: nil, only those sleep whose
+	// connections others need.
+	Hibernate *Hibernate
+
 	// DiscoverInterval is the time between two listings of the databases.
 	// Default: 30 s.
 	DiscoverInterval time.Duration
@@ -171,6 +180,8 @@ func (c Config) validate() error {
 		return errors.New("no upstreams")
 	case c.DatabaseChannels != nil && len(c.Channels) > 0:
 		return errors.New("channels and database_channels exclude each other")
+	case c.Connections != 0 && c.Connections < ConnectionsLeast:
+		return fmt.Errorf("connections must be at least %d: one for maintenance, one for operators, and one for databases", ConnectionsLeast)
 	case c.DiscoverInterval < 0:
 		return errors.New("discover_interval must not be negative")
 	case c.RescueStartedAfter < 0:
@@ -190,6 +201,11 @@ func (c Config) validate() error {
 		}
 		if !c.Driver.Capabilities().Quarantine {
 			return fmt.Errorf("quarantine: this driver cannot fail jobs of %s", c.application())
+		}
+	}
+	if c.Hibernate != nil {
+		if err := c.Hibernate.Validate(); err != nil {
+			return fmt.Errorf("hibernate: %w", err)
 		}
 	}
 	if _, err := postgres.Patterns(c.Databases); err != nil {
@@ -241,8 +257,16 @@ func (c Config) session() session.Config {
 func (c Config) cluster() cluster.Config {
 	return cluster.Config{
 		Name: c.Name, Driver: c.Driver, Postgres: c.Postgres, Databases: c.Databases,
-		DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
+		DiscoverInterval: c.DiscoverInterval, PollInterval: c.pollInterval(), Logger: c.Logger,
 	}
+}
+
+// pollInterval is the time between two looks at what was written to databases that sleep.
+func (c Config) pollInterval() time.Duration {
+	if c.Hibernate == nil {
+		return HibernatePollDefault
+	}
+	return c.Hibernate.withDefaults().Poll
 }
 
 func (c Config) upstream() upstream.Config {

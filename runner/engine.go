@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -9,7 +10,6 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/cluster"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
@@ -31,13 +31,15 @@ type engine struct {
 	spawn  func(name string, f func())
 	ctx    context.Context //nolint:containedctx // the life of the engine
 
-	tree      *channels.Forest
-	queue     session.Queue
-	databases *databases
-	tasks     map[channels.Key]*task
-	seats     seats
-	delays    delays
-	notes     *notes
+	tree        *channels.Forest
+	connections connections
+	rotation    rotation
+	watching    *atomic.Bool // while a database is asleep
+	databases   *databases
+	tasks       map[channels.Key]*task
+	seats       seats
+	delays      delays
+	notes       *notes
 
 	leadership leadership
 	// controls are what operators have ordered; pausedAll is the one that concerns everything.
@@ -64,23 +66,27 @@ type engine struct {
 
 func newEngine(config func() Config) *engine {
 	e := &engine{
-		config:     config,
-		mail:       newMailbox(),
-		tree:       channels.NewForest(),
-		tasks:      make(map[channels.Key]*task),
-		delays:     make(delays),
-		answeredAt: make(map[string]time.Time),
-		shutdown:   shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
-		handover:   handover{turn: newTurn()},
-		setbacks:   setbacks{turn: newTurn()},
+		config:      config,
+		mail:        newMailbox(),
+		tree:        channels.NewForest(),
+		connections: connections{config: config, operators: operators{limit: operatorsLimit}},
+		rotation:    rotation{resting: make(map[*database]struct{}), asleep: make(map[*database]*sleep)},
+		watching:    new(atomic.Bool),
+		tasks:       make(map[channels.Key]*task),
+		delays:      make(delays),
+		answeredAt:  make(map[string]time.Time),
+		shutdown:    shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
+		handover:    handover{turn: newTurn()},
+		setbacks:    setbacks{turn: newTurn()},
 	}
+	e.connections.queue.Pressed = e.pressed
 	e.notes = &notes{config: config, tree: e.tree}
 	e.databases = newDatabases(config, e.tree, e.notes)
 	e.pool = upstream.New(func() upstream.Config { return config().upstream() }, poolReports{e},
 		func(name string, f func()) { e.spawn(name, f) })
 	e.maint = cluster.New(func() cluster.Config {
 		cfg := config().cluster()
-		cfg.Elected = e.elected
+		cfg.Elected, cfg.Watching = e.elected, e.watching.Load
 		return cfg
 	}, clusterReports{e})
 	return e
@@ -124,6 +130,7 @@ func (e *engine) tick(now time.Time) {
 	if !now.Before(e.targetsAt) {
 		e.targetsAt = now.Add(targetsInterval)
 		e.pool.Refresh(e.ctx, now.UnixNano()/int64(targetsInterval)%5 == 0)
+		e.connections.queue.Remind(e.log())
 	}
 	e.resize(now)
 	e.expirePauses(now)
@@ -140,6 +147,12 @@ func (e *engine) tick(now time.Time) {
 		e.release(now)
 	}
 	e.remember(now)
+	if !e.rotation.at.IsZero() && !now.Before(e.rotation.at) {
+		e.rotate(now)
+	}
+	if e.config().Hibernate != nil && !now.Before(e.rotation.hibernateAt) {
+		e.hibernate(now)
+	}
 	if !now.Before(e.scanAt) {
 		e.expireReserved(now)
 		e.expireClosed(now)
@@ -163,6 +176,12 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	next = e.releases.due(e.giveUpAt(e.databases.releaseAt(next)))
 	if due := e.leadership.due(); !due.IsZero() {
 		next = timing.Earliest(next, due)
+	}
+	if at := e.rotation.at; !at.IsZero() {
+		next = timing.Earliest(next, at)
+	}
+	if e.config().Hibernate != nil {
+		next = timing.Earliest(next, e.rotation.hibernateAt)
 	}
 	if !e.dispatchable() {
 		return next
@@ -211,6 +230,7 @@ func (e *engine) pass(now time.Time) {
 		e.seats.take(t)
 		e.tasks[key] = t
 		claims[db] = append(claims[db], key.UUID)
+		db.useful = now
 	}
 	for db, uuids := range claims {
 		db.session.Claim(uuids...)
@@ -241,6 +261,7 @@ func (e *engine) configure(cfg Config) error {
 	e.seats.limited = cfg.Server != upstream.Limits{}
 	e.targetsAt = time.Time{}
 	e.limit(cfg.Policies)
+	e.connections.apply()
 	e.maint.Rediscover()
 	return nil
 }

@@ -121,6 +121,7 @@ func (e *engine) leading(yes bool, holder string) {
 				e.reserve(db)
 			}
 		}
+		e.wakeAll()
 		e.log().Info("leading this runner")
 		e.notes.emit(Event{Kind: EventLeaderChanged, Detail: leadingDetail})
 	case !yes && holder != "" && (was || before != holder):

@@ -200,6 +200,20 @@ var whyCases = map[string]whyCase{
 		b.control(r, runner.Pause{Database: "prod", By: "operator"})
 		return r, b.one("prod", "a")
 	}},
+	"database_waiting": {"database prod is waiting: open session to prod: connection lost: too many connections", func(b *bench) (*runner.Runner, channels.Key) {
+		b.LimitConnections(5, 5)
+		r := b.prod("root:9")
+		return r, b.one("prod", "a")
+	}},
+	"database_asleep": {"database prod is asleep: it has had nothing to do since", func(b *bench) (*runner.Runner, channels.Key) {
+		b.many(1)
+		b.DelayStatistics(time.Hour)
+		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Connections = runner.ConnectionsLeast })
+		for b.states(r)["asleep"] == 0 || b.connections("prod") > 0 {
+			b.settle(100 * time.Millisecond)
+		}
+		return r, b.one("prod", "a")
+	}},
 	"retry_delay": {"the next one follows at", func(b *bench) (*runner.Runner, channels.Key) {
 		b.PlanFor(key("prod", "a"), mock.Plan{StayEnqueued: true})
 		return b.prod("root:9"), b.one("prod", "a")

@@ -83,7 +83,11 @@ func NewStatus(name string, st *runner.Status, now time.Time) Status {
 	v := Status{
 		Runner: name, Leader: st.Leader, LeaderKnown: st.LeaderKnown, LeaderDetail: st.LeaderDetail,
 		TakingOver: st.TakingOver, Stopping: st.Stopping, Problems: st.Problems(now), Warnings: st.Warnings(now), State: st.Health(now).String(),
-		Tasks:     TaskCounts{Claiming: st.Claiming, Open: st.Open, Watched: st.Watched, Overdue: st.Overdue, Stuck: len(st.Stuck)},
+		Tasks: TaskCounts{Claiming: st.Claiming, Open: st.Open, Watched: st.Watched, Overdue: st.Overdue, Stuck: len(st.Stuck)},
+		Connections: Connections{
+			Limit: st.Connections.Limit, Reason: st.Connections.Reason, Used: st.Connections.Used, Waiting: st.Connections.Waiting,
+			Longest: st.Connections.Longest.Seconds(), Refused: st.Connections.Refused,
+		},
 		Databases: make(map[string]int), Upstreams: NewUpstreams("", st),
 		Pauses: NewPauses(st.Controls.Pauses), Drains: NewDrains(st.Controls.Drains),
 	}

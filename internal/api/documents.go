@@ -61,11 +61,27 @@ type Status struct {
 	DatabaseChannels *Capacity `json:"database_channels,omitempty"`
 	// OldestPending is the age of the longest waiting job.
 	OldestPending *float64 `json:"oldest_pending_seconds,omitempty"`
+	// Connections are those to PostgreSQL.
+	Connections Connections `json:"connections"`
 	// Databases counts them by state, Upstreams lists the servers.
 	Databases map[string]int `json:"databases"`
 	Upstreams []Upstream     `json:"upstreams"`
 	Pauses    []Pause        `json:"pauses"`
 	Drains    []Drain        `json:"drains"`
+}
+
+// Connections are the connections to PostgreSQL of one runner.
+type Connections struct {
+	// Limit is how many there may be, and Reason says why; 0 is without limit. Used is how many there
+	// are.
+	Limit  int    `json:"limit"`
+	Reason string `json:"reason,omitempty"`
+	Used   int    `json:"used"`
+	// Waiting is how many databases wait for one, for Longest at most.
+	Waiting int     `json:"databases_waiting"`
+	Longest float64 `json:"longest_wait_seconds,omitempty"`
+	// Refused says why PostgreSQL allows no more, although the limit does.
+	Refused string `json:"refused,omitempty"`
 }
 
 // Capacity is how many jobs run in all databases together, and how many may.

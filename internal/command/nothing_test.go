@@ -100,6 +100,11 @@ var outages = []outage{
 		},
 	},
 	{
+		cause: "no connection to PostgreSQL is free for the only database", why: "database_waiting", state: runner.NotReady, says: "database prod waits for a connection: ",
+		metric: `databases{state="waiting"} 1`, alerts: []string{"JobrunnerDatabaseNotServed", "JobrunnerNotReady", "JobrunnerSessionDeaf"},
+		do: func(s *site) { s.world.LimitConnections(5, 5); s.start() },
+	},
+	{
 		cause: "its jobs cannot be read", why: "database_unreachable", state: runner.NotReady, says: "it is unreachable: ",
 		metric: `database_served{database="prod"} 0`, alerts: []string{"JobrunnerDatabaseNotServed", "JobrunnerNotReady", "JobrunnerSessionDeaf"},
 		do: func(s *site) { s.fault(func(f *mock.Faults) { f.SnapshotErr = driver.ErrLost }); s.start() },

@@ -57,6 +57,8 @@ var (
 	tasksDesc            = gauge("tasks", "Jobs that hold a slot, by phase: claiming, open (their request is), watched (they run without one of ours).", "runner", "phase")
 	overdueDesc          = gauge("jobs_overdue", "Jobs that run beyond the time limits of policies.", "runner")
 	stuckDesc            = gauge("jobs_stuck", "Those of them that a policy wants to end and that could not be ended. They keep their slots.", "runner")
+	connectionsDesc      = gauge("connections", "Connections to PostgreSQL that the runner has or is making.", "runner")
+	connectionsLimitDesc = gauge("connections_limit", "Connections to PostgreSQL that the runner may have; absent without a limit.", "runner")
 	pausesDesc           = gauge("pauses", "Pauses that operators have ordered, by what they concern: all, database, channel.", "runner", "scope")
 	exchangesDesc        = gauge("open_exchanges", "Open requests of the process, also those of runners that were removed from the configuration.")
 )
@@ -64,7 +66,7 @@ var (
 var liveDescs = []*prometheus.Desc{
 	upDesc, leaderDesc, leaderKnownDesc, readyDesc, stateDesc, servedDesc, jobsDesc, unknownDesc, sharingDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, failedDesc, pausedDesc,
 	blockedDesc, limitedDesc, limitedUntilDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
-	upstreamDrainedDesc, upstreamVisitorsDesc, upstreamFullDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc, pausesDesc, exchangesDesc,
+	upstreamDrainedDesc, upstreamVisitorsDesc, upstreamFullDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc, connectionsDesc, connectionsLimitDesc, pausesDesc, exchangesDesc,
 }
 
 func gauge(name, help string, labels ...string) *prometheus.Desc {
@@ -146,6 +148,10 @@ func (set setter) runner(name string, st *runner.Status, now time.Time) {
 	}
 	set.to(overdueDesc, float64(st.Overdue), name)
 	set.to(stuckDesc, float64(len(st.Stuck)), name)
+	set.to(connectionsDesc, float64(st.Connections.Used), name)
+	if st.Connections.Limit > 0 {
+		set.to(connectionsLimitDesc, float64(st.Connections.Limit), name)
+	}
 	if st.DatabaseChannels {
 		set.to(maxCapacityDesc, float64(st.MaxCapacity), name)
 	}
@@ -170,7 +176,7 @@ func (set setter) databases(name string, st *runner.Status, now time.Time) {
 		states[db.State]++
 		served[db.Name] = true
 		label, _ := places.admit(name, db.Name, "")
-		if st.Leader && label == db.Name && (db.Served() || db.State == runner.DatabaseStandby) {
+		if st.Leader && label == db.Name && (db.Served() || db.State == runner.DatabaseStandby || db.State == runner.DatabaseAsleep) {
 			set.to(servedDesc, flag(db.Obstacle(now) == ""), name, label)
 		}
 		if db.JobsUnknown {
@@ -190,7 +196,7 @@ func (set setter) databases(name string, st *runner.Status, now time.Time) {
 			set.to(syncedDesc, max(0, now.Sub(db.Synced).Seconds()), name, label)
 		}
 	}
-	for state := runner.DatabaseConnecting; state <= runner.DatabaseUpgrading; state++ {
+	for state := runner.DatabaseConnecting; state <= runner.DatabaseAsleep; state++ {
 		set.to(databasesDesc, float64(states[state]), name, state.String())
 	}
 	if st.Leader && !st.TakingOver && !st.Stopping {

@@ -92,6 +92,11 @@ func (s *Session) loop(ctx context.Context) error {
 				return err
 			}
 		}
+		if o.sleep {
+			if err := s.sleep(ctx); err != nil {
+				return err
+			}
+		}
 		if err := s.attend(ctx); err != nil {
 			return err
 		}

@@ -1,0 +1,134 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
+)
+
+// crowd is how many databases there are.
+const crowd = 60
+
+// visits connects again and again as a role, as Odoo does, until stop is called, which returns how
+// often it could, how often it was refused, and the most connections of the runner that there were.
+func (tb *testBed) visits(role string) (stop func() (good, refused, most int)) {
+	cfg := tb.Postgres.ConnConfig("postgres")
+	cfg.User = role
+	var good, refused, most int
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			conn, err := pgx.ConnectConfig(ctx, cfg)
+			if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "53300" {
+				refused++
+			}
+			if err != nil {
+				continue
+			}
+			var n int
+			if conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'caddy-jobrunner%'").Scan(&n) == nil {
+				good, most = good+1, max(most, n)
+			}
+			_ = conn.Close(context.WithoutCancel(ctx))
+		}
+	})
+	return func() (int, int, int) {
+		cancel()
+		wg.Wait()
+		return good, refused, most
+	}
+}
+
+// give commits so many jobs to every database, on a connection for each.
+func (tb *testBed) give(n int) {
+	tb.Helper()
+	ctx, cancel := tb.patient()
+	defer cancel()
+	for _, db := range tb.dbs {
+		conn, err := pgx.ConnectConfig(ctx, tb.Postgres.ConnConfig(db))
+		require.NoError(tb, err)
+		_, err = odoostub.Enqueue(ctx, conn, repeat(n, odoostub.JobSpec{}))
+		require.NoError(tb, err)
+		require.NoError(tb, conn.Close(ctx))
+	}
+}
+
+// crowded makes many databases, whose jobs a role may run.
+func crowded(t *testing.T) *testBed {
+	t.Helper()
+	pg := pgtest.Own(t, pgtest.Options{Settings: map[string]string{"max_connections": "40"}})
+	tb := newTestBedOn(t, pg, odoostub.QueueJobLock, 1, 0)
+	tb.addServer(odoostub.Options{Workers: 2, IdleTime: 50 * time.Millisecond})
+	template := tb.dbs[0]
+	for _, sql := range []string{
+		"CREATE ROLE runner LOGIN", "CREATE ROLE bounded LOGIN CONNECTION LIMIT 10",
+		"GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO runner, bounded",
+	} {
+		require.NoError(t, pg.Exec(t.Context(), template, sql))
+	}
+	tb.Leave(template)
+	tb.dbs = nil
+	for i := range crowd {
+		name := fmt.Sprintf("crowd%02d", i)
+		require.NoError(t, pg.CreateDatabase(t.Context(), name, template))
+		tb.dbs = append(tb.dbs, name)
+	}
+	tb.patterns, tb.tree = "crowd*", "root:2"
+	return tb
+}
+
+// TestMoreDatabasesThanConnections: the jobs of all run, the runner keeps within its limit, Odoo can
+// always connect, next to nothing is logged, and the doctor says that there are too few connections.
+func TestMoreDatabasesThanConnections(t *testing.T) {
+	tb := crowded(t)
+	for role, most := range map[string]int{"runner": 27, "bounded": 7} {
+		t.Run(role, func(t *testing.T) {
+			tb := tb.beside()
+			tb.T = t
+			cfg := tb.Postgres.ConnConfig("postgres")
+			tb.dsn = "host=" + cfg.Host + " port=" + itoa(cfg.Port) + " user=" + role + " dbname=postgres"
+			before := len(tb.Recorder.AllExecutions())
+			executed := func() int { return len(tb.Recorder.AllExecutions()) - before }
+			tb.give(2)
+			stop := tb.visits(role)
+			caddy := tb.startProcess(t.TempDir())
+			tb.until("all jobs run", func() bool { return executed() == 2*crowd })
+			tb.until("databases sleep", func() bool {
+				dbs, err := caddy.Databases(t.Context())
+				return err == nil && len(dbs) == crowd && strings.Contains(fmt.Sprint(dbs), "asleep")
+			})
+			tb.give(1)
+			tb.until("the jobs of those that slept run, too", func() bool { return executed() == 3*crowd })
+
+			var st api.Statuses
+			require.NoError(t, caddy.Decode(t.Context(), "/jobrunner/status", &st))
+			require.Len(t, st.Runners, 1)
+			require.Equal(t, most, st.Runners[0].Connections.Limit, "%+v", st.Runners[0].Connections)
+			require.Equal(t, crowd, st.Runners[0].Expected)
+			found, _ := tb.doctor()
+			require.Contains(t, fmt.Sprintf("%+v", found), "too_few_connections")
+
+			good, refused, highest := stop()
+			require.Greater(t, good, 10)
+			require.Zero(t, refused)
+			require.LessOrEqual(t, highest, most)
+			require.LessOrEqual(t, len(regexp.MustCompile(`"level":"(warn|error)"[^\n]*connection`).FindAllString(caddy.Output(), -1)), 1)
+			require.Empty(t, tb.Recorder.Overlaps())
+			require.NoError(t, caddy.Stop())
+		})
+	}
+}
