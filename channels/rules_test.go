@@ -62,8 +62,8 @@ var (
 	})
 )
 
-// govern gives some of the channels rules.
-func (s *governed) govern(t *rapid.T) {
+// drawRules gives some of the channels rules.
+func drawRules(t *rapid.T) map[string]Rules {
 	rules := make(map[string]Rules)
 	for _, name := range []string{"root", "root.A", "root.A.x", "root.B", "root.auto", "root.auto.deep", "root.S"} {
 		var r Rules
@@ -80,6 +80,11 @@ func (s *governed) govern(t *rapid.T) {
 			rules[name] = r
 		}
 	}
+	return rules
+}
+
+func (s *governed) govern(t *rapid.T) {
+	rules := drawRules(t)
 	s.m.Govern(func(channel string) Rules { return rules[channel] })
 	if s.ref.shares != nil {
 		s.ref.gather()
