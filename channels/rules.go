@@ -2,7 +2,6 @@ package channels
 
 import (
 	"math"
-	"slices"
 	"time"
 )
 
@@ -318,13 +317,4 @@ func (f *Forest) Refund(k Key) {
 		m.Refund(k)
 		f.settle(f.trees[k.DB])
 	}
-}
-
-// Governed returns the channels that have rules, by full name, sorted.
-func (m *Manager) Governed() (names []string) {
-	for c := range m.governed {
-		names = append(names, c.name)
-	}
-	slices.Sort(names)
-	return names
 }
