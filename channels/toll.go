@@ -133,19 +133,23 @@ func (m *Manager) charge(c *channel, r *record, by int) {
 	}
 }
 
-// activate counts a job among those that root has let pass, too, or takes it off.
-func (m *Manager) activate(c *channel, r *record, by int) {
-	c.active += by
-	m.engage(c, r, by, 0)
+// toll counts a job that runs for the rate of its database, or takes it off: how many more may pass stays
+// what it is.
+func (c *channel) toll(r *record, by int) {
+	if t := c.tollOf(r); t != nil {
+		t.running += by
+		t.toll.active += by
+	}
 }
 
-// engage is what that means for the rate of its database, to which it also gives tokens, or takes them.
-func (m *Manager) engage(c *channel, r *record, by, tokens int) {
+// pay gives tokens to the rate of the database of a job, or takes them, and counts the job among those that
+// root has let pass, too, or does not.
+func (m *Manager) pay(c *channel, r *record, active, tokens int) {
 	if m.shares == nil {
 		return
 	}
 	if t := c.tollOf(r); t != nil {
-		t.toll.active += by
+		t.toll.active += active
 		t.toll.bucket.refill(m.clock.now)
 		t.toll.bucket.add(tokens)
 		m.weigh(t)
