@@ -78,6 +78,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			}
 //			limit    <jobs> per database|company [burst]
 //			fair     database|company
+//			serialize identity_key
 //		}
 //		odoo_config       <file>
 //		driver            <name> {

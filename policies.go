@@ -46,6 +46,11 @@ type Policy struct {
 	// of one. It counts where the channel is root, or has a capacity, a throttle or sequential.
 	// Default: the order of all jobs decides.
 	Fair string `json:"fair,omitempty"`
+
+	// `identity_key` lets at most one of the jobs that have the same identity key, in one database, run
+	// at a time, over all channels of the policy and what is below them. Jobs without one are not
+	// concerned. Default: this policy does not say so.
+	Serialize string `json:"serialize,omitempty"`
 }
 
 // Timeout limits how long an attempt at a job may take, from when it was sent to Odoo, the time
@@ -117,10 +122,10 @@ func (r *Runner) policies() ([]policy.Policy, error) {
 		p := r.Policies[i]
 		var err error
 		if p.Database, err = resolve("policy database", p.Database); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("policies[%d]: %w", i, err)
 		}
 		if err := p.check(); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("policies[%d]: %w", i, err)
 		}
 		list = append(list, p.config())
 	}
@@ -164,11 +169,12 @@ func parseOptions[T any](d *caddyfile.Dispenser, block, kind string, options map
 
 // policyOptions are the options of a policy's block. A parser starts at the option's name.
 var policyOptions = map[string]func(*Policy, *caddyfile.Dispenser) error{
-	"database": func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Database) },
-	"function": func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Function) },
-	"timeout":  (*Policy).parseTimeout,
-	"limit":    (*Policy).parseLimit,
-	"fair":     (*Policy).parseFair,
+	"database":  func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Database) },
+	"function":  func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Function) },
+	"timeout":   (*Policy).parseTimeout,
+	"limit":     (*Policy).parseLimit,
+	"fair":      (*Policy).parseFair,
+	"serialize": (*Policy).parseSerialize,
 }
 
 // parseTimeout reads: timeout <duration> { <what is done> }.

@@ -31,11 +31,18 @@ func (p *Policy) configShares(to *policy.Policy) {
 		to.Limit = &policy.Limit{Jobs: l.Jobs, Per: policy.Per(l.Per), Burst: l.Burst}
 	}
 	to.Fair = policy.Per(p.Fair)
+	to.Serialize = policy.By(p.Serialize)
 }
 
 // parseFair reads: fair database|company.
-func (p *Policy) parseFair(d *caddyfile.Dispenser) error {
-	if err := parseString(d, &p.Fair); err != nil {
+func (p *Policy) parseFair(d *caddyfile.Dispenser) error { return p.parseWord(d, &p.Fair) }
+
+// parseSerialize reads: serialize identity_key.
+func (p *Policy) parseSerialize(d *caddyfile.Dispenser) error { return p.parseWord(d, &p.Serialize) }
+
+// parseWord reads an option that has one word.
+func (p *Policy) parseWord(d *caddyfile.Dispenser, to *string) error {
+	if err := parseString(d, to); err != nil {
 		return err
 	}
 	if err := p.check(); err != nil {

@@ -126,6 +126,9 @@ func policyString(p *policy.Policy) string {
 	if p.Fair != "" {
 		options = append(options, "fair "+string(p.Fair))
 	}
+	if p.Serialize != "" {
+		options = append(options, "serialize "+string(p.Serialize))
+	}
 	return strings.Join(options, ", ")
 }
 

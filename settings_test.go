@@ -17,7 +17,7 @@ func TestSettingsOfPolicies(t *testing.T) {
 		Postgres: &pgx.ConnConfig{},
 		Policies: []policy.Policy{
 			{Channels: []string{"root"}, Limit: &policy.Limit{Jobs: 4, Per: policy.PerDatabase, Burst: true}, Fair: policy.PerCompany},
-			{Channels: []string{"root.*"}, Database: "prod_*", Fair: policy.PerDatabase},
+			{Channels: []string{"root.*"}, Database: "prod_*", Fair: policy.PerDatabase, Serialize: policy.ByIdentityKey},
 		},
 		UpgradeGate: true, ReleaseDependents: true,
 	}
@@ -28,7 +28,7 @@ func TestSettingsOfPolicies(t *testing.T) {
 	for name, value := range map[string]string{
 		"server":                        "workers 8, max_jobs 5, reserve 2",
 		"policy root":                   "limit 4 per database burst, fair company",
-		"policy root.* database prod_*": "fair database",
+		"policy root.* database prod_*": "fair database, serialize identity_key",
 		"upgrade_gate":                  "on",
 		"release_dependents":            "on",
 	} {

@@ -306,6 +306,7 @@ func checkInvariants(t require.TestingT, m *Manager) {
 			return true
 		})
 		require.Len(t, d.oddNames, len(d.odd))
+		checkIdentities(t, d)
 		require.Equal(t, seen, d.seen)
 		levels, sharing := 0, 0
 		for _, h := range d.homes {

@@ -33,6 +33,8 @@ const (
 	// ReasonLimit: the jobs of its database, or company, are as many as they may be, or those that go
 	// before it will be (Share).
 	ReasonLimit
+	// ReasonSerialized: another job with the same identity key runs, or goes first (Blocker, Share).
+	ReasonSerialized
 	// ReasonBehind: the next pass gives the channel's free slots to others (Capacity, Running).
 	ReasonBehind
 	// ReasonSuspended: the database is being loaded or cannot be served.
@@ -59,6 +61,7 @@ var reasonNames = [...]string{
 	ReasonSequentialFailed: "sequential_failed",
 	ReasonSequentialETA:    "sequential_eta",
 	ReasonLimit:            "limit",
+	ReasonSerialized:       "serialized",
 	ReasonBehind:           "behind",
 	ReasonSuspended:        "suspended",
 	ReasonWithheld:         "channels_withheld",
@@ -201,7 +204,7 @@ func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, be
 	}
 	explore(c.eta.items, &budget, func(o *record) bool {
 		if o.eta <= now {
-			if c.ready.shared != nil && c.hurdleOf(o) != nil {
+			if c.ready.shared != nil && c.held(o) {
 				return true
 			}
 			compete(o)
@@ -292,7 +295,7 @@ func (e Explanation) sentence() string {
 			return waits + "max_capacity is 0, so nothing runs in any database"
 		}
 		return fmt.Sprintf("%smax_capacity is reached (%d running in all databases, %d may)%s", waits, e.Running, e.Capacity, behind)
-	case ReasonLimit:
+	case ReasonLimit, ReasonSerialized:
 		return waits + e.Share.String() + behind
 	case ReasonBehind:
 		if e.Turns != nil && e.Turns.Before > 0 {

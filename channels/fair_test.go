@@ -303,6 +303,7 @@ func TestFairIsConsistent(t *testing.T) {
 				j := Job{
 					Key:     Key{DB: drawDB.Draw(t, "db"), UUID: drawUUID.Draw(t, "uuid")},
 					Channel: drawChannel.Draw(t, "channel"), Company: rapid.Int32Range(0, 2).Draw(t, "company"),
+					Identity: rapid.Uint64Range(0, 3).Draw(t, "identity"),
 					Priority: rapid.Int32Range(0, 2).Draw(t, "priority"),
 				}
 				s.m.Observe(time.Unix(s.now, 0))

@@ -134,15 +134,6 @@ func (f *Forest) BeginSnapshot(db string) {
 	}
 }
 
-// Stale is [Manager.Stale].
-func (f *Forest) Stale(db string) iter.Seq[Key] {
-	m := f.find(db)
-	if m == nil {
-		m = NewManager()
-	}
-	return m.Stale(db)
-}
-
 // RemoveStale is [Manager.RemoveStale].
 func (f *Forest) RemoveStale(db string, spared []string, number int) (left, removed []Key) {
 	if m := f.find(db); m != nil {

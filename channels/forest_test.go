@@ -184,7 +184,7 @@ func (s *forestComparison) snapshot(t *rapid.T) {
 	case 1:
 		s.configureDatabases(t)
 	}
-	require.ElementsMatch(t, left, slices.Collect(s.f.Stale(db)))
+	requireStale(t, s.f, db, left...)
 }
 
 func (s *forestComparison) check(t *rapid.T) {
@@ -457,7 +457,7 @@ func TestForestViews(t *testing.T) {
 	_, _, ok = f.Lookup(Key{DB: "none"})
 	require.False(t, ok)
 	require.False(t, f.Remove(Key{DB: "none"}))
-	require.Empty(t, slices.Collect(f.Stale("none")))
+	requireStale(t, f, "none")
 	for range f.Jobs("none") {
 		t.Fatal("there is no job")
 	}

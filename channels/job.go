@@ -34,6 +34,10 @@ type Job struct {
 	// for it.
 	Company int32
 
+	// Identity stands for the identity key: jobs of one database that have the same have the same
+	// key. 0 if it has none, or if no share asks for it.
+	Identity uint64
+
 	// ETA is the earliest start in microseconds since the Unix epoch, UTC. 0 means that there is
 	// none (docs/contract.md 2.3).
 	ETA int64

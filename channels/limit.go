@@ -51,13 +51,18 @@ func (m *Manager) occupy(c *channel, r *record, by int) {
 	}
 }
 
-// tally is what that means for the limit of a key. When it is reached, or not any more, the queues
+// tally is what that means for the limits of its keys. When one is reached, or not any more, the queues
 // know at once; what else follows is left to turn.
 func (m *Manager) tally(c *channel, r *record, by int) {
-	t := c.tallyOf(r)
-	if t == nil {
-		return
+	if c.parent == nil {
+		m.serialize(r, by)
 	}
+	if t := c.tallyOf(r); t != nil {
+		m.add(t, by)
+	}
+}
+
+func (m *Manager) add(t *tally, by int) {
 	was := t.reached()
 	if t.running += by; t.reached() != was {
 		m.turned = append(m.turned, t)
@@ -144,6 +149,13 @@ func (c *channel) hurdleOf(r *record) *tally {
 	return nil
 }
 
+// held reports whether a limit that is reached, or a job with the same identity key, holds a job back in
+// the queue of the channel.
+func (c *channel) held(r *record) bool {
+	g := r.group()
+	return c.hurdleOf(r) != nil || g != nil && len(g.running) > 0
+}
+
 // tallyKnown is tallyOf for a read.
 func (c *channel) tallyKnown(r *record) *tally {
 	if s := &r.home.shares[c.depth]; s.Limit > 0 {
@@ -162,11 +174,20 @@ type ShareUse struct {
 	Limit, Running int
 	// Source is that of the [Share].
 	Source string
+	// Blocker is the job with the same identity key that runs, or goes first, where that is what holds
+	// back; then there is no Key.
+	Blocker Key
 }
 
 // String says it as a reason.
 func (u *ShareUse) String() string {
 	s := fmt.Sprintf("%s has %d of at most %d at once in channel %s", u.Key, u.Running, u.Limit, u.Channel)
+	switch {
+	case u.Blocker != Key{} && u.Running > 0:
+		s = fmt.Sprintf("job %s, which has the same identity key, runs", u.Blocker)
+	case u.Blocker != Key{}:
+		s = fmt.Sprintf("job %s, which has the same identity key, goes first", u.Blocker)
+	}
 	if u.Source != "" {
 		s += fmt.Sprintf(" (%s)", u.Source)
 	}
@@ -186,6 +207,9 @@ func (c *channel) limitOf(r *record) *ShareUse {
 	}
 	if t := c.hurdleOf(r); t != nil {
 		return t.use(r)
+	}
+	if use := c.serialized(r); use != nil {
+		return use
 	}
 	t := c.tallyKnown(r)
 	if t == nil || t.burst {
@@ -211,7 +235,12 @@ func (c *channel) limitOf(r *record) *ShareUse {
 }
 
 // limited fills in that a limit is the reason.
-func (e *Explanation) limited(u *ShareUse) { e.Reason, e.Share, e.Channel = ReasonLimit, u, u.Channel }
+func (e *Explanation) limited(u *ShareUse) {
+	e.Reason, e.Share, e.Channel = ReasonLimit, u, u.Channel
+	if u.Blocker != (Key{}) {
+		e.Reason, e.Blocker = ReasonSerialized, u.Blocker
+	}
+}
 
 // competitors is that of the channel for the jobs in its queue: of each key as many as its limits leave
 // room for.

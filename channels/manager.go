@@ -90,7 +90,7 @@ func (m *Manager) SetFromSnapshot(j Job, s State) (repaired bool) {
 	d, n := m.dbs[j.DB], newName(j.UUID)
 	r := d.find(&n)
 	if r == nil || r.state != s || r.differs(&j) {
-		// That the company was not asked for before is no mistake of memory.
+		// That the company or the identity key was not asked for before is no mistake of memory.
 		told := r != nil && r.state == s && !r.sortsElse(&j) && r.home.name == j.Channel
 		return m.set(d, r, &n, &j, s) && !told
 	}
@@ -175,8 +175,8 @@ func (m *Manager) Jobs(db string) iter.Seq2[Job, State] {
 	}
 }
 
-// BeginSnapshot begins the reading of a snapshot of a database: from now on, Stale knows which jobs
-// no Set or SetFromSnapshot has touched.
+// BeginSnapshot begins the reading of a snapshot of a database: from now on, RemoveStale
+// knows which jobs no Set or SetFromSnapshot has touched.
 func (m *Manager) BeginSnapshot(db string) {
 	d := m.dbs[db]
 	if d == nil {
@@ -194,21 +194,10 @@ func (m *Manager) BeginSnapshot(db string) {
 	}
 }
 
-// Stale returns the jobs of a database that nothing has touched since BeginSnapshot, in no
-// particular order. What became of them is up to the caller. The loop may remove jobs, not add any.
-func (m *Manager) Stale(db string) iter.Seq[Key] {
-	return func(yield func(Key) bool) {
-		d := m.dbs[db]
-		if d == nil || d.seen == d.len() {
-			return
-		}
-		d.each(func(r *record) bool { return r.snapshot == d.snapshot || yield(r.key()) })
-	}
-}
-
-// RemoveStale forgets the jobs of a database that Stale names, except some, by their uuids. It returns
-// which of these Stale names, and a number of those that it has forgotten. If these were most of the
-// database's, jobs that wait are back in the queues of their own channels.
+// RemoveStale forgets the stale jobs of a database, those that nothing has touched since
+// BeginSnapshot, except some, by their uuids. It returns which of the latter are stale, and counts
+// them as touched, and a number of those that it has forgotten, both in no particular order. If most
+// of the database's were forgotten, jobs that wait are back in the queues of their own channels.
 func (m *Manager) RemoveStale(db string, spared []string, number int) (left, removed []Key) {
 	d := m.dbs[db]
 	if d == nil || d.seen == d.len() {
@@ -267,6 +256,7 @@ func (m *Manager) replace(r *record, j *Job, s State) {
 	m.take(r)
 	old := r.home
 	old.db.companies.leave(r.company)
+	old.db.identities.leave(r)
 	m.assign(r, m.home(old.db, j.Channel), j)
 	m.put(r, s)
 	m.leave(old) // after moving in elsewhere, or a shared channel might be pruned in between
@@ -309,6 +299,7 @@ func (m *Manager) assign(r *record, h *home, j *Job) {
 	if h.shared {
 		h.db.sharing++
 	}
+	m.identify(r, j.Identity)
 }
 
 func (m *Manager) home(d *database, name string) *home {

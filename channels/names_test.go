@@ -2,7 +2,6 @@ package channels
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
@@ -70,7 +69,7 @@ func (s *sharing) reread(t *rapid.T) {
 				require.False(t, s.m.SetFromSnapshot(j.Job, j.state), "that is no repair")
 			}
 		}
-		require.Empty(t, slices.Collect(s.m.Stale(db)))
+		requireStale(t, s.m, db)
 		s.m.EndSnapshot(db)
 		s.ref.suspend(db, was)
 	}

@@ -57,6 +57,7 @@ type home struct {
 	states  [len(stateNames)]int // how many of them are in which state
 	levels  int                  // what it takes of the allowance
 	shares  []level              // see sharesOf; nil without shares
+	scope   *scope               // see scopeOf
 	shared  bool                 // its jobs have many names; see NamesPerDatabase
 	// ready and eta are those that wait while the database is suspended, in the order of the queues
 	// that they will be in.
@@ -72,17 +73,18 @@ type database struct {
 	// recent is the home that was asked for last: neighbours often share one.
 	recent *home
 	// Uuids that are not canonical are rare (hand-made rows), but they are jobs.
-	odd       map[string]*record
-	oddNames  map[*record]string
-	snapshot  uint8 // the current snapshot, see BeginSnapshot
-	seen      int   // how many jobs it has named
-	suspended bool  // its waiting jobs are parked: unwanted, or displaced
-	unwanted  bool  // between Suspend and Resume
-	displaced bool  // see Displaced
-	placing   bool  // the snapshot that ends that has begun
-	names     int   // what its homes take of the allowance
-	sharing   int   // how many of its jobs share a channel
-	companies companies
+	odd        map[string]*record
+	oddNames   map[*record]string
+	snapshot   uint8 // the current snapshot, see BeginSnapshot
+	seen       int   // how many jobs it has named
+	suspended  bool  // its waiting jobs are parked: unwanted, or displaced
+	unwanted   bool  // between Suspend and Resume
+	displaced  bool  // see Displaced
+	placing    bool  // the snapshot that ends that has begun
+	names      int   // what its homes take of the allowance
+	sharing    int   // how many of its jobs share a channel
+	companies  companies
+	identities identities
 }
 
 func newDatabase(name string) *database {
@@ -156,6 +158,7 @@ func (d *database) drop(r *record) {
 		d.seen--
 	}
 	d.companies.leave(r.company)
+	d.identities.leave(r)
 	if r.odd {
 		delete(d.odd, d.oddNames[r])
 		delete(d.oddNames, r)
@@ -194,6 +197,7 @@ func (r *record) job() Job {
 		Priority: r.priority,
 		Created:  r.created,
 		Company:  r.company,
+		Identity: r.home.db.identities.of[r],
 		ETA:      r.eta,
 	}
 }
@@ -201,7 +205,7 @@ func (r *record) job() Job {
 // differs reports whether a property that influences scheduling, beside the channel, is not what the
 // row says.
 func (r *record) differs(j *Job) bool {
-	return r.sortsElse(j) || r.company != j.Company
+	return r.sortsElse(j) || r.company != j.Company || r.home.db.identities.of[r] != j.Identity
 }
 
 // sortsElse reports whether one of those differs that decide on its order.

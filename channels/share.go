@@ -35,7 +35,11 @@ type Share struct {
 	// jobs have taken least goes first. Priority and eta hold among the jobs of one key. Only a channel
 	// with limits, or root, can be shared so. Default: the channel's order alone decides.
 	Fair Per
-	// Source names the share in explanations.
+	// Serialize names the set of channels that the channel belongs to, and in which at most one job of
+	// an identity key runs at once. What is below a channel belongs to its set. Explanations name it.
+	// Default: empty, there is none.
+	Serialize string
+	// Source names the limit in explanations.
 	Source string
 }
 
@@ -88,7 +92,9 @@ func (m *Manager) scatter(back map[*channel][]*record) {
 	for _, d := range m.dbs {
 		for _, h := range d.homes {
 			h.shares = m.sharesOf(h)
+			h.scope = scopeOf(h.shares)
 		}
+		d.identities.regroup()
 	}
 	if m.shares != nil {
 		m.recount()
@@ -176,6 +182,7 @@ func (m *Manager) sharesOf(h *home) []level {
 type shareKey struct {
 	db      *database
 	company int32
+	group   *group // of jobs with one identity key; nil: they are told apart by the others alone
 }
 
 func (r *record) keyPer(per Per) shareKey {
@@ -262,7 +269,9 @@ func (k *keyQueue) first() *record {
 func (q *sharedQueue) first() *record { return q.lanes.first().open.first().first() }
 
 func (q *sharedQueue) keyOf(r *record) shareKey {
-	return r.keyPer(r.home.shares[q.channel.depth].grain)
+	k := r.keyPer(r.home.shares[q.channel.depth].grain)
+	k.group = r.group()
+	return k
 }
 
 func (q *sharedQueue) push(r *record) {
@@ -311,6 +320,9 @@ func (q *sharedQueue) open(r *record) *keyQueue {
 	for c := q.channel; c != nil; c = c.parent {
 		if t := c.tallyOf(r); t != nil {
 			t.join(k)
+		}
+		if c.parent == nil && k.key.group != nil {
+			c.tallyOfGroup(k.key.group).join(k)
 		}
 	}
 	q.keys[k.key] = k

@@ -47,9 +47,10 @@ var drawShares = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) namedShare {
 		channel: rapid.SampledFrom([]string{"root", "root*", "root.*", "root.A*", "root.A.x", "root.S*", "root.B"}).Draw(t, "channel"),
 		db:      rapid.SampledFrom([]string{"*", "*", "one", "t*"}).Draw(t, "database"),
 		share: Share{
-			Limit: rapid.SampledFrom([]int{1, 1, 2, 3}).Draw(t, "limit"),
-			Per:   rapid.SampledFrom([]Per{PerDatabase, PerCompany}).Draw(t, "per"),
-			Burst: rapid.IntRange(0, 3).Draw(t, "burst") == 0,
+			Limit:     rapid.SampledFrom([]int{0, 1, 1, 2, 3}).Draw(t, "limit"),
+			Per:       rapid.SampledFrom([]Per{PerDatabase, PerCompany}).Draw(t, "per"),
+			Burst:     rapid.IntRange(0, 3).Draw(t, "burst") == 0,
+			Serialize: rapid.SampledFrom([]string{"", "", "one", "two"}).Draw(t, "serialize"),
 		},
 	}
 }), 1, 4)
@@ -146,8 +147,32 @@ func (c *refChannel) gated(j *refJob) bool {
 		if full, burst := c.full(j); full && !burst {
 			return true
 		}
+		if c.parent == nil && c.serialized(j) {
+			return true
+		}
 	}
 	return false
+}
+
+// serialized reports whether root has let a job with the identity key of this one pass.
+func (c *refChannel) serialized(j *refJob) bool {
+	scope := j.scope()
+	for o := range c.running {
+		if scope != "" && o.Identity != 0 && o.DB == j.DB && o.Identity == j.Identity && o.scope() == scope {
+			return true
+		}
+	}
+	return false
+}
+
+// scope is that of the highest channel that has one.
+func (j *refJob) scope() (scope string) {
+	for c := j.channel; c != nil && c.m.shares != nil; c = c.parent {
+		if s := c.m.shares.Share(c.name, j.DB).Serialize; s != "" {
+			scope = s
+		}
+	}
+	return scope
 }
 
 func (c *refChannel) over(j *refJob) bool {
@@ -286,6 +311,11 @@ func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 func checkTallies(t require.TestingT, m *Manager, c *channel) {
 	for key, tally := range c.tallies {
 		require.Equal(t, key, tally.key)
+		if key.group != nil {
+			require.Len(t, key.group.running, tally.running)
+			require.Nil(t, c.parent)
+			continue
+		}
 		require.True(t, tally.running > 0 || len(tally.waiting) > 0, "a tally that counts nothing is forgotten")
 		running := 0
 		for _, d := range m.dbs {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -234,6 +233,9 @@ func (c Config) validatePolicies() error {
 		if p.Companies() && !c.Driver.Capabilities().Companies {
 			return fmt.Errorf("%s: per company: this driver cannot tell the companies of the jobs of %s", p, c.application())
 		}
+		if p.Serialize != "" && !c.Driver.Capabilities().Identities {
+			return fmt.Errorf("%s: serialize: this driver cannot tell the identity keys of the jobs of %s", p, c.application())
+		}
 	}
 	return nil
 }
@@ -242,7 +244,7 @@ func (c Config) validatePolicies() error {
 func (c Config) session() session.Config {
 	return session.Config{
 		Driver: c.Driver, Postgres: c.Postgres, DatabaseChannels: c.DatabaseChannels != nil,
-		UpgradeGate: c.UpgradeGate, Companies: slices.ContainsFunc(c.Policies, companies), DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
+		UpgradeGate: c.UpgradeGate, Keys: keys(c.Policies), DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
 	}
 }
 

@@ -145,6 +145,7 @@ func (e *engine) answered(x *exchange.Exchange, result driver.Result) {
 	}
 	t.exchange = nil
 	t.result = &result
+	e.forgetUnclosed(key)
 	e.parted(key, t, x.Upstream.Name, result.Outcome)
 	if result.Outcome != driver.NotSent && result.Status != 0 {
 		e.answeredAt[x.Upstream.Name] = time.Now()

@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
@@ -279,6 +280,47 @@ func TestRescuedJobsThatWereNotStarted(t *testing.T) {
 	}
 }
 
+// All rows of one answer are taken in, whatever the first ones say, and also those without a task.
+func TestRescuedTogether(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*task, *driver.Row){
+		"dead":        func(*task, *driver.Row) {},
+		"not started": func(t *task, _ *driver.Row) { t.row.State = channels.Enqueued },
+		"quarantined": func(t *task, row *driver.Row) { t.condemned, row.State = 3, channels.Failed },
+		"ended": func(t *task, row *driver.Row) {
+			t.limit, row.State = &limit{ended: &policy.Policy{Timeout: &policy.Timeout{}}}, channels.Failed
+		},
+	} {
+		e, db := served()
+		cfg := e.config()
+		cfg.Quarantine = &Quarantine{Attempts: 3, Within: time.Hour}
+		e.config = func() Config { return cfg }
+		rows := []driver.Row{*jobRow(channels.Key{DB: "prod", UUID: "no task"}, channels.Pending, 0)}
+		var tasks []*task
+		for _, uuid := range []string{"a", "b"} {
+			task := &task{phase: phaseWatched, result: &driver.Result{Outcome: driver.Broken}, row: &driver.Row{State: channels.Started}}
+			row := jobRow(e.holds("prod", uuid, task), channels.Pending, 0)
+			change(task, row)
+			tasks, rows = append(tasks, task), append(rows, *row)
+		}
+		e.rescued(db, rows)
+		for _, task := range tasks {
+			require.True(t, task.trail.rescued, name)
+		}
+		require.Empty(t, e.tasks, name)
+	}
+}
+
+// A database whose job no server takes keeps the server that has run its last one.
+func TestNoServerIsPicked(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	db.server = "odoo2"
+	_, ok := e.pick("prod", &task{})
+	require.False(t, ok)
+	require.Equal(t, "odoo2", db.server)
+}
+
 // An inspection says something of tasks that are watched, and of no others.
 func TestInspected(t *testing.T) {
 	t.Parallel()
@@ -296,9 +338,9 @@ func TestInspected(t *testing.T) {
 	notHere := liveness("gone", driver.Uncertain, 0)
 	notHere.Gone = true
 	e.inspected(db, []driver.Liveness{
-		liveness("no task", driver.Dead, channels.Started), liveness("asked", driver.Dead, channels.Started),
+		liveness("no task", driver.Dead, channels.Started), liveness("asked", driver.Dead, channels.Started), notHere,
 		liveness("dead", driver.Dead, channels.Started), liveness("alive", driver.Alive, channels.Started),
-		liveness("ended", driver.Uncertain, channels.Done), notHere,
+		liveness("ended", driver.Uncertain, channels.Done),
 	})
 	require.Len(t, e.tasks, 3)
 	require.Nil(t, e.tasks[asked].row)
@@ -430,4 +472,24 @@ func TestAScanChecksAll(t *testing.T) {
 		synctest.Wait()
 		require.Len(t, e.config().Driver.(open).ended, 8)
 	})
+}
+
+// A scan decides about tasks that are watched. Of the others something else does: the end of a request,
+// the result of a statement, or a database that is back.
+func TestAScanDecidesAboutWatchedTasks(t *testing.T) {
+	t.Parallel()
+	e := still(map[string]stage{"prod": stageUnreachable})
+	tasks := map[phase]*task{}
+	for p := phaseClaiming; p <= phaseParked; p++ {
+		tasks[p] = &task{phase: p, deadAgain: true}
+		e.holds("prod", phaseNames[p], tasks[p])
+	}
+	tasks[phaseOpen].exchange = &exchange.Exchange{}
+	e.scan(time.Now())
+	for p, task := range tasks {
+		watched := p == phaseWatched
+		require.Equal(t, watched, task.expired, phaseNames[p])
+		require.Equal(t, !watched, task.deadAgain, phaseNames[p])
+		require.Equal(t, watched || p == phaseParked, task.phase == phaseParked, phaseNames[p])
+	}
 }

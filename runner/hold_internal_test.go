@@ -25,8 +25,12 @@ func TestHolds(t *testing.T) {
 				d.strike(db, strconv.Itoa(i), "")
 			}
 		}
+		strikes(1)
+		since := time.Now()
+		<-time.After(time.Minute)
 		strikes(strikesLimit - 1)
 		d.strike(db, "0", "")
+		require.Equal(t, since, db.hold.since)
 		require.True(t, db.hold.until.IsZero(), "these were not different jobs")
 		strikes(100)
 		require.Len(t, db.hold.struck, strikesLimit)
@@ -50,4 +54,23 @@ func TestHolds(t *testing.T) {
 		strikes(strikesLimit)
 		require.LessOrEqual(t, time.Until(db.hold.until), 2*holdFirst)
 	})
+}
+
+// All databases are released that have been held back for long enough, and no others.
+func TestReleasingHolds(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	e := still(nil)
+	for i := range 8 {
+		for _, until := range []time.Time{now, now.Add(1)} {
+			db := &database{stage: stageServed}
+			db.Name, db.hold.until = strconv.Itoa(i)+until.String(), until
+			e.databases.held[db] = struct{}{}
+		}
+	}
+	e.databases.release(now)
+	require.Len(t, e.databases.held, 8)
+	for db := range e.databases.held {
+		require.Equal(t, now.Add(1), db.hold.until)
+	}
 }

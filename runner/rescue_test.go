@@ -135,6 +135,35 @@ func TestUnguardedJobsAreNotSentTwice(t *testing.T) {
 	})
 }
 
+// Nothing is inspected where there are no lock rows, and where there are, only what is watched.
+func TestWhatIsInspected(t *testing.T) {
+	for name, c := range map[string]struct {
+		plan      mock.Plan
+		locks     bool
+		inspected bool
+	}{
+		"watched":                     {mock.Plan{RunFor: time.Minute, DropConnAfter: time.Second}, true, true},
+		"watched, without a lock row": {mock.Plan{RunFor: time.Minute, DropConnAfter: time.Second}, false, false},
+		"open":                        {mock.Plan{RunFor: time.Minute}, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				if !c.locks {
+					b.WithoutLocks("prod")
+				}
+				k := b.one("prod", "a")
+				b.PlanFor(k, c.plan)
+				b.start(b.config("root:1"))
+				b.settle(50 * time.Second)
+				require.Equal(b, c.inspected, b.Calls("prod", "Inspect") > 0)
+				b.settle(time.Minute)
+				b.requireRanOnce(k)
+			})
+		})
+	}
+}
+
 func TestWarningsAreLoggedOnce(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.AddDatabase("prod")

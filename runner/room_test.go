@@ -192,17 +192,26 @@ func TestRoomIsGivenBack(t *testing.T) {
 
 // Among equals, the server is chosen that ran the last job of the database, where there are several.
 func TestDatabasesStayWhereTheyAreWarm(t *testing.T) {
-	for name, limits := range map[string]upstream.Limits{"with limits": {MaxJobs: 4}, "without": {}} {
+	three := []string{"one", "two", "three"}
+	for name, c := range map[string]struct {
+		limits upstream.Limits
+		dbs    []string
+		want   int
+	}{
+		"with limits":               {upstream.Limits{MaxJobs: 4}, three, 1},
+		"without":                   {upstream.Limits{}, three, 2},
+		"with limits, one database": {upstream.Limits{MaxJobs: 4}, three[:1], 2},
+	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(b *bench) {
-				b.AddDatabase("one", "two", "three")
+				b.AddDatabase(c.dbs...)
 				b.SetPlan(mock.Plan{RunFor: time.Second})
 				cfg := b.config("root:100")
-				cfg.Targets, cfg.Server = upstreams{"odoo1", "odoo2"}, limits
+				cfg.Targets, cfg.Server = upstreams{"odoo1", "odoo2"}, c.limits
 				b.start(cfg)
 				servers := make(map[string]map[string]bool)
 				for i := range 9 {
-					db := []string{"one", "two", "three"}[i%3]
+					db := c.dbs[i%len(c.dbs)]
 					k := b.one(db, db+time.Now().Format("150405.000"))
 					b.settle(2 * time.Second)
 					if servers[db] == nil {
@@ -211,7 +220,7 @@ func TestDatabasesStayWhereTheyAreWarm(t *testing.T) {
 					servers[db][b.RunsOf(k)[0].Upstream] = true
 				}
 				for db := range servers {
-					require.Len(b, servers[db], map[bool]int{true: 2, false: 1}[limits == upstream.Limits{}], db)
+					require.Len(b, servers[db], c.want, db)
 				}
 			})
 		})

@@ -71,6 +71,15 @@ func (e *engine) forgetDelays(db string) {
 	}
 }
 
+// forgetSetbacks forgets the setbacks of those jobs. Only a snapshot that leaves them out allows that.
+func (e *engine) forgetSetbacks(db string) {
+	for key := range e.setbacks.of {
+		if key.DB == db && !e.knows(key) {
+			e.setbacks.forget(key)
+		}
+	}
+}
+
 // knows reports whether a job waits, has failed, or is a task.
 func (e *engine) knows(key channels.Key) bool {
 	_, _, known := e.tree.Lookup(key)
@@ -271,11 +280,7 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 	}
 	if len(gone) > 0 {
 		e.forgetDelays(db.Name)
-		for key := range e.setbacks.of {
-			if key.DB == db.Name && !e.knows(key) {
-				e.setbacks.forget(key)
-			}
-		}
+		e.forgetSetbacks(db.Name)
 	}
 	db.open = nil
 	e.tree.EndSnapshot(db.Name)

@@ -2,9 +2,9 @@ package runner
 
 import (
 	"reflect"
-	"slices"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
@@ -25,11 +25,20 @@ func (s shares) Share(channel, db string) (share channels.Share) {
 	if p := s.set.Fair(channel, db); p != nil {
 		share.Fair = per(p.Fair)
 	}
+	if p := s.set.Serialize(channel, db); p != nil {
+		share.Serialize = p.String()
+	}
 	return share
 }
 
-// companies reports whether a policy counts the jobs of companies.
-func companies(p policy.Policy) bool { return p.Companies() }
+// keys are those by which policies tell jobs apart, beside their databases.
+func keys(policies []policy.Policy) (k driver.Keys) {
+	for i := range policies {
+		k.Companies = k.Companies || policies[i].Companies()
+		k.Identities = k.Identities || policies[i].Serialize != ""
+	}
+	return k
+}
 
 func per(p policy.Per) channels.Per {
 	switch p {
@@ -48,7 +57,7 @@ func (d *databases) share(policies []policy.Policy) {
 	if reflect.DeepEqual(list, d.shares) {
 		return
 	}
-	other := slices.ContainsFunc(list, companies) != slices.ContainsFunc(d.shares, companies)
+	other := keys(list) != keys(d.shares)
 	d.shares = list
 	var s channels.Shares
 	if len(list) > 0 {

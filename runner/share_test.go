@@ -129,3 +129,35 @@ func TestFair(t *testing.T) {
 		require.InDelta(b, small, b.Count("small", channels.Done), 3, "the older ones go first again")
 	})
 }
+
+// TestSerialize: of two jobs with one identity key one runs at a time, also when the policy comes with
+// a reload while one of them runs.
+func TestSerialize(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{RunFor: time.Minute})
+		cfg := b.config("root:9,a:1,b:1")
+		r := b.start(cfg)
+		same := func(channel string) func(*mock.Job) {
+			return func(j *mock.Job) { j.Identity, j.Channel = 7, channel }
+		}
+		b.one("prod", "a", same("a"))
+		b.settle(time.Second)
+		cfg.Policies = []policy.Policy{{Channels: []string{"root.a", "root.b"}, Serialize: policy.ByIdentityKey}}
+		require.NoError(b, r.Reconfigure(cfg))
+		b.one("prod", "b", same("b"))
+		b.one("prod", "c", same("c"))
+		b.one("prod", "d", inChannel("b"))
+		b.settle(time.Second)
+		require.Equal(b, 3, b.Count("prod", channels.Started))
+		require.Equal(b, 1, b.Count("prod", channels.Pending))
+		w, err := r.Why(b.Context(), key("prod", "b"))
+		require.NoError(b, err)
+		require.Equal(b, channels.ReasonSerialized.String(), w.Code)
+		require.Equal(b, key("prod", "a"), w.Blocker)
+		b.settle(2 * time.Minute)
+		b.requireIdle(r)
+		cfg.Driver = other{b.Driver(), driver.Capabilities{Application: "Tryton"}}
+		require.ErrorContains(b, cfg.Validate(), "policy root.a root.b: serialize: this driver cannot tell the identity keys of the jobs of Tryton")
+	})
+}

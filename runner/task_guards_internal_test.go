@@ -1,7 +1,7 @@
 package runner
 
 import (
-	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -231,21 +231,30 @@ func TestUnclaimed(t *testing.T) {
 	attempt := func(uuid string) driver.Task {
 		return driver.Task{Key: channels.Key{DB: "prod", UUID: uuid}, Enqueued: 5}
 	}
-	for uuid, task := range map[string]*task{
-		"back": {phase: phaseUnclaiming, attempt: attempt("back")}, "locked": {phase: phaseUnclaiming, attempt: attempt("locked")},
-		"open": {phase: phaseOpen, attempt: attempt("open")}, "anew": {phase: phaseUnclaiming, attempt: driver.Task{Key: channels.Key{DB: "prod", UUID: "anew"}, Enqueued: 6}},
-	} {
-		e.holds("prod", uuid, task)
+	uuids := []string{"no task", "open", "anew", "locked", "condemned", "condemned, back", "failed otherwise", "back"}
+	for _, uuid := range uuids[1:] {
+		e.holds("prod", uuid, &task{phase: phaseUnclaiming, attempt: attempt(uuid)})
 	}
+	named := func(uuid string) *task { return e.tasks[channels.Key{DB: "prod", UUID: uuid}] }
+	named("open").phase, named("anew").attempt.Enqueued = phaseOpen, 6
+	named("condemned").condemned, named("condemned, back").condemned = 3, 3
+	condemned, back, otherwise := named("condemned"), named("condemned, back"), named("failed otherwise")
 	var tasks []driver.Task
 	var rows []driver.Row
-	for _, uuid := range []string{"back", "locked", "open", "anew", "no task"} {
+	for _, uuid := range uuids {
 		tasks = append(tasks, attempt(uuid))
+		state := channels.Pending
+		if uuid == "condemned" || uuid == "failed otherwise" {
+			state = channels.Failed
+		}
 		if uuid != "locked" {
-			rows = append(rows, *jobRow(channels.Key{DB: "prod", UUID: uuid}, channels.Pending, 0))
+			rows = append(rows, *jobRow(channels.Key{DB: "prod", UUID: uuid}, state, 0))
 		}
 	}
 	e.unclaimed(db, tasks, rows)
+	require.NotEmpty(t, condemned.trail.quarantined)
+	require.Empty(t, back.trail.quarantined)
+	require.Empty(t, otherwise.trail.quarantined)
 	left := make(map[string]phase)
 	for key, t := range e.tasks {
 		left[key.UUID] = t.phase
@@ -253,6 +262,28 @@ func TestUnclaimed(t *testing.T) {
 	require.Equal(t, map[string]phase{"locked": phaseAsked, "open": phaseOpen, "anew": phaseUnclaiming}, left)
 	require.True(t, e.tasks[channels.Key{DB: "prod", UUID: "locked"}].stuck)
 	require.Empty(t, e.delays)
+}
+
+// An order to read a job is taken back where there is one.
+func TestUnread(t *testing.T) {
+	t.Parallel()
+	e, _ := served()
+	for _, db := range []string{"prod", "lost", "not served"} {
+		require.NotPanics(t, func() { e.unread(channels.Key{DB: db, UUID: "a"}) }, db)
+	}
+}
+
+// What is told of a job that is gone depends on whether its database is served.
+func TestTellingOfWhatIsGone(t *testing.T) {
+	t.Parallel()
+	for db, want := range map[string]string{"prod": "the job was deleted", "not served": "the database is not served any more"} {
+		e, _ := served()
+		var told []string
+		e.with(func(cfg *Config) { cfg.Events = func(ev Event) { told = append(told, ev.Detail) } })
+		task := &task{phase: phaseWatched, gone: true}
+		e.settle(e.holds(db, "a", task), task)
+		require.Equal(t, []string{want}, told)
+	}
 }
 
 // Only a request that was delivered without its job having been run is a strike, and delays the job.
@@ -458,7 +489,9 @@ func TestSnapshotOfAServedDatabase(t *testing.T) {
 	rows[1].Enqueued = 6
 	require.EqualValues(t, 5, e.tasks[opened].row.Enqueued)
 	require.Equal(t, phaseClaiming, e.tasks[claiming].phase)
-	require.Empty(t, slices.Collect(e.tree.Stale("prod")))
+	ended, gone := e.tree.RemoveStale("prod", e.tasksOf(db), 1)
+	require.Empty(t, ended)
+	require.Empty(t, gone)
 }
 
 // What is remembered of a job goes with it, also if only a snapshot tells that it is gone.
@@ -590,6 +623,7 @@ func TestAbandon(t *testing.T) {
 		"overdue":         {task{settledAt: now.Add(-settleGrace), row: &driver.Row{State: channels.Done}}, true},
 		"gone":            {task{settledAt: now.Add(-settleGrace), gone: true}, true},
 		"not yet":         {task{settledAt: now.Add(1 - settleGrace), row: &driver.Row{State: channels.Done}}, false},
+		"on its way":      {task{settledAt: now.Add(-4 * time.Second), row: &driver.Row{State: channels.Done}}, false},
 		"not settled":     {task{row: &driver.Row{State: channels.Done}}, false},
 		"to be run again": {task{settledAt: now.Add(-time.Hour), row: &driver.Row{State: channels.Pending}}, false},
 	} {
@@ -625,6 +659,9 @@ func TestMissedClaims(t *testing.T) {
 		require.Equal(t, want.slot, known && s.Running(), state)
 		require.Equal(t, want.left, e.tasks[key] != nil, state)
 		require.Equal(t, want.paused, len(e.delays) > 0, state)
+		for _, d := range e.delays {
+			require.WithinDuration(t, time.Now().Add(100*time.Millisecond), time.UnixMicro(d.until), 80*time.Millisecond)
+		}
 
 		e, _ = served()
 		key = e.holds("prod", "a", &task{phase: phaseOpen})
@@ -653,6 +690,33 @@ func TestClaimsOfOthers(t *testing.T) {
 	e.claimed(db, of(6)) // an order of an earlier connection
 	require.Equal(t, phaseUnclaiming, e.tasks[opened].phase)
 	require.Equal(t, int64(6), e.tasks[opened].attempt.Enqueued)
+}
+
+// What holds slots of a channel are the tasks in it and below, unless their database is out of reach.
+func TestHeldSlots(t *testing.T) {
+	t.Parallel()
+	for _, own := range []bool{false, true} {
+		e, _ := served()
+		cfg := e.config()
+		if own {
+			cfg.DatabaseChannels = &channels.Capacities{}
+			e.config = func() Config { return cfg }
+		}
+		for i, channel := range []string{"root", "root.mail", "root.mail", "root.mail.slow", "root.mailing"} {
+			for _, db := range []string{"prod", "other"} {
+				key := channels.Key{DB: db, UUID: strconv.Itoa(i)}
+				e.tasks[key] = &task{phase: phaseOpen}
+				e.tree.Set(channels.Job{Key: key, Channel: channel}, channels.Enqueued)
+			}
+		}
+		e.tasks[channels.Key{DB: "prod", UUID: "1"}].phase = phaseParked
+		want := 5
+		if own {
+			want = 2
+		}
+		x := channels.Explanation{Channel: "root.mail", Job: channels.Job{Key: channels.Key{DB: "prod"}}}
+		require.Equal(t, want, e.held(x))
+	}
 }
 
 // A delay is for a job that waits, and is not nothing.

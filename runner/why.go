@@ -308,31 +308,39 @@ func (w *Why) queued(e *engine, x channels.Explanation, now time.Time) {
 		return
 	default: // what follows may be the true cause
 	}
-	switch {
-	case !e.leadership.settled:
+	if !e.leadership.settled {
 		w.say(WhyTakingOver, "this process has just become the leader and is finding out what runs")
-	case !e.pool.Usable():
+		return
+	}
+	if !e.pool.Usable() {
 		w.noUpstream(e.config().application(), e.pool.Status())
-	case x.Reason == channels.ReasonReady || x.Reason == channels.ReasonBehind:
-		w.say(x.Reason.String(), "%s", x)
-		if e.room(now) == 0 {
-			w.noServer(e.config().application(), e.pool.Status(), &x)
-		}
-	case x.Reason == channels.ReasonChannelFull && e.room(now) == 0 && e.held(x) < x.Running:
-		// Slots of the channel are held by jobs that have left it and wait for a server, as this one does.
+		return
+	}
+	w.say(x.Reason.String(), "%s", x)
+	if e.room(now) > 0 {
+		return
+	}
+	switch x.Reason {
+	case channels.ReasonReady, channels.ReasonBehind:
 		w.noServer(e.config().application(), e.pool.Status(), &x)
-		w.Text += fmt.Sprintf("; %d of the %d slots of channel %s are held by jobs that wait for a server, too", x.Running-e.held(x), x.Capacity, x.Channel)
+	case channels.ReasonChannelFull:
+		// Slots of the channel may be held by jobs that have left it and wait for a server, as this one does.
+		if wait := x.Running - e.held(x); wait > 0 {
+			w.noServer(e.config().application(), e.pool.Status(), &x)
+			w.Text += fmt.Sprintf("; %d of the %d slots of channel %s are held by jobs that wait for a server, too", wait, x.Capacity, x.Channel)
+		}
 	default:
-		w.say(x.Reason.String(), "%s", x)
 	}
 }
 
 // held counts the jobs that are on their way, or run, in the channel that holds back a job, and below.
 func (e *engine) held(x channels.Explanation) (n int) {
 	own := e.config().DatabaseChannels != nil
-	for key := range e.tasks {
-		name := e.notes.channelOf(key)
-		if (!own || key.DB == x.Job.DB) && (name == x.Channel || strings.HasPrefix(name, x.Channel+".")) {
+	for key, t := range e.tasks {
+		if t.phase == phaseParked || own && key.DB != x.Job.DB {
+			continue
+		}
+		if name := e.notes.channelOf(key); name == x.Channel || strings.HasPrefix(name, x.Channel+".") {
 			n++
 		}
 	}
@@ -341,21 +349,8 @@ func (e *engine) held(x channels.Explanation) (n int) {
 
 // noServer says why no server that is up gets one more job.
 func (w *Why) noServer(app string, ups []UpstreamStatus, x *channels.Explanation) {
-	var reasons []string
-	for i := range ups {
-		u := &ups[i]
-		switch {
-		case u.Drain != nil:
-			reasons = append(reasons, u.Name+" is being drained"+with(" by ", u.Drain.By))
-		case !u.Up:
-			reasons = append(reasons, u.Name+": "+u.Reason)
-		case u.Full != "":
-			reasons = append(reasons, u.Name+": "+u.Full)
-		default:
-			reasons = append(reasons, u.Name+": its room is for jobs that are about to be sent")
-		}
-	}
-	w.say(WhyNoServer, "no %s server takes another job now: %s", app, strings.Join(reasons, "; "))
+	reasons, _ := whyNot(ups)
+	w.say(WhyNoServer, "no %s server takes another job now: %s", app, reasons)
 	if x.Ahead > 0 {
 		w.Text += "; " + x.CountAhead() + " before this one"
 	}
@@ -363,23 +358,33 @@ func (w *Why) noServer(app string, ups []UpstreamStatus, x *channels.Explanation
 
 // noUpstream says why no server gets jobs.
 func (w *Why) noUpstream(app string, ups []UpstreamStatus) {
-	var reasons []string
-	drained := 0
-	for _, u := range ups {
-		switch {
-		case u.Drain != nil:
-			drained++
-			reasons = append(reasons, u.Name+" is being drained"+with(" by ", u.Drain.By))
-		case !u.Up:
-			reasons = append(reasons, u.Name+": "+u.Reason)
-		}
-	}
+	reasons, drained := whyNot(ups)
 	switch {
 	case len(ups) == 0:
 		w.say(WhyNoUpstream, "no %s server is known", app)
 	case drained == len(ups):
-		w.say(WhyDrained, "every %s server is drained: %s", app, strings.Join(reasons, "; "))
+		w.say(WhyDrained, "every %s server is drained: %s", app, reasons)
 	default:
-		w.say(WhyNoUpstream, "no %s server is healthy: %s", app, strings.Join(reasons, "; "))
+		w.say(WhyNoUpstream, "no %s server is healthy: %s", app, reasons)
 	}
+}
+
+// whyNot says of each server why it takes no job, and counts those that are drained.
+func whyNot(ups []UpstreamStatus) (text string, drained int) {
+	reasons := make([]string, len(ups))
+	for i := range ups {
+		u := &ups[i]
+		switch {
+		case u.Drain != nil:
+			drained++
+			reasons[i] = u.Name + " is being drained" + with(" by ", u.Drain.By)
+		case !u.Up:
+			reasons[i] = u.Name + ": " + u.Reason
+		case u.Full != "":
+			reasons[i] = u.Name + ": " + u.Full
+		default:
+			reasons[i] = u.Name + ": its room is for jobs that are about to be sent"
+		}
+	}
+	return strings.Join(reasons, "; "), drained
 }

@@ -157,6 +157,16 @@ var whyCases = map[string]whyCase{
 		b.settle(time.Second)
 		return r, keys[1]
 	}},
+	"serialized": {"job prod/a, which has the same identity key, runs (policy root)", func(b *bench) (*runner.Runner, channels.Key) {
+		r := b.prod("root:9", func(cfg *runner.Config) {
+			cfg.Policies = []policy.Policy{{Channels: []string{"root"}, Serialize: policy.ByIdentityKey}}
+		})
+		b.SetPlan(mock.Plan{RunFor: time.Minute})
+		same := func(j *mock.Job) { j.Identity = 7 }
+		b.one("prod", "a", same)
+		b.settle(time.Second)
+		return r, b.one("prod", "b", same)
+	}},
 	"throttled": {"throttled until", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:9:throttle=60")
 		keys := b.jobs("prod", "", "a", 2)

@@ -101,6 +101,8 @@ func (e *examination) database(name string) {
 	for _, w := range x.Warnings {
 		add(foundRival, "%s", w)
 	}
+	e.collector(name, &x)
+	e.upgrading(name, &x)
 	switch {
 	case x.Holder == "":
 		add(foundLockFree, "no runner serves it at the moment")

@@ -72,6 +72,9 @@ var (
 	foundLateTimeout   = kind{Warning, "policies", "timeout_above_limit_time_real"}
 	foundEarlyRescue   = kind{Warning, "policies", "rescue_before_timeout"}
 	foundNoCancel      = kind{Warning, "policies", "timeout_cannot_cancel"}
+	foundNoRescue      = kind{Warning, "policies", "timeout_without_rescue"}
+	foundCollector     = kind{Warning, "rival", "garbage_collector_early"}
+	foundUpgrading     = kind{Warning, "database", "database_upgrading"}
 	foundIdlePolicy    = kind{Warning, "policies", "policy_never_counts"}
 	foundWorkers       = kind{Warning, "capacity", "workers_differ"}
 	foundChannels      = kind{OK, "channels", "channels"}
@@ -87,7 +90,8 @@ var kinds = []kind{
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
 	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundOneAtATime, foundNoCapacity,
-	foundFiles, foundLateTimeout, foundEarlyRescue, foundNoCancel, foundIdlePolicy, foundWorkers, foundChannels, foundBadChannels, foundStopped,
+	foundFiles, foundLateTimeout, foundEarlyRescue, foundNoCancel, foundNoRescue, foundCollector, foundUpgrading, foundIdlePolicy,
+	foundWorkers, foundChannels, foundBadChannels, foundStopped,
 }
 
 // Codes returns the codes of everything that the doctor can find.

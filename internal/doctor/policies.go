@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
@@ -42,6 +43,7 @@ var policyOptions = []struct {
 	{"timeout limits no job", func(p *policy.Policy) bool { return p.Timeout != nil }},
 	{"fair counts for no job", func(p *policy.Policy) bool { return p.Fair != "" }},
 	{"limit limits no job", func(p *policy.Policy) bool { return p.Limit != nil }},
+	{"serialize counts for no job", func(p *policy.Policy) bool { return p.Serialize != "" }},
 }
 
 // cancels reports whether a policy ends jobs of the database.
@@ -51,28 +53,60 @@ func (e *examination) cancels(database string) bool {
 	})
 }
 
+// end is when an attempt is expected to have ended at the latest.
+func end(t *policy.Timeout) time.Duration {
+	switch {
+	case !t.Cancel:
+		return t.After
+	case t.Grace == 0:
+		return t.After + policy.GraceDefault
+	}
+	return t.After + max(t.Grace, 0)
+}
+
+// limitTimeReal is how long a request may take until Odoo kills its worker, with 0 for ever. Known is
+// false without Odoo's configuration, and where servers are threaded, which kill none.
+func (e *examination) limitTimeReal() (limit time.Duration, known bool) {
+	conf := e.subject.Odoo
+	if conf == nil || conf.Workers <= 0 {
+		return 0, false
+	}
+	return configuredLimit(conf), true
+}
+
+// configuredLimit is Odoo's option limit_time_real.
+func configuredLimit(conf *odooconf.Config) time.Duration {
+	if conf.LimitTimeReal == nil {
+		return limitTimeRealDefault
+	}
+	return time.Duration(*conf.LimitTimeReal) * time.Second
+}
+
 // timeout checks one time limit. Odoo kills a worker with everything in it, so that a limit above that
-// never has its turn; a threaded server kills none.
+// never has its turn.
 func (e *examination) timeout(p *policy.Policy) {
-	end := p.Timeout.After
-	if p.Timeout.Cancel {
-		end += max(p.Timeout.Grace, 0)
-		if p.Timeout.Grace == 0 {
-			end += policy.GraceDefault
-		}
+	end := end(p.Timeout)
+	if limit, known := e.limitTimeReal(); known && limit > 0 && end >= limit {
+		e.add(foundLateTimeout, "%s: Odoo kills a worker after limit_time_real, %s, before the time limit and its grace have passed, %s: raise limit_time_real, or lower the timeout",
+			p, limit, end)
 	}
-	if conf := e.subject.Odoo; conf != nil && conf.Workers > 0 {
-		limit := limitTimeRealDefault
-		if conf.LimitTimeReal != nil {
-			limit = time.Duration(*conf.LimitTimeReal) * time.Second
-		}
-		if limit > 0 && end >= limit {
-			e.add(foundLateTimeout, "%s: Odoo kills a worker after limit_time_real, %s, before the time limit and its grace have passed, %s: raise limit_time_real, or lower the timeout",
-				p, limit, end)
-		}
-	}
-	if after := e.subject.Config.RescueStartedAfter; after > 0 && after <= end {
+	after := e.subject.Config.RescueStartedAfter
+	if after > 0 && after <= end {
 		e.add(foundEarlyRescue, "%s: rescue_started_after, %s, is not above the time limit and its grace, %s: a job that still runs would be run a second time before it is ended",
 			p, after, end)
 	}
+	if after == 0 && p.Timeout.Cancel && p.Timeout.Retry && e.closes(p) {
+		e.add(foundNoRescue, "%s: a job whose connection is closed, and whose worker is killed before it can answer, stays started and keeps its slot until it is requeued by hand, "+
+			"because nothing proves that it has ended: set rescue_started_after, above limit_time_real", p)
+	}
+}
+
+// closes reports whether a policy can end jobs of a database that is served.
+func (e *examination) closes(p *policy.Policy) bool {
+	for name, x := range e.served {
+		if x.Unstoppable == "" && p.In(name) {
+			return true
+		}
+	}
+	return false
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
@@ -86,4 +87,35 @@ func TestCancels(t *testing.T) {
 	require.True(t, e.cancels("prod_a"))
 	require.False(t, e.cancels("told"))
 	require.False(t, e.cancels("other"))
+}
+
+// What was ended without a trace, and is to be tried again, is only let go of after rescue_started_after.
+func TestTimeoutWithoutRescue(t *testing.T) {
+	for name, c := range map[string]struct {
+		cancel, retry bool
+		rescue        time.Duration
+		served        driver.Examination
+		found         bool
+	}{
+		"nothing sets them free": {true, true, 0, driver.Examination{}, true},
+		"rescued":                {true, true, 2 * time.Hour, driver.Examination{}, false},
+		"not tried again":        {true, false, 0, driver.Examination{}, false},
+		"not ended":              {false, true, 0, driver.Examination{}, false},
+		"cannot be ended":        {true, true, 0, driver.Examination{Unstoppable: "no lock table"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := policy.Policy{Channels: []string{"root"}, Timeout: &policy.Timeout{After: time.Hour, Cancel: c.cancel, Retry: c.retry}}
+			e := &examination{
+				subject: Subject{Config: runner.Config{RescueStartedAfter: c.rescue, Policies: []policy.Policy{p}}},
+				served:  map[string]driver.Examination{"prod": c.served},
+			}
+			e.policies()
+			if !c.found {
+				require.Empty(t, e.found)
+				return
+			}
+			require.Len(t, e.found, 1)
+			require.Equal(t, "timeout_without_rescue", e.found[0].Code)
+		})
+	}
 }

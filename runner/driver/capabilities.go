@@ -38,6 +38,10 @@ type Capabilities struct {
 	// Companies is set when sessions implement [Sharer], so that the jobs of a company can be counted.
 	// Default: false, a configuration that wants that is refused.
 	Companies bool
+
+	// Identities is set when sessions implement [Sharer], so that jobs with one identity key can be
+	// kept from running at the same time. Default: false, a configuration that wants that is refused.
+	Identities bool
 }
 
 // AsOperator returns the driver's operations, and false if it does not declare or does not have

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -23,6 +24,22 @@ type Examination struct {
 	// Unstoppable says why no task of this database can be stopped, and what to do about it, as far as
 	// that can be told before one runs; empty if nothing is known that forbids it. See [Stopper].
 	Unstoppable string
+	// StartedLimits are those after which the application itself puts back a task, whether it runs or
+	// not; none where it does not, or where that cannot be seen.
+	StartedLimits []StartedLimit
+	// Upgrade says whether the application is being changed, as [Upgrader] does, and Marked since when
+	// at the latest that has been ordered; zero if that is not known.
+	Upgrade Upgrade
+	Marked  time.Time
 	// DriverState is what a task of this database has for [Driver.Run].
 	DriverState string
+}
+
+// StartedLimit is how long a task may have been started before the application puts it back.
+type StartedLimit struct {
+	// After is that time. Default: 0, at once.
+	After time.Duration
+	// OfRequest is set where it is, in place of After, the application's own limit for one request, in
+	// whole minutes, and a minute.
+	OfRequest bool
 }

@@ -1,9 +1,15 @@
 package driver
 
-// Sharer is implemented by sessions of applications whose tasks belong to companies, so that these can
-// share what there is. It is optional, and declared by [Capabilities.Companies].
+// Keys are what rows can tell about a job beyond what every row does, because jobs are counted by it.
+type Keys struct {
+	// Companies is the company that the job belongs to, Identities what stands for its identity key.
+	Companies, Identities bool
+}
+
+// Sharer is implemented by sessions of applications whose tasks have such keys. It is optional, and
+// declared by [Capabilities.Companies] and [Capabilities.Identities].
 type Sharer interface {
-	// ReadCompanies has the rows that the session returns from now on tell the company of a job, or
-	// not any more. A row tells none where that is not known. Default: off.
-	ReadCompanies(on bool)
+	// ReadKeys has the rows that the session returns from now on tell these keys, and no others. A
+	// row tells none where that is not known. Default: none.
+	ReadKeys(k Keys)
 }

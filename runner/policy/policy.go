@@ -39,6 +39,10 @@ type Policy struct {
 
 	// Fair says between whom a channel is shared fairly. Default: this policy does not say so.
 	Fair Per
+
+	// Serialize says of which jobs one may run at a time: those with the same value of this.
+	// [ByIdentityKey] is all that there is. Default: this policy does not say so.
+	Serialize By
 }
 
 // Timeout is a time limit of an attempt, and what is done when it has passed.
@@ -85,7 +89,7 @@ func (p *Policy) Validate() error {
 		}
 	}
 	if p.Timeout == nil && !p.shares() {
-		return fail("it has no option: give it a timeout, a limit or fair")
+		return fail("it has no option: give it a timeout, a limit, fair or serialize")
 	}
 	if p.Timeout != nil {
 		if err := p.Timeout.validate(); err != nil {

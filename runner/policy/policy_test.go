@@ -214,13 +214,13 @@ func TestLimit(t *testing.T) {
 		return policy.Policy{Channels: channels, Limit: &policy.Limit{Jobs: jobs, Per: per}}
 	}
 	for want, p := range map[string]policy.Policy{
-		"policy root: limit: the number of jobs is missing":                   of(0, policy.PerDatabase, "root"),
-		"policy root: limit must be positive":                                 of(-1, policy.PerDatabase, "root"),
-		"policy root: limit: it does not say per what: database or company":   of(1, "", "root"),
-		`policy root: limit: "user" is neither database nor company`:          of(1, "user", "root"),
-		"policy root function a: function narrows timeout only: what divides": {Channels: []string{"root"}, Function: "a", Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
-		"policy root: it has no option: give it a timeout, a limit or fair":   {Channels: []string{"root"}},
-		"policy root: timeout must be positive":                               {Channels: []string{"root"}, Timeout: &policy.Timeout{After: -1}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
+		"policy root: limit: the number of jobs is missing":                            of(0, policy.PerDatabase, "root"),
+		"policy root: limit must be positive":                                          of(-1, policy.PerDatabase, "root"),
+		"policy root: limit: it does not say per what: database or company":            of(1, "", "root"),
+		`policy root: limit: "user" is neither database nor company`:                   of(1, "user", "root"),
+		"policy root function a: function narrows timeout only: what divides":          {Channels: []string{"root"}, Function: "a", Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
+		"policy root: it has no option: give it a timeout, a limit, fair or serialize": {Channels: []string{"root"}},
+		"policy root: timeout must be positive":                                        {Channels: []string{"root"}, Timeout: &policy.Timeout{After: -1}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
 	} {
 		require.ErrorContains(t, p.Validate(), want)
 	}
@@ -260,4 +260,18 @@ func TestFair(t *testing.T) {
 	require.True(t, s.FairToAny("root.mail"))
 	require.False(t, s.LimitsAny("root.mail"))
 	require.Nil(t, s.Limit("root", "prod_a"))
+}
+
+func TestSerialize(t *testing.T) {
+	p := policy.Policy{Channels: []string{"root.a"}, Serialize: "uuid"}
+	require.ErrorContains(t, p.Validate(), `policy root.a: serialize: "uuid" is not identity_key`)
+	p.Serialize = policy.ByIdentityKey
+	require.NoError(t, p.Validate())
+	p.Function = "sale.*"
+	require.ErrorContains(t, p.Validate(), "function narrows timeout only")
+	p.Function = ""
+	s := policy.Compile([]policy.Policy{limited(1, "root*"), p})
+	require.Equal(t, "policy root.a", s.Serialize("root.a", "prod").String())
+	require.Nil(t, s.Serialize("root", "prod"))
+	require.Len(t, policy.Shares([]policy.Policy{p}), 1)
 }

@@ -25,6 +25,12 @@ func (p Per) validate(option string) error {
 	return fmt.Errorf("%s: %q is neither %s nor %s", option, p, PerDatabase, PerCompany)
 }
 
+// By is what [Policy.Serialize] compares.
+type By string
+
+// ByIdentityKey is the key by which the application knows jobs that are the same task.
+const ByIdentityKey By = "identity_key"
+
 // Limit is how many jobs of one database, or company, a channel may run at once, those of the channels
 // below it included.
 type Limit struct {
@@ -47,7 +53,7 @@ func (l *Limit) validate() error {
 }
 
 // shares reports whether the policy has an option that divides a channel.
-func (p *Policy) shares() bool { return p.Limit != nil || p.Fair != "" }
+func (p *Policy) shares() bool { return p.Limit != nil || p.Fair != "" || p.Serialize != "" }
 
 // Companies reports whether it counts the jobs of companies.
 func (p *Policy) Companies() bool {
@@ -67,6 +73,9 @@ func (p *Policy) validateShares() error {
 			return err
 		}
 	}
+	if p.Serialize != "" && p.Serialize != ByIdentityKey {
+		return fmt.Errorf("serialize: %q is not %s", p.Serialize, ByIdentityKey)
+	}
 	if p.Limit != nil {
 		return p.Limit.validate()
 	}
@@ -83,6 +92,12 @@ func (s *Set) Limit(channel, database string) *Policy {
 // database; nil if none does.
 func (s *Set) Fair(channel, database string) *Policy {
 	return s.first(channel, database, func(p *Policy) bool { return p.Fair != "" })
+}
+
+// Serialize returns the policy that says of which jobs one may run at a time, for the jobs of a
+// database; nil if none does.
+func (s *Set) Serialize(channel, database string) *Policy {
+	return s.first(channel, database, func(p *Policy) bool { return p.Serialize != "" })
 }
 
 // first returns the first policy that matches and has an option.

@@ -111,8 +111,8 @@ func (s *Session) Rescue(dead ...driver.Liveness) {
 }
 
 // Stop orders to end an attempt, which [Listener.Stopped] answers; with terminate, by its connection.
-// An attempt that is to be ended already is not ordered twice.
-func (s *Session) Stop(t driver.Task, terminate bool) {
+// An attempt that is to be ended already is not ordered twice: it reports whether this is an order.
+func (s *Session) Stop(t driver.Task, terminate bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	to := &s.todo.cancels
@@ -120,10 +120,11 @@ func (s *Session) Stop(t driver.Task, terminate bool) {
 		to = &s.todo.terminates
 	}
 	if slices.ContainsFunc(*to, func(o driver.Task) bool { return o.Same(&t) }) {
-		return
+		return false
 	}
 	*to = append(*to, t)
 	s.wake()
+	return true
 }
 
 // Account orders to write down why attempts were ended, which [Listener.Accounted] answers.

@@ -310,6 +310,9 @@ func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
 		got, rows, err = s.conn.Claim(ctx, uuids, reads)
 		return err
 	})
+	if s.gating && errors.Is(err, driver.ErrUpgrading) {
+		return s.unclaimed(ctx, uuids, reads)
+	}
 	if err != nil {
 		return err
 	}
@@ -340,6 +343,21 @@ func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
 		}
 	}
 	return s.missed(ctx, without(uuids, taken))
+}
+
+// unclaimed reads after a claim that an upgrade has kept from being made.
+func (s *Session) unclaimed(ctx context.Context, uuids, reads []string) error {
+	if len(reads) > 0 {
+		rows, err := s.readRows(ctx, reads)
+		if err != nil {
+			return err
+		}
+		s.deliver(reads, rows)
+	}
+	if err := s.checkUpgrade(ctx); err != nil {
+		return err
+	}
+	return s.missed(ctx, uuids)
 }
 
 // revive inspects and rescues.
@@ -428,7 +446,8 @@ func (s *Session) attend(ctx context.Context) error {
 	if now.Sub(s.heard) >= probeInterval || now.Sub(s.probed) >= probeLimit {
 		s.probed = now
 		s.follow()
-		if err := s.call(ctx, "probe", probeTimeout, s.conn.Probe); err != nil {
+		err := s.call(ctx, "probe", probeTimeout, s.conn.Probe)
+		if err != nil && !(s.gating && errors.Is(err, driver.ErrUpgrading)) {
 			return err
 		}
 		if err := s.checkUpgrade(ctx); err != nil {

@@ -57,8 +57,8 @@ type Config struct {
 	// UpgradeGate is set where nothing is to be claimed while the application is being changed. The
 	// driver is capable of telling.
 	UpgradeGate bool
-	// Companies is set where the companies of jobs count. The driver is capable of telling them.
-	Companies bool
+	// Keys are those of jobs that count. The driver is capable of telling them.
+	Keys driver.Keys
 	// DiscoverInterval is the time between two connections to a database that has nothing to serve.
 	DiscoverInterval time.Duration
 	// Queue is that of all sessions of the cluster. Default: none.
@@ -97,6 +97,8 @@ type Session struct {
 	probed    time.Time // when the last probe began, or the last snapshot ended
 	// dependents are the jobs that are to be looked at because nobody may have released them.
 	dependents []dependents
+	// tooLong are jobs that it takes too long to look at, by their numbers.
+	tooLong map[int64]bool
 	// countAt is when the jobs may be counted again, should the database not be served.
 	countAt time.Time
 	// gating is set while upgrades are watched, upgrade is what was seen of one at upgradeAt, which is
@@ -189,7 +191,7 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 	s.dirty.clear()
 	s.foreseen = foreseen{}
 	s.batch = 0
-	s.dependents = nil
+	s.dependents, s.tooLong = nil, nil
 	s.echoSince = time.Time{}
 	if err = s.running(ctx); err == nil {
 		err = s.snapshot(ctx)

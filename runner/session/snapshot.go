@@ -84,7 +84,7 @@ func (s *Session) snapshot(ctx context.Context) error {
 // was read before is put right by the snapshot that follows a change.
 func (s *Session) readKeys() {
 	if sharer, ok := s.conn.(driver.Sharer); ok {
-		sharer.ReadCompanies(s.config().Companies)
+		sharer.ReadKeys(s.config().Keys)
 	}
 }
 

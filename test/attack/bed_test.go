@@ -39,6 +39,7 @@ type bed struct {
 	attack attack
 	nodes  []*testbed.Caddy
 	load   *load
+	floor  *floor
 	// owners are the roles that databases belong to.
 	owners map[string]string
 	// rows counts what the attacker has seen or changed that is not his, notes say
@@ -63,6 +64,10 @@ func newBed(t *testing.T, a attack) *bed {
 	require.NoError(t, err)
 	b.load = newLoad(b)
 	t.Cleanup(b.load.stop)
+	if a.floor {
+		b.floor = newFloor(b)
+		t.Cleanup(func() { b.floor.stop() })
+	}
 	return b
 }
 

@@ -14,7 +14,7 @@ import (
 // sizeAttacks are those of somebody who writes, sends or raises much.
 var sizeAttacks = []attack{
 	{
-		name: "200,000 notifications of 8 kB",
+		name: "200,000 notifications of 8 kB", floor: true,
 		strike: func(b *bed) {
 			for range 20 {
 				b.as("evil", evilDB, "SELECT count(pg_notify('queue_job', repeat('x', 7900) || i)) FROM generate_series(1, 10000) AS i")

@@ -339,6 +339,21 @@ func casesOfPolicies() []doctorCase {
 		{code: "timeout_cannot_cancel", name: "no lock table", severity: "warning", words: "no table queue_job_lock", gen: odoostub.QueueJob12, setUp: func(tb *testBed) {
 			tb.more = "policy root* {\n\ttimeout 1h {\n\t\tcancel\n\t}\n}"
 		}},
+		{code: "timeout_without_rescue", severity: "warning", words: "set rescue_started_after", setUp: func(tb *testBed) {
+			tb.more = "policy root* {\n\ttimeout 1h {\n\t\tcancel\n\t\tretry\n\t}\n}"
+		}},
+		{code: "garbage_collector_early", severity: "warning", words: "raise started_delta", gen: odoostub.QueueJob12, setUp: func(tb *testBed) {
+			tb.exec("CREATE TABLE ir_act_server (id serial PRIMARY KEY, code text)")
+			tb.exec("INSERT INTO ir_act_server (code) VALUES ('model.requeue_stuck_jobs(enqueued_delta=5, started_delta=30)')")
+			tb.exec("CREATE TABLE ir_cron (id serial PRIMARY KEY, active boolean, ir_actions_server_id int)")
+			tb.exec("INSERT INTO ir_cron (active, ir_actions_server_id) VALUES (true, 1)")
+			tb.more = hour
+		}},
+		{code: "database_upgrading", severity: "warning", words: "since 2026-11-02T10:00:00Z or earlier, modules are marked: web (to upgrade)", setUp: func(tb *testBed) {
+			tb.exec("ALTER TABLE ir_module_module ADD COLUMN write_date timestamp")
+			tb.exec("UPDATE ir_module_module SET state = 'to upgrade', write_date = '2026-11-02 10:00' WHERE name = 'web'")
+			tb.more = "upgrade_gate"
+		}},
 		{code: "policy_never_counts", severity: "warning", words: "put what is specific before what is general", setUp: func(tb *testBed) {
 			tb.more = hour + "\npolicy root.export.* {\n\ttimeout 15m\n}"
 		}},

@@ -46,6 +46,10 @@ var doctorScenes = []doctorScene{
 	{name: "no add-on", setUp: func(tb *testBed) { require.NoError(tb, odoostub.UninstallAddon(tb.Context(), tb.Pool("prod"))) }},
 	{name: "no trigger", setUp: func(tb *testBed) { require.NoError(tb, odoostub.DropTrigger(tb.Context(), tb.Pool("prod"))) }},
 	{name: "a copy", setUp: func(tb *testBed) { require.NoError(tb, odoostub.Neutralize(tb.Context(), tb.Pool("prod"))) }},
+	{name: "a module marked and forgotten", setUp: func(tb *testBed) {
+		tb.exec("UPDATE ir_module_module SET state = 'to upgrade' WHERE name = 'web'")
+		tb.more = "upgrade_gate"
+	}},
 	{name: "Odoo down", setUp: func(tb *testBed) { tb.Odoo[0].Refuse() }},
 	{name: "not Odoo", setUp: func(tb *testBed) { tb.Odoo[0].SetFault(odoostub.Fault{Kind: odoostub.Answer, Status: 404}) }},
 	{name: "no channels, and an open route", setUp: func(tb *testBed) {

@@ -104,7 +104,7 @@ func testCapabilities(b *bench) {
 	_, quarantines := s.(driver.Quarantiner)
 	require.Equal(b.t, can.Quarantine, quarantines)
 	_, shares := s.(driver.Sharer)
-	require.Equal(b.t, can.Companies, shares)
+	require.Equal(b.t, can.Companies || can.Identities, shares)
 }
 
 // testRelease: a job is released if all of its parents that there are are done, and there is one; once,

@@ -27,6 +27,17 @@ func (d *Driver) Examine(ctx context.Context, pg *pgx.ConnConfig, database strin
 	if e.Unstoppable, err = s.unstoppable(ctx); err != nil {
 		return e, err
 	}
+	if e.StartedLimits, err = s.collectors(ctx); err != nil {
+		return e, err
+	}
+	if e.Upgrade, err = s.Upgrading(ctx, driver.Upgrade{}); err != nil {
+		return e, err
+	}
+	if e.Upgrade.Active {
+		if e.Marked, err = s.markedSince(ctx); err != nil {
+			return e, err
+		}
+	}
 	keys := []int64{g.lockKey}
 	if g.olderLock != "" {
 		older, err := s.olderKey(ctx)

@@ -70,8 +70,8 @@ type generation struct {
 	path string
 	// oddities are warnings about queue_job, whose owner can have code run as us.
 	oddities []string
-	// companies is set while rows tell the company of a job.
-	companies bool
+	// keys are those that rows tell.
+	keys driver.Keys
 }
 
 // catalog is what the system catalogs say about a database.
@@ -424,7 +424,7 @@ func (g *generation) read() []string {
 // used are all columns that some statement names.
 func (g *generation) used() []string {
 	columns := append(g.read(), "graph_uuid", "dependencies", "result", "worker_pid", "exec_time", "date_cancelled",
-		"exc_info", "job_function_id", companyColumn.name)
+		"exc_info", "job_function_id", companyColumn.name, identityColumn.name)
 	for _, list := range [][]column{claimColumns, detailColumns} {
 		for _, c := range list {
 			columns = append(columns, c.name)

@@ -16,8 +16,9 @@ type scanner struct {
 	id, priority, retry    pgtype.Int8
 	uuid, channel, state   pgtype.Text
 	created, eta, enqueued pgtype.Timestamp
-	companies              bool // they are read
+	keys                   driver.Keys // those that are read
 	company                pgtype.Int8
+	identity               pgtype.Text
 }
 
 // scan reads the columns of rowColumns and then those of more.
@@ -25,8 +26,11 @@ func (s *scanner) scan(rows pgx.Rows, more ...any) (driver.Row, error) {
 	targets := []any{
 		&s.id, &s.uuid, &s.channel, &s.state, &s.priority, &s.created, &s.eta, &s.enqueued, &s.retry,
 	}
-	if s.companies {
+	if s.keys.Companies {
 		targets = append(targets, &s.company)
+	}
+	if s.keys.Identities {
+		targets = append(targets, &s.identity)
 	}
 	targets = append(targets, more...)
 	if err := rows.Scan(targets...); err != nil {
@@ -39,6 +43,7 @@ func (s *scanner) scan(rows pgx.Rows, more ...any) (driver.Row, error) {
 			ID:       s.id.Int64,
 			Priority: narrow(s.priority.Int64),
 			Company:  narrow(s.company.Int64),
+			Identity: identity([]byte(s.identity.String)),
 			Created:  micros(s.created),
 			ETA:      etaMicros(s.eta),
 		},

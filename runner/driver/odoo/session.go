@@ -18,10 +18,10 @@ type session struct {
 	runNeutralized bool
 	// gated is set while Claim claims nothing where modules are marked for an upgrade.
 	gated bool
-	// companies is set while rows tell the company of a job.
-	companies bool
-	conn      *postgres.Conn
-	inbox     inbox
+	// keys are those that rows tell.
+	keys  driver.Keys
+	conn  *postgres.Conn
+	inbox inbox
 
 	generation *generation
 	statements statements
@@ -55,7 +55,7 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 		s.generation = nil
 		return fp, nil
 	}
-	g.companies = s.companies
+	g.keys = s.keys
 	s.generation, s.statements, s.trigger = g, g.statements(), c.Trigger
 	if c.PID != s.conn.PID {
 		s.conn.Pooling = postgres.TransactionPooling
@@ -78,9 +78,7 @@ func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 		if c.Parameters && !c.ReadParameters && !s.runNeutralized {
 			fp.Warnings = append(fp.Warnings, neutralizedUnreadable)
 		}
-		if why := g.companyWarning(); why != "" {
-			fp.Warnings = append(fp.Warnings, why)
-		}
+		fp.Warnings = append(fp.Warnings, g.keyWarnings()...)
 		switch s.conn.Pooling {
 		case postgres.TransactionPooling:
 			fp.Health, fp.Description = driver.Unhealthy, postgres.ErrTransactionPooling.Error()
@@ -186,7 +184,7 @@ func (s *session) query(ctx context.Context, sql string, args []any, each func(p
 		return err
 	}
 	defer rows.Close()
-	scan := &scanner{database: s.database, companies: s.companies}
+	scan := &scanner{database: s.database, keys: s.keys}
 	for rows.Next() {
 		if err := each(rows, scan); err != nil {
 			return err
@@ -222,12 +220,12 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 		return nil
 	})
 	if err != nil {
-		return nil, nil, s.conn.Failed(err, "claim jobs")
+		return nil, nil, s.upgradingOr(s.conn.Failed(err, "claim jobs"))
 	}
 	if len(tasks) == 0 && len(uuids) > 0 {
 		// Others may have taken all of them, or there is a new mark.
 		if err := s.unchanged(ctx); err != nil {
-			return nil, nil, err
+			return nil, nil, s.upgradingOr(err)
 		}
 	}
 	return tasks, read.list, nil
@@ -270,7 +268,7 @@ func (s *session) Probe(ctx context.Context) error {
 	if err := s.probe(ctx); err != nil || s.generation == nil || !s.listening {
 		return err
 	}
-	return s.unchanged(ctx)
+	return s.upgradingOr(s.unchanged(ctx))
 }
 
 // probe is the part of Probe that concerns the connection.

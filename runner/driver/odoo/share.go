@@ -1,6 +1,7 @@
 package odoo
 
 import (
+	"hash/maphash"
 	"slices"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -8,30 +9,62 @@ import (
 
 var _ driver.Sharer = (*session)(nil)
 
-// companyColumn is the one that tells whose job it is. Odoo fills it in unless the one who makes the
-// job says otherwise.
-var companyColumn = column{"company_id", "int4"}
+var (
+	// companyColumn is the one that tells whose job it is. Odoo fills it in unless the one who makes the
+	// job says otherwise.
+	companyColumn = column{"company_id", "int4"}
+	// identityColumn tells which jobs are the same task. The add-on has it from 12.0 on.
+	identityColumn = column{"identity_key", "varchar"}
+)
 
-// ReadCompanies implements [driver.Sharer]. The statements read the column only where that is wanted.
-func (s *session) ReadCompanies(on bool) {
-	if s.companies == on {
+// keyColumns are the columns that rows have beyond rowColumns.
+func keyColumns(k driver.Keys) (columns []column) {
+	if k.Companies {
+		columns = append(columns, companyColumn)
+	}
+	if k.Identities {
+		columns = append(columns, identityColumn)
+	}
+	return columns
+}
+
+// ReadKeys implements [driver.Sharer]. The statements read the columns only where that is wanted.
+func (s *session) ReadKeys(k driver.Keys) {
+	if s.keys == k {
 		return
 	}
-	s.companies = on
+	s.keys = k
 	if s.generation != nil {
-		s.generation.companies = on
+		s.generation.keys = k
 		s.statements = s.generation.statements()
 	}
 }
 
-// companyWarning says why the companies of jobs are not known although they are to be counted; empty
-// if they are.
-func (g *generation) companyWarning() string {
-	switch {
-	case !g.companies || slices.Contains(g.readable, companyColumn.name):
-		return ""
-	case slices.Contains(g.columns, companyColumn.name):
-		return "policies count per company, and the role may not read queue_job (company_id), so all jobs count as one company: GRANT SELECT on it"
+var identitySeed = maphash.MakeSeed()
+
+// identity returns what stands for an identity key in this process. The add-on takes an empty one for
+// none.
+func identity(key []byte) uint64 {
+	if len(key) == 0 {
+		return 0
 	}
-	return "policies count per company, and the table queue_job has no company_id, so all jobs count as one company"
+	return max(maphash.Bytes(identitySeed, key), 1)
+}
+
+// keyWarnings say which keys of jobs are not known although jobs are to be told apart by them.
+func (g *generation) keyWarnings() (warnings []string) {
+	for _, c := range keyColumns(g.keys) {
+		wish, effect := "policies count per company", "so all jobs count as one company"
+		if c == identityColumn {
+			wish, effect = "policies serialize by identity_key", "so nothing is serialized"
+		}
+		switch {
+		case slices.Contains(g.readable, c.name):
+		case slices.Contains(g.columns, c.name):
+			warnings = append(warnings, wish+", and the role may not read queue_job ("+c.name+"), "+effect+": GRANT SELECT on it")
+		default:
+			warnings = append(warnings, wish+", and the table queue_job has no "+c.name+", "+effect)
+		}
+	}
+	return warnings
 }

@@ -28,7 +28,7 @@ func TestCompanies(t *testing.T) {
 				return [2]int32{rows["a"].Company, rows["b"].Company}
 			}
 			require.Equal(t, [2]int32{0, 0}, of())
-			s.(driver.Sharer).ReadCompanies(true)
+			s.(driver.Sharer).ReadKeys(driver.Keys{Companies: true})
 			require.Equal(t, [2]int32{7, 0}, of())
 			tasks, others, err := s.Claim(h.deadline(), []string{"b"}, []string{"a"})
 			require.NoError(t, err)
@@ -39,7 +39,7 @@ func TestCompanies(t *testing.T) {
 			rows, err := s.Unclaim(h.deadline(), tasks)
 			require.NoError(t, err)
 			require.Zero(t, rows[0].Company)
-			s.(driver.Sharer).ReadCompanies(false)
+			s.(driver.Sharer).ReadKeys(driver.Keys{})
 			require.Equal(t, [2]int32{0, 0}, of())
 		})
 	}
@@ -51,10 +51,40 @@ func TestNoCompanies(t *testing.T) {
 	h.exec("ALTER TABLE queue_job DROP COLUMN company_id")
 	h.Insert(drivertest.Job{UUID: "a", State: "pending"})
 	s := h.session()
-	s.(driver.Sharer).ReadCompanies(true)
+	s.(driver.Sharer).ReadKeys(driver.Keys{Companies: true})
 	fp, err := s.Fingerprint(h.deadline())
 	require.NoError(t, err)
 	require.Equal(t, driver.Healthy, fp.Health)
 	require.Contains(t, fp.Warnings, "policies count per company, and the table queue_job has no company_id, so all jobs count as one company")
 	require.Zero(t, h.snapshot(s)["a"].Company)
+}
+
+// What stands for the identity key is read in the same way, also beside the company, and where there is
+// no such column, nothing is serialized.
+func TestIdentities(t *testing.T) {
+	for _, keys := range []driver.Keys{{Identities: true}, {Companies: true, Identities: true}} {
+		h := newHarness(t, odoostub.QueueJobLock)
+		for uuid, identity := range map[string]string{"a": "'one'", "b": "'one'", "c": "'two'", "d": "''", "e": "NULL"} {
+			h.Insert(drivertest.Job{UUID: uuid, State: "pending"})
+			h.exec("UPDATE queue_job SET company_id = 7, identity_key = " + identity + " WHERE uuid = '" + uuid + "'")
+		}
+		s := h.session()
+		require.Zero(t, h.snapshot(s)["a"].Identity)
+		s.(driver.Sharer).ReadKeys(keys)
+		rows := h.snapshot(s)
+		read, err := s.Read(h.deadline(), []string{"a"})
+		require.NoError(t, err)
+		require.Equal(t, rows["a"], read[0], "the two ways to read agree")
+		require.NotZero(t, rows["a"].Identity)
+		require.Equal(t, rows["a"].Identity, rows["b"].Identity)
+		require.NotEqual(t, rows["a"].Identity, rows["c"].Identity)
+		require.Zero(t, rows["d"].Identity)
+		require.Zero(t, rows["e"].Identity)
+		require.Equal(t, keys.Companies, rows["a"].Company == 7)
+		h.exec("ALTER TABLE queue_job DROP COLUMN identity_key")
+		fp, err := s.Fingerprint(h.deadline())
+		require.NoError(t, err)
+		require.Contains(t, fp.Warnings, "policies serialize by identity_key, and the table queue_job has no identity_key, so nothing is serialized")
+		require.Zero(t, h.snapshot(s)["a"].Identity)
+	}
 }

@@ -59,11 +59,11 @@ type reader struct {
 // row returns the row that has arrived.
 func (r *reader) row(rows pgx.Rows, scan *scanner) (row driver.Row, err error) {
 	if !r.begun {
-		r.begun, r.direct = true, decodable(rows.FieldDescriptions(), columnsOf(scan.companies))
+		r.begun, r.direct = true, decodable(rows.FieldDescriptions(), scan.keys)
 	}
 	values := rows.RawValues()
-	if r.direct && wellFormed(values, columnsOf(scan.companies)) {
-		row = r.decode(values, scan.database)
+	if r.direct && wellFormed(values, scan.keys) {
+		row = r.decode(values, scan.database, scan.keys)
 	} else if row, err = scan.scan(rows); err != nil {
 		return row, err
 	}
@@ -84,29 +84,42 @@ const (
 	atETA
 	atEnqueued
 	atRetry
-	atCompany // only if it is read
+	atKeys // those that are read: the company, then the identity key
 )
 
 // columnsOf is how many columns a row has.
-func columnsOf(companies bool) int {
-	if companies {
-		return atCompany + 1
+func columnsOf(keys driver.Keys) int {
+	n := atKeys
+	if keys.Companies {
+		n++
 	}
-	return atCompany
+	if keys.Identities {
+		n++
+	}
+	return n
+}
+
+// atText reports whether a column is a text.
+func atText(at int, keys driver.Keys) bool {
+	switch at {
+	case atUUID, atChannel, atState:
+		return true
+	}
+	return keys.Identities && at == columnsOf(keys)-1
 }
 
 // decodable reports whether the columns are what decode expects: what Odoo makes of its fields,
 // sent in PostgreSQL's binary format. Of text there is only one.
-func decodable(fields []pgconn.FieldDescription, count int) bool {
-	if len(fields) != count {
+func decodable(fields []pgconn.FieldDescription, keys driver.Keys) bool {
+	if len(fields) != columnsOf(keys) {
 		return false
 	}
 	for at, f := range fields {
 		var ok bool
-		switch at {
-		case atUUID, atChannel, atState:
+		switch {
+		case atText(at, keys):
 			ok = f.DataTypeOID == pgtype.VarcharOID || f.DataTypeOID == pgtype.TextOID
-		case atCreated, atETA, atEnqueued:
+		case at == atCreated, at == atETA, at == atEnqueued:
 			ok = f.DataTypeOID == pgtype.TimestampOID && f.Format == pgx.BinaryFormatCode
 		default:
 			ok = (f.DataTypeOID == pgtype.Int4OID || f.DataTypeOID == pgtype.Int8OID) && f.Format == pgx.BinaryFormatCode
@@ -120,12 +133,12 @@ func decodable(fields []pgconn.FieldDescription, count int) bool {
 
 // wellFormed reports whether the numbers among the values are as long as they have to be. NULL is
 // nil.
-func wellFormed(values [][]byte, count int) bool {
-	if len(values) != count {
+func wellFormed(values [][]byte, keys driver.Keys) bool {
+	if len(values) != columnsOf(keys) {
 		return false
 	}
-	for _, at := range [...]int{atID, atPriority, atRetry, atCompany} {
-		if at >= count {
+	for _, at := range [...]int{atID, atPriority, atRetry, atKeys} {
+		if at == atKeys && !keys.Companies {
 			break
 		}
 		if v := values[at]; v != nil && len(v) != 4 && len(v) != 8 {
@@ -141,15 +154,18 @@ func wellFormed(values [][]byte, count int) bool {
 }
 
 // decode returns what [scanner.scan] would.
-func (r *reader) decode(values [][]byte, database string) driver.Row {
+func (r *reader) decode(values [][]byte, database string, keys driver.Keys) driver.Row {
 	state := r.states.get(values[atState])
 	eta := wireMicros(values[atETA])
 	if eta == math.MinInt64 {
 		eta = 0 // as in etaMicros
 	}
-	company := int32(0)
-	if len(values) > atCompany {
-		company = narrow(wireInt(values[atCompany]))
+	company, id := int32(0), uint64(0)
+	if keys.Companies {
+		company = narrow(wireInt(values[atKeys]))
+	}
+	if keys.Identities {
+		id = identity(values[len(values)-1])
 	}
 	return driver.Row{
 		Job: channels.Job{
@@ -158,6 +174,7 @@ func (r *reader) decode(values [][]byte, database string) driver.Row {
 			ID:       wireInt(values[atID]),
 			Priority: narrow(wireInt(values[atPriority])),
 			Company:  company,
+			Identity: id,
 			Created:  wireMicros(values[atCreated]),
 			ETA:      eta,
 		},

@@ -98,12 +98,12 @@ func (g *generation) pathSQL() string {
 // standard_conforming_strings.
 func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
-// rowColumns is the select list that a scanner reads. A column that does not exist is NULL. The company
-// comes last, and only if it is wanted.
+// rowColumns is the select list that a scanner reads. A column that does not exist is NULL. The keys
+// come last, and only those that are wanted.
 func (g *generation) rowColumns() string {
 	list := selectList(rowColumns, g.columns)
-	if g.companies {
-		list += ", " + g.optional([]column{companyColumn})
+	if columns := keyColumns(g.keys); len(columns) > 0 {
+		list += ", " + g.optional(columns)
 	}
 	return list
 }

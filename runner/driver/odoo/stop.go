@@ -100,7 +100,8 @@ const commitsSQL = `EXISTS (SELECT FROM %s fn WHERE fn.allow_commit
 var errFunctionsUnreadable = errors.New("the role cannot see which functions allow commits: " +
 	"GRANT SELECT (id, name, allow_commit) ON queue_job_function, and on all of queue_job")
 
-// commits returns the condition for the functions of this database.
+// commits returns the condition for the functions of this database. It is asked for with each order
+// and not once: the column may appear, or be hidden, while the connection lasts, and orders are rare.
 func (s *session) commits(ctx context.Context) (string, error) {
 	// Odoo keeps all its tables in one schema.
 	table := schemas{"queue_job_function": s.generation.tables["queue_job"]}.qualify("queue_job_function")
@@ -127,21 +128,18 @@ func (s *session) Stop(ctx context.Context, attempts []driver.Task, terminate bo
 		return nil, errNoFingerprint
 	}
 	list := make([]driver.Stopped, 0, len(attempts))
-	commits, err := s.commits(ctx)
-	why := ""
-	switch {
-	case !s.generation.locks:
-		why = errNoLockTable.Error()
-	case errors.Is(err, errFunctionsUnreadable):
-		why = err.Error()
-	case err != nil:
-		return nil, err
+	commits, err := "", errNoLockTable
+	if s.generation.locks {
+		commits, err = s.commits(ctx)
 	}
-	if why != "" {
+	switch {
+	case errors.Is(err, errNoLockTable), errors.Is(err, errFunctionsUnreadable):
 		for _, t := range attempts {
-			list = append(list, driver.Stopped{Task: t, Result: driver.Unstoppable, Text: why})
+			list = append(list, driver.Stopped{Task: t, Result: driver.Unstoppable, Text: err.Error()})
 		}
 		return list, nil
+	case err != nil:
+		return nil, err
 	}
 	sql := s.generation.named(fmt.Sprintf(stopSQL, commits, literal(s.generation.tables.qualify("queue_job_lock"))))
 	for _, t := range attempts {

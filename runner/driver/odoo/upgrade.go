@@ -8,8 +8,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -69,6 +72,28 @@ func (s *session) lockedBy(ctx context.Context, u *upgrade) (bool, error) {
 	return true, nil
 }
 
+// markedSinceSQL tells when the first of the marks was set, as far as rows tell when they were written;
+// writeDateSQL whether they do.
+const (
+	writeDateSQL = `SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'write_date'
+		AND atttypid = 'timestamp'::regtype AND NOT attisdropped)`
+	markedSinceSQL = `SELECT min(write_date) FROM ir_module_module WHERE ` + markedModulesSQL
+)
+
+// markedSince tells when the first mark was set, at the latest; zero if that is not known.
+func (s *session) markedSince(ctx context.Context) (time.Time, error) {
+	var dated bool
+	var since pgtype.Timestamp
+	err := s.conn.QueryRow(ctx, writeDateSQL, pgx.QueryExecModeExec, s.generation.tables.qualify("ir_module_module")).Scan(&dated)
+	if err == nil && dated {
+		err = s.conn.QueryRow(ctx, s.generation.named(markedSinceSQL), pgx.QueryExecModeExec).Scan(&since)
+	}
+	if err != nil || !since.Valid || since.InfinityModifier != pgtype.Finite {
+		return time.Time{}, s.conn.Failed(err, "check since when modules are marked")
+	}
+	return since.Time, nil
+}
+
 // GateUpgrades implements [driver.Upgrader].
 func (s *session) GateUpgrades(on bool) { s.gated = on }
 
@@ -94,7 +119,27 @@ func (s *session) Upgrading(ctx context.Context, last driver.Upgrade) (driver.Up
 		u.add(kind, what, transaction)
 		return nil
 	})
+	if waited(err) { // it was locked in this moment; the next check tells by whom
+		return driver.Upgrade{Active: true, Description: "a process keeps ir_module_module from being read", DriverState: last.DriverState}, nil
+	}
 	return u.result(), s.conn.Failed(err, "check for an upgrade")
+}
+
+// waited reports whether a statement ended because it would have had to wait for a lock for longer than
+// it may.
+func waited(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == lockNotAvailable
+}
+
+// upgradingOr makes an error one of an upgrade if that is what it tells of: the claim and the probe of a
+// session that gates upgrades read a table that an upgrade may lock, within the second since the last
+// check.
+func (s *session) upgradingOr(err error) error {
+	if s.gated && waited(err) {
+		return fmt.Errorf("%w: %w", driver.ErrUpgrading, err)
+	}
+	return err
 }
 
 // upgrade collects what is seen of one.
