@@ -119,7 +119,9 @@ func TestMoreDatabasesThanConnections(t *testing.T) {
 			var st api.Statuses
 			require.NoError(t, caddy.Decode(t.Context(), "/jobrunner/status", &st))
 			require.Len(t, st.Runners, 1)
-			require.Equal(t, most, st.Runners[0].Connections.Limit, "%+v", st.Runners[0].Connections)
+			limit := st.Runners[0].Connections.Limit
+			require.LessOrEqual(t, limit, most, "%+v", st.Runners[0].Connections)
+			require.Greater(t, limit, most/2, "%+v", st.Runners[0].Connections)
 			require.Equal(t, crowd, st.Runners[0].Expected)
 			found, _ := tb.doctor()
 			require.Contains(t, fmt.Sprintf("%+v", found), "too_few_connections")
