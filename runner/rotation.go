@@ -95,7 +95,7 @@ func (e *engine) rotate(now time.Time) {
 		r.resting[db] = struct{}{}
 		db.session.Sleep()
 	}
-	if over -= len(idle); over > 0 && p.Longest >= turnPatience {
+	if over = min(over-len(idle), p.Needy); over > 0 && p.Neediest >= turnPatience {
 		e.take(now, over)
 	}
 }
@@ -139,6 +139,7 @@ func (e *engine) take(now time.Time, over int) {
 func (e *engine) leaveConnection(db *database) {
 	e.log().Debug("database leaves its connection to others", zap.String("database", db.Name))
 	e.stopSession(db)
+	db.quiet = true // it comes back every few minutes
 	e.step(db, stepLeave, e.connections.why)
 	e.startSession(db)
 }
