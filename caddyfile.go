@@ -55,7 +55,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			max_capacity    <number>
 //			db_max_capacity <rules>
 //		}
-//		channel           <name> [<capacity>] {
+//		channel           <name> [<capacity>|<part>%] {
 //			sequential
 //			throttle <duration>
 //			paused
@@ -79,6 +79,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			limit    <jobs> per database|company [burst]
 //			fair     database|company
 //			serialize identity_key
+//			capacity <jobs> <days> <from>-<to> <time zone>
+//			rate     <jobs>/s|m|h|d [burst <jobs>] [per database]
 //		}
 //		odoo_config       <file>
 //		driver            <name> {
@@ -101,7 +103,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //	}
 //
 // channel may be given any number of times, for different channels, and so may policy, of which the
-// first counts that matches.
+// first counts that matches. A policy may have several lines of capacity.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.Next() {
 		name := defaultName
@@ -413,7 +415,7 @@ func (r *Runner) addChannel(name string, c *Channel) error {
 	return nil
 }
 
-// parseChannel reads: channel <name> [<capacity>] { <limits> }.
+// parseChannel reads: channel <name> [<capacity>|<part>%] { <limits> }.
 func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
 		return d.ArgErr()
@@ -431,11 +433,13 @@ func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 		return d.WrapErr(err)
 	}
 	if d.NextArg() {
-		n, err := parseCapacity(d.Val())
+		n, percent, err := parsePart(d.Val())
 		if err != nil {
 			return d.Errf("channel %s: %w", name, err)
 		}
-		capacity = n
+		if capacity = n; percent != 0 {
+			c.Capacity, c.Percent = nil, percent
+		}
 	}
 	if d.NextArg() {
 		return d.ArgErr()
@@ -497,6 +501,19 @@ func parseCapacity(s string) (int, error) {
 		return 0, fmt.Errorf("invalid capacity %q: it must be a whole number", s)
 	}
 	return n, checkCapacity(n)
+}
+
+// parsePart reads a capacity, or what part of that of the channel above it is: 25%.
+func parsePart(s string) (capacity, percent int, err error) {
+	part, ok := strings.CutSuffix(s, "%")
+	if !ok {
+		capacity, err = parseCapacity(s)
+		return capacity, 0, err
+	}
+	if percent, err = strconv.Atoi(part); err != nil || percent < 1 || percent > 100 {
+		return 0, 0, fmt.Errorf("invalid capacity %q: a part of that of the channel above is 1%% to 100%%", s)
+	}
+	return 0, percent, nil
 }
 
 // parseThrottle reads a duration; a bare number counts seconds, as in the

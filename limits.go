@@ -69,6 +69,8 @@ func (c *Channel) check(name string) error {
 		}
 	}
 	switch {
+	case c.Percent != 0 && (c.Capacity != nil || c.OCACapacity != nil):
+		return fail("capacity and percent exclude each other")
 	case c.OCACapacity != nil && *c.OCACapacity > 0:
 		return fail("oca_capacity %d: it is only for what a capacity of 0 or less means to OCA's runner; use capacity", *c.OCACapacity)
 	case c.CapacityDefault < 0:

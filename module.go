@@ -166,9 +166,9 @@ type Runner struct {
 	// gets jobs whatever else it does.
 	Server *Server `json:"server,omitempty"`
 
-	// What holds for the jobs of some channels beyond the channels' limits: time limits, and
-	// how databases and companies share a channel. For each option, the first policy counts that
-	// matches a job and has the option. Default: none.
+	// What holds for the jobs of some channels beyond the channels' limits: time limits, how
+	// databases and companies share a channel, and when, and how often, jobs start. For each option,
+	// the first policy counts that matches a job and has the option. Default: none.
 	Policies []Policy `json:"policies,omitempty"`
 
 	// The task driver: the application whose jobs are run. Default: `odoo`.
@@ -242,6 +242,11 @@ type Channel struct {
 	// How many jobs may run at once in the channel and in those below it, at least
 	// 1. Default: 1.
 	Capacity *int `json:"capacity,omitempty"`
+
+	// The capacity as a part of that of the channel above, in percent, 1 to 100, rounded down and at
+	// least one job. It follows what is in force there, a capacity of a policy included. Excludes
+	// `capacity`. Default: none.
+	Percent int `json:"percent,omitempty"`
 
 	// What a capacity of 0 or less means to OCA's runner: 0 is without limit, a
 	// negative number is never. The Caddyfile's `channels` puts it here when it

@@ -262,10 +262,13 @@ func (c *Channel) config(name string) channels.Config {
 		capacity = *c.OCACapacity
 	case c.Capacity != nil:
 		capacity = *c.Capacity
+	case c.Percent != 0:
+		capacity = 0
 	}
 	return channels.Config{
 		Name:              name,
 		Capacity:          capacity,
+		Percent:           c.Percent,
 		Sequential:        c.Sequential,
 		Throttle:          time.Duration(c.Throttle),
 		Paused:            c.Paused,

@@ -129,6 +129,12 @@ func policyString(p *policy.Policy) string {
 	if p.Serialize != "" {
 		options = append(options, "serialize "+string(p.Serialize))
 	}
+	for _, w := range p.Capacity {
+		options = append(options, "capacity "+w.String())
+	}
+	if p.Rate != nil {
+		options = append(options, "rate "+p.Rate.String())
+	}
 	return strings.Join(options, ", ")
 }
 
@@ -155,6 +161,9 @@ func channelString(cfgs []channels.Config) string {
 	words := make([]string, 0, len(cfgs))
 	for _, c := range cfgs {
 		word := fmt.Sprintf("%s:%d", c.Name, c.Capacity)
+		if c.Percent != 0 {
+			word = fmt.Sprintf("%s:%d%%", c.Name, c.Percent)
+		}
 		if c.Sequential {
 			word += ":sequential"
 		}

@@ -2,10 +2,12 @@ package jobrunner
 
 import (
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
@@ -17,7 +19,14 @@ func TestSettingsOfPolicies(t *testing.T) {
 		Postgres: &pgx.ConnConfig{},
 		Policies: []policy.Policy{
 			{Channels: []string{"root"}, Limit: &policy.Limit{Jobs: 4, Per: policy.PerDatabase, Burst: true}, Fair: policy.PerCompany},
-			{Channels: []string{"root.*"}, Database: "prod_*", Fair: policy.PerDatabase, Serialize: policy.ByIdentityKey},
+			{
+				Channels: []string{"root.*"}, Database: "prod_*", Fair: policy.PerDatabase, Serialize: policy.ByIdentityKey,
+				Rate: &channels.Rate{Starts: 5, Period: time.Second, PerDatabase: true},
+			},
+			{
+				Channels: []string{"root.night"}, Rate: &channels.Rate{Starts: 100, Period: time.Hour, Burst: 20},
+				Capacity: []channels.Window{{Capacity: 1, Days: 1 << time.Saturday, To: 24 * 60, Zone: time.UTC}, {Days: 127, From: 8 * 60, To: 60, Zone: time.UTC}},
+			},
 		},
 		UpgradeGate: true, ReleaseDependents: true,
 	}
@@ -28,7 +37,8 @@ func TestSettingsOfPolicies(t *testing.T) {
 	for name, value := range map[string]string{
 		"server":                        "workers 8, max_jobs 5, reserve 2",
 		"policy root":                   "limit 4 per database burst, fair company",
-		"policy root.* database prod_*": "fair database, serialize identity_key",
+		"policy root.* database prod_*": "fair database, serialize identity_key, rate 5/s per database",
+		"policy root.night":             "capacity 1 sat 00:00-24:00 UTC, capacity 0 daily 08:00-01:00 UTC, rate 100/h burst 20",
 		"upgrade_gate":                  "on",
 		"release_dependents":            "on",
 	} {

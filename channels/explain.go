@@ -48,6 +48,12 @@ const (
 	// ReasonMaxCapacity: all databases together, each with its own tree, run as many jobs as they
 	// may (Capacity, Running).
 	ReasonMaxCapacity
+	// ReasonWindow: a window of a policy lets no further job of the channel run at this time (Policy,
+	// Window, Running, and Until if that will change).
+	ReasonWindow
+	// ReasonRate: too many jobs of the channel have started for the rate of a policy (Policy, Rate,
+	// Until).
+	ReasonRate
 )
 
 var reasonNames = [...]string{
@@ -67,6 +73,8 @@ var reasonNames = [...]string{
 	ReasonWithheld:         "channels_withheld",
 	ReasonDisplaced:        "channels_reread",
 	ReasonMaxCapacity:      "max_capacity",
+	ReasonWindow:           "capacity_window",
+	ReasonRate:             "rate",
 }
 
 // String returns the reason in lower case with underscores.
@@ -95,6 +103,11 @@ type Explanation struct {
 	AtLeast bool
 	// Capacity and Running are those of Channel. See Status.
 	Capacity, Running int
+	// Policy names the policy that says so.
+	Policy string
+	// Window is the one in force for Channel, and Rate its rate, if that is the reason.
+	Window *Window
+	Rate   *Rate
 	// Share is the limit that holds the job back, if one does.
 	Share *ShareUse
 	// Turns is set where Channel is shared fairly. Ahead then counts jobs of the same key only.
@@ -116,7 +129,7 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 	}
 	own := r.home.channel
 	t := now.UnixMicro()
-	e := Explanation{Job: r.job(), State: r.state, Channel: own.name, Capacity: own.capacity, Running: own.running, Shared: r.home.shared}
+	e := Explanation{Job: r.job(), State: r.state, Channel: own.name, Capacity: own.shownCapacity(), Running: own.running, Shared: r.home.shared}
 	switch {
 	case r.location == inRunning:
 		e.Reason = ReasonRunning
@@ -144,10 +157,11 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 // holds fills in why channel c keeps a job that is in its queue, or would be after having passed
 // what is below. If c is root it always finds a reason.
 func (e *Explanation) holds(c *channel, r *record, now int64) bool {
-	e.Channel, e.Capacity, e.Running = c.name, c.capacity, c.running
+	e.Channel, e.Capacity, e.Running = c.name, c.shownCapacity(), c.running
 	var best, next *record
 	e.Ahead, e.AtLeast, best, next = c.competitors(r, now)
 	limit := c.limitOf(r)
+	toll, tollAhead := c.shutFor(r)
 	e.Turns = c.turns(r)
 	switch {
 	case c.paused, c.stopped:
@@ -158,7 +172,7 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 	case limit != nil && limit.Running >= limit.Limit:
 		e.limited(limit)
 	case !c.hasCapacity():
-		e.Reason = ReasonChannelFull
+		e.full(c)
 	case c.pausedUntil > now:
 		e.Reason = ReasonThrottled
 		e.Until = time.UnixMicro(c.pausedUntil).UTC()
@@ -168,9 +182,11 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.Until = time.UnixMicro(next.eta).UTC()
 	case limit != nil:
 		e.limited(limit)
-	case e.Turns != nil && c.capacity != 0 && e.Ahead+e.Turns.Before >= c.capacity-c.running:
-		e.Reason = ReasonBehind
-	case c.throttle != 0 && e.Ahead > 0, c.capacity != 0 && e.Ahead >= c.capacity-c.running:
+	case toll != nil:
+		e.tolled(toll, tollAhead, r.home.shares[toll.channel.depth].RateSource)
+	case !c.ruling.affords(c, 1+e.before()):
+		e.rated(c)
+	case c.throttle != 0 && e.Ahead > 0, e.before() >= c.slots()-c.running:
 		e.Reason = ReasonBehind
 	case c.parent == nil:
 		e.Reason = ReasonReady
@@ -178,6 +194,14 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		return false
 	}
 	return true
+}
+
+// before is how many jobs go before the job, as far as that is known.
+func (e *Explanation) before() int {
+	if e.Turns != nil {
+		return e.Ahead + e.Turns.Before
+	}
+	return e.Ahead
 }
 
 // competitors examines the jobs in the queue of c whose time has come, r included: how many of them
@@ -204,7 +228,7 @@ func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, be
 	}
 	explore(c.eta.items, &budget, func(o *record) bool {
 		if o.eta <= now {
-			if c.ready.shared != nil && c.held(o) {
+			if c.ready.shared != nil && (c.held(o) || c.tollShut(o)) {
 				return true
 			}
 			compete(o)
@@ -295,6 +319,10 @@ func (e Explanation) sentence() string {
 			return waits + "max_capacity is 0, so nothing runs in any database"
 		}
 		return fmt.Sprintf("%smax_capacity is reached (%d running in all databases, %d may)%s", waits, e.Running, e.Capacity, behind)
+	case ReasonWindow:
+		return waits + e.window() + behind
+	case ReasonRate:
+		return fmt.Sprintf("%s%s lets %s of channel %s start, and this one not before %s%s", waits, e.Policy, e.Rate.spell(), e.Channel, until, behind)
 	case ReasonLimit, ReasonSerialized:
 		return waits + e.Share.String() + behind
 	case ReasonBehind:

@@ -150,7 +150,7 @@ func (f *Forest) Next(now time.Time, limit int) []Key {
 	if f.shared != nil {
 		return f.shared.Next(now, limit)
 	}
-	f.Observe(now)
+	f.advanceClock(now)
 	f.now = now.UnixMicro()
 	for f.wakes.len() > 0 && f.wakes.first().wakeup <= f.now {
 		f.settle(f.wakes.first())

@@ -230,6 +230,9 @@ func (c Config) validatePolicies() error {
 		if p.Timeout != nil && p.Timeout.Cancel && !c.Driver.Capabilities().Stopping {
 			return fmt.Errorf("%s: cancel: this driver cannot end jobs of %s that run", p, c.application())
 		}
+		if err := c.validateRules(p); err != nil {
+			return err
+		}
 		if p.Companies() && !c.Driver.Capabilities().Companies {
 			return fmt.Errorf("%s: per company: this driver cannot tell the companies of the jobs of %s", p, c.application())
 		}

@@ -28,6 +28,7 @@ func (e *engine) claimed(db *database, c session.Claims) {
 		key := channels.Key{DB: db.Name, UUID: uuid}
 		if t := e.tasks[key]; t != nil && t.phase == phaseClaiming {
 			t.gone = true
+			e.refund(key, t)
 			e.settle(key, t)
 		}
 	}
@@ -65,6 +66,7 @@ func (e *engine) claimMissed(row *driver.Row) {
 	if t == nil || t.phase != phaseClaiming {
 		return
 	}
+	e.refund(row.Key, t)
 	if row.State.Running() {
 		// Another program enqueued it.
 		delete(e.tasks, row.Key)

@@ -48,8 +48,10 @@ type engine struct {
 	shutdown  shutdown
 	handover  handover
 	timeouts  timeouts
-	setbacks  setbacks
-	scanAt    time.Time
+	// rules is what policies say of channels, written down.
+	rules    string
+	setbacks setbacks
+	scanAt   time.Time
 	// releases are the jobs that may have left others waiting.
 	releases releases
 	// inheriting is the open of the database whose snapshot is being applied, nil outside of that.
@@ -215,6 +217,7 @@ func (e *engine) pass(now time.Time) {
 			// should it be all the same, the job must not keep its slot.
 			e.log().Error("job of a database that is not served was scheduled", zap.Stringer("job", key))
 			e.tree.Suspend(key.DB)
+			e.tree.Refund(key)
 			e.requeue(key)
 			continue
 		}
@@ -244,6 +247,7 @@ func (e *engine) configure(cfg Config) error {
 	if err := e.databases.configure(cfg); err != nil {
 		return err
 	}
+	e.govern(cfg.Policies)
 	e.databases.share(cfg.Policies)
 	e.databases.gate(cfg.UpgradeGate)
 	if cfg.Quarantine == nil {

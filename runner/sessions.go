@@ -144,6 +144,7 @@ func (e *engine) lose(db *database) (claiming int) {
 				db.loseClaim(key.UUID, t.chosen)
 			}
 			delete(e.tasks, key)
+			e.refund(key, t)
 			e.seats.leave(t)
 			e.requeue(key)
 		case phaseUnclaiming, phaseAsked, phaseWatched:

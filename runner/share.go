@@ -12,7 +12,9 @@ import (
 type shares struct{ set *policy.Set }
 
 // Shared is that of [channels.Shares].
-func (s shares) Shared(channel string) bool { return s.set.LimitsAny(channel) }
+func (s shares) Shared(channel string) bool {
+	return s.set.LimitsAny(channel) || s.set.PacesAnyDatabase(channel)
+}
 
 // Fair is that of [channels.Shares].
 func (s shares) Fair(channel string) bool { return s.set.FairToAny(channel) }
@@ -27,6 +29,9 @@ func (s shares) Share(channel, db string) (share channels.Share) {
 	}
 	if p := s.set.Serialize(channel, db); p != nil {
 		share.Serialize = p.String()
+	}
+	if p := s.set.RatePerDatabase(channel, db); p != nil {
+		share.Rate, share.RateSource = p.Rate, p.String()
 	}
 	return share
 }

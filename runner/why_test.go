@@ -148,6 +148,14 @@ func sessions(fake func(driver.Session) driver.Session) func(*runner.Config) {
 var whyCases = map[string]whyCase{
 	"ready":  {"next scheduling pass", func(b *bench) (*runner.Runner, channels.Key) { return queued(b, 1) }},
 	"behind": {"2 jobs go before it", func(b *bench) (*runner.Runner, channels.Key) { return queued(b, 3) }},
+	"capacity_window": {"policy root.night lets no job of channel root.night start until Sat 1 Jan 02:00 UTC", func(b *bench) (*runner.Runner, channels.Key) {
+		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Policies = b.window("root.night", "0 daily 00:00-02:00 UTC") })
+		return r, b.one("prod", "a", func(j *mock.Job) { j.Channel = "night" })
+	}},
+	"rate": {"policy root.slow lets 1 job in an hour of channel root.slow start, and this one not before 2000-01-01T01:00:0", func(b *bench) (*runner.Runner, channels.Key) {
+		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Policies = b.rate("root.slow", "1/h", 1) })
+		return r, b.one("prod", "a", func(j *mock.Job) { j.Channel = "slow" })
+	}},
 	"limit": {"database prod has 1 of at most 1 at once in channel root (policy root)", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:9", func(cfg *runner.Config) {
 			cfg.Policies = []policy.Policy{{Channels: []string{"root"}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerDatabase}}}

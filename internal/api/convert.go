@@ -193,9 +193,24 @@ func NewChannels(name string, st *runner.Status, now time.Time) []Channel {
 			Queued: c.Queued, Held: held[channels.ID{DB: c.DB, Channel: c.FullName}], PassedBy: c.PassedBy,
 			JobsUnknown: c.DB == "" && len(unknown) > 0 || unknown[c.DB], Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
 			OldestPending: age(now, c.Oldest), Pause: NewPause(c.Pause),
+			Percent: c.Percent, Window: newWindow(c), Rate: newRate(c), RateWaits: c.Rated, RateNext: shown(c.RatedUntil),
 		})
 	}
 	return views
+}
+
+func newWindow(c *runner.ChannelStatus) *Window {
+	if c.Window == nil {
+		return nil
+	}
+	return &Window{Capacity: c.Window.Capacity, Line: c.Window.String(), Until: shown(c.WindowUntil)}
+}
+
+func newRate(c *runner.ChannelStatus) *Rate {
+	if c.Rate == nil {
+		return nil
+	}
+	return &Rate{Line: c.Rate.String(), Available: c.Tokens, Next: shown(c.NextToken)}
 }
 
 // NewUpstreams describes the Odoo servers of the runner of that name.

@@ -373,6 +373,19 @@ func (c *call) channels() (int, error) {
 			capacity = "∞"
 		}
 		var options []string
+		if v.Percent > 0 {
+			options = append(options, fmt.Sprintf("%d%%", v.Percent))
+		}
+		if v.Window != nil {
+			capacity = strconv.Itoa(v.Window.Capacity)
+			options = append(options, "window "+v.Window.Line)
+		}
+		if v.Rate != nil {
+			options = append(options, "rate "+v.Rate.Line)
+		}
+		if v.RateWaits > 0 {
+			options = append(options, fmt.Sprintf("databases that wait for a rate: %d", v.RateWaits))
+		}
 		if v.Sequential {
 			options = append(options, "sequential")
 		}

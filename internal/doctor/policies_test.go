@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -60,6 +61,23 @@ func TestPolicyThatNeverCounts(t *testing.T) {
 		"general first": {
 			[]policy.Policy{limited("root*"), limited("root.export*")},
 			[]string{"policy root.export*: its timeout limits no job, because policy root* comes before it and matches all of its jobs: put what is specific before what is general"},
+		},
+		"capacity and rate": {
+			[]policy.Policy{
+				{Channels: []string{"root*"}, Capacity: make([]channels.Window, 1)}, {Channels: []string{"root"}, Rate: new(channels.Rate)},
+				{Channels: []string{"root"}, Capacity: make([]channels.Window, 1), Rate: new(channels.Rate)},
+			},
+			[]string{
+				"policy root: its capacity limits no channel, because policy root* comes before it and matches all of its jobs: put what is specific before what is general",
+				"policy root: its rate limits no channel, because policy root comes before it and matches all of its jobs: put what is specific before what is general",
+			},
+		},
+		"rates of two kinds": {
+			[]policy.Policy{
+				{Channels: []string{"root"}, Rate: new(channels.Rate)}, {Channels: []string{"root"}, Rate: &channels.Rate{PerDatabase: true}},
+				{Channels: []string{"root"}, Database: "prod", Rate: &channels.Rate{PerDatabase: true}},
+			},
+			[]string{"policy root database prod: its rate per database limits no job, because policy root comes before it and matches all of its jobs: put what is specific before what is general"},
 		},
 		"without the option": {[]policy.Policy{{Channels: []string{"root*"}}, limited("root.export*")}, nil},
 	} {

@@ -42,6 +42,8 @@ var (
 	failedDesc           = gauge("channel_failed", "Failed jobs of the channel.", "runner", "database", "channel")
 	pausedDesc           = gauge("channel_paused", "Whether the channel is paused, by the configuration or by an operator.", "runner", "database", "channel")
 	blockedDesc          = gauge("channel_blocked", "Whether the channel is sequential and a failed job stops it.", "runner", "database", "channel")
+	limitedDesc          = gauge("channel_limited", "Whether jobs wait because of a window or a rate of a policy; absent for channels without.", "runner", "database", "channel", "by")
+	limitedUntilDesc     = gauge("channel_limited_until_timestamp_seconds", "When that changes; absent while none waits because of it.", "runner", "database", "channel", "by")
 	databasesDesc        = gauge("databases", "Databases by state.", "runner", "state")
 	connectedDesc        = gauge("session_connected", "Whether there is a connection that listens to the database, for databases that should have one.", "runner", "database")
 	silenceDesc          = gauge("session_silence_seconds", "Time since PostgreSQL was last heard on that connection.", "runner", "database")
@@ -63,9 +65,8 @@ var (
 
 var liveDescs = []*prometheus.Desc{
 	upDesc, leaderDesc, leaderKnownDesc, readyDesc, stateDesc, servedDesc, jobsDesc, unknownDesc, sharingDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, failedDesc, pausedDesc,
-	blockedDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
-	upstreamDrainedDesc, upstreamVisitorsDesc, upstreamFullDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc,
-	connectionsDesc, connectionsLimitDesc, pausesDesc, exchangesDesc,
+	blockedDesc, limitedDesc, limitedUntilDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
+	upstreamDrainedDesc, upstreamVisitorsDesc, upstreamFullDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc, connectionsDesc, connectionsLimitDesc, pausesDesc, exchangesDesc,
 }
 
 func gauge(name, help string, labels ...string) *prometheus.Desc {
@@ -268,8 +269,8 @@ func (set setter) channels(name string, st *runner.Status, now time.Time, own ma
 			s.oldest = max(s.oldest, now.Sub(c.Oldest).Seconds())
 		}
 		sums[at] = s
-		if at.channel == c.FullName && c.Capacity != 0 {
-			set.to(capacityDesc, float64(max(c.Capacity, 0)), name, at.database, at.channel)
+		if at.channel == c.FullName {
+			set.rules(name, at.database, c)
 		}
 	}
 	for at, s := range sums {
@@ -281,6 +282,26 @@ func (set setter) channels(name string, st *runner.Status, now time.Time, own ma
 		}
 		set.to(pausedDesc, flag(s.paused), name, at.database, at.channel)
 		set.to(blockedDesc, flag(s.blocked), name, at.database, at.channel)
+	}
+}
+
+// rules sends how many jobs a channel may run at once, and what policies do to it.
+func (set setter) rules(name, database string, c *runner.ChannelStatus) {
+	switch {
+	case c.Window != nil:
+		set.to(capacityDesc, float64(c.Window.Capacity), name, database, c.FullName)
+	case c.Capacity != 0:
+		set.to(capacityDesc, float64(max(c.Capacity, 0)), name, database, c.FullName)
+	}
+	limit, until := c.LimitedBy()
+	for by, has := range map[string]bool{"window": c.Windows, "rate": c.Rate != nil || c.Rates} {
+		if !has {
+			continue
+		}
+		set.to(limitedDesc, flag(by == limit), name, database, c.FullName, by)
+		if by == limit && !until.IsZero() {
+			set.to(limitedUntilDesc, float64(until.UnixMilli())/1000, name, database, c.FullName, by)
+		}
 	}
 }
 

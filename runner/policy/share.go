@@ -53,7 +53,9 @@ func (l *Limit) validate() error {
 }
 
 // shares reports whether the policy has an option that divides a channel.
-func (p *Policy) shares() bool { return p.Limit != nil || p.Fair != "" || p.Serialize != "" }
+func (p *Policy) shares() bool {
+	return p.Limit != nil || p.Fair != "" || p.Serialize != "" || p.PacesDatabases()
+}
 
 // Companies reports whether it counts the jobs of companies.
 func (p *Policy) Companies() bool {
@@ -132,7 +134,10 @@ func (s *Set) any(channel string, has func(*Policy) bool) bool {
 func Shares(policies []Policy) (list []Policy) {
 	for _, p := range policies {
 		if p.shares() {
-			p.Timeout = nil
+			p.Timeout, p.Capacity = nil, nil
+			if p.PacesChannels() {
+				p.Rate = nil
+			}
 			list = append(list, p)
 		}
 	}
