@@ -196,7 +196,7 @@ func TestQueueLimit(t *testing.T) {
 		require.Len(t, connected, 3)
 		require.EqualValues(t, 5, told.Load())
 		require.Equal(t, 5, pressed)
-		require.Equal(t, Pressure{Limit: 3, Held: 3, Waiting: 5, Longest: 50 * time.Second}, q.Pressure())
+		require.Equal(t, Pressure{Limit: 3, Held: 3, Waiting: 5, Longest: 50 * time.Second, Needy: 5, Neediest: 50 * time.Second}, q.Pressure())
 		require.Equal(t, 5, q.Pressure().Over())
 		q.Remind(log)
 		require.Zero(t, logs.Len(), "they have not waited for long")
