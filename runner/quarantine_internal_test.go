@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
@@ -241,7 +242,16 @@ func TestApart(t *testing.T) {
 		})
 	}
 
-	e := quarantining()
+	e, _ := served()
+	for _, e := range []*engine{e, quarantining()} {
+		require.False(t, e.apart(a, now), "nothing has died")
+		for _, key := range []channels.Key{a, b} {
+			e.setbacks.add(key, Setback{At: now, Shared: true}, time.Hour)
+		}
+		e.holds("prod", "b", &task{phase: phaseClaiming})
+		require.Equal(t, e.config().Quarantine != nil, e.apart(a, now))
+	}
+	e = quarantining()
 	for _, key := range []channels.Key{a, b} {
 		e.setbacks.add(key, Setback{At: now, Shared: true}, time.Hour)
 	}
@@ -320,4 +330,183 @@ func TestUpgradeOfNobody(t *testing.T) {
 		e.checkUpgrade(e.databases.get("lost"))
 		e.checkUpgrade(e.databases.get("prod"))
 	})
+}
+
+// What an attempt counts for depends on what is known of its end.
+func TestSetbackOf(t *testing.T) {
+	t.Parallel()
+	key, began := channels.Key{DB: "prod", UUID: "a"}, time.Unix(1_800_000_000, 0)
+	ended := began.Add(time.Minute)
+	for name, c := range map[string]struct {
+		change func(e *engine, db *database, k *task)
+		counts bool
+	}{
+		"a death":             {func(*engine, *database, *task) {}, true},
+		"no quarantine":       {func(e *engine, _ *database, _ *task) { e.config = func() Config { return Config{} } }, false},
+		"not seen":            {func(_ *engine, _ *database, k *task) { k.fate.at = time.Time{} }, false},
+		"excused":             {func(_ *engine, _ *database, k *task) { k.fate.excuse = "drained" }, false},
+		"no result":           {func(_ *engine, _ *database, k *task) { k.result = nil }, false},
+		"no row":              {func(_ *engine, _ *database, k *task) { k.row = nil }, false},
+		"within its limit":    {func(_ *engine, _ *database, k *task) { k.limit = &limit{} }, true},
+		"ended by its limit":  {func(_ *engine, _ *database, k *task) { k.limit = &limit{ended: &policy.Policy{}} }, false},
+		"no database":         {func(e *engine, _ *database, _ *task) { delete(e.databases.byName, "prod") }, false},
+		"not served":          {func(_ *engine, db *database, _ *task) { db.stage = stageUnreachable }, false},
+		"served since":        {func(_ *engine, db *database, _ *task) { db.entered = began.Add(1) }, false},
+		"served then":         {func(_ *engine, db *database, _ *task) { db.entered = began }, true},
+		"an upgrade since":    {func(_ *engine, db *database, _ *task) { db.upgradeSince = began.Add(1) }, false},
+		"an upgrade before":   {func(_ *engine, db *database, _ *task) { db.upgradeSince = began }, true},
+		"answered, not run":   {func(_ *engine, _ *database, k *task) { notRun(k) }, true},
+		"answered by a proxy": {func(_ *engine, _ *database, k *task) { notRun(k); k.result.Outcome = driver.Refused }, false},
+		"others are not run":  {func(_ *engine, db *database, k *task) { notRun(k); db.hold.struck = []string{"b"} }, false},
+		"it alone is not run": {func(_ *engine, db *database, k *task) { notRun(k); db.hold.struck = []string{"a"} }, true},
+		"not run again too soon": {func(e *engine, _ *database, k *task) {
+			notRun(k)
+			e.setbacks.add(key, Setback{At: ended, NotRun: true}, time.Hour)
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := quarantining()
+			db := e.databases.get("prod")
+			db.entered = began.Add(-time.Hour)
+			k := &task{
+				fate: fate{at: ended}, trail: trail{sent: began, upstream: "odoo0"}, result: &driver.Result{Outcome: driver.Broken},
+				row: jobRow(key, channels.Started, 1),
+			}
+			k.row.Retry = 3
+			c.change(e, db, k)
+			s, ok := e.setbackOf(key, k)
+			require.Equal(t, c.counts, ok)
+			if !ok {
+				require.Zero(t, s)
+				return
+			}
+			require.Equal(t, time.Minute, s.Ran)
+			require.Equal(t, "odoo0", s.Upstream)
+			if k.row.State == channels.Enqueued {
+				require.True(t, s.NotRun)
+				require.EqualValues(t, 3, s.Retry)
+				require.Equal(t, "its request was answered with status 500 without having run the job", s.Cause)
+				return
+			}
+			require.False(t, s.NotRun)
+			require.EqualValues(t, 4, s.Retry)
+			require.Equal(t, "its request broke, and nothing ran the job any more: its worker died", s.Cause)
+			require.False(t, s.Shared || s.Excused)
+			k.result = &driver.Result{Outcome: driver.Unavailable, Status: 502}
+			k.fate.with = []channels.Key{{UUID: "b"}}
+			s, _ = e.setbackOf(key, k)
+			require.Equal(t, "its request was answered with status 502, and nothing ran the job any more", s.Cause)
+			require.True(t, s.Shared)
+			require.False(t, s.Excused)
+			k.fate.with, k.fate.vanished = nil, true
+			s, _ = e.setbackOf(key, k)
+			require.True(t, s.Shared && s.Excused)
+			k.fate.at = began.Add(-1)
+			s, _ = e.setbackOf(key, k)
+			require.Zero(t, s.Ran)
+		})
+	}
+}
+
+// notRun makes the end of an attempt one that came to nothing.
+func notRun(k *task) {
+	k.result = &driver.Result{Outcome: driver.Answered, Status: 500}
+	k.row.State = channels.Enqueued
+}
+
+// A job is condemned with the attempt that is one too many, unless one of those that died with it has had
+// as many.
+func TestCondemn(t *testing.T) {
+	t.Parallel()
+	a, b := channels.Key{DB: "prod", UUID: "a"}, channels.Key{DB: "prod", UUID: "b"}
+	now := time.Unix(1_800_000_000, 0)
+	for name, c := range map[string]struct {
+		before, others int
+		change         func(e *engine, k *task)
+		want           int
+	}{
+		"too few":              {before: 1},
+		"enough":               {before: 2, want: 3},
+		"more":                 {before: 4, want: 5},
+		"as many as another":   {before: 2, others: 2},
+		"more than another":    {before: 2, others: 1, want: 3},
+		"less than another":    {before: 2, others: 3},
+		"excused":              {before: 2, change: func(_ *engine, k *task) { k.fate.vanished = true }},
+		"not run, and a death": {before: 2, change: func(_ *engine, k *task) { notRun(k) }},
+		"not run once more": {before: 1, want: 3, change: func(e *engine, k *task) {
+			notRun(k)
+			e.setbacks.add(a, Setback{At: now.Add(-20 * time.Minute), NotRun: true}, time.Hour)
+		}},
+		"nothing is known": {before: 2, change: func(_ *engine, k *task) { k.row = nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := quarantining()
+			e.databases.get("prod").entered = now.Add(-time.Hour)
+			k := &task{
+				fate: fate{at: now}, trail: trail{sent: now.Add(-time.Second)}, result: &driver.Result{Outcome: driver.Broken},
+				row: jobRow(a, channels.Started, 1), condemned: 7,
+			}
+			for i := range c.before {
+				e.setbacks.add(a, Setback{At: now.Add(-time.Duration(i+30) * time.Minute)}, time.Hour)
+			}
+			for i := range c.others {
+				e.setbacks.add(b, Setback{At: now.Add(-time.Duration(i+30) * time.Minute)}, time.Hour)
+			}
+			if c.others > 0 { // its death in the same moment is not one more
+				e.setbacks.add(b, Setback{At: now.Add(-time.Second)}, time.Hour)
+				k.fate.with = []channels.Key{b}
+			}
+			if c.change != nil {
+				c.change(e, k)
+			}
+			why := e.condemn(a, k)
+			require.Equal(t, c.want > 0, why != "", why)
+			require.Equal(t, c.want, k.condemned)
+			if c.want > 0 {
+				require.Contains(t, why, plural(c.want, "attempt")+" of this job")
+			}
+		})
+	}
+}
+
+// Answers that concern several jobs in a row are forgiven to all of them; those of one are counted.
+func TestRebuff(t *testing.T) {
+	t.Parallel()
+	key, now := channels.Key{DB: "prod", UUID: "a"}, time.Now()
+	s := Setback{At: now, NotRun: true}
+	e, db := served()
+	e.rebuff(db, key, s, true)
+	require.Empty(t, e.setbacks.of, "without a quarantine")
+	e = quarantining()
+	db = e.databases.get("prod")
+	e.rebuff(db, key, s, false)
+	require.Empty(t, e.setbacks.of)
+	db.hold.struck, db.hold.since = []string{"a"}, now.Add(-time.Minute)
+	e.rebuff(db, key, s, true)
+	require.Len(t, e.setbacks.of[key], 1)
+	db.hold.struck = []string{"a", "b"}
+	e.rebuff(db, key, s, true)
+	require.Empty(t, e.setbacks.of)
+	e.setBack(key, &task{})
+	require.Empty(t, e.setbacks.of, "nothing is known of it")
+}
+
+// A job that was failed is told of with its number, also if the option was switched off meanwhile.
+func TestQuarantinedIsTold(t *testing.T) {
+	t.Parallel()
+	for within, want := range map[time.Duration]string{time.Hour: "3 attempts came to nothing within 1h", 0: "3 attempts came to nothing"} {
+		e := quarantining()
+		logs := e.logs()
+		cfg := e.config()
+		if cfg.Quarantine.Within = within; within == 0 {
+			cfg.Quarantine = nil
+		}
+		e.config = func() Config { return cfg }
+		k := &task{condemned: 3}
+		e.quarantined(jobRow(channels.Key{DB: "prod", UUID: "a"}, channels.Failed, 1), k)
+		require.Equal(t, want, k.trail.quarantined)
+		require.Equal(t, 1, logs.FilterMessage("job quarantined: a").Len())
+	}
 }
