@@ -219,6 +219,13 @@ func TestBusyDatabasesTakeTurns(t *testing.T) {
 		require.Equal(b, channels.Started, row.State)
 		require.Len(b, b.RunsOf(long), 1)
 		require.NotZero(b, b.states(r)["waiting"])
+		ready := 0
+		for _, e := range b.logs.All() {
+			if strings.HasPrefix(e.Message, "queue job runner ready for db") {
+				ready++
+			}
+		}
+		require.LessOrEqual(b, ready, len(names), "a turn is not told of")
 	})
 }
 

@@ -21,6 +21,7 @@ func showCommands() []*cobra.Command {
 		sub("channels", "Lists the channels", cobra.NoArgs, func(c *call) (int, error) { return c.watch((*call).channels) }),
 		sub("tasks", "Lists the jobs that run", cobra.NoArgs, func(c *call) (int, error) { return c.watch((*call).tasks) }),
 	}
+	lists[0].Flags().StringSlice("state", nil, "Only databases in these states")
 	for _, cmd := range lists {
 		cmd.Flags().Int("limit", 1000, "How many to list, at most 1000")
 		cmd.Flags().Int("offset", 0, "How many to leave out before")
@@ -298,6 +299,9 @@ func age(oldest *float64, unknown bool) string {
 func (c *call) databases() (int, error) {
 	q, err := c.page()
 	if err != nil {
+		return 1, err
+	}
+	if q.States, err = c.flags.GetStringSlice("state"); err != nil {
 		return 1, err
 	}
 	doc, err := c.api.Databases(c.ctx, q)
