@@ -13,12 +13,12 @@ import (
 // requireWritten compares with the document that has the examples, in which lines are wrapped.
 func requireWritten(t *testing.T, words string) {
 	t.Helper()
-	requireWrittenIn(t, "policies-rates.md", words)
+	requireWrittenIn(t, "docs/policies-rates.md", words)
 }
 
 func requireWrittenIn(t *testing.T, document, words string) {
 	t.Helper()
-	text, err := os.ReadFile("../docs/" + document)
+	text, err := os.ReadFile("../" + document)
 	require.NoError(t, err)
 	require.Contains(t, strings.Join(strings.Fields(string(text)), " "), words)
 }
@@ -221,10 +221,10 @@ func TestExampleOfPercent(t *testing.T) {
 func TestExampleOfAuto(t *testing.T) {
 	m := NewManager()
 	require.NoError(t, m.Configure([]Config{{Name: "root", Capacity: 15, Auto: true}, {Name: "root.mail", Percent: 25}}))
-	requireWrittenIn(t, "policies-servers.md", "| three that are up | 15 | 3 |")
+	requireWrittenIn(t, "docs/policies-servers.md", "| three that are up | 15 | 3 |")
 	require.Equal(t, 3, m.find("root.mail").slots())
 	m.Resize(10)
-	requireWrittenIn(t, "policies-servers.md", "more than 30 seconds | 10 | 2 |")
+	requireWrittenIn(t, "docs/policies-servers.md", "more than 30 seconds | 10 | 2 |")
 	require.Equal(t, 10, m.root.slots())
 	require.Equal(t, 2, m.find("root.mail").slots())
 }
