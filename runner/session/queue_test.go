@@ -103,22 +103,33 @@ func TestQueue(t *testing.T) {
 	})
 }
 
-// TestQueueIsLeftInBetween: who is not the first may give up, too, and the others go on waiting.
+// TestQueueIsLeftInBetween: one that is not the first may give up, too, and the others go on waiting.
 func TestQueueIsLeftInBetween(t *testing.T) {
-	t.Parallel()
-	var q Queue
-	turns := make([]chan struct{}, 3)
-	for i := range turns {
-		turns[i], _ = q.refused(driver.ErrTooMany)
-	}
-	q.leave(turns[1])
-	require.Equal(t, []chan struct{}{turns[0], turns[2]}, q.waiting)
-	require.True(t, q.full)
-	q.leave(turns[0])
-	require.True(t, q.full)
-	<-turns[2] // it is its turn
-	q.leave(turns[2])
-	require.False(t, q.full)
+	synctest.Test(t, func(t *testing.T) {
+		var q Queue
+		var free atomic.Bool
+		open := func() error {
+			if free.Load() {
+				return nil
+			}
+			return driver.ErrTooMany
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ends := make([]chan error, 3)
+		for i, ctx := range []context.Context{t.Context(), ctx, t.Context()} {
+			ends[i] = make(chan error, 1)
+			go func() { ends[i] <- q.connect(ctx, zap.NewNop(), new(turn), func(string) {}, open) }()
+			synctest.Wait()
+		}
+		require.Equal(t, 3, q.Pressure().Waiting)
+		cancel()
+		require.ErrorIs(t, <-ends[1], context.Canceled)
+		require.Equal(t, 2, q.Pressure().Waiting)
+		free.Store(true)
+		require.NoError(t, <-ends[0])
+		require.NoError(t, <-ends[2])
+		require.Zero(t, q.Pressure().Waiting)
+	})
 }
 
 // TestQueueReminds: once a minute.
