@@ -284,8 +284,9 @@ func (c *channel) reservesTolls() bool {
 	return false
 }
 
-// shutFor returns a toll, of the channel or one above, without a token for a job that the jobs of its
-// database leave it in the queue of this channel; nil if none is. ahead is how many of these go before it.
+// shutFor returns a toll of the channel, or of one above, that has no token for a job in the queue of the
+// channel, after those of its database that go before it, and how many these are. It returns nil if
+// each has one.
 func (c *channel) shutFor(r *record) (t *tally, ahead int) {
 	if c.ready.shared == nil {
 		return nil, 0
@@ -329,7 +330,7 @@ func (c *channel) aheadInDatabase(r *record) (ahead int) {
 		return true
 	}
 	for _, k := range c.ready.shared.keys {
-		if len(k.free.items) > 0 && k.free.items[0].home.db == r.home.db || len(k.held.items) > 0 && k.held.items[0].home.db == r.home.db {
+		if k.len() > 0 && k.first().home.db == r.home.db {
 			explore(k.free.items, &budget, visit)
 			explore(k.held.items, &budget, visit)
 		}
