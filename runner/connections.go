@@ -130,7 +130,10 @@ type peak struct {
 }
 
 func (p *peak) add(n int, at time.Time) {
-	if at.Sub(p.since) >= peakSpan {
+	switch passed := at.Sub(p.since); {
+	case passed >= 2*peakSpan:
+		p.now, p.before, p.since = 0, 0, at
+	case passed >= peakSpan:
 		p.now, p.before, p.since = 0, p.now, at
 	}
 	p.now = max(p.now, n)
