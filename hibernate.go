@@ -65,7 +65,10 @@ func (r *Runner) parseHibernate(d *caddyfile.Dispenser) (err error) {
 	if err := parseOptions(d, "hibernate", "hibernate", hibernateOptions, h); err != nil {
 		return err
 	}
-	if err := errors.Join(h.check(), h.config().Validate()); err != nil {
+	if err := h.check(); err != nil {
+		return d.WrapErr(err)
+	}
+	if err := h.config().Validate(); err != nil {
 		return d.WrapErr(fmt.Errorf("hibernate: %w", err))
 	}
 	r.Hibernate = h

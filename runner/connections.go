@@ -64,10 +64,12 @@ type connections struct {
 	queue     session.Queue
 	operators operators
 
-	// limits are what PostgreSQL allows, if that is known; server and role what others hold of it.
-	limits       driver.Limits
-	known        bool
-	server, role peak
+	// limits are what PostgreSQL allows, if that is known; server and role what others hold of it that
+	// are no runners, siblings what other runners of the role hold, and others what counts of these now.
+	limits                 driver.Limits
+	known                  bool
+	server, role, siblings peak
+	others                 int
 	// most is how many it may have, 0 without a limit, and why says where that comes from.
 	most int
 	why  string
@@ -75,16 +77,25 @@ type connections struct {
 	told bool
 }
 
-// measured takes in how many connections there may be and are.
-func (c *connections) measured(l driver.Limits, now time.Time) {
+// measured takes in how many connections there may be and are, since this process leads for so long.
+// Those of a leader before it, which PostgreSQL may still have to close, do not count for longer than
+// they last.
+func (c *connections) measured(l driver.Limits, leads time.Duration, now time.Time) {
 	ours := c.used()
+	siblings := max(0, l.Runners-ours)
+	if leads >= usurperLimit {
+		c.siblings.add(siblings, now)
+	}
+	siblings = max(siblings, c.siblings.most())
+	l.Runners = max(l.Runners, ours) // they may go by another name
 	if l.Uncounted && c.config().Hibernate != nil && !c.told {
 		c.config().Logger.Warn("hibernate does nothing, because PostgreSQL does not count what is written: set track_counts on")
 	}
 	c.told = l.Uncounted && c.config().Hibernate != nil
 	c.limits, c.known = l, true
-	c.server.add(l.ServerUsed-ours, now)
-	c.role.add(l.RoleUsed-ours, now)
+	c.server.add(l.ServerUsed-l.Runners, now)
+	c.role.add(l.RoleUsed-l.Runners, now)
+	c.others = siblings
 	c.apply()
 }
 
@@ -94,7 +105,7 @@ func (c *connections) apply() {
 	case n > 0:
 		c.most, c.why = n, fmt.Sprintf("connections lets this runner take at most %d", n)
 	case c.known:
-		c.most, c.why = ConnectionsAllowed(c.limits, c.server.most(), c.role.most())
+		c.most, c.why = ConnectionsAllowed(c.limits, c.server.most()+c.others, c.role.most()+c.others)
 	default:
 		c.most, c.why = 0, ""
 	}
@@ -119,7 +130,10 @@ type peak struct {
 }
 
 func (p *peak) add(n int, at time.Time) {
-	if at.Sub(p.since) >= peakSpan {
+	switch passed := at.Sub(p.since); {
+	case passed >= 2*peakSpan:
+		p.now, p.before, p.since = 0, 0, at
+	case passed >= peakSpan:
 		p.now, p.before, p.since = 0, p.now, at
 	}
 	p.now = max(p.now, n)

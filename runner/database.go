@@ -255,11 +255,17 @@ func (d *databases) ready(db *database) {
 		switch db.stage {
 		case stageConnecting, stageLoading:
 			return
+		case stageWaiting:
+			if !db.told {
+				return
+			}
 		case stageServed:
 			if db.state == DatabaseReady {
 				n++
 			}
-		case stageWaiting, stageUnreachable, stageUndetected, stageNeutralized, stageUnhealthy, stageStandby, stageYielding, stageAsleep:
+		case stageAsleep:
+			n++
+		case stageUnreachable, stageUndetected, stageNeutralized, stageUnhealthy, stageStandby, stageYielding:
 		}
 	}
 	d.log().Info("database connections ready", zap.Int("databases", n))

@@ -97,13 +97,13 @@ func (e *engine) hibernate(now time.Time) {
 		return
 	}
 	after := e.naps().After
-	parked := e.parked()
+	engaged := e.engaged()
 	for db := range e.databases.served {
 		since := db.useful
 		if db.slept == nil && db.entered.After(since) {
 			since = db.entered
 		}
-		if now.Sub(since) >= after && !parked[db.Name] && e.idle(db, now) {
+		if now.Sub(since) >= after && !engaged[db.Name] && e.idle(db, now) {
 			r.resting[db] = struct{}{}
 			db.session.Sleep()
 		}

@@ -122,6 +122,12 @@ func (p *play) newPlayer(i int) *player {
 	if p.h.Limited {
 		n.cfg.Server = upstream.Limits{MaxJobs: p.h.Root + 1} // which is never reached
 	}
+	if p.h.Crowded {
+		n.cfg.Connections = runner.ConnectionsLeast
+	}
+	if p.h.Drowsy {
+		n.cfg.Hibernate = &runner.Hibernate{After: 10 * time.Second}
+	}
 	n.channels(p.h.Trees)
 	n.limited(p.h.Limited)
 	return n

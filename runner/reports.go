@@ -176,7 +176,10 @@ func (r clusterReports) Discovered(dbs []driver.Database) {
 }
 
 func (r clusterReports) Limits(l driver.Limits) {
-	r.engine.mail.post(func() { r.engine.connections.measured(l, time.Now()) })
+	r.engine.mail.post(func() {
+		now := time.Now()
+		r.engine.connections.measured(l, now.Sub(r.engine.leadership.wonAt), now)
+	})
 }
 
 func (r clusterReports) Writes(all map[uint32]driver.Writes) {

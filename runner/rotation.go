@@ -81,10 +81,10 @@ func (e *engine) rotate(now time.Time) {
 		e.remainAll()
 		return
 	}
-	parked := e.parked()
+	engaged := e.engaged()
 	var idle []*database
 	for db := range e.databases.served {
-		if !parked[db.Name] && e.idle(db, now) {
+		if !engaged[db.Name] && e.idle(db, now) {
 			idle = append(idle, db)
 		}
 	}
@@ -95,7 +95,7 @@ func (e *engine) rotate(now time.Time) {
 		r.resting[db] = struct{}{}
 		db.session.Sleep()
 	}
-	if over -= len(idle); over > 0 && p.Longest >= turnPatience {
+	if over = min(over-len(idle), p.Needy); over > 0 && p.Neediest >= turnPatience {
 		e.take(now, over)
 	}
 }
@@ -139,6 +139,7 @@ func (e *engine) take(now time.Time, over int) {
 func (e *engine) leaveConnection(db *database) {
 	e.log().Debug("database leaves its connection to others", zap.String("database", db.Name))
 	e.stopSession(db)
+	db.quiet = true // it comes back every few minutes
 	e.step(db, stepLeave, e.connections.why)
 	e.startSession(db)
 }
@@ -152,9 +153,13 @@ func (e *engine) remain(db *database) {
 	e.databases.derive(db)
 }
 
-// parked are the databases with tasks whose rows have not been read.
-func (e *engine) parked() map[string]bool {
+// engaged are the databases with tasks whose rows have not been read, or with jobs that others may wait
+// for in vain.
+func (e *engine) engaged() map[string]bool {
 	dbs := make(map[string]bool)
+	for key := range e.releases {
+		dbs[key.DB] = true
+	}
 	for key, t := range e.tasks {
 		if t.phase == phaseParked {
 			dbs[key.DB] = true
@@ -233,7 +238,7 @@ func (e *engine) asleep(db *database, rest driver.Rest) {
 	db.slept, db.quiet = s, true
 	e.rotation.asleep[db] = s
 	e.watch()
-	e.step(db, stepSleep, s.detail())
+	e.step(db, stepSleep, "")
 	if e.tree.Unfinished(db.Name) > 0 && rest.Next.IsZero() {
 		e.wake(db, session.Pressing) // the engine knows of a job that was not there
 	}

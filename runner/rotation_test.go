@@ -219,6 +219,13 @@ func TestBusyDatabasesTakeTurns(t *testing.T) {
 		require.Equal(b, channels.Started, row.State)
 		require.Len(b, b.RunsOf(long), 1)
 		require.NotZero(b, b.states(r)["waiting"])
+		ready := 0
+		for _, e := range b.logs.All() {
+			if strings.HasPrefix(e.Message, "queue job runner ready for db") {
+				ready++
+			}
+		}
+		require.LessOrEqual(b, ready, len(names), "a turn is not told of")
 	})
 }
 
@@ -335,4 +342,61 @@ func TestHibernateValidate(t *testing.T) {
 		}
 	}
 	require.Equal(t, "1m0s, poll 2s, check 1m0s, max_awake 3", runner.Hibernate{After: time.Minute, MaxAwake: 3}.String())
+}
+
+// TestSleepersAndTheCluster: whatever happens to PostgreSQL while databases sleep, their jobs run soon
+// after it is over.
+func TestSleepersAndTheCluster(t *testing.T) {
+	for name, happens := range map[string]func(b *bench) channels.Key{
+		"PostgreSQL restarts": func(b *bench) channels.Key {
+			b.Down()
+			k := b.one("db01", "a")
+			b.ResetStatistics("db01")
+			b.settle(5 * time.Second)
+			b.Up()
+			return k
+		},
+		"the maintenance connection is lost, and nothing is counted": func(b *bench) channels.Key {
+			b.DelayStatistics(time.Hour)
+			k := b.one("db01", "a")
+			b.LoseClusters()
+			return k
+		},
+		"the database is made anew": func(b *bench) channels.Key {
+			b.DropDatabase("db01")
+			b.AddDatabase("db01")
+			return b.one("db01", "a")
+		},
+		"the database is copied": func(b *bench) channels.Key {
+			b.SetBusy("db01")
+			b.settle(5 * time.Second)
+			k := b.one("db01", "a")
+			b.SetBusy()
+			return k
+		},
+		"another runner serves it": func(b *bench) channels.Key {
+			b.LockHeldBy("db01", "odoo-14")
+			k := b.one("db01", "a")
+			b.settle(10 * time.Second)
+			b.LockHeldBy("db01", "")
+			return k
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.many(3)
+				cfg := b.config("root:4")
+				cfg.Hibernate = &runner.Hibernate{After: 10 * time.Second, Check: time.Hour}
+				r := b.start(cfg)
+				b.settle(30 * time.Second)
+				require.Equal(b, map[string]int{"asleep": 3}, b.states(r))
+				k := happens(b)
+				b.settle(40 * time.Second)
+				b.requireRanOnce(k)
+				b.DelayStatistics(0)
+				b.settle(time.Minute)
+				require.Equal(b, map[string]int{"asleep": 3}, b.states(r))
+			})
+		})
+	}
 }

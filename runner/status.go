@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
@@ -65,6 +66,12 @@ func (s DatabaseState) String() string {
 		return databaseStateNames[s]
 	}
 	return "invalid"
+}
+
+// ParseDatabaseState returns the state of that name, and false if there is none.
+func ParseDatabaseState(name string) (DatabaseState, bool) {
+	i := slices.Index(databaseStateNames[:], name)
+	return DatabaseState(max(0, i)), i >= 0
 }
 
 // Status is what a runner is doing.

@@ -48,7 +48,7 @@ served), standby (another runner serves it), yielding (it is being dropped, rena
 copied), upgrading (modules are being changed), neutralized (a copy, whose jobs must
 not run), undetected (no queue_job), asleep
 (nothing to do, so that it needs no connection).
-HEARD is how long PostgreSQL has been silent, ADD-ON how the add-on works.`, []string{"databases", "databases --wide", "databases --limit 100 --offset 100"}},
+HEARD is how long PostgreSQL has been silent, ADD-ON how the add-on works.`, []string{"databases", "databases --wide", "databases --limit 100 --offset 100", "databases --state waiting,unreachable"}},
 	"channels": {`Lists the channels, those below another after it. WAITING counts the jobs that wait
 in the channel, OLDEST is the age of the one that has waited longest. Jobs of a
 database that cannot be served count at root; where they cannot even be counted, their

@@ -175,6 +175,9 @@ func (set setter) databases(name string, st *runner.Status, now time.Time) {
 		db := &st.Databases[i]
 		states[db.State]++
 		served[db.Name] = true
+		if db.State == runner.DatabaseAsleep && db.Pending == 0 {
+			continue // it has no series, because there may be thousands
+		}
 		label, _ := places.admit(name, db.Name, "")
 		if st.Leader && label == db.Name && (db.Served() || db.State == runner.DatabaseStandby || db.State == runner.DatabaseAsleep) {
 			set.to(servedDesc, flag(db.Obstacle(now) == ""), name, label)

@@ -92,6 +92,10 @@ type Pressure struct {
 	// of them has.
 	Waiting int
 	Longest time.Duration
+	// Needy is how many of them are more than [Routine], and Neediest for how long the first of these
+	// has waited.
+	Needy    int
+	Neediest time.Duration
 	// Refused says why PostgreSQL allows no more; empty if it does, as far as that is known.
 	Refused string
 }
@@ -137,7 +141,8 @@ func (q *Queue) Pressure() Pressure {
 		p.Refused = q.cause
 	}
 	if q.blocked() != "" {
-		p.Waiting, p.Longest = q.waiting()
+		p.Waiting, p.Longest = q.waiting(Routine)
+		p.Needy, p.Neediest = q.waiting(Unknown)
 	}
 	return p
 }
@@ -145,9 +150,9 @@ func (q *Queue) Pressure() Pressure {
 // crowded reports whether sessions wait because no connection is free.
 func (q *Queue) crowded() bool { return q != nil && q.Pressure().Over() > 0 }
 
-// waiting counts those that wait. The caller holds mu.
-func (q *Queue) waiting() (n int, longest time.Duration) {
-	for _, line := range q.lines {
+// waiting counts those that wait and are so urgent at least. The caller holds mu.
+func (q *Queue) waiting(least Urgency) (n int, longest time.Duration) {
+	for _, line := range q.lines[least:] {
 		n += len(line)
 		for _, t := range line {
 			longest = max(longest, time.Since(t.since))
@@ -330,7 +335,7 @@ func (q *Queue) accepted(log *zap.Logger) {
 		return
 	}
 	q.pause.Reset()
-	if n, _ := q.waiting(); n == 0 {
+	if n, _ := q.waiting(Routine); n == 0 {
 		q.full = false
 		if q.told {
 			q.told = false
@@ -341,7 +346,7 @@ func (q *Queue) accepted(log *zap.Logger) {
 
 // calm forgets a refusal once none waits: nothing is known any more. The caller holds mu.
 func (q *Queue) calm() {
-	if n, _ := q.waiting(); n == 0 && q.trying == 0 {
+	if n, _ := q.waiting(Routine); n == 0 && q.trying == 0 {
 		q.full = false
 	}
 }
@@ -396,7 +401,7 @@ func (q *Queue) raise(t *turn, to Urgency) {
 func (q *Queue) remind(log *zap.Logger) {
 	if now := time.Now(); now.Sub(q.said) >= queueReminder {
 		q.said, q.told = now, true
-		n, _ := q.waiting()
+		n, _ := q.waiting(Routine)
 		log.Warn("PostgreSQL allows no more connections: databases that have none wait and are not served, one at a time tries; raise CONNECTION LIMIT or max_connections",
 			zap.Int("waiting", n+1), zap.String("detail", q.cause))
 	}
@@ -411,7 +416,7 @@ func (q *Queue) Remind(log *zap.Logger) {
 	if q.limit == 0 || q.held < q.limit || now.Sub(q.said) < queueReminder {
 		return
 	}
-	if n, longest := q.waiting(); longest >= queueReminder {
+	if n, longest := q.waiting(Routine); longest >= queueReminder {
 		q.said = now
 		log.Warn("databases have been waiting for a connection for a minute, because as many are in use as the runner may have; raise connections, CONNECTION LIMIT or max_connections",
 			zap.Int("waiting", n), zap.Int("in_use", q.held), zap.String("detail", q.why))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"regexp"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // crowd is how many databases there are.
@@ -117,7 +119,9 @@ func TestMoreDatabasesThanConnections(t *testing.T) {
 			var st api.Statuses
 			require.NoError(t, caddy.Decode(t.Context(), "/jobrunner/status", &st))
 			require.Len(t, st.Runners, 1)
-			require.Equal(t, most, st.Runners[0].Connections.Limit, "%+v", st.Runners[0].Connections)
+			limit := st.Runners[0].Connections.Limit
+			require.LessOrEqual(t, limit, most, "%+v", st.Runners[0].Connections)
+			require.Greater(t, limit, most/2, "%+v", st.Runners[0].Connections)
 			require.Equal(t, crowd, st.Runners[0].Expected)
 			found, _ := tb.doctor()
 			require.Contains(t, fmt.Sprintf("%+v", found), "too_few_connections")
@@ -131,4 +135,41 @@ func TestMoreDatabasesThanConnections(t *testing.T) {
 			require.NoError(t, caddy.Stop())
 		})
 	}
+}
+
+// TestInsertsAtTheEdgeOfSleep: databases fall asleep and are woken all the time, because there are
+// twice as many as connections, and jobs are committed at any moment. None waits for longer than a
+// minute and what it takes to connect.
+func TestInsertsAtTheEdgeOfSleep(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	tb := newTestBed(t, odoostub.QueueJobLock, 6, 1)
+	tb.more = "connections 5"
+	caddy := tb.startProcess(t.TempDir())
+	tb.until("it runs", func() bool {
+		ready, err := caddy.Ready(t.Context())
+		return err == nil && ready
+	})
+	committed := map[string]time.Time{}
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); testbed.Wait(t, time.Duration(random.IntN(300))*time.Millisecond) {
+		for _, uuid := range tb.enqueue(tb.dbs[random.IntN(len(tb.dbs))], odoostub.JobSpec{}) {
+			committed[uuid] = time.Now()
+		}
+	}
+	require.Eventually(t, func() bool { return len(tb.Recorder.AllExecutions()) >= len(committed) }, 2*time.Minute, 50*time.Millisecond)
+	worst := time.Duration(0)
+	for _, x := range tb.Recorder.AllExecutions() {
+		worst = max(worst, x.Start.Sub(committed[x.UUID]))
+	}
+	t.Logf("%d jobs, the longest waited %s", len(committed), worst)
+	require.Less(t, worst, 75*time.Second)
+	require.Empty(t, tb.Recorder.Overlaps())
+	var dbs map[string]string
+	tb.until("databases sleep", func() bool {
+		var err error
+		dbs, err = caddy.Databases(t.Context())
+		return err == nil && strings.Contains(fmt.Sprint(dbs), "asleep")
+	})
+	require.Len(t, dbs, len(tb.dbs))
 }

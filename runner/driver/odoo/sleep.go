@@ -34,7 +34,11 @@ func (s *session) Sleep(ctx context.Context, soon time.Duration) (r driver.Rest,
 		return r, err
 	}
 	var next pgtype.Timestamp
-	if err := s.conn.QueryRow(ctx, s.statements.rest, soon).Scan(&r.Busy, &next); err != nil {
+	switch err := s.conn.QueryRow(ctx, s.statements.rest, soon).Scan(&r.Busy, &next); {
+	case waited(err): // the table is being changed
+		r.Busy = true
+		return r, nil
+	case err != nil:
 		return r, s.conn.Failed(err, "look for jobs to do")
 	}
 	if next.Valid && next.InfinityModifier == pgtype.Finite {
