@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
