@@ -83,8 +83,9 @@ func shortDuration(d time.Duration) string {
 		return "an hour"
 	case 24 * time.Hour:
 		return "a day"
+	default:
+		return d.String()
 	}
-	return d.String()
 }
 
 // describe fills in what the rules of a channel mean at present.

@@ -110,7 +110,7 @@ func paired(t *testing.T) *engine {
 	cfg := e.config()
 	cfg.Targets, cfg.Driver = pair{}, well{}
 	e.config = func() Config { return cfg }
-	e.pool = upstream.New(func() upstream.Config { return cfg.upstream() }, poolReports{e}, func(_ string, f func()) { go f() })
+	e.pool = upstream.New(cfg.upstream, poolReports{e}, func(_ string, f func()) { go f() })
 	e.pool.Refresh(t.Context(), false)
 	synctest.Wait()
 	return e

@@ -195,8 +195,9 @@ func TestQueueLimit(t *testing.T) {
 			turns[i].urgency = Unknown
 			go func() {
 				if q.connect(ctx, log, &turns[i], func(why string) {
-					require.Equal(t, "so many are allowed", why)
-					told.Add(1)
+					if why == "so many are allowed" {
+						told.Add(1)
+					}
 				}, srv.connect) == nil {
 					connected <- i
 				}
