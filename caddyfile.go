@@ -55,7 +55,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			max_capacity    <number>
 //			db_max_capacity <rules>
 //		}
-//		channel           <name> [<capacity>|<part>%] {
+//		channel           <name> [<capacity>|<part>%|auto] {
 //			sequential
 //			throttle <duration>
 //			paused
@@ -415,7 +415,7 @@ func (r *Runner) addChannel(name string, c *Channel) error {
 	return nil
 }
 
-// parseChannel reads: channel <name> [<capacity>|<part>%] { <limits> }.
+// parseChannel reads: channel <name> [<capacity>|<part>%|auto] { <limits> }.
 func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
 		return d.ArgErr()
@@ -427,18 +427,14 @@ func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 	if err := checkChannelName(name); err != nil {
 		return d.WrapErr(err)
 	}
-	capacity := 1
-	c := &Channel{Capacity: &capacity}
+	one := 1
+	c := &Channel{Capacity: &one}
 	if err := r.addChannel(name, c); err != nil {
 		return d.WrapErr(err)
 	}
 	if d.NextArg() {
-		n, percent, err := parsePart(d.Val())
-		if err != nil {
+		if err := c.parseCapacity(d.Val()); err != nil {
 			return d.Errf("channel %s: %w", name, err)
-		}
-		if capacity = n; percent != 0 {
-			c.Capacity, c.Percent = nil, percent
 		}
 	}
 	if d.NextArg() {
@@ -503,17 +499,24 @@ func parseCapacity(s string) (int, error) {
 	return n, checkCapacity(n)
 }
 
-// parsePart reads a capacity, or what part of that of the channel above it is: 25%.
-func parsePart(s string) (capacity, percent int, err error) {
-	part, ok := strings.CutSuffix(s, "%")
-	if !ok {
-		capacity, err = parseCapacity(s)
-		return capacity, 0, err
+// parseCapacity reads a capacity, what part of that of the channel above it is (25%), or auto.
+func (c *Channel) parseCapacity(s string) error {
+	part, percent := strings.CutSuffix(s, "%")
+	n, err := strconv.Atoi(part)
+	switch {
+	case s == "auto":
+		c.Capacity, c.Auto = nil, true
+	case !percent:
+		if n, err = parseCapacity(s); err != nil {
+			return err
+		}
+		c.Capacity = &n
+	case err != nil || n < 1 || n > 100:
+		return fmt.Errorf("invalid capacity %q: a part of that of the channel above is 1%% to 100%%", s)
+	default:
+		c.Capacity, c.Percent = nil, n
 	}
-	if percent, err = strconv.Atoi(part); err != nil || percent < 1 || percent > 100 {
-		return 0, 0, fmt.Errorf("invalid capacity %q: a part of that of the channel above is 1%% to 100%%", s)
-	}
-	return 0, percent, nil
+	return nil
 }
 
 // parseThrottle reads a duration; a bare number counts seconds, as in the

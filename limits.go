@@ -69,6 +69,8 @@ func (c *Channel) check(name string) error {
 		}
 	}
 	switch {
+	case c.Auto && (c.Capacity != nil || c.OCACapacity != nil || c.Percent != 0):
+		return fail("capacity, percent and auto exclude each other")
 	case c.Percent != 0 && (c.Capacity != nil || c.OCACapacity != nil):
 		return fail("capacity and percent exclude each other")
 	case c.OCACapacity != nil && *c.OCACapacity > 0:

@@ -248,6 +248,11 @@ type Channel struct {
 	// `capacity`. Default: none.
 	Percent int `json:"percent,omitempty"`
 
+	// Makes the capacity of `root` the sum of what the Odoo servers bear that are up and not drained, by
+	// the limits of `server`. It follows when that has been another one for 30 seconds. Excludes
+	// `capacity`. Default: false.
+	Auto bool `json:"auto,omitempty"`
+
 	// What a capacity of 0 or less means to OCA's runner: 0 is without limit, a
 	// negative number is never. The Caddyfile's `channels` puts it here when it
 	// takes over a configuration string with such a capacity. Excludes `capacity`.

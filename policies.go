@@ -43,7 +43,7 @@ type Policy struct {
 
 	// Between whom a channel is shared fairly: `database`, or `company`, which is each company of each
 	// database. Whose jobs have run for the least time goes first; priority and eta hold among the jobs
-	// of one. It counts where the channel is root, or has a capacity, a throttle or sequential.
+	// of one. It counts where the channel is root, or has a capacity, a rate, a throttle or sequential.
 	// Default: the order of all jobs decides.
 	Fair string `json:"fair,omitempty"`
 
@@ -56,7 +56,7 @@ type Policy struct {
 	// Of the windows in the list, the first counts that is open; while none is, the channel has its own
 	// capacity. What runs goes on. A policy with `database` can have it only where each database has
 	// its own channels. Default: none by this policy.
-	Capacity []*CapacityWindow `json:"capacity,omitempty"`
+	Capacity []CapacityWindow `json:"capacity,omitempty"`
 
 	// How many jobs of a channel, with those below it, may start in a time: all together, or those of
 	// each database. These are two options, of which a channel can have both. A policy with `database`

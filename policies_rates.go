@@ -59,9 +59,6 @@ type Rate struct {
 // configRules gives the engine's policy the options that say when, and how often, jobs start.
 func (p *Policy) configRules(out *policy.Policy) error {
 	for _, w := range p.Capacity {
-		if w == nil {
-			return fmt.Errorf("%s: capacity: a window that says nothing", out)
-		}
 		window, err := channels.ParseWindow(strconv.Itoa(w.Slots), w.Days, w.Hours, w.Zone)
 		if err != nil {
 			return fmt.Errorf("%s: capacity: %w", out, err)
@@ -80,7 +77,7 @@ func (p *Policy) configRules(out *policy.Policy) error {
 // parseCapacity reads: capacity <jobs> <days> <from>-<to> <time zone>.
 func (p *Policy) parseCapacity(d *caddyfile.Dispenser) error {
 	var slots string
-	w := new(CapacityWindow)
+	var w CapacityWindow
 	if !d.AllArgs(&slots, &w.Days, &w.Hours, &w.Zone) {
 		return d.ArgErr()
 	}

@@ -269,6 +269,7 @@ func (c *Channel) config(name string) channels.Config {
 		Name:              name,
 		Capacity:          capacity,
 		Percent:           c.Percent,
+		Auto:              c.Auto,
 		Sequential:        c.Sequential,
 		Throttle:          time.Duration(c.Throttle),
 		Paused:            c.Paused,

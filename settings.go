@@ -161,7 +161,10 @@ func channelString(cfgs []channels.Config) string {
 	words := make([]string, 0, len(cfgs))
 	for _, c := range cfgs {
 		word := fmt.Sprintf("%s:%d", c.Name, c.Capacity)
-		if c.Percent != 0 {
+		switch {
+		case c.Auto:
+			word = c.Name + ":auto"
+		case c.Percent != 0:
 			word = fmt.Sprintf("%s:%d%%", c.Name, c.Percent)
 		}
 		if c.Sequential {

@@ -20,6 +20,7 @@ const (
 type limits struct {
 	capacity   int
 	percent    int   // of the parent's, which capacity follows; 0: it does not
+	auto       bool  // only shown; see Config
 	ceiling    int   // what rules can give at most; 0: anything
 	throttle   int64 // microseconds
 	sequential bool

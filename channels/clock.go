@@ -11,6 +11,16 @@ type clock struct {
 	now   int64 // how long it has been told, in microseconds: the steady clock
 	rest  time.Duration
 	drift int64 // between the two when that was last compared
+	// schedules are what windows mean at present, by the first of them: many channels may have the same.
+	schedules map[*Window]schedule
+}
+
+// schedule is which of some windows is in force, from when it was found out until another one may be,
+// in microseconds; changes is whether it will.
+type schedule struct {
+	window      *Window
+	from, until int64
+	changes     bool
 }
 
 // clockStep is by how much the clocks of the system have to be set for times that were computed to be
@@ -37,14 +47,31 @@ func (k *clock) stepped() bool {
 		return false
 	}
 	k.drift = drift
+	clear(k.schedules)
 	return true
+}
+
+// schedule returns that of some windows, of which there is at least one.
+func (k *clock) schedule(windows []Window) schedule {
+	s, ok := k.schedules[&windows[0]]
+	if ok && s.from <= k.wall && k.wall < s.until {
+		return s
+	}
+	now := time.UnixMicro(k.wall)
+	at, changes := nextChange(windows, now)
+	s = schedule{window: inForce(windows, now), from: k.wall, until: at.UnixMicro(), changes: changes}
+	if k.schedules == nil {
+		k.schedules = make(map[*Window]schedule)
+	}
+	k.schedules[&windows[0]] = s
+	return s
 }
 
 // wallAt returns when it will be that late by the steady clock, in microseconds.
 func (k *clock) wallAt(steady int64) int64 { return k.wall + steady - k.now }
 
-// Observe tells the time at which the changes that follow were seen. Fair shares count how long jobs
-// run; nothing else needs it. Next tells it, too.
+// Observe tells the time at which the changes that follow were seen: fair shares count how long jobs
+// run, and a status shows what windows and rates mean then. Next tells it, too.
 func (m *Manager) Observe(now time.Time) { m.clock.set(now) }
 
 // Observe is [Manager.Observe], for every tree.

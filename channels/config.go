@@ -16,6 +16,9 @@ type Config struct {
 	// Percent, if it is not 0, takes the place of Capacity: that much of the capacity that is in
 	// force for the parent, rounded down and at least 1. It follows the parent. Default: 0.
 	Percent int
+	// Auto says that the owner of the tree changes the capacity of root by Resize. Capacity, at least 1,
+	// is what it begins with. Only root can have it. Default: false.
+	Auto bool
 	// Sequential lets one job run after the other and stops at a failed one. It requires capacity
 	// 1.
 	Sequential bool
@@ -46,6 +49,10 @@ func (c Config) Validate() error {
 		return fail("a capacity in numbers and one in percent exclude each other")
 	case c.Percent != 0 && Normalize(c.Name) == rootName:
 		return fail("it has no parent of whose capacity it could have %d%%", c.Percent)
+	case c.Auto && Normalize(c.Name) != rootName:
+		return fail("only root can have the capacity auto")
+	case c.Auto && c.Capacity < 1:
+		return fail("auto begins with a capacity of at least 1")
 	case c.Sequential && c.Capacity != 1:
 		return fail("a sequential channel must have a capacity of 1")
 	case c.SequentialDefault && c.CapacityDefault != 1:
@@ -58,6 +65,7 @@ func (c Config) limits() limits {
 	return limits{
 		capacity:   c.Capacity,
 		percent:    c.Percent,
+		auto:       c.Auto,
 		ceiling:    c.ceiling,
 		throttle:   c.Throttle.Microseconds(),
 		sequential: c.Sequential,

@@ -296,11 +296,7 @@ func (e Explanation) sentence() string {
 	case ReasonPaused:
 		return fmt.Sprintf("%schannel %s is paused%s", waits, e.Channel, behind)
 	case ReasonChannelFull:
-		if e.Capacity < 0 {
-			return fmt.Sprintf("%schannel %s has a negative capacity and never runs a job", waits, e.Channel)
-		}
-		return fmt.Sprintf("%schannel %s is full (%d running, capacity %d)%s",
-			waits, e.Channel, e.Running, e.Capacity, behind)
+		return waits + e.taken(behind)
 	case ReasonThrottled:
 		return fmt.Sprintf("%schannel %s is throttled until %s%s", waits, e.Channel, until, behind)
 	case ReasonSequentialFailed:
@@ -333,6 +329,14 @@ func (e Explanation) sentence() string {
 	default:
 		return job + ": " + e.Reason.String()
 	}
+}
+
+// taken says that a channel has no slot left.
+func (e Explanation) taken(behind string) string {
+	if e.Capacity < 0 {
+		return fmt.Sprintf("channel %s has a negative capacity and never runs a job", e.Channel)
+	}
+	return fmt.Sprintf("channel %s is full (%d running, capacity %d)%s", e.Channel, e.Running, e.Capacity, behind)
 }
 
 // CountAhead says how many jobs go before this one: "2 jobs go".

@@ -66,6 +66,17 @@ func (m *Manager) occupy(c *channel, r *record, by int) {
 	}
 }
 
+// run adds a job to those that a channel and root have let pass, or takes it off.
+func (m *Manager) run(c *channel, r *record, by int) {
+	c.running += by
+	c.active += by
+	if m.shares != nil {
+		m.tally(c, r, by)
+		m.account(c, r, by)
+		c.toll(r, by)
+	}
+}
+
 // tally is what that means for the limits of its keys. When one is reached, or not any more, the queues
 // know at once; what else follows is left to turn.
 func (m *Manager) tally(c *channel, r *record, by int) {

@@ -342,8 +342,7 @@ func (m *Manager) put(r *record, s State) {
 	case s.Running():
 		r.location = inRunning
 		for c := own; c != nil; c = c.parent {
-			m.occupy(c, r, 1)
-			m.activate(c, r, 1)
+			m.run(c, r, 1)
 			top = c
 		}
 	case s == Failed:
@@ -370,8 +369,7 @@ func (m *Manager) take(r *record) {
 	switch {
 	case r.location == inRunning:
 		for c := own; c != nil; c = c.parent {
-			m.occupy(c, r, -1)
-			m.activate(c, r, -1)
+			m.run(c, r, -1)
 			top = c
 		}
 	case r.location == inFailed:

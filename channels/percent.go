@@ -14,11 +14,11 @@ func validatePercents(wanted map[string]Config) error {
 		if cfg.Percent == 0 {
 			continue
 		}
-		parent, _ := parentName(name)
+		parent := parentName(name)
 		of, configured := wanted[parent]
 		limited := of.Capacity != 0 || of.Percent != 0
 		if !configured {
-			above, _ := parentName(parent)
+			above := parentName(parent)
 			limited = parent == rootName || wanted[above].CapacityDefault != 0
 		}
 		if !limited {
@@ -28,14 +28,8 @@ func validatePercents(wanted map[string]Config) error {
 	return nil
 }
 
-// parentName returns the full name of the channel above, or reports false for root.
-func parentName(name string) (string, bool) {
-	i := strings.LastIndexByte(name, '.')
-	if i < 0 {
-		return "", false
-	}
-	return name[:i], true
-}
+// parentName returns the full name of the channel above; empty for root.
+func parentName(name string) string { return name[:max(0, strings.LastIndexByte(name, '.'))] }
 
 // part is the percentage of the parent's capacity that is in force, at least 1.
 func (c *channel) part() int {

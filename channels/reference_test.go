@@ -345,7 +345,7 @@ func (m *reference) recall(strict []*refChannel) {
 	}
 }
 
-// govern keeps the tokens of those channels that somebody needs.
+// govern keeps the tokens of those channels that jobs or the configuration need.
 func (m *reference) govern(rules map[string]Rules) {
 	m.rules, m.emptied = rules, m.steady
 	needed := m.needed()

@@ -2,7 +2,6 @@ package channels
 
 import (
 	"math"
-	"slices"
 	"time"
 )
 
@@ -42,6 +41,7 @@ func (m *Manager) Govern(rules func(channel string) Rules) {
 		back = m.gather() // what restricts, and what jobs occupy, may change
 	}
 	m.rules = rules
+	clear(m.clock.schedules)
 	m.resting.empty(m.clock.now)
 	for _, c := range m.root.tree(nil) {
 		m.govern(c)
@@ -191,10 +191,8 @@ func (m *Manager) tightened(c *channel) {
 
 // find finds the window that is in force at the time of the clock.
 func (g *ruling) find() {
-	now := time.UnixMicro(g.clock.wall)
-	g.window = inForce(g.Windows, now)
-	at, changes := nextChange(g.Windows, now)
-	g.until, g.changes = at.UnixMicro(), changes
+	s := g.clock.schedule(g.Windows)
+	g.window, g.until, g.changes = s.window, s.until, s.changes
 }
 
 // slots is how many jobs may run in the channel and below it now.
@@ -237,7 +235,7 @@ func (g *ruling) affords(c *channel, more int) bool {
 func (m *Manager) begin(r *record) {
 	for c := r.home.channel; c != nil; c = c.parent {
 		c.active++
-		m.engage(c, r, 1, -1)
+		m.pay(c, r, 1, -1)
 		if g := c.ruling; g != nil && g.Rate != nil {
 			g.bucket.refill(g.clock.now)
 			g.bucket.add(-1)
@@ -254,7 +252,7 @@ func (m *Manager) Refund(k Key) {
 		return
 	}
 	for c := r.home.channel; c != nil; c = c.parent {
-		m.engage(c, r, 0, 1)
+		m.pay(c, r, 0, 1)
 		if g := c.ruling; g != nil && g.Rate != nil {
 			g.bucket.refill(g.clock.now)
 			g.bucket.add(1)
@@ -319,13 +317,4 @@ func (f *Forest) Refund(k Key) {
 		m.Refund(k)
 		f.settle(f.trees[k.DB])
 	}
-}
-
-// Governed returns the channels that have rules, by full name, sorted.
-func (m *Manager) Governed() (names []string) {
-	for c := range m.governed {
-		names = append(names, c.name)
-	}
-	slices.Sort(names)
-	return names
 }

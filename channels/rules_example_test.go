@@ -10,13 +10,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// rulesDocument is where the examples are that the tests below have as they are written there.
-const rulesDocument = "../docs/policies-rates.md"
-
-// requireWritten compares with the document, in which lines are wrapped.
+// requireWritten compares with the document that has the examples, in which lines are wrapped.
 func requireWritten(t *testing.T, words string) {
 	t.Helper()
-	text, err := os.ReadFile(rulesDocument)
+	requireWrittenIn(t, "docs/policies-rates.md", words)
+}
+
+func requireWrittenIn(t *testing.T, document, words string) {
+	t.Helper()
+	text, err := os.ReadFile("../" + document)
 	require.NoError(t, err)
 	require.Contains(t, strings.Join(strings.Fields(string(text)), " "), words)
 }
@@ -213,6 +215,18 @@ func TestExampleOfPercent(t *testing.T) {
 		require.Equal(t, []int{want[0], want[1], want[1], want[0]}, slots[name], name)
 		requireWritten(t, fmt.Sprintf("| `%s` | %d | %d |", name, want[0], want[1]))
 	}
+}
+
+// TestExampleOfAuto: three servers with five jobs each, and then two.
+func TestExampleOfAuto(t *testing.T) {
+	m := NewManager()
+	require.NoError(t, m.Configure([]Config{{Name: "root", Capacity: 15, Auto: true}, {Name: "root.mail", Percent: 25}}))
+	requireWrittenIn(t, "docs/policies-servers.md", "| three that are up | 15 | 3 |")
+	require.Equal(t, 3, m.find("root.mail").slots())
+	m.Resize(10)
+	requireWrittenIn(t, "docs/policies-servers.md", "more than 30 seconds | 10 | 2 |")
+	require.Equal(t, 10, m.root.slots())
+	require.Equal(t, 2, m.find("root.mail").slots())
 }
 
 // TestExamplesOfClocks: the table of times around changes of the clocks.

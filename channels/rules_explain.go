@@ -83,13 +83,20 @@ func shortDuration(d time.Duration) string {
 		return "an hour"
 	case 24 * time.Hour:
 		return "a day"
+	default:
+		return d.String()
 	}
-	return d.String()
 }
 
 // describe fills in what the rules of a channel mean at present.
 func (g *ruling) describe(c *channel, s *Status) {
-	s.Window, s.WindowUntil, s.Windows, s.Rate = g.window, g.ends(), len(g.Windows) > 0, g.Rate
+	s.Windows, s.Rate = len(g.Windows) > 0, g.Rate
+	if shown := *g; s.Windows {
+		if shown.until <= g.clock.wall {
+			shown.find() // no pass has done so, because nothing may start, or another process leads
+		}
+		s.Window, s.WindowUntil = shown.window, shown.ends()
+	}
 	if g.Rate == nil {
 		return
 	}

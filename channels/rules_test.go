@@ -25,6 +25,7 @@ func TestGovernedManagerIsTheReference(t *testing.T) {
 			"configure":     s.configure,
 			"govern":        s.govern,
 			"share":         s.shareRates,
+			"resize":        s.resize,
 			"set":           s.set,
 			"set again":     s.set,
 			"set the same":  s.setSame,
@@ -61,8 +62,8 @@ var (
 	})
 )
 
-// govern gives some of the channels rules.
-func (s *governed) govern(t *rapid.T) {
+// drawRules gives some of the channels rules.
+func drawRules(t *rapid.T) map[string]Rules {
 	rules := make(map[string]Rules)
 	for _, name := range []string{"root", "root.A", "root.A.x", "root.B", "root.auto", "root.auto.deep", "root.S"} {
 		var r Rules
@@ -79,6 +80,11 @@ func (s *governed) govern(t *rapid.T) {
 			rules[name] = r
 		}
 	}
+	return rules
+}
+
+func (s *governed) govern(t *rapid.T) {
+	rules := drawRules(t)
 	s.m.Govern(func(channel string) Rules { return rules[channel] })
 	if s.ref.shares != nil {
 		s.ref.gather()
@@ -114,6 +120,11 @@ func (s *governed) configure(t *rapid.T) {
 			cfgs[i].Capacity, cfgs[i].Percent = 0, rapid.IntRange(1, 100).Draw(t, "part")
 		}
 	}
+	for i := range cfgs {
+		if cfgs[i].Name == "root" && cfgs[i].Capacity > 0 {
+			cfgs[i].Auto = rapid.Bool().Draw(t, "auto")
+		}
+	}
 	before := s.m.wanted
 	if s.m.Configure(cfgs) != nil {
 		return
@@ -122,6 +133,17 @@ func (s *governed) configure(t *rapid.T) {
 	if s.m.shares != nil && !maps.Equal(before, s.m.wanted) {
 		s.ref.gather()
 	}
+}
+
+// resize changes the capacity of root.
+func (s *governed) resize(t *rapid.T) {
+	if !s.m.wanted["root"].Auto || s.m.root.sequential {
+		t.Skip("its capacity does not change")
+	}
+	n := rapid.IntRange(1, 6).Draw(t, "capacity")
+	s.m.Resize(n)
+	s.ref.root.limits.capacity = n
+	s.ref.recall(s.ref.shift(false))
 }
 
 func (s *governed) next(t *rapid.T) {
@@ -179,6 +201,21 @@ func (s *governed) check(t *rapid.T) {
 	for j, state := range s.m.Jobs("") {
 		require.Equal(t, s.ref.jobs[j.Key].state, state)
 		s.checkExplanation(t, j.Key, state)
+	}
+}
+
+// BenchmarkWindows: a window that opens or closes for all of very many channels.
+func BenchmarkWindows(b *testing.B) {
+	m := NewManager()
+	windows := windowsOf(b, "0 mon-fri 08:00-20:00 Europe/Brussels", "1 sat,sun 08:00-20:00 Europe/Brussels")
+	m.Govern(func(string) Rules { return Rules{Windows: windows} })
+	for i := range 10_000 {
+		m.Set(Job{Key: Key{DB: fmt.Sprint("db", i/1000), UUID: fmt.Sprint(i)}, ID: int64(i), Channel: fmt.Sprintf("root.c%d", i)}, Started)
+	}
+	now := time.Date(2026, 7, 10, 0, 0, 0, 0, time.UTC)
+	for b.Loop() {
+		m.Next(now, 0)
+		now = m.Wakeup()
 	}
 }
 

@@ -132,8 +132,7 @@ func (m *Manager) recount() {
 				for c := r.home.channel; c != nil; c = c.parent {
 					m.tally(c, r, 1)
 					m.account(c, r, 1)
-					m.charge(c, r, 1)
-					m.engage(c, r, 1, 0)
+					c.toll(r, 1)
 				}
 				running--
 			}

@@ -40,6 +40,8 @@ type Status struct {
 	PausedUntil time.Time
 	// Percent is how much of its parent's capacity Capacity is; 0: it is a number.
 	Percent int
+	// Auto is whether Capacity is changed by Resize.
+	Auto bool
 	// Window is the window of a policy that is in force instead of Capacity, nil if none is.
 	// WindowUntil is when another one is in force, or none; zero if that does not change.
 	// Windows is whether there are any, open or not.
@@ -103,6 +105,7 @@ func (c *channel) status() Status {
 		Configured: c.configured,
 		Capacity:   c.capacity,
 		Percent:    c.percent,
+		Auto:       c.auto,
 		Sequential: c.sequential,
 		Throttle:   time.Duration(c.throttle) * time.Microsecond,
 		Paused:     c.paused,

@@ -133,19 +133,23 @@ func (m *Manager) charge(c *channel, r *record, by int) {
 	}
 }
 
-// activate counts a job among those that root has let pass, too, or takes it off.
-func (m *Manager) activate(c *channel, r *record, by int) {
-	c.active += by
-	m.engage(c, r, by, 0)
+// toll counts a job that runs for the rate of its database, or takes it off: how many more may pass stays
+// what it is.
+func (c *channel) toll(r *record, by int) {
+	if t := c.tollOf(r); t != nil {
+		t.running += by
+		t.toll.active += by
+	}
 }
 
-// engage is what that means for the rate of its database, to which it also gives tokens, or takes them.
-func (m *Manager) engage(c *channel, r *record, by, tokens int) {
+// pay gives tokens to the rate of the database of a job, or takes them, and counts the job among those that
+// root has let pass, too, or does not.
+func (m *Manager) pay(c *channel, r *record, active, tokens int) {
 	if m.shares == nil {
 		return
 	}
 	if t := c.tollOf(r); t != nil {
-		t.toll.active += by
+		t.toll.active += active
 		t.toll.bucket.refill(m.clock.now)
 		t.toll.bucket.add(tokens)
 		m.weigh(t)
@@ -280,8 +284,9 @@ func (c *channel) reservesTolls() bool {
 	return false
 }
 
-// shutFor returns a toll, of the channel or one above, without a token for a job that the jobs of its
-// database leave it in the queue of this channel; nil if none is. ahead is how many of these go before it.
+// shutFor returns a toll of the channel, or of one above, that has no token for a job in the queue of the
+// channel, after those of its database that go before it, and how many these are. It returns nil if
+// each has one.
 func (c *channel) shutFor(r *record) (t *tally, ahead int) {
 	if c.ready.shared == nil {
 		return nil, 0
@@ -325,7 +330,7 @@ func (c *channel) aheadInDatabase(r *record) (ahead int) {
 		return true
 	}
 	for _, k := range c.ready.shared.keys {
-		if len(k.free.items) > 0 && k.free.items[0].home.db == r.home.db || len(k.held.items) > 0 && k.held.items[0].home.db == r.home.db {
+		if k.len() > 0 && k.first().home.db == r.home.db {
 			explore(k.free.items, &budget, visit)
 			explore(k.held.items, &budget, visit)
 		}

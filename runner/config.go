@@ -217,6 +217,9 @@ func (c Config) validate() error {
 	if err := c.Server.Validate(); err != nil {
 		return fmt.Errorf("server: %w", err)
 	}
+	if err := c.validateAuto(); err != nil {
+		return err
+	}
 	return channels.NewManager().Configure(c.Channels)
 }
 

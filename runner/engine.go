@@ -51,6 +51,7 @@ type engine struct {
 	// rules is what policies say of channels, written down.
 	rules    string
 	setbacks setbacks
+	size     size
 	scanAt   time.Time
 	// releases are the jobs that may have left others waiting.
 	releases releases
@@ -131,6 +132,7 @@ func (e *engine) tick(now time.Time) {
 		e.pool.Refresh(e.ctx, now.UnixNano()/int64(targetsInterval)%5 == 0)
 		e.connections.queue.Remind(e.log())
 	}
+	e.resize(now)
 	e.expirePauses(now)
 	e.databases.release(now)
 	e.notes.countOdd(now)
@@ -244,6 +246,7 @@ func (e *engine) requeue(key channels.Key) {
 
 // configure puts a new configuration into force.
 func (e *engine) configure(cfg Config) error {
+	cfg.Channels = e.size.configure(cfg.Channels)
 	if err := e.databases.configure(cfg); err != nil {
 		return err
 	}
@@ -254,6 +257,7 @@ func (e *engine) configure(cfg Config) error {
 		e.setbacks.expire(time.Now())
 	}
 	e.pool.Reconfigured()
+	e.resizeNow(time.Now())
 	e.seats.limited = cfg.Server != upstream.Limits{}
 	e.targetsAt = time.Time{}
 	e.limit(cfg.Policies)

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
@@ -25,12 +26,13 @@ func (c Config) validateRules(p *policy.Policy) error {
 // govern puts into force what policies say of channels. Rates begin without tokens if anything of that
 // has changed, and go on if nothing has.
 func (e *engine) govern(policies []policy.Policy) {
-	said := ""
+	var b strings.Builder
 	for i := range policies {
 		if p := &policies[i]; len(p.Capacity) > 0 || p.PacesChannels() {
-			said += fmt.Sprintln(p, p.Capacity, p.Rate)
+			fmt.Fprintln(&b, p, p.Capacity, p.Rate)
 		}
 	}
+	said := b.String()
 	if said == e.rules {
 		return
 	}

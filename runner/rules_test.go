@@ -71,6 +71,46 @@ func TestOnlyAtNight(t *testing.T) {
 	})
 }
 
+// TestOnlyAtNightInOneDatabase: where each database has its own channels, a policy may name one of them.
+func TestOnlyAtNightInOneDatabase(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		for _, db := range []string{"a", "b"} {
+			b.AddDatabase(db)
+			b.SetChannels(db, channels.Config{Name: "root", Capacity: 4}, channels.Config{Name: "root.mail", Percent: 50})
+		}
+		cfg := b.perDatabase(10, "")
+		cfg.Policies = append(b.window("root", "0 daily 00:00-22:00 UTC"), b.rate("root", "1/h", 1)...)
+		cfg.Policies[0].Database, cfg.Policies[1].Database = "a", "b"
+		require.NoError(b, cfg.Validate())
+		b.start(cfg)
+		b.jobs("a", "", "a", 3)
+		b.jobs("b", "", "b", 3)
+		b.settle(2*time.Hour + time.Minute)
+		require.Zero(b, b.Count("a", channels.Done))
+		require.Equal(b, 2, b.Count("b", channels.Done))
+		b.settle(20 * time.Hour)
+		require.Equal(b, 3, b.Count("a", channels.Done))
+		cfg.DatabaseChannels, cfg.Channels = nil, nil
+		require.ErrorContains(b, cfg.Validate(), "policy root database a: capacity: the channels are those of all databases")
+	})
+}
+
+// TestStatusWhilePaused: what is shown follows the clock, also while nothing may start.
+func TestStatusWhilePaused(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		r := b.prod("root:9", func(cfg *runner.Config) {
+			cfg.Policies = b.window("root", "1 daily 00:00-02:00 UTC", "2 daily 02:00-04:00 UTC")
+		})
+		b.settle(time.Second)
+		require.Equal(b, 1, b.channel(r, "root").Window.Capacity)
+		b.control(r, runner.Pause{By: "operator"})
+		b.settle(3 * time.Hour)
+		st := b.channel(r, "root")
+		require.Equal(b, 2, st.Window.Capacity)
+		require.Equal(b, time.Date(2000, 1, 1, 4, 0, 0, 0, time.UTC), st.WindowUntil)
+	})
+}
+
 // channel returns the status of a channel.
 func (b *bench) channel(r *runner.Runner, name string) runner.ChannelStatus {
 	st, err := r.Status(b.Context())

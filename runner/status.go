@@ -2,7 +2,6 @@ package runner
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
@@ -70,8 +69,12 @@ func (s DatabaseState) String() string {
 
 // ParseDatabaseState returns the state of that name, and false if there is none.
 func ParseDatabaseState(name string) (DatabaseState, bool) {
-	i := slices.Index(databaseStateNames[:], name)
-	return DatabaseState(max(0, i)), i >= 0
+	for s := range DatabaseState(len(databaseStateNames)) {
+		if databaseStateNames[s] == name {
+			return s, true
+		}
+	}
+	return 0, false
 }
 
 // Status is what a runner is doing.

@@ -168,6 +168,8 @@ type Channel struct {
 	Running        int       `json:"running"`
 	Failed         int       `json:"failed"`
 	ThrottledUntil time.Time `json:"throttled_until,omitzero"`
+	// Auto is whether Capacity follows what the servers bear.
+	Auto bool `json:"capacity_auto,omitempty"`
 	// Percent is how much of the capacity of the channel above Capacity is.
 	Percent int `json:"capacity_percent,omitempty"`
 	// Window is what a policy puts in the place of Capacity at present.

@@ -94,6 +94,34 @@ func TestPolicyThatNeverCounts(t *testing.T) {
 	}
 }
 
+// What counts against the workers is the highest capacity of root at any time.
+func TestCapacityAtAnyTime(t *testing.T) {
+	for name, c := range map[string]struct {
+		windows []channels.Window
+		own     int
+		want    []string
+	}{
+		"own":           {nil, 3, nil},
+		"lower":         {[]channels.Window{{Capacity: 1}}, 3, nil},
+		"at night":      {[]channels.Window{{Capacity: 1}, {Capacity: 8}}, 3, []string{"capacity_above_workers"}},
+		"own is enough": {[]channels.Window{{Capacity: 1}}, 8, []string{"capacity_above_workers"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := runner.Config{Channels: []channels.Config{{Name: "root", Capacity: c.own}}}
+			if c.windows != nil {
+				cfg.Policies = []policy.Policy{{Channels: []string{"root*"}, Capacity: c.windows}}
+			}
+			e := &examination{subject: Subject{Config: cfg, Odoo: &odooconf.Config{Workers: 8}}}
+			e.capacity()
+			var codes []string
+			for _, f := range e.found {
+				codes = append(codes, f.Code)
+			}
+			require.Equal(t, c.want, codes)
+		})
+	}
+}
+
 // Whether jobs can be ended matters only where a policy ends some.
 func TestCancels(t *testing.T) {
 	limits := func(database string, cancel bool) policy.Policy {

@@ -277,9 +277,9 @@ func (m *Maintenance) limits(ctx context.Context) error {
 		return err
 	case err != nil:
 		m.warn("how many connections PostgreSQL allows is not known: " + err.Error())
-		return nil
+	default:
+		m.out.Limits(l)
 	}
-	m.out.Limits(l)
 	return nil
 }
 

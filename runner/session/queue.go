@@ -36,9 +36,10 @@ const (
 	Unknown
 	// Pressing: there is something to do.
 	Pressing
-
-	urgencies = int(Pressing) + 1
 )
+
+// urgencies is how many there are.
+const urgencies = int(Pressing) + 1
 
 // headStarts are how much longer a session may have waited before one that is more urgent does not go
 // first any more.

@@ -81,19 +81,38 @@ func TestReleaseOfLongLists(t *testing.T) {
 			require.NoError(t, s.release(t.Context(), nil))
 		}
 		require.Len(t, d.looked, 200)
+
+		d, s = releaserOf(8, nil)
+		d.takes = releaseShort
+		require.NoError(t, s.release(t.Context(), []release{{}}))
+		for len(s.dependents) > 0 {
+			require.NoError(t, s.release(t.Context(), nil))
+		}
+		require.Equal(t, []int{1, 2, 1, 2, 1, 1}, d.looked, "as many at a time as take just not too long")
 	})
+}
+
+// Where nothing waits, nothing is looked at.
+func TestReleaseOfNothing(t *testing.T) {
+	d, s := releaserOf(0, nil)
+	require.NoError(t, s.release(t.Context(), []release{{}}))
+	require.Empty(t, s.dependents)
+	require.Empty(t, d.looked)
 }
 
 // What cannot be released costs no connection, and keeps the others from nothing.
 func TestReleaseThatFails(t *testing.T) {
 	refused := errors.New("a trigger of the table's raises an exception")
 	for method, looked := range map[string][]int{"Dependents": nil, "Release": {1, 2, 4, 3}} {
+		core, logs := observer.New(zap.ErrorLevel)
 		d, s := releaserOf(10, map[string]error{method: refused})
+		s.config = func() Config { return Config{Logger: zap.New(core)} }
 		require.NoError(t, s.release(t.Context(), []release{{}}))
 		for len(s.dependents) > 0 {
 			require.NoError(t, s.release(t.Context(), nil))
 		}
 		require.Equal(t, looked, d.looked)
+		require.Equal(t, 1, logs.Len(), "it is said once for all of an order")
 		d.errs[method] = driver.ErrLost
 		require.ErrorIs(t, s.release(t.Context(), []release{{}}), driver.ErrLost)
 	}

@@ -87,20 +87,25 @@ func (s *Session) loop(ctx context.Context) error {
 		if err := s.execute(ctx, &o); err != nil {
 			return err
 		}
-		if len(o.releases) > 0 || len(s.dependents) > 0 {
-			if err := s.release(ctx, o.releases); err != nil {
-				return err
-			}
-		}
-		if o.sleep {
-			if err := s.sleep(ctx); err != nil {
-				return err
-			}
-		}
-		if err := s.attend(ctx); err != nil {
+		if err := s.finish(ctx, &o); err != nil {
 			return err
 		}
 	}
+}
+
+// finish does what comes after the orders about jobs.
+func (s *Session) finish(ctx context.Context, o *orders) error {
+	if len(o.releases) > 0 || len(s.dependents) > 0 {
+		if err := s.release(ctx, o.releases); err != nil {
+			return err
+		}
+	}
+	if o.sleep {
+		if err := s.sleep(ctx); err != nil {
+			return err
+		}
+	}
+	return s.attend(ctx)
 }
 
 // wait collects notifications, and blocks as long as there is nothing to do.

@@ -80,6 +80,7 @@ var caddyfileNames = map[string]string{
 	"Timeout.after":            "",
 	"Channel.capacity":         "",
 	"Channel.percent":          "",
+	"Channel.auto":             "",
 	"Channel.oca_capacity":     "",
 	"Limit.jobs":               "",
 	"Limit.per":                "",

@@ -65,11 +65,13 @@ RETURNING `
 const recentSQL = `p.date_done > now() AT TIME ZONE 'UTC' - $2::interval AND p.date_done < now() AT TIME ZONE 'UTC' + $2::interval`
 
 // releaseLimit is how long a look at several jobs may take, and releaseLimitOfOne one at a single job, or
-// the search for jobs. How long that is depends on others: on the length of their lists
-// of parents, on how many rows have one uuid, on the triggers of the table.
+// at what the done ones name. How long that is depends on others: on the length of their lists of parents,
+// on how many rows have one uuid, on the triggers of the table. waitingLimit is for the list of all that
+// wait, which grows only with their number.
 const (
 	releaseLimit      = time.Second
 	releaseLimitOfOne = 5 * time.Second
+	waitingLimit      = 25 * time.Second
 )
 
 // releaseSQL returns the statement, with the columns of a row.
@@ -89,11 +91,11 @@ func (s *session) Dependents(ctx context.Context, done []string) (ids []int64, e
 	case !s.generation.graphs():
 		return nil, nil
 	}
-	sql, args := waitingSQL, []any(nil)
+	sql, args, limit := waitingSQL, []any(nil), waitingLimit
 	if done != nil {
-		sql, args = dependentsSQL, []any{done}
+		sql, args, limit = dependentsSQL, []any{done}, releaseLimitOfOne
 	}
-	err = s.conn.Limited(ctx, releaseLimitOfOne, func() error {
+	err = s.conn.Limited(ctx, limit, func() error {
 		rows, err := s.conn.Query(ctx, s.generation.named(sql), args...)
 		if err == nil {
 			ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
