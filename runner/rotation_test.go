@@ -192,6 +192,31 @@ func TestNoInsertIsLost(t *testing.T) {
 	}
 }
 
+// TestLostDatabasesTakeTurns: what is written to a database that has lost its connection does not show, so
+// that it gets another one although nothing is known to be done there, and others always have jobs.
+func TestLostDatabasesTakeTurns(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("lost", "busy")
+		cfg := b.config("root:1")
+		cfg.Connections = runner.ConnectionsLeast
+		b.start(cfg)
+		b.settle(10 * time.Second)
+		first := b.one("lost", "first")
+		b.settle(20 * time.Second)
+		b.requireDone(first)
+		b.SetPlan(mock.Plan{RunFor: 3 * time.Second})
+		b.Fault("lost", func(f *mock.Faults) { f.OpenErr = errFault })
+		b.LoseSession("lost")
+		b.jobs("busy", "", "a", 2000)
+		b.settle(10 * time.Second)
+		b.Fault("lost", func(f *mock.Faults) { f.OpenErr = nil })
+		k := b.one("lost", "second")
+		b.settle(2 * time.Minute)
+		b.requireDone(k)
+		require.Positive(b, b.Count("busy", channels.Pending), "or this test does not test it")
+	})
+}
+
 // TestBusyDatabasesTakeTurns: more databases with jobs without end than connections. Those of all run,
 // and a job that takes long does not keep the others of its database from being started for long.
 func TestBusyDatabasesTakeTurns(t *testing.T) {
