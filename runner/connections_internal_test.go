@@ -15,7 +15,8 @@ import (
 func TestLimitOfConnections(t *testing.T) {
 	t.Parallel()
 	var cfg Config
-	c := &connections{config: func() Config { return cfg.withDefaults() }, operators: operators{limit: operatorsLimit}}
+	changed := func() Config { return cfg }
+	c := &connections{config: func() Config { return changed().withDefaults() }, operators: operators{limit: operatorsLimit}}
 	now := time.Now()
 	limit := func(l driver.Limits, leads, later time.Duration) int {
 		now = now.Add(later)

@@ -50,6 +50,8 @@ func TestDescribeLimit(t *testing.T) {
 		require.Equal(t, c.want, c.limit.describe(now), name)
 	}
 
+	require.Equal(t, "stuck", TimeoutStuck.String())
+	require.Equal(t, "invalid", (TimeoutStuck + 1).String())
 	require.Equal(t, TimeoutNone, (*limit)(nil).is())
 	require.Nil(t, (*limit)(nil).status(now))
 	require.Nil(t, (&limit{}).status(now))
