@@ -425,3 +425,25 @@ func TestSleepersAndTheCluster(t *testing.T) {
 		})
 	}
 }
+
+// TestThousandsOfDatabases: with few connections for very many databases, each of them is read as soon as
+// connecting takes, and then they sleep. One that gets a job wakes alone.
+func TestThousandsOfDatabases(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		const n = 1000
+		for i := range n {
+			b.AddDatabase(fmt.Sprintf("db%03d", i))
+		}
+		cfg := b.config("root:4")
+		cfg.Hibernate = &runner.Hibernate{After: 10 * time.Second, Check: time.Hour, MaxAwake: 50}
+		r := b.start(cfg)
+		b.settle(2 * time.Second) // connecting takes no time here
+		require.Equal(b, map[string]int{"asleep": n - 50, "ready": 50}, b.states(r))
+		b.settle(time.Minute)
+		require.Equal(b, map[string]int{"asleep": n}, b.states(r))
+		k := b.one("db500", "a")
+		b.settle(5 * time.Second)
+		b.requireRanOnce(k)
+		require.Equal(b, map[string]int{"asleep": n - 1, "ready": 1}, b.states(r))
+	})
+}
