@@ -244,6 +244,11 @@ func TestBusyDatabasesTakeTurns(t *testing.T) {
 		require.Equal(b, channels.Started, row.State)
 		require.Len(b, b.RunsOf(long), 1)
 		require.NotZero(b, b.states(r)["waiting"])
+		st, err := r.Status(b.Context())
+		require.NoError(b, err)
+		for _, db := range st.Databases { // what is inserted where nobody listens is in no count
+			require.Equal(b, db.State == runner.DatabaseWaiting, db.JobsUnknown, "%s is %s", db.Name, db.State)
+		}
 		ready := 0
 		for _, e := range b.logs.All() {
 			if strings.HasPrefix(e.Message, "queue job runner ready for db") {
