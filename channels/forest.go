@@ -20,6 +20,7 @@ type Forest struct {
 	stopped    map[string]struct{} // what Pause holds back, by full name
 	shares     Shares
 	watch      *stopwatch
+	gates      *gates
 	names      *allowance // of the trees of databases
 	capacities Capacities
 	running    int // in all trees
@@ -62,7 +63,7 @@ func (wakeupOrder) moved(t *tree, index int) { t.wakeIndex = index }
 
 // NewForest returns one tree for all databases, with the one channel "root" of capacity 1.
 func NewForest() *Forest {
-	f := &Forest{stopped: make(map[string]struct{}), watch: new(stopwatch)}
+	f := &Forest{stopped: make(map[string]struct{}), watch: new(stopwatch), gates: new(gates)}
 	f.shared = f.newManager()
 	return f
 }
@@ -81,7 +82,7 @@ func (f *Forest) Configure(cfgs []Config) error {
 	for _, t := range f.trees {
 		m.adopt(t.dbs[t.name])
 	}
-	*f = Forest{shared: m, shares: f.shares, watch: f.watch, stopped: f.stopped}
+	*f = Forest{shared: m, shares: f.shares, watch: f.watch, gates: f.gates, stopped: f.stopped}
 	return nil
 }
 
@@ -188,7 +189,7 @@ func (c Capacities) limited(db string, cfgs []Config) []Config {
 // newManager returns a tree that is held back where the others are.
 func (f *Forest) newManager() *Manager {
 	m := NewManager()
-	m.watch = f.watch
+	m.watch, m.gates = f.watch, f.gates
 	m.SetShares(f.shares)
 	for name := range f.stopped {
 		m.Pause(name, true)

@@ -169,6 +169,7 @@ func (f *Forest) Next(now time.Time, limit int) []Key {
 			t.turn = f.turns
 		}
 		f.settle(t)
+		f.regate()
 	}
 	return keys
 }

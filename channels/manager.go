@@ -18,6 +18,7 @@ type Manager struct {
 	names      *allowance
 	shares     Shares
 	watch      *stopwatch
+	gates      *gates
 	fair       int          // how many channels are shared fairly
 	turned     []*tally     // whose limits have just been reached, or are not any more
 	dirty      [][]*channel // by depth: the channels that can yield
@@ -33,6 +34,7 @@ func NewManager() *Manager {
 		stopped:    make(map[string]struct{}),
 		names:      newAllowance(),
 		watch:      new(stopwatch),
+		gates:      new(gates),
 	}
 }
 

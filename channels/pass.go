@@ -106,6 +106,7 @@ func (m *Manager) start(now int64, limit int) []Key {
 		r := m.yield(m.root, now)
 		r.location = inRunning
 		m.clockIn(r)
+		m.spend(r)
 		r.home.count(r.state, -1)
 		r.home.count(Enqueued, 1)
 		r.state = Enqueued

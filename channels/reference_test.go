@@ -15,6 +15,7 @@ type reference struct {
 	jobs      map[Key]*refJob
 	suspended map[string]bool
 	shares    Shares
+	rooms     map[string]Room
 }
 
 type refJob struct {
@@ -248,6 +249,9 @@ func (c *refChannel) run(now int64, limit int) []*refJob {
 		}
 		c.running[j] = true
 		jobs = append(jobs, j)
+		if c.parent == nil {
+			c.m.spend(j)
+		}
 		if c.limits.throttle != 0 {
 			c.pausedUntil = now + c.limits.throttle
 			break
