@@ -1,5 +1,7 @@
 package channels
 
+import "slices"
+
 // gates are what has to have room for a job beside its channels, servers for instance. All trees of a
 // [Forest] share them.
 type gates struct {
@@ -67,9 +69,9 @@ func (s *gates) set(rooms []Room) {
 // gateOf returns the gate of jobs with these shares, that of the deepest channel that has one; nil if
 // none has.
 func (m *Manager) gateOf(shares []level) *gate {
-	for i := len(shares) - 1; i >= 0; i-- {
-		if shares[i].Gate != "" {
-			return m.gates.get(shares[i].Gate)
+	for _, s := range slices.Backward(shares) {
+		if s.Gate != "" {
+			return m.gates.get(s.Gate)
 		}
 	}
 	return nil
