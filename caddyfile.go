@@ -66,6 +66,11 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			max_jobs <number>
 //			reserve  <number>
 //		}
+//		pool              <name> <address>... {
+//			workers  <number>
+//			max_jobs <number>
+//			reserve  <number>
+//		}
 //		policy            <glob>... {
 //			database <glob>
 //			function <glob>
@@ -78,6 +83,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			limit    <jobs> per database|company [burst]
 //			fair     database|company
 //			serialize identity_key
+//			pool     <name> [fallback]
+//			objective wait [<percent>%] <duration>
 //		}
 //		odoo_config       <file>
 //		driver            <name> {
@@ -93,8 +100,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		upgrade_gate
 //	}
 //
-// channel may be given any number of times, for different channels, and so may policy, of which the
-// first counts that matches.
+// channel may be given any number of times, for different channels, and so may pool, with different
+// names, and policy, of which the first counts that matches.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.Next() {
 		name := defaultName
@@ -132,6 +139,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"channels":             (*Runner).parseChannels,
 	"channel":              (*Runner).parseChannel,
 	"server":               (*Runner).parseServer,
+	"pool":                 (*Runner).parsePool,
 	"policy":               (*Runner).parsePolicy,
 	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,
@@ -149,7 +157,7 @@ func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
-		if option == "channel" || option == "policy" {
+		if option == "channel" || option == "policy" || option == "pool" {
 			delete(seen, option)
 		}
 		if err := checkOption(d, seen, "jobrunner"); err != nil {
@@ -248,7 +256,12 @@ func (r *Runner) parseUpstreams(d *caddyfile.Dispenser) error {
 	if len(r.Upstreams) == 0 {
 		return d.ArgErr()
 	}
-	for _, address := range r.Upstreams {
+	return checkUpstreams(d, r.Upstreams)
+}
+
+// checkUpstreams refuses addresses of servers that cannot be.
+func checkUpstreams(d *caddyfile.Dispenser, addresses []string) error {
+	for _, address := range addresses {
 		if hasPlaceholder(address) {
 			continue
 		}

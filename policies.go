@@ -51,6 +51,16 @@ type Policy struct {
 	// at a time, over all channels of the policy and what is below them. Jobs without one are not
 	// concerned. Default: this policy does not say so.
 	Serialize string `json:"serialize,omitempty"`
+
+	// The pool of servers that runs the jobs. That of the job's channel counts; where no policy names
+	// one for it, that of the channel above. Default: not by this policy; where none names a pool, the
+	// servers that belong to no pool.
+	Pool *PolicyPool `json:"pool,omitempty"`
+
+	// How long jobs may wait before they may use workers that are reserved to visitors. That of the job's
+	// channel counts; where no policy has one for it, that of the channel above. Default: not by this
+	// policy; where none has one, ten minutes for every job.
+	Objective *Objective `json:"objective,omitempty"`
 }
 
 // Timeout limits how long an attempt at a job may take, from when it was sent to Odoo, the time
@@ -91,6 +101,9 @@ func (p *Policy) config() policy.Policy {
 			Grace: time.Duration(t.Grace), Retry: t.Retry,
 		}
 	}
+	if o := p.Objective; o != nil {
+		out.Objective = &policy.Objective{Wait: time.Duration(o.Wait), Percent: o.Percent}
+	}
 	p.configShares(&out)
 	return out
 }
@@ -109,6 +122,11 @@ func (p *Policy) check() error {
 			checkDuration("warn", t.Warn, leastTimeout),
 			checkDuration("grace", t.Grace, leastTimeout),
 		); err != nil {
+			return fmt.Errorf("%s: %w", &cfg, err)
+		}
+	}
+	if o := p.Objective; o != nil {
+		if err := checkDuration("objective", o.Wait, leastTimeout); err != nil {
 			return fmt.Errorf("%s: %w", &cfg, err)
 		}
 	}
@@ -175,6 +193,8 @@ var policyOptions = map[string]func(*Policy, *caddyfile.Dispenser) error{
 	"limit":     (*Policy).parseLimit,
 	"fair":      (*Policy).parseFair,
 	"serialize": (*Policy).parseSerialize,
+	"pool":      (*Policy).parsePool,
+	"objective": (*Policy).parseObjective,
 }
 
 // parseTimeout reads: timeout <duration> { <what is done> }.

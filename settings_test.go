@@ -2,6 +2,7 @@ package jobrunner
 
 import (
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -12,12 +13,16 @@ import (
 
 // What the doctor shows as settings has everything that changes which jobs run.
 func TestSettingsOfPolicies(t *testing.T) {
-	r := Runner{Server: &Server{Workers: 8, MaxJobs: 5, Reserve: 2}}
+	r := Runner{
+		Server: &Server{Workers: 8, MaxJobs: 5, Reserve: 2},
+		Pools:  map[string]*Pool{"heavy": {Upstreams: []string{"10.0.0.7:8069"}, MaxJobs: 2}},
+	}
 	cfg := runner.Config{
 		Postgres: &pgx.ConnConfig{},
 		Policies: []policy.Policy{
 			{Channels: []string{"root"}, Limit: &policy.Limit{Jobs: 4, Per: policy.PerDatabase, Burst: true}, Fair: policy.PerCompany},
 			{Channels: []string{"root.*"}, Database: "prod_*", Fair: policy.PerDatabase, Serialize: policy.ByIdentityKey},
+			{Channels: []string{"root.export"}, Pool: &policy.Pool{Pool: "heavy", Fallback: true}, Objective: &policy.Objective{Wait: time.Minute}},
 		},
 		UpgradeGate: true, ReleaseDependents: true,
 	}
@@ -27,6 +32,8 @@ func TestSettingsOfPolicies(t *testing.T) {
 	}
 	for name, value := range map[string]string{
 		"server":                        "workers 8, max_jobs 5, reserve 2",
+		"pool heavy":                    "10.0.0.7:8069, max_jobs 2",
+		"policy root.export":            "pool heavy fallback, objective wait 100% 1m0s",
 		"policy root":                   "limit 4 per database burst, fair company",
 		"policy root.* database prod_*": "fair database, serialize identity_key",
 		"upgrade_gate":                  "on",

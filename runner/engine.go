@@ -71,6 +71,7 @@ func newEngine(config func() Config) *engine {
 		handover:   handover{turn: newTurn()},
 		setbacks:   setbacks{turn: newTurn()},
 	}
+	e.seats.configure(false, nil)
 	e.notes = &notes{config: config, tree: e.tree}
 	e.databases = newDatabases(config, e.tree, e.notes)
 	e.pool = upstream.New(func() upstream.Config { return config().upstream() }, poolReports{e},
@@ -167,10 +168,10 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	if e.tree.Pending() {
 		pass = now
 	}
-	if pass.IsZero() {
-		return next
+	if at := e.roomAt(pass, now); !at.IsZero() {
+		return timing.Earliest(next, at)
 	}
-	return timing.Earliest(next, e.roomAt(pass, now))
+	return next
 }
 
 // dispatchable reports whether jobs may be started at all.
@@ -203,7 +204,9 @@ func (e *engine) pass(now time.Time) {
 			continue
 		}
 		t := &task{phase: phaseClaiming, chosen: now}
-		e.seats.take(t)
+		if e.seats.limited {
+			e.rowOf(key).take(t)
+		}
 		e.tasks[key] = t
 		claims[db] = append(claims[db], key.UUID)
 	}
@@ -230,7 +233,7 @@ func (e *engine) configure(cfg Config) error {
 		e.setbacks.expire(time.Now())
 	}
 	e.pool.Reconfigured()
-	e.seats.limited = cfg.Server != upstream.Limits{}
+	e.seats.configure(cfg.Server != upstream.Limits{} || len(cfg.Pools) > 0, cfg.Policies)
 	e.targetsAt = time.Time{}
 	e.limit(cfg.Policies)
 	e.maint.Rediscover()
