@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/site"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
 
@@ -54,7 +55,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			max_capacity    <number>
 //			db_max_capacity <rules>
 //		}
-//		channel           <name> [<capacity>] {
+//		channel           <name> [<capacity>|<part>%|auto] {
 //			sequential
 //			throttle <duration>
 //			paused
@@ -85,10 +86,18 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			serialize identity_key
 //			pool     <name> [fallback]
 //			objective wait [<percent>%] <duration>
+//			capacity <jobs> <days> <from>-<to> <time zone>
+//			rate     <jobs>/s|m|h|d [burst <jobs>] [per database]
 //		}
 //		odoo_config       <file>
 //		driver            <name> {
 //			<options of the driver>
+//		}
+//		connections       <number>
+//		hibernate         <duration> {
+//			poll      <duration>
+//			check     <duration>
+//			max_awake <number>
 //		}
 //		discover_interval <duration>
 //		rescue_started_after <duration>
@@ -101,7 +110,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //	}
 //
 // channel may be given any number of times, for different channels, and so may pool, with different
-// names, and policy, of which the first counts that matches.
+// names, and policy, of which the first counts that matches. A policy may have several lines of
+// capacity.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.Next() {
 		name := defaultName
@@ -143,6 +153,8 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"policy":               (*Runner).parsePolicy,
 	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,
+	"connections":          (*Runner).parseConnections,
+	"hibernate":            (*Runner).parseHibernate,
 	"discover_interval":    (*Runner).parseDiscoverInterval,
 	"rescue_started_after": (*Runner).parseRescueStartedAfter,
 	"quarantine":           (*Runner).parseQuarantine,
@@ -417,7 +429,7 @@ func (r *Runner) addChannel(name string, c *Channel) error {
 	return nil
 }
 
-// parseChannel reads: channel <name> [<capacity>] { <limits> }.
+// parseChannel reads: channel <name> [<capacity>|<part>%|auto] { <limits> }.
 func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
 		return d.ArgErr()
@@ -429,17 +441,15 @@ func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 	if err := checkChannelName(name); err != nil {
 		return d.WrapErr(err)
 	}
-	capacity := 1
-	c := &Channel{Capacity: &capacity}
+	one := 1
+	c := &Channel{Capacity: &one}
 	if err := r.addChannel(name, c); err != nil {
 		return d.WrapErr(err)
 	}
 	if d.NextArg() {
-		n, err := parseCapacity(d.Val())
-		if err != nil {
+		if err := c.parseCapacity(d.Val()); err != nil {
 			return d.Errf("channel %s: %w", name, err)
 		}
-		capacity = n
 	}
 	if d.NextArg() {
 		return d.ArgErr()
@@ -503,6 +513,26 @@ func parseCapacity(s string) (int, error) {
 	return n, checkCapacity(n)
 }
 
+// parseCapacity reads a capacity, what part of that of the channel above it is (25%), or auto.
+func (c *Channel) parseCapacity(s string) error {
+	part, percent := strings.CutSuffix(s, "%")
+	n, err := strconv.Atoi(part)
+	switch {
+	case s == "auto":
+		c.Capacity, c.Auto = nil, true
+	case !percent:
+		if n, err = parseCapacity(s); err != nil {
+			return err
+		}
+		c.Capacity = &n
+	case err != nil || n < 1 || n > 100:
+		return fmt.Errorf("invalid capacity %q: a part of that of the channel above is 1%% to 100%%", s)
+	default:
+		c.Capacity, c.Percent = nil, n
+	}
+	return nil
+}
+
 // parseThrottle reads a duration; a bare number counts seconds, as in the
 // configuration string of OCA's runner.
 func parseThrottle(s string) (caddy.Duration, error) {
@@ -535,6 +565,11 @@ func (r *Runner) parseDriver(d *caddyfile.Dispenser) error {
 	}
 	r.DriverRaw = caddyconfig.JSONModuleObject(unm, "driver", name, nil)
 	return nil
+}
+
+func (r *Runner) parseConnections(d *caddyfile.Dispenser) (err error) {
+	r.Connections, err = parseNumber(d, runner.ConnectionsLeast)
+	return err
 }
 
 func (r *Runner) parseDiscoverInterval(d *caddyfile.Dispenser) (err error) {

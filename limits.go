@@ -20,6 +20,8 @@ import (
 const (
 	leastDiscoverInterval   = 500 * time.Millisecond
 	leastRescueStartedAfter = time.Second
+	leastHibernate          = 10 * time.Second
+	leastPoll               = 500 * time.Millisecond
 	leastShutdownTimeout    = time.Millisecond
 	leastThrottle           = time.Millisecond
 )
@@ -45,6 +47,7 @@ func (r *Runner) checkDurations() error {
 	return errors.Join(
 		checkDuration("discover_interval", r.DiscoverInterval, leastDiscoverInterval),
 		checkDuration("rescue_started_after", r.RescueStartedAfter, leastRescueStartedAfter),
+		r.Hibernate.check(),
 		checkDuration("shutdown_timeout", shutdown, leastShutdownTimeout),
 	)
 }
@@ -66,6 +69,10 @@ func (c *Channel) check(name string) error {
 		}
 	}
 	switch {
+	case c.Auto && (c.Capacity != nil || c.OCACapacity != nil || c.Percent != 0):
+		return fail("capacity, percent and auto exclude each other")
+	case c.Percent != 0 && (c.Capacity != nil || c.OCACapacity != nil):
+		return fail("capacity and percent exclude each other")
 	case c.OCACapacity != nil && *c.OCACapacity > 0:
 		return fail("oca_capacity %d: it is only for what a capacity of 0 or less means to OCA's runner; use capacity", *c.OCACapacity)
 	case c.CapacityDefault < 0:

@@ -170,13 +170,25 @@ type Runner struct {
 	// jobs run on all servers.
 	Pools map[string]*Pool `json:"pools,omitempty"`
 
-	// What holds for the jobs of some channels beyond the channels' limits: time limits, and
-	// how databases and companies share a channel. For each option, the first policy counts that
-	// matches a job and has the option. Default: none.
+	// What holds for the jobs of some channels beyond the channels' limits: time limits, how
+	// databases and companies share a channel, and when, and how often, jobs start. For each option,
+	// the first policy counts that matches a job and has the option. Default: none.
 	Policies []Policy `json:"policies,omitempty"`
 
 	// The task driver: the application whose jobs are run. Default: `odoo`.
 	DriverRaw json.RawMessage `json:"driver,omitempty" caddy:"namespace=jobrunner.drivers inline_key=driver"`
+
+	// How many connections to PostgreSQL the runner has at most, at least 3. One is for
+	// maintenance, an eighth of them, up to four, for those who list or change jobs, and each
+	// of the others for a database; if there are more databases, they take turns. Default: of
+	// what `max_connections` leaves to ordinary roles, and of what `CONNECTION LIMIT` allows
+	// the role, three quarters, or seven eighths less what others hold or have held in the
+	// last five minutes, whichever is the least.
+	Connections int `json:"connections,omitempty"`
+
+	// Closes the connections to databases that have nothing to do. Default: only if there are more
+	// databases than connections, to those that others need.
+	Hibernate *Hibernate `json:"hibernate,omitempty"`
 
 	// How often to look for new and dropped databases, at least `500ms`. Default:
 	// `30s`.
@@ -234,6 +246,16 @@ type Channel struct {
 	// How many jobs may run at once in the channel and in those below it, at least
 	// 1. Default: 1.
 	Capacity *int `json:"capacity,omitempty"`
+
+	// The capacity as a part of that of the channel above, in percent, 1 to 100, rounded down and at
+	// least one job. It follows what is in force there, a capacity of a policy included. Excludes
+	// `capacity`. Default: none.
+	Percent int `json:"percent,omitempty"`
+
+	// Makes the capacity of `root` the sum of what the Odoo servers bear that are up and not drained, by
+	// the limits of `server`. It follows when that has been another one for 30 seconds. Excludes
+	// `capacity`. Default: false.
+	Auto bool `json:"auto,omitempty"`
 
 	// What a capacity of 0 or less means to OCA's runner: 0 is without limit, a
 	// negative number is never. The Caddyfile's `channels` puts it here when it

@@ -43,7 +43,7 @@ type Policy struct {
 
 	// Between whom a channel is shared fairly: `database`, or `company`, which is each company of each
 	// database. Whose jobs have run for the least time goes first; priority and eta hold among the jobs
-	// of one. It counts where the channel is root, or has a capacity, a throttle or sequential.
+	// of one. It counts where the channel is root, or has a capacity, a rate, a throttle or sequential.
 	// Default: the order of all jobs decides.
 	Fair string `json:"fair,omitempty"`
 
@@ -61,6 +61,17 @@ type Policy struct {
 	// channel counts; where no policy has one for it, that of the channel above. Default: not by this
 	// policy; where none has one, ten minutes for every job.
 	Objective *Objective `json:"objective,omitempty"`
+	// How many jobs of a channel, with those below it, may run at once at certain times of the week.
+	// Of the windows in the list, the first counts that is open; while none is, the channel has its own
+	// capacity. What runs goes on. A policy with `database` can have it only where each database has
+	// its own channels. Default: none by this policy.
+	Capacity []CapacityWindow `json:"capacity,omitempty"`
+
+	// How many jobs of a channel, with those below it, may start in a time: all together, or those of
+	// each database. These are two options, of which a channel can have both. A policy with `database`
+	// can have a rate of all together only where each database has its own channels. Default: no limit
+	// by this policy.
+	Rate *Rate `json:"rate,omitempty"`
 }
 
 // Timeout limits how long an attempt at a job may take, from when it was sent to Odoo, the time
@@ -93,7 +104,7 @@ type Timeout struct {
 const leastTimeout = time.Second
 
 // config returns the policy as the engine takes it.
-func (p *Policy) config() policy.Policy {
+func (p *Policy) config() (policy.Policy, error) {
 	out := policy.Policy{Channels: p.Channels, Database: p.Database, Function: p.Function}
 	if t := p.Timeout; t != nil {
 		out.Timeout = &policy.Timeout{
@@ -105,32 +116,34 @@ func (p *Policy) config() policy.Policy {
 		out.Objective = &policy.Objective{Wait: time.Duration(o.Wait), Percent: o.Percent}
 	}
 	p.configShares(&out)
-	return out
+	return out, p.configRules(&out)
 }
 
 // check refuses what a policy may not be, however it was configured.
-func (p *Policy) check() error {
+func (p *Policy) check() (cfg policy.Policy, err error) {
 	for _, glob := range append([]string{p.Database, p.Function}, p.Channels...) {
 		if err := checkText("glob of a policy", glob); err != nil {
-			return err
+			return cfg, err
 		}
 	}
-	cfg := p.config()
+	if cfg, err = p.config(); err != nil {
+		return cfg, err
+	}
 	if t := p.Timeout; t != nil {
 		if err := errors.Join(
 			checkDuration("timeout", t.After, leastTimeout),
 			checkDuration("warn", t.Warn, leastTimeout),
 			checkDuration("grace", t.Grace, leastTimeout),
 		); err != nil {
-			return fmt.Errorf("%s: %w", &cfg, err)
+			return cfg, fmt.Errorf("%s: %w", &cfg, err)
 		}
 	}
 	if o := p.Objective; o != nil {
 		if err := checkDuration("objective", o.Wait, leastTimeout); err != nil {
-			return fmt.Errorf("%s: %w", &cfg, err)
+			return cfg, fmt.Errorf("%s: %w", &cfg, err)
 		}
 	}
-	return cfg.Validate()
+	return cfg, cfg.Validate()
 }
 
 // policies turns the list into what the engine takes.
@@ -142,10 +155,11 @@ func (r *Runner) policies() ([]policy.Policy, error) {
 		if p.Database, err = resolve("policy database", p.Database); err != nil {
 			return nil, fmt.Errorf("policies[%d]: %w", i, err)
 		}
-		if err := p.check(); err != nil {
+		cfg, err := p.check()
+		if err != nil {
 			return nil, fmt.Errorf("policies[%d]: %w", i, err)
 		}
-		list = append(list, p.config())
+		list = append(list, cfg)
 	}
 	return list, nil
 }
@@ -159,7 +173,7 @@ func (r *Runner) parsePolicy(d *caddyfile.Dispenser) error {
 	if err := parseOptions(d, "policy", "a policy", policyOptions, &p); err != nil {
 		return err
 	}
-	if err := p.check(); err != nil {
+	if _, err := p.check(); err != nil {
 		return d.WrapErr(err)
 	}
 	r.Policies = append(r.Policies, p)
@@ -174,6 +188,9 @@ func parseOptions[T any](d *caddyfile.Dispenser, block, kind string, options map
 		if err := checkOption(d, seen, block); err != nil {
 			return err
 		}
+		if repeated[d.Val()] {
+			delete(seen, d.Val())
+		}
 		parse, ok := options[d.Val()]
 		if !ok {
 			return d.Errf("unrecognized option of %s: %s%s", kind, d.Val(), known(options))
@@ -185,6 +202,9 @@ func parseOptions[T any](d *caddyfile.Dispenser, block, kind string, options map
 	return nil
 }
 
+// repeated are the options that a block may have several lines of.
+var repeated = map[string]bool{"capacity": true}
+
 // policyOptions are the options of a policy's block. A parser starts at the option's name.
 var policyOptions = map[string]func(*Policy, *caddyfile.Dispenser) error{
 	"database":  func(p *Policy, d *caddyfile.Dispenser) error { return parseString(d, &p.Database) },
@@ -195,6 +215,8 @@ var policyOptions = map[string]func(*Policy, *caddyfile.Dispenser) error{
 	"serialize": (*Policy).parseSerialize,
 	"pool":      (*Policy).parsePool,
 	"objective": (*Policy).parseObjective,
+	"capacity":  (*Policy).parseCapacity,
+	"rate":      (*Policy).parseRate,
 }
 
 // parseTimeout reads: timeout <duration> { <what is done> }.
@@ -207,7 +229,7 @@ func (p *Policy) parseTimeout(d *caddyfile.Dispenser) (err error) {
 	if err := parseOptions(d, "timeout", "timeout", timeoutOptions, t); err != nil {
 		return err
 	}
-	if err := p.check(); err != nil {
+	if _, err := p.check(); err != nil {
 		return d.WrapErr(err)
 	}
 	return nil

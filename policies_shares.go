@@ -45,7 +45,7 @@ func (p *Policy) parseWord(d *caddyfile.Dispenser, to *string) error {
 	if err := parseString(d, to); err != nil {
 		return err
 	}
-	if err := p.check(); err != nil {
+	if _, err := p.check(); err != nil {
 		return d.WrapErr(err)
 	}
 	return nil
@@ -62,7 +62,7 @@ func (p *Policy) parseLimit(d *caddyfile.Dispenser) (err error) {
 		return d.Errf("limit: %q is not a positive whole number", args[0])
 	}
 	p.Limit = l
-	if err := p.check(); err != nil {
+	if _, err := p.check(); err != nil {
 		return d.WrapErr(err)
 	}
 	return nil

@@ -150,7 +150,7 @@ func (p *Policy) parsePool(d *caddyfile.Dispenser) error {
 		return d.Err("pool: want the name of a pool, then fallback or nothing")
 	}
 	p.Pool = &PolicyPool{Name: args[0], Fallback: len(args) == 2}
-	if err := p.check(); err != nil {
+	if _, err := p.check(); err != nil {
 		return d.WrapErr(err)
 	}
 	return nil

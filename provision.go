@@ -53,6 +53,8 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 		return cfg, nil, err
 	}
 	cfg = runner.Config{
+		Connections:        r.Connections,
+		Hibernate:          r.Hibernate.config(),
 		DiscoverInterval:   time.Duration(r.DiscoverInterval),
 		ShutdownTimeout:    r.shutdownTimeout(),
 		RescueStartedAfter: time.Duration(r.RescueStartedAfter),
@@ -263,10 +265,14 @@ func (c *Channel) config(name string) channels.Config {
 		capacity = *c.OCACapacity
 	case c.Capacity != nil:
 		capacity = *c.Capacity
+	case c.Percent != 0:
+		capacity = 0
 	}
 	return channels.Config{
 		Name:              name,
 		Capacity:          capacity,
+		Percent:           c.Percent,
+		Auto:              c.Auto,
 		Sequential:        c.Sequential,
 		Throttle:          time.Duration(c.Throttle),
 		Paused:            c.Paused,

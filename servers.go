@@ -134,7 +134,7 @@ func (p *Policy) parseObjective(d *caddyfile.Dispenser) (err error) {
 	}
 	o.Wait = caddy.Duration(wait)
 	p.Objective = o
-	if err := p.check(); err != nil {
+	if _, err := p.check(); err != nil {
 		return d.WrapErr(err)
 	}
 	return nil

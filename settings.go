@@ -77,6 +77,12 @@ func (r *Runner) settings(cfg *runner.Config, odoo *odooconf.Config) []doctor.Se
 	}
 	source = from(len(r.Channels) > 0 || r.DatabaseChannels != nil, channelSources(cfg)...)
 	add(name, cmp.Or(value, "root:1"), source)
+	if cfg.Connections > 0 {
+		add("connections", strconv.Itoa(cfg.Connections), fromConfig)
+	}
+	if cfg.Hibernate != nil {
+		add("hibernate", cfg.Hibernate.String(), fromConfig)
+	}
 	add("discover_interval", cmp.Or(cfg.DiscoverInterval, runner.DiscoverIntervalDefault).String(), from(r.DiscoverInterval != 0))
 	if cfg.RescueStartedAfter > 0 {
 		add("rescue_started_after", cfg.RescueStartedAfter.String(), fromConfig)
@@ -134,6 +140,12 @@ func policyString(p *policy.Policy) string {
 	if o := p.Objective; o != nil {
 		options = append(options, fmt.Sprintf("objective wait %d%% %s", cmp.Or(o.Percent, 100), o.Wait))
 	}
+	for _, w := range p.Capacity {
+		options = append(options, "capacity "+w.String())
+	}
+	if p.Rate != nil {
+		options = append(options, "rate "+p.Rate.String())
+	}
 	return strings.Join(options, ", ")
 }
 
@@ -160,6 +172,12 @@ func channelString(cfgs []channels.Config) string {
 	words := make([]string, 0, len(cfgs))
 	for _, c := range cfgs {
 		word := fmt.Sprintf("%s:%d", c.Name, c.Capacity)
+		switch {
+		case c.Auto:
+			word = c.Name + ":auto"
+		case c.Percent != 0:
+			word = fmt.Sprintf("%s:%d%%", c.Name, c.Percent)
+		}
 		if c.Sequential {
 			word += ":sequential"
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
@@ -21,7 +22,14 @@ func TestSettingsOfPolicies(t *testing.T) {
 		Postgres: &pgx.ConnConfig{},
 		Policies: []policy.Policy{
 			{Channels: []string{"root"}, Limit: &policy.Limit{Jobs: 4, Per: policy.PerDatabase, Burst: true}, Fair: policy.PerCompany},
-			{Channels: []string{"root.*"}, Database: "prod_*", Fair: policy.PerDatabase, Serialize: policy.ByIdentityKey},
+			{
+				Channels: []string{"root.*"}, Database: "prod_*", Fair: policy.PerDatabase, Serialize: policy.ByIdentityKey,
+				Rate: &channels.Rate{Starts: 5, Period: time.Second, PerDatabase: true},
+			},
+			{
+				Channels: []string{"root.night"}, Rate: &channels.Rate{Starts: 100, Period: time.Hour, Burst: 20},
+				Capacity: []channels.Window{{Capacity: 1, Days: 1 << time.Saturday, To: 24 * 60, Zone: time.UTC}, {Days: 127, From: 8 * 60, To: 60, Zone: time.UTC}},
+			},
 			{Channels: []string{"root.export"}, Pool: &policy.Pool{Pool: "heavy", Fallback: true}, Objective: &policy.Objective{Wait: time.Minute}},
 		},
 		UpgradeGate: true, ReleaseDependents: true,
@@ -35,7 +43,8 @@ func TestSettingsOfPolicies(t *testing.T) {
 		"pool heavy":                    "10.0.0.7:8069, max_jobs 2",
 		"policy root.export":            "pool heavy fallback, objective wait 100% 1m0s",
 		"policy root":                   "limit 4 per database burst, fair company",
-		"policy root.* database prod_*": "fair database, serialize identity_key",
+		"policy root.* database prod_*": "fair database, serialize identity_key, rate 5/s per database",
+		"policy root.night":             "capacity 1 sat 00:00-24:00 UTC, capacity 0 daily 08:00-01:00 UTC, rate 100/h burst 20",
 		"upgrade_gate":                  "on",
 		"release_dependents":            "on",
 	} {

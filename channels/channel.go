@@ -19,6 +19,9 @@ const (
 // limits is what a channel's configuration means for the jobs that pass it.
 type limits struct {
 	capacity   int
+	percent    int   // of the parent's, which capacity follows; 0: it does not
+	auto       bool  // only shown; see Config
+	ceiling    int   // what rules can give at most; 0: anything
 	throttle   int64 // microseconds
 	sequential bool
 	paused     bool
@@ -34,16 +37,19 @@ type channel struct {
 
 	limits
 	configured bool
-	stopped    bool   // held back by Pause
-	defaults   limits // of children that are not configured
+	stopped    bool    // held back by Pause
+	defaults   limits  // of children that are not configured
+	ruling     *ruling // what rules mean for it; nil without
 
 	ready       queue
 	eta         heap[*record, etaOrder]
 	failed      heap[*record, readyOrder]
 	running     int                 // jobs from here or below that this channel has let pass
+	active      int                 // those of them that root has let pass, too
 	own         int                 // jobs whose own channel this is, wherever they are
 	pausedUntil int64               // end of the throttle pause in microseconds, 0: none
 	tallies     map[shareKey]*tally // of the keys with a limit that have jobs here or below
+	tolls       *tolls              // of the databases with a rate; nil if no policy has one for the channel
 
 	// What follows is derived from the above by settle.
 	timer      int64 // when the next pass has to check it
@@ -91,12 +97,12 @@ func (c *channel) hasCapacity() bool {
 	if c.paused || c.stopped || c.sequential && c.failed.len() > 0 {
 		return false
 	}
-	return c.capacity == 0 || c.running < c.capacity
+	return c.running < c.slots()
 }
 
 // canYield reports whether a pass would take a job out of the ready queue.
 func (c *channel) canYield() bool {
-	return !c.ready.empty() && c.pausedUntil == 0 && c.hasCapacity() && !c.heldBack()
+	return !c.ready.empty() && c.pausedUntil == 0 && c.hasCapacity() && !c.heldBack() && c.affords()
 }
 
 // heldBack reports whether a sequential channel waits for a job with an eta: only the one with the
@@ -150,6 +156,7 @@ func (m *Manager) channel(name string) *channel {
 		}
 		child := newChannel(c, segment)
 		_, child.stopped = m.stopped[child.name]
+		m.govern(child)
 		m.share(child)
 		return child
 	})
@@ -173,6 +180,8 @@ func (m *Manager) walk(name string, child func(*channel, string) *channel) *chan
 // this, channels made by a typing error would stay for ever.
 func (m *Manager) prune(c *channel) {
 	for c.parent != nil && !c.configured && c.own == 0 && len(c.children) == 0 {
+		m.ungovern(c)
+		m.restTolls(c)
 		delete(c.parent.children, c.segment)
 		c = c.parent
 	}

@@ -13,6 +13,12 @@ type Config struct {
 	// Capacity is the number of jobs that may run at once in the channel and below it. 0 is
 	// unlimited; a negative capacity never has room.
 	Capacity int
+	// Percent, if it is not 0, takes the place of Capacity: that much of the capacity that is in
+	// force for the parent, rounded down and at least 1. It follows the parent. Default: 0.
+	Percent int
+	// Auto says that the owner of the tree changes the capacity of root by Resize. Capacity, at least 1,
+	// is what it begins with. Only root can have it. Default: false.
+	Auto bool
 	// Sequential lets one job run after the other and stops at a failed one. It requires capacity
 	// 1.
 	Sequential bool
@@ -26,12 +32,27 @@ type Config struct {
 	CapacityDefault int
 	// SequentialDefault makes those children sequential. It requires CapacityDefault 1.
 	SequentialDefault bool
+
+	// ceiling bounds what rules may give; 0 does not.
+	ceiling int
 }
 
 // Validate reports what makes the configuration of a channel meaningless.
 func (c Config) Validate() error {
-	fail := func(problem string) error { return fmt.Errorf("channel %s: %s", Normalize(c.Name), problem) }
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("channel %s: %w", Normalize(c.Name), fmt.Errorf(format, args...))
+	}
 	switch {
+	case c.Percent < 0 || c.Percent > 100:
+		return fail("%d%% of the capacity of the channel above: it must be 1%% to 100%%", c.Percent)
+	case c.Percent != 0 && c.Capacity != 0:
+		return fail("a capacity in numbers and one in percent exclude each other")
+	case c.Percent != 0 && Normalize(c.Name) == rootName:
+		return fail("it has no parent of whose capacity it could have %d%%", c.Percent)
+	case c.Auto && Normalize(c.Name) != rootName:
+		return fail("only root can have the capacity auto")
+	case c.Auto && c.Capacity < 1:
+		return fail("auto begins with a capacity of at least 1")
 	case c.Sequential && c.Capacity != 1:
 		return fail("a sequential channel must have a capacity of 1")
 	case c.SequentialDefault && c.CapacityDefault != 1:
@@ -43,6 +64,9 @@ func (c Config) Validate() error {
 func (c Config) limits() limits {
 	return limits{
 		capacity:   c.Capacity,
+		percent:    c.Percent,
+		auto:       c.Auto,
+		ceiling:    c.ceiling,
 		throttle:   c.Throttle.Microseconds(),
 		sequential: c.Sequential,
 		paused:     c.Paused,

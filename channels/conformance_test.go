@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 	"testing"
 	"time"
@@ -277,6 +278,19 @@ func channelVectors(m *Manager) []channelVector {
 }
 
 // checkInvariants recomputes everything that is derived.
+// active counts the jobs that run in a channel and below it.
+func active(m *Manager, c *channel) (n int) {
+	for _, d := range m.dbs {
+		d.each(func(r *record) bool {
+			if name := r.home.channel.name; r.location == inRunning && (name == c.name || strings.HasPrefix(name, c.name+".")) {
+				n++
+			}
+			return true
+		})
+	}
+	return n
+}
+
 func checkInvariants(t require.TestingT, m *Manager) {
 	own, running := make(map[*channel]int), make(map[*channel]int)
 	queued, jobs := 0, 0
@@ -334,6 +348,7 @@ func checkInvariants(t require.TestingT, m *Manager) {
 	for _, c := range m.root.tree(nil) {
 		require.Equal(t, own[c], c.own, c.name)
 		require.Equal(t, running[c], c.running, c.name)
+		require.Equal(t, active(m, c), c.active, c.name)
 		queued -= c.ready.len() + c.eta.len() + c.failed.len()
 		checkChannel(t, m, c)
 		if c.timer != never {
@@ -388,6 +403,7 @@ func checkPlace(t require.TestingT, r *record, running map[*channel]int) {
 
 func checkChannel(t require.TestingT, m *Manager, c *channel) {
 	checkTallies(t, m, c)
+	checkTolls(t, m, c)
 	_, listed := m.configured[c]
 	require.Equal(t, listed, c.configured, c.name)
 	require.True(t, c.parent == nil || c.configured || c.own > 0 || len(c.children) > 0, "%s is useless", c.name)
@@ -408,15 +424,56 @@ func checkChannel(t require.TestingT, m *Manager, c *channel) {
 		require.Same(t, c, m.dirty[c.depth][c.dirtyIndex])
 	}
 	require.Equal(t, c.timer != never, c.timerIndex >= 0, c.name)
-	require.Equal(t, slowWake(c), c.wake, c.name)
+	require.Equal(t, slowWake(m, c), c.wake, c.name)
 	if c.parent != nil {
 		require.Equal(t, c.wake != never, c.wakeIndex >= 0, c.name)
 		require.Same(t, c, c.parent.children[c.segment])
 	}
 }
 
-// slowWake is docs/contract.md 2.6 without any heap.
-func slowWake(c *channel) int64 {
+// slowWake is docs/contract.md 2.6 without any heap, and then what rules and rates add to it.
+func slowWake(m *Manager, c *channel) int64 {
+	wake := ungovernedWake(m, c)
+	free := c.pausedUntil == 0 && c.hasCapacity()
+	if g := c.ruling; g != nil && free && g.Rate != nil {
+		switch due := slowDue(m, &g.bucket, c.running-c.active+1); {
+		case due <= m.clock.wall:
+		case c.ready.len() > 0:
+			wake = due // whatever comes up before cannot pass
+		case wake != never:
+			wake = max(wake, due)
+		}
+	}
+	if g := c.ruling; g != nil && len(g.Windows) > 0 {
+		if g.until <= m.clock.wall {
+			return min(wake, g.until) // a pass is due, which finds out what is in force
+		}
+		change, _ := nextChange(g.Windows, time.UnixMicro(m.clock.wall))
+		wake = min(wake, change.UnixMicro())
+	}
+	if c.tolls != nil && free {
+		for _, t := range c.tolls.of {
+			if t.toll.shut && len(t.waiting) > 0 {
+				wake = min(wake, slowDue(m, &t.toll.bucket, t.running-t.toll.active+1))
+			}
+		}
+	}
+	return wake
+}
+
+// slowDue returns when a bucket will have so many tokens, if none is taken.
+func slowDue(m *Manager, b *bucket, need int) int64 {
+	if need > b.rate.Burst {
+		return never
+	}
+	const horizon = 2 << 40 // microseconds, 25 days; a token takes a day at most
+	return m.clock.wall + int64(sort.Search(horizon, func(later int) bool {
+		since := m.clock.now + int64(later) - b.at
+		return since/86_400_000_000 > int64(need) || b.level+since*int64(b.rate.Starts) >= int64(need)*b.rate.Period.Microseconds()
+	}))
+}
+
+func ungovernedWake(m *Manager, c *channel) int64 {
 	switch {
 	case !c.hasCapacity():
 		return never
@@ -428,7 +485,7 @@ func slowWake(c *channel) int64 {
 		wake = min(wake, r.eta)
 	}
 	for child := range maps.Values(c.children) {
-		wake = min(wake, slowWake(child))
+		wake = min(wake, slowWake(m, child))
 	}
 	return wake
 }

@@ -48,6 +48,19 @@ func (m *Manager) Counts() []Count {
 	return merged(counts)
 }
 
+// Unfinished returns how many jobs of a database are pending, enqueued or started. Its cost grows with
+// the number of the channels that they name.
+func (m *Manager) Unfinished(db string) (n int) {
+	d := m.dbs[db]
+	if d == nil {
+		return 0
+	}
+	for _, h := range d.homes {
+		n += h.states[Pending] + h.states[Enqueued] + h.states[Started]
+	}
+	return n
+}
+
 // merged adds up neighbours of one channel: rows may name it with and without root.
 func merged(counts []Count) []Count {
 	out := counts[:0]

@@ -50,6 +50,12 @@ const (
 	// ReasonMaxCapacity: all databases together, each with its own tree, run as many jobs as they
 	// may (Capacity, Running).
 	ReasonMaxCapacity
+	// ReasonWindow: a window of a policy lets no further job of the channel run at this time (Policy,
+	// Window, Running, and Until if that will change).
+	ReasonWindow
+	// ReasonRate: too many jobs of the channel have started for the rate of a policy (Policy, Rate,
+	// Until).
+	ReasonRate
 )
 
 var reasonNames = [...]string{
@@ -70,6 +76,8 @@ var reasonNames = [...]string{
 	ReasonWithheld:         "channels_withheld",
 	ReasonDisplaced:        "channels_reread",
 	ReasonMaxCapacity:      "max_capacity",
+	ReasonWindow:           "capacity_window",
+	ReasonRate:             "rate",
 }
 
 // String returns the reason in lower case with underscores.
@@ -98,6 +106,11 @@ type Explanation struct {
 	AtLeast bool
 	// Capacity and Running are those of Channel. See Status.
 	Capacity, Running int
+	// Policy names the policy that says so.
+	Policy string
+	// Window is the one in force for Channel, and Rate its rate, if that is the reason.
+	Window *Window
+	Rate   *Rate
 	// Share is the limit that holds the job back, if one does.
 	Share *ShareUse
 	// Gate is the one that the job has to pass; see [Share].
@@ -121,7 +134,7 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 	}
 	own := r.home.channel
 	t := now.UnixMicro()
-	e := Explanation{Job: r.job(), State: r.state, Channel: own.name, Capacity: own.capacity, Running: own.running, Shared: r.home.shared}
+	e := Explanation{Job: r.job(), State: r.state, Channel: own.name, Capacity: own.shownCapacity(), Running: own.running, Shared: r.home.shared}
 	if r.home.gate != nil {
 		e.Gate = r.home.gate.name
 	}
@@ -152,10 +165,11 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 // holds fills in why channel c keeps a job that is in its queue, or would be after having passed
 // what is below. If c is root it always finds a reason.
 func (e *Explanation) holds(c *channel, r *record, now int64) bool {
-	e.Channel, e.Capacity, e.Running = c.name, c.capacity, c.running
+	e.Channel, e.Capacity, e.Running = c.name, c.shownCapacity(), c.running
 	var best, next *record
 	e.Ahead, e.AtLeast, best, next = c.competitors(r, now)
 	limit := c.limitOf(r)
+	toll, tollAhead := c.shutFor(r)
 	e.Turns = c.turns(r)
 	switch {
 	case c.paused, c.stopped:
@@ -166,7 +180,7 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 	case limit != nil && limit.Running >= limit.Limit:
 		e.limited(limit)
 	case !c.hasCapacity():
-		e.Reason = ReasonChannelFull
+		e.full(c)
 	case c.pausedUntil > now:
 		e.Reason = ReasonThrottled
 		e.Until = time.UnixMicro(c.pausedUntil).UTC()
@@ -178,9 +192,11 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.Reason = ReasonNoRoom
 	case limit != nil:
 		e.limited(limit)
-	case e.Turns != nil && c.capacity != 0 && e.Ahead+e.Turns.Before >= c.capacity-c.running:
-		e.Reason = ReasonBehind
-	case c.throttle != 0 && e.Ahead > 0, c.capacity != 0 && e.Ahead >= c.capacity-c.running:
+	case toll != nil:
+		e.tolled(toll, tollAhead, r.home.shares[toll.channel.depth].RateSource)
+	case !c.ruling.affords(c, 1+e.before()):
+		e.rated(c)
+	case c.throttle != 0 && e.Ahead > 0, e.before() >= c.slots()-c.running:
 		e.Reason = ReasonBehind
 	case c.parent == nil:
 		e.Reason = ReasonReady
@@ -188,6 +204,14 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		return false
 	}
 	return true
+}
+
+// before is how many jobs go before the job, as far as that is known.
+func (e *Explanation) before() int {
+	if e.Turns != nil {
+		return e.Ahead + e.Turns.Before
+	}
+	return e.Ahead
 }
 
 // competitors examines the jobs in the queue of c whose time has come, r included: how many of them
@@ -214,7 +238,7 @@ func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, be
 	}
 	explore(c.eta.items, &budget, func(o *record) bool {
 		if o.eta <= now {
-			if c.ready.shared != nil && c.held(o) {
+			if c.ready.shared != nil && (c.held(o) || c.tollShut(o)) {
 				return true
 			}
 			compete(o)
@@ -282,11 +306,7 @@ func (e Explanation) sentence() string {
 	case ReasonPaused:
 		return fmt.Sprintf("%schannel %s is paused%s", waits, e.Channel, behind)
 	case ReasonChannelFull:
-		if e.Capacity < 0 {
-			return fmt.Sprintf("%schannel %s has a negative capacity and never runs a job", waits, e.Channel)
-		}
-		return fmt.Sprintf("%schannel %s is full (%d running, capacity %d)%s",
-			waits, e.Channel, e.Running, e.Capacity, behind)
+		return waits + e.taken(behind)
 	case ReasonThrottled:
 		return fmt.Sprintf("%schannel %s is throttled until %s%s", waits, e.Channel, until, behind)
 	case ReasonSequentialFailed:
@@ -305,6 +325,10 @@ func (e Explanation) sentence() string {
 			return waits + "max_capacity is 0, so nothing runs in any database"
 		}
 		return fmt.Sprintf("%smax_capacity is reached (%d running in all databases, %d may)%s", waits, e.Running, e.Capacity, behind)
+	case ReasonWindow:
+		return waits + e.window() + behind
+	case ReasonRate:
+		return fmt.Sprintf("%s%s lets %s of channel %s start, and this one not before %s%s", waits, e.Policy, e.Rate.spell(), e.Channel, until, behind)
 	case ReasonLimit, ReasonSerialized:
 		return waits + e.Share.String() + behind
 	case ReasonNoRoom:
@@ -317,6 +341,14 @@ func (e Explanation) sentence() string {
 	default:
 		return job + ": " + e.Reason.String()
 	}
+}
+
+// taken says that a channel has no slot left.
+func (e Explanation) taken(behind string) string {
+	if e.Capacity < 0 {
+		return fmt.Sprintf("channel %s has a negative capacity and never runs a job", e.Channel)
+	}
+	return fmt.Sprintf("channel %s is full (%d running, capacity %d)%s", e.Channel, e.Running, e.Capacity, behind)
 }
 
 // CountAhead says how many jobs go before this one: "2 jobs go".

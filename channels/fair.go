@@ -5,26 +5,6 @@ import (
 	"time"
 )
 
-// stopwatch is the time as the owner of a tree has told it last. All trees of a [Forest] share one.
-type stopwatch struct {
-	first time.Time
-	now   int64 // microseconds since first, by the monotonic clock if the times have its reading
-}
-
-func (w *stopwatch) set(now time.Time) {
-	if w.first.IsZero() {
-		w.first = now
-	}
-	w.now = max(w.now, now.Sub(w.first).Microseconds())
-}
-
-// Observe tells the time at which the changes that follow were seen. Fair shares count how long jobs
-// run; nothing else needs it. Next tells it, too.
-func (m *Manager) Observe(now time.Time) { m.watch.set(now) }
-
-// Observe is [Manager.Observe], for every tree.
-func (f *Forest) Observe(now time.Time) { f.watch.set(now) }
-
 // Fair queueing by start times (Goyal, Vin and Cheng, 1996) decides whose turn it is: the lane that has
 // the earliest start, in virtual time, which is busy time that was used or is expected to be. When a
 // job starts, its lane is charged with the mean of what its jobs have taken, and when it ends, with the
@@ -94,7 +74,7 @@ type fairness struct {
 type charge struct {
 	lane   *lane
 	amount int64
-	began  int64 // when root let it pass, by the stopwatch; unbegun: not yet
+	began  int64 // when root let it pass, by the steady clock; unbegun: not yet
 }
 
 const unbegun = -1
@@ -179,7 +159,7 @@ func (m *Manager) account(c *channel, r *record, by int) {
 		}
 		ch := charge{lane: l, amount: max(amount, leastCharge), began: unbegun}
 		if r.location == inRunning {
-			ch.began = m.watch.now
+			ch.began = m.clock.now
 		}
 		q.fair.charges[r] = ch
 		l.running++
@@ -194,7 +174,7 @@ func (m *Manager) account(c *channel, r *record, by int) {
 	ch.lane.running--
 	took := int64(0)
 	if ch.began != unbegun {
-		took = max(m.watch.now-ch.began, leastCharge)
+		took = max(m.clock.now-ch.began, leastCharge)
 		ch.lane.mean = mean(ch.lane.mean, took)
 		q.fair.mean = mean(q.fair.mean, took)
 	}
@@ -219,7 +199,7 @@ func (m *Manager) clockIn(r *record) {
 	for c := r.home.channel; c != nil; c = c.parent {
 		if q := c.ready.shared; q != nil && q.fair != nil {
 			if ch, ok := q.fair.charges[r]; ok {
-				ch.began = m.watch.now
+				ch.began = m.clock.now
 				q.fair.charges[r] = ch
 			}
 		}

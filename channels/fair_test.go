@@ -387,8 +387,8 @@ func TestFairLanesAreForgotten(t *testing.T) {
 	require.Empty(t, m.root.ready.shared.fair.charges)
 }
 
-// TestFairIsConsistent plays random histories with fair shares and limits: what is derived is right, no
-// limit is exceeded by a start, and no slot stays free for a job that may start.
+// TestFairIsConsistent plays random histories with fair shares, limits, windows and rates: what is derived
+// is right, no limit is exceeded by a start, and no slot stays free for a job that may start.
 func TestFairIsConsistent(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -400,10 +400,14 @@ func TestFairIsConsistent(t *testing.T) {
 				if rapid.Bool().Draw(t, "without limit") {
 					list[i].share.Limit = 0
 				}
+				if rapid.IntRange(0, 3).Draw(t, "with rate") == 0 {
+					list[i].share.Rate = new(drawRate.Draw(t, "rate"))
+				}
 			}
 			s.m.SetShares(list)
 			s.ref.shares = list
 		}
+		s.m.Next(time.Unix(s.now, 0), 0)
 		share(t)
 		t.Repeat(map[string]func(*rapid.T){
 			"": func(t *rapid.T) {
@@ -414,6 +418,10 @@ func TestFairIsConsistent(t *testing.T) {
 			},
 			"configure": func(t *rapid.T) { require.NoError(t, s.m.Configure(drawConfigs.Draw(t, "configuration"))) },
 			"share":     share,
+			"govern": func(t *rapid.T) {
+				rules := drawRules(t)
+				s.m.Govern(func(channel string) Rules { return rules[channel] })
+			},
 			"set": func(t *rapid.T) {
 				j := Job{
 					Key:     Key{DB: drawDB.Draw(t, "db"), UUID: drawUUID.Draw(t, "uuid")},

@@ -19,9 +19,10 @@ type Forest struct {
 
 	stopped    map[string]struct{} // what Pause holds back, by full name
 	shares     Shares
-	watch      *stopwatch
 	gates      *gates
 	names      *allowance // of the trees of databases
+	clock      *clock
+	rules      func(db, channel string) Rules // nil: there are none
 	capacities Capacities
 	running    int // in all trees
 	now        int64
@@ -63,8 +64,8 @@ func (wakeupOrder) moved(t *tree, index int) { t.wakeIndex = index }
 
 // NewForest returns one tree for all databases, with the one channel "root" of capacity 1.
 func NewForest() *Forest {
-	f := &Forest{stopped: make(map[string]struct{}), watch: new(stopwatch), gates: new(gates)}
-	f.shared = f.newManager()
+	f := &Forest{stopped: make(map[string]struct{}), clock: new(clock), gates: new(gates)}
+	f.shared = f.newManager("")
 	return f
 }
 
@@ -75,14 +76,14 @@ func (f *Forest) Configure(cfgs []Config) error {
 	if f.shared != nil {
 		return f.shared.Configure(cfgs)
 	}
-	m := f.newManager()
+	m := f.newManager("")
 	if err := m.Configure(cfgs); err != nil {
 		return err
 	}
 	for _, t := range f.trees {
 		m.adopt(t.dbs[t.name])
 	}
-	*f = Forest{shared: m, shares: f.shares, watch: f.watch, gates: f.gates, stopped: f.stopped}
+	*f = Forest{shared: m, shares: f.shares, stopped: f.stopped, clock: f.clock, gates: f.gates, rules: f.rules}
 	return nil
 }
 
@@ -176,6 +177,7 @@ func (c Capacities) limited(db string, cfgs []Config) []Config {
 		cfgs = append(cfgs, Config{Name: rootName})
 	}
 	root := &cfgs[i]
+	root.ceiling = max(c.Of(db), 0)
 	switch limit := c.Of(db); {
 	case limit <= 0:
 		root.Paused = true
@@ -186,10 +188,12 @@ func (c Capacities) limited(db string, cfgs []Config) []Config {
 	return cfgs
 }
 
-// newManager returns a tree that is held back where the others are.
-func (f *Forest) newManager() *Manager {
+// newManager returns a tree that is held back where the others are, and has their rules. db is empty
+// for one of all databases.
+func (f *Forest) newManager(db string) *Manager {
 	m := NewManager()
-	m.watch, m.gates = f.watch, f.gates
+	m.clock, m.gates = f.clock, f.gates
+	f.govern(m, db)
 	m.SetShares(f.shares)
 	for name := range f.stopped {
 		m.Pause(name, true)
@@ -201,7 +205,7 @@ func (f *Forest) newManager() *Manager {
 func (f *Forest) ensureTree(db string) *tree {
 	t := f.trees[db]
 	if t == nil {
-		m := f.newManager()
+		m := f.newManager(db)
 		m.names = f.names
 		t = &tree{Manager: m, name: db, withheld: true, wakeup: never, readyIndex: -1, wakeIndex: -1}
 		_ = t.Configure(f.capacities.limited(db, nil)) // one channel without a mistake

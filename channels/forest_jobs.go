@@ -150,7 +150,7 @@ func (f *Forest) Next(now time.Time, limit int) []Key {
 	if f.shared != nil {
 		return f.shared.Next(now, limit)
 	}
-	f.Observe(now)
+	f.advanceClock(now)
 	f.now = now.UnixMicro()
 	for f.wakes.len() > 0 && f.wakes.first().wakeup <= f.now {
 		f.settle(f.wakes.first())
@@ -228,6 +228,15 @@ func (f *Forest) Counts() []Count {
 		counts = append(counts, f.trees[db].Counts()...)
 	}
 	return counts
+}
+
+// Unfinished is [Manager.Unfinished].
+func (f *Forest) Unfinished(db string) int {
+	m := f.find(db)
+	if m == nil {
+		return 0
+	}
+	return m.Unfinished(db)
 }
 
 // Channel returns one channel, as jobs of a database have it, or reports false for one that does

@@ -12,6 +12,7 @@ type tally struct {
 	limit   int
 	burst   bool
 	running int
+	toll    *toll     // nil: it is a limit
 	waiting []waiting // in the queues that it decides about: that of its channel, and those below
 }
 
@@ -21,7 +22,20 @@ type waiting struct {
 	hurdle int
 }
 
-func (t *tally) reached() bool { return t.running >= t.limit }
+func (t *tally) reached() bool {
+	if t.toll != nil {
+		return t.toll.shut
+	}
+	return t.running >= t.limit
+}
+
+// room is how many more jobs may pass.
+func (t *tally) room() int {
+	if t.toll != nil {
+		return t.toll.tokens(t)
+	}
+	return t.limit - t.running
+}
 
 // tallyOf returns the tally of a job in a channel that is its own or above; nil if it has no limit
 // there.
@@ -48,6 +62,18 @@ func (m *Manager) occupy(c *channel, r *record, by int) {
 	if m.shares != nil {
 		m.tally(c, r, by)
 		m.account(c, r, by)
+		m.charge(c, r, by)
+	}
+}
+
+// run adds a job to those that a channel and root have let pass, or takes it off.
+func (m *Manager) run(c *channel, r *record, by int) {
+	c.running += by
+	c.active += by
+	if m.shares != nil {
+		m.tally(c, r, by)
+		m.account(c, r, by)
+		c.toll(r, by)
 	}
 }
 
@@ -84,6 +110,11 @@ func (k *keyQueue) count(t *tally, room int) {
 }
 
 func (t *tally) join(k *keyQueue) {
+	if t.toll != nil {
+		m := t.channel.tolls.m
+		m.weigh(t) // while none waited, no pass came for a token
+		defer m.schedule(t)
+	}
 	k.hurdles = append(k.hurdles, hurdle{tally: t, at: len(t.waiting)})
 	t.waiting = append(t.waiting, waiting{queue: k, hurdle: len(k.hurdles) - 1})
 	if t.reached() {
@@ -103,6 +134,10 @@ func (t *tally) leave(k *keyQueue, at int) {
 
 // forget drops a tally that counts nothing and decides about nothing.
 func (t *tally) forget() {
+	if t.toll != nil {
+		t.channel.tolls.m.schedule(t)
+		return
+	}
 	if t.running == 0 && len(t.waiting) == 0 {
 		delete(t.channel.tallies, t.key)
 	}
@@ -121,6 +156,9 @@ func (m *Manager) turn() {
 				m.sendBack(k)
 			}
 			m.settle(k.queue.channel, k.queue.channel)
+		}
+		if t.toll != nil {
+			m.settle(t.channel, t.channel) // whose timer it is
 		}
 	}
 }
@@ -277,7 +315,7 @@ func (k *keyQueue) room() int {
 	room := maxRoom
 	for _, g := range k.hurdles {
 		if !g.tally.burst {
-			room = min(room, g.tally.limit-g.tally.running)
+			room = min(room, g.tally.room())
 		}
 	}
 	return max(room, 0)

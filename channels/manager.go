@@ -16,13 +16,19 @@ type Manager struct {
 	stopped    map[string]struct{} // the channels that Pause holds back, by full name
 	wanted     map[string]Config   // what Configure was given last, by full name
 	names      *allowance
+	clock      *clock
+	rules      func(channel string) Rules // nil: there are none
+	governed   map[*channel]struct{}      // the channels that have rules
+	resting    resting                    // of channels that have gone
+	percents   int                        // how many channels have a part of their parents' capacity
 	shares     Shares
-	watch      *stopwatch
 	gates      *gates
-	fair       int          // how many channels are shared fairly
-	turned     []*tally     // whose limits have just been reached, or are not any more
-	dirty      [][]*channel // by depth: the channels that can yield
-	dirtyCount int          // how many these are
+	// tollsResting are those of the databases in channels that have gone.
+	tollsResting resting
+	fair         int          // how many channels are shared fairly
+	turned       []*tally     // whose limits have just been reached, or are not any more
+	dirty        [][]*channel // by depth: the channels that can yield
+	dirtyCount   int          // how many these are
 }
 
 // NewManager returns a Manager without jobs and with the one channel "root", which has capacity 1.
@@ -33,8 +39,9 @@ func NewManager() *Manager {
 		configured: make(map[*channel]struct{}),
 		stopped:    make(map[string]struct{}),
 		names:      newAllowance(),
-		watch:      new(stopwatch),
 		gates:      new(gates),
+		clock:      new(clock),
+		governed:   make(map[*channel]struct{}),
 	}
 }
 
@@ -337,7 +344,7 @@ func (m *Manager) put(r *record, s State) {
 	case s.Running():
 		r.location = inRunning
 		for c := own; c != nil; c = c.parent {
-			m.occupy(c, r, 1)
+			m.run(c, r, 1)
 			top = c
 		}
 	case s == Failed:
@@ -364,7 +371,7 @@ func (m *Manager) take(r *record) {
 	switch {
 	case r.location == inRunning:
 		for c := own; c != nil; c = c.parent {
-			m.occupy(c, r, -1)
+			m.run(c, r, -1)
 			top = c
 		}
 	case r.location == inFailed:

@@ -14,7 +14,7 @@ import (
 // were a little earlier, and Wakeup asks for the next one.
 func (m *Manager) Next(now time.Time, limit int) []Key {
 	due := dueLimit
-	m.Observe(now)
+	m.advanceClock(now)
 	return m.next(now, limit, &due)
 }
 
@@ -66,8 +66,11 @@ func (m *Manager) Wakeup() time.Time {
 	return time.UnixMicro(m.root.wake).UTC()
 }
 
-// expire ends a throttle pause that is over and makes the jobs ready whose eta has come.
+// expire ends a throttle pause that is over, opens and shuts windows, and makes the jobs ready whose
+// eta has come.
 func (m *Manager) expire(c *channel, now int64, due *int) {
+	m.reopen(c)
+	m.openTolls(c)
 	if c.pausedUntil <= now {
 		c.pausedUntil = 0
 	}
@@ -105,6 +108,7 @@ func (m *Manager) start(now int64, limit int) []Key {
 	for m.root.canYield() && (limit <= 0 || len(keys) < limit) {
 		r := m.yield(m.root, now)
 		r.location = inRunning
+		m.begin(r)
 		m.clockIn(r)
 		m.spend(r)
 		r.home.count(r.state, -1)
@@ -166,6 +170,10 @@ func (m *Manager) derive(c *channel) (changed bool) {
 	if c.pausedUntil != 0 {
 		timer = c.pausedUntil // even without capacity: the pause has to end
 	}
+	if c.ruling != nil {
+		timer, wake = c.ruling.times(c, timer, wake)
+	}
+	timer, wake = c.tolls.times(c, timer, wake)
 	if timer != c.timer {
 		c.timer = timer
 		arrange(&m.timers, c, c.timerIndex, timer != never)

@@ -24,6 +24,7 @@ func (m *Manager) Configure(cfgs []Config) error {
 		errs = append(errs, cfg.Validate())
 		wanted[name] = cfg
 	}
+	errs = append(errs, validatePercents(wanted))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -44,6 +45,7 @@ func (m *Manager) Configure(cfgs []Config) error {
 			}
 		}
 	}
+	m.portions(changed)
 	m.recall(changed)
 	for c := range changed {
 		m.settle(c, c)
@@ -68,10 +70,14 @@ func (m *Manager) reconfigure(wanted map[string]Config) map[*channel]struct{} {
 		c.configured, c.defaults = false, limits{}
 	}
 	m.configured = make(map[*channel]struct{}, len(wanted))
+	m.percents = 0
 	for name, cfg := range wanted {
 		c := m.channel(name)
 		c.configured, c.defaults = true, cfg.defaults()
 		m.configured[c] = struct{}{}
+		if cfg.Percent != 0 {
+			m.percents++
+		}
 		touched[c] = struct{}{}
 	}
 	touched[m.root] = struct{}{}
@@ -82,6 +88,9 @@ func (m *Manager) relimit(c *channel, cfg Config, changed map[*channel]limits) {
 	wanted := c.unconfigured()
 	if c.configured {
 		wanted = cfg.limits()
+	}
+	if wanted.percent != 0 {
+		wanted.capacity = c.capacity // portions finds out the new one
 	}
 	if c.limits == wanted {
 		return
@@ -148,7 +157,7 @@ func (c *channel) stricter(old limits) bool {
 	return c.paused && !old.paused ||
 		c.sequential && !old.sequential ||
 		c.throttle > old.throttle ||
-		c.capacity != 0 && c.running > c.capacity
+		c.running > c.slots()
 }
 
 // hasPassed reports whether a job in a ready queue has passed one of the channels.

@@ -44,23 +44,31 @@ type Share struct {
 	Gate string
 	// Source names the limit in explanations.
 	Source string
+	// Rate limits how many jobs of the database start in a time. Others pass those that wait for it.
+	// Default: nil, it is not limited. RateSource names it in explanations.
+	Rate       *Rate
+	RateSource string
 }
 
 // Shares says which share the jobs of a database have in a channel. Its answers must not change.
 type Shares interface {
 	// Share returns it, by the full name of the channel; the zero value if there is none.
 	Share(channel, db string) Share
-	// Shared reports whether jobs of any database may have one.
+	// Shared reports whether jobs of any database may have one with Limit or Rate.
 	Shared(channel string) bool
 	// Fair reports whether jobs of any database may have one with Fair.
 	Fair(channel string) bool
 }
 
 // SetShares replaces all shares, at any time; nil means that there are none. No job is lost, and
-// what runs stays counted. Jobs that wait above their own channel go back to it. It visits every
-// job.
+// what runs stays counted. Jobs that wait above their own channel go back to it. Rates begin without
+// tokens. It visits every job.
 func (m *Manager) SetShares(s Shares) {
 	back := m.gather()
+	for _, c := range m.root.tree(nil) {
+		c.tolls = nil
+	}
+	m.tollsResting.empty(m.clock.now)
 	m.shares = s
 	m.scatter(back)
 }
@@ -81,6 +89,7 @@ func (m *Manager) gather() map[*channel][]*record {
 		}
 		c.ready.shared, c.tallies = nil, nil
 	}
+	m.gatherTolls()
 	m.fair = 0
 	m.turned = m.turned[:0]
 	return back
@@ -126,6 +135,7 @@ func (m *Manager) recount() {
 				for c := r.home.channel; c != nil; c = c.parent {
 					m.tally(c, r, 1)
 					m.account(c, r, 1)
+					c.toll(r, 1)
 				}
 				running--
 			}
@@ -141,8 +151,12 @@ func (m *Manager) share(c *channel) {
 		return
 	}
 	scarce := c.parent == nil || c.restricts()
-	if scarce || m.shares.Shared(c.name) {
+	shared := m.shares.Shared(c.name)
+	if scarce || shared {
 		c.ready.shared = newSharedQueue(c)
+	}
+	if shared && c.tolls == nil {
+		c.tolls = &tolls{m: m, many: tollsFirst}
 	}
 	if scarce && m.shares.Fair(c.name) {
 		c.ready.shared.fair = newFairness()
@@ -150,8 +164,12 @@ func (m *Manager) share(c *channel) {
 	}
 }
 
-// restricts reports whether a channel by its limits may keep jobs that others would let pass.
-func (l *limits) restricts() bool { return l.capacity != 0 || l.throttle != 0 || l.sequential }
+// restricts reports whether a channel by its limits, or rules, may keep jobs that others would let pass.
+func (c *channel) restricts() bool { return c.holds() || c.throttle != 0 || c.sequential }
+
+// holds reports whether what a job occupies that the channel has let pass may be missing to others: a
+// slot, or a token. It must not change while jobs have passed, unless by gather.
+func (c *channel) holds() bool { return c.capacity != 0 || c.ruling != nil }
 
 // level is what shares mean for the jobs of one home in one of the channels from root to its own.
 type level struct {
@@ -174,6 +192,9 @@ func (m *Manager) sharesOf(h *home) []level {
 	for i := range levels {
 		if levels[i].Limit > 0 {
 			grain = max(grain, levels[i].Per)
+		}
+		if levels[i].Rate != nil {
+			grain = max(grain, PerDatabase)
 		}
 		levels[i].grain = max(grain, levels[i].Fair)
 	}
@@ -235,7 +256,7 @@ type keyQueue struct {
 	queue *sharedQueue
 	key   shareKey
 	lane  *lane
-	// held are the jobs that occupy slots of channels with a capacity further down, free the others.
+	// held are the jobs that occupy slots, or tokens, of channels further down, free the others.
 	free, held heap[*record, readyOrder]
 	hurdles    []hurdle
 	shut       int // how many limits of its hurdles are reached that hold it back
@@ -310,7 +331,7 @@ func (q *sharedQueue) split(wanted func(*record) bool) (out []*record) {
 func (k *keyQueue) heapOf(r *record) *heap[*record, readyOrder] {
 	c := r.home.channel
 	for range r.location {
-		if c.capacity != 0 {
+		if c.holds() || r.home.shares[c.depth].Rate != nil {
 			return &k.held
 		}
 		c = c.parent
@@ -323,6 +344,9 @@ func (q *sharedQueue) open(r *record) *keyQueue {
 	k := &keyQueue{queue: q, key: q.keyOf(r), lane: q.laneOf(r), index: -1}
 	for c := q.channel; c != nil; c = c.parent {
 		if t := c.tallyOf(r); t != nil {
+			t.join(k)
+		}
+		if t := c.tollOf(r); t != nil {
 			t.join(k)
 		}
 		if c.parent == nil && k.key.group != nil {

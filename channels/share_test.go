@@ -30,7 +30,9 @@ func (l shareList) Share(channel, db string) Share {
 }
 
 func (l shareList) Shared(channel string) bool {
-	return slices.ContainsFunc(l, func(s namedShare) bool { return s.share.Limit > 0 && globbed(s.channel, channel) })
+	return slices.ContainsFunc(l, func(s namedShare) bool {
+		return (s.share.Limit > 0 || s.share.Rate != nil) && globbed(s.channel, channel)
+	})
 }
 
 func (l shareList) Fair(channel string) bool {
@@ -61,8 +63,13 @@ func (s *comparison) share(t *rapid.T) {
 	if rapid.IntRange(0, 5).Draw(t, "shares") > 0 {
 		shares = shareList(drawShares.Draw(t, "list"))
 	}
+	s.apply(shares)
+}
+
+func (s *comparison) apply(shares Shares) {
 	s.m.SetShares(shares)
 	s.ref.shares = shares
+	s.ref.tolls, s.ref.tollsSince = nil, s.ref.steady
 	s.ref.gather()
 }
 
@@ -105,7 +112,7 @@ func (s *comparison) checkShares(t *rapid.T) {
 	for _, c := range s.ref.all() {
 		for j := range c.queue {
 			for p := j.channel; p != c; p = p.parent {
-				if p.limits.capacity != 0 {
+				if p.holds() || p.rateOf(j) != nil {
 					require.False(t, c.gated(j), "%s is over a limit and holds a slot of %s", j.Key, p.name)
 				}
 			}
@@ -146,7 +153,7 @@ func (c *refChannel) full(j *refJob) (full, burst bool) {
 // gated reports whether a limit of the channel, or of one above, holds a job back.
 func (c *refChannel) gated(j *refJob) bool {
 	for ; c != nil; c = c.parent {
-		if full, burst := c.full(j); full && !burst {
+		if full, burst := c.full(j); full && !burst || c.tolled(j) {
 			return true
 		}
 		if c.parent == nil && (c.serialized(j) || c.m.closed(j)) {
@@ -188,7 +195,7 @@ func (c *refChannel) over(j *refJob) bool {
 
 // tells reports whether the channel tells keys apart: one that lets everything pass does not.
 func (c *refChannel) tells() bool {
-	return c.m.shares != nil && (c.parent == nil || c.limits.restricts() || c.m.shares.Shared(c.name))
+	return c.m.shares != nil && (c.parent == nil || c.holds() || c.limits.throttle != 0 || c.limits.sequential || c.m.shares.Shared(c.name))
 }
 
 // allowed returns the jobs that limits let pass, in their order.
@@ -217,7 +224,7 @@ func (m *reference) sendBack() {
 			for _, j := range slices.SortedFunc(maps.Keys(c.queue), refOrder) {
 				holds := false
 				for p := j.channel; p != c; p = p.parent {
-					holds = holds || p.limits.capacity != 0
+					holds = holds || p.holds() || p.rateOf(j) != nil
 				}
 				if holds && c.tells() && c.gated(j) {
 					m.removeEverywhere(j)
@@ -229,11 +236,16 @@ func (m *reference) sendBack() {
 	}
 }
 
+// holds reports whether jobs that have passed the channel have something that others may lack.
+func (c *refChannel) holds() bool {
+	return c.limits.capacity != 0 || !c.rules.empty()
+}
+
 // pending reports whether the channel could let a job pass at once.
 func (c *refChannel) pending() bool {
 	ready, waiting := c.split()
 	ready = c.allowed(ready)
-	return c.pausedUntil == 0 && c.hasCapacity() && len(ready) > 0 &&
+	return c.pausedUntil == 0 && c.hasCapacity() && c.affords(1) && len(ready) > 0 &&
 		(!c.limits.sequential || len(waiting) == 0 || refOrder(ready[0], waiting[0]) < 0)
 }
 

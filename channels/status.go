@@ -38,6 +38,44 @@ type Status struct {
 	// PausedUntil is the end of the pause after the last job that a throttle asks for; the zero
 	// time if there is none.
 	PausedUntil time.Time
+	// Percent is how much of its parent's capacity Capacity is; 0: it is a number.
+	Percent int
+	// Auto is whether Capacity is changed by Resize.
+	Auto bool
+	// Window is the window of a policy that is in force instead of Capacity, nil if none is.
+	// WindowUntil is when another one is in force, or none; zero if that does not change.
+	// Windows is whether there are any, open or not.
+	Window      *Window
+	WindowUntil time.Time
+	Windows     bool
+	// Rate is how many jobs may start in a time, nil without limit. Tokens is how many more may pass
+	// now, and at NextToken it is one more; zero if there are as many as there can be.
+	Rate      *Rate
+	Tokens    int
+	NextToken time.Time
+	// Rated is how many databases have jobs that wait for the rate of their database, in the channel or
+	// below it, and RatedUntil when the first of them may start one; zero if that is not known. Rates is
+	// whether there are rates of databases.
+	Rated      int
+	RatedUntil time.Time
+	Rates      bool
+}
+
+// LimitedBy returns what keeps jobs waiting that are queued in the channel, if that is a policy: "window"
+// or "rate", and until when; zero if that does not end by itself. It returns "" if that is nothing, or
+// something else.
+func (s *Status) LimitedBy() (by string, until time.Time) {
+	switch {
+	case s.Rated > 0:
+		return "rate", s.RatedUntil
+	case s.Queued == 0:
+		return "", time.Time{}
+	case s.Window != nil && s.Running >= s.Window.Capacity:
+		return "window", s.WindowUntil
+	case s.Rate != nil && s.Tokens == 0:
+		return "rate", s.NextToken
+	}
+	return "", time.Time{}
 }
 
 // String returns the line that OCA's runner logs: root(C:4,Q:0,R:0,F:0). The capacity of a channel
@@ -66,6 +104,8 @@ func (c *channel) status() Status {
 		FullName:   c.name,
 		Configured: c.configured,
 		Capacity:   c.capacity,
+		Percent:    c.percent,
+		Auto:       c.auto,
 		Sequential: c.sequential,
 		Throttle:   time.Duration(c.throttle) * time.Microsecond,
 		Paused:     c.paused,
@@ -78,6 +118,10 @@ func (c *channel) status() Status {
 	if c.pausedUntil != 0 {
 		s.PausedUntil = time.UnixMicro(c.pausedUntil).UTC()
 	}
+	if c.ruling != nil {
+		c.ruling.describe(c, &s)
+	}
+	c.tolls.describe(&s)
 	return s
 }
 

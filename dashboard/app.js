@@ -302,14 +302,19 @@
         if (c.sequential) said.push(c.failed ? ['stopped by a failed job', 'bad'] : ['one by one', '']);
         if (c.held) said.push([plural(c.held, 'job waits', 'jobs wait') + ' for the database', 'bad']);
         if (c.throttle_seconds) said.push(['every ' + span(c.throttle_seconds), '']);
+        if (c.window) said.push([(c.window.capacity ? `at most ${number(c.window.capacity)} at once` : 'nothing starts') + (c.window.until ? ', until ' + when(c.window.until) : ''), 'info']);
+        if (c.capacity_auto) said.push(['as much as the servers bear', '']);
+        if (c.rate_waits) said.push([plural(c.rate_waits, 'database waits', 'databases wait') + ' for the rate' + (c.rate_next ? ', next at ' + when(c.rate_next) : ''), 'info']);
+        if (c.rate) said.push(c.queued && !c.rate.available ? [`${c.rate.line}, next at ${when(c.rate.next)}`, 'info'] : [c.rate.line, '']);
         tags(el.name, said);
       }],
       ['Running', '', (td, c) => {
         const el = parts(td, () => ({ bar: make('div', { class: 'bar' }, make('div', { class: 'track', 'aria-hidden': 'true' }, make('div', { class: 'fill' })), make('span')) }));
-        const track = el.bar.firstChild, share = c.capacity ? Math.min(1, c.running / c.capacity) : 0;
-        setClass(track, 'track' + (!c.capacity ? ' unlimited' : share === 1 ? ' full' : ''));
+        const limit = c.window ? c.window.capacity : c.capacity, limited = c.window || limit;
+        const track = el.bar.firstChild, share = limit ? Math.min(1, c.running / limit) : limited && c.running ? 1 : 0;
+        setClass(track, 'track' + (!limited ? ' unlimited' : share === 1 ? ' full' : ''));
         track.firstChild.style.width = share * 100 + '%';
-        set(el.bar.lastChild, c.capacity ? `${number(c.running)} of ${number(c.capacity)}` : number(c.running));
+        set(el.bar.lastChild, limited ? `${number(c.running)} of ${number(limit)}` : number(c.running));
       }],
       ['Waiting', 'num', (td, c, tr) => {
         const waits = c.queued + (c.held ?? 0);
@@ -399,7 +404,7 @@
     });
   }
 
-  const databaseKinds = { ready: 'good', undetected: '', standby: 'info', connecting: 'warn', loading: 'warn', held: 'warn', yielding: 'warn', upgrading: 'warn', neutralized: 'info' };
+  const databaseKinds = { ready: 'good', undetected: '', standby: 'info', connecting: 'warn', loading: 'warn', waiting: 'warn', asleep: '', held: 'warn', yielding: 'warn', upgrading: 'warn', neutralized: 'info' };
   function showDatabases(r) {
     const dbs = r.databases, word = $('database-filter').value.trim().toLowerCase();
     hide($('filter'), dbs.length <= SHOWN);

@@ -134,6 +134,49 @@ func TestAnsweredJobOfALostDatabaseFreesItsSlot(t *testing.T) {
 	}
 }
 
+// An answer proves nothing if an earlier request for the job broke and may have been read since. A
+// leader that has taken over does not know of it: if it cannot ask the database, the slot goes to another
+// job, but only until the database has told.
+func TestAnswerWhileAnEarlierRequestRunsTheJob(t *testing.T) {
+	for name, takenOver := range map[string]bool{"the same leader": false, "another leader": true} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("bad", "good")
+				k := key("bad", "a")
+				b.PlanFor(k, mock.Plan{StartAfter: 20 * time.Second, DropConnAfter: time.Second, RunFor: time.Minute}, mock.Plan{StartAfter: 20 * time.Second})
+				first := b.start(b.config("root:1"))
+				began := time.Now()
+				b.Insert(mock.NewJob(k.DB, k.UUID))
+				b.settle(1500 * time.Millisecond)
+				if takenOver {
+					b.stop(first)
+					cfg := b.config("root:1")
+					cfg.Driver = b.Driver()
+					first = b.start(cfg)
+				}
+				b.settle(time.Until(began.Add(21 * time.Second)))
+				runs := b.RunsOf(k)
+				require.Len(b, runs, 2)
+				require.True(b, runs[0].Executing() && runs[1].Open(), "or this test does not test it")
+				b.Fault("bad", func(f *mock.Faults) { f.OpenErr = errFault })
+				b.LoseSession("bad")
+				b.SetPlan(mock.Plan{RunFor: 10 * time.Second})
+				good := b.jobs("good", "", "b", 9)
+				b.settle(9 * time.Second)
+				require.Equal(b, takenOver, len(b.RunsOf(good[0])) == 1)
+				b.Fault("bad", func(f *mock.Faults) { f.OpenErr = nil })
+				b.settle(10 * time.Second)
+				sent := len(b.Runs())
+				b.settle(time.Until(began.Add(79 * time.Second)))
+				require.Len(b, b.Runs(), sent, "the database has told that the job runs")
+				b.settle(5 * time.Minute)
+				b.requireDone(append(good, k)...)
+				b.requireIdle(first)
+			})
+		})
+	}
+}
+
 // A request that is open keeps its job from being sent again, also by the next engine of the process,
 // and whatever its row says.
 func TestOpenRequestOfAnotherEngine(t *testing.T) {

@@ -77,6 +77,15 @@ type Config struct {
 	// changed there. The driver must be capable of telling. Default: false, they are started.
 	UpgradeGate bool
 
+	// Connections is how many connections to PostgreSQL the runner has at most, the maintenance
+	// connection and those of operators among them, at least [ConnectionsLeast]. Default: 0, as many
+	// as [ConnectionsAllowed] says.
+	Connections int
+
+	// Hibernate has databases sleep that have nothing to do. Default: nil, only those sleep whose
+	// connections others need.
+	Hibernate *Hibernate
+
 	// DiscoverInterval is the time between two listings of the databases.
 	// Default: 30 s.
 	DiscoverInterval time.Duration
@@ -175,6 +184,8 @@ func (c Config) validate() error {
 		return errors.New("no upstreams")
 	case c.DatabaseChannels != nil && len(c.Channels) > 0:
 		return errors.New("channels and database_channels exclude each other")
+	case c.Connections != 0 && c.Connections < ConnectionsLeast:
+		return fmt.Errorf("connections must be at least %d: one for maintenance, one for operators, and one for databases", ConnectionsLeast)
 	case c.DiscoverInterval < 0:
 		return errors.New("discover_interval must not be negative")
 	case c.RescueStartedAfter < 0:
@@ -196,6 +207,11 @@ func (c Config) validate() error {
 			return fmt.Errorf("quarantine: this driver cannot fail jobs of %s", c.application())
 		}
 	}
+	if c.Hibernate != nil {
+		if err := c.Hibernate.Validate(); err != nil {
+			return fmt.Errorf("hibernate: %w", err)
+		}
+	}
 	if _, err := postgres.Patterns(c.Databases); err != nil {
 		return fmt.Errorf("databases: %w", err)
 	}
@@ -210,6 +226,9 @@ func (c Config) validate() error {
 			return fmt.Errorf("pool %s: %w", name, err)
 		}
 	}
+	if err := c.validateAuto(); err != nil {
+		return err
+	}
 	return channels.NewManager().Configure(c.Channels)
 }
 
@@ -222,6 +241,9 @@ func (c Config) validatePolicies() error {
 		}
 		if p.Timeout != nil && p.Timeout.Cancel && !c.Driver.Capabilities().Stopping {
 			return fmt.Errorf("%s: cancel: this driver cannot end jobs of %s that run", p, c.application())
+		}
+		if err := c.validateRules(p); err != nil {
+			return err
 		}
 		if p.Companies() && !c.Driver.Capabilities().Companies {
 			return fmt.Errorf("%s: per company: this driver cannot tell the companies of the jobs of %s", p, c.application())
@@ -249,8 +271,16 @@ func (c Config) session() session.Config {
 func (c Config) cluster() cluster.Config {
 	return cluster.Config{
 		Name: c.Name, Driver: c.Driver, Postgres: c.Postgres, Databases: c.Databases,
-		DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
+		DiscoverInterval: c.DiscoverInterval, PollInterval: c.pollInterval(), Logger: c.Logger,
 	}
+}
+
+// pollInterval is the time between two looks at what was written to databases that sleep.
+func (c Config) pollInterval() time.Duration {
+	if c.Hibernate == nil {
+		return HibernatePollDefault
+	}
+	return c.Hibernate.withDefaults().Poll
 }
 
 func (c Config) upstream() upstream.Config {

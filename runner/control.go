@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
@@ -152,8 +153,12 @@ func (r *Runner) Control(ctx context.Context, c Controls) error {
 func (r *Runner) Resync(ctx context.Context, database string) (n int, err error) {
 	err = r.ask(ctx, func(e *engine) {
 		for name, db := range e.databases.byName {
-			if (database == "" || database == name) && db.session != nil && db.stage.known() {
+			switch {
+			case database != "" && database != name:
+			case db.session != nil && db.stage.known():
 				db.session.Resync()
+				n++
+			case e.wake(db, session.Pressing):
 				n++
 			}
 		}

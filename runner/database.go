@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -64,6 +63,16 @@ type database struct {
 	causes map[string]unwritten
 	// young is set for a database that was made while this process leads, until it has been served.
 	young bool
+	// useful is when a job of it was claimed last. It is not ordered to sleep again before
+	// restlessUntil. slept is its last sleep, nil before one. quiet is set from then until something
+	// is wrong with it, so that not each sleep is told of.
+	useful, restlessUntil time.Time
+	slept                 *sleep
+	quiet                 bool
+	// leaving is until when nothing of it is started, so that it can give its connection to others.
+	leaving time.Time
+	// remains is until when it is not asked to again.
+	remains time.Time
 	// open are the jobs, by uuid, that had an open request in this process when the present first
 	// snapshot began.
 	open map[string]struct{}
@@ -86,7 +95,7 @@ func (db *database) repair(uuid string) {
 // serving reports whether jobs of the database may be claimed. What is wrong with its channels is up
 // to its channel tree.
 func (db *database) serving() bool {
-	return db.stage.known() && db.hold.until.IsZero() && db.pause == nil && !db.upgrade.Active
+	return db.stage.known() && db.hold.until.IsZero() && db.pause == nil && !db.upgrade.Active && db.leaving.IsZero()
 }
 
 // settling reports whether a new leader should wait for the database: it may still tell of jobs that
@@ -126,6 +135,8 @@ type databases struct {
 	byName map[string]*database
 	// held are those that are held back.
 	held map[*database]struct{}
+	// served are those whose sessions carry orders out.
+	served map[*database]struct{}
 	// gating is set while upgrades keep jobs from being started.
 	gating bool
 	// sharingAt is when it is checked next which of them name too many channels.
@@ -137,7 +148,7 @@ type databases struct {
 func newDatabases(config func() Config, tree *channels.Forest, n *notes) *databases {
 	return &databases{
 		config: config, tree: tree, notes: n,
-		byName: make(map[string]*database), held: make(map[*database]struct{}),
+		byName: make(map[string]*database), held: make(map[*database]struct{}), served: make(map[*database]struct{}),
 	}
 }
 
@@ -149,6 +160,7 @@ func (d *databases) get(name string) *database { return d.byName[name] }
 func (d *databases) drop(db *database) {
 	delete(d.byName, db.Name)
 	delete(d.held, db)
+	delete(d.served, db)
 }
 
 // step takes in what happened to a database. It reports whether its jobs were known before, and are
@@ -157,6 +169,11 @@ func (d *databases) step(db *database, what step, detail string) (lost bool) {
 	was := db.stage
 	if db.stage = was.after(what); db.stage != was {
 		db.entered = time.Now()
+	}
+	if db.stage.known() {
+		d.served[db] = struct{}{}
+	} else {
+		delete(d.served, db)
 	}
 	if db.stage != was || detail != "" {
 		db.detail = detail
@@ -193,11 +210,16 @@ func (d *databases) derive(db *database) {
 // announce logs a transition.
 func (d *databases) announce(db *database) {
 	state, detail := db.state, db.reason
-	d.notes.state(db)
+	if !db.quiet || state != DatabaseReady {
+		d.notes.state(db)
+	}
+	if _, told := stateEvents[state]; told && state != DatabaseReady {
+		db.quiet = false
+	}
 	fields := []zap.Field{zap.String("database", db.Name), zap.String("detail", detail)}
 	switch state {
 	case DatabaseUnreachable:
-		if db.complaint != detail && !strings.HasPrefix(detail, session.Queued) { // which says it for all
+		if db.complaint != detail {
 			d.log().Warn("database cannot be reached", fields...)
 		}
 		db.complaint = detail
@@ -207,12 +229,17 @@ func (d *databases) announce(db *database) {
 		d.log().Info("master election lost: could not acquire master runner lock on "+db.Name, fields...)
 	case DatabaseReady:
 		db.complaint = ""
+		if db.quiet {
+			return
+		}
 		d.log().Info("queue job runner ready for db "+db.Name, fields[0])
 	case DatabaseNeutralized:
 		d.log().Info(detail, fields[0])
 	case DatabaseUpgrading:
 		d.log().Info("database is being upgraded, its jobs wait: "+detail, fields[0])
-	case DatabaseConnecting, DatabaseUndetected, DatabaseLoading, DatabaseHeld, DatabaseYielding:
+	case DatabaseWaiting: // of which the queue tells, for all together
+		d.log().Debug("database waits for a connection", fields...)
+	case DatabaseConnecting, DatabaseUndetected, DatabaseLoading, DatabaseHeld, DatabaseYielding, DatabaseAsleep:
 		d.log().Debug("database is "+state.String(), fields...)
 	}
 }
@@ -220,16 +247,24 @@ func (d *databases) announce(db *database) {
 // ready lets the jobs of a database run whose rows are known from now on.
 func (d *databases) ready(db *database) {
 	db.repairs, db.young = nil, false
-	d.step(db, stepLoaded, "")
+	if d.step(db, stepLoaded, ""); db.quiet {
+		return
+	}
 	n := 0
 	for _, db := range d.byName {
 		switch db.stage {
 		case stageConnecting, stageLoading:
 			return
+		case stageWaiting:
+			if !db.told {
+				return
+			}
 		case stageServed:
 			if db.state == DatabaseReady {
 				n++
 			}
+		case stageAsleep:
+			n++
 		case stageUnreachable, stageUndetected, stageNeutralized, stageUnhealthy, stageStandby, stageYielding:
 		}
 	}
@@ -292,6 +327,9 @@ func (d *databases) status(counts []channels.Count) []DatabaseStatus {
 		}
 		if db.upgrade.Active {
 			st.UpgradeSince = db.upgradeSince
+		}
+		if db.quiet && db.slept != nil && !db.stage.known() {
+			st.Woken = db.slept.until
 		}
 		if db.session != nil {
 			p := db.session.Pulse()

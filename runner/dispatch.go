@@ -28,6 +28,7 @@ func (e *engine) claimed(db *database, c session.Claims) {
 		key := channels.Key{DB: db.Name, UUID: uuid}
 		if t := e.tasks[key]; t != nil && t.phase == phaseClaiming {
 			t.gone = true
+			e.refund(key, t)
 			e.settle(key, t)
 		}
 	}
@@ -65,6 +66,7 @@ func (e *engine) claimMissed(row *driver.Row) {
 	if t == nil || t.phase != phaseClaiming {
 		return
 	}
+	e.refund(row.Key, t)
 	if row.State.Running() {
 		// Another program enqueued it.
 		delete(e.tasks, row.Key)
@@ -145,6 +147,7 @@ func (e *engine) answered(x *exchange.Exchange, result driver.Result) {
 	}
 	t.exchange = nil
 	t.result = &result
+	e.forgetUnclosed(key)
 	e.parted(key, t, x.Upstream.Name, result.Outcome)
 	if result.Outcome != driver.NotSent && result.Status != 0 {
 		e.answeredAt[x.Upstream.Name] = time.Now()

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -9,7 +10,6 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/cluster"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
@@ -31,13 +31,15 @@ type engine struct {
 	spawn  func(name string, f func())
 	ctx    context.Context //nolint:containedctx // the life of the engine
 
-	tree      *channels.Forest
-	queue     session.Queue
-	databases *databases
-	tasks     map[channels.Key]*task
-	seats     seats
-	delays    delays
-	notes     *notes
+	tree        *channels.Forest
+	connections connections
+	rotation    rotation
+	watching    *atomic.Bool // while a database is asleep
+	databases   *databases
+	tasks       map[channels.Key]*task
+	seats       seats
+	delays      delays
+	notes       *notes
 
 	leadership leadership
 	// controls are what operators have ordered; pausedAll is the one that concerns everything.
@@ -46,8 +48,11 @@ type engine struct {
 	shutdown  shutdown
 	handover  handover
 	timeouts  timeouts
-	setbacks  setbacks
-	scanAt    time.Time
+	// rules is what policies say of channels, written down.
+	rules    string
+	setbacks setbacks
+	size     size
+	scanAt   time.Time
 	// releases are the jobs that may have left others waiting.
 	releases releases
 	// inheriting is the open of the database whose snapshot is being applied, nil outside of that.
@@ -61,24 +66,28 @@ type engine struct {
 
 func newEngine(config func() Config) *engine {
 	e := &engine{
-		config:     config,
-		mail:       newMailbox(),
-		tree:       channels.NewForest(),
-		tasks:      make(map[channels.Key]*task),
-		delays:     make(delays),
-		answeredAt: make(map[string]time.Time),
-		shutdown:   shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
-		handover:   handover{turn: newTurn()},
-		setbacks:   setbacks{turn: newTurn()},
+		config:      config,
+		mail:        newMailbox(),
+		tree:        channels.NewForest(),
+		connections: connections{config: config, operators: operators{limit: operatorsLimit}},
+		rotation:    rotation{resting: make(map[*database]struct{}), asleep: make(map[*database]*sleep)},
+		watching:    new(atomic.Bool),
+		tasks:       make(map[channels.Key]*task),
+		delays:      make(delays),
+		answeredAt:  make(map[string]time.Time),
+		shutdown:    shutdown{quiet: make(chan struct{}), drained: make(chan struct{})},
+		handover:    handover{turn: newTurn()},
+		setbacks:    setbacks{turn: newTurn()},
 	}
 	e.seats.configure(false, nil)
+	e.connections.queue.Pressed = e.pressed
 	e.notes = &notes{config: config, tree: e.tree}
 	e.databases = newDatabases(config, e.tree, e.notes)
 	e.pool = upstream.New(func() upstream.Config { return config().upstream() }, poolReports{e},
 		func(name string, f func()) { e.spawn(name, f) })
 	e.maint = cluster.New(func() cluster.Config {
 		cfg := config().cluster()
-		cfg.Elected = e.elected
+		cfg.Elected, cfg.Watching = e.elected, e.watching.Load
 		return cfg
 	}, clusterReports{e})
 	return e
@@ -122,7 +131,9 @@ func (e *engine) tick(now time.Time) {
 	if !now.Before(e.targetsAt) {
 		e.targetsAt = now.Add(targetsInterval)
 		e.pool.Refresh(e.ctx, now.UnixNano()/int64(targetsInterval)%5 == 0)
+		e.connections.queue.Remind(e.log())
 	}
+	e.resize(now)
 	e.expirePauses(now)
 	e.databases.release(now)
 	e.notes.countOdd(now)
@@ -137,6 +148,12 @@ func (e *engine) tick(now time.Time) {
 		e.release(now)
 	}
 	e.remember(now)
+	if !e.rotation.at.IsZero() && !now.Before(e.rotation.at) {
+		e.rotate(now)
+	}
+	if e.config().Hibernate != nil && !now.Before(e.rotation.hibernateAt) {
+		e.hibernate(now)
+	}
 	if !now.Before(e.scanAt) {
 		e.expireReserved(now)
 		e.expireClosed(now)
@@ -160,6 +177,12 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	next = e.releases.due(e.giveUpAt(e.databases.releaseAt(next)))
 	if due := e.leadership.due(); !due.IsZero() {
 		next = timing.Earliest(next, due)
+	}
+	if at := e.rotation.at; !at.IsZero() {
+		next = timing.Earliest(next, at)
+	}
+	if e.config().Hibernate != nil {
+		next = timing.Earliest(next, e.rotation.hibernateAt)
 	}
 	if !e.dispatchable() {
 		return next
@@ -197,6 +220,7 @@ func (e *engine) pass(now time.Time) {
 			// should it be all the same, the job must not keep its slot.
 			e.log().Error("job of a database that is not served was scheduled", zap.Stringer("job", key))
 			e.tree.Suspend(key.DB)
+			e.tree.Refund(key)
 			e.requeue(key)
 			continue
 		}
@@ -204,11 +228,10 @@ func (e *engine) pass(now time.Time) {
 			continue
 		}
 		t := &task{phase: phaseClaiming, chosen: now}
-		if e.seats.limited {
-			e.rowOf(key).take(t)
-		}
+		e.seats.take(t, e.rowOf(key))
 		e.tasks[key] = t
 		claims[db] = append(claims[db], key.UUID)
+		db.useful = now
 	}
 	for db, uuids := range claims {
 		db.session.Claim(uuids...)
@@ -224,18 +247,22 @@ func (e *engine) requeue(key channels.Key) {
 
 // configure puts a new configuration into force.
 func (e *engine) configure(cfg Config) error {
+	cfg.Channels = e.size.configure(cfg.Channels)
 	if err := e.databases.configure(cfg); err != nil {
 		return err
 	}
+	e.govern(cfg.Policies)
 	e.databases.share(cfg.Policies)
 	e.databases.gate(cfg.UpgradeGate)
 	if cfg.Quarantine == nil {
 		e.setbacks.expire(time.Now())
 	}
 	e.pool.Reconfigured()
+	e.resizeNow(time.Now())
 	e.seats.configure(cfg.Server != upstream.Limits{} || len(cfg.Pools) > 0, cfg.Policies)
 	e.targetsAt = time.Time{}
 	e.limit(cfg.Policies)
+	e.connections.apply()
 	e.maint.Rediscover()
 	return nil
 }

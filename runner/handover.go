@@ -74,10 +74,15 @@ func (t turn) do(ctx context.Context, f func(context.Context) error) error {
 	}
 }
 
-// closedAttempt is one that may go on although no lock row shows it.
+// closedAttempt is one that may go on although no lock row shows it: its connection was closed, or is
+// about to be, or may have been.
 type closedAttempt struct {
 	enqueued  int64
 	inherited bool
+	// orders counts those to close it whose results are not known: they are on their way, or were when a
+	// connection was lost. done is set if one was, or may have been, carried out.
+	orders int
+	done   bool
 }
 
 // elected is called from the maintenance connection's goroutine, before the loop hears that this
@@ -146,6 +151,32 @@ func (e *engine) announce(attempt *driver.Task) bool {
 	}
 	return e.config().Handover == nil ||
 		slices.Contains(h.stored, Slots{Database: attempt.DB, UUID: attempt.UUID, Enqueued: attempt.Enqueued})
+}
+
+// ordered notes that an attempt that was announced is being closed.
+func (h *handover) ordered(attempt *driver.Task) {
+	if c, ok := h.closed[attempt.Key]; ok && c.enqueued == attempt.Enqueued {
+		c.orders++
+		h.closed[attempt.Key] = c
+	}
+}
+
+// answered notes the result of such an order.
+func (h *handover) answered(attempt *driver.Task, done bool) {
+	if c, ok := h.closed[attempt.Key]; ok && c.enqueued == attempt.Enqueued {
+		c.orders--
+		c.done = c.done || done
+		h.closed[attempt.Key] = c
+	}
+}
+
+// forgetUnclosed forgets an announced attempt of which it is known that its connection was not closed,
+// once no request for it is open: lock rows prove what they always do.
+func (e *engine) forgetUnclosed(key channels.Key) {
+	c, ok := e.handover.closed[key]
+	if t := e.tasks[key]; ok && !c.inherited && !c.done && c.orders == 0 && (t == nil || t.exchange == nil) {
+		delete(e.handover.closed, key)
+	}
 }
 
 // forgetClosed forgets inherited attempts of a database of which all jobs have been read, and that have

@@ -263,6 +263,9 @@ func (d *DatabaseStatus) heldAdvice() string {
 // Obstacle says why the jobs of a database are not run, as a predicate, with the
 // remedy; empty if they are. A pause is none: it is somebody's will.
 func (d *DatabaseStatus) Obstacle(now time.Time) string {
+	if !d.Woken.IsZero() && now.Sub(d.Woken) < wakingLimit {
+		return ""
+	}
 	switch d.State {
 	case DatabaseHeld:
 		text := "is held back" + with(": ", d.Detail)
@@ -282,6 +285,10 @@ func (d *DatabaseStatus) Obstacle(now time.Time) string {
 		return "is a neutralized copy" + with(": ", d.Detail)
 	case DatabaseYielding:
 		return "is being dropped, renamed or copied"
+	case DatabaseAsleep:
+		return ""
+	case DatabaseWaiting:
+		return "waits for a connection" + with(": ", d.Detail) + waitingAdvice
 	default:
 		if !d.Fresh(now) {
 			return "has no fresh session, it is " + d.State.String() + with(": ", d.Detail)
@@ -289,6 +296,13 @@ func (d *DatabaseStatus) Obstacle(now time.Time) string {
 		return ""
 	}
 }
+
+// wakingLimit is how long it takes, at most, to connect to a database that has been asleep and to read
+// its jobs, if nothing is wrong.
+const wakingLimit = 10 * time.Second
+
+// waitingAdvice is the remedy where too few connections are allowed.
+const waitingAdvice = "; raise connections, or CONNECTION LIMIT of the role or max_connections"
 
 // few returns the first of a list, and says how many there are besides.
 func few(list []string) []string {

@@ -126,3 +126,14 @@ func TestPauseScope(t *testing.T) {
 	require.Equal(t, "database", (&Pause{Database: "a"}).Scope())
 	require.Equal(t, "channel", (&Pause{Channel: "root.mail"}).Scope())
 }
+
+// A session is fresh as long as probes could have kept it silent, and a little longer.
+func TestFreshSessions(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	for silent, fresh := range map[time.Duration]bool{0: true, 20*time.Second - 1: true, 20 * time.Second: false} {
+		db := DatabaseStatus{Connected: now.Add(-time.Hour), Heard: now.Add(-silent)}
+		require.Equal(t, fresh, db.Fresh(now), silent)
+	}
+	require.False(t, (&DatabaseStatus{Heard: now}).Fresh(now), "there is none")
+}

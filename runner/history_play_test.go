@@ -68,9 +68,14 @@ type player struct {
 	// databases that have told since.
 	began, leads time.Time
 	told         map[string]bool
-	// answered are the jobs for which it was answered since it leads.
-	answered map[channels.Key]bool
+	// own are its last requests for jobs since it leads, and read is when all jobs of a database had been
+	// read.
+	own  map[channels.Key]ownRequest
+	read map[string]time.Time
 }
+
+// ownRequest is when a request was sent, and when it was answered; zero if it was not.
+type ownRequest struct{ sent, answered time.Time }
 
 func newPlay(h *history) *play {
 	p := &play{
@@ -98,7 +103,8 @@ func (p *play) addDatabase(name string, g generation) {
 }
 
 func (p *play) newPlayer(i int) *player {
-	n := &player{play: p, index: i, node: p.Driver(), register: exchange.NewRegister(), told: map[string]bool{}, answered: map[channels.Key]bool{}}
+	n := &player{play: p, index: i, node: p.Driver(), register: exchange.NewRegister(), told: map[string]bool{},
+		own: map[channels.Key]ownRequest{}, read: map[string]time.Time{}}
 	n.cfg = runner.Config{
 		Name: "default", Postgres: &pgx.ConnConfig{},
 		Driver: &fakeDriver{Driver: n.node, openCluster: func() error {
@@ -115,6 +121,12 @@ func (p *play) newPlayer(i int) *player {
 	}
 	if p.h.Limited {
 		n.cfg.Server = upstream.Limits{MaxJobs: p.h.Root + 1} // which is never reached
+	}
+	if p.h.Crowded {
+		n.cfg.Connections = runner.ConnectionsLeast
+	}
+	if p.h.Drowsy {
+		n.cfg.Hibernate = &runner.Hibernate{After: 10 * time.Second}
 	}
 	n.channels(p.h.Trees)
 	n.limited(p.h.Limited)
@@ -147,6 +159,7 @@ func (n *player) start() {
 		n.fail("%w", err)
 		return
 	}
+	n.settle(1) // so that what another engine has sent was before
 	n.mu.Lock()
 	n.began = time.Now()
 	n.mu.Unlock()
@@ -171,7 +184,8 @@ func (n *player) resigns() {
 		n.deposed, n.leads, n.disturbed = time.Now(), time.Time{}, true
 	}
 	clear(n.told)
-	clear(n.answered)
+	clear(n.own)
+	clear(n.read)
 }
 
 // event hears what an engine says.
@@ -199,8 +213,14 @@ func (n *player) event(ev runner.Event) {
 		clear(n.told)
 	case ev.Kind == runner.EventLeaderChanged:
 		n.resigns()
+	case ev.Kind == runner.EventDispatched:
+		n.own[key(ev.Database, ev.UUID)] = ownRequest{sent: time.Now()}
 	case ev.Kind == runner.EventAnswered && ev.Outcome == driver.Answered.String():
-		n.answered[key(ev.Database, ev.UUID)] = true
+		own := n.own[key(ev.Database, ev.UUID)]
+		own.answered = time.Now()
+		n.own[key(ev.Database, ev.UUID)] = own
+	case ev.Kind == runner.EventResynced:
+		n.read[ev.Database] = time.Now()
 	case ev.Kind == runner.EventDatabaseReady:
 		n.told[ev.Database] = true
 	}

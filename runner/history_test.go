@@ -40,6 +40,9 @@ type history struct {
 	// Limited is set where jobs have a time limit, and Retried where those that were ended are tried
 	// again.
 	Limited, Retried bool
+	// Crowded is set where one database at a time has a connection, and Drowsy where databases
+	// without jobs sleep.
+	Crowded, Drowsy bool
 	// Broken is a database that is repaired last: the others must not need it. -1 is none.
 	Broken int
 	Steps  []historyStep
@@ -165,6 +168,7 @@ func newHistory(seed uint64) *history {
 		h.Steps = append(h.Steps, s)
 	}
 	h.Limited, h.Retried = dice.IntN(2) == 0, dice.IntN(2) == 0
+	h.Crowded, h.Drowsy = dice.IntN(3) == 0, dice.IntN(3) == 0
 	return h
 }
 
@@ -223,6 +227,8 @@ func (h *history) shrunk(t *testing.T, err error) (*history, error) {
 	try(func(h *history) { h.Nodes = 1 })
 	try(func(h *history) { h.Trees = false })
 	try(func(h *history) { h.Limited = false })
+	try(func(h *history) { h.Crowded = false })
+	try(func(h *history) { h.Drowsy = false })
 	return best, err
 }
 

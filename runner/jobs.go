@@ -19,8 +19,6 @@ import (
 )
 
 const (
-	// operatorsLimit bounds the connections that operators cause at the same time.
-	operatorsLimit = 4
 	// operateConnectTimeout and operateCloseTimeout bound the begin and the end of one of them, and
 	// operateTimeout one page or batch on it.
 	operateConnectTimeout = 10 * time.Second
@@ -242,12 +240,14 @@ func (r *Runner) operate(ctx context.Context, database string, f func(driver.Ope
 	if !ok {
 		return ErrNoOperator
 	}
-	select {
-	case r.operators <- struct{}{}:
-		defer func() { <-r.operators }()
-	case <-ctx.Done():
-		return fmt.Errorf("wait for other operators: %w", context.Cause(ctx))
+	e := r.engine.Load()
+	if e == nil {
+		return ErrStopped
 	}
+	if err := e.connections.operators.enter(ctx); err != nil {
+		return err
+	}
+	defer e.connections.operators.leave()
 	var ops driver.Operations
 	err := timing.Within(ctx, operateConnectTimeout, func(ctx context.Context) (err error) {
 		ops, err = operator.OpenOperations(ctx, cfg.Postgres, database)

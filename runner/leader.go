@@ -115,11 +115,13 @@ func (e *engine) leading(yes bool, holder string) {
 	case yes && !was:
 		// Whatever was known of databases without a session is old: another one may have led.
 		l.settled, l.settleBy, l.wonAt = false, time.Time{}, time.Now()
+		e.tree.EmptyBuckets(l.wonAt) // it may have started as many as it could
 		for _, db := range e.databases.byName {
 			if db.told, db.counted = db.stage.known(), db.stage.known(); !db.told {
 				e.reserve(db)
 			}
 		}
+		e.wakeAll()
 		e.log().Info("leading this runner")
 		e.notes.emit(Event{Kind: EventLeaderChanged, Detail: leadingDetail})
 	case !yes && holder != "" && (was || before != holder):

@@ -315,6 +315,7 @@ func (e *engine) apart(key channels.Key, now time.Time) bool {
 		}
 		if t.phase == phaseClaiming || now.Sub(t.began()) < apartRun {
 			e.delays.add(key, apartFirst, apartLimit)
+			e.tree.Refund(key)
 			if job, _, ok := e.tree.Lookup(key); ok {
 				job.ETA = max(job.ETA, e.delays[key].until)
 				e.tree.Set(job, channels.Pending)

@@ -60,6 +60,26 @@ func TestReleaseAfterADeath(t *testing.T) {
 	})
 }
 
+// TestReleaseWaitsForOtherParents: if another parent was done less than five seconds ago, by whomever, its
+// worker is left the time to release.
+func TestReleaseWaitsForOtherParents(t *testing.T) {
+	for ago, released := range map[time.Duration]bool{4 * time.Second: false, 5 * time.Second: true} {
+		inBubble(t, func(b *bench) {
+			b.releasing("root:4", nil)
+			b.PlanFor(key("prod", "a"), mock.Plan{RunFor: time.Second, DieAfter: true})
+			b.one("prod", "a")
+			b.one("prod", "other", func(j *mock.Job) { j.State = channels.WaitDependencies })
+			b.one("prod", "b", waits("a", "other"))
+			b.settle(11*time.Second - ago) // a is looked after ten seconds after its end
+			b.Update(key("prod", "other"), func(j *mock.Job) { j.State, j.Done = channels.Done, time.Now() })
+			b.settle(ago + 2*time.Second)
+			require.Equal(b, released, b.jobState("prod", "b") == channels.Done)
+			b.settle(10 * time.Minute)
+			require.Equal(b, channels.Done, b.jobState("prod", "b"))
+		})
+	}
+}
+
 // TestNothingToRelease: where no worker dies nothing is asked but with snapshots, and nothing released.
 func TestNothingToRelease(t *testing.T) {
 	inBubble(t, func(b *bench) {

@@ -28,7 +28,7 @@ func (e *engine) newSession(db *database) *session.Session {
 	r := &sessionReports{engine: e, db: db}
 	r.session = session.New(db.Name, func() session.Config {
 		cfg := e.config().session()
-		cfg.Queue = &e.queue
+		cfg.Queue = &e.connections.queue
 		return cfg
 	}, r)
 	if db.young {
@@ -148,6 +148,14 @@ func (r *sessionReports) Accounted(causes []driver.Cause, changed []driver.Row, 
 	r.post(func() { r.engine.accounted(r.db, causes, changed, err) })
 }
 
+func (r *sessionReports) Asleep(rest driver.Rest) {
+	r.post(func() { r.engine.asleep(r.db, rest) })
+}
+
+func (r *sessionReports) Awake() {
+	r.post(func() { r.engine.awake(r.db) })
+}
+
 func (r *sessionReports) Released(rows []driver.Row) {
 	r.post(func() { r.engine.released(r.db, rows) })
 }
@@ -165,6 +173,17 @@ func (r clusterReports) Unreachable(err error) {
 
 func (r clusterReports) Discovered(dbs []driver.Database) {
 	r.engine.mail.post(func() { r.engine.discovered(dbs) })
+}
+
+func (r clusterReports) Limits(l driver.Limits) {
+	r.engine.mail.post(func() {
+		now := time.Now()
+		r.engine.connections.measured(l, now.Sub(r.engine.leadership.wonAt), now)
+	})
+}
+
+func (r clusterReports) Writes(all map[uint32]driver.Writes) {
+	r.engine.mail.post(func() { r.engine.written(all) })
 }
 
 func (r clusterReports) Busy(names []string) {

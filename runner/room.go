@@ -99,9 +99,11 @@ func (s *seats) gated(gate string) *seatRow {
 	return s.rows[0]
 }
 
-func (r *seatRow) take(t *task) {
-	t.seat = r
-	r.taken++
+func (s *seats) take(t *task, r *seatRow) {
+	if s.limited {
+		t.seat = r
+		r.taken++
+	}
 }
 
 func (s *seats) leave(t *task) {

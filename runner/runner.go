@@ -36,8 +36,6 @@ type Runner struct {
 
 	// controls are what operators have ordered last.
 	controls atomic.Pointer[Controls]
-	// operators bounds the connections that operators cause, each a token.
-	operators chan struct{}
 }
 
 // New checks a configuration. It opens nothing and starts nothing.
@@ -46,7 +44,7 @@ func New(cfg Config) (*Runner, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Runner{operators: make(chan struct{}, operatorsLimit)}
+	r := &Runner{}
 	r.cfg.Store(&cfg)
 	r.controls.Store(&Controls{})
 	r.ctx, r.quit = context.WithCancel(context.Background())

@@ -115,11 +115,13 @@ func (e *engine) startSession(db *database) {
 	ctx, cancel := context.WithCancel(e.ctx)
 	s := e.newSession(db)
 	db.session, db.cancel = s, cancel
+	e.connections.queue.Hasten(s, e.urgency(db))
 	e.spawn("session", func() { s.Run(ctx) })
 }
 
 // stopSession ends the session; what it still has to say is not heard.
 func (e *engine) stopSession(db *database) {
+	e.forgetSleep(db)
 	if db.cancel == nil {
 		return
 	}
@@ -142,6 +144,7 @@ func (e *engine) lose(db *database) (claiming int) {
 				db.loseClaim(key.UUID, t.chosen)
 			}
 			delete(e.tasks, key)
+			e.refund(key, t)
 			e.seats.leave(t)
 			e.requeue(key)
 		case phaseUnclaiming, phaseAsked, phaseWatched:
@@ -157,7 +160,12 @@ func (e *engine) step(db *database, what step, detail string) {
 	if !e.databases.step(db, what, detail) {
 		return
 	}
-	if claiming := e.lose(db); claiming > 0 && what != stepYield && what != stepChange {
+	delete(e.rotation.resting, db)
+	e.remain(db)
+	if db.session != nil {
+		e.connections.queue.Hasten(db.session, e.urgency(db)) // for the next connection
+	}
+	if claiming := e.lose(db); claiming > 0 && what != stepYield && what != stepChange && what != stepSleep && what != stepLeave {
 		e.databases.claimsLost(db)
 	}
 }
@@ -167,6 +175,8 @@ func (e *engine) sessionState(db *database, state session.State, detail string) 
 	switch state {
 	case session.Connecting:
 		e.step(db, stepConnect, "")
+	case session.Waiting:
+		e.step(db, stepWait, detail)
 	case session.Settling:
 		e.step(db, stepSettle, detail)
 	case session.Standby:

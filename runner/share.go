@@ -18,7 +18,9 @@ type shares struct {
 }
 
 // Shared is that of [channels.Shares].
-func (s shares) Shared(channel string) bool { return s.set.LimitsAny(channel) }
+func (s shares) Shared(channel string) bool {
+	return s.set.LimitsAny(channel) || s.set.PacesAnyDatabase(channel)
+}
 
 // Fair is that of [channels.Shares].
 func (s shares) Fair(channel string) bool { return s.set.FairToAny(channel) }
@@ -39,6 +41,9 @@ func (s shares) Share(channel, db string) (share channels.Share) {
 		share.Gate = upstream.Class(*p.Pool).String()
 	case s.pools && channel == "root":
 		share.Gate = upstream.Class{}.String()
+	}
+	if p := s.set.RatePerDatabase(channel, db); p != nil {
+		share.Rate, share.RateSource = p.Rate, p.String()
 	}
 	return share
 }

@@ -1,7 +1,9 @@
 package runner
 
 import (
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -47,6 +49,52 @@ func TestTheEndWaitsForCauses(t *testing.T) {
 		require.Equal(t, want.drained, closed(s.drained))
 		require.Equal(t, want.finished, closed(last))
 		s.check(nil, writing)
+	}
+}
+
+// How far it is with the causes is what the worst of all databases says, and what takes too long does
+// not count.
+func TestHowFarCausesAre(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	for name, c := range map[string]struct {
+		ordered time.Time
+		stage   stage
+		want    causes
+	}{
+		"answered":            {time.Time{}, stageServed, causesWritten},
+		"on its way":          {now, stageServed, causesOrdered},
+		"for almost too long": {now.Add(1 - causeLinger), stageServed, causesOrdered},
+		"for too long":        {now.Add(-causeLinger), stageServed, causesWritten},
+		"out of reach":        {now, stageUnreachable, causesStranded},
+	} {
+		e := still(map[string]stage{"prod": c.stage, "other": stageServed, "lost": stageUnreachable})
+		e.databases.get("prod").causes = map[string]unwritten{"a": {ordered: c.ordered}}
+		require.Equal(t, c.want, e.databases.causes(now), name)
+	}
+}
+
+// What was about to be claimed goes back to the queues, and the room at the servers is free, in whatever
+// order the databases come, and whether they have a session or not.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	for range 4 {
+		e, db := served()
+		for i := range 8 {
+			e.databases.byName["lost"+strconv.Itoa(i)] = &database{stage: stageUnreachable}
+		}
+		e.seats.limited = true
+		task := &task{}
+		e.seats.take(task, e.seats.rows[0])
+		key := e.holds("prod", "a", task)
+		db.session.Claim("a", "no task")
+		e.drain()
+		require.True(t, e.ending())
+		require.Empty(t, e.tasks)
+		require.Zero(t, e.seats.rows[0].taken)
+		_, state, _ := e.tree.Lookup(key)
+		require.Equal(t, channels.Pending, state)
+		require.Empty(t, db.session.DropClaims())
 	}
 }
 

@@ -12,6 +12,8 @@ const (
 	// stageConnecting: a connection is being made, for the first time or because what the former one
 	// found does not hold any more.
 	stageConnecting stage = iota
+	// stageWaiting: no connection is free for it. It is made as soon as there is one.
+	stageWaiting
 	// stageUnreachable: the last connection failed; another one follows.
 	stageUnreachable
 	// stageUndetected and stageNeutralized: nothing may run there. It is examined now and then.
@@ -25,6 +27,8 @@ const (
 	stageLoading
 	// stageServed: every unfinished job is known, and the connection lives.
 	stageServed
+	// stageAsleep: it has nothing to do, and has no session, because others need the connection.
+	stageAsleep
 	// stageYielding: it is being dropped, renamed or copied, and has no session meanwhile.
 	stageYielding
 )
@@ -35,6 +39,8 @@ type step uint8
 const (
 	// stepConnect: another connection is being made.
 	stepConnect step = iota
+	// stepWait: no connection is free.
+	stepWait
 	// stepFail: a connection could not be made, or was lost.
 	stepFail
 	// stepSettle: it was made a moment ago, and is left in peace.
@@ -50,6 +56,11 @@ const (
 	// stepLoad: a snapshot begins, and stepLoaded: it has been applied.
 	stepLoad
 	stepLoaded
+	// stepLeave: it has jobs, and others have its connection for a while.
+	stepLeave
+	// stepSleep: it has given up its connection, and stepWake: it may have something to do.
+	stepSleep
+	stepWake
 	// stepYield: others need the database for themselves, and stepReturn: not any more.
 	stepYield
 	stepReturn
@@ -67,8 +78,13 @@ func (s stage) after(what step) stage {
 	switch what {
 	case stepConnect, stepChange:
 		// A further attempt is no news: why the last one failed says more.
-		if s == stageServed || s == stageLoading {
+		if s == stageServed || s == stageLoading || s == stageWaiting {
 			return stageConnecting
+		}
+	case stepWait:
+		// What was found of the others is still true, as far as it is known.
+		if s == stageConnecting || s == stageUnreachable {
+			return stageWaiting
 		}
 	case stepSettle:
 		return stageConnecting
@@ -88,6 +104,14 @@ func (s stage) after(what step) stage {
 		}
 	case stepLoaded:
 		return stageServed
+	case stepLeave:
+		return stageWaiting
+	case stepSleep:
+		return stageAsleep
+	case stepWake:
+		if s == stageAsleep {
+			return stageConnecting
+		}
 	case stepYield:
 		return stageYielding
 	case stepReturn:
@@ -101,7 +125,7 @@ func (s stage) known() bool { return s == stageServed }
 // mayTell reports whether the database may still tell of jobs that run there, if it has not yet.
 func (s stage) mayTell() bool {
 	switch s {
-	case stageConnecting, stageUnreachable, stageUnhealthy, stageStandby, stageLoading:
+	case stageConnecting, stageWaiting, stageUnreachable, stageUnhealthy, stageStandby, stageLoading, stageAsleep:
 		return true
 	case stageUndetected, stageNeutralized, stageServed, stageYielding:
 	}
@@ -111,6 +135,7 @@ func (s stage) mayTell() bool {
 // stageStates are the words that users see, of a stage that nothing else qualifies.
 var stageStates = [...]DatabaseState{
 	stageConnecting:  DatabaseConnecting,
+	stageWaiting:     DatabaseWaiting,
 	stageUnreachable: DatabaseUnreachable,
 	stageUndetected:  DatabaseUndetected,
 	stageNeutralized: DatabaseNeutralized,
@@ -118,5 +143,6 @@ var stageStates = [...]DatabaseState{
 	stageStandby:     DatabaseStandby,
 	stageLoading:     DatabaseLoading,
 	stageServed:      DatabaseReady,
+	stageAsleep:      DatabaseAsleep,
 	stageYielding:    DatabaseYielding,
 }

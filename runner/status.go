@@ -37,6 +37,10 @@ const (
 	DatabaseNeutralized
 	// DatabaseUpgrading: its jobs wait, because the application is being changed.
 	DatabaseUpgrading
+	// DatabaseWaiting: no connection is free for it.
+	DatabaseWaiting
+	// DatabaseAsleep: it has nothing to do, and its connection serves another one.
+	DatabaseAsleep
 )
 
 var databaseStateNames = [...]string{
@@ -51,6 +55,8 @@ var databaseStateNames = [...]string{
 	DatabaseYielding:    "yielding",
 	DatabaseNeutralized: "neutralized",
 	DatabaseUpgrading:   "upgrading",
+	DatabaseWaiting:     "waiting",
+	DatabaseAsleep:      "asleep",
 }
 
 // String returns the word.
@@ -59,6 +65,16 @@ func (s DatabaseState) String() string {
 		return databaseStateNames[s]
 	}
 	return "invalid"
+}
+
+// ParseDatabaseState returns the state of that name, and false if there is none.
+func ParseDatabaseState(name string) (DatabaseState, bool) {
+	for s := range DatabaseState(len(databaseStateNames)) {
+		if databaseStateNames[s] == name {
+			return s, true
+		}
+	}
+	return 0, false
 }
 
 // Status is what a runner is doing.
@@ -83,6 +99,8 @@ type Status struct {
 	// Counts are the jobs by database, channel and state. Those that have only been counted, because
 	// their database cannot be served, count at root.
 	Counts []channels.Count
+	// Connections are those to PostgreSQL.
+	Connections ConnectionsStatus
 	// Controls are what operators have ordered.
 	Controls Controls
 	// Claiming, Open and Watched count the tasks being claimed, those whose
@@ -92,6 +110,19 @@ type Status struct {
 	// wants to end and that could not be ended, in no particular order.
 	Overdue int
 	Stuck   []StuckTask
+}
+
+// ConnectionsStatus is how many connections to PostgreSQL a runner has, and may have.
+type ConnectionsStatus struct {
+	// Limit is how many it may have, 0 without a limit, and Reason says why. Used is how many it has.
+	Limit, Used int
+	Reason      string
+	// Waiting is how many databases wait because no connection is free, Longest for how long the
+	// first of them has.
+	Waiting int
+	Longest time.Duration
+	// Refused says why PostgreSQL allows no more; empty if it does, as far as that is known.
+	Refused string
 }
 
 // StuckTask is an attempt that could not be ended, and why.
@@ -107,6 +138,8 @@ type DatabaseStatus struct {
 	Detail string
 	// Fingerprint is what the driver found last.
 	Fingerprint driver.Fingerprint
+	// Woken is when it was woken, as long as it has not been served since; zero otherwise.
+	Woken time.Time
 	// HeldUntil is when a held database is tried again.
 	HeldUntil time.Time
 	// UpgradeSince is since when its jobs have waited for the end of an upgrade; zero if they do not.
@@ -156,7 +189,7 @@ func (st *Status) JobsUnknown() map[string]bool {
 // Served reports whether the database should have a session of this runner.
 func (d *DatabaseStatus) Served() bool {
 	switch d.State {
-	case DatabaseUndetected, DatabaseStandby, DatabaseYielding, DatabaseNeutralized:
+	case DatabaseUndetected, DatabaseStandby, DatabaseYielding, DatabaseNeutralized, DatabaseAsleep:
 		return false
 	default:
 		return true
@@ -223,7 +256,7 @@ func (e *engine) status(now time.Time) Status {
 	st := Status{
 		Leader: l.leading, LeaderKnown: l.known, LeaderDetail: l.detail,
 		TakingOver: l.leading && !l.settled, Stopping: e.shutdown.begun,
-		Upstreams: e.pool.Status(), Counts: e.databases.withCounted(e.tree.Counts()), Controls: e.controls.clone(),
+		Connections: e.connections.status(), Upstreams: e.pool.Status(), Counts: e.databases.withCounted(e.tree.Counts()), Controls: e.controls.clone(),
 	}
 	oldest := e.tree.Oldest(now)
 	if e.config().DatabaseChannels != nil {

@@ -434,6 +434,8 @@ func (e *engine) putBack(db *database, row *driver.Row, t *task) {
 	t.row, t.gone, t.result = row, false, nil
 	if delivered {
 		e.delays.add(row.Key, retryFirst, retryLimit)
+	} else {
+		e.refund(row.Key, t)
 	}
 	if broken {
 		e.delays.strays(row.Key)

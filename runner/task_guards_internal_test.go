@@ -231,21 +231,30 @@ func TestUnclaimed(t *testing.T) {
 	attempt := func(uuid string) driver.Task {
 		return driver.Task{Key: channels.Key{DB: "prod", UUID: uuid}, Enqueued: 5}
 	}
-	for uuid, task := range map[string]*task{
-		"back": {phase: phaseUnclaiming, attempt: attempt("back")}, "locked": {phase: phaseUnclaiming, attempt: attempt("locked")},
-		"open": {phase: phaseOpen, attempt: attempt("open")}, "anew": {phase: phaseUnclaiming, attempt: driver.Task{Key: channels.Key{DB: "prod", UUID: "anew"}, Enqueued: 6}},
-	} {
-		e.holds("prod", uuid, task)
+	uuids := []string{"no task", "open", "anew", "locked", "condemned", "condemned, back", "failed otherwise", "back"}
+	for _, uuid := range uuids[1:] {
+		e.holds("prod", uuid, &task{phase: phaseUnclaiming, attempt: attempt(uuid)})
 	}
+	named := func(uuid string) *task { return e.tasks[channels.Key{DB: "prod", UUID: uuid}] }
+	named("open").phase, named("anew").attempt.Enqueued = phaseOpen, 6
+	named("condemned").condemned, named("condemned, back").condemned = 3, 3
+	condemned, back, otherwise := named("condemned"), named("condemned, back"), named("failed otherwise")
 	var tasks []driver.Task
 	var rows []driver.Row
-	for _, uuid := range []string{"back", "locked", "open", "anew", "no task"} {
+	for _, uuid := range uuids {
 		tasks = append(tasks, attempt(uuid))
+		state := channels.Pending
+		if uuid == "condemned" || uuid == "failed otherwise" {
+			state = channels.Failed
+		}
 		if uuid != "locked" {
-			rows = append(rows, *jobRow(channels.Key{DB: "prod", UUID: uuid}, channels.Pending, 0))
+			rows = append(rows, *jobRow(channels.Key{DB: "prod", UUID: uuid}, state, 0))
 		}
 	}
 	e.unclaimed(db, tasks, rows)
+	require.NotEmpty(t, condemned.trail.quarantined)
+	require.Empty(t, back.trail.quarantined)
+	require.Empty(t, otherwise.trail.quarantined)
 	left := make(map[string]phase)
 	for key, t := range e.tasks {
 		left[key.UUID] = t.phase
@@ -253,6 +262,28 @@ func TestUnclaimed(t *testing.T) {
 	require.Equal(t, map[string]phase{"locked": phaseAsked, "open": phaseOpen, "anew": phaseUnclaiming}, left)
 	require.True(t, e.tasks[channels.Key{DB: "prod", UUID: "locked"}].stuck)
 	require.Empty(t, e.delays)
+}
+
+// An order to read a job is taken back where there is one.
+func TestUnread(t *testing.T) {
+	t.Parallel()
+	e, _ := served()
+	for _, db := range []string{"prod", "lost", "not served"} {
+		require.NotPanics(t, func() { e.unread(channels.Key{DB: db, UUID: "a"}) }, db)
+	}
+}
+
+// What is told of a job that is gone depends on whether its database is served.
+func TestTellingOfWhatIsGone(t *testing.T) {
+	t.Parallel()
+	for db, want := range map[string]string{"prod": "the job was deleted", "not served": "the database is not served any more"} {
+		e, _ := served()
+		var told []string
+		e.with(func(cfg *Config) { cfg.Events = func(ev Event) { told = append(told, ev.Detail) } })
+		task := &task{phase: phaseWatched, gone: true}
+		e.settle(e.holds(db, "a", task), task)
+		require.Equal(t, []string{want}, told)
+	}
 }
 
 // Only a request that was delivered without its job having been run is a strike, and delays the job.

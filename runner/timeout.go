@@ -325,8 +325,8 @@ func (e *engine) stop(db *database, key channels.Key, t *task, now time.Time) {
 	if l.stuck {
 		l.next = now.Add(stuckInterval)
 	}
-	if attempt.Enqueued != 0 {
-		db.session.Stop(attempt, terminate)
+	if attempt.Enqueued != 0 && db.session.Stop(attempt, terminate) && terminate {
+		e.handover.ordered(&attempt)
 	}
 }
 
@@ -350,6 +350,10 @@ func (e *engine) stopped(db *database, attempts []driver.Task, found []driver.St
 	}
 	for i := range found {
 		s := &found[i]
+		if terminate { // after an error, nobody knows
+			e.handover.answered(&s.Task, err != nil || s.Result == driver.Signalled)
+			e.forgetUnclosed(s.Task.Key)
+		}
 		t := e.tasks[s.Task.Key]
 		if t == nil || t.limit == nil || t.limit.enqueued != s.Task.Enqueued {
 			continue

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
@@ -66,4 +67,34 @@ func TestClosedConnectionsAreBounded(t *testing.T) {
 	e.expireClosed(now)
 	require.Len(t, e.handover.closed, 2)
 	require.True(t, e.handover.mayClose(&task.attempt))
+}
+
+// What was announced is forgotten once it is known that no connection was closed, and no request is open.
+func TestForgettingWhatWasNotClosed(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		closed closedAttempt
+		task   *task
+		want   bool
+	}{
+		"announced only":  {closedAttempt{}, &task{phase: phaseWatched}, true},
+		"no task":         {closedAttempt{}, nil, true},
+		"open":            {closedAttempt{}, &task{phase: phaseOpen, exchange: &exchange.Exchange{}}, false},
+		"ordered":         {closedAttempt{orders: 1}, &task{phase: phaseWatched}, false},
+		"closed":          {closedAttempt{done: true}, &task{phase: phaseWatched}, false},
+		"a former leader": {closedAttempt{inherited: true}, &task{phase: phaseWatched}, false},
+	} {
+		e, db := served()
+		key := e.holds("prod", "a", c.task)
+		e.handover.closed = map[channels.Key]closedAttempt{key: c.closed}
+		e.forgetUnclosed(key)
+		require.Equal(t, c.want, len(e.handover.closed) == 0, name)
+
+		// Results of orders that are about other attempts change nothing.
+		e.handover.closed[key] = closedAttempt{enqueued: 5, orders: 1}
+		e.stopped(db, []driver.Task{{Key: key, Enqueued: 6}}, []driver.Stopped{{Task: driver.Task{Key: key, Enqueued: 6}}}, true, nil)
+		e.stopped(db, []driver.Task{{Key: key, Enqueued: 5}}, []driver.Stopped{{Task: driver.Task{Key: key, Enqueued: 5}}}, false, nil)
+		e.handover.ordered(&driver.Task{Key: key, Enqueued: 6})
+		require.Equal(t, closedAttempt{enqueued: 5, orders: 1}, e.handover.closed[key], name)
+	}
 }

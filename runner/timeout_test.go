@@ -3,6 +3,7 @@ package runner_test
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -406,6 +407,58 @@ func TestTimeoutAndABrokenRequest(t *testing.T) {
 				b.settle(2 * time.Hour)
 				require.Len(b, b.RunsOf(k), c.runs)
 				require.Equal(b, c.ends.String(), b.row(k).State.String())
+			})
+		})
+	}
+}
+
+// A connection that was to be closed, and was not, still proves what it does: a job whose worker dies then
+// is put back. Only where nobody knows whether it was closed, the job is left alone.
+func TestTimeoutThatClosesNoConnection(t *testing.T) {
+	for name, c := range map[string]struct {
+		do   func(b *bench, d *desk)
+		runs int
+	}{
+		"the next leader would not know": {func(_ *bench, d *desk) { d.err = errFault }, 2},
+		"no backend shows it": {func(b *bench, _ *desk) {
+			b.Update(key("prod", "a"), func(j *mock.Job) { j.LockPID = 0 }) // as a lock inside a savepoint that has ended
+		}, 2},
+		"the role may not": {func(b *bench, _ *desk) { b.Fault("prod", func(f *mock.Faults) { f.StopDenied = true }) }, 2},
+		"the answer fails": {func(b *bench, _ *desk) { b.Fault("prod", func(f *mock.Faults) { f.StopErr = errFault }) }, 1},
+		"the answer is lost": {func(b *bench, _ *desk) {
+			b.settle(2500 * time.Millisecond) // the last order to cancel has been answered
+			b.Fault("prod", func(f *mock.Faults) { f.LoseAfterStop = true })
+		}, 1},
+		"it is closed": {func(*bench, *desk) {}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				var j journal
+				b.AddDatabase("prod")
+				k := key("prod", "a")
+				b.PlanFor(k, never(func(p *mock.Plan) { p.IgnoresCancel, p.IgnoresTerminate = true, true }))
+				cfg := b.limited(&j, func(p *policy.Timeout) { p.Retry = true })
+				d := &desk{}
+				cfg.Handover = d
+				r := b.start(cfg)
+				b.one("prod", "a")
+				b.settle(78 * time.Second)
+				require.Len(b, j.of("a", runner.EventTimeoutCancelled), 1)
+				c.do(b, d)
+				b.settle(30 * time.Second)
+				require.Equal(b, name == "it is closed", len(j.of("a", runner.EventTimeoutTerminated)) == 1)
+				b.CrashServer("odoo1")
+				b.settle(time.Minute)
+				require.Len(b, b.RunsOf(k), c.runs)
+				if c.runs == 2 {
+					b.requireDone(k)
+					b.requireIdle(r)
+					require.False(b, slices.ContainsFunc(d.note, func(s runner.Slots) bool { return s.UUID != "" }))
+					return
+				}
+				w, err := r.Why(b.Context(), k)
+				require.NoError(b, err)
+				require.Contains(b, w.Text, "nothing shows whether it goes on")
 			})
 		})
 	}

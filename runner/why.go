@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
 // Why says why a job does, or does not, run.
@@ -211,6 +212,8 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 		w.say(WhyNoLeader, "no process leads the runner%s", with(": ", e.leadership.detail))
 	case db == nil:
 		w.say(WhyNotServed, "database %s is not among those that this runner serves", w.Key.DB)
+	case e.wake(db, session.Pressing):
+		w.say("database_"+DatabaseAsleep.String(), "database %s is asleep: %s; it is connected now", db.Name, db.slept.detail())
 	case db.state == DatabaseUpgrading:
 		w.say("database_"+db.state.String(), "nothing of database %s starts while it is being upgraded, since %s: %s", db.Name,
 			db.upgradeSince.UTC().Format(time.RFC3339), db.reason)

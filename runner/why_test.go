@@ -148,6 +148,14 @@ func sessions(fake func(driver.Session) driver.Session) func(*runner.Config) {
 var whyCases = map[string]whyCase{
 	"ready":  {"next scheduling pass", func(b *bench) (*runner.Runner, channels.Key) { return queued(b, 1) }},
 	"behind": {"2 jobs go before it", func(b *bench) (*runner.Runner, channels.Key) { return queued(b, 3) }},
+	"capacity_window": {"policy root.night lets no job of channel root.night start until Sat 1 Jan 02:00 UTC", func(b *bench) (*runner.Runner, channels.Key) {
+		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Policies = b.window("root.night", "0 daily 00:00-02:00 UTC") })
+		return r, b.one("prod", "a", func(j *mock.Job) { j.Channel = "night" })
+	}},
+	"rate": {"policy root.slow lets 1 job in an hour of channel root.slow start, and this one not before 2000-01-01T01:00:0", func(b *bench) (*runner.Runner, channels.Key) {
+		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Policies = b.rate("root.slow", "1/h", 1) })
+		return r, b.one("prod", "a", func(j *mock.Job) { j.Channel = "slow" })
+	}},
 	"limit": {"database prod has 1 of at most 1 at once in channel root (policy root)", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:9", func(cfg *runner.Config) {
 			cfg.Policies = []policy.Policy{{Channels: []string{"root"}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerDatabase}}}
@@ -190,6 +198,20 @@ var whyCases = map[string]whyCase{
 	"paused_database": {"database prod is paused by operator", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:9")
 		b.control(r, runner.Pause{Database: "prod", By: "operator"})
+		return r, b.one("prod", "a")
+	}},
+	"database_waiting": {"database prod is waiting: open session to prod: connection lost: too many connections", func(b *bench) (*runner.Runner, channels.Key) {
+		b.LimitConnections(5, 5)
+		r := b.prod("root:9")
+		return r, b.one("prod", "a")
+	}},
+	"database_asleep": {"database prod is asleep: it has had nothing to do since", func(b *bench) (*runner.Runner, channels.Key) {
+		b.many(1)
+		b.DelayStatistics(time.Hour)
+		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Connections = runner.ConnectionsLeast })
+		for b.states(r)["asleep"] == 0 || b.connections("prod") > 0 {
+			b.settle(100 * time.Millisecond)
+		}
 		return r, b.one("prod", "a")
 	}},
 	"retry_delay": {"the next one follows at", func(b *bench) (*runner.Runner, channels.Key) {

@@ -20,12 +20,18 @@ func pageOf(r *http.Request) (p page, name string, err error) {
 	if err != nil {
 		return p, "", err
 	}
+	p, err = pageIn(q)
+	return p, q.Get("runner"), err
+}
+
+// pageIn reads which part of a list.
+func pageIn(q url.Values) (p page, err error) {
 	if p.limit, err = number(q, "limit", 1, pageLimit); err != nil {
-		return p, "", err
+		return p, err
 	}
 	p.limit = min(p.limit, pageLimit)
 	p.offset, err = number(q, "offset", 0, 0)
-	return p, q.Get("runner"), err
+	return p, err
 }
 
 // cut returns that part of a list, and what follows it.

@@ -105,6 +105,21 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// TestDatabasesByState: a list of databases can be one of those in some states.
+func TestDatabasesByState(t *testing.T) {
+	e := newCrowd(t)
+	e.Says.Databases[7].State, e.Says.Databases[9].State = runner.DatabaseWaiting, runner.DatabaseAsleep
+	for query, want := range map[string]int{"waiting": 1, "waiting,asleep": 2, "waiting&state=asleep": 2, "connecting": 1000, "ready": 0} {
+		_, w := fakerunner.Ask(t, adminMux("databases"), http.MethodGet, "/jobrunner/databases?state="+query, nil, nil)
+		require.Equal(t, 200, w.Code)
+		var doc api.Databases
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &doc))
+		require.Len(t, doc.Databases, want, query)
+	}
+	_, w := fakerunner.Ask(t, adminMux("databases"), http.MethodGet, "/jobrunner/databases?state=lost", nil, nil)
+	require.Equal(t, 400, w.Code)
+}
+
 // TestFirstLetters: a job is found by the first letters of its uuid where no other begins with them.
 func TestFirstLetters(t *testing.T) {
 	e := newCrowd(t)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -95,21 +96,46 @@ func getReady(w http.ResponseWriter, r *http.Request) error {
 	return Answer(w, status, api.Readiness{Ready: !fails, State: worst.String(), Problems: problems})
 }
 
-// getDatabases lists a page of the databases.
+// getDatabases lists a page of the databases, or of those in some states.
 func getDatabases(w http.ResponseWriter, r *http.Request) error {
-	page, name, err := pageOf(r)
+	q, err := Query(r, "runner", "limit", "offset", "state")
+	if err != nil {
+		return err
+	}
+	page, err := pageIn(q)
+	if err != nil {
+		return err
+	}
+	states, err := databaseStates(q)
 	if err != nil {
 		return err
 	}
 	list := []api.Database{}
-	err = eachOf(r, name, func(name string, _ *supervisor.Runner, st *runner.Status, now time.Time) {
-		list = append(list, api.NewDatabases(name, st, now)...)
+	err = eachOf(r, q.Get("runner"), func(name string, _ *supervisor.Runner, st *runner.Status, now time.Time) {
+		for _, v := range api.NewDatabases(name, st, now) {
+			if len(states) == 0 || slices.Contains(states, v.State) {
+				list = append(list, v)
+			}
+		}
 	})
 	if err != nil {
 		return err
 	}
 	list, rest := cut(page, list)
 	return Answer(w, http.StatusOK, api.Databases{Databases: list, Rest: rest})
+}
+
+// databaseStates are those that a request restricts databases to.
+func databaseStates(q url.Values) (states []string, err error) {
+	for _, list := range q["state"] {
+		for name := range strings.SplitSeq(list, ",") {
+			if _, ok := runner.ParseDatabaseState(name); !ok {
+				return nil, Error(http.StatusBadRequest, "unknown state %q of a database", name)
+			}
+			states = append(states, name)
+		}
+	}
+	return states, nil
 }
 
 // getChannels lists a page of the channels.

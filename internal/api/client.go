@@ -136,6 +136,8 @@ type ListQuery struct {
 	// Limit is how many a page has: 0 means as many as the server likes. Offset is how many come
 	// before it.
 	Limit, Offset int
+	// States are those of the databases; of another list there is none.
+	States []string
 }
 
 func (q *ListQuery) values() url.Values {
@@ -144,6 +146,9 @@ func (q *ListQuery) values() url.Values {
 		if n != 0 {
 			v.Set(name, strconv.Itoa(n))
 		}
+	}
+	if len(q.States) > 0 {
+		v["state"] = q.States
 	}
 	return v
 }

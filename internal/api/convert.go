@@ -83,7 +83,11 @@ func NewStatus(name string, st *runner.Status, now time.Time) Status {
 	v := Status{
 		Runner: name, Leader: st.Leader, LeaderKnown: st.LeaderKnown, LeaderDetail: st.LeaderDetail,
 		TakingOver: st.TakingOver, Stopping: st.Stopping, Problems: st.Problems(now), Warnings: st.Warnings(now), State: st.Health(now).String(),
-		Tasks:     TaskCounts{Claiming: st.Claiming, Open: st.Open, Watched: st.Watched, Overdue: st.Overdue, Stuck: len(st.Stuck)},
+		Tasks: TaskCounts{Claiming: st.Claiming, Open: st.Open, Watched: st.Watched, Overdue: st.Overdue, Stuck: len(st.Stuck)},
+		Connections: Connections{
+			Limit: st.Connections.Limit, Reason: st.Connections.Reason, Used: st.Connections.Used, Waiting: st.Connections.Waiting,
+			Longest: st.Connections.Longest.Seconds(), Refused: st.Connections.Refused,
+		},
 		Databases: make(map[string]int), Upstreams: NewUpstreams("", st),
 		Pauses: NewPauses(st.Controls.Pauses), Drains: NewDrains(st.Controls.Drains),
 	}
@@ -189,9 +193,24 @@ func NewChannels(name string, st *runner.Status, now time.Time) []Channel {
 			Queued: c.Queued, Held: held[channels.ID{DB: c.DB, Channel: c.FullName}], PassedBy: c.PassedBy,
 			JobsUnknown: c.DB == "" && len(unknown) > 0 || unknown[c.DB], Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
 			OldestPending: age(now, c.Oldest), Pause: NewPause(c.Pause),
+			Percent: c.Percent, Auto: c.Auto, Window: newWindow(c), Rate: newRate(c), RateWaits: c.Rated, RateNext: shown(c.RatedUntil),
 		})
 	}
 	return views
+}
+
+func newWindow(c *runner.ChannelStatus) *Window {
+	if c.Window == nil {
+		return nil
+	}
+	return &Window{Capacity: c.Window.Capacity, Line: c.Window.String(), Until: shown(c.WindowUntil)}
+}
+
+func newRate(c *runner.ChannelStatus) *Rate {
+	if c.Rate == nil {
+		return nil
+	}
+	return &Rate{Line: c.Rate.String(), Available: c.Tokens, Next: shown(c.NextToken)}
 }
 
 // NewUpstreams describes the Odoo servers of the runner of that name.

@@ -61,11 +61,27 @@ type Status struct {
 	DatabaseChannels *Capacity `json:"database_channels,omitempty"`
 	// OldestPending is the age of the longest waiting job.
 	OldestPending *float64 `json:"oldest_pending_seconds,omitempty"`
+	// Connections are those to PostgreSQL.
+	Connections Connections `json:"connections"`
 	// Databases counts them by state, Upstreams lists the servers.
 	Databases map[string]int `json:"databases"`
 	Upstreams []Upstream     `json:"upstreams"`
 	Pauses    []Pause        `json:"pauses"`
 	Drains    []Drain        `json:"drains"`
+}
+
+// Connections are the connections to PostgreSQL of one runner.
+type Connections struct {
+	// Limit is how many there may be, and Reason says why; 0 is without limit. Used is how many there
+	// are.
+	Limit  int    `json:"limit"`
+	Reason string `json:"reason,omitempty"`
+	Used   int    `json:"used"`
+	// Waiting is how many databases wait for one, for Longest at most.
+	Waiting int     `json:"databases_waiting"`
+	Longest float64 `json:"longest_wait_seconds,omitempty"`
+	// Refused says why PostgreSQL allows no more, although the limit does.
+	Refused string `json:"refused,omitempty"`
 }
 
 // Capacity is how many jobs run in all databases together, and how many may.
@@ -152,8 +168,38 @@ type Channel struct {
 	Running        int       `json:"running"`
 	Failed         int       `json:"failed"`
 	ThrottledUntil time.Time `json:"throttled_until,omitzero"`
-	OldestPending  *float64  `json:"oldest_pending_seconds,omitempty"`
-	Pause          *Pause    `json:"pause,omitempty"`
+	// Auto is whether Capacity follows what the servers bear.
+	Auto bool `json:"capacity_auto,omitempty"`
+	// Percent is how much of the capacity of the channel above Capacity is.
+	Percent int `json:"capacity_percent,omitempty"`
+	// Window is what a policy puts in the place of Capacity at present.
+	Window *Window `json:"window,omitempty"`
+	// Rate is how many jobs may start in a time.
+	Rate *Rate `json:"rate,omitempty"`
+	// RateWaits is how many databases have jobs that wait for the rate of their database, and RateNext
+	// when the first of them may start one.
+	RateWaits     int       `json:"rate_waits,omitempty"`
+	RateNext      time.Time `json:"rate_next,omitzero"`
+	OldestPending *float64  `json:"oldest_pending_seconds,omitempty"`
+	Pause         *Pause    `json:"pause,omitempty"`
+}
+
+// Window is a capacity for certain times that is in force.
+type Window struct {
+	// Capacity is how many jobs may run at once; with 0, none starts.
+	Capacity int `json:"capacity"`
+	// Line is the window as the policy has it, Until when another one is in force, or none.
+	Line  string    `json:"line"`
+	Until time.Time `json:"until,omitzero"`
+}
+
+// Rate limits the starts of jobs.
+type Rate struct {
+	// Line is the rate as the policy has it.
+	Line string `json:"line"`
+	// Available is how many jobs may start at once now, and at Next it is one more.
+	Available int       `json:"available"`
+	Next      time.Time `json:"next,omitzero"`
 }
 
 // Upstream is one Odoo server in GET /jobrunner/upstreams.

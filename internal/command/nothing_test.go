@@ -30,6 +30,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
 // soon is within which every surface tells of an outage.
@@ -97,6 +98,11 @@ var outages = []outage{
 			s.fault(func(f *mock.Faults) { f.OpenErr = errors.New("too many connections") })
 			s.start()
 		},
+	},
+	{
+		cause: "no connection to PostgreSQL is free for the only database", why: "database_waiting", state: runner.NotReady, says: "database prod waits for a connection: ",
+		metric: `databases{state="waiting"} 1`, alerts: []string{"JobrunnerDatabaseNotServed", "JobrunnerNotReady", "JobrunnerSessionDeaf"},
+		do: func(s *site) { s.world.LimitConnections(5, 5); s.start() },
 	},
 	{
 		cause: "its jobs cannot be read", why: "database_unreachable", state: runner.NotReady, says: "it is unreachable: ",
@@ -194,6 +200,23 @@ var outages = []outage{
 		metric: `channel_running{channel="root"} 4`,
 		do: func(s *site) {
 			s.busy()
+			s.start()
+		},
+	},
+	{
+		cause: "a policy lets nothing start at this time", why: "capacity_window", state: runner.Ready, says: "window 0 daily 00:00-24:00 UTC", in: "channels", data: `"window":{"capacity":0`,
+		metric: `channel_limited{by="window",channel="root"} 1`,
+		do: func(s *site) {
+			always := channels.Window{Days: 1<<7 - 1, To: 24 * 60, Zone: time.UTC}
+			s.config.Policies = []policy.Policy{{Channels: []string{"root"}, Capacity: []channels.Window{always}}}
+			s.start()
+		},
+	},
+	{
+		cause: "a policy lets one job start in a day", why: "rate", state: runner.Ready, says: "rate 1/d", in: "channels", data: `"rate":{"line":"1/d","available":0`,
+		metric: `channel_limited{by="rate",channel="root"} 1`,
+		do: func(s *site) {
+			s.config.Policies = []policy.Policy{{Channels: []string{"root"}, Rate: &channels.Rate{Starts: 1, Period: 24 * time.Hour}}}
 			s.start()
 		},
 	},

@@ -46,6 +46,10 @@ func remedy(v *api.Why) string {
 		return "start Odoo, or correct its address; caddy jobrunner doctor examines it"
 	case v.Why == "database_standby":
 		return "if that is Odoo's own runner, switch it off with channels = root:0 in [queue_job] and restart Odoo"
+	case v.Why == "database_waiting":
+		return "more connections would help: raise connections of the jobrunner block, or CONNECTION LIMIT of the role or max_connections of PostgreSQL"
+	case v.Why == "database_asleep":
+		return "the database has just been woken, ask again in a moment"
 	case v.Why == "no_leader":
 		return "check that PostgreSQL runs, and postgres, postgres_password and pg_hba.conf; caddy jobrunner doctor examines them"
 	case v.Why == "sequential_failed" && v.Blocker != "":

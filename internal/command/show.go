@@ -21,6 +21,7 @@ func showCommands() []*cobra.Command {
 		sub("channels", "Lists the channels", cobra.NoArgs, func(c *call) (int, error) { return c.watch((*call).channels) }),
 		sub("tasks", "Lists the jobs that run", cobra.NoArgs, func(c *call) (int, error) { return c.watch((*call).tasks) }),
 	}
+	lists[0].Flags().StringSlice("state", nil, "Only databases in these states")
 	for _, cmd := range lists {
 		cmd.Flags().Int("limit", 1000, "How many to list, at most 1000")
 		cmd.Flags().Int("offset", 0, "How many to leave out before")
@@ -300,6 +301,9 @@ func (c *call) databases() (int, error) {
 	if err != nil {
 		return 1, err
 	}
+	if q.States, err = c.flags.GetStringSlice("state"); err != nil {
+		return 1, err
+	}
 	doc, err := c.api.Databases(c.ctx, q)
 	if err != nil || c.json() {
 		return 0, err
@@ -364,26 +368,7 @@ func (c *call) channels() (int, error) {
 	t := c.out.table(cells("RUNNER", "DATABASE", "CHANNEL", "CAPACITY", "RUNNING", "WAITING", "FAILED", "OLDEST", "PAUSED", "OPTIONS")...)
 	for i := range list {
 		v := &list[i]
-		capacity := strconv.Itoa(v.Capacity)
-		if v.Capacity == 0 {
-			capacity = "∞"
-		}
-		var options []string
-		if v.Sequential {
-			options = append(options, "sequential")
-		}
-		if v.Sequential && v.Failed > 0 {
-			options = append(options, "stopped by a failed job")
-		}
-		if v.Held > 0 {
-			options = append(options, fmt.Sprintf("%d wait for their database", v.Held))
-		}
-		if v.PassedBy > 0 {
-			options = append(options, fmt.Sprintf("%d passed by others", v.PassedBy))
-		}
-		if v.Throttle > 0 {
-			options = append(options, "throttle "+seconds(&v.Throttle))
-		}
+		capacity, options := limitsOf(v)
 		t.row(cells(v.Runner, v.Database, v.Channel, capacity, strconv.Itoa(v.Running),
 			count(v.Queued+v.Held, v.JobsUnknown), strconv.Itoa(v.Failed), age(v.OldestPending, v.JobsUnknown), yes(v.Paused), strings.Join(options, ", "))...)
 	}
@@ -394,6 +379,46 @@ func (c *call) channels() (int, error) {
 	}
 	c.rest(doc.Rest)
 	return 0, nil
+}
+
+// limitsOf writes how many jobs of a channel may run at once, and what else decides when they do.
+func limitsOf(v *api.Channel) (capacity string, options []string) {
+	capacity = strconv.Itoa(v.Capacity)
+	if v.Capacity == 0 {
+		capacity = "∞"
+	}
+	if v.Auto {
+		options = append(options, "auto")
+	}
+	if v.Percent > 0 {
+		options = append(options, fmt.Sprintf("%d%%", v.Percent))
+	}
+	if v.Window != nil {
+		capacity = strconv.Itoa(v.Window.Capacity)
+		options = append(options, "window "+v.Window.Line)
+	}
+	if v.Rate != nil {
+		options = append(options, "rate "+v.Rate.Line)
+	}
+	if v.RateWaits > 0 {
+		options = append(options, fmt.Sprintf("databases that wait for a rate: %d", v.RateWaits))
+	}
+	if v.Sequential {
+		options = append(options, "sequential")
+	}
+	if v.Sequential && v.Failed > 0 {
+		options = append(options, "stopped by a failed job")
+	}
+	if v.Held > 0 {
+		options = append(options, fmt.Sprintf("%d wait for their database", v.Held))
+	}
+	if v.PassedBy > 0 {
+		options = append(options, fmt.Sprintf("%d passed by others", v.PassedBy))
+	}
+	if v.Throttle > 0 {
+		options = append(options, "throttle "+seconds(&v.Throttle))
+	}
+	return capacity, options
 }
 
 func (c *call) upstreams() (int, error) {

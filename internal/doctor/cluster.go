@@ -33,6 +33,7 @@ func (e *examination) cluster() {
 			e.add(foundRights, "%s", w)
 		}
 	}
+	limits := e.limits(ctx, c)
 	list, err := c.Databases(ctx, cfg.Databases)
 	if err != nil {
 		e.add(foundNoList, "the databases cannot be listed: %s", err)
@@ -51,6 +52,7 @@ func (e *examination) cluster() {
 	for _, db := range list {
 		e.database(db.Name)
 	}
+	e.connections(limits)
 	if len(e.served) == 0 && !e.neutralized && !e.ill {
 		e.add(foundNothing, "none of the databases has jobs that can be run: install queue_job in one of them, or choose others with databases")
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
 // Timeouts of one check.
@@ -127,6 +128,18 @@ func (e *examination) openSites() {
 	}
 }
 
+// atAnyTime returns the highest capacity of root, which has one of its own, at certain times of policies.
+func atAnyTime(cfg runner.Config, root int) int {
+	p := policy.Compile(cfg.Policies).Windows("root", "")
+	if p == nil || root <= 0 {
+		return root
+	}
+	for _, w := range p.Capacity {
+		root = max(root, w.Capacity)
+	}
+	return root
+}
+
 // capacity compares the root channel with the workers, where those are known.
 func (e *examination) capacity() {
 	conf, cfg := e.subject.Odoo, e.subject.Config
@@ -137,8 +150,12 @@ func (e *examination) capacity() {
 	for _, c := range cfg.Channels {
 		if c.Name == "root" {
 			root = c.Capacity
+			if c.Auto {
+				root = 0 // what the servers bear
+			}
 		}
 	}
+	root = atAnyTime(cfg, root)
 	if d := cfg.DatabaseChannels; d != nil {
 		if root = d.Max; root == 0 {
 			e.add(foundNoCapacity, "max_capacity is 0, so no job runs: raise it")

@@ -15,7 +15,7 @@ type Finding struct {
 	Severity Severity `json:"severity"`
 	// Code names the finding for scripts; it is one of [Codes].
 	Code string `json:"code"`
-	// Check is what was checked: postgres, pooler, databases, database, rival,
+	// Check is what was checked: postgres, pooler, connections, databases, database, rival,
 	// lock, channels, upstreams, upstream, route, capacity, policies or odoo_config.
 	Check string `json:"check"`
 	// Runner is the name of the runner. Database and Upstream are empty if the
@@ -41,6 +41,9 @@ var (
 	foundUnreachable   = kind{Error, "postgres", "postgres_unreachable"}
 	foundPostgres      = kind{OK, "postgres", "postgres"}
 	foundRights        = kind{Warning, "postgres", "role_rights"}
+	foundConnections   = kind{Warning, "connections", "too_few_connections"}
+	foundOverLimit     = kind{Warning, "connections", "connections_above_limit"}
+	foundUncounted     = kind{Warning, "connections", "hibernate_not_counted"}
 	foundNoList        = kind{Error, "databases", "databases_not_listed"}
 	foundNoDatabase    = kind{Error, "databases", "no_database"}
 	foundNothing       = kind{Error, "databases", "no_jobs"}
@@ -81,7 +84,8 @@ var (
 
 // kinds are all of them.
 var kinds = []kind{
-	foundRunnerOn, foundServerWide, foundFilter, foundPooler, foundUnreachable, foundPostgres, foundRights, foundNoList,
+	foundRunnerOn, foundServerWide, foundFilter, foundPooler, foundUnreachable, foundPostgres, foundRights,
+	foundConnections, foundOverLimit, foundUncounted, foundNoList,
 	foundNoDatabase,
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,

@@ -45,6 +45,9 @@ var policyOptions = []struct {
 	has  func(*policy.Policy) bool
 }{
 	{"timeout limits no job", func(p *policy.Policy) bool { return p.Timeout != nil }},
+	{"capacity limits no channel", func(p *policy.Policy) bool { return len(p.Capacity) > 0 }},
+	{"rate limits no channel", (*policy.Policy).PacesChannels},
+	{"rate per database limits no job", (*policy.Policy).PacesDatabases},
 	{"fair counts for no job", func(p *policy.Policy) bool { return p.Fair != "" }},
 	{"limit limits no job", func(p *policy.Policy) bool { return p.Limit != nil }},
 	{"objective counts for no job", func(p *policy.Policy) bool { return p.Objective != nil }},

@@ -62,6 +62,23 @@ func TestPolicyThatNeverCounts(t *testing.T) {
 			[]policy.Policy{limited("root*"), limited("root.export*")},
 			[]string{"policy root.export*: its timeout limits no job, because policy root* comes before it and matches all of its jobs: put what is specific before what is general"},
 		},
+		"capacity and rate": {
+			[]policy.Policy{
+				{Channels: []string{"root*"}, Capacity: make([]channels.Window, 1)}, {Channels: []string{"root"}, Rate: new(channels.Rate)},
+				{Channels: []string{"root"}, Capacity: make([]channels.Window, 1), Rate: new(channels.Rate)},
+			},
+			[]string{
+				"policy root: its capacity limits no channel, because policy root* comes before it and matches all of its jobs: put what is specific before what is general",
+				"policy root: its rate limits no channel, because policy root comes before it and matches all of its jobs: put what is specific before what is general",
+			},
+		},
+		"rates of two kinds": {
+			[]policy.Policy{
+				{Channels: []string{"root"}, Rate: new(channels.Rate)}, {Channels: []string{"root"}, Rate: &channels.Rate{PerDatabase: true}},
+				{Channels: []string{"root"}, Database: "prod", Rate: &channels.Rate{PerDatabase: true}},
+			},
+			[]string{"policy root database prod: its rate per database limits no job, because policy root comes before it and matches all of its jobs: put what is specific before what is general"},
+		},
 		"without the option": {[]policy.Policy{{Channels: []string{"root*"}}, limited("root.export*")}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -73,6 +90,34 @@ func TestPolicyThatNeverCounts(t *testing.T) {
 				found = append(found, f.Message)
 			}
 			require.Equal(t, c.want, found)
+		})
+	}
+}
+
+// What counts against the workers is the highest capacity of root at any time.
+func TestCapacityAtAnyTime(t *testing.T) {
+	for name, c := range map[string]struct {
+		windows []channels.Window
+		own     int
+		want    []string
+	}{
+		"own":           {nil, 3, nil},
+		"lower":         {[]channels.Window{{Capacity: 1}}, 3, nil},
+		"at night":      {[]channels.Window{{Capacity: 1}, {Capacity: 8}}, 3, []string{"capacity_above_workers"}},
+		"own is enough": {[]channels.Window{{Capacity: 1}}, 8, []string{"capacity_above_workers"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := runner.Config{Channels: []channels.Config{{Name: "root", Capacity: c.own}}}
+			if c.windows != nil {
+				cfg.Policies = []policy.Policy{{Channels: []string{"root*"}, Capacity: c.windows}}
+			}
+			e := &examination{subject: Subject{Config: cfg, Odoo: &odooconf.Config{Workers: 8}}}
+			e.capacity()
+			var codes []string
+			for _, f := range e.found {
+				codes = append(codes, f.Code)
+			}
+			require.Equal(t, c.want, codes)
 		})
 	}
 }

@@ -43,6 +43,8 @@ var (
 	failedDesc           = gauge("channel_failed", "Failed jobs of the channel.", "runner", "database", "channel")
 	pausedDesc           = gauge("channel_paused", "Whether the channel is paused, by the configuration or by an operator.", "runner", "database", "channel")
 	blockedDesc          = gauge("channel_blocked", "Whether the channel is sequential and a failed job stops it.", "runner", "database", "channel")
+	limitedDesc          = gauge("channel_limited", "Whether jobs wait because of a window or a rate of a policy; absent for channels without.", "runner", "database", "channel", "by")
+	limitedUntilDesc     = gauge("channel_limited_until_timestamp_seconds", "When that changes; absent while none waits because of it.", "runner", "database", "channel", "by")
 	databasesDesc        = gauge("databases", "Databases by state.", "runner", "state")
 	connectedDesc        = gauge("session_connected", "Whether there is a connection that listens to the database, for databases that should have one.", "runner", "database")
 	silenceDesc          = gauge("session_silence_seconds", "Time since PostgreSQL was last heard on that connection.", "runner", "database")
@@ -56,14 +58,16 @@ var (
 	tasksDesc            = gauge("tasks", "Jobs that hold a slot, by phase: claiming, open (their request is), watched (they run without one of ours).", "runner", "phase")
 	overdueDesc          = gauge("jobs_overdue", "Jobs that run beyond the time limits of policies.", "runner")
 	stuckDesc            = gauge("jobs_stuck", "Those of them that a policy wants to end and that could not be ended. They keep their slots.", "runner")
+	connectionsDesc      = gauge("connections", "Connections to PostgreSQL that the runner has or is making.", "runner")
+	connectionsLimitDesc = gauge("connections_limit", "Connections to PostgreSQL that the runner may have; absent without a limit.", "runner")
 	pausesDesc           = gauge("pauses", "Pauses that operators have ordered, by what they concern: all, database, channel.", "runner", "scope")
 	exchangesDesc        = gauge("open_exchanges", "Open requests of the process, also those of runners that were removed from the configuration.")
 )
 
 var liveDescs = []*prometheus.Desc{
 	upDesc, leaderDesc, leaderKnownDesc, readyDesc, stateDesc, servedDesc, jobsDesc, unknownDesc, sharingDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, passedByDesc, failedDesc, pausedDesc,
-	blockedDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
-	upstreamDrainedDesc, upstreamVisitorsDesc, upstreamFullDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc, pausesDesc, exchangesDesc,
+	blockedDesc, limitedDesc, limitedUntilDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
+	upstreamDrainedDesc, upstreamVisitorsDesc, upstreamFullDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc, connectionsDesc, connectionsLimitDesc, pausesDesc, exchangesDesc,
 }
 
 func gauge(name, help string, labels ...string) *prometheus.Desc {
@@ -145,6 +149,10 @@ func (set setter) runner(name string, st *runner.Status, now time.Time) {
 	}
 	set.to(overdueDesc, float64(st.Overdue), name)
 	set.to(stuckDesc, float64(len(st.Stuck)), name)
+	set.to(connectionsDesc, float64(st.Connections.Used), name)
+	if st.Connections.Limit > 0 {
+		set.to(connectionsLimitDesc, float64(st.Connections.Limit), name)
+	}
 	if st.DatabaseChannels {
 		set.to(maxCapacityDesc, float64(st.MaxCapacity), name)
 	}
@@ -168,8 +176,11 @@ func (set setter) databases(name string, st *runner.Status, now time.Time) {
 		db := &st.Databases[i]
 		states[db.State]++
 		served[db.Name] = true
+		if db.State == runner.DatabaseAsleep && db.Pending == 0 {
+			continue // it has no series, because there may be thousands
+		}
 		label, _ := places.admit(name, db.Name, "")
-		if st.Leader && label == db.Name && (db.Served() || db.State == runner.DatabaseStandby) {
+		if st.Leader && label == db.Name && (db.Served() || db.State == runner.DatabaseStandby || db.State == runner.DatabaseAsleep) {
 			set.to(servedDesc, flag(db.Obstacle(now) == ""), name, label)
 		}
 		if db.JobsUnknown {
@@ -189,7 +200,7 @@ func (set setter) databases(name string, st *runner.Status, now time.Time) {
 			set.to(syncedDesc, max(0, now.Sub(db.Synced).Seconds()), name, label)
 		}
 	}
-	for state := runner.DatabaseConnecting; state <= runner.DatabaseUpgrading; state++ {
+	for state := runner.DatabaseConnecting; state <= runner.DatabaseAsleep; state++ {
 		set.to(databasesDesc, float64(states[state]), name, state.String())
 	}
 	if st.Leader && !st.TakingOver && !st.Stopping {
@@ -261,8 +272,8 @@ func (set setter) channels(name string, st *runner.Status, now time.Time, own ma
 			s.oldest = max(s.oldest, now.Sub(c.Oldest).Seconds())
 		}
 		sums[at] = s
-		if at.channel == c.FullName && c.Capacity != 0 {
-			set.to(capacityDesc, float64(max(c.Capacity, 0)), name, at.database, at.channel)
+		if at.channel == c.FullName {
+			set.rules(name, at.database, c)
 		}
 	}
 	for at, s := range sums {
@@ -277,6 +288,26 @@ func (set setter) channels(name string, st *runner.Status, now time.Time, own ma
 		}
 		set.to(pausedDesc, flag(s.paused), name, at.database, at.channel)
 		set.to(blockedDesc, flag(s.blocked), name, at.database, at.channel)
+	}
+}
+
+// rules sends how many jobs a channel may run at once, and what policies do to it.
+func (set setter) rules(name, database string, c *runner.ChannelStatus) {
+	switch {
+	case c.Window != nil:
+		set.to(capacityDesc, float64(c.Window.Capacity), name, database, c.FullName)
+	case c.Capacity != 0:
+		set.to(capacityDesc, float64(max(c.Capacity, 0)), name, database, c.FullName)
+	}
+	limit, until := c.LimitedBy()
+	for by, has := range map[string]bool{"window": c.Windows, "rate": c.Rate != nil || c.Rates} {
+		if !has {
+			continue
+		}
+		set.to(limitedDesc, flag(by == limit), name, database, c.FullName, by)
+		if by == limit && !until.IsZero() {
+			set.to(limitedUntilDesc, float64(until.UnixMilli())/1000, name, database, c.FullName, by)
+		}
 	}
 }
 

@@ -33,6 +33,8 @@ const (
 	// renamed or copied. PostgreSQL gives up after 5 s if we stay connected, so it must be well
 	// below.
 	busyInterval = time.Second
+	// limitsInterval is the time between two counts of the connections.
+	limitsInterval = 10 * time.Second
 	// reconnectFirst and reconnectLimit bound the pause before the next connection.
 	reconnectFirst = 500 * time.Millisecond
 	reconnectLimit = 5 * time.Second
@@ -54,7 +56,11 @@ type Config struct {
 	// Elected is called when this process has become the leader, before the listener hears of it.
 	// It may be nil.
 	Elected func(ctx context.Context)
-	Logger  *zap.Logger
+	// PollInterval is the time between two reads of how much was written to the databases, while
+	// Watching, which may be nil, reports that there are some without a connection.
+	PollInterval time.Duration
+	Watching     func() bool
+	Logger       *zap.Logger
 }
 
 // Listener is told what the maintenance connection finds out. Its methods are called from the
@@ -68,6 +74,12 @@ type Listener interface {
 	// Discovered brings the list of databases, and Busy the names of those that are being dropped,
 	// renamed or copied; both only while this process leads.
 	Discovered(dbs []driver.Database)
+	// Limits brings how many connections there may be, before the first list of databases and then
+	// every few seconds, while this process leads. It is not called where that cannot be told.
+	Limits(l driver.Limits)
+	// Writes brings how much has been written to the databases, by OID, while this process leads and
+	// [Config.Watching] says that somebody wants to know.
+	Writes(all map[uint32]driver.Writes)
 	Busy(names []string)
 }
 
@@ -150,49 +162,132 @@ func (m *Maintenance) serve(ctx context.Context, pause *timing.Backoff) error {
 	}()
 	m.lead, m.checked = false, false
 	key := leaderKey(cfg)
-	var leadAt, discoverAt, busyAt time.Time
+	var at due
 	for {
 		now := time.Now()
 		if k := leaderKey(m.config()); k != key {
 			if err := m.unlead(ctx, key); err != nil {
 				return err
 			}
-			key, leadAt = k, time.Time{}
+			key, at.lead = k, time.Time{}
 		}
-		if !now.Before(leadAt) {
+		if !now.Before(at.lead) {
 			led := m.lead
 			if err := m.tryLead(ctx, key); err != nil {
 				return err
 			}
 			if m.lead && !led {
-				discoverAt, busyAt, m.checked = time.Time{}, time.Time{}, false
+				at, m.checked = due{}, false
 			}
-			leadAt = now.Add(timing.Jitter(leadInterval))
+			at.lead = now.Add(timing.Jitter(leadInterval))
 		}
-		if m.lead && !now.Before(discoverAt) {
-			if err := m.discover(ctx); err != nil {
-				return err
-			}
-			discoverAt = now.Add(timing.Jitter(m.config().DiscoverInterval))
-		}
-		if m.lead && !now.Before(busyAt) {
-			if err := m.checkBusy(ctx); err != nil {
-				return err
-			}
-			busyAt = now.Add(busyInterval)
+		if err := m.attend(ctx, &at, now); err != nil {
+			return err
 		}
 		pause.Reset()
-		next := leadAt
-		if m.lead {
-			next = timing.Earliest(leadAt, discoverAt, busyAt)
-		}
-		switch m.pause(ctx, time.Until(next)) {
+		switch m.pause(ctx, time.Until(at.next(m.lead))) {
 		case pauseEnded:
 			return ctx.Err()
 		case pauseKicked:
-			discoverAt = time.Time{}
+			at.discover = time.Time{}
 		case pauseOver:
 		}
+	}
+}
+
+// due is when what is done now and then is due on one connection.
+type due struct{ lead, limits, discover, busy, writes time.Time }
+
+// next is when the first of these is.
+func (d *due) next(leading bool) time.Time {
+	if !leading {
+		return d.lead
+	}
+	next := timing.Earliest(d.lead, d.limits, d.discover, d.busy)
+	if !d.writes.IsZero() && d.writes.After(time.Now()) {
+		next = timing.Earliest(next, d.writes)
+	}
+	return next
+}
+
+// attend does what a leader has to do now. How many connections there may be is known before there is
+// a database to connect to.
+func (m *Maintenance) attend(ctx context.Context, at *due, now time.Time) error {
+	if !m.lead {
+		return nil
+	}
+	if !now.Before(at.limits) {
+		if err := m.limits(ctx); err != nil {
+			return err
+		}
+		at.limits = now.Add(timing.Jitter(limitsInterval))
+	}
+	if !now.Before(at.discover) {
+		if err := m.discover(ctx); err != nil {
+			return err
+		}
+		at.discover = now.Add(timing.Jitter(m.config().DiscoverInterval))
+	}
+	if !now.Before(at.busy) {
+		if err := m.checkBusy(ctx); err != nil {
+			return err
+		}
+		at.busy = now.Add(busyInterval)
+	}
+	if watching := m.config().Watching; watching != nil && watching() && !now.Before(at.writes) {
+		if err := m.writes(ctx); err != nil {
+			return err
+		}
+		at.writes = now.Add(m.config().PollInterval)
+	}
+	return nil
+}
+
+// writes reports how much has been written to the databases.
+func (m *Maintenance) writes(ctx context.Context) error {
+	watcher, ok := m.cluster.(driver.Watcher)
+	if !ok {
+		return nil
+	}
+	var all map[uint32]driver.Writes
+	err := timing.Within(ctx, discoverTimeout, func(ctx context.Context) (err error) {
+		all, err = watcher.Writes(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("watch the databases: %w", err)
+	}
+	m.out.Writes(all)
+	return nil
+}
+
+// limits reports how many connections there may be. That it cannot be told is no reason not to serve.
+func (m *Maintenance) limits(ctx context.Context) error {
+	limiter, ok := m.cluster.(driver.Limiter)
+	if !ok {
+		return nil
+	}
+	var l driver.Limits
+	err := timing.Within(ctx, discoverTimeout, func(ctx context.Context) (err error) {
+		l, err = limiter.Limits(ctx)
+		return err
+	})
+	switch {
+	case errors.Is(err, driver.ErrLost):
+		return err
+	case err != nil:
+		m.warn("how many connections PostgreSQL allows is not known: " + err.Error())
+	default:
+		m.out.Limits(l)
+	}
+	return nil
+}
+
+// warn logs something once.
+func (m *Maintenance) warn(w string) {
+	if !slices.Contains(m.warned, w) {
+		m.warned = append(m.warned, w)
+		m.config().Logger.Warn(w)
 	}
 }
 
@@ -205,10 +300,7 @@ func (m *Maintenance) advise(ctx context.Context) error {
 	return timing.Within(ctx, discoverTimeout, func(ctx context.Context) error {
 		warnings, err := adviser.Warnings(ctx)
 		for _, w := range warnings {
-			if !slices.Contains(m.warned, w) {
-				m.warned = append(m.warned, w)
-				m.config().Logger.Warn(w)
-			}
+			m.warn(w)
 		}
 		return err
 	})

@@ -40,6 +40,8 @@ func (h *holders) Leading(_ bool, holder string) { h.seen = append(h.seen, holde
 func (*holders) Unreachable(error)               {}
 func (*holders) Discovered([]driver.Database)    {}
 func (*holders) Busy([]string)                   {}
+func (*holders) Limits(driver.Limits)            {}
+func (*holders) Writes(map[uint32]driver.Writes) {}
 
 // Only the leader lists databases and looks for busy ones, each at its interval, and who leads
 // instead is told as the cluster tells it.

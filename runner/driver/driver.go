@@ -338,6 +338,15 @@ var ErrLost = errors.New("connection lost")
 // fingerprint says any more. The engine then examines it on a new connection.
 var ErrChanged = errors.New("the database has changed")
 
+// ErrUpgrading is matched, with errors.Is, by the errors of [Session.Claim] and [Session.Probe] of a
+// session that gates upgrades ([Upgrader]) and that an upgrade keeps from reading what they depend on.
+// Nothing was claimed, and the session can be used.
+var ErrUpgrading = errors.New("the application is being changed")
+
+// ErrTooLong is matched, with errors.Is, by the errors of a [Releaser] that has stopped because it took
+// too long. Nothing was changed, and the session can be used.
+var ErrTooLong = errors.New("it takes too long")
+
 // ErrTooMany is matched, with errors.Is, by the error of a connection that was refused because there
 // are too many, not only to that database: another database would have been refused, too.
 var ErrTooMany = errors.New("too many connections")

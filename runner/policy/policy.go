@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 )
 
 // GraceDefault is the default of [Timeout.Grace].
@@ -33,6 +35,11 @@ type Policy struct {
 	// Timeout is the time limit of an attempt. Default: this policy has none.
 	Timeout *Timeout
 
+	// Capacity is how many jobs of a channel may run at certain times, and Rate how many may start in a
+	// time. Both count per channel, with what is below it. Function does not narrow them. Default: this
+	// policy says nothing about it.
+	Capacity []channels.Window
+	Rate     *channels.Rate
 	// Limit is how many jobs of one database, or company, may run at once. Default: this policy has
 	// none.
 	Limit *Limit
@@ -123,8 +130,8 @@ func (p *Policy) Validate() error {
 			return fail("glob %q: %w", glob, err)
 		}
 	}
-	if p.Timeout == nil && p.Objective == nil && !p.shares() {
-		return fail("it has no option: give it a timeout, a limit, fair, serialize, pool or objective")
+	if p.Timeout == nil && p.Objective == nil && !p.shares() && !p.rules() {
+		return fail("it has no option: give it a timeout, a limit, fair, serialize, a capacity, a rate, a pool or an objective")
 	}
 	if p.Timeout != nil {
 		if err := p.Timeout.validate(); err != nil {
@@ -142,11 +149,16 @@ func (p *Policy) Validate() error {
 	if err := p.validateShares(); err != nil {
 		return fail("%w", err)
 	}
+	if err := p.validateRules(); err != nil {
+		return fail("%w", err)
+	}
 	return nil
 }
 
 func (t *Timeout) validate() error {
 	switch {
+	case t == nil:
+		return nil
 	case t.After == 0:
 		return errors.New("timeout: the limit itself, after, is missing")
 	case t.After < 0:

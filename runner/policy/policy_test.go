@@ -214,13 +214,13 @@ func TestLimit(t *testing.T) {
 		return policy.Policy{Channels: channels, Limit: &policy.Limit{Jobs: jobs, Per: per}}
 	}
 	for want, p := range map[string]policy.Policy{
-		"policy root: limit: the number of jobs is missing":                                             of(0, policy.PerDatabase, "root"),
-		"policy root: limit must be positive":                                                           of(-1, policy.PerDatabase, "root"),
-		"policy root: limit: it does not say per what: database or company":                             of(1, "", "root"),
-		`policy root: limit: "user" is neither database nor company`:                                    of(1, "user", "root"),
-		"policy root function a: function narrows timeout only: what divides":                           {Channels: []string{"root"}, Function: "a", Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
-		"policy root: it has no option: give it a timeout, a limit, fair, serialize, pool or objective": {Channels: []string{"root"}},
-		"policy root: timeout must be positive":                                                         {Channels: []string{"root"}, Timeout: &policy.Timeout{After: -1}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
+		"policy root: limit: the number of jobs is missing":                                                                      of(0, policy.PerDatabase, "root"),
+		"policy root: limit must be positive":                                                                                    of(-1, policy.PerDatabase, "root"),
+		"policy root: limit: it does not say per what: database or company":                                                      of(1, "", "root"),
+		`policy root: limit: "user" is neither database nor company`:                                                             of(1, "user", "root"),
+		"policy root function a: function narrows timeout only: what divides":                                                    {Channels: []string{"root"}, Function: "a", Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
+		"policy root: it has no option: give it a timeout, a limit, fair, serialize, a capacity, a rate, a pool or an objective": {Channels: []string{"root"}},
+		"policy root: timeout must be positive":                                                                                  {Channels: []string{"root"}, Timeout: &policy.Timeout{After: -1}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
 	} {
 		require.ErrorContains(t, p.Validate(), want)
 	}

@@ -55,7 +55,7 @@ func (l *Limit) validate() error {
 
 // shares reports whether the policy has an option that divides a channel.
 func (p *Policy) shares() bool {
-	return p.Limit != nil || p.Fair != "" || p.Serialize != "" || p.Pool != nil
+	return p.Limit != nil || p.Fair != "" || p.Serialize != "" || p.Pool != nil || p.PacesDatabases()
 }
 
 // Companies reports whether it counts the jobs of companies.
@@ -168,7 +168,10 @@ func (s *Set) any(channel string, has func(*Policy) bool) bool {
 func Shares(policies []Policy) (list []Policy) {
 	for _, p := range policies {
 		if p.shares() {
-			p.Timeout, p.Objective = nil, nil
+			p.Timeout, p.Objective, p.Capacity = nil, nil, nil
+			if p.PacesChannels() {
+				p.Rate = nil
+			}
 			list = append(list, p)
 		}
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
 const (
@@ -24,8 +26,9 @@ const (
 	StatementTimeout = 15 * time.Minute
 
 	// LockTimeout is how long the server lets a statement wait for a lock, for example while an
-	// add-on's upgrade changes the table.
-	LockTimeout = 5 * time.Second
+	// add-on's upgrade changes the table. It is below the time that a claim or a probe may take, so
+	// that these end with the server's word and not with the connection.
+	LockTimeout = 4 * time.Second
 
 	// KeepaliveIdle, KeepaliveInterval and KeepaliveCount make the server notice within 20 s that
 	// the client's host has vanished, so that the locks of its sessions become free
@@ -230,6 +233,32 @@ OR pg_catalog.strpos(pg_catalog.version(), 'linux') OPERATOR(pg_catalog.>) 0`
 func (c *Conn) setUp(ctx context.Context) error {
 	names, values := settings()
 	return c.QueryRow(ctx, settingsSQL, pgx.QueryExecModeExec, names, values, markKey).Scan(nil, nil)
+}
+
+// Limited has the server stop the statements of f after limit. Its error then matches
+// [driver.ErrTooLong], nothing was changed, and the connection can be used.
+func (c *Conn) Limited(ctx context.Context, limit time.Duration, f func() error) error {
+	if err := c.limit(ctx, limit); err != nil {
+		return c.Failed(err, "limit a statement")
+	}
+	err := f()
+	if c.IsClosed() {
+		return err
+	}
+	const queryCanceled = "57014"
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == queryCanceled {
+		err = fmt.Errorf("%w: %w", driver.ErrTooLong, err)
+	}
+	if failed := c.limit(ctx, StatementTimeout); failed != nil {
+		return lost(failed, "take back the limit of a statement") // of all that follow, too
+	}
+	return err
+}
+
+// limit sets the server's own bound on a statement.
+func (c *Conn) limit(ctx context.Context, limit time.Duration) error {
+	_, err := c.Exec(ctx, "SELECT set_config('statement_timeout', $1, false)", pgx.QueryExecModeExec, strconv.FormatInt(limit.Milliseconds(), 10))
+	return err
 }
 
 // Failed wraps the error of a statement with what was being done. Errors after which the connection

@@ -60,13 +60,13 @@ func Wrap(err error, doing string) error {
 	return fmt.Errorf("%s: %w", doing, cut(err))
 }
 
-// tooMany reports whether a connection was refused because the role or the server has too many. One
-// that a limit of the database refused is not: others have their own. The text depends on the
-// server's language, the routine does not.
+// tooMany reports whether a connection was refused because the role or the server, or a pooler before
+// it, has too many. One that a limit of the database refused is not: others have their own. The text
+// depends on the server's language, the routine does not.
 func tooMany(err error) bool {
-	const tooManyConnections, limitOfDatabase = "53300", "CheckMyDatabase"
+	const tooManyConnections, limitExceeded, limitOfDatabase = "53300", "53400", "CheckMyDatabase"
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && pgErr.Code == tooManyConnections && pgErr.Routine != limitOfDatabase
+	return ok && (pgErr.Code == tooManyConnections || pgErr.Code == limitExceeded) && pgErr.Routine != limitOfDatabase
 }
 
 // tooManyError is an error for which driver.ErrTooMany holds. Its text is that of the error.

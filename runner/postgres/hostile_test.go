@@ -136,7 +136,7 @@ func TestSettingsAreOurs(t *testing.T) {
 		"search_path": "pg_catalog, pg_temp", "client_encoding": "UTF8", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres",
 		"TimeZone": "UTC", "standard_conforming_strings": "on", "transform_null_equals": "off",
 		"default_transaction_isolation": "read committed", "default_transaction_read_only": "off",
-		"default_transaction_deferrable": "off", "row_security": "off", "statement_timeout": "15min", "lock_timeout": "5s",
+		"default_transaction_deferrable": "off", "row_security": "off", "statement_timeout": "15min", "lock_timeout": "4s",
 		"idle_in_transaction_session_timeout": "0", "client_connection_check_interval": "5s", "idle_session_timeout": "20s",
 	}
 	for name, value := range map[string]string{

@@ -53,7 +53,7 @@ func TestConnectSetsTheSessionUp(t *testing.T) {
 		"application_name":                    "caddy-jobrunner/test",
 		"TimeZone":                            "UTC",
 		"statement_timeout":                   "15min",
-		"lock_timeout":                        "5s",
+		"lock_timeout":                        "4s",
 		"idle_in_transaction_session_timeout": "0",
 		"tcp_keepalives_idle":                 "8",
 		"tcp_keepalives_interval":             "4",

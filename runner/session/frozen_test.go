@@ -2,6 +2,7 @@ package session
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -15,4 +16,11 @@ func TestNoStatementIsTakenForAFrozenSession(t *testing.T) {
 		require.Less(t, timeout, snapshotTimeout)
 	}
 	require.Less(t, SilenceLimit, postgres.SilentAfter)
+}
+
+// What waits for a lock is told so by the server, before it is given up with the connection.
+func TestLocksEndBeforeTheConnection(t *testing.T) {
+	for _, timeout := range []time.Duration{claimTimeout, probeTimeout, upgradeTimeout} {
+		require.Less(t, postgres.LockTimeout, timeout)
+	}
 }

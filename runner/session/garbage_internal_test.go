@@ -26,6 +26,20 @@ func TestGarbageIsBounded(t *testing.T) {
 	runtime.KeepAlive(kept)
 }
 
+// TestGarbageIsLeftAlone: a collection that would bring nothing is none.
+func TestGarbageIsLeftAlone(t *testing.T) {
+	kept := make([]byte, 2*garbageLimit)
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range 20 {
+		collectGarbage()
+	}
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.NumGC-before.NumGC, uint32(5))
+	runtime.KeepAlive(kept)
+}
+
 func inUse() uint64 {
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)

@@ -51,6 +51,11 @@ type Listener interface { //nolint:interfacebloat // what a session tells is one
 	Stopped(attempts []driver.Task, stopped []driver.Stopped, terminate bool, err error)
 	// Accounted brings the rows that were changed for these causes; err says why none was.
 	Accounted(causes []driver.Cause, changed []driver.Row, err error)
+	// Asleep answers [Session.Sleep]: there was nothing to do, the connection is closed, and the session
+	// has ended. Orders that it was given meanwhile were not carried out. Awake is the other answer: it
+	// goes on.
+	Asleep(r driver.Rest)
+	Awake()
 	// Released brings the rows of the jobs that were released.
 	Released(rows []driver.Row)
 }
@@ -63,6 +68,8 @@ const (
 	Connecting State = iota
 	// Settling: the database is new, and somebody may still be making it.
 	Settling
+	// Waiting: no connection is free for it; detail says why.
+	Waiting
 	// Unreachable: no connection could be established.
 	Unreachable
 	// Standby: another program holds the database's lock.

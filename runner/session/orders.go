@@ -25,6 +25,8 @@ type orders struct {
 	// resync asks for a snapshot now, channels for the database's channels, upgrade for a check
 	// whether it is being upgraded.
 	resync, channels, upgrade bool
+	// sleep asks for the end of the session, if there is nothing to do.
+	sleep bool
 	// read is the number of the last order to read; see [Session.Read].
 	read uint64
 }
@@ -44,7 +46,7 @@ func (o *orders) empty() bool {
 		len(o.inspects) == 0 && len(o.rescues) == 0 && len(o.releases) == 0 &&
 		len(o.cancels) == 0 && len(o.terminates) == 0 && len(o.causes) == 0 &&
 		len(o.failUnclaims.tasks) == 0 && len(o.failRescues.tasks) == 0 && len(o.failStopped.tasks) == 0 &&
-		!o.resync && !o.channels && !o.upgrade
+		!o.resync && !o.channels && !o.upgrade && !o.sleep
 }
 
 // Claim orders to mark jobs enqueued, which [Listener.Claimed] answers.
@@ -109,8 +111,8 @@ func (s *Session) Rescue(dead ...driver.Liveness) {
 }
 
 // Stop orders to end an attempt, which [Listener.Stopped] answers; with terminate, by its connection.
-// An attempt that is to be ended already is not ordered twice.
-func (s *Session) Stop(t driver.Task, terminate bool) {
+// An attempt that is to be ended already is not ordered twice: it reports whether this is an order.
+func (s *Session) Stop(t driver.Task, terminate bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	to := &s.todo.cancels
@@ -118,10 +120,11 @@ func (s *Session) Stop(t driver.Task, terminate bool) {
 		to = &s.todo.terminates
 	}
 	if slices.ContainsFunc(*to, func(o driver.Task) bool { return o.Same(&t) }) {
-		return
+		return false
 	}
 	*to = append(*to, t)
 	s.wake()
+	return true
 }
 
 // Account orders to write down why attempts were ended, which [Listener.Accounted] answers.

@@ -68,7 +68,7 @@ func TestQueue(t *testing.T) {
 		var connected, told atomic.Int32
 		for range 60 {
 			go func() {
-				if q.connect(ctx, log, func(string) { told.Add(1) }, srv.connect) == nil {
+				if q.connect(ctx, log, new(turn), func(string) { told.Add(1) }, srv.connect) == nil {
 					connected.Add(1)
 				}
 			}()
@@ -82,7 +82,7 @@ func TestQueue(t *testing.T) {
 		before, _ := srv.counts(func(s *server) { s.most = 0 })
 		require.LessOrEqual(t, before, 30)
 		timing.Sleep(context.Background(), time.Minute)
-		refused, most := srv.counts(func(s *server) { s.limit = 61 })
+		refused, most := srv.counts(func(s *server) { s.limit = 30 })
 		require.InDelta(t, 6, refused-before, 3, "the pause grows")
 		require.Equal(t, 1, most, "one at a time tries")
 		require.Equal(t, 2, logs.Len(), "one line a minute")
@@ -90,10 +90,61 @@ func TestQueue(t *testing.T) {
 
 		timing.Sleep(context.Background(), 15*time.Second)
 		synctest.Wait()
+		require.EqualValues(t, 30, connected.Load())
+		require.True(t, q.full, "the others wait")
+		require.Zero(t, logs.FilterMessage("PostgreSQL allows enough connections again").Len())
+		srv.counts(func(s *server) { s.limit = 61 })
+		timing.Sleep(context.Background(), 15*time.Second)
+		synctest.Wait()
 		require.EqualValues(t, 60, connected.Load())
 		require.False(t, q.full)
 		require.Equal(t, "PostgreSQL allows enough connections again", logs.All()[2].Message)
-		require.NoError(t, q.connect(ctx, log, nil, srv.connect), "the next one need not wait")
+		require.NoError(t, q.connect(ctx, log, new(turn), nil, srv.connect), "the next one need not wait")
+	})
+}
+
+// TestQueueIsLeftInBetween: one that is not the first may give up, too, and the others go on waiting.
+func TestQueueIsLeftInBetween(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q Queue
+		var free atomic.Bool
+		open := func() error {
+			if free.Load() {
+				return nil
+			}
+			return driver.ErrTooMany
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ends := make([]chan error, 3)
+		for i, ctx := range []context.Context{t.Context(), ctx, t.Context()} {
+			ends[i] = make(chan error, 1)
+			go func() { ends[i] <- q.connect(ctx, zap.NewNop(), new(turn), func(string) {}, open) }()
+			synctest.Wait()
+		}
+		require.Equal(t, 3, q.Pressure().Waiting)
+		cancel()
+		require.ErrorIs(t, <-ends[1], context.Canceled)
+		require.Equal(t, 2, q.Pressure().Waiting)
+		free.Store(true)
+		require.NoError(t, <-ends[0])
+		require.NoError(t, <-ends[2])
+		require.Zero(t, q.Pressure().Waiting)
+	})
+}
+
+// TestQueueReminds: once a minute.
+func TestQueueReminds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.WarnLevel)
+		var q Queue
+		for _, c := range []struct {
+			after time.Duration
+			want  int
+		}{{0, 1}, {queueReminder - 1, 1}, {1, 2}, {1, 2}} {
+			timing.Sleep(context.Background(), c.after)
+			q.remind(zap.New(core))
+			require.Equal(t, c.want, logs.Len())
+		}
 	})
 }
 
@@ -105,17 +156,97 @@ func TestQueueIsLeft(t *testing.T) {
 		full := fmt.Errorf("%w: full", driver.ErrTooMany)
 		ctx, cancel := context.WithCancel(t.Context())
 		first, second := make(chan error), make(chan error)
-		go func() { first <- q.connect(ctx, log, waits, func() error { return full }) }()
+		go func() { first <- q.connect(ctx, log, new(turn), waits, func() error { return full }) }()
 		synctest.Wait()
 		broken := errors.New("broken")
-		go func() { second <- q.connect(t.Context(), log, waits, func() error { return broken }) }()
+		go func() { second <- q.connect(t.Context(), log, new(turn), waits, func() error { return broken }) }()
 		synctest.Wait()
-		require.Len(t, q.waiting, 2)
+		require.Equal(t, 2, q.Pressure().Waiting)
+		require.Equal(t, 2, q.Pressure().Over(), "what is given up would help them")
+		require.NotEmpty(t, q.Pressure().Refused)
 		cancel()
 		require.ErrorIs(t, <-first, context.Canceled)
 		require.ErrorIs(t, <-second, broken)
-		require.Empty(t, q.waiting)
-		require.False(t, q.full)
-		require.ErrorIs(t, (*Queue)(nil).connect(t.Context(), log, waits, func() error { return full }), driver.ErrTooMany)
+		require.Zero(t, q.Pressure())
+		require.ErrorIs(t, (*Queue)(nil).connect(t.Context(), log, new(turn), waits, func() error { return full }), driver.ErrTooMany)
+		require.Panics(t, func() {
+			_ = q.connect(t.Context(), log, new(turn), waits, func() error { panic("driver") })
+		})
+		require.Zero(t, q.Pressure(), "what was for the one that panicked is free")
+	})
+}
+
+// TestQueueLimit: no more connect than are allowed, the most urgent first; a line says so only once
+// one has waited for long, and not more often than once a minute.
+func TestQueueLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.InfoLevel)
+		log := zap.New(core)
+		pressed := 0
+		q := Queue{Pressed: func() { pressed++ }}
+		q.Limit(3, "so many are allowed")
+		srv := &server{limit: 100}
+		connected := make(chan int, 10)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		turns := make([]turn, 8)
+		var told atomic.Int32
+		for i := range turns {
+			turns[i].urgency = Unknown
+			go func() {
+				if q.connect(ctx, log, &turns[i], func(why string) {
+					if why == "so many are allowed" {
+						told.Add(1)
+					}
+				}, srv.connect) == nil {
+					connected <- i
+				}
+			}()
+			synctest.Wait()
+		}
+		timing.Sleep(t.Context(), 50*time.Second)
+		require.Len(t, connected, 3)
+		require.EqualValues(t, 5, told.Load())
+		require.Equal(t, 5, pressed)
+		require.Equal(t, Pressure{Limit: 3, Held: 3, Waiting: 5, Longest: 50 * time.Second, Needy: 5, Neediest: 50 * time.Second}, q.Pressure())
+		require.Equal(t, 5, q.Pressure().Over())
+		q.Remind(log)
+		require.Zero(t, logs.Len(), "they have not waited for long")
+		for range 3 {
+			timing.Sleep(t.Context(), 20*time.Second)
+			q.Remind(log)
+		}
+		require.Equal(t, 1, logs.Len(), "one line a minute")
+
+		q.raise(&turns[6], Pressing)
+		q.raise(&turns[3], Routine)
+		for range 3 {
+			<-connected
+		}
+		for _, i := range []int{6, 4, 5, 7, 3} {
+			q.release()
+			require.Equal(t, i, <-connected)
+		}
+		require.Zero(t, q.Pressure().Over())
+		q.Limit(2, "fewer")
+		require.Equal(t, 1, q.Pressure().Over())
+		q.Limit(0, "")
+		require.Zero(t, q.Pressure().Over())
+		require.NoError(t, q.connect(ctx, log, new(turn), nil, srv.connect))
+	})
+}
+
+// TestQueueIsPaced: a start with many databases is no storm, without any limit, too.
+func TestQueueIsPaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q Queue
+		srv := &server{limit: 1000, refused: 1} // so that it counts
+		for range 100 {
+			go func() { _ = q.connect(t.Context(), zap.NewNop(), new(turn), func(string) {}, srv.connect) }()
+		}
+		timing.Sleep(t.Context(), time.Second)
+		_, most := srv.counts(func(*server) {})
+		require.Equal(t, tryLimit, most)
+		require.Equal(t, 100, q.Pressure().Held)
 	})
 }

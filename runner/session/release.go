@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -17,6 +18,9 @@ const (
 	// their turn between two.
 	releaseBatch = 100
 	releaseShort = 250 * time.Millisecond
+	// tooLongLimit bounds the jobs that are known to take too long. Of further ones, each is looked at
+	// with each full read.
+	tooLongLimit = 1000
 )
 
 // release is an order to release jobs that wait for others.
@@ -74,6 +78,10 @@ func (s *Session) release(ctx context.Context, orders []release) error {
 	if isLost(ctx, err) {
 		return err
 	}
+	if errors.Is(err, driver.ErrTooLong) {
+		s.shorten(d, n)
+		return nil
+	}
 	if err != nil && !d.failed {
 		d.failed = true
 		s.config().Logger.Error("jobs that wait for others cannot be released", zap.String("database", s.database), zap.Error(err))
@@ -81,13 +89,36 @@ func (s *Session) release(ctx context.Context, orders []release) error {
 	if d.batch = min(2*d.batch, releaseBatch); time.Since(began) > releaseShort {
 		d.batch = max(1, n/2)
 	}
-	if d.ids = d.ids[n:]; len(d.ids) == 0 {
-		s.dependents = s.dependents[1:]
-	}
+	s.looked(d, n)
 	if err == nil && len(rows) > 0 {
 		s.out.Released(rows)
 	}
 	return nil
+}
+
+// looked takes the first n jobs off the list.
+func (s *Session) looked(d *dependents, n int) {
+	if d.ids = d.ids[n:]; len(d.ids) == 0 {
+		s.dependents = s.dependents[1:]
+	}
+}
+
+// shorten halves a batch that takes too long. A single job that does is left alone for as long as the
+// connection lasts, because nobody else's may wait for it.
+func (s *Session) shorten(d *dependents, n int) {
+	if n > 1 {
+		d.batch = n / 2
+		return
+	}
+	if id := d.ids[0]; !s.tooLong[id] && len(s.tooLong) < tooLongLimit {
+		if s.tooLong == nil {
+			s.tooLong = make(map[int64]bool)
+		}
+		s.tooLong[id] = true
+		s.config().Logger.Warn("a job that waits for others takes too long to look at, and is not released",
+			zap.String("database", s.database), zap.Int64("id", id))
+	}
+	s.looked(d, 1)
 }
 
 // findDependents finds the jobs of one order. While all that wait are being looked at, they are not listed
@@ -109,6 +140,7 @@ func (s *Session) findDependents(ctx context.Context, releaser driver.Releaser, 
 		s.config().Logger.Error("jobs that wait for others cannot be found", zap.String("database", s.database), zap.Error(err))
 		return nil
 	}
+	ids = slices.DeleteFunc(ids, func(id int64) bool { return s.tooLong[id] })
 	if len(ids) > 0 {
 		s.dependents = append(s.dependents, dependents{ids: ids, quiet: o.quiet, busy: o.busy, all: all, batch: 1})
 	}

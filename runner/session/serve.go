@@ -87,15 +87,25 @@ func (s *Session) loop(ctx context.Context) error {
 		if err := s.execute(ctx, &o); err != nil {
 			return err
 		}
-		if len(o.releases) > 0 || len(s.dependents) > 0 {
-			if err := s.release(ctx, o.releases); err != nil {
-				return err
-			}
-		}
-		if err := s.attend(ctx); err != nil {
+		if err := s.finish(ctx, &o); err != nil {
 			return err
 		}
 	}
+}
+
+// finish does what comes after the orders about jobs.
+func (s *Session) finish(ctx context.Context, o *orders) error {
+	if len(o.releases) > 0 || len(s.dependents) > 0 {
+		if err := s.release(ctx, o.releases); err != nil {
+			return err
+		}
+	}
+	if o.sleep {
+		if err := s.sleep(ctx); err != nil {
+			return err
+		}
+	}
+	return s.attend(ctx)
 }
 
 // wait collects notifications, and blocks as long as there is nothing to do.
@@ -305,6 +315,9 @@ func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
 		got, rows, err = s.conn.Claim(ctx, uuids, reads)
 		return err
 	})
+	if s.gating && errors.Is(err, driver.ErrUpgrading) {
+		return s.unclaimed(ctx, uuids, reads)
+	}
 	if err != nil {
 		return err
 	}
@@ -335,6 +348,21 @@ func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
 		}
 	}
 	return s.missed(ctx, without(uuids, taken))
+}
+
+// unclaimed reads after a claim that an upgrade has kept from being made.
+func (s *Session) unclaimed(ctx context.Context, uuids, reads []string) error {
+	if len(reads) > 0 {
+		rows, err := s.readRows(ctx, reads)
+		if err != nil {
+			return err
+		}
+		s.deliver(reads, rows)
+	}
+	if err := s.checkUpgrade(ctx); err != nil {
+		return err
+	}
+	return s.missed(ctx, uuids)
 }
 
 // revive inspects and rescues.
@@ -423,7 +451,8 @@ func (s *Session) attend(ctx context.Context) error {
 	if now.Sub(s.heard) >= probeInterval || now.Sub(s.probed) >= probeLimit {
 		s.probed = now
 		s.follow()
-		if err := s.call(ctx, "probe", probeTimeout, s.conn.Probe); err != nil {
+		err := s.call(ctx, "probe", probeTimeout, s.conn.Probe)
+		if err != nil && !(s.gating && errors.Is(err, driver.ErrUpgrading)) {
 			return err
 		}
 		if err := s.checkUpgrade(ctx); err != nil {

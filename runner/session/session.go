@@ -73,6 +73,8 @@ type Session struct {
 	out      Listener
 
 	conn driver.Session
+	// turn is its place among those that want to connect.
+	turn turn
 
 	mu        sync.Mutex // guards the following
 	todo      orders
@@ -95,6 +97,8 @@ type Session struct {
 	probed    time.Time // when the last probe began, or the last snapshot ended
 	// dependents are the jobs that are to be looked at because nobody may have released them.
 	dependents []dependents
+	// tooLong are jobs that it takes too long to look at, by their numbers.
+	tooLong map[int64]bool
 	// countAt is when the jobs may be counted again, should the database not be served.
 	countAt time.Time
 	// gating is set while upgrades are watched, upgrade is what was seen of one at upgradeAt, which is
@@ -102,6 +106,8 @@ type Session struct {
 	gating    bool
 	upgrade   driver.Upgrade
 	upgradeAt time.Time
+	// rest is what was found before the connection was closed because there was nothing to do.
+	rest driver.Rest
 
 	pulse pulse
 }
@@ -128,6 +134,10 @@ func (s *Session) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, errAsleep) {
+			s.out.Asleep(s.rest)
+			return
+		}
 		d := pause.Next()
 		if err == nil && (found.Health == driver.Undetected || found.Health == driver.Neutralized) {
 			// No connection is kept; the application may be installed some day, or the mark
@@ -146,9 +156,9 @@ func (s *Session) run(ctx context.Context) {
 func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found driver.Fingerprint, err error) {
 	cfg := s.config()
 	waited := false
-	err = cfg.Queue.connect(ctx, cfg.Logger, func(cause string) {
+	err = cfg.Queue.connect(ctx, cfg.Logger, &s.turn, func(cause string) {
 		waited = true
-		s.out.State(Unreachable, Queued+cause)
+		s.out.State(Waiting, cause)
 	}, func() error {
 		cfg := s.config()
 		return timing.Within(ctx, connectTimeout, func(ctx context.Context) (err error) {
@@ -160,13 +170,14 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 		s.out.State(Unreachable, err.Error())
 		return found, err
 	}
+	defer cfg.Queue.release() // once it is closed
 	if waited {
 		s.out.State(Connecting, "")
 	}
 	defer s.close(ctx)
 	found, err = s.prepare(ctx)
 	if err != nil || found.Health != driver.Healthy {
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && !errors.Is(err, errCrowded) {
 			s.out.State(Unreachable, err.Error())
 		}
 		return found, err
@@ -180,7 +191,7 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 	s.dirty.clear()
 	s.foreseen = foreseen{}
 	s.batch = 0
-	s.dependents = nil
+	s.dependents, s.tooLong = nil, nil
 	s.echoSince = time.Time{}
 	if err = s.running(ctx); err == nil {
 		err = s.snapshot(ctx)
@@ -192,7 +203,9 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 		}
 	}
 	s.pulse.end()
-	s.lost(err)
+	if !errors.Is(err, errAsleep) {
+		s.lost(err)
+	}
 	return found, err
 }
 
@@ -301,7 +314,7 @@ func (s *Session) recheckAs(ctx context.Context, found *driver.Fingerprint) erro
 
 // lock waits until no other runner serves the database. It reports whether that took a while.
 func (s *Session) lock(ctx context.Context) (waited bool, err error) {
-	for ; ; waited = true {
+	for began := time.Now(); ; waited = true {
 		var l driver.Lock
 		err := timing.Within(ctx, lockTimeout, func(ctx context.Context) (err error) {
 			l, err = s.conn.Lock(ctx)
@@ -314,6 +327,9 @@ func (s *Session) lock(ctx context.Context) (waited bool, err error) {
 			return waited, nil
 		}
 		s.out.State(Standby, l.Holder)
+		if time.Since(began) >= lockPatience && s.config().Queue.crowded() {
+			return waited, errCrowded
+		}
 		if !timing.Sleep(ctx, timing.Jitter(lockInterval)) {
 			return waited, ctx.Err()
 		}

@@ -50,10 +50,10 @@ func attempt(uuid string) driver.Task { return driver.Task{Key: channels.Key{UUI
 // An attempt is ended once for all orders, and cancels go before terminations.
 func TestStop(t *testing.T) {
 	d, out, s := stopperOf(nil)
-	s.Stop(attempt("a"), true)
-	s.Stop(attempt("a"), false)
-	s.Stop(attempt("a"), false)
-	s.Stop(attempt("b"), false)
+	require.True(t, s.Stop(attempt("a"), true))
+	require.True(t, s.Stop(attempt("a"), false))
+	require.False(t, s.Stop(attempt("a"), false))
+	require.True(t, s.Stop(attempt("b"), false))
 	s.Account(driver.Cause{}, driver.Cause{})
 	s.FailStopped(driver.Liveness{}, "why")
 	o := s.take()

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -72,5 +73,56 @@ func TestUpgradeIsToldAfterEachChange(t *testing.T) {
 				synctest.Wait()
 			})
 		})
+	}
+}
+
+// locked is a session that an upgrade keeps from claiming and from being probed.
+type locked struct {
+	gated
+
+	claims int
+}
+
+func (d *locked) Claim(context.Context, []string, []string) ([]driver.Task, []driver.Row, error) {
+	d.claims++
+	return nil, nil, fmt.Errorf("claim jobs: %w", driver.ErrUpgrading)
+}
+
+func (d *locked) Probe(context.Context) error { return fmt.Errorf("probe: %w", driver.ErrUpgrading) }
+
+func (d *locked) Upgrading(context.Context, driver.Upgrade) (driver.Upgrade, error) {
+	return driver.Upgrade{Active: d.claims > 0}, nil
+}
+
+// doorman is a clerk who is told of upgrades.
+type doorman struct{ clerk }
+
+func (*doorman) Upgrading(driver.Upgrade) {}
+
+// A claim that meets the lock of an upgrade is answered as one that got nothing, with what was to be read
+// along with it. So it is only where upgrades are looked for.
+func TestClaimMeetsAnUpgrade(t *testing.T) {
+	for _, gate := range []bool{true, false} {
+		out := &doorman{}
+		d := &locked{gated: gated{faulty: faulty{found: driver.Fingerprint{Health: driver.Healthy}}}}
+		s := New("prod", func() Config {
+			return Config{Driver: d, DiscoverInterval: time.Hour, Logger: zap.NewNop(), UpgradeGate: gate}
+		}, out)
+		s.conn, s.resyncAt = d, time.Now().Add(time.Hour)
+		s.pulse.synced.Store(time.Now().UnixMicro())
+		require.NoError(t, s.checkUpgrade(t.Context()))
+		err := s.claimAll(t.Context(), []string{"a"}, []string{"b"})
+		if !gate {
+			require.ErrorIs(t, err, driver.ErrUpgrading)
+			require.ErrorIs(t, s.attend(t.Context()), driver.ErrUpgrading)
+			continue
+		}
+		require.NoError(t, err)
+		require.True(t, s.upgrade.Active)
+		require.Equal(t, [][]string{{"b"}, {"a"}}, d.read)
+		require.Contains(t, out.told, "1 rows, 0 gone")
+		s.heard = time.Time{}
+		require.NoError(t, s.attend(t.Context()), "nor does a probe end it")
+		require.Equal(t, 1, d.claims)
 	}
 }

@@ -92,6 +92,19 @@ func count(n int, word string) string {
 	return fmt.Sprintf("%d %ss", n, word)
 }
 
+// Capacity returns how many jobs the servers bear in all without visitors, those that are down or drained
+// aside, as far as they have limits.
+func (p *Pool) Capacity() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, name := range p.order {
+		if p.states[name].up && !p.isDrained(name) {
+			n += p.limits.Most()
+		}
+	}
+	return n
+}
+
 // Room is how many more tasks the servers may be given now.
 type Room struct {
 	// Free is that number, as if none had been claimed that has not been sent yet.

@@ -153,6 +153,19 @@ func casesOfPostgres() []doctorCase {
 			}
 		}},
 		{code: "role_rights", severity: "warning", words: "the role postgres is a superuser", setUp: func(*testBed) {}},
+		{code: "too_few_connections", severity: "warning", words: "2 databases are to be served, and 1 of them", setUp: func(tb *testBed) {
+			tb.addDatabase(odoostub.QueueJobLock)
+			tb.more = "connections 3"
+		}},
+		{code: "connections_above_limit", severity: "warning", words: "connections is 10000", setUp: func(tb *testBed) {
+			tb.more = "connections 10000"
+		}},
+		{code: "hibernate_not_counted", severity: "warning", words: "set track_counts on", setUp: func(tb *testBed) {
+			tb.more = "hibernate 10s"
+			role := tb.connectAs("uncounted", "postgres")
+			tb.statement("ALTER ROLE " + role + " SUPERUSER")
+			tb.statement("ALTER ROLE " + role + " SET track_counts = off")
+		}},
 		{code: "databases_not_listed", severity: "error", status: 3, words: "pg_database", setUp: func(tb *testBed) {
 			db := tb.dbs[0]
 			require.NoError(tb, tb.Postgres.Exec(tb.Context(), db, "REVOKE SELECT ON pg_catalog.pg_database FROM PUBLIC"))

@@ -64,6 +64,9 @@ func TestNeutralizedWhileServed(t *testing.T) {
 	uuids := tb.enqueue(db, repeat(60, odoostub.JobSpec{Behaviour: odoostub.Behaviour{SleepMS: 100}})...)
 	tb.until("some are done", func() bool { return tb.states()["done"] >= 5 })
 	require.NoError(t, odoostub.Neutralize(t.Context(), tb.Pool(db)))
+	// A claim that began before may be on its way. The lock waits for it.
+	_, err := tb.Pool(db).Exec(t.Context(), "DO $$ BEGIN LOCK TABLE queue_job IN EXCLUSIVE MODE; END $$")
+	require.NoError(t, err)
 	claimed := len(uuids) - tb.states()["pending"]
 	require.Less(t, claimed, len(uuids))
 	tb.until("the running ones have ended, and the mark is noticed", func() bool {

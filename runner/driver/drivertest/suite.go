@@ -68,6 +68,8 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
 		{"Run", testRun, false},
 		{"RunOutcomes", testRunOutcomes, false},
 		{"Check", testCheck, false},
+		{"Sleep", testSleep, false},
+		{"Limits", testLimits, false},
 		{"Databases", testDatabases, false},
 		{"Lead", testLead, false},
 	} {

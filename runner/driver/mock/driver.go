@@ -57,7 +57,9 @@ func (d *Driver) OpenSession(ctx context.Context, _ *pgx.ConnConfig, name string
 		err = fmt.Errorf("database %q does not exist: %w", name, driver.ErrLost)
 	default:
 		db.calls["OpenSession"]++
-		err = db.faults.OpenErr
+		if err = db.faults.OpenErr; err == nil {
+			err = w.crowded()
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open session to %s: %w", name, err)

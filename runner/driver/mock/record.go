@@ -120,8 +120,9 @@ type Sent struct {
 	Run Run
 	// Live are the others as [World.Live] returns them.
 	Live []Run
-	// Locked is when the session that holds the lock of the job's database took it, zero if none does.
-	Locked time.Time
+	// Locked is when the session that holds the lock of a database took it, by database; those are
+	// missing of which none does.
+	Locked map[string]time.Time
 }
 
 // OnSend has f called with each request. It must not call the world.
@@ -133,9 +134,11 @@ func (w *World) OnSend(f func(Sent)) {
 
 // sentNow describes the moment, with the mutex held.
 func (w *World) sentNow(run *Run) Sent {
-	s := Sent{Run: *run, Live: w.record.live()}
-	if db := w.databases[run.Task.DB]; db != nil && db.holder != nil {
-		s.Locked = db.locked
+	s := Sent{Run: *run, Live: w.record.live(), Locked: make(map[string]time.Time)}
+	for name, db := range w.databases {
+		if db.holder != nil {
+			s.Locked[name] = db.locked
+		}
 	}
 	return s
 }

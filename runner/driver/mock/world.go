@@ -44,11 +44,19 @@ type World struct {
 	down      error
 	serial    uint32
 	warnings  []string
-	record    record
-	sent      func(Sent)
-	stop      chan struct{}
-	closed    bool
-	workers   sync.WaitGroup
+	// connections is how many PostgreSQL allows, 0 without a limit; others hold some of them, and so
+	// many attempts were refused.
+	connections, others, refusals int
+	// late is how much later writes are counted; uncounted is set where they are not.
+	late         time.Duration
+	uncounted    bool
+	betweenLooks func(db string)
+
+	record  record
+	sent    func(Sent)
+	stop    chan struct{}
+	closed  bool
+	workers sync.WaitGroup
 }
 
 // NewWorld returns a world without databases.
@@ -126,6 +134,8 @@ type database struct {
 	calls    map[string]int
 	channels []channels.Config
 	upgrade  upgrade
+
+	statistics statistics
 	// graphs is set once a job has depended on others; until then a job that is done costs no search.
 	graphs bool
 }
@@ -190,6 +200,24 @@ func (w *World) database(name string) *database {
 func (w *World) Insert(jobs ...Job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.insert(jobs, func(db, uuid string) { w.notify(db, uuid, 0) })
+}
+
+// InsertLate is Insert with notifications that arrive so much later.
+func (w *World) InsertLate(d time.Duration, jobs ...Job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.insert(jobs, func(db, uuid string) {
+		time.AfterFunc(d, func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.notify(db, uuid, 0)
+		})
+	})
+}
+
+// insert adds rows, with the mutex held.
+func (w *World) insert(jobs []Job, notify func(db, uuid string)) {
 	for _, j := range jobs {
 		if j.ID == 0 {
 			j.ID = int64(w.next())
@@ -202,8 +230,9 @@ func (w *World) Insert(jobs ...Job) {
 		}
 		db := w.database(j.DB)
 		db.jobs[j.UUID] = &j
+		w.wrote(db)
 		db.graphs = db.graphs || len(j.DependsOn) > 0
-		w.notify(j.DB, j.UUID, 0)
+		notify(j.DB, j.UUID)
 	}
 }
 
@@ -225,6 +254,7 @@ func (w *World) update(key channels.Key, pid uint32, change func(*Job)) bool {
 	before := j.State
 	raw := j.RawState
 	change(j)
+	w.wrote(db)
 	db.graphs = db.graphs || len(j.DependsOn) > 0
 	switch {
 	case j.RawState != raw:

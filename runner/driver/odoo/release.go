@@ -64,6 +64,16 @@ RETURNING `
 // ahead; one that is far ahead tells nothing.
 const recentSQL = `p.date_done > now() AT TIME ZONE 'UTC' - $2::interval AND p.date_done < now() AT TIME ZONE 'UTC' + $2::interval`
 
+// releaseLimit is how long a look at several jobs may take, and releaseLimitOfOne one at a single job, or
+// at what the done ones name. How long that is depends on others: on the length of their lists of parents,
+// on how many rows have one uuid, on the triggers of the table. waitingLimit is for the list of all that
+// wait, which grows only with their number.
+const (
+	releaseLimit      = time.Second
+	releaseLimitOfOne = 5 * time.Second
+	waitingLimit      = 25 * time.Second
+)
+
 // releaseSQL returns the statement, with the columns of a row.
 func (g *generation) releaseSQL(columns string) string {
 	recent := recentSQL
@@ -81,15 +91,18 @@ func (s *session) Dependents(ctx context.Context, done []string) (ids []int64, e
 	case !s.generation.graphs():
 		return nil, nil
 	}
-	sql, args := waitingSQL, []any(nil)
+	sql, args, limit := waitingSQL, []any(nil), waitingLimit
 	if done != nil {
-		sql, args = dependentsSQL, []any{done}
+		sql, args, limit = dependentsSQL, []any{done}, releaseLimitOfOne
 	}
-	rows, err := s.conn.Query(ctx, s.generation.named(sql), args...)
-	if err == nil {
-		ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
-	}
-	return ids, s.conn.Failed(err, "find the jobs that wait for others")
+	err = s.conn.Limited(ctx, limit, func() error {
+		rows, err := s.conn.Query(ctx, s.generation.named(sql), args...)
+		if err == nil {
+			ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+		}
+		return s.conn.Failed(err, "find the jobs that wait for others")
+	})
+	return ids, err
 }
 
 // Release implements [driver.Releaser].
@@ -104,5 +117,14 @@ func (s *session) Release(ctx context.Context, ids []int64, quiet time.Duration,
 		busy = []string{} // of which all are different
 	}
 	sql := s.generation.named(s.generation.releaseSQL(s.generation.rowColumns()))
-	return s.rows(ctx, "release jobs that waited for others", sql, ids, quiet, busy)
+	limit := releaseLimit
+	if len(ids) == 1 {
+		limit = releaseLimitOfOne
+	}
+	var rows []driver.Row
+	err := s.conn.Limited(ctx, limit, func() (err error) {
+		rows, err = s.rows(ctx, "release jobs that waited for others", sql, ids, quiet, busy)
+		return err
+	})
+	return rows, err
 }

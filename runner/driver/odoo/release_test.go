@@ -190,3 +190,35 @@ func TestReleaseReturnsRows(t *testing.T) {
 	require.Equal(t, channels.Pending, rows[0].State)
 	require.Equal(t, channels.Key{DB: h.db, UUID: "child"}, rows[0].Key)
 }
+
+// A job that takes too long to release is told apart from the others, and harms neither them nor the
+// session.
+func TestReleaseOfSlowJobs(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.exec(`CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		PERFORM pg_sleep(CASE WHEN NEW.uuid LIKE 'endless%' THEN 600 ELSE 0.7 END); RETURN NEW; END $$;
+		CREATE TRIGGER slow BEFORE UPDATE ON queue_job FOR EACH ROW WHEN (NEW.state = 'pending') EXECUTE PROCEDURE slow()`)
+	h.family("a", "child of a")
+	h.family("b", "child of b")
+	h.family("c", "endless")
+	s := h.session()
+	r := s.(driver.Releaser)
+	ids, err := r.Dependents(h.deadline(), nil)
+	require.NoError(t, err)
+	require.Len(t, ids, 3)
+	_, err = r.Release(h.deadline(), ids, 0, nil)
+	require.ErrorIs(t, err, driver.ErrTooLong)
+	var released []string
+	for _, id := range ids {
+		rows, err := r.Release(h.deadline(), []int64{id}, 0, nil)
+		if err != nil {
+			require.ErrorIs(t, err, driver.ErrTooLong)
+			continue
+		}
+		for _, row := range rows {
+			released = append(released, row.UUID)
+		}
+	}
+	require.ElementsMatch(t, []string{"child of a", "child of b"}, released, "a single one may take longer")
+	require.NoError(t, s.Probe(h.deadline()))
+}

@@ -220,12 +220,12 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 		return nil
 	})
 	if err != nil {
-		return nil, nil, s.conn.Failed(err, "claim jobs")
+		return nil, nil, s.upgradingOr(s.conn.Failed(err, "claim jobs"))
 	}
 	if len(tasks) == 0 && len(uuids) > 0 {
 		// Others may have taken all of them, or there is a new mark.
 		if err := s.unchanged(ctx); err != nil {
-			return nil, nil, err
+			return nil, nil, s.upgradingOr(err)
 		}
 	}
 	return tasks, read.list, nil
@@ -268,7 +268,7 @@ func (s *session) Probe(ctx context.Context) error {
 	if err := s.probe(ctx); err != nil || s.generation == nil || !s.listening {
 		return err
 	}
-	return s.unchanged(ctx)
+	return s.upgradingOr(s.unchanged(ctx))
 }
 
 // probe is the part of Probe that concerns the connection.

@@ -28,6 +28,8 @@ type statements struct {
 	// marks tells whether the database is still what its fingerprint says, and upgrade whether Odoo is
 	// being changed.
 	marks, upgrade string
+	// rest tells whether there is something to do.
+	rest string
 	// failUnclaimed, failDead and failStopped are unclaim and rescue with another result.
 	failUnclaimed, failDead, failStopped string
 }
@@ -43,6 +45,7 @@ func (g *generation) statements() statements {
 		claimCopy: g.claimSQL(columns, ""),
 		marks:     g.marksSQL(),
 		upgrade:   upgradeSQL,
+		rest:      g.restSQL(),
 		unclaim:   fmt.Sprintf(claimedSQL+unclaimSQL, g.pathSQL(), "", "", "") + columns,
 		inspect:   "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
 		rescue:    fmt.Sprintf(foundSQL+g.rescueExpiredSQL(), g.pathSQL(), "", "", "") + columns,
@@ -62,7 +65,7 @@ func (g *generation) statements() statements {
 	}
 	s.failDead, s.failStopped = fail(driver.QuarantineName, dead), fail(driver.StoppedName, dead)
 	for _, sql := range []*string{
-		&s.running, &s.snapshot, &s.read, &s.claim, &s.claimCopy, &s.claimSettled, &s.claimCopySettled, &s.marks, &s.upgrade,
+		&s.running, &s.snapshot, &s.read, &s.claim, &s.claimCopy, &s.claimSettled, &s.claimCopySettled, &s.marks, &s.upgrade, &s.rest,
 		&s.unclaim, &s.inspect, &s.rescue, &s.account, &s.failUnclaimed, &s.failDead, &s.failStopped,
 	} {
 		*sql = g.named(*sql)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // trigger is what has to be created in a database of a series that leaves this to its runner. The
@@ -70,7 +69,7 @@ func (s *session) createTrigger(ctx context.Context) error {
 		return tx.QueryRow(ctx, "SELECT oid FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname = 'queue_job_notify'",
 			s.generation.tables.qualify("queue_job")).Scan(&s.trigger)
 	})
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == lockNotAvailable {
+	if waited(err) {
 		return errors.New("create the trigger queue_job_notify: a transaction has been writing to queue_job " +
 			"for longer than " + triggerLockTimeout + "; it is tried again")
 	}

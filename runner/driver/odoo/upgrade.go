@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -118,7 +119,27 @@ func (s *session) Upgrading(ctx context.Context, last driver.Upgrade) (driver.Up
 		u.add(kind, what, transaction)
 		return nil
 	})
+	if waited(err) { // it was locked in this moment; the next check tells by whom
+		return driver.Upgrade{Active: true, Description: "a process keeps ir_module_module from being read", DriverState: last.DriverState}, nil
+	}
 	return u.result(), s.conn.Failed(err, "check for an upgrade")
+}
+
+// waited reports whether a statement ended because it would have had to wait for a lock for longer than
+// it may.
+func waited(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == lockNotAvailable
+}
+
+// upgradingOr makes an error one of an upgrade if that is what it tells of: the claim and the probe of a
+// session that gates upgrades read a table that an upgrade may lock, within the second since the last
+// check.
+func (s *session) upgradingOr(err error) error {
+	if s.gated && waited(err) {
+		return fmt.Errorf("%w: %w", driver.ErrUpgrading, err)
+	}
+	return err
 }
 
 // upgrade collects what is seen of one.

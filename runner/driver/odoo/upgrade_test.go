@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/drivertest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
@@ -235,4 +236,39 @@ func TestUpgradeOfALockedTable(t *testing.T) {
 	}
 	require.False(t, w.check().Active)
 	require.NoError(t, w.Session.Probe(w.deadline()), "the session lives")
+}
+
+// A table that is locked between the check and the claim costs neither the session nor a job: claim and
+// probe say that there is an upgrade.
+func TestClaimMeetsALock(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.Insert(drivertest.Job{UUID: "a", State: "pending"})
+	w := h.watch()
+	w.Session.(driver.Upgrader).GateUpgrades(true)
+	require.NoError(t, w.Listen(h.deadline()))
+	require.False(t, w.check().Active)
+	tx := writes(t, h.connect(), "LOCK TABLE ir_module_module IN ACCESS EXCLUSIVE MODE")
+	_, _, err := w.Claim(h.deadline(), []string{"a"}, nil)
+	require.ErrorIs(t, err, driver.ErrUpgrading)
+	require.ErrorIs(t, w.Probe(h.deadline()), driver.ErrUpgrading)
+	require.True(t, w.check().Active)
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.NoError(t, w.Probe(h.deadline()))
+	tasks, _, err := w.Claim(h.deadline(), []string{"a"}, nil)
+	require.NoError(t, err)
+	require.Len(t, tasks, 1)
+}
+
+// A check meets a lock, too, if that is taken in the middle of it; here, on a table that it does not look
+// for.
+func TestCheckMeetsALock(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.exec("CREATE TABLE part () INHERITS (ir_module_module)")
+	w := h.watch()
+	tx := writes(t, h.connect(), "LOCK TABLE part IN ACCESS EXCLUSIVE MODE")
+	require.Equal(t, driver.Upgrade{Active: true, Description: "a process keeps ir_module_module from being read"}, w.check())
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.False(t, w.check().Active)
 }

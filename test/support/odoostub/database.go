@@ -69,6 +69,9 @@ func (s *Server) openDatabase(ctx context.Context, name string) (*database, erro
 	config.ConnConfig = conn.Copy()
 	config.ConnConfig.RuntimeParams["application_name"] = "odoo-" + s.opts.Name
 	config.MaxConns = int32(2*s.opts.Workers + 1) //nolint:gosec // a worker needs two at most
+	if t := s.opts.IdleTime; t > 0 {
+		config.MaxConnIdleTime, config.HealthCheckPeriod = t, t/2
+	}
 	pool, err := pgxpool.NewWithConfig(s.ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("opening a pool: %w", err)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -39,6 +40,8 @@ type Options struct {
 	// if the filter accepts it for the Host header; otherwise the answer is 404.
 	// Default: the parameter db says it.
 	DBFilter func(host, database string) bool
+	// IdleTime is how long a connection is kept that no worker uses. Default: half an hour.
+	IdleTime time.Duration
 	// Recorder may be shared by several servers. Default: an own one.
 	Recorder *Recorder
 	// Gates may be shared by several servers. Default: own ones.

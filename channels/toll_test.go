@@ -1,0 +1,190 @@
+package channels
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// checkTolls counts anew what rates of databases count.
+func checkTolls(t require.TestingT, m *Manager, c *channel) {
+	if c.tolls == nil {
+		return
+	}
+	shut := 0
+	for db, toll := range c.tolls.of {
+		running, active := 0, 0
+		if d := m.dbs[db]; d != nil {
+			d.each(func(r *record) bool {
+				if r.hasLeft(c) {
+					running++
+					if r.location == inRunning {
+						active++
+					}
+				}
+				return true
+			})
+		}
+		require.Equal(t, running, toll.running)
+		require.Equal(t, active, toll.toll.active)
+		b := toll.toll.bucket
+		b.refill(m.clock.now)
+		require.Equal(t, b.has(running-active+1), !toll.toll.shut || len(toll.waiting) == 0 && b.has(running-active+1), "%s in %s", db, c.name)
+		if toll.toll.index >= 0 {
+			shut++
+			require.True(t, toll.toll.shut)
+			require.NotEmpty(t, toll.waiting)
+			require.Same(t, toll, c.tolls.due.items[toll.toll.index])
+		}
+	}
+	require.Equal(t, shut, c.tolls.due.len())
+	checkHeap(t, c.tolls.due.items, dueOrder{})
+}
+
+// perDatabase are tokens of each database.
+func perDatabase(starts, burst int, period time.Duration) Share {
+	return Share{Rate: &Rate{Starts: starts, Period: period, Burst: burst, PerDatabase: true}, RateSource: "policy root"}
+}
+
+// names returns the uuids of what a pass starts.
+func names(m *Manager, seconds float64) (uuids []string) {
+	for _, k := range m.Next(at(seconds), 0) {
+		uuids = append(uuids, k.UUID)
+	}
+	return uuids
+}
+
+func wakeup(t *testing.T, m *Manager, seconds float64) {
+	t.Helper()
+	require.False(t, m.Pending())
+	require.Equal(t, at(seconds).UTC(), m.Wakeup())
+}
+
+// TestRatePerDatabase: what waits for a token of its database is passed by, and a pass comes when there
+// is one.
+func TestRatePerDatabase(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:4", nil)
+	require.Empty(t, names(m, 1))
+	m.SetShares(shareList{{"root", "*", perDatabase(1, 2, time.Minute)}})
+	addTo(m, "a", "", "a1", "a2", "a3")
+	require.Empty(t, names(m, 2), "it begins without tokens")
+	addTo(m, "b", "", "b1", "b2")
+	wakeup(t, m, 61)
+	require.Equal(t, []string{"a1", "b1"}, names(m, 61))
+	require.Equal(t, []string{"a2", "b2"}, names(m, 121), "others pass a3")
+	require.Empty(t, names(m, 180))
+	e, ok := m.Explain(Key{DB: "a", UUID: "a3"}, at(180))
+	require.True(t, ok)
+	require.Equal(t, ReasonChannelFull, e.Reason)
+	for _, uuid := range []string{"a1", "a2"} {
+		m.Remove(Key{DB: "a", UUID: uuid})
+	}
+	addTo(m, "a", "", "a4")
+	e, _ = m.Explain(Key{DB: "a", UUID: "a4"}, at(180))
+	require.Equal(t, ReasonRate, e.Reason)
+	require.Equal(t, at(241).UTC(), e.Until)
+	require.Contains(t, e.String(), "policy root lets 1 job of each database in a minute, 2 of them at once, of channel root start, and this one not before 1970-01-01T00:04:01Z")
+	require.Equal(t, 2, m.root.status().PassedBy)
+	by, until := statusOf(m, "root").LimitedBy()
+	require.Equal(t, "rate", by)
+	require.Equal(t, at(181).UTC(), until)
+	wakeup(t, m, 181)
+	require.Equal(t, []string{"a3"}, names(m, 181))
+	m.Refund(Key{DB: "a", UUID: "a3"})
+	require.Equal(t, []string{"a4"}, names(m, 182), "the token of a3 was given back")
+	require.True(t, m.Wakeup().IsZero(), "nothing waits")
+}
+
+func statusOf(m *Manager, channel string) *Status {
+	s := m.find(channel).status()
+	return &s
+}
+
+// TestTokensOfChannelsThatGo: a channel that only jobs need keeps its tokens, and a new leader knows of
+// none.
+func TestTokensOfChannelsThatGo(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:4", nil)
+	names(m, 1)
+	m.SetShares(shareList{{"root.x", "*", perDatabase(1, 2, time.Minute)}})
+	addTo(m, "a", "x", "a1", "a2")
+	require.Equal(t, []string{"a1", "a2"}, names(m, 1000))
+	m.Remove(Key{DB: "a", UUID: "a1"})
+	m.Remove(Key{DB: "a", UUID: "a2"})
+	require.Nil(t, m.find("root.x"))
+	addTo(m, "a", "x", "a3")
+	require.Empty(t, names(m, 1001))
+	require.Equal(t, []string{"a3"}, names(m, 1060))
+	m.Remove(Key{DB: "a", UUID: "a3"})
+	names(m, 2000)
+	m.EmptyBuckets(at(2000))
+	addTo(m, "a", "x", "a4")
+	require.Empty(t, names(m, 2001))
+	require.Equal(t, []string{"a4"}, names(m, 2060))
+}
+
+// TestNewLeaderCallsBack: what has passed a rate and waits further up does not start by the tokens of
+// the last leader.
+func TestNewLeaderCallsBack(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:1", nil)
+	names(m, 1)
+	m.SetShares(shareList{{"root.x", "*", perDatabase(1, 2, time.Minute)}})
+	m.Set(Job{Key: Key{DB: "b", UUID: "runs"}, ID: 1}, Started)
+	addTo(m, "a", "x", "a1")
+	require.Empty(t, names(m, 1000), "a1 waits in root")
+	require.Equal(t, 1, m.root.ready.len())
+	m.EmptyBuckets(at(1000))
+	require.Zero(t, m.root.ready.len())
+	m.Remove(Key{DB: "b", UUID: "runs"})
+	require.Empty(t, names(m, 1001))
+	require.Equal(t, []string{"a1"}, names(m, 1060))
+}
+
+// TestTokenBelongsToItsDatabase: jobs that hold slots of a channel further down, and have no token
+// further up, give them back.
+func TestTokenBelongsToItsDatabase(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:4,x:1", nil)
+	names(m, 1)
+	m.SetShares(shareList{{"root", "*", perDatabase(1, 1, time.Hour)}})
+	addTo(m, "a", "x", "a1", "a2")
+	addTo(m, "b", "x", "b1")
+	require.Equal(t, []string{"a1"}, names(m, 3601))
+	m.Remove(Key{DB: "a", UUID: "a1"})
+	require.Equal(t, []string{"b1"}, names(m, 3602))
+}
+
+// BenchmarkTolls: a change of a job where a thousand databases have a rate and wait.
+func BenchmarkTolls(b *testing.B) {
+	for _, rated := range []bool{false, true} {
+		b.Run(fmt.Sprintf("rated=%t", rated), func(b *testing.B) {
+			m := NewManager()
+			if err := m.Configure([]Config{{Name: "root", Capacity: 8}}); err != nil {
+				b.Fatal(err)
+			}
+			m.Next(at(1), 0)
+			if rated {
+				m.SetShares(shareList{{"root", "*", perDatabase(1, 1, time.Second)}})
+			}
+			for i := range 100_000 {
+				n := int64(i + 1)
+				m.Set(Job{Key: Key{DB: fmt.Sprint("db", i%1000), UUID: fmt.Sprintf("00000000-0000-0000-0000-%012d", i)}, ID: n, Created: n}, Pending)
+			}
+			now := 1.0
+			b.ReportAllocs()
+			for b.Loop() {
+				now += 0.001
+				for _, k := range m.Next(at(now), 0) {
+					j, _, _ := m.Lookup(k)
+					m.Set(j, Done)
+					j.ID += 100_000
+					m.Set(j, Pending)
+				}
+			}
+		})
+	}
+}

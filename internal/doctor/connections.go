@@ -1,0 +1,44 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
+
+// limits asks how many connections there may be; nil if that cannot be told.
+func (e *examination) limits(ctx context.Context, c driver.Cluster) *driver.Limits {
+	limiter, ok := c.(driver.Limiter)
+	if !ok {
+		return nil
+	}
+	l, err := limiter.Limits(ctx)
+	if err != nil {
+		e.add(foundConnections, "how many connections PostgreSQL allows cannot be told, so that the runner has no limit unless connections sets one: %s", err)
+		return nil
+	}
+	return &l
+}
+
+// connections compares how many connections the runner would take with how many there may be. Those
+// of a runner that is at work do not count as taken.
+func (e *examination) connections(l *driver.Limits) {
+	if l == nil {
+		return
+	}
+	if l.Uncounted && e.subject.Config.Hibernate != nil {
+		e.add(foundUncounted, "hibernate does nothing, because PostgreSQL does not count what is written: set track_counts on")
+	}
+	most, why := runner.ConnectionsAllowed(*l, l.ServerUsed-l.Runners, l.RoleUsed-l.Runners)
+	if set := e.subject.Config.Connections; set > 0 {
+		if most > 0 && set > most {
+			e.add(foundOverLimit, "connections is %d, so that the runner can take connections that Odoo needs, because %s otherwise: lower it, or raise CONNECTION LIMIT of the role or max_connections", set, why)
+		}
+		most, why = set, fmt.Sprintf("connections is %d", set)
+	}
+	if n := runner.SessionsOf(most); most > 0 && len(e.served) > n {
+		e.add(foundConnections, "%d databases are to be served, and %d of them can have a connection at a time, because %s: raise connections, CONNECTION LIMIT of the role or max_connections", len(e.served), n, why)
+	}
+}

@@ -1,0 +1,48 @@
+package odoo
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
+)
+
+var _ driver.Sleeper = (*session)(nil)
+
+// restSQL finds whether there is something to do within $1, and the earliest eta. States that are not
+// known count as something.
+func (g *generation) restSQL() string {
+	eta := "NULL::timestamp"
+	if slices.Contains(g.columns, "eta") {
+		eta = "j.eta"
+	}
+	return `SELECT EXISTS (SELECT FROM queue_job j WHERE ` + unfinished + ` AND j.state NOT IN ('pending', 'failed'))
+	OR EXISTS (SELECT FROM queue_job j WHERE j.state = 'pending' AND (` + eta + ` IS NULL OR ` + eta + ` <= now() AT TIME ZONE 'UTC' + $1::interval)),
+	(SELECT min(` + eta + `) FROM queue_job j WHERE j.state = 'pending')`
+}
+
+// Sleep implements [driver.Sleeper].
+func (s *session) Sleep(ctx context.Context, soon time.Duration) (r driver.Rest, err error) {
+	if s.generation == nil {
+		return r, errNoFingerprint
+	}
+	if r.Writes, err = postgres.WritesHere(ctx, s.conn); err != nil {
+		return r, err
+	}
+	var next pgtype.Timestamp
+	switch err := s.conn.QueryRow(ctx, s.statements.rest, soon).Scan(&r.Busy, &next); {
+	case waited(err): // the table is being changed
+		r.Busy = true
+		return r, nil
+	case err != nil:
+		return r, s.conn.Failed(err, "look for jobs to do")
+	}
+	if next.Valid && next.InfinityModifier == pgtype.Finite {
+		r.Next = next.Time
+	}
+	return r, nil
+}

@@ -1,0 +1,169 @@
+package runner
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
+)
+
+// Seats are counted where servers have limits, once for each task.
+func TestSeats(t *testing.T) {
+	t.Parallel()
+	var s seats
+	var r seatRow
+	var a, b task
+	s.take(&a, &r)
+	require.Zero(t, r.taken)
+	s.limited = true
+	s.take(&a, &r)
+	s.take(&b, &r)
+	require.Equal(t, 2, r.taken)
+	s.leave(&a)
+	s.leave(&a)
+	require.Equal(t, 1, r.taken)
+}
+
+// waiting puts a job into the tree that has been ready since a moment.
+func (e *engine) waiting(since time.Time) {
+	e.tree.Set(channels.Job{Key: channels.Key{DB: "prod", UUID: "waits"}, Created: since.UnixMicro(), ETA: since.UnixMicro()}, channels.Pending)
+}
+
+// What is reserved to visitors is had by one job at a time, after no server has had room for ten minutes
+// and a job has waited for as long.
+func TestWhenTheReserveYields(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_800_000_000, 0)
+	reserved := upstream.Room{Reserved: 1}
+	for name, c := range map[string]struct {
+		room   upstream.Room
+		taken  int
+		shut   time.Duration
+		waited time.Duration
+		want   bool
+	}{
+		"after ten minutes":  {room: reserved, shut: 10 * time.Minute, waited: 10 * time.Minute, want: true},
+		"shut for less":      {room: reserved, shut: 10*time.Minute - 1, waited: time.Hour},
+		"waited for less":    {room: reserved, shut: time.Hour, waited: 10*time.Minute - time.Second},
+		"never shut":         {room: reserved, shut: -1, waited: time.Hour},
+		"nothing reserved":   {room: upstream.Room{}, shut: time.Hour, waited: time.Hour},
+		"another job runs":   {room: upstream.Room{Reserved: 1, Jobs: 1}, shut: time.Hour, waited: time.Hour},
+		"another is claimed": {room: reserved, taken: 1, shut: time.Hour, waited: time.Hour},
+		"none of the two":    {room: upstream.Room{Reserved: 1, Jobs: 1}, taken: -1, shut: time.Hour, waited: time.Hour, want: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e, _ := served()
+			e.waiting(now.Add(-c.waited))
+			row := e.seats.rows[0]
+			if c.shut >= 0 {
+				row.shutSince = now.Add(-c.shut)
+			}
+			require.Equal(t, c.want, e.yields(row, c.taken, c.room, now))
+		})
+	}
+}
+
+// A job that waits is searched for once a second.
+func TestOverdue(t *testing.T) {
+	t.Parallel()
+	e, _ := served()
+	now, row := time.Unix(1_800_000_000, 0), e.seats.rows[0]
+	require.False(t, e.overdue(row, now))
+	e.waiting(now.Add(-time.Hour))
+	require.False(t, e.overdue(row, now.Add(time.Second-1)))
+	require.True(t, e.overdue(row, now.Add(time.Second)))
+	e.tree.Remove(channels.Key{DB: "prod", UUID: "waits"})
+	require.True(t, e.overdue(row, now.Add(2*time.Second-1)))
+	require.False(t, e.overdue(row, now.Add(2*time.Second)))
+}
+
+// The time without room begins with the first pass that finds none, and ends with one that does.
+func TestShut(t *testing.T) {
+	t.Parallel()
+	var s seatRow
+	now := time.Unix(1_800_000_000, 0)
+	s.shut(false, now)
+	require.Zero(t, s.shutSince)
+	s.shut(true, now)
+	s.shut(true, now.Add(time.Minute))
+	require.Equal(t, now, s.shutSince)
+	s.shut(false, now.Add(time.Minute))
+	require.Zero(t, s.shutSince)
+}
+
+// A pass is due if something may start now, or was to wake up by now.
+func TestDue(t *testing.T) {
+	t.Parallel()
+	e, _ := served()
+	now := time.Unix(1_800_000_000, 0)
+	require.False(t, e.due(now))
+	e.tree.Set(channels.Job{Key: channels.Key{DB: "prod", UUID: "later"}, ETA: now.UnixMicro()}, channels.Pending)
+	e.tree.Next(now.Add(-time.Hour), 0)
+	require.False(t, e.due(now.Add(-time.Second)))
+	require.True(t, e.due(now))
+	require.True(t, e.due(now.Add(time.Second)))
+	e.tree.Set(channels.Job{Key: channels.Key{DB: "prod", UUID: "now"}}, channels.Pending)
+	require.True(t, e.due(now.Add(-time.Second)))
+}
+
+// Where servers have limits, a pass starts no more than they have room for.
+func TestRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := paired(t)
+		now, row := time.Now(), e.seats.rows[0]
+		row.shutSince = now
+		require.Equal(t, passLimit, e.room(now), "without limits")
+		require.Zero(t, row.shutSince)
+
+		cfg := e.config()
+		cfg.Server = upstream.Limits{MaxJobs: 2}
+		e.pool = upstream.New(func() upstream.Config { return cfg.upstream() }, poolReports{e}, func(_ string, f func()) { go f() })
+		e.pool.Reconfigured()
+		e.pool.Refresh(t.Context(), false)
+		synctest.Wait()
+		e.seats.limited = true
+		require.Equal(t, 4, e.room(now))
+		row.taken = 3
+		require.Equal(t, 1, e.room(now))
+		require.Equal(t, now, e.roomAt(now, now))
+		for _, row.taken = range []int{4, 5} {
+			require.Zero(t, e.room(now))
+			require.Zero(t, row.shutSince, "nothing could start")
+		}
+		e.waiting(now)
+		require.Zero(t, e.room(now))
+		require.Equal(t, now, row.shutSince)
+		require.Equal(t, now.Add(upstream.RecheckInterval), e.roomAt(now, now))
+		require.Equal(t, now.Add(time.Hour), e.roomAt(now.Add(time.Hour), now))
+		timing.Sleep(t.Context(), time.Minute)
+		row.taken = 0
+		require.Equal(t, 4, e.room(time.Now()))
+		require.Zero(t, row.shutSince)
+	})
+}
+
+// A row for each class that policies name, and what is known of one that stays is kept.
+func TestRows(t *testing.T) {
+	t.Parallel()
+	var s seats
+	s.configure(false, nil)
+	require.False(t, s.pools())
+	first := s.rows[0]
+	heavy, fallback := policy.Policy{Pool: &policy.Pool{Pool: "heavy"}}, policy.Policy{Pool: &policy.Pool{Pool: "heavy", Fallback: true}}
+	s.configure(true, []policy.Policy{heavy, fallback, heavy})
+	require.True(t, s.pools())
+	require.Len(t, s.rows, 3)
+	require.Same(t, first, s.rows[0])
+	require.Same(t, s.rows[2], s.gated("pool heavy fallback"))
+	require.Same(t, first, s.gated("a gate that a reload has removed"))
+	kept := s.rows[2]
+	s.configure(true, []policy.Policy{fallback})
+	require.Same(t, kept, s.rows[1])
+}

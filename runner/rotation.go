@@ -1,0 +1,326 @@
+package runner
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
+)
+
+const (
+	// rotateInterval is the time between two attempts to find connections for databases that wait.
+	rotateInterval = 250 * time.Millisecond
+	// restlessPause is how long a database is left alone that had something to do after all.
+	restlessPause = 2 * time.Second
+	// checkPace is the time between two databases that are checked because they have slept for as long
+	// as one may. If there are more of them, they sleep longer.
+	checkPace = 250 * time.Millisecond
+	// etaAhead is how long before its next eta a database is woken.
+	etaAhead = 15 * time.Second
+	// falseWake is how long a database sleeps at least if nothing was to be done when it was woken last;
+	// each time twice as long, up to the time that it sleeps at most.
+	falseWake = 2 * time.Second
+	// turnPatience is how long a database waits before others with jobs leave it a connection, and how
+	// long such a one waits for its own jobs to end; turnLength is how long it keeps the connection, at
+	// least.
+	turnPatience, turnLength = 5 * time.Second, 30 * time.Second
+	// etasLimit bounds the jobs that are looked at to find whether all that wait do so for their eta.
+	etasLimit = 1000
+)
+
+// rotation gives the connections of databases that do not need them to others. Such a database is
+// asleep: it has no session, and is woken by what is written to it, by its next eta, and from time to
+// time.
+type rotation struct {
+	// at is when it is tried again to find connections; zero if none are missing.
+	at time.Time
+	// hibernateAt is when it is looked next for databases that have had nothing to do for long.
+	hibernateAt time.Time
+	// resting are the databases that have been ordered to sleep.
+	resting map[*database]struct{}
+	asleep  map[*database]*sleep
+}
+
+// sleep is what is known of a database that is asleep.
+type sleep struct {
+	since time.Time
+	rest  driver.Rest
+	// earliest is when it may be woken because something was written, latest when it is.
+	earliest, latest time.Time
+	// vain is how often nothing was to be done after that, one time after the other.
+	vain int
+	// stirred is set while it is awake because something was written.
+	stirred bool
+	// until is when it was woken.
+	until time.Time
+}
+
+// pressed is called when databases have to wait for a connection.
+func (e *engine) pressed() { e.mail.post(func() { e.rotate(time.Now()) }) }
+
+// rotate has as many databases give up their connections as others need, those first that have not had
+// a job for the longest time.
+func (e *engine) rotate(now time.Time) {
+	r := &e.rotation
+	r.at = time.Time{}
+	p := e.connections.queue.Pressure()
+	over := p.Over()
+	if over == 0 || e.ending() {
+		e.remainAll()
+		return
+	}
+	r.at = now.Add(rotateInterval)
+	if over -= len(r.resting); over <= 0 {
+		e.remainAll()
+		return
+	}
+	engaged := e.engaged()
+	var idle []*database
+	for db := range e.databases.served {
+		if !engaged[db.Name] && e.idle(db, now) {
+			idle = append(idle, db)
+		}
+	}
+	slices.SortFunc(idle, func(a, b *database) int {
+		return cmp.Or(a.useful.Compare(b.useful), cmp.Compare(a.Name, b.Name))
+	})
+	for _, db := range idle[:min(over, len(idle))] {
+		r.resting[db] = struct{}{}
+		db.session.Sleep()
+	}
+	if over = min(over-len(idle), p.Needy); over > 0 && p.Neediest >= turnPatience {
+		e.take(now, over)
+	}
+}
+
+// take has databases with jobs leave their connections to others whose jobs may have been waiting for
+// longer: those that have had them for the longest time. Nothing of them is started until their
+// jobs have ended that run; if these take too long, they go on.
+func (e *engine) take(now time.Time, over int) {
+	running := make(map[string]bool)
+	for key := range e.tasks {
+		running[key.DB] = true
+	}
+	var busy []*database
+	for db := range e.databases.served {
+		_, resting := e.rotation.resting[db]
+		switch {
+		case db.leaving.IsZero():
+			if since := now.Sub(db.entered); !resting && since >= turnLength && !now.Before(db.remains) {
+				busy = append(busy, db)
+			}
+		case !running[db.Name]:
+			e.leaveConnection(db)
+			over--
+		case now.Before(db.leaving):
+			over--
+		default:
+			e.remain(db)
+			db.remains = now.Add(turnLength)
+		}
+	}
+	slices.SortFunc(busy, func(a, b *database) int {
+		return cmp.Or(a.entered.Compare(b.entered), cmp.Compare(a.Name, b.Name))
+	})
+	for _, db := range busy[:max(0, min(over, len(busy)))] {
+		db.leaving = now.Add(turnPatience)
+		e.databases.derive(db)
+	}
+}
+
+// leaveConnection has a database wait for its next turn.
+func (e *engine) leaveConnection(db *database) {
+	e.log().Debug("database leaves its connection to others", zap.String("database", db.Name))
+	e.stopSession(db)
+	db.quiet = true // it comes back every few minutes
+	e.step(db, stepLeave, e.connections.why)
+	e.startSession(db)
+}
+
+// remain lets the jobs of a database be started that was to leave its connection to others.
+func (e *engine) remain(db *database) {
+	if db.leaving.IsZero() {
+		return
+	}
+	db.leaving = time.Time{}
+	e.databases.derive(db)
+}
+
+// engaged are the databases with tasks whose rows have not been read, or with jobs that others may wait
+// for in vain.
+func (e *engine) engaged() map[string]bool {
+	dbs := make(map[string]bool)
+	for key := range e.releases {
+		dbs[key.DB] = true
+	}
+	for key, t := range e.tasks {
+		if t.phase == phaseParked {
+			dbs[key.DB] = true
+		}
+	}
+	return dbs
+}
+
+// idle reports whether there is nothing to do in a database, as far as the engine knows.
+func (e *engine) idle(db *database, now time.Time) bool {
+	if _, resting := e.rotation.resting[db]; resting || now.Before(db.restlessUntil) {
+		return false
+	}
+	if db.session == nil || len(db.lostClaims) > 0 || len(db.causes) > 0 || len(db.reserved) > 0 {
+		return false
+	}
+	switch n := e.tree.Unfinished(db.Name); {
+	case n == 0:
+		return true
+	case n > etasLimit:
+		return false
+	}
+	soon := now.Add(2 * session.SleepHorizon).UnixMicro()
+	looked := 0
+	for j, state := range e.tree.Jobs(db.Name) {
+		if looked++; looked > etasLimit || state.Running() || state == channels.Pending && (j.ETA < soon || e.sequential(j.Key)) {
+			return false
+		}
+	}
+	return true
+}
+
+// sequential reports whether a job holds others up until its eta.
+func (e *engine) sequential(key channels.Key) bool {
+	for name := e.notes.channelOf(key); name != ""; name = name[:max(0, strings.LastIndexByte(name, '.'))] {
+		if c, ok := e.tree.Channel(key.DB, name); ok && c.Sequential {
+			return true
+		}
+	}
+	return false
+}
+
+// remainAll is remain for all that were to leave.
+func (e *engine) remainAll() {
+	for db := range e.databases.served {
+		e.remain(db)
+	}
+}
+
+// awake takes in that a database has something to do and keeps its connection.
+func (e *engine) awake(db *database) {
+	delete(e.rotation.resting, db)
+	db.restlessUntil = time.Now().Add(restlessPause)
+}
+
+// asleep takes in that a database has given up its connection.
+func (e *engine) asleep(db *database, rest driver.Rest) {
+	now := time.Now()
+	delete(e.rotation.resting, db)
+	check := e.naps().Check
+	s := &sleep{since: now, rest: rest, latest: now.Add(timing.Jitter(check))}
+	if was := db.slept; was != nil && db.useful.Before(was.since) {
+		if s.vain = was.vain; was.stirred {
+			s.vain++
+		}
+	}
+	if s.vain > 0 {
+		s.earliest = now.Add(min(falseWake<<min(s.vain, 10), check))
+	}
+	if !rest.Next.IsZero() {
+		if at := rest.Next.Add(-etaAhead); at.Before(s.latest) {
+			s.latest = at
+		}
+	}
+	e.stopSession(db)
+	db.slept, db.quiet = s, true
+	e.rotation.asleep[db] = s
+	e.watch()
+	e.step(db, stepSleep, "")
+	if e.tree.Unfinished(db.Name) > 0 && rest.Next.IsZero() {
+		e.wake(db, session.Pressing) // the engine knows of a job that was not there
+	}
+	if len(e.rotation.resting) == 0 {
+		e.rotate(now)
+	}
+}
+
+// detail says what it means that a database is asleep.
+func (s *sleep) detail() string {
+	return "it has had nothing to do since " + s.since.UTC().Format(time.RFC3339) + ", so that it needs no connection"
+}
+
+// wake has a database connect, and reports whether it was asleep.
+func (e *engine) wake(db *database, u session.Urgency) bool {
+	if _, ok := e.rotation.asleep[db]; !ok {
+		return false
+	}
+	delete(e.rotation.asleep, db)
+	e.watch()
+	db.slept.until = time.Now()
+	if u == session.Pressing {
+		e.step(db, stepWake, "")
+	}
+	e.startSession(db)
+	e.connections.queue.Hasten(db.session, u)
+	return true
+}
+
+// forgetSleep forgets what concerns a database whose session ends.
+func (e *engine) forgetSleep(db *database) {
+	delete(e.rotation.resting, db)
+	if _, ok := e.rotation.asleep[db]; ok {
+		delete(e.rotation.asleep, db)
+		e.watch()
+	}
+}
+
+// watch has the maintenance connection watch the databases as long as one is asleep.
+func (e *engine) watch() { e.watching.Store(len(e.rotation.asleep) > 0) }
+
+// written takes in how much has been written to the databases, and wakes those that may have something
+// to do. Those that nothing is known of are woken one after the other, and all as far as there are
+// connections that nobody needs.
+func (e *engine) written(all map[uint32]driver.Writes) {
+	now := time.Now()
+	var due []*database
+	for db, s := range e.rotation.asleep {
+		writes, ok := all[db.OID]
+		switch {
+		case (!ok || writes != s.rest.Writes) && !now.Before(s.earliest):
+			s.stirred = true
+			e.log().Debug("database is woken, because something was written to it", zap.String("database", db.Name))
+			e.wake(db, session.Pressing)
+		case !s.rest.Next.IsZero() && !now.Before(s.rest.Next.Add(-etaAhead)):
+			e.wake(db, session.Pressing)
+		default:
+			due = append(due, db)
+		}
+	}
+	slices.SortFunc(due, func(a, b *database) int { return a.slept.latest.Compare(b.slept.latest) })
+	free := e.connections.queue.Pressure().Free()
+	if e.hibernates() {
+		free = 0
+	}
+	checks := int(e.naps().Poll / checkPace)
+	for _, db := range due {
+		switch {
+		case free != 0:
+			free--
+		case checks > 0 && !now.Before(db.slept.latest):
+			checks--
+		default:
+			continue
+		}
+		e.wake(db, session.Routine)
+	}
+}
+
+// wakeAll has every database connect that is asleep: another process may have led meanwhile.
+func (e *engine) wakeAll() {
+	for db := range e.rotation.asleep {
+		e.wake(db, session.Unknown)
+	}
+}

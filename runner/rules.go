@@ -1,0 +1,57 @@
+package runner
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+)
+
+// validateRules finds what a policy says of channels that these cannot have.
+func (c Config) validateRules(p *policy.Policy) error {
+	if c.DatabaseChannels != nil || p.Database == "" {
+		return nil
+	}
+	const one = "the channels are those of all databases: leave database out of this policy, or use channels database"
+	switch {
+	case len(p.Capacity) > 0:
+		return fmt.Errorf("%s: capacity: %s", p, one)
+	case p.PacesChannels():
+		return fmt.Errorf("%s: rate: %s", p, one)
+	}
+	return nil
+}
+
+// govern puts into force what policies say of channels. Rates begin without tokens if anything of that
+// has changed, and go on if nothing has.
+func (e *engine) govern(policies []policy.Policy) {
+	var b strings.Builder
+	for i := range policies {
+		if p := &policies[i]; len(p.Capacity) > 0 || p.PacesChannels() {
+			fmt.Fprintln(&b, p, p.Capacity, p.Rate)
+		}
+	}
+	said := b.String()
+	if said == e.rules {
+		return
+	}
+	e.rules = said
+	set := policy.Compile(policies)
+	e.tree.Govern(func(db, channel string) (r channels.Rules) {
+		if p := set.Windows(channel, db); p != nil {
+			r.Windows, r.WindowsOf = p.Capacity, p.String()
+		}
+		if p := set.Rate(channel, db); p != nil {
+			r.Rate, r.RateOf = p.Rate, p.String()
+		}
+		return r
+	})
+}
+
+// refund gives back the tokens of a task that the scheduler has chosen, and for which nothing was sent.
+func (e *engine) refund(key channels.Key, t *task) {
+	if !t.chosen.IsZero() {
+		e.tree.Refund(key)
+	}
+}
