@@ -183,7 +183,7 @@ type Runner struct {
 	// of the others for a database; if there are more databases, they take turns. Default: of
 	// what `max_connections` leaves to ordinary roles, and of what `CONNECTION LIMIT` allows
 	// the role, three quarters, or seven eighths less what others hold or have held in the
-	// last five minutes, whichever is the least.
+	// last minute, whichever is the least.
 	Connections int `json:"connections,omitempty"`
 
 	// Closes the connections to databases that have nothing to do. Default: only if there are more

@@ -271,3 +271,73 @@ func TestRateNeverExceeded(t *testing.T) {
 		}
 	})
 }
+
+// TestRulesOfDatabases plays random histories with a tree for each database, and rules and rates of some:
+// nothing that may start waits for a pass that is not announced.
+func TestRulesOfDatabases(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		f, now := NewForest(), int64(1000)
+		f.ConfigureDatabases(Capacities{Max: 3})
+		f.Next(time.Unix(now, 0), 0)
+		dbs := []string{"one", "two", "three"}
+		draw := func() string { return rapid.SampledFrom(dbs).Draw(t, "database") }
+		for _, db := range dbs {
+			require.NoError(t, f.ConfigureDatabase(db, []Config{{Name: "root", Capacity: 4}, {Name: "root.A", Percent: 50}}))
+		}
+		running := map[Key]bool{}
+		t.Repeat(map[string]func(*rapid.T){
+			"": func(t *rapid.T) {
+				wake := f.Wakeup()
+				if f.Pending() || !wake.IsZero() && !wake.After(time.Unix(now, 0)) {
+					return
+				}
+				for _, tree := range f.trees {
+					for j := range tree.Jobs("") {
+						e, _ := f.Explain(j.Key, time.Unix(now, 0))
+						require.NotEqual(t, ReasonReady, e.Reason, e.String())
+					}
+				}
+			},
+			"govern": func(t *rapid.T) {
+				rules, of := drawRules(t), draw()
+				f.Govern(func(db, channel string) Rules {
+					if db != of {
+						return Rules{}
+					}
+					return rules[channel]
+				})
+			},
+			"share": func(t *rapid.T) {
+				rate := drawRate.Draw(t, "rate")
+				f.SetShares(shareList{{"root*", draw(), Share{Rate: &rate}}})
+			},
+			"set": func(t *rapid.T) {
+				j := Job{Key: Key{DB: draw(), UUID: drawUUID.Draw(t, "uuid")}, Channel: drawChannel.Draw(t, "channel")}
+				f.Set(j, Pending)
+				delete(running, j.Key)
+			},
+			"next": func(t *rapid.T) {
+				now += rapid.SampledFrom([]int64{0, 1, 2, 30, 60, 3600}).Draw(t, "seconds later")
+				for _, k := range f.Next(time.Unix(now, 0), rapid.IntRange(0, 2).Draw(t, "limit")) {
+					running[k] = true
+				}
+			},
+			"end": func(*rapid.T) {
+				for k := range running {
+					f.Remove(k)
+					delete(running, k)
+				}
+			},
+			"refund": func(*rapid.T) {
+				for k := range running {
+					j, _, _ := f.Lookup(k)
+					f.Refund(k)
+					f.Set(j, Pending)
+					delete(running, k)
+				}
+			},
+			"empty": func(*rapid.T) { f.EmptyBuckets(time.Unix(now, 0)) },
+		})
+	})
+}

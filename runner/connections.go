@@ -21,8 +21,9 @@ const (
 	// freePart and sparePart are the parts of a limit, each one of so many, that are left to others: at
 	// least freePart of it, and at least sparePart of it beyond what they hold.
 	freePart, sparePart = 4, 8
-	// peakSpan is how long, at least, what others held counts. It counts twice as long at most.
-	peakSpan = 5 * time.Minute
+	// peakSpan is how long, at least, what others held counts. It counts twice as long at most. Much
+	// longer would keep the runner small long after a peak, shorter have its limit swing.
+	peakSpan = time.Minute
 )
 
 // ConnectionsAllowed is how many connections a runner takes at most, its maintenance connection and

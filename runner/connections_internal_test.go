@@ -15,7 +15,8 @@ import (
 func TestLimitOfConnections(t *testing.T) {
 	t.Parallel()
 	var cfg Config
-	c := &connections{config: func() Config { return cfg.withDefaults() }, operators: operators{limit: operatorsLimit}}
+	changed := func() Config { return cfg }
+	c := &connections{config: func() Config { return changed().withDefaults() }, operators: operators{limit: operatorsLimit}}
 	now := time.Now()
 	limit := func(l driver.Limits, leads, later time.Duration) int {
 		now = now.Add(later)
@@ -31,16 +32,16 @@ func TestLimitOfConnections(t *testing.T) {
 	odoo := driver.Limits{Server: 97, ServerUsed: 41, RoleUsed: 1, Runners: 1}
 	require.Equal(t, 97-13-40, limit(odoo, time.Hour, time.Hour))
 	odoo.ServerUsed = 11
-	require.Equal(t, 97-13-40, limit(odoo, time.Hour, 4*time.Minute))
-	require.Equal(t, 97-13-40, limit(odoo, time.Hour, 2*time.Minute))
-	limit(odoo, time.Hour, 5*time.Minute)
-	require.Equal(t, 72, limit(odoo, time.Hour, 5*time.Minute))
+	require.Equal(t, 97-13-40, limit(odoo, time.Hour, 50*time.Second))
+	require.Equal(t, 97-13-40, limit(odoo, time.Hour, 20*time.Second))
+	limit(odoo, time.Hour, 50*time.Second)
+	require.Equal(t, 72, limit(odoo, time.Hour, 20*time.Second))
 
 	// Another runner beside this one has 50.
 	beside := driver.Limits{Server: 97, ServerUsed: 51, RoleUsed: 51, Runners: 51}
 	require.Equal(t, 97-13-50, limit(beside, time.Hour, 20*time.Minute))
 	beside.ServerUsed, beside.RoleUsed, beside.Runners = 1, 1, 1
-	require.Equal(t, 97-13-50, limit(beside, time.Hour, time.Minute), "it counts for as long as those of others")
+	require.Equal(t, 97-13-50, limit(beside, time.Hour, 30*time.Second), "it counts for as long as those of others")
 
 	// Connections that go by another name are ours, too.
 	require.Equal(t, 72, limit(driver.Limits{Server: 97, ServerUsed: 1, RoleUsed: 1}, time.Hour, time.Hour))

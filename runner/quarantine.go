@@ -242,7 +242,7 @@ func (e *engine) condemn(key channels.Key, t *task) (why string) {
 func (q Quarantine) sentence(list []Setback) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s of this job came to nothing within %s, so it is not run again until it is requeued.",
-		plural(len(list), "attempt"), spell(q.Within))
+		attempts(len(list)), spell(q.Within))
 	if more := len(list) - sentenceLimit; more > 0 {
 		fmt.Fprintf(&b, "\n(%d earlier ones)", more)
 		list = list[more:]
@@ -260,11 +260,12 @@ func (q Quarantine) sentence(list []Setback) string {
 // sentenceLimit bounds the attempts that a text lists.
 const sentenceLimit = 20
 
-func plural(n int, what string) string {
+// attempts says how many there are.
+func attempts(n int) string {
 	if n == 1 {
-		return "1 " + what
+		return "1 attempt"
 	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return fmt.Sprintf("%d attempts", n)
 }
 
 // quarantined tells of a job that has been failed, before its attempt is settled.
@@ -273,7 +274,7 @@ func (e *engine) quarantined(row *driver.Row, t *task) {
 	if q == nil {
 		q = &Quarantine{} // it was switched off while the statement was under way
 	}
-	t.trail.quarantined = plural(t.condemned, "attempt") + " came to nothing"
+	t.trail.quarantined = attempts(t.condemned) + " came to nothing"
 	if q.Within > 0 {
 		t.trail.quarantined += " within " + spell(q.Within)
 	}

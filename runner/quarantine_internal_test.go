@@ -465,7 +465,7 @@ func TestCondemn(t *testing.T) {
 			require.Equal(t, c.want > 0, why != "", why)
 			require.Equal(t, c.want, k.condemned)
 			if c.want > 0 {
-				require.Contains(t, why, plural(c.want, "attempt")+" of this job")
+				require.Contains(t, why, attempts(c.want)+" of this job")
 			}
 		})
 	}

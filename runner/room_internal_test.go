@@ -124,7 +124,7 @@ func TestRoom(t *testing.T) {
 
 		cfg := e.config()
 		cfg.Server = upstream.Limits{MaxJobs: 2}
-		e.pool = upstream.New(func() upstream.Config { return cfg.upstream() }, poolReports{e}, func(_ string, f func()) { go f() })
+		e.pool = upstream.New(cfg.upstream, poolReports{e}, func(_ string, f func()) { go f() })
 		e.pool.Reconfigured()
 		e.pool.Refresh(t.Context(), false)
 		synctest.Wait()

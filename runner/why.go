@@ -240,7 +240,7 @@ func (w *Why) setbacks(e *engine, now time.Time) {
 		return
 	}
 	if n := len(e.setbacks.counted(w.Key, now, q.Within)); n > 0 {
-		w.Text += fmt.Sprintf("; %s came to nothing within %s, and a job with %d is quarantined", plural(n, "attempt"), spell(q.Within), q.Attempts)
+		w.Text += fmt.Sprintf("; %s came to nothing within %s, and a job with %d is quarantined", attempts(n), spell(q.Within), q.Attempts)
 	}
 }
 
