@@ -99,7 +99,7 @@ func (p *Pool) Capacity() (n int) {
 	defer p.mu.Unlock()
 	for _, name := range p.order {
 		if p.states[name].up && !p.isDrained(name) {
-			n += p.limits.Most()
+			n += p.limitsOf(p.states[name]).Most()
 		}
 	}
 	return n
