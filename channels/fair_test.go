@@ -549,3 +549,60 @@ func TestLanesAreSwept(t *testing.T) {
 	require.Len(t, f.lanes, 3)
 	require.Equal(t, 6+lanesFirst, f.sweepAt)
 }
+
+// TestMeans: the first job is the mean, and each further one counts for an eighth.
+func TestMeans(t *testing.T) {
+	t.Parallel()
+	require.EqualValues(t, 80, mean(0, 80))
+	require.EqualValues(t, 90, mean(80, 160))
+	require.EqualValues(t, 70, mean(80, 0))
+}
+
+// TestCharges: a lane is charged with its own mean, and before it has one with that of all.
+func TestCharges(t *testing.T) {
+	t.Parallel()
+	s := newSimulation(t, "root:1", fairByDatabase)
+	s.takes("a", 9*time.Second)
+	s.takes("b", time.Second)
+	s.add("a", "", 2)
+	fair := s.m.root.ready.shared.fair
+	charged := func() (amount time.Duration) {
+		require.Len(t, fair.charges, 1)
+		for _, c := range fair.charges {
+			amount = time.Duration(c.amount) * time.Microsecond
+		}
+		return amount
+	}
+	s.start()
+	require.Equal(t, time.Second, charged())
+	s.until(9 * time.Second)
+	require.Equal(t, 9*time.Second, charged())
+	s.until(18 * time.Second)
+	s.add("b", "", 1)
+	s.start()
+	all := mean(mean(firstCharge, (9*time.Second).Microseconds()), (9 * time.Second).Microseconds())
+	require.Equal(t, time.Duration(all)*time.Microsecond, charged())
+}
+
+// TestIdleEarnsNothing: whose jobs come late has no more turns than the others from then on, and also
+// not fewer.
+func TestIdleEarnsNothing(t *testing.T) {
+	t.Parallel()
+	for _, first := range []int{0, 1} {
+		s := newSimulation(t, "root:1", fairByDatabase)
+		for _, db := range []string{"late", "always", "long"} {
+			s.takes(db, time.Second)
+		}
+		s.takes("long", 50*time.Second)
+		s.add("late", "", first)
+		s.add("always", "", 1000)
+		s.add("long", "", 1)
+		s.until(60 * time.Second) // "long" is far ahead
+		was := len(s.waits["late"])
+		for i := range time.Duration(40) { // one after the other, so that it is idle in between
+			s.add("late", "", 1)
+			s.until((61 + i) * time.Second)
+		}
+		require.InDelta(t, 20, len(s.waits["late"])-was, 2)
+	}
+}

@@ -233,3 +233,13 @@ func TestManyCompanies(t *testing.T) {
 	require.Equal(t, int32(12345), m.dbs["big"].companies.of(12345))
 	checkInvariants(t, m)
 }
+
+// TestRoomOfALimit: as many as the limit leaves, none if more run than it allows.
+func TestRoomOfALimit(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, 3, (&tally{limit: 5, running: 2}).room())
+	k := &keyQueue{hurdles: []hurdle{{tally: &tally{limit: 5, running: 2}}, {tally: &tally{limit: 1, burst: true}}}}
+	require.Equal(t, 3, k.room(), "a limit with a burst holds nothing back")
+	k.hurdles = append(k.hurdles, hurdle{tally: &tally{limit: 1, running: 2}})
+	require.Zero(t, k.room())
+}
