@@ -67,6 +67,11 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			max_jobs <number>
 //			reserve  <number>
 //		}
+//		pool              <name> <address>... {
+//			workers  <number>
+//			max_jobs <number>
+//			reserve  <number>
+//		}
 //		policy            <glob>... {
 //			database <glob>
 //			function <glob>
@@ -79,6 +84,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			limit    <jobs> per database|company [burst]
 //			fair     database|company
 //			serialize identity_key
+//			pool     <name> [fallback]
+//			objective wait [<percent>%] <duration>
 //			capacity <jobs> <days> <from>-<to> <time zone>
 //			rate     <jobs>/s|m|h|d [burst <jobs>] [per database]
 //		}
@@ -102,8 +109,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		upgrade_gate
 //	}
 //
-// channel may be given any number of times, for different channels, and so may policy, of which the
-// first counts that matches. A policy may have several lines of capacity.
+// channel may be given any number of times, for different channels, and so may pool, with different
+// names, and policy, of which the first counts that matches. A policy may have several lines of
+// capacity.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.Next() {
 		name := defaultName
@@ -141,6 +149,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"channels":             (*Runner).parseChannels,
 	"channel":              (*Runner).parseChannel,
 	"server":               (*Runner).parseServer,
+	"pool":                 (*Runner).parsePool,
 	"policy":               (*Runner).parsePolicy,
 	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,
@@ -160,7 +169,7 @@ func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
-		if option == "channel" || option == "policy" {
+		if option == "channel" || option == "policy" || option == "pool" {
 			delete(seen, option)
 		}
 		if err := checkOption(d, seen, "jobrunner"); err != nil {
@@ -180,6 +189,11 @@ func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// secondOf says of some options of a block how to have a second one.
+var secondOf = map[string]string{
+	"policy rate": "; where channels are to have a rate of all together and one per database, write two policies",
+}
+
 // checkOption refuses options that are given twice, and braces where there is no
 // block: the parser of the line before has left them over.
 func checkOption(d *caddyfile.Dispenser, seen map[string]bool, block string) error {
@@ -188,7 +202,7 @@ func checkOption(d *caddyfile.Dispenser, seen map[string]bool, block string) err
 		return d.Errf("unexpected %q: this option of %s has no block", option, block)
 	}
 	if seen[option] {
-		return d.Errf("duplicate option of %s: %s", block, option)
+		return d.Errf("duplicate option of %s: %s%s", block, option, secondOf[block+" "+option])
 	}
 	seen[option] = true
 	return nil
@@ -259,7 +273,12 @@ func (r *Runner) parseUpstreams(d *caddyfile.Dispenser) error {
 	if len(r.Upstreams) == 0 {
 		return d.ArgErr()
 	}
-	for _, address := range r.Upstreams {
+	return checkUpstreams(d, r.Upstreams)
+}
+
+// checkUpstreams refuses addresses of servers that cannot be.
+func checkUpstreams(d *caddyfile.Dispenser, addresses []string) error {
+	for _, address := range addresses {
 		if hasPlaceholder(address) {
 			continue
 		}
@@ -361,10 +380,16 @@ func (r *Runner) parseDatabaseChannels(d *caddyfile.Dispenser) error {
 
 const exclusiveChannels = "channels database excludes other channels: they are configured in Odoo then"
 
+// notInString finds capacities that the option channel has, and a configuration string does not.
+var notInString = regexp.MustCompile(`:\s*(\d+%|auto\b)`)
+
 // addChannelString enters the channels of a configuration string.
 func (r *Runner) addChannelString(s string) (warnings []string, err error) {
 	cfgs, warnings, err := channels.ParseConfigs(s)
-	if err != nil {
+	switch {
+	case err != nil && notInString.MatchString(s):
+		return nil, fmt.Errorf("%w; queue_job's string has neither parts nor auto: write lines such as channel root.mail 25%% in its place", err)
+	case err != nil:
 		return nil, err
 	}
 	for _, cfg := range cfgs {
@@ -506,8 +531,10 @@ func (c *Channel) parseCapacity(s string) error {
 	switch {
 	case s == "auto":
 		c.Capacity, c.Auto = nil, true
+	case !percent && err != nil:
+		return fmt.Errorf("invalid capacity %q: it must be a whole number, a part of that of the channel above, such as 25%%, or auto", s)
 	case !percent:
-		if n, err = parseCapacity(s); err != nil {
+		if err := checkCapacity(n); err != nil {
 			return err
 		}
 		c.Capacity = &n

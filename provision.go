@@ -98,6 +98,9 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 			return cfg, nil, fmt.Errorf("server: workers: %w; use max_jobs alone", err)
 		}
 	}
+	if err := r.usePools(ctx, &cfg); err != nil {
+		return cfg, nil, err
+	}
 	return cfg, odoo, nil
 }
 
@@ -200,7 +203,7 @@ func (r *Runner) channels(log *zap.Logger) ([]channels.Config, error) {
 		}
 		cfg := c.config(name)
 		switch {
-		case cfg.Capacity == 0:
+		case cfg.Capacity == 0 && cfg.Percent == 0:
 			log.Warn("a channel with capacity 0 has no limit, as in Odoo's own runner", zap.String("channel", name))
 		case cfg.Capacity < 0:
 			log.Warn("a channel with a negative capacity never runs a job, as in Odoo's own runner; paused says so more clearly", zap.String("channel", name))
