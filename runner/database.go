@@ -69,6 +69,9 @@ type database struct {
 	useful, restlessUntil time.Time
 	slept                 *sleep
 	quiet                 bool
+	// waited is set while it connects after it has waited for a connection: that it fails as it did
+	// before is no news then.
+	waited bool
 	// leaving is until when nothing of it is started, so that it can give its connection to others.
 	leaving time.Time
 	// remains is until when it is not asked to again.
@@ -210,9 +213,11 @@ func (d *databases) derive(db *database) {
 // announce logs a transition.
 func (d *databases) announce(db *database) {
 	state, detail := db.state, db.reason
-	if !db.quiet || state != DatabaseReady {
+	again := state == DatabaseUnreachable && db.waited && db.complaint == detail
+	if !(again || db.quiet && state == DatabaseReady) {
 		d.notes.state(db)
 	}
+	db.waited = state == DatabaseWaiting || db.waited && state == DatabaseConnecting
 	if _, told := stateEvents[state]; told && state != DatabaseReady {
 		db.quiet = false
 	}

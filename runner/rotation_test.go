@@ -452,3 +452,32 @@ func TestThousandsOfDatabases(t *testing.T) {
 		require.Equal(b, map[string]int{"asleep": n - 1, "ready": 1}, b.states(r))
 	})
 }
+
+// TestWaitingIsNoNews: a database that cannot be reached, and has to wait before each attempt, is told of
+// once.
+func TestWaitingIsNoNews(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		names := b.many(4)
+		b.Fault("db00", func(f *mock.Faults) { f.OpenErr = errFault })
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		for _, name := range names {
+			b.jobs(name, "", "job", 600)
+		}
+		lost, waits := 0, 0
+		cfg := b.config("root:4")
+		cfg.Connections = runner.ConnectionsLeast
+		cfg.Events = func(ev runner.Event) {
+			if ev.Kind == runner.EventDatabaseLost && ev.Database == "db00" {
+				lost++
+			}
+		}
+		r := b.start(cfg)
+		for range 300 {
+			b.settle(time.Second)
+			waits += b.states(r)["waiting"]
+		}
+		require.NotZero(b, waits)
+		require.Equal(b, 1, lost)
+		require.Equal(b, 1, b.logged("database cannot be reached"))
+	})
+}
