@@ -189,6 +189,11 @@ func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// secondOf says of some options of a block how to have a second one.
+var secondOf = map[string]string{
+	"policy rate": "; where channels are to have a rate of all together and one per database, write two policies",
+}
+
 // checkOption refuses options that are given twice, and braces where there is no
 // block: the parser of the line before has left them over.
 func checkOption(d *caddyfile.Dispenser, seen map[string]bool, block string) error {
@@ -197,7 +202,7 @@ func checkOption(d *caddyfile.Dispenser, seen map[string]bool, block string) err
 		return d.Errf("unexpected %q: this option of %s has no block", option, block)
 	}
 	if seen[option] {
-		return d.Errf("duplicate option of %s: %s", block, option)
+		return d.Errf("duplicate option of %s: %s%s", block, option, secondOf[block+" "+option])
 	}
 	seen[option] = true
 	return nil
@@ -375,10 +380,16 @@ func (r *Runner) parseDatabaseChannels(d *caddyfile.Dispenser) error {
 
 const exclusiveChannels = "channels database excludes other channels: they are configured in Odoo then"
 
+// notInString finds capacities that the option channel has, and a configuration string does not.
+var notInString = regexp.MustCompile(`:\s*(\d+%|auto\b)`)
+
 // addChannelString enters the channels of a configuration string.
 func (r *Runner) addChannelString(s string) (warnings []string, err error) {
 	cfgs, warnings, err := channels.ParseConfigs(s)
-	if err != nil {
+	switch {
+	case err != nil && notInString.MatchString(s):
+		return nil, fmt.Errorf("%w; queue_job's string has neither parts nor auto: write lines such as channel root.mail 25%% in its place", err)
+	case err != nil:
 		return nil, err
 	}
 	for _, cfg := range cfgs {
@@ -520,8 +531,10 @@ func (c *Channel) parseCapacity(s string) error {
 	switch {
 	case s == "auto":
 		c.Capacity, c.Auto = nil, true
+	case !percent && err != nil:
+		return fmt.Errorf("invalid capacity %q: it must be a whole number, a part of that of the channel above, such as 25%%, or auto", s)
 	case !percent:
-		if n, err = parseCapacity(s); err != nil {
+		if err := checkCapacity(n); err != nil {
 			return err
 		}
 		c.Capacity = &n

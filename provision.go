@@ -203,7 +203,7 @@ func (r *Runner) channels(log *zap.Logger) ([]channels.Config, error) {
 		}
 		cfg := c.config(name)
 		switch {
-		case cfg.Capacity == 0:
+		case cfg.Capacity == 0 && cfg.Percent == 0:
 			log.Warn("a channel with capacity 0 has no limit, as in Odoo's own runner", zap.String("channel", name))
 		case cfg.Capacity < 0:
 			log.Warn("a channel with a negative capacity never runs a job, as in Odoo's own runner; paused says so more clearly", zap.String("channel", name))

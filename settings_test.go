@@ -6,6 +6,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
@@ -50,4 +52,17 @@ func TestSettingsOfPolicies(t *testing.T) {
 	} {
 		require.Equal(t, value, got[name], name)
 	}
+}
+
+// Nobody is warned of a channel without limit that has a part of the one above it, or follows the servers.
+func TestUnlimitedChannels(t *testing.T) {
+	none, two := 0, 2
+	r := Runner{Channels: map[string]*Channel{
+		"root": {Auto: true}, "root.part": {Percent: 25}, "root.two": {Capacity: &two}, "root.all": {OCACapacity: &none},
+	}}
+	core, logs := observer.New(zap.WarnLevel)
+	_, err := r.channels(zap.New(core))
+	require.NoError(t, err)
+	require.Equal(t, 1, logs.Len(), "%v", logs.All())
+	require.Equal(t, "root.all", logs.All()[0].ContextMap()["channel"])
 }

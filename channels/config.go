@@ -53,7 +53,7 @@ func (c Config) Validate() error {
 		return fail("only root can have the capacity auto")
 	case c.Auto && c.Capacity < 1:
 		return fail("auto begins with a capacity of at least 1")
-	case c.Sequential && c.Capacity != 1:
+	case c.Sequential && (c.Capacity != 1 || c.Auto):
 		return fail("a sequential channel must have a capacity of 1")
 	case c.SequentialDefault && c.CapacityDefault != 1:
 		return fail("sequential_default requires a capacity_default of 1")

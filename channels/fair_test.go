@@ -522,3 +522,30 @@ func TestLaneThatWaitsIsKept(t *testing.T) {
 	require.Equal(t, map[string]int{"big": 20, "small": 20}, turns)
 	checkInvariants(t, m)
 }
+
+// TestFirstCharge: as long as no job has ended, one counts as a second.
+func TestFirstCharge(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, time.Second.Microseconds(), newFairness().mean)
+}
+
+// TestLanesAreSwept: when there are many, those are forgotten that owe nothing and have no jobs, and the
+// next time when there are many more.
+func TestLanesAreSwept(t *testing.T) {
+	t.Parallel()
+	f := newFairness()
+	f.virtual = 5
+	add := func(company int32, l lane) { f.lanes[laneName{company: company}] = &l }
+	for i := range int32(lanesFirst - 4) {
+		add(i, lane{start: 5})
+	}
+	add(-1, lane{start: 6})
+	add(-2, lane{running: 1})
+	add(-3, lane{queues: 1})
+	f.sweep()
+	require.Len(t, f.lanes, lanesFirst-1)
+	add(-4, lane{})
+	f.sweep()
+	require.Len(t, f.lanes, 3)
+	require.Equal(t, 6+lanesFirst, f.sweepAt)
+}

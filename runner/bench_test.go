@@ -120,6 +120,7 @@ type fakeDriver struct {
 	cluster     func(driver.Cluster) driver.Cluster
 	session     func(driver.Session) driver.Session
 	run         func(driver.Task)
+	check       func()
 }
 
 func (d *fakeDriver) OpenCluster(ctx context.Context, pg *pgx.ConnConfig) (driver.Cluster, error) {
@@ -148,6 +149,13 @@ func (d *fakeDriver) Run(ctx context.Context, up driver.Upstream, t driver.Task)
 		d.run(t)
 	}
 	return d.Driver.Run(ctx, up, t)
+}
+
+func (d *fakeDriver) Check(ctx context.Context, up driver.Upstream) error {
+	if d.check != nil {
+		d.check()
+	}
+	return d.Driver.Check(ctx, up)
 }
 
 // fakeSession changes single methods of a session.

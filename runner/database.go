@@ -293,6 +293,10 @@ func (d *databases) settling() bool {
 // unread reports whether the database may have jobs that have not been read.
 func (db *database) unread() bool { return !db.read && db.stage.mayTell() }
 
+// unheard reports whether the database may have more jobs than were read, because it has had to give
+// up its connection or was woken by what was written to it, and has none.
+func (db *database) unheard() bool { return db.stage == stageWaiting }
+
 // withCounted adds the jobs of databases whose jobs have only been counted. Their channels are not
 // known, so that they count at the one above all.
 func (d *databases) withCounted(counts []channels.Count) []channels.Count {
@@ -323,7 +327,7 @@ func (d *databases) status(counts []channels.Count) []DatabaseStatus {
 		st := DatabaseStatus{
 			Name: name, State: db.state, Detail: db.reason, Fingerprint: db.fingerprint,
 			HeldUntil: db.hold.until, Pause: db.pause, Sharing: d.tree.Sharing(name),
-			JobsUnknown: db.unread() && db.count == nil,
+			JobsUnknown: db.unread() && db.count == nil || db.unheard(),
 		}
 		if db.upgrade.Active {
 			st.UpgradeSince = db.upgradeSince

@@ -465,3 +465,17 @@ func TestNotSentForAnUnservedDatabase(t *testing.T) {
 		b.requireIdle(r)
 	})
 }
+
+// Servers that run nothing are checked every ten seconds, although they are looked up more often.
+func TestIdleServersAreChecked(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		var checks atomic.Int32
+		cfg := b.config("root:1")
+		cfg.Driver = &fakeDriver{Driver: b.Driver(), check: func() { checks.Add(1) }}
+		b.start(cfg)
+		b.settle(9 * time.Second)
+		checks.Store(0)
+		b.settle(time.Minute)
+		require.InDelta(b, 6, checks.Load(), 1)
+	})
+}

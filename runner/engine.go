@@ -132,6 +132,9 @@ func (e *engine) tick(now time.Time) {
 		e.targetsAt = now.Add(targetsInterval)
 		e.pool.Refresh(e.ctx, now.UnixNano()/int64(targetsInterval)%5 == 0)
 		e.connections.queue.Remind(e.log())
+		if e.rotation.at.IsZero() && e.connections.queue.Pressure().Over() > 0 {
+			e.rotate(now) // should it have been missed that some wait
+		}
 	}
 	e.resize(now)
 	e.expirePauses(now)

@@ -493,3 +493,16 @@ func TestAScanDecidesAboutWatchedTasks(t *testing.T) {
 		require.Equal(t, watched || p == phaseParked, task.phase == phaseParked, phaseNames[p])
 	}
 }
+
+// The loop turns for a scan only while there are tasks, and for time limits only where there are some.
+func TestWhenTheLoopTurns(t *testing.T) {
+	t.Parallel()
+	e := still(map[string]stage{"prod": stageServed})
+	now := time.Unix(1_700_000_000, 0)
+	e.targetsAt, e.scanAt, e.timeouts.at = now.Add(3*time.Second), now.Add(2*time.Second), now.Add(time.Second)
+	require.Equal(t, e.targetsAt, e.nextTick(now))
+	e.holds("prod", "a", &task{phase: phaseWatched})
+	require.Equal(t, e.scanAt, e.nextTick(now))
+	e.timeouts.set = &policy.Set{}
+	require.Equal(t, e.timeouts.at, e.nextTick(now))
+}

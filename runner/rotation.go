@@ -62,6 +62,14 @@ type sleep struct {
 	until time.Time
 }
 
+// hurry has it tried at once to find connections, if some are missing: a database has been read, which
+// may have nothing to do.
+func (r *rotation) hurry() {
+	if !r.at.IsZero() {
+		r.at = time.Unix(0, 1)
+	}
+}
+
 // pressed is called when databases have to wait for a connection.
 func (e *engine) pressed() { e.mail.post(func() { e.rotate(time.Now()) }) }
 
@@ -285,6 +293,10 @@ func (e *engine) watch() { e.watching.Store(len(e.rotation.asleep) > 0) }
 // connections that nobody needs.
 func (e *engine) written(all map[uint32]driver.Writes) {
 	now := time.Now()
+	free := e.connections.queue.Pressure().Free()
+	if e.hibernates() {
+		free = 0
+	}
 	var due []*database
 	for db, s := range e.rotation.asleep {
 		writes, ok := all[db.OID]
@@ -295,15 +307,11 @@ func (e *engine) written(all map[uint32]driver.Writes) {
 			e.wake(db, session.Pressing)
 		case !s.rest.Next.IsZero() && !now.Before(s.rest.Next.Add(-etaAhead)):
 			e.wake(db, session.Pressing)
-		default:
+		case free != 0 || !now.Before(s.latest):
 			due = append(due, db)
 		}
 	}
 	slices.SortFunc(due, func(a, b *database) int { return a.slept.latest.Compare(b.slept.latest) })
-	free := e.connections.queue.Pressure().Free()
-	if e.hibernates() {
-		free = 0
-	}
 	checks := int(e.naps().Poll / checkPace)
 	for _, db := range due {
 		switch {

@@ -192,6 +192,31 @@ func TestNoInsertIsLost(t *testing.T) {
 	}
 }
 
+// TestLostDatabasesTakeTurns: what is written to a database that has lost its connection does not show, so
+// that it gets another one although nothing is known to be done there, and others always have jobs.
+func TestLostDatabasesTakeTurns(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("lost", "busy")
+		cfg := b.config("root:1")
+		cfg.Connections = runner.ConnectionsLeast
+		b.start(cfg)
+		b.settle(10 * time.Second)
+		first := b.one("lost", "first")
+		b.settle(20 * time.Second)
+		b.requireDone(first)
+		b.SetPlan(mock.Plan{RunFor: 3 * time.Second})
+		b.Fault("lost", func(f *mock.Faults) { f.OpenErr = errFault })
+		b.LoseSession("lost")
+		b.jobs("busy", "", "a", 2000)
+		b.settle(10 * time.Second)
+		b.Fault("lost", func(f *mock.Faults) { f.OpenErr = nil })
+		k := b.one("lost", "second")
+		b.settle(2 * time.Minute)
+		b.requireDone(k)
+		require.Positive(b, b.Count("busy", channels.Pending), "or this test does not test it")
+	})
+}
+
 // TestBusyDatabasesTakeTurns: more databases with jobs without end than connections. Those of all run,
 // and a job that takes long does not keep the others of its database from being started for long.
 func TestBusyDatabasesTakeTurns(t *testing.T) {
@@ -219,6 +244,11 @@ func TestBusyDatabasesTakeTurns(t *testing.T) {
 		require.Equal(b, channels.Started, row.State)
 		require.Len(b, b.RunsOf(long), 1)
 		require.NotZero(b, b.states(r)["waiting"])
+		st, err := r.Status(b.Context())
+		require.NoError(b, err)
+		for _, db := range st.Databases { // what is inserted where nobody listens is in no count
+			require.Equal(b, db.State == runner.DatabaseWaiting, db.JobsUnknown, "%s is %s", db.Name, db.State)
+		}
 		ready := 0
 		for _, e := range b.logs.All() {
 			if strings.HasPrefix(e.Message, "queue job runner ready for db") {
@@ -399,4 +429,26 @@ func TestSleepersAndTheCluster(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestThousandsOfDatabases: with few connections for very many databases, each of them is read as soon as
+// connecting takes, and then they sleep. One that gets a job wakes alone.
+func TestThousandsOfDatabases(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		const n = 1000
+		for i := range n {
+			b.AddDatabase(fmt.Sprintf("db%03d", i))
+		}
+		cfg := b.config("root:4")
+		cfg.Hibernate = &runner.Hibernate{After: 10 * time.Second, Check: time.Hour, MaxAwake: 50}
+		r := b.start(cfg)
+		b.settle(2 * time.Second) // connecting takes no time here
+		require.Equal(b, map[string]int{"asleep": n - 50, "ready": 50}, b.states(r))
+		b.settle(time.Minute)
+		require.Equal(b, map[string]int{"asleep": n}, b.states(r))
+		k := b.one("db500", "a")
+		b.settle(5 * time.Second)
+		b.requireRanOnce(k)
+		require.Equal(b, map[string]int{"asleep": n - 1, "ready": 1}, b.states(r))
+	})
 }

@@ -305,6 +305,7 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 		}
 	}
 	e.databases.ready(db)
+	e.rotation.hurry()
 	db.lostClaims = nil
 	e.askEnded(db, ended)
 	e.sweep(db)

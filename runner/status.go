@@ -155,8 +155,8 @@ type DatabaseStatus struct {
 	// The jobs by state: those in memory or, as long as they could not be read, as many as a query has
 	// counted.
 	Pending, Enqueued, Started, Failed int
-	// JobsUnknown is set as long as the jobs could neither be read nor counted, so that the counts do
-	// not say how many there are.
+	// JobsUnknown is set as long as the jobs could neither be read nor counted, or there may be more
+	// since, because the database waits for a connection; the counts do not say how many there are.
 	JobsUnknown bool
 	// Sharing is how many of them share a channel, because the rows name too many. See
 	// [channels.NamesPerDatabase].

@@ -54,8 +54,8 @@ type Status struct {
 	Expected int        `json:"databases_expected"`
 	Tasks    TaskCounts `json:"tasks"`
 	Jobs     JobCounts  `json:"jobs"`
-	// JobsUnknown is the number of databases whose jobs could neither be read nor counted yet. Jobs
-	// lacks theirs.
+	// JobsUnknown is the number of databases whose jobs could neither be read nor counted yet, or
+	// that wait for a connection. Jobs lacks theirs, or some of them.
 	JobsUnknown int `json:"databases_with_unknown_jobs,omitempty"`
 	// DatabaseChannels is there if each database has its own channel tree.
 	DatabaseChannels *Capacity `json:"database_channels,omitempty"`
@@ -134,7 +134,8 @@ type Database struct {
 	SyncedAge     *float64  `json:"synced_age_seconds,omitempty"`
 	Notifications uint64    `json:"notifications"`
 	Jobs          JobCounts `json:"jobs"`
-	// JobsUnknown is set as long as they could neither be read nor counted.
+	// JobsUnknown is set as long as they could neither be read nor counted, or the database waits for a
+	// connection, so that there may be more.
 	JobsUnknown bool `json:"jobs_unknown,omitempty"`
 	// SharedChannel is how many of the jobs share a channel because the rows name too many.
 	SharedChannel int    `json:"jobs_in_shared_channel,omitempty"`
@@ -163,7 +164,7 @@ type Channel struct {
 	// pass them.
 	PassedBy int `json:"passed_by,omitempty"`
 	// JobsUnknown is set as long as there may be more jobs, because those of a database could neither
-	// be read nor counted.
+	// be read nor counted, or it waits for a connection.
 	JobsUnknown    bool      `json:"jobs_unknown,omitempty"`
 	Running        int       `json:"running"`
 	Failed         int       `json:"failed"`

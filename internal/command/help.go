@@ -41,13 +41,12 @@ Exit statuses: 0, 5 and 3 in this order.`, []string{"status", "status --watch", 
 	"databases": {`Lists the databases, and says of each that is not served why.
 
 States: ready (its jobs are run), connecting, loading (its jobs are being read),
-waiting (no connection to PostgreSQL is free for it), unreachable (the connection
-failed, and is tried again), held (Odoo does not run its
-jobs, and is asked now and then), unhealthy (the add-on is there and cannot be
-served), standby (another runner serves it), yielding (it is being dropped, renamed or
-copied), upgrading (modules are being changed), neutralized (a copy, whose jobs must
-not run), undetected (no queue_job), asleep
-(nothing to do, so that it needs no connection).
+waiting (no connection to PostgreSQL is free for it), asleep (it has nothing to do, so
+that it needs no connection; it counts as served), unreachable (the connection failed,
+and is tried again), held (Odoo does not run its jobs, and is asked now and then),
+unhealthy (the add-on is there and cannot be served), standby (another runner serves
+it), yielding (it is being dropped, renamed or copied), upgrading (modules are being
+changed), neutralized (a copy, whose jobs must not run), undetected (no queue_job).
 HEARD is how long PostgreSQL has been silent, ADD-ON how the add-on works.`, []string{"databases", "databases --wide", "databases --limit 100 --offset 100", "databases --state waiting,unreachable"}},
 	"channels": {`Lists the channels, those below another after it. WAITING counts the jobs that wait
 in the channel, OLDEST is the age of the one that has waited longest. Jobs of a

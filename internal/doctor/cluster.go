@@ -105,7 +105,7 @@ func (e *examination) database(name string) {
 	e.upgrading(name, &x)
 	switch {
 	case x.Holder == "":
-		add(foundLockFree, "no runner serves it at the moment")
+		add(foundLockFree, "no runner serves it at the moment%s", e.sleepers())
 	case strings.Contains(x.Holder, "application "+postgres.ApplicationPrefix):
 		add(foundLockOurs, "it is served by a Caddy (%s)", x.Holder)
 	default:

@@ -22,6 +22,15 @@ func (e *examination) limits(ctx context.Context, c driver.Cluster) *driver.Limi
 	return &l
 }
 
+// sleepers says that a free lock may be that of a database which sleeps, where databases do so because
+// of the configuration.
+func (e *examination) sleepers() string {
+	if cfg := &e.subject.Config; cfg.Hibernate == nil && cfg.Connections == 0 {
+		return ""
+	}
+	return ", or it is asleep, which \"caddy jobrunner databases\" tells"
+}
+
 // connections compares how many connections the runner would take with how many there may be. Those
 // of a runner that is at work do not count as taken.
 func (e *examination) connections(l *driver.Limits) {
@@ -36,7 +45,14 @@ func (e *examination) connections(l *driver.Limits) {
 		if most > 0 && set > most {
 			e.add(foundOverLimit, "connections is %d, so that the runner can take connections that Odoo needs, because %s otherwise: lower it, or raise CONNECTION LIMIT of the role or max_connections", set, why)
 		}
-		most, why = set, fmt.Sprintf("connections is %d", set)
+		if n := runner.SessionsOf(set); len(e.served) > n {
+			remedy := "raise it"
+			if most > 0 && set >= most {
+				remedy = "raise CONNECTION LIMIT of the role or max_connections, and then connections"
+			}
+			e.add(foundConnections, "%d databases are to be served, and %d of them can have a connection at a time, because connections is %d: %s", len(e.served), n, set, remedy)
+		}
+		return
 	}
 	if n := runner.SessionsOf(most); most > 0 && len(e.served) > n {
 		e.add(foundConnections, "%d databases are to be served, and %d of them can have a connection at a time, because %s: raise connections, CONNECTION LIMIT of the role or max_connections", len(e.served), n, why)

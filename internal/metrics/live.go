@@ -33,7 +33,7 @@ var (
 	stateDesc            = gauge("state", "Which of ready, degraded and not_ready the runner is: 1 for that state, 0 for the others.", "runner", "state")
 	servedDesc           = gauge("database_served", "Whether the jobs of the database are run, for databases that have jobs.", "runner", "database")
 	jobsDesc             = gauge("jobs", "Unfinished and failed jobs by the channel that they name.", "runner", "database", "channel", "state")
-	unknownDesc          = gauge("jobs_unknown", "1 for a database whose jobs could neither be read nor counted, so that caddy_jobrunner_jobs lacks them; absent for others.", "runner", "database")
+	unknownDesc          = gauge("jobs_unknown", "1 for a database whose jobs could neither be read nor counted, or that waits for a connection, so that caddy_jobrunner_jobs lacks some; absent for others.", "runner", "database")
 	sharingDesc          = gauge("jobs_in_shared_channel", "Jobs that share a channel because the rows of their database name too many; absent where there are none.", "runner", "database")
 	oldestDesc           = gauge("oldest_pending_seconds", "How long the oldest job that waits in the channel could have been running already; 0 if none waits, absent if that is unknown.", "runner", "database", "channel")
 	capacityDesc         = gauge("channel_capacity", "Jobs that may run at once; absent for channels without a limit.", "runner", "database", "channel")

@@ -126,7 +126,7 @@ func TestUnknownJobs(t *testing.T) {
 	fakerunner.Run(t, "unknown", &fakerunner.Engine{Says: st}, zap.NewNop())
 	reg := registry(t)
 	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(`
-# HELP caddy_jobrunner_jobs_unknown 1 for a database whose jobs could neither be read nor counted, so that caddy_jobrunner_jobs lacks them; absent for others.
+# HELP caddy_jobrunner_jobs_unknown 1 for a database whose jobs could neither be read nor counted, or that waits for a connection, so that caddy_jobrunner_jobs lacks some; absent for others.
 # TYPE caddy_jobrunner_jobs_unknown gauge
 caddy_jobrunner_jobs_unknown{database="lost",runner="unknown"} 1
 `), "caddy_jobrunner_jobs_unknown"))

@@ -89,8 +89,8 @@ type turn struct {
 type Pressure struct {
 	// Limit is how many sessions may have connections, 0 without a limit, and Held how many have one.
 	Limit, Held int
-	// Waiting is how many sessions wait because no connection is free, Longest for how long the first
-	// of them has.
+	// Waiting is how many sessions wait, because no connection is free or because others are just being
+	// made, Longest for how long the first of them has.
 	Waiting int
 	Longest time.Duration
 	// Needy is how many of them are more than [Routine], and Neediest for how long the first of these
@@ -141,10 +141,8 @@ func (q *Queue) Pressure() Pressure {
 	if q.full {
 		p.Refused = q.cause
 	}
-	if q.blocked() != "" {
-		p.Waiting, p.Longest = q.waiting(Routine)
-		p.Needy, p.Neediest = q.waiting(Unknown)
-	}
+	p.Waiting, p.Longest = q.waiting(Routine)
+	p.Needy, p.Neediest = q.waiting(Unknown)
 	return p
 }
 

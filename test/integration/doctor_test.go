@@ -153,7 +153,7 @@ func casesOfPostgres() []doctorCase {
 			}
 		}},
 		{code: "role_rights", severity: "warning", words: "the role postgres is a superuser", setUp: func(*testBed) {}},
-		{code: "too_few_connections", severity: "warning", words: "2 databases are to be served, and 1 of them", setUp: func(tb *testBed) {
+		{code: "too_few_connections", severity: "warning", words: "2 databases are to be served, and 1 of them can have a connection at a time, because connections is 3: raise it", setUp: func(tb *testBed) {
 			tb.addDatabase(odoostub.QueueJobLock)
 			tb.more = "connections 3"
 		}},
@@ -226,6 +226,7 @@ func casesOfDatabases() []doctorCase {
 func casesOfLocks() []doctorCase {
 	return []doctorCase{
 		{code: "lock_free", severity: "ok", setUp: func(*testBed) {}},
+		{code: "lock_free", severity: "ok", name: "asleep", words: "or it is asleep", setUp: func(tb *testBed) { tb.more = "hibernate 10s" }},
 		{code: "lock_of_caddy", severity: "ok", words: "served by a Caddy", setUp: func(tb *testBed) {
 			tb.startProcess(tb.TempDir())
 			tb.untilReady()
