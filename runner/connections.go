@@ -210,13 +210,11 @@ func (c *connections) status() ConnectionsStatus {
 	}
 }
 
-// urgency is how urgent it is that a database gets a connection: its jobs wait, or may be doing so.
+// urgency is how urgent it is that a database gets a connection: its jobs wait, or may be doing so. That
+// it had none before its connection was lost says nothing: without one, nothing watches it.
 func (e *engine) urgency(db *database) session.Urgency {
-	switch {
-	case e.tree.Unfinished(db.Name) > 0:
+	if e.tree.Unfinished(db.Name) > 0 {
 		return session.Pressing
-	case db.told:
-		return session.Routine
 	}
 	return session.Unknown
 }
