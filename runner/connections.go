@@ -212,7 +212,7 @@ func (c *connections) status() ConnectionsStatus {
 }
 
 // urgency is how urgent it is that a database gets a connection: its jobs wait, or may be doing so. What
-// is written while it has none does not show, unless it is asleep.
+// is written while it has none does not show, unless it is asleep, or waits to be checked.
 func (e *engine) urgency(db *database) session.Urgency {
 	if e.tree.Unfinished(db.Name) > 0 {
 		return session.Pressing

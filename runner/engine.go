@@ -70,7 +70,7 @@ func newEngine(config func() Config) *engine {
 		mail:        newMailbox(),
 		tree:        channels.NewForest(),
 		connections: connections{config: config, operators: operators{limit: operatorsLimit}},
-		rotation:    rotation{resting: make(map[*database]struct{}), asleep: make(map[*database]*sleep)},
+		rotation:    rotation{resting: make(map[*database]struct{}), asleep: make(map[*database]*sleep), checking: make(map[*database]struct{})},
 		watching:    new(atomic.Bool),
 		tasks:       make(map[channels.Key]*task),
 		delays:      make(delays),

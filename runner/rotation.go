@@ -46,6 +46,9 @@ type rotation struct {
 	// resting are the databases that have been ordered to sleep.
 	resting map[*database]struct{}
 	asleep  map[*database]*sleep
+	// checking are those that have been woken only to be checked. As long as they have no connection,
+	// what is written to them is watched all the same.
+	checking map[*database]struct{}
 }
 
 // sleep is what is known of a database that is asleep.
@@ -260,18 +263,25 @@ func (s *sleep) detail() string {
 	return "it has had nothing to do since " + s.since.UTC().Format(time.RFC3339) + ", so that it needs no connection"
 }
 
-// wake has a database connect, and reports whether it was asleep.
+// wake has a database connect, or do so sooner, and reports whether it was asleep.
 func (e *engine) wake(db *database, u session.Urgency) bool {
+	if _, ok := e.rotation.checking[db]; ok && u == session.Pressing {
+		e.press(db)
+		return true
+	}
 	if _, ok := e.rotation.asleep[db]; !ok {
 		return false
 	}
 	delete(e.rotation.asleep, db)
-	e.watch()
+	defer e.watch()
 	db.slept.until = time.Now()
 	if u == session.Pressing {
 		e.step(db, stepWake, "")
 	}
 	e.startSession(db)
+	if u == session.Routine {
+		e.rotation.checking[db] = struct{}{}
+	}
 	e.connections.queue.Hasten(db.session, u)
 	return true
 }
@@ -279,33 +289,65 @@ func (e *engine) wake(db *database, u session.Urgency) bool {
 // forgetSleep forgets what concerns a database whose session ends.
 func (e *engine) forgetSleep(db *database) {
 	delete(e.rotation.resting, db)
-	if _, ok := e.rotation.asleep[db]; ok {
-		delete(e.rotation.asleep, db)
-		e.watch()
-	}
+	delete(e.rotation.asleep, db)
+	delete(e.rotation.checking, db)
+	e.watch()
 }
 
-// watch has the maintenance connection watch the databases as long as one is asleep.
-func (e *engine) watch() { e.watching.Store(len(e.rotation.asleep) > 0) }
+// watch has the maintenance connection watch the databases as long as one is asleep, or waits to be
+// checked.
+func (e *engine) watch() { e.watching.Store(len(e.rotation.asleep)+len(e.rotation.checking) > 0) }
+
+// stir reports whether something was written to a database since it fell asleep, or its next eta
+// comes near.
+func (s *sleep) stir(db *database, all map[uint32]driver.Writes, now time.Time) bool {
+	if writes, ok := all[db.OID]; (!ok || writes != s.rest.Writes) && !now.Before(s.earliest) {
+		s.stirred = true
+		return true
+	}
+	return !s.rest.Next.IsZero() && !now.Before(s.rest.Next.Add(-etaAhead))
+}
+
+// hasten has those databases connect soon that wait to be checked and have something to do by now:
+// no other leaves its connection to one that is only to be checked.
+func (e *engine) hasten(all map[uint32]driver.Writes, now time.Time) {
+	for db := range e.rotation.checking {
+		switch {
+		case db.stage.known(): // it has been checked
+			delete(e.rotation.checking, db)
+		case db.slept.stir(db, all, now):
+			e.press(db)
+		}
+	}
+	e.watch()
+}
+
+// press has a database connect soon that waits to be checked.
+func (e *engine) press(db *database) {
+	delete(e.rotation.checking, db)
+	if e.step(db, stepWake, ""); db.stage == stageConnecting {
+		if p := e.connections.queue.Pressure(); p.Waiting > 0 {
+			e.step(db, stepWait, cmp.Or(p.Refused, e.connections.why))
+		}
+	}
+	e.connections.queue.Hasten(db.session, session.Pressing)
+}
 
 // written takes in how much has been written to the databases, and wakes those that may have something
 // to do. Those that nothing is known of are woken one after the other, and all as far as there are
 // connections that nobody needs.
 func (e *engine) written(all map[uint32]driver.Writes) {
 	now := time.Now()
+	e.hasten(all, now)
 	free := e.connections.queue.Pressure().Free()
 	if e.hibernates() {
 		free = 0
 	}
 	var due []*database
 	for db, s := range e.rotation.asleep {
-		writes, ok := all[db.OID]
 		switch {
-		case (!ok || writes != s.rest.Writes) && !now.Before(s.earliest):
-			s.stirred = true
-			e.log().Debug("database is woken, because something was written to it", zap.String("database", db.Name))
-			e.wake(db, session.Pressing)
-		case !s.rest.Next.IsZero() && !now.Before(s.rest.Next.Add(-etaAhead)):
+		case s.stir(db, all, now):
+			e.log().Debug("database is woken, because it may have something to do", zap.String("database", db.Name))
 			e.wake(db, session.Pressing)
 		case free != 0 || !now.Before(s.latest):
 			due = append(due, db)
@@ -328,6 +370,10 @@ func (e *engine) written(all map[uint32]driver.Writes) {
 
 // wakeAll has every database connect that is asleep: another process may have led meanwhile.
 func (e *engine) wakeAll() {
+	for db := range e.rotation.checking {
+		delete(e.rotation.checking, db)
+		e.connections.queue.Hasten(db.session, session.Unknown)
+	}
 	for db := range e.rotation.asleep {
 		e.wake(db, session.Unknown)
 	}

@@ -419,7 +419,11 @@ func TestTimeoutThatClosesNoConnection(t *testing.T) {
 		do   func(b *bench, d *desk)
 		runs int
 	}{
-		"the next leader would not know": {func(_ *bench, d *desk) { d.err = errFault }, 2},
+		"the next leader would not know": {func(_ *bench, d *desk) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.err = errFault
+		}, 2},
 		"no backend shows it": {func(b *bench, _ *desk) {
 			b.Update(key("prod", "a"), func(j *mock.Job) { j.LockPID = 0 }) // as a lock inside a savepoint that has ended
 		}, 2},

@@ -41,8 +41,8 @@ func (s *session) Sleep(ctx context.Context, soon time.Duration) (r driver.Rest,
 	case err != nil:
 		return r, s.conn.Failed(err, "look for jobs to do")
 	}
-	if next.Valid && next.InfinityModifier == pgtype.Finite {
-		r.Next = next.Time
+	if next.Valid { // infinity is the farthest time, or the job would be one that waits for nothing
+		r.Next = time.UnixMicro(micros(next)).UTC()
 	}
 	return r, nil
 }

@@ -73,3 +73,18 @@ func TestSleepMeetsALock(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, r.Busy)
 }
+
+// TestSleepBeforeAnEtaThatNeverComes: a job that waits for ever is one that waits for its eta. Were none
+// told, the engine would take it for one that is to be done, and connect at once, again and again.
+func TestSleepBeforeAnEtaThatNeverComes(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.Insert(drivertest.Job{UUID: "a", State: "pending"})
+	for _, eta := range []string{"infinity", "294270-01-01"} {
+		h.exec("UPDATE queue_job SET eta = '" + eta + "'")
+		r, err := h.session().(driver.Sleeper).Sleep(h.deadline(), time.Minute)
+		require.NoError(t, err)
+		require.False(t, r.Busy, eta)
+		require.True(t, r.Next.After(time.Now().AddDate(1000, 0, 0)), "%s: %s", eta, r.Next)
+	}
+}
