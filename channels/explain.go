@@ -286,13 +286,7 @@ func (e Explanation) String() string {
 func (e Explanation) sentence() string {
 	job := "job " + e.Job.Key.String()
 	waits := job + " waits: "
-	behind := ""
-	if e.Ahead > 0 {
-		behind = fmt.Sprintf(", and %s before it", e.CountAhead())
-	}
-	if e.Turns != nil && e.Turns.Before > 0 {
-		behind += "; " + e.Turns.String()
-	}
+	behind := e.behind()
 	until := e.Until.Format(time.RFC3339Nano)
 	switch e.Reason {
 	case ReasonRunning:
@@ -341,6 +335,17 @@ func (e Explanation) sentence() string {
 	default:
 		return job + ": " + e.Reason.String()
 	}
+}
+
+// behind says what goes before the job; empty for nothing.
+func (e Explanation) behind() (s string) {
+	if e.Ahead > 0 {
+		s = fmt.Sprintf(", and %s before it", e.CountAhead())
+	}
+	if e.Turns != nil && e.Turns.Before > 0 {
+		s += "; " + e.Turns.String()
+	}
+	return s
 }
 
 // taken says that a channel has no slot left.

@@ -599,9 +599,9 @@ func TestIdleEarnsNothing(t *testing.T) {
 		s.add("long", "", 1)
 		s.until(60 * time.Second) // "long" is far ahead
 		was := len(s.waits["late"])
-		for i := range time.Duration(40) { // one after the other, so that it is idle in between
+		for i := range 40 { // one after the other, so that it is idle in between
 			s.add("late", "", 1)
-			s.until((61 + i) * time.Second)
+			s.until(time.Duration(61+i) * time.Second)
 		}
 		require.InDelta(t, 20, len(s.waits["late"])-was, 2)
 	}
