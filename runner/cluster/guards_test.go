@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
@@ -82,4 +84,55 @@ func TestOnlyTheLeaderAsks(t *testing.T) {
 			})
 		})
 	}
+}
+
+// blind is a cluster that does not say what is written.
+type blind struct {
+	counts
+	opened, asked int
+}
+
+func (b *blind) OpenCluster(context.Context, *pgx.ConnConfig) (driver.Cluster, error) {
+	b.opened++
+	return b, nil
+}
+
+func (b *blind) Writes(context.Context) (map[uint32]driver.Writes, error) {
+	b.asked++
+	return nil, errors.New("permission denied for view pg_stat_database")
+}
+
+// sleepers is a listener that counts what it is told of databases that sleep.
+type sleepers struct {
+	holders
+	told int
+}
+
+func (s *sleepers) Writes(map[uint32]driver.Writes) { s.told++ }
+
+// TestWritesThatAreNotTold: that it cannot be told what is written costs neither the connection nor the
+// lead. It is said once, and the databases are woken in turn.
+func TestWritesThatAreNotTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := &blind{counts: counts{lock: driver.Lock{Held: true}}}
+		out := &sleepers{}
+		core, logs := observer.New(zap.WarnLevel)
+		cfg := Config{
+			Driver: cluster, Postgres: &pgx.ConnConfig{}, DiscoverInterval: time.Hour, Logger: zap.New(core),
+			Watching: func() bool { return true }, PollInterval: 2 * time.Second,
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			New(func() Config { return cfg }, out).Run(ctx)
+		}()
+		timing.Sleep(ctx, time.Minute)
+		cancel()
+		<-over
+		require.Equal(t, 1, cluster.opened)
+		require.InDelta(t, 30, cluster.asked, 5)
+		require.Equal(t, cluster.asked, out.told)
+		require.Equal(t, 1, logs.FilterMessageSnippet("permission denied").Len())
+	})
 }

@@ -2,6 +2,7 @@ package odoo
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -30,8 +31,12 @@ func (s *session) Sleep(ctx context.Context, soon time.Duration) (r driver.Rest,
 	if s.generation == nil {
 		return r, errNoFingerprint
 	}
-	if r.Writes, err = postgres.WritesHere(ctx, s.conn); err != nil {
+	switch r.Writes, err = postgres.WritesHere(ctx, s.conn); {
+	case errors.Is(err, driver.ErrLost):
 		return r, err
+	case err != nil: // nothing would tell that it has to be woken
+		r.Busy = true
+		return r, nil
 	}
 	var next pgtype.Timestamp
 	switch err := s.conn.QueryRow(ctx, s.statements.rest, soon).Scan(&r.Busy, &next); {

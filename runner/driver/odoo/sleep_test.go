@@ -1,6 +1,7 @@
 package odoo_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -87,4 +88,22 @@ func TestSleepBeforeAnEtaThatNeverComes(t *testing.T) {
 		require.False(t, r.Busy, eta)
 		require.True(t, r.Next.After(time.Now().AddDate(1000, 0, 0)), "%s: %s", eta, r.Next)
 	}
+}
+
+// TestSleepWithoutStatistics: where nothing would tell that something was written, a database keeps its
+// connection.
+func TestSleepWithoutStatistics(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, odoostub.QueueJobLock)
+	cfg := h.owner()
+	h.exec("REVOKE SELECT ON pg_catalog.pg_stat_database FROM PUBLIC")
+	s, err := h.Driver().OpenSession(h.deadline(), cfg, h.db)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close(context.Background())) })
+	_, err = s.Fingerprint(h.deadline())
+	require.NoError(t, err)
+	r, err := s.(driver.Sleeper).Sleep(h.deadline(), time.Minute)
+	require.NoError(t, err)
+	require.True(t, r.Busy)
+	require.NoError(t, s.Probe(h.deadline()))
 }
