@@ -108,6 +108,8 @@ func (e *engine) rotate(now time.Time) {
 	}
 	if over = min(over-len(idle), p.Needy); over > 0 && p.Neediest >= turnPatience {
 		e.take(now, over)
+	} else { // those that were to leave are not needed any more
+		e.remainAll()
 	}
 }
 
