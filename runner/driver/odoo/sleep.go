@@ -31,13 +31,11 @@ func (s *session) Sleep(ctx context.Context, soon time.Duration) (r driver.Rest,
 	if s.generation == nil {
 		return r, errNoFingerprint
 	}
-	switch r.Writes, err = postgres.WritesHere(ctx, s.conn); {
-	case errors.Is(err, driver.ErrLost):
+	r.Writes, err = postgres.WritesHere(ctx, s.conn)
+	if errors.Is(err, driver.ErrLost) {
 		return r, err
-	case err != nil: // nothing would tell that it has to be woken
-		r.Busy = true
-		return r, nil
 	}
+	blind := err != nil // nothing would tell that it has to be woken
 	var next pgtype.Timestamp
 	switch err := s.conn.QueryRow(ctx, s.statements.rest, soon).Scan(&r.Busy, &next); {
 	case waited(err): // the table is being changed
@@ -46,6 +44,7 @@ func (s *session) Sleep(ctx context.Context, soon time.Duration) (r driver.Rest,
 	case err != nil:
 		return r, s.conn.Failed(err, "look for jobs to do")
 	}
+	r.Busy = r.Busy || blind
 	if next.Valid { // infinity is the farthest time, or the job would be one that waits for nothing
 		r.Next = time.UnixMicro(micros(next)).UTC()
 	}
