@@ -67,11 +67,6 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			max_jobs <number>
 //			reserve  <number>
 //		}
-//		pool              <name> <address>... {
-//			workers  <number>
-//			max_jobs <number>
-//			reserve  <number>
-//		}
 //		policy            <glob>... {
 //			database <glob>
 //			function <glob>
@@ -84,8 +79,6 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			limit    <jobs> per database|company [burst]
 //			fair     database|company
 //			serialize identity_key
-//			pool     <name> [fallback]
-//			objective wait [<percent>%] <duration>
 //			capacity <jobs> <days> <from>-<to> <time zone>
 //			rate     <jobs>/s|m|h|d [burst <jobs>] [per database]
 //		}
@@ -109,9 +102,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		upgrade_gate
 //	}
 //
-// channel may be given any number of times, for different channels, and so may pool, with different
-// names, and policy, of which the first counts that matches. A policy may have several lines of
-// capacity.
+// channel may be given any number of times, for different channels, and so may policy, of which the
+// first counts that matches. A policy may have several lines of capacity.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.Next() {
 		name := defaultName
@@ -149,7 +141,6 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"channels":             (*Runner).parseChannels,
 	"channel":              (*Runner).parseChannel,
 	"server":               (*Runner).parseServer,
-	"pool":                 (*Runner).parsePool,
 	"policy":               (*Runner).parsePolicy,
 	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,
@@ -169,7 +160,7 @@ func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
-		if option == "channel" || option == "policy" || option == "pool" {
+		if option == "channel" || option == "policy" {
 			delete(seen, option)
 		}
 		if err := checkOption(d, seen, "jobrunner"); err != nil {
@@ -273,12 +264,7 @@ func (r *Runner) parseUpstreams(d *caddyfile.Dispenser) error {
 	if len(r.Upstreams) == 0 {
 		return d.ArgErr()
 	}
-	return checkUpstreams(d, r.Upstreams)
-}
-
-// checkUpstreams refuses addresses of servers that cannot be.
-func checkUpstreams(d *caddyfile.Dispenser, addresses []string) error {
-	for _, address := range addresses {
+	for _, address := range r.Upstreams {
 		if hasPlaceholder(address) {
 			continue
 		}

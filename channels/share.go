@@ -39,9 +39,6 @@ type Share struct {
 	// an identity key runs at once. What is below a channel belongs to its set. Explanations name it.
 	// Default: empty, there is none.
 	Serialize string
-	// Gate names what else has to have room for a job of the channel: see [Manager.SetRooms]. Default:
-	// that of the channel above.
-	Gate string
 	// Source names the limit in explanations.
 	Source string
 	// Rate limits how many jobs of the database start in a time. Others pass those that wait for it.
@@ -104,7 +101,7 @@ func (m *Manager) scatter(back map[*channel][]*record) {
 	for _, d := range m.dbs {
 		for _, h := range d.homes {
 			h.shares = m.sharesOf(h)
-			h.scope, h.gate = scopeOf(h.shares), m.gateOf(h.shares)
+			h.scope = scopeOf(h.shares)
 		}
 		d.identities.regroup()
 	}
@@ -207,7 +204,6 @@ type shareKey struct {
 	db      *database
 	company int32
 	group   *group // of jobs with one identity key; nil: they are told apart by the others alone
-	gate    *gate  // nil: none
 }
 
 func (r *record) keyPer(per Per) shareKey {
@@ -295,7 +291,7 @@ func (q *sharedQueue) first() *record { return q.lanes.first().open.first().firs
 
 func (q *sharedQueue) keyOf(r *record) shareKey {
 	k := r.keyPer(r.home.shares[q.channel.depth].grain)
-	k.group, k.gate = r.group(), r.home.gate
+	k.group = r.group()
 	return k
 }
 
@@ -351,9 +347,6 @@ func (q *sharedQueue) open(r *record) *keyQueue {
 		}
 		if c.parent == nil && k.key.group != nil {
 			c.tallyOfGroup(k.key.group).join(k)
-		}
-		if c.parent == nil && k.key.gate != nil {
-			c.tallyOfGate(k.key.gate).join(k)
 		}
 	}
 	q.keys[k.key] = k

@@ -79,7 +79,6 @@ func newEngine(config func() Config) *engine {
 		handover:    handover{turn: newTurn()},
 		setbacks:    setbacks{turn: newTurn()},
 	}
-	e.seats.configure(false, nil)
 	e.connections.queue.Pressed = e.pressed
 	e.notes = &notes{config: config, tree: e.tree}
 	e.databases = newDatabases(config, e.tree, e.notes)
@@ -194,10 +193,10 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	if e.tree.Pending() {
 		pass = now
 	}
-	if at := e.roomAt(pass, now); !at.IsZero() {
-		return timing.Earliest(next, at)
+	if pass.IsZero() {
+		return next
 	}
-	return next
+	return timing.Earliest(next, e.roomAt(pass, now))
 }
 
 // dispatchable reports whether jobs may be started at all.
@@ -231,7 +230,7 @@ func (e *engine) pass(now time.Time) {
 			continue
 		}
 		t := &task{phase: phaseClaiming, chosen: now}
-		e.seats.take(t, e.rowOf(key))
+		e.seats.take(t)
 		e.tasks[key] = t
 		claims[db] = append(claims[db], key.UUID)
 		db.useful = now
@@ -262,7 +261,7 @@ func (e *engine) configure(cfg Config) error {
 	}
 	e.pool.Reconfigured()
 	e.resizeNow(time.Now())
-	e.seats.configure(cfg.Server != upstream.Limits{} || len(cfg.Pools) > 0, cfg.Policies)
+	e.seats.limited = cfg.Server != upstream.Limits{}
 	e.targetsAt = time.Time{}
 	e.limit(cfg.Policies)
 	e.connections.apply()

@@ -9,7 +9,6 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
-	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
@@ -17,17 +16,16 @@ import (
 func TestSeats(t *testing.T) {
 	t.Parallel()
 	var s seats
-	var r seatRow
 	var a, b task
-	s.take(&a, &r)
-	require.Zero(t, r.taken)
+	s.take(&a)
+	require.Zero(t, s.taken)
 	s.limited = true
-	s.take(&a, &r)
-	s.take(&b, &r)
-	require.Equal(t, 2, r.taken)
+	s.take(&a)
+	s.take(&b)
+	require.Equal(t, 2, s.taken)
 	s.leave(&a)
 	s.leave(&a)
-	require.Equal(t, 1, r.taken)
+	require.Equal(t, 1, s.taken)
 }
 
 // waiting puts a job into the tree that has been ready since a moment.
@@ -61,11 +59,11 @@ func TestWhenTheReserveYields(t *testing.T) {
 			t.Parallel()
 			e, _ := served()
 			e.waiting(now.Add(-c.waited))
-			row := e.seats.rows[0]
+			e.seats.taken = c.taken
 			if c.shut >= 0 {
-				row.shutSince = now.Add(-c.shut)
+				e.seats.shutSince = now.Add(-c.shut)
 			}
-			require.Equal(t, c.want, e.yields(row, c.taken, c.room, now))
+			require.Equal(t, c.want, e.yields(c.room, now))
 		})
 	}
 }
@@ -74,20 +72,20 @@ func TestWhenTheReserveYields(t *testing.T) {
 func TestOverdue(t *testing.T) {
 	t.Parallel()
 	e, _ := served()
-	now, row := time.Unix(1_800_000_000, 0), e.seats.rows[0]
-	require.False(t, e.overdue(row, now))
+	now := time.Unix(1_800_000_000, 0)
+	require.False(t, e.overdue(now))
 	e.waiting(now.Add(-time.Hour))
-	require.False(t, e.overdue(row, now.Add(time.Second-1)))
-	require.True(t, e.overdue(row, now.Add(time.Second)))
+	require.False(t, e.overdue(now.Add(time.Second-1)))
+	require.True(t, e.overdue(now.Add(time.Second)))
 	e.tree.Remove(channels.Key{DB: "prod", UUID: "waits"})
-	require.True(t, e.overdue(row, now.Add(2*time.Second-1)))
-	require.False(t, e.overdue(row, now.Add(2*time.Second)))
+	require.True(t, e.overdue(now.Add(2*time.Second-1)))
+	require.False(t, e.overdue(now.Add(2*time.Second)))
 }
 
 // The time without room begins with the first pass that finds none, and ends with one that does.
 func TestShut(t *testing.T) {
 	t.Parallel()
-	var s seatRow
+	var s seats
 	now := time.Unix(1_800_000_000, 0)
 	s.shut(false, now)
 	require.Zero(t, s.shutSince)
@@ -117,10 +115,10 @@ func TestDue(t *testing.T) {
 func TestRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := paired(t)
-		now, row := time.Now(), e.seats.rows[0]
-		row.shutSince = now
+		now := time.Now()
+		e.seats.shutSince = now
 		require.Equal(t, passLimit, e.room(now), "without limits")
-		require.Zero(t, row.shutSince)
+		require.Zero(t, e.seats.shutSince)
 
 		cfg := e.config()
 		cfg.Server = upstream.Limits{MaxJobs: 2}
@@ -130,40 +128,21 @@ func TestRoom(t *testing.T) {
 		synctest.Wait()
 		e.seats.limited = true
 		require.Equal(t, 4, e.room(now))
-		row.taken = 3
+		e.seats.taken = 3
 		require.Equal(t, 1, e.room(now))
 		require.Equal(t, now, e.roomAt(now, now))
-		for _, row.taken = range []int{4, 5} {
+		for _, e.seats.taken = range []int{4, 5} {
 			require.Zero(t, e.room(now))
-			require.Zero(t, row.shutSince, "nothing could start")
+			require.Zero(t, e.seats.shutSince, "nothing could start")
 		}
 		e.waiting(now)
 		require.Zero(t, e.room(now))
-		require.Equal(t, now, row.shutSince)
+		require.Equal(t, now, e.seats.shutSince)
 		require.Equal(t, now.Add(upstream.RecheckInterval), e.roomAt(now, now))
 		require.Equal(t, now.Add(time.Hour), e.roomAt(now.Add(time.Hour), now))
 		timing.Sleep(t.Context(), time.Minute)
-		row.taken = 0
+		e.seats.taken = 0
 		require.Equal(t, 4, e.room(time.Now()))
-		require.Zero(t, row.shutSince)
+		require.Zero(t, e.seats.shutSince)
 	})
-}
-
-// A row for each class that policies name, and what is known of one that stays is kept.
-func TestRows(t *testing.T) {
-	t.Parallel()
-	var s seats
-	s.configure(false, nil)
-	require.False(t, s.pools())
-	first := s.rows[0]
-	heavy, fallback := policy.Policy{Pool: &policy.Pool{Pool: "heavy"}}, policy.Policy{Pool: &policy.Pool{Pool: "heavy", Fallback: true}}
-	s.configure(true, []policy.Policy{heavy, fallback, heavy})
-	require.True(t, s.pools())
-	require.Len(t, s.rows, 3)
-	require.Same(t, first, s.rows[0])
-	require.Same(t, s.rows[2], s.gated("pool heavy fallback"))
-	require.Same(t, first, s.gated("a gate that a reload has removed"))
-	kept := s.rows[2]
-	s.configure(true, []policy.Policy{fallback})
-	require.Same(t, kept, s.rows[1])
 }
