@@ -52,7 +52,7 @@ func (h *Hibernate) check() error {
 		return nil
 	}
 	return errors.Join(
-		checkDuration("hibernate", h.After, leastHibernate), checkDuration("poll", h.Poll, leastPoll), checkDuration("check", h.Check, leastHibernate),
+		checkDuration("hibernate", h.After, runner.HibernateLeast), checkDuration("poll", h.Poll, runner.HibernatePollLeast), checkDuration("check", h.Check, runner.HibernateCheckLeast),
 	)
 }
 

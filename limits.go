@@ -20,8 +20,6 @@ import (
 const (
 	leastDiscoverInterval   = 500 * time.Millisecond
 	leastRescueStartedAfter = time.Second
-	leastHibernate          = 10 * time.Second
-	leastPoll               = 500 * time.Millisecond
 	leastShutdownTimeout    = time.Millisecond
 	leastThrottle           = time.Millisecond
 )

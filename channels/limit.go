@@ -91,13 +91,18 @@ func (m *Manager) tally(c *channel, r *record, by int) {
 func (m *Manager) add(t *tally, by int) {
 	was := t.reached()
 	if t.running += by; t.reached() != was {
-		m.turned = append(m.turned, t)
-		for _, w := range t.waiting {
-			w.queue.count(t, -by)
-			w.queue.arrange()
-		}
+		m.shift(t, -by)
 	}
 	t.forget()
+}
+
+// shift tells the queues that a tally is reached, or is not any more: room is how much more it has.
+func (m *Manager) shift(t *tally, room int) {
+	m.turned = append(m.turned, t)
+	for _, w := range t.waiting {
+		w.queue.count(t, room)
+		w.queue.arrange()
+	}
 }
 
 // count adds a hurdle to those that are shut, or takes one off: room is how much more a tally has.

@@ -14,11 +14,11 @@ func validatePercents(wanted map[string]Config) error {
 		if cfg.Percent == 0 {
 			continue
 		}
-		parent := parentName(name)
+		parent := Parent(name)
 		of, configured := wanted[parent]
 		limited := of.Capacity != 0 || of.Percent != 0
 		if !configured {
-			above := parentName(parent)
+			above := Parent(parent)
 			limited = parent == rootName || wanted[above].CapacityDefault != 0
 		}
 		if !limited {
@@ -28,8 +28,8 @@ func validatePercents(wanted map[string]Config) error {
 	return nil
 }
 
-// parentName returns the full name of the channel above; empty for root.
-func parentName(name string) string { return name[:max(0, strings.LastIndexByte(name, '.'))] }
+// Parent returns the full name of the channel above one; empty for root.
+func Parent(name string) string { return name[:max(0, strings.LastIndexByte(name, '.'))] }
 
 // part is the percentage of the parent's capacity that is in force, at least 1.
 func (c *channel) part() int {

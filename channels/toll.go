@@ -163,15 +163,11 @@ func (m *Manager) weigh(t *tally) {
 	g.bucket.refill(m.clock.now)
 	if shut := t.room() <= 0; shut != g.shut {
 		g.shut = shut
-		m.turned = append(m.turned, t)
 		room := 1
 		if shut {
 			room = -1
 		}
-		for _, w := range t.waiting {
-			w.queue.count(t, room)
-			w.queue.arrange()
-		}
+		m.shift(t, room)
 	}
 	m.schedule(t)
 }

@@ -13,9 +13,9 @@ const (
 	HibernatePollDefault  = 2 * time.Second
 	HibernateCheckDefault = time.Minute
 
-	hibernateLeast      = 10 * time.Second
-	hibernatePollLeast  = 500 * time.Millisecond
-	hibernateCheckLeast = 10 * time.Second
+	HibernateLeast      = 10 * time.Second
+	HibernatePollLeast  = 500 * time.Millisecond
+	HibernateCheckLeast = 10 * time.Second
 )
 
 // hibernateInterval is the time between two looks for databases that could sleep.
@@ -50,12 +50,12 @@ func (h Hibernate) withDefaults() Hibernate {
 func (h Hibernate) Validate() error {
 	h = h.withDefaults()
 	switch {
-	case h.After < hibernateLeast:
-		return fmt.Errorf("the time must be at least %s", hibernateLeast)
-	case h.Poll < hibernatePollLeast:
-		return fmt.Errorf("poll must be at least %s", hibernatePollLeast)
-	case h.Check < hibernateCheckLeast:
-		return fmt.Errorf("check must be at least %s", hibernateCheckLeast)
+	case h.After < HibernateLeast:
+		return fmt.Errorf("the time must be at least %s", HibernateLeast)
+	case h.Poll < HibernatePollLeast:
+		return fmt.Errorf("poll must be at least %s", HibernatePollLeast)
+	case h.Check < HibernateCheckLeast:
+		return fmt.Errorf("check must be at least %s", HibernateCheckLeast)
 	case h.Check < h.Poll:
 		return errors.New("check must not be shorter than poll")
 	case h.MaxAwake < 0:
@@ -104,8 +104,7 @@ func (e *engine) hibernate(now time.Time) {
 			since = db.entered
 		}
 		if now.Sub(since) >= after && !engaged[db.Name] && e.idle(db, now) {
-			r.resting[db] = struct{}{}
-			db.session.Sleep()
+			e.layDown(db)
 		}
 	}
 }

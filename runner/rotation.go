@@ -3,7 +3,6 @@ package runner
 import (
 	"cmp"
 	"slices"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -103,14 +102,19 @@ func (e *engine) rotate(now time.Time) {
 		return cmp.Or(a.useful.Compare(b.useful), cmp.Compare(a.Name, b.Name))
 	})
 	for _, db := range idle[:min(over, len(idle))] {
-		r.resting[db] = struct{}{}
-		db.session.Sleep()
+		e.layDown(db)
 	}
 	if over = min(over-len(idle), p.Needy); over > 0 && p.Neediest >= turnPatience {
 		e.take(now, over)
 	} else { // those that were to leave are not needed any more
 		e.remainAll()
 	}
+}
+
+// layDown orders a database to sleep.
+func (e *engine) layDown(db *database) {
+	e.rotation.resting[db] = struct{}{}
+	db.session.Sleep()
 }
 
 // take has databases with jobs leave their connections to others whose jobs may have been waiting for
@@ -207,7 +211,7 @@ func (e *engine) idle(db *database, now time.Time) bool {
 
 // sequential reports whether a job holds others up until its eta.
 func (e *engine) sequential(key channels.Key) bool {
-	for name := e.notes.channelOf(key); name != ""; name = name[:max(0, strings.LastIndexByte(name, '.'))] {
+	for name := e.notes.channelOf(key); name != ""; name = channels.Parent(name) {
 		if c, ok := e.tree.Channel(key.DB, name); ok && c.Sequential {
 			return true
 		}

@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
@@ -217,7 +216,7 @@ func (set setter) jobs(name string, st *runner.Status) (own map[string]bool) {
 		var at place
 		at.database, at.channel = places.admit(name, c.DB, c.Channel)
 		if at.channel == c.Channel {
-			for above := c.Channel; above != "" && !own[above]; above = above[:max(strings.LastIndexByte(above, '.'), 0)] {
+			for above := c.Channel; above != "" && !own[above]; above = channels.Parent(above) {
 				own[above] = true
 			}
 		}

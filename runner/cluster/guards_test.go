@@ -45,6 +45,20 @@ func (*holders) Busy([]string)                   {}
 func (*holders) Limits(driver.Limits)            {}
 func (*holders) Writes(map[uint32]driver.Writes) {}
 
+// runAMinute runs a maintenance connection for that long.
+func runAMinute(t *testing.T, cfg Config, out Listener) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		New(func() Config { return cfg }, out).Run(ctx)
+	}()
+	timing.Sleep(ctx, time.Minute)
+	cancel()
+	<-over
+}
+
 // Only the leader lists databases and looks for busy ones, each at its interval, and who leads
 // instead is told as the cluster tells it.
 func TestOnlyTheLeaderAsks(t *testing.T) {
@@ -63,15 +77,7 @@ func TestOnlyTheLeaderAsks(t *testing.T) {
 				cfg := Config{
 					Driver: cluster, Postgres: &pgx.ConnConfig{}, DiscoverInterval: time.Hour, Logger: zap.NewNop(),
 				}
-				ctx, cancel := context.WithCancel(t.Context())
-				over := make(chan struct{})
-				go func() {
-					defer close(over)
-					New(func() Config { return cfg }, out).Run(ctx)
-				}()
-				timing.Sleep(ctx, time.Minute)
-				cancel()
-				<-over
+				runAMinute(t, cfg, out)
 				require.Equal(t, c.holder, out.seen[0])
 				require.InDelta(t, time.Minute/leadInterval, cluster.leads, 10)
 				if !c.lock.Held {
@@ -121,15 +127,7 @@ func TestWritesThatAreNotTold(t *testing.T) {
 			Driver: cluster, Postgres: &pgx.ConnConfig{}, DiscoverInterval: time.Hour, Logger: zap.New(core),
 			Watching: func() bool { return true }, PollInterval: 2 * time.Second,
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		over := make(chan struct{})
-		go func() {
-			defer close(over)
-			New(func() Config { return cfg }, out).Run(ctx)
-		}()
-		timing.Sleep(ctx, time.Minute)
-		cancel()
-		<-over
+		runAMinute(t, cfg, out)
 		require.Equal(t, 1, cluster.opened)
 		require.InDelta(t, 30, cluster.asked, 5)
 		require.Equal(t, cluster.asked, out.told)
