@@ -208,7 +208,7 @@ func TestQueueLimit(t *testing.T) {
 		require.Len(t, connected, 3)
 		require.EqualValues(t, 5, told.Load())
 		require.Equal(t, 5, pressed)
-		require.Equal(t, Pressure{Limit: 3, Held: 3, Waiting: 5, Longest: 50 * time.Second, Needy: 5, Neediest: 50 * time.Second}, q.Pressure())
+		require.Equal(t, Pressure{Limit: 3, Held: 3, Waiting: 5, Longest: 50 * time.Second, Needy: 5, Stuck: 50 * time.Second}, q.Pressure())
 		require.Equal(t, 5, q.Pressure().Over())
 		q.Remind(log)
 		require.Zero(t, logs.Len(), "they have not waited for long")
@@ -248,5 +248,54 @@ func TestQueueIsPaced(t *testing.T) {
 		_, most := srv.counts(func(*server) {})
 		require.Equal(t, tryLimit, most)
 		require.Equal(t, 100, q.Pressure().Held)
+	})
+}
+
+// TestQueueOrder: whose jobs wait goes first, and those of which nothing is known have every other turn
+// once they have waited for long.
+func TestQueueOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q Queue
+		q.Limit(1, "one")
+		connected := make(chan string, 1)
+		enter := func(name string, u Urgency) {
+			turn := &turn{urgency: u}
+			go func() {
+				if q.connect(t.Context(), zap.NewNop(), turn, func(string) {}, func() error { return nil }) == nil {
+					connected <- name
+				}
+			}()
+			synctest.Wait()
+		}
+		enter("first", Routine)
+		enter("r1", Routine)
+		for _, name := range []string{"u1", "u2", "u3"} {
+			enter(name, Unknown)
+		}
+		enter("p1", Pressing)
+		enter("p2", Pressing)
+		order := func(want ...string) {
+			t.Helper()
+			for _, name := range want {
+				<-connected
+				q.release()
+				synctest.Wait()
+				require.Equal(t, name, <-connected)
+				connected <- name
+			}
+		}
+		order("p1", "p2")
+		enter("p3", Pressing)
+		timing.Sleep(t.Context(), unknownStart+1)
+		order("u1", "p3", "u2")
+		enter("p4", Pressing)
+		enter("p5", Pressing)
+		order("p4", "u3", "p5")
+		timing.Sleep(t.Context(), routineStart)
+		enter("u4", Unknown)
+		enter("p6", Pressing)
+		order("r1", "p6", "u4")
+		<-connected
+		q.release()
 	})
 }
