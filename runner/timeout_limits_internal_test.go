@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -442,6 +444,33 @@ func TestCausesAreTriedAgain(t *testing.T) {
 	require.Len(t, db.causes, 1, "another row was changed")
 	e.accounted(db, []driver.Cause{cause}, []driver.Row{*jobRow(cause.Attempt.Key, channels.Failed, 7)}, nil)
 	require.Empty(t, db.causes)
+}
+
+// Each of several causes is accounted for, whatever has become of those before it, and the log tells of
+// an error, and of a job that is tried again.
+func TestCausesOfSeveral(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	core, logs := observer.New(zap.InfoLevel)
+	cfg := e.config()
+	cfg.Logger = zap.New(core)
+	e.config = func() Config { return cfg }
+	cause := func(uuid string) driver.Cause {
+		return driver.Cause{Attempt: driver.Task{Key: channels.Key{DB: "prod", UUID: uuid}, Enqueued: 7}}
+	}
+	db.causes = map[string]unwritten{"written": {Cause: cause("written")}, "again": {Cause: cause("again")}, "left": {Cause: cause("left")}}
+	causes := []driver.Cause{cause("unknown"), cause("written"), cause("again"), cause("left")}
+	e.accounted(db, causes, []driver.Row{
+		*jobRow(causes[1].Attempt.Key, channels.Failed, 7), *jobRow(causes[2].Attempt.Key, channels.Pending, 7),
+	}, nil)
+	require.Len(t, db.causes, 1)
+	require.Equal(t, 1, db.causes["left"].tries)
+	require.Equal(t, 1, logs.Len())
+	require.Equal(t, "again", logs.All()[0].ContextMap()["uuid"])
+	e.accounted(db, causes, nil, errors.New("refused"))
+	require.Equal(t, 2, db.causes["left"].tries)
+	require.Equal(t, 2, logs.Len())
+	require.Equal(t, "refused", logs.All()[1].ContextMap()["error"])
 }
 
 // The cause is for the row of the attempt that was ended, and failed, once.
