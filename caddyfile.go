@@ -158,10 +158,14 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 
 func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 	seen := make(map[string]bool)
+	var policies []caddyfile.Dispenser // where each begins
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
 		if option == "channel" || option == "policy" {
 			delete(seen, option)
+		}
+		if option == "policy" {
+			policies = append(policies, *d)
 		}
 		if err := checkOption(d, seen, "jobrunner"); err != nil {
 			return err
@@ -177,7 +181,7 @@ func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	return nil
+	return r.checkPolicies(policies)
 }
 
 // secondOf says of some options of a block how to have a second one.

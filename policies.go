@@ -147,6 +147,28 @@ func (r *Runner) policies() ([]policy.Policy, error) {
 	return list, nil
 }
 
+// checkPolicies refuses policies that do not fit the channels of their block, each where it begins.
+// Whether they fit what odoo_config and placeholders say, only the server knows.
+func (r *Runner) checkPolicies(where []caddyfile.Dispenser) error {
+	if r.DatabaseChannels != nil || r.OdooConfig != "" && len(r.Channels) == 0 {
+		return nil
+	}
+	for i := range where {
+		p := &r.Policies[i]
+		if hasPlaceholder(p.Database) {
+			continue
+		}
+		cfg, err := p.config()
+		if err == nil {
+			err = cfg.ValidateShared()
+		}
+		if err != nil {
+			return where[i].WrapErr(err)
+		}
+	}
+	return nil
+}
+
 // parsePolicy reads: policy <glob>... { <options> }.
 func (r *Runner) parsePolicy(d *caddyfile.Dispenser) error {
 	p := Policy{Channels: d.RemainingArgs()}

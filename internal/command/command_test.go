@@ -264,6 +264,27 @@ func TestTasksWithLimits(t *testing.T) {
 	require.Regexp(t, `(?s)^UUID +AGE +LIMIT +PHASE .*\n3f2a9b54 +- +d\n3f2a9b54 +- +15m +d\n3f2a9b54 +- +stuck +d\n`, out)
 }
 
+// TestChannelsWithRates: when a rate that jobs wait for lets the next one start is told, at any width, and
+// nothing of a rate that keeps none waiting.
+func TestChannelsWithRates(t *testing.T) {
+	channel := func(v string) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = fmt.Fprintf(w, `{"channels": [{"runner": "default", "channel": "root.slow", %s}]}`, v)
+		}))
+		defer s.Close()
+		return transcript(t, s.Listener.Addr().String(), 40, []string{"channels"})
+	}
+	const next, none = `"next": "2100-01-02T03:04:05Z"`, "the next job"
+	used := `"rate": {"line": "1/d", "available": 0, ` + next + `}`
+	require.Regexp(t, `\nroot\.slow: rate 1/d is used up, and the next job starts not before 2100-01-02T03:04:05Z \(in \d+d`, channel(`"queued": 1, `+used))
+	require.NotContains(t, channel(used), none, "nothing waits")
+	require.NotContains(t, channel(`"queued": 1, "rate": {"line": "1/d", "available": 1, `+next+`}`), none)
+	require.NotContains(t, channel(`"queued": 1, "rate": {"line": "1/d", "available": 0}`), none, "it is not known")
+	const waits = `"database": "prod", "rate_waits": 2, "rate_next": "2100-01-02T03:04:05Z"`
+	require.Contains(t, channel(waits), "\nprod, root.slow: the rates of databases are used up, and the next job starts not before 2100-01-02T03:04:05Z")
+	require.NotContains(t, channel(`"rate_waits": 2`), none)
+}
+
 // TestManyPauses: a thousand pauses do not hide what the runner does.
 func TestManyPauses(t *testing.T) {
 	var out bytes.Buffer

@@ -373,12 +373,27 @@ func (c *call) channels() (int, error) {
 			count(v.Queued+v.Held, v.JobsUnknown), strconv.Itoa(v.Failed), age(v.OldestPending, v.JobsUnknown), yes(v.Paused), strings.Join(options, ", "))...)
 	}
 	c.list(t, "no channel")
+	for i := range list {
+		c.usedUp(&list[i])
+	}
 	// A process that does not lead knows its configured channels, and of no job: its zeros mean nothing.
 	if len(list) > 0 && !slices.ContainsFunc(list, func(v api.Channel) bool { return v.Running+v.Queued+v.Held+v.Failed > 0 }) {
 		c.elsewhere()
 	}
 	c.rest(doc.Rest)
 	return 0, nil
+}
+
+// usedUp says when a rate that keeps jobs of a channel waiting lets the next one start. It is a line below
+// the table, because a column would cut it.
+func (c *call) usedUp(v *api.Channel) {
+	name := strings.TrimPrefix(v.Database+", ", ", ") + v.Channel
+	if v.Rate != nil && v.Rate.Available == 0 && v.Queued > 0 && !v.Rate.Next.IsZero() {
+		c.out.line("%s: rate %s is used up, and the next job starts not before %s", name, v.Rate.Line, c.aged(written(v.Rate.Next)))
+	}
+	if v.RateWaits > 0 && !v.RateNext.IsZero() {
+		c.out.line("%s: the rates of databases are used up, and the next job starts not before %s", name, c.aged(written(v.RateNext)))
+	}
 }
 
 // limitsOf writes how many jobs of a channel may run at once, and what else decides when they do.

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -11,8 +12,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 )
 
 // gated is a session of a database that is being upgraded.
@@ -99,8 +102,8 @@ type doorman struct{ clerk }
 
 func (*doorman) Upgrading(driver.Upgrade) {}
 
-// A claim that meets the lock of an upgrade is answered as one that got nothing, with what was to be read
-// along with it. So it is only where upgrades are looked for.
+// A claim that meets a lock is answered as one that got nothing, with what was to be read along with it,
+// gate or not; nor does a probe that meets one end the connection.
 func TestClaimMeetsAnUpgrade(t *testing.T) {
 	for _, gate := range []bool{true, false} {
 		out := &doorman{}
@@ -111,18 +114,177 @@ func TestClaimMeetsAnUpgrade(t *testing.T) {
 		s.conn, s.resyncAt = d, time.Now().Add(time.Hour)
 		s.pulse.synced.Store(time.Now().UnixMicro())
 		require.NoError(t, s.checkUpgrade(t.Context()))
-		err := s.claimAll(t.Context(), []string{"a"}, []string{"b"})
-		if !gate {
-			require.ErrorIs(t, err, driver.ErrUpgrading)
-			require.ErrorIs(t, s.attend(t.Context()), driver.ErrUpgrading)
-			continue
-		}
-		require.NoError(t, err)
-		require.True(t, s.upgrade.Active)
+		require.NoError(t, s.claimAll(t.Context(), []string{"a"}, []string{"b"}))
+		require.Equal(t, gate, s.upgrade.Active)
 		require.Equal(t, [][]string{{"b"}, {"a"}}, d.read)
 		require.Contains(t, out.told, "1 rows, 0 gone")
+		require.Contains(t, out.told, "0 claimed, 1 missed, 0 gone")
 		s.heard = time.Time{}
-		require.NoError(t, s.attend(t.Context()), "nor does a probe end it")
+		require.NoError(t, s.attend(t.Context()))
 		require.Equal(t, 1, d.claims)
+	}
+}
+
+// Where the rows of jobs cannot be read, either, a claim gives the slots back all the same.
+func TestClaimMeetsALockedTable(t *testing.T) {
+	locked := fmt.Errorf("locked: %w", driver.ErrUpgrading)
+	for name, errs := range map[string]map[string]error{
+		"claimed": {"Claim": locked, "Read": locked}, "missed": {"Read": locked},
+	} {
+		out := &witness{}
+		_, s := faultyOf(out, errs)
+		require.NoError(t, s.claimAll(t.Context(), []string{"locked"}, []string{"b"}), name)
+		require.Equal(t, []string{"locked"}, out.claims.Locked, name)
+		require.Empty(t, out.claims.Missed, name)
+		require.Equal(t, name == "claimed", s.dirty.len() == 1, "what was to be read is read later: %s", name)
+	}
+	failed := errors.New("failed")
+	for _, errs := range []map[string]error{{"Claim": locked, "Read": failed}, {"Read": failed}} {
+		_, s := faultyOf(&witness{}, errs)
+		require.ErrorIs(t, s.claimAll(t.Context(), []string{"locked"}, []string{"b"}), failed)
+		_, s = faultyOf(&witness{}, errs)
+		require.ErrorIs(t, s.claimAll(t.Context(), []string{"locked"}, nil), failed)
+	}
+}
+
+// witness is a clerk who keeps the last result of a claim.
+type witness struct {
+	clerk
+
+	claims Claims
+}
+
+func (w *witness) Claimed(c Claims) { w.claims = c }
+
+// What cannot be read because of a lock is read after a pause, and no job is forgotten.
+func TestReadMeetsALock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &clerk{}
+		d, s := faultyOf(out, map[string]error{"Read": fmt.Errorf("locked: %w", driver.ErrUpgrading)})
+		s.heard, s.probed, s.resyncAt = time.Now(), time.Now(), time.Now().Add(time.Hour)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.loop(ctx) }()
+		s.Read("a")
+		synctest.Wait()
+		require.Equal(t, [][]string{{"a"}}, d.read)
+		timing.Sleep(t.Context(), lockedPause-1)
+		s.Read("b")
+		synctest.Wait()
+		require.Len(t, d.read, 1, "not yet")
+		require.NotContains(t, out.told, "2 rows, 0 gone")
+		delete(d.errs, "Read")
+		timing.Sleep(t.Context(), 1)
+		synctest.Wait()
+		require.Equal(t, [][]string{{"a"}, {"a", "b"}}, d.read)
+		require.Contains(t, out.told, "2 rows, 0 gone")
+		require.Zero(t, s.dirty.len())
+		cancel()
+		require.ErrorIs(t, <-ended, context.Canceled)
+	})
+}
+
+// What is asked for again by itself, an inspection or a rescue, does not end the connection if it meets a
+// lock. To put a job back is not asked for again, so it does.
+func TestOrdersMeetALock(t *testing.T) {
+	locked := fmt.Errorf("locked: %w", driver.ErrUpgrading)
+	dead := condemned[driver.Liveness]{tasks: []driver.Liveness{{}}, why: []string{""}}
+	undelivered := condemned[driver.Task]{tasks: []driver.Task{{}}, why: []string{""}}
+	for method, c := range map[string]struct {
+		o    orders
+		ends bool
+	}{
+		"Inspect":       {orders{inspects: []string{"a"}}, false},
+		"Rescue":        {orders{rescues: dead.tasks}, false},
+		"FailDead":      {orders{failRescues: dead}, false},
+		"Unclaim":       {orders{unclaims: undelivered.tasks}, true},
+		"FailUnclaimed": {orders{failUnclaims: undelivered}, true},
+	} {
+		out := &clerk{}
+		_, s := faultyOf(out, map[string]error{method: locked})
+		err := s.execute(t.Context(), &c.o)
+		require.Equal(t, c.ends, err != nil, method)
+		require.Empty(t, out.told, "nothing is known: %s", method)
+	}
+}
+
+// A lock that the examination before a snapshot meets, the snapshot, or what is read of the channels,
+// costs no connection, gate or not: the snapshot is tried again later, until it is read.
+func TestSnapshotMeetsALock(t *testing.T) {
+	for _, method := range []string{"Fingerprint", "Snapshot", "Channels"} {
+		t.Run(method, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				core, logs := observer.New(zap.WarnLevel)
+				out := &clerk{}
+				d, s := faultyOf(out, map[string]error{method: fmt.Errorf("locked: %w", driver.ErrUpgrading)})
+				config := s.config()
+				config.Logger = zap.New(core)
+				s.config = func() Config { return config }
+				s.overflow = true
+				s.heard, s.probed = time.Now().Add(-probeInterval), time.Now()
+				require.NoError(t, s.attend(t.Context()))
+				require.True(t, s.overflow, "nothing was read of what was too much to be kept")
+				require.Equal(t, time.Now(), s.heard, "the server has answered")
+				require.Equal(t, time.Now().UnixMicro(), s.pulse.heard.Load())
+				require.Equal(t, time.Now().Add(lockedInterval), s.snapshotAt())
+				require.Equal(t, s.snapshotAt(), s.deadline())
+				require.Zero(t, out.ends)
+				require.Equal(t, 1, logs.Len())
+
+				timing.Sleep(t.Context(), lockedInterval-1)
+				require.NoError(t, s.attend(t.Context()))
+				require.Zero(t, s.pulse.synced.Load())
+				timing.Sleep(t.Context(), 1)
+				require.NoError(t, s.attend(t.Context()))
+				require.Equal(t, 1, logs.Len(), "it is told once in a while")
+				require.Equal(t, time.Now().Add(lockedInterval), s.snapshotAt())
+				timing.Sleep(t.Context(), lockedTellInterval)
+				require.NoError(t, s.attend(t.Context()))
+				require.Equal(t, 2, logs.Len())
+
+				delete(d.errs, method)
+				timing.Sleep(t.Context(), lockedInterval)
+				require.NoError(t, s.attend(t.Context()))
+				require.NotZero(t, s.pulse.synced.Load())
+				require.Greater(t, time.Until(s.snapshotAt()), resyncInterval/2)
+				require.False(t, s.overflow)
+			})
+		})
+	}
+}
+
+// Channels that have changed, and cannot be read, are told with the snapshot that follows, also if they
+// are what they were: the listener may have asked because it has forgotten them.
+func TestChannelsMeetALock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &clerk{}
+		d, s := faultyOf(out, map[string]error{"Channels": fmt.Errorf("locked: %w", driver.ErrUpgrading)})
+		s.heard, s.probed, s.resyncAt = time.Now(), time.Now(), time.Now().Add(time.Hour)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.loop(ctx) }()
+		s.ReloadChannels()
+		synctest.Wait()
+		require.NotContains(t, out.told, "channels")
+		delete(d.errs, "Channels")
+		timing.Sleep(t.Context(), lockedInterval)
+		synctest.Wait()
+		require.Contains(t, out.told, "channels")
+		cancel()
+		require.ErrorIs(t, <-ended, context.Canceled)
+	})
+}
+
+// Nor does a lock that is met by the look at the channels after a probe. Other errors end the connection.
+func TestProbeMeetsALockedChannel(t *testing.T) {
+	for _, err := range []error{driver.ErrUpgrading, errors.New("failed")} {
+		_, s := faultyOf(&clerk{}, map[string]error{"Channels": err})
+		s.resyncAt = time.Now().Add(time.Hour)
+		if got := s.attend(t.Context()); errors.Is(err, driver.ErrUpgrading) {
+			require.NoError(t, got)
+			require.Greater(t, time.Until(s.snapshotAt()), lockedInterval, "the next probe reads them")
+		} else {
+			require.ErrorIs(t, got, err)
+		}
 	}
 }
