@@ -50,7 +50,8 @@ func TestUsage(t *testing.T) {
 				b := b
 				// Where the block needs another line for the option to be right, that line may be the option.
 				b.around = regexp.MustCompile("(%s)\n"+option+" ?.*").ReplaceAllString(b.around, "$1")
-				at := fmt.Sprintf(", at Testfile:%d", 2+strings.Count(b.around[:strings.Index(b.around, "%s")], "\n"))
+				before, _, _ := strings.Cut(b.around, "%s")
+				at := fmt.Sprintf(", at Testfile:%d", 2+strings.Count(before, "\n"))
 				u, ok := usages[option]
 				if slices.Contains(flags, option) {
 					require.False(t, ok, "it has no argument")
