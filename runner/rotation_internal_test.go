@@ -2,8 +2,10 @@ package runner
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
@@ -226,4 +229,174 @@ func TestWake(t *testing.T) {
 	e.wakeAll()
 	require.Empty(t, e.rotation.asleep)
 	require.Empty(t, e.rotation.checking)
+}
+
+// slow is a driver whose connections take for ever.
+type slow struct{ driver.Driver }
+
+func (slow) OpenSession(ctx context.Context, _ *pgx.ConnConfig, _ string) (driver.Session, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// crowded is an engine with one connection too few for each of three databases, and with others that are
+// served. It is to be used in a bubble.
+func crowded(t *testing.T, served ...string) *engine {
+	t.Helper()
+	e := still(nil)
+	e.with(func(cfg *Config) { cfg.Driver, cfg.Hibernate = slow{}, nil })
+	var cancel context.CancelFunc
+	e.ctx, cancel = context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	e.spawn = func(_ string, f func()) { go f() }
+	e.connections.queue.Limit(1, "one")
+	for _, name := range []string{"one", "two", "three"} {
+		db := &database{Database: driver.Database{Name: name}}
+		e.databases.byName[name] = db
+		e.startSession(db)
+	}
+	for _, name := range served {
+		db := &database{Database: driver.Database{Name: name}, stage: stageServed, session: session.New(name, nil, nil)}
+		e.databases.byName[name] = db
+		e.databases.served[db] = struct{}{}
+	}
+	synctest.Wait()
+	return e
+}
+
+// rests returns which databases have been ordered to sleep.
+func rests(e *engine) (names []string) {
+	for db := range e.rotation.resting {
+		names = append(names, db.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// leaves returns which databases are to leave their connections, or have.
+func leaves(e *engine) (names []string) {
+	for name, db := range e.databases.byName {
+		if !db.leaving.IsZero() || db.stage == stageWaiting {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// As many databases sleep as others need connections, those first that have not had a job for the longest
+// time, and none of which others need something.
+func TestWhoGivesUpAConnection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		e := crowded(t, "a", "b", "c", "busy", "engaged")
+		require.Equal(t, 2, e.connections.queue.Pressure().Over())
+		e.databases.get("a").useful = now
+		e.tree.Set(channels.Job{Key: channels.Key{DB: "busy", UUID: "a"}}, channels.Pending)
+		e.tasks[channels.Key{DB: "engaged", UUID: "a"}] = &task{phase: phaseParked}
+		e.rotate(now)
+		require.Equal(t, []string{"b", "c"}, rests(e))
+		require.Equal(t, now.Add(rotateInterval), e.rotation.at)
+		e.rotate(now)
+		require.Equal(t, []string{"b", "c"}, rests(e), "these are enough")
+
+		e = crowded(t, "a", "b", "c")
+		e.shutdown.begun = true
+		e.rotate(now)
+		require.Empty(t, rests(e))
+		require.Zero(t, e.rotation.at)
+		e = crowded(t, "a", "b", "c")
+		e.connections.queue.Limit(3, "three")
+		e.databases.get("a").leaving = now.Add(time.Hour)
+		e.rotation.at = now
+		e.rotate(now)
+		require.Empty(t, rests(e))
+		require.Zero(t, e.rotation.at, "none are missing")
+		require.Empty(t, leaves(e), "one that was to leave stays")
+	})
+}
+
+// Where not enough databases are idle, others leave their connections once somebody has waited for a while.
+func TestWhenBusyDatabasesLeave(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		busy := []string{"a", "b", "c"}
+		e := crowded(t, append(busy, "idle")...)
+		for _, name := range busy {
+			e.tree.Set(channels.Job{Key: channels.Key{DB: name, UUID: "a"}}, channels.Pending)
+			e.databases.get(name).entered = began.Add(-time.Hour)
+		}
+		timing.Sleep(t.Context(), turnPatience-1)
+		e.rotate(time.Now())
+		require.Equal(t, []string{"idle"}, rests(e))
+		require.Empty(t, leaves(e))
+		e.rotation.resting = map[*database]struct{}{}
+		timing.Sleep(t.Context(), 1)
+		e.rotate(time.Now())
+		require.Equal(t, []string{"a"}, leaves(e), "one more is needed")
+		require.Equal(t, time.Now().Add(turnPatience), e.databases.get("a").leaving)
+		require.False(t, e.databases.get("a").serving())
+		e.rotate(time.Now())
+		require.Equal(t, []string{"a"}, leaves(e), "it leaves, since nothing of it runs")
+		require.Equal(t, stageWaiting, e.databases.get("a").stage)
+	})
+}
+
+// Of databases with jobs, those leave first that have had their connections for the longest time, after
+// their turn, and as soon as nothing of them runs.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	begin := func(names ...string) *engine {
+		e := still(nil)
+		for _, name := range names {
+			db := &database{Database: driver.Database{Name: name}, stage: stageServed, session: session.New(name, nil, nil), entered: now.Add(-turnLength)}
+			e.databases.byName[name] = db
+			e.databases.served[db] = struct{}{}
+			e.tasks[channels.Key{DB: name, UUID: "a"}] = &task{phase: phaseOpen}
+		}
+		return e
+	}
+	e := begin("old", "older", "short", "resting", "remains", "remained")
+	e.databases.get("older").entered = now.Add(-time.Hour)
+	e.databases.get("short").entered = now.Add(1 - turnLength)
+	e.rotation.resting[e.databases.get("resting")] = struct{}{}
+	e.databases.get("remains").remains = now.Add(1)
+	e.databases.get("remained").remains = now
+	e.take(now, 1)
+	require.Equal(t, []string{"older"}, leaves(e))
+	e.take(now, 3)
+	require.Equal(t, []string{"old", "older", "remained"}, leaves(e))
+	e.take(now, 9)
+	require.Equal(t, []string{"old", "older", "remained"}, leaves(e))
+
+	e = begin("ran", "runs", "runs on", "next")
+	for _, name := range []string{"ran", "runs"} {
+		e.databases.get(name).leaving = now.Add(1)
+	}
+	e.databases.get("runs on").leaving = now
+	delete(e.tasks, channels.Key{DB: "ran", UUID: "a"})
+	e.take(now, 2)
+	require.Equal(t, []string{"ran", "runs"}, leaves(e), "two leave already")
+	require.Equal(t, stageWaiting, e.databases.get("ran").stage)
+	require.Equal(t, stageServed, e.databases.get("runs").stage)
+	require.Equal(t, now.Add(turnLength), e.databases.get("runs on").remains)
+	e.take(now, 2)
+	require.Equal(t, []string{"next", "ran", "runs"}, leaves(e))
+	require.Equal(t, now.Add(turnPatience), e.databases.get("next").leaving)
+}
+
+// A job holds others up until its eta in a channel that is sequential, or below one.
+func TestSequentialJobsAreNotSleptOver(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	later := now.Add(time.Hour)
+	for channel, idle := range map[string]bool{"root.a": true, "root.s": false, "root.s.below": false} {
+		e, db := served()
+		require.NoError(t, e.tree.Configure([]channels.Config{{Name: "root", Capacity: 2}, {Name: "a", Capacity: 2}, {Name: "s", Capacity: 1, Sequential: true}}))
+		e.put(channel, later, channels.Pending)
+		require.Equal(t, idle, e.idle(db, now), channel)
+	}
 }
