@@ -163,7 +163,7 @@ func TestWhatTheLoopDoes(t *testing.T) {
 			},
 			"none sleeps": {
 				func(e *engine, at time.Time) { e.rotation.hibernateAt = at },
-				func(e *engine) bool { return true },
+				func(*engine) bool { return true },
 			},
 			"tasks are checked": {
 				func(e *engine, at time.Time) { e.scanAt = at },

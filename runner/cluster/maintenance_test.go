@@ -199,7 +199,7 @@ func TestStandbyIsNotElected(t *testing.T) {
 		m.Rediscover()
 		pass(time.Second)
 		require.Len(t, c.asked, 2, "it asks who leads, and nothing else")
-		require.Equal(t, len(out.told), out.count("leading false pid 7"))
+		require.Len(t, out.told, out.count("leading false pid 7"))
 	})
 }
 
@@ -229,7 +229,7 @@ func TestRediscover(t *testing.T) {
 		before := len(c.asked["list"])
 		m.Rediscover()
 		pass(0)
-		require.Equal(t, before+1, len(c.asked["list"]))
+		require.Len(t, c.asked["list"], before+1)
 	})
 }
 
@@ -294,14 +294,14 @@ func TestWhatEndsTheConnection(t *testing.T) {
 					require.Equal(t, 1, logs.FilterMessageSnippet(": failed").Len())
 					require.Zero(t, out.count("97 allowed")*out.count("1 written to"))
 					if c.what == "writes" {
-						require.Equal(t, len(town.asked["writes"]), out.count("0 written to"))
+						require.Len(t, town.asked["writes"], out.count("0 written to"))
 						require.InDelta(t, 30, len(town.asked["writes"]), 3)
 					}
 					return
 				}
-				require.Equal(t, len(town.asked["open"]), out.count("unreachable: "+c.text))
+				require.Len(t, town.asked["open"], out.count("unreachable: "+c.text))
 				if c.what != "open" {
-					require.Equal(t, len(town.asked["open"]), len(town.asked["close"]))
+					require.Len(t, town.asked["close"], len(town.asked["open"]))
 				}
 				opened := town.asked["open"]
 				require.InDelta(t, reconnectFirst, opened[1]-opened[0], float64(reconnectFirst)/4)
@@ -348,7 +348,7 @@ func TestWritesAreWatched(t *testing.T) {
 		watching = true
 		pass(20 * time.Second)
 		require.InDelta(t, 10, len(c.asked["writes"]), 1)
-		require.Equal(t, len(c.asked["writes"]), out.count("1 written to"))
+		require.Len(t, c.asked["writes"], out.count("1 written to"))
 		for i, at := range c.asked["writes"][1:] {
 			require.Equal(t, 2*time.Second, at-c.asked["writes"][i], "it wakes up for it")
 		}
