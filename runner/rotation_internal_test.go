@@ -499,3 +499,45 @@ func TestIdleDatabasesAreEnough(t *testing.T) {
 		require.Zero(t, busy.leaving)
 	})
 }
+
+// Once the last of those that were ordered to sleep does, it is tried at once to find more.
+func TestMoreConnectionsAreFoundAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		e := crowded(t, "a", "b")
+		e.rotate(now)
+		require.Equal(t, []string{"a", "b"}, rests(e))
+		e.rotation.at = time.Time{}
+		e.asleep(e.databases.get("a"), driver.Rest{})
+		require.Zero(t, e.rotation.at, "the other one is on its way")
+		e.asleep(e.databases.get("b"), driver.Rest{})
+		require.Equal(t, now.Add(rotateInterval), e.rotation.at)
+	})
+}
+
+// A database that has something to do waits, where others wait for a connection, and says for what.
+func TestPressedDatabasesWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, wait := range []bool{true, false} {
+			e := crowded(t, "a")
+			e.connections.why = "there is one connection"
+			db := e.databases.get("a")
+			db.stage, db.slept = stageAsleep, &sleep{}
+			e.rotation.checking[db] = struct{}{}
+			if !wait {
+				e.connections.queue.Limit(0, "")
+				synctest.Wait()
+			}
+			e.press(db)
+			require.Empty(t, e.rotation.checking)
+			if wait {
+				require.Equal(t, stageWaiting, db.stage)
+				require.Equal(t, "there is one connection", db.detail)
+			} else {
+				require.Equal(t, stageConnecting, db.stage)
+			}
+		}
+	})
+}
