@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -312,8 +313,29 @@ func TestClaimsGoFirstWhileMuchIsRead(t *testing.T) {
 		require.Nil(t, reads)
 	}
 	require.Zero(t, s.batch)
+	s.dirty.add("x")
 	require.NoError(t, s.execute(t.Context(), &orders{claims: []string{"a"}}))
 	require.Len(t, d.claims, 5)
+	require.Equal(t, []string{"x"}, d.reads[4], "they go together again")
+}
+
+// What is beyond the limit of jobs that wait to be read is left to a snapshot.
+func TestMoreChangesThanMayWait(t *testing.T) {
+	d, s := faultyOf(&clerk{}, nil)
+	for i := range backlogLimit - 1 {
+		s.dirty.add(strconv.Itoa(i))
+	}
+	changed := []string{"x"}
+	d.wait = func(context.Context) (driver.Notifications, error) {
+		return driver.Notifications{Changed: changed}, nil
+	}
+	require.NoError(t, s.collect(t.Context()))
+	require.False(t, s.overflow)
+	require.Equal(t, backlogLimit, s.dirty.len())
+	changed = []string{"y", "z"}
+	require.NoError(t, s.collect(t.Context()))
+	require.True(t, s.overflow)
+	require.Equal(t, backlogLimit, s.dirty.len())
 }
 
 // What overflows, is heard or is to be reloaded stays so until it has been dealt with.

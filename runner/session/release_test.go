@@ -118,6 +118,17 @@ func TestReleaseThatFails(t *testing.T) {
 	}
 }
 
+// After the orders about jobs, what was ordered is released, and what is still to be looked at.
+func TestReleasesFollowOrders(t *testing.T) {
+	_, s := releaserOf(10, map[string]error{"Dependents": driver.ErrLost})
+	require.ErrorIs(t, s.finish(t.Context(), &orders{releases: []release{{}}}), driver.ErrLost)
+	d, s := releaserOf(10, map[string]error{})
+	require.NoError(t, s.release(t.Context(), []release{{}}))
+	require.NotEmpty(t, s.dependents)
+	d.errs["Release"] = driver.ErrLost
+	require.ErrorIs(t, s.finish(t.Context(), &orders{}), driver.ErrLost)
+}
+
 // Jobs that take too long are told of, and left alone; all others are looked at.
 func TestReleaseThatTakesTooLong(t *testing.T) {
 	d, s := releaserOf(20, nil)
