@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 )
 
 func TestLimitsAreChecked(t *testing.T) {
@@ -111,4 +112,37 @@ func TestRetryAfter(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that takes no jobs keeps none of the others from being counted.
+func TestRoomBehindAServerThatIsDown(t *testing.T) {
+	p := upPool(named("a", "b", "c")...)
+	p.limits = Limits{MaxJobs: 5}
+	p.Suspect("a", errors.New("gone"))
+	p.Drain([]Drain{{Upstream: "b"}})
+	require.Equal(t, Room{Free: 5}, p.Room())
+}
+
+func TestMost(t *testing.T) {
+	for want, l := range map[int]Limits{
+		0: {}, 3: {MaxJobs: 3}, 8: {Workers: 8}, 6: {Workers: 8, Reserve: 2, MaxJobs: 7}, 5: {Workers: 8, Reserve: 2, MaxJobs: 5},
+	} {
+		require.Equal(t, want, l.Most())
+	}
+}
+
+// A further answer that says nothing of it does not shorten the time that a server is left alone.
+func TestRetryAfterIsNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := testPool(func(context.Context, string) error { return nil })
+		p.set(named("a"))
+		p.checked("a", nil)
+		until := time.Now().Add(time.Minute)
+		_, _ = p.Pick("", nil)
+		_, _ = p.Pick("", nil)
+		p.Release("a", driver.Result{Outcome: driver.Unavailable, RetryAfter: time.Minute, Err: errors.New("status 503")})
+		timing.Sleep(t.Context(), time.Second)
+		p.Release("a", driver.Result{Outcome: driver.NotSent, Err: errors.New("refused")})
+		require.True(t, p.Status()[0].Until.Equal(until))
+	})
 }
