@@ -382,3 +382,64 @@ func TestQueueRemindsOfALimit(t *testing.T) {
 		}
 	})
 }
+
+// Who leaves the line in the moment in which it was granted a connection gives that back.
+func TestQueueIsLeftInTheLastMoment(t *testing.T) {
+	q := &Queue{}
+	q.Limit(1, "one")
+	late, next := &turn{blocked: make(chan string, 1)}, &turn{blocked: make(chan string, 1)}
+	q.enter(late, true)
+	q.enter(next, true)
+	require.Equal(t, 1, q.Pressure().Held)
+	q.leave(late)
+	<-next.ready
+	require.Equal(t, 1, q.held)
+	require.Equal(t, 1, q.trying)
+	q.leave(next)
+	require.Zero(t, q.held)
+	require.Zero(t, q.trying)
+}
+
+// Who is said to be as urgent as before keeps its place, and who does not wait need not.
+func TestUrgencyThatStays(t *testing.T) {
+	q := &Queue{}
+	q.Limit(1, "one")
+	turns := make([]*turn, 3)
+	for i := range turns {
+		turns[i] = &turn{blocked: make(chan string, 1)}
+		q.enter(turns[i], true)
+	}
+	q.raise(turns[1], Routine)
+	require.Equal(t, []*turn{turns[1], turns[2]}, q.lines[Routine])
+	q.raise(turns[0], Pressing) // it has its connection
+	require.Empty(t, q.lines[Pressing])
+	q.raise(turns[2], Pressing)
+	require.Equal(t, []*turn{turns[1]}, q.lines[Routine])
+	require.Equal(t, []*turn{turns[2]}, q.lines[Pressing])
+}
+
+// Who waits only until others have connected is not told that no connection is free.
+func TestWaitingForATryIsNotTold(t *testing.T) {
+	q := &Queue{}
+	q.Limit(tryLimit+2, "so many")
+	turns := make([]*turn, tryLimit+1)
+	for i := range turns {
+		turns[i] = &turn{blocked: make(chan string, 1)}
+		q.enter(turns[i], true)
+	}
+	require.Equal(t, 1, q.Pressure().Waiting)
+	require.Empty(t, turns[tryLimit].blocked)
+	q.Limit(tryLimit, "fewer")
+	require.Equal(t, "fewer", <-turns[tryLimit].blocked)
+}
+
+// Those that may have something to do are stuck as long as only others connect.
+func TestHowLongTheNeedyAreStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, u := range []Urgency{Routine, Unknown, Pressing} {
+			q := &Queue{moved: time.Now().Add(-time.Hour)}
+			q.enter(&turn{urgency: u, blocked: make(chan string, 1)}, true)
+			require.Equal(t, u > Routine, time.Since(q.moved) == 0, u)
+		}
+	})
+}
