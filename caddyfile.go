@@ -117,7 +117,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Errf("a second jobrunner block for the runner %q", name)
 		}
 		if d.NextArg() {
-			return d.ArgErr()
+			return d.Errf("jobrunner takes the name of one runner, or none, but here is %q, too", d.Val())
 		}
 		r := new(Runner)
 		if err := r.unmarshal(d); err != nil {
@@ -206,7 +206,7 @@ func checkOption(d *caddyfile.Dispenser, seen map[string]bool, block string) err
 func parseString(d *caddyfile.Dispenser, to *string) error {
 	option := d.Val()
 	if !d.AllArgs(to) {
-		return d.ArgErr()
+		return wrongArguments(d, option)
 	}
 	if *to == "" {
 		return d.Errf("%s is empty", option)
@@ -242,7 +242,7 @@ func (r *Runner) parseReadyFailsOn(d *caddyfile.Dispenser) error {
 func (r *Runner) parseDatabases(d *caddyfile.Dispenser) error {
 	r.Databases = d.RemainingArgs()
 	if len(r.Databases) == 0 {
-		return d.ArgErr()
+		return wrongArguments(d, "databases")
 	}
 	if _, err := postgres.Patterns(r.Databases); err != nil {
 		return d.WrapErr(err)
@@ -266,7 +266,7 @@ func (r *Runner) parseSite(d *caddyfile.Dispenser) error {
 func (r *Runner) parseUpstreams(d *caddyfile.Dispenser) error {
 	r.Upstreams = d.RemainingArgs()
 	if len(r.Upstreams) == 0 {
-		return d.ArgErr()
+		return wrongArguments(d, "upstream")
 	}
 	for _, address := range r.Upstreams {
 		if hasPlaceholder(address) {
@@ -289,7 +289,7 @@ func hasPlaceholder(s string) bool { return strings.Contains(s, "{") }
 func (r *Runner) parseChannels(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) == 0 {
-		return d.ArgErr()
+		return wrongArguments(d, "channels")
 	}
 	s := withoutNotes(strings.Join(args, " "))
 	if s == databaseChannels {
@@ -335,35 +335,32 @@ func (r *Runner) parseDatabaseChannels(d *caddyfile.Dispenser) error {
 	if len(r.Channels) > 0 {
 		return d.Err(exclusiveChannels)
 	}
-	c := new(DatabaseChannels)
-	r.DatabaseChannels = c
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option := d.Val()
-		if err := checkOption(d, seen, "channels database"); err != nil {
+	r.DatabaseChannels = new(DatabaseChannels)
+	return parseOptions(d, "channels database", "channels database", databaseChannelsOptions, r.DatabaseChannels)
+}
+
+// databaseChannelsOptions are the options of its block. A parser starts at the option's name.
+var databaseChannelsOptions = map[string]func(*DatabaseChannels, *caddyfile.Dispenser) error{
+	"max_capacity": func(c *DatabaseChannels, d *caddyfile.Dispenser) error {
+		n, err := parseInteger(d)
+		if err != nil {
 			return err
 		}
-		var value string
-		switch option {
-		case "max_capacity":
-			if !d.AllArgs(&value) {
-				return d.ArgErr()
-			}
-			n, err := strconv.Atoi(value)
-			if err != nil {
-				return d.Errf("max_capacity: %q is not a whole number", value)
-			}
-			c.MaxCapacity = &n
-		case "db_max_capacity":
-			if c.DBMaxCapacity = strings.Join(d.RemainingArgs(), " "); c.DBMaxCapacity == "" {
-				return d.ArgErr()
-			}
-		default:
-			return d.Errf("unrecognized option of channels database: %s", option)
+		c.MaxCapacity = &n
+		return c.checkAt(d)
+	},
+	"db_max_capacity": func(c *DatabaseChannels, d *caddyfile.Dispenser) error {
+		if c.DBMaxCapacity = strings.Join(d.RemainingArgs(), " "); c.DBMaxCapacity == "" {
+			return wrongArguments(d, "db_max_capacity")
 		}
-		if _, err := c.config(); err != nil {
-			return d.WrapErr(err)
-		}
+		return c.checkAt(d)
+	},
+}
+
+// checkAt checks the limits and says where the configuration is wrong.
+func (c *DatabaseChannels) checkAt(d *caddyfile.Dispenser) error {
+	if _, err := c.config(); err != nil {
+		return d.WrapErr(err)
 	}
 	return nil
 }
@@ -433,7 +430,7 @@ func (r *Runner) addChannel(name string, c *Channel) error {
 // parseChannel reads: channel <name> [<capacity>|<part>%|auto] { <limits> }.
 func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
-		return d.ArgErr()
+		return wrongArguments(d, "channel")
 	}
 	if r.DatabaseChannels != nil {
 		return d.Err(exclusiveChannels)
@@ -453,17 +450,10 @@ func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 		}
 	}
 	if d.NextArg() {
-		return d.ArgErr()
+		return wrongArguments(d, "channel")
 	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option := d.Val()
-		if err := checkOption(d, seen, "channel "+name); err != nil {
-			return err
-		}
-		if err := c.parseLimit(d, option); err != nil {
-			return err
-		}
+	if err := parseOptions(d, "channel "+name, "a channel", channelOptions, c); err != nil {
+		return err
 	}
 	if err := c.check(name); err != nil {
 		return d.WrapErr(err)
@@ -471,38 +461,32 @@ func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// parseLimit reads one line of a channel's block.
-func (c *Channel) parseLimit(d *caddyfile.Dispenser, option string) error {
-	var value string
-	switch option {
-	case "sequential", "paused", "sequential_default":
-		if d.NextArg() {
-			return d.ArgErr()
-		}
-	case "throttle", "capacity_default":
-		if !d.AllArgs(&value) {
-			return d.ArgErr()
-		}
-	default:
-		return d.Errf("unrecognized option of a channel: %s", option)
+// channelOptions are the options of a channel's block. A parser starts at the option's name.
+var channelOptions = map[string]func(*Channel, *caddyfile.Dispenser) error{
+	"sequential":         func(c *Channel, d *caddyfile.Dispenser) error { return parseFlag(d, &c.Sequential) },
+	"paused":             func(c *Channel, d *caddyfile.Dispenser) error { return parseFlag(d, &c.Paused) },
+	"sequential_default": func(c *Channel, d *caddyfile.Dispenser) error { return parseFlag(d, &c.SequentialDefault) },
+	"capacity_default": func(c *Channel, d *caddyfile.Dispenser) (err error) {
+		c.CapacityDefault, err = parseValue(d, parseCapacity)
+		return err
+	},
+	"throttle": func(c *Channel, d *caddyfile.Dispenser) (err error) {
+		c.Throttle, err = parseValue(d, parseThrottle)
+		return err
+	},
+}
+
+// parseValue reads the one argument of an option.
+func parseValue[T any](d *caddyfile.Dispenser, parse func(string) (T, error)) (v T, err error) {
+	var text string
+	option := d.Val()
+	if !d.AllArgs(&text) {
+		return v, wrongArguments(d, option)
 	}
-	var err error
-	switch option {
-	case "sequential":
-		c.Sequential = true
-	case "paused":
-		c.Paused = true
-	case "sequential_default":
-		c.SequentialDefault = true
-	case "capacity_default":
-		c.CapacityDefault, err = parseCapacity(value)
-	case "throttle":
-		c.Throttle, err = parseThrottle(value)
+	if v, err = parse(text); err != nil {
+		return v, d.Errf("%s: %w", option, err)
 	}
-	if err != nil {
-		return d.WrapErr(fmt.Errorf("%s: %w", option, err))
-	}
-	return nil
+	return v, nil
 }
 
 // parseCapacity reads the capacity of an option.
@@ -555,7 +539,7 @@ func parseThrottle(s string) (caddy.Duration, error) {
 // parseDriver reads: driver <name> { <options of that driver> }.
 func (r *Runner) parseDriver(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
-		return d.ArgErr()
+		return wrongArguments(d, "driver")
 	}
 	name := d.Val()
 	id := driverNamespace + "." + name
@@ -595,7 +579,7 @@ func (r *Runner) parseRescueStartedAfter(d *caddyfile.Dispenser) (err error) {
 func (r *Runner) parseQuarantine(d *caddyfile.Dispenser) error {
 	var attempts, in, within string
 	if !d.AllArgs(&attempts, &in, &within) || in != "in" {
-		return d.Err("quarantine is written like this: quarantine 3 in 72h")
+		return wrongArguments(d, "quarantine")
 	}
 	n, err := strconv.Atoi(attempts)
 	if err != nil {
@@ -657,7 +641,7 @@ func parseDuration(d *caddyfile.Dispenser) (caddy.Duration, error) {
 	var s string
 	option := d.Val()
 	if !d.AllArgs(&s) {
-		return 0, d.ArgErr()
+		return 0, wrongArguments(d, option)
 	}
 	v, err := caddy.ParseDuration(s)
 	if err != nil {

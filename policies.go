@@ -173,7 +173,7 @@ func (r *Runner) checkPolicies(where []caddyfile.Dispenser) error {
 func (r *Runner) parsePolicy(d *caddyfile.Dispenser) error {
 	p := Policy{Channels: d.RemainingArgs()}
 	if len(p.Channels) == 0 {
-		return d.ArgErr()
+		return wrongArguments(d, "policy")
 	}
 	if err := parseOptions(d, "policy", "a policy", policyOptions, &p); err != nil {
 		return err
@@ -251,7 +251,7 @@ func parseFirst(d *caddyfile.Dispenser) (caddy.Duration, error) {
 	option := d.Val()
 	args := d.RemainingArgs()
 	if len(args) != 1 {
-		return 0, d.ArgErr()
+		return 0, wrongArguments(d, option)
 	}
 	v, err := caddy.ParseDuration(args[0])
 	switch {

@@ -91,7 +91,12 @@ func (d *locked) Claim(context.Context, []string, []string) ([]driver.Task, []dr
 	return nil, nil, fmt.Errorf("claim jobs: %w", driver.ErrUpgrading)
 }
 
-func (d *locked) Probe(context.Context) error { return fmt.Errorf("probe: %w", driver.ErrUpgrading) }
+func (d *locked) Probe(context.Context) error {
+	if err := d.errs["Probe"]; err != nil {
+		return err
+	}
+	return fmt.Errorf("probe: %w", driver.ErrUpgrading)
+}
 
 func (d *locked) Upgrading(context.Context, driver.Upgrade) (driver.Upgrade, error) {
 	return driver.Upgrade{Active: d.claims > 0}, nil
@@ -120,7 +125,9 @@ func TestClaimMeetsAnUpgrade(t *testing.T) {
 		require.Contains(t, out.told, "1 rows, 0 gone")
 		require.Contains(t, out.told, "0 claimed, 1 missed, 0 gone")
 		s.heard = time.Time{}
-		require.NoError(t, s.attend(t.Context()))
+		require.NoError(t, s.attend(t.Context()), "nor does a probe end it")
+		s.heard, d.errs = time.Time{}, map[string]error{"Probe": driver.ErrLost}
+		require.ErrorIs(t, s.attend(t.Context()), driver.ErrLost, "unless it fails for another reason")
 		require.Equal(t, 1, d.claims)
 	}
 }
@@ -287,4 +294,111 @@ func TestProbeMeetsALockedChannel(t *testing.T) {
 			require.ErrorIs(t, got, err)
 		}
 	}
+}
+
+// watched is a session that counts how often it is asked for upgrades, of which it tells what is seen.
+type watched struct {
+	gated
+
+	asked int
+	seen  driver.Upgrade
+}
+
+func (d *watched) Upgrading(context.Context, driver.Upgrade) (driver.Upgrade, error) {
+	d.asked++
+	return d.seen, d.errs["Upgrading"]
+}
+
+func watchedOf(gate bool) (*watched, *gatekeeper, *Session) {
+	d := &watched{gated: gated{faulty: faulty{found: driver.Fingerprint{Health: driver.Healthy}}}}
+	out := &gatekeeper{}
+	s := New("prod", func() Config {
+		return Config{Driver: d, DiscoverInterval: time.Hour, Logger: zap.NewNop(), UpgradeGate: gate}
+	}, out)
+	s.conn, s.heard, s.probed, s.resyncAt = d, time.Now(), time.Now(), time.Now().Add(time.Hour)
+	s.pulse.synced.Store(time.Now().UnixMicro())
+	return d, out, s
+}
+
+// An upgrade is looked for as often as there is reason to: once a second while there is one, and before a
+// claim if the last look is as old as that.
+func TestHowOftenUpgradesAreLookedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _, s := watchedOf(true)
+		require.NoError(t, s.checkUpgrade(t.Context()))
+		require.True(t, s.upgradeDue().IsZero())
+		for range 3 {
+			require.NoError(t, s.attend(t.Context()))
+			_, err := s.admit(t.Context(), nil)
+			require.NoError(t, err)
+		}
+		timing.Sleep(t.Context(), upgradeInterval-1)
+		claims, err := s.admit(t.Context(), []string{"a"})
+		require.NoError(t, err)
+		require.Equal(t, []string{"a"}, claims)
+		require.Equal(t, 1, d.asked)
+		timing.Sleep(t.Context(), 1)
+		_, err = s.admit(t.Context(), nil)
+		require.NoError(t, err)
+		require.Equal(t, 1, d.asked, "nothing is claimed")
+		d.seen.Active = true
+		claims, err = s.admit(t.Context(), []string{"a"})
+		require.NoError(t, err)
+		require.Empty(t, claims)
+		require.Equal(t, 2, d.asked)
+		require.Equal(t, time.Now().Add(upgradeInterval), s.upgradeDue())
+		require.Equal(t, s.upgradeDue(), s.deadline())
+		timing.Sleep(t.Context(), upgradeInterval-1)
+		require.NoError(t, s.attend(t.Context()))
+		require.Equal(t, 2, d.asked)
+		timing.Sleep(t.Context(), 1)
+		require.NoError(t, s.attend(t.Context()))
+		require.Equal(t, 3, d.asked)
+
+		d, _, s = watchedOf(false)
+		s.upgrade.Active = true // as it was when the option was switched off
+		require.True(t, s.upgradeDue().IsZero())
+		_, err = s.admit(t.Context(), []string{"a"})
+		require.NoError(t, err)
+		require.Zero(t, d.asked)
+	})
+}
+
+// Of an upgrade, the listener is told when it begins, ends, or is seen as another one, and of nothing else.
+func TestChangesOfAnUpgradeAreTold(t *testing.T) {
+	d, out, s := watchedOf(true)
+	for _, c := range []struct {
+		seen driver.Upgrade
+		told int32
+	}{
+		{driver.Upgrade{}, 1},
+		{driver.Upgrade{}, 1},
+		{driver.Upgrade{Active: true}, 2},
+		{driver.Upgrade{Active: true}, 2},
+		{driver.Upgrade{Active: true, Description: "sale is installed"}, 3},
+		{driver.Upgrade{Active: true, Description: "stock is installed"}, 4},
+		{driver.Upgrade{Description: "stock is installed"}, 5},
+	} {
+		d.seen = c.seen
+		require.NoError(t, s.checkUpgrade(t.Context()))
+		require.Equal(t, c.told, out.told.Load(), "%+v", c.seen)
+	}
+	d.errs = map[string]error{"Upgrading": driver.ErrLost}
+	require.ErrorIs(t, s.checkUpgrade(t.Context()), driver.ErrLost)
+	require.EqualValues(t, 5, out.told.Load())
+}
+
+// A claim that an upgrade may have kept from being made has it looked for, others have not.
+func TestClaimsThatGotNothingLookForUpgrades(t *testing.T) {
+	d, _, s := watchedOf(true)
+	require.NoError(t, s.checkUpgrade(t.Context()))
+	require.NoError(t, s.claim(t.Context(), []string{"a", "locked"}, nil))
+	require.Equal(t, 1, d.asked)
+	require.NoError(t, s.claim(t.Context(), []string{"locked"}, nil))
+	require.Equal(t, 2, d.asked)
+
+	// Nor is anything read that was not asked for.
+	d.read, d.errs = nil, map[string]error{"Claim": driver.ErrUpgrading}
+	require.NoError(t, s.claim(t.Context(), []string{"a"}, nil))
+	require.Equal(t, [][]string{{"a"}}, d.read)
 }
