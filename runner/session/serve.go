@@ -474,7 +474,13 @@ func (s *Session) attend(ctx context.Context) error {
 		}
 	}
 	if !now.Before(s.snapshotAt()) {
-		return s.postponed(ctx, s.resync(ctx))
+		err := s.resync(ctx)
+		if !errors.Is(err, driver.ErrUpgrading) {
+			return err
+		}
+		if err := s.postponed(ctx, err); err != nil {
+			return err
+		}
 	}
 	if !s.echoSince.IsZero() && now.Sub(s.echoSince) >= echoTimeout {
 		return fmt.Errorf("no notification of our own claim within %s: %w", echoTimeout, driver.ErrLost)

@@ -244,10 +244,12 @@ func TestSnapshotMeetsALock(t *testing.T) {
 				timing.Sleep(t.Context(), 1)
 				require.NoError(t, s.attend(t.Context()))
 				require.Equal(t, 1, logs.Len(), "it is told once in a while")
+				require.Zero(t, d.probes)
 				require.Equal(t, time.Now().Add(lockedInterval), s.snapshotAt())
 				timing.Sleep(t.Context(), lockedTellInterval)
 				require.NoError(t, s.attend(t.Context()))
 				require.Equal(t, 2, logs.Len())
+				require.Equal(t, 1, d.probes, "that the session has its lock, and listens, is found out all the same")
 
 				delete(d.errs, method)
 				timing.Sleep(t.Context(), lockedInterval)
