@@ -67,6 +67,11 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			max_jobs <number>
 //			reserve  <number>
 //		}
+//		pool              <name> <address>... {
+//			workers  <number>
+//			max_jobs <number>
+//			reserve  <number>
+//		}
 //		policy            <glob>... {
 //			database <glob>
 //			function <glob>
@@ -79,6 +84,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			limit    <jobs> per database|company [burst]
 //			fair     database|company
 //			serialize identity_key
+//			pool     <name> [fallback]
+//			objective wait [<percent>%] <duration>
 //			capacity <jobs> <days> <from>-<to> <time zone>
 //			rate     <jobs>/s|m|h|d [burst <jobs>] [per database]
 //		}
@@ -102,8 +109,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		upgrade_gate
 //	}
 //
-// channel may be given any number of times, for different channels, and so may policy, of which the
-// first counts that matches. A policy may have several lines of capacity.
+// channel may be given any number of times, for different channels, and so may pool, with different
+// names, and policy, of which the first counts that matches. A policy may have several lines of
+// capacity.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.Next() {
 		name := defaultName
@@ -141,6 +149,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"channels":             (*Runner).parseChannels,
 	"channel":              (*Runner).parseChannel,
 	"server":               (*Runner).parseServer,
+	"pool":                 (*Runner).parsePool,
 	"policy":               (*Runner).parsePolicy,
 	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,
@@ -160,7 +169,7 @@ func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
-		if option == "channel" || option == "policy" {
+		if option == "channel" || option == "policy" || option == "pool" {
 			delete(seen, option)
 		}
 		if err := checkOption(d, seen, "jobrunner"); err != nil {
@@ -264,7 +273,12 @@ func (r *Runner) parseUpstreams(d *caddyfile.Dispenser) error {
 	if len(r.Upstreams) == 0 {
 		return d.ArgErr()
 	}
-	for _, address := range r.Upstreams {
+	return checkUpstreams(d, r.Upstreams)
+}
+
+// checkUpstreams refuses addresses of servers that cannot be.
+func checkUpstreams(d *caddyfile.Dispenser, addresses []string) error {
+	for _, address := range addresses {
 		if hasPlaceholder(address) {
 			continue
 		}

@@ -166,6 +166,10 @@ type Runner struct {
 	// gets jobs whatever else it does.
 	Server *Server `json:"server,omitempty"`
 
+	// Sets of Odoo servers, by name, that run only those jobs whose policy names them. Default: none, all
+	// jobs run on all servers.
+	Pools map[string]*Pool `json:"pools,omitempty"`
+
 	// What holds for the jobs of some channels beyond the channels' limits: time limits, how
 	// databases and companies share a channel, and when, and how often, jobs start. For each option,
 	// the first policy counts that matches a job and has the option. Default: none.

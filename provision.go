@@ -98,6 +98,9 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 			return cfg, nil, fmt.Errorf("server: workers: %w; use max_jobs alone", err)
 		}
 	}
+	if err := r.usePools(ctx, &cfg); err != nil {
+		return cfg, nil, err
+	}
 	return cfg, odoo, nil
 }
 

@@ -35,6 +35,8 @@ const (
 	ReasonLimit
 	// ReasonSerialized: another job with the same identity key runs, or goes first (Blocker, Share).
 	ReasonSerialized
+	// ReasonNoRoom: the gate that it has to pass has no room (Gate), because no server has.
+	ReasonNoRoom
 	// ReasonBehind: the next pass gives the channel's free slots to others (Capacity, Running).
 	ReasonBehind
 	// ReasonSuspended: the database is being loaded or cannot be served.
@@ -68,6 +70,7 @@ var reasonNames = [...]string{
 	ReasonSequentialETA:    "sequential_eta",
 	ReasonLimit:            "limit",
 	ReasonSerialized:       "serialized",
+	ReasonNoRoom:           "no_server",
 	ReasonBehind:           "behind",
 	ReasonSuspended:        "suspended",
 	ReasonWithheld:         "channels_withheld",
@@ -110,6 +113,8 @@ type Explanation struct {
 	Rate   *Rate
 	// Share is the limit that holds the job back, if one does.
 	Share *ShareUse
+	// Gate is the one that the job has to pass; see [Share].
+	Gate string
 	// Turns is set where Channel is shared fairly. Ahead then counts jobs of the same key only.
 	Turns *Turns
 	// Shared is set if the job's own channel is one for many names; see NamesPerDatabase.
@@ -130,6 +135,9 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 	own := r.home.channel
 	t := now.UnixMicro()
 	e := Explanation{Job: r.job(), State: r.state, Channel: own.name, Capacity: own.shownCapacity(), Running: own.running, Shared: r.home.shared}
+	if r.home.gate != nil {
+		e.Gate = r.home.gate.name
+	}
 	switch {
 	case r.location == inRunning:
 		e.Reason = ReasonRunning
@@ -180,6 +188,8 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.Reason = ReasonSequentialETA
 		e.Blocker = next.key()
 		e.Until = time.UnixMicro(next.eta).UTC()
+	case r.home.gate != nil && !r.home.gate.open():
+		e.Reason = ReasonNoRoom
 	case limit != nil:
 		e.limited(limit)
 	case toll != nil:
@@ -315,6 +325,8 @@ func (e Explanation) sentence() string {
 		return fmt.Sprintf("%s%s lets %s of channel %s start, and this one not before %s%s", waits, e.Policy, e.Rate.spell(), e.Channel, until, behind)
 	case ReasonLimit, ReasonSerialized:
 		return waits + e.Share.String() + behind
+	case ReasonNoRoom:
+		return fmt.Sprintf("%sthere is no room for it at %s%s", waits, e.Gate, behind)
 	case ReasonBehind:
 		if e.Turns != nil && e.Turns.Before > 0 {
 			return fmt.Sprintf("%s%s before it in channel %s%s", waits, e.CountAhead(), e.Channel, "; "+e.Turns.String())

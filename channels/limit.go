@@ -192,11 +192,11 @@ func (c *channel) hurdleOf(r *record) *tally {
 	return nil
 }
 
-// held reports whether a limit that is reached, or a job with the same identity key, holds a job back in
-// the queue of the channel.
+// held reports whether a limit that is reached, a job with the same identity key, or a gate holds a job
+// back in the queue of the channel.
 func (c *channel) held(r *record) bool {
-	g := r.group()
-	return c.hurdleOf(r) != nil || g != nil && len(g.running) > 0
+	g, gate := r.group(), r.home.gate
+	return c.hurdleOf(r) != nil || g != nil && len(g.running) > 0 || gate != nil && !gate.open()
 }
 
 // tallyKnown is tallyOf for a read.

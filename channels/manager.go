@@ -22,6 +22,7 @@ type Manager struct {
 	resting    resting                    // of channels that have gone
 	percents   int                        // how many channels have a part of their parents' capacity
 	shares     Shares
+	gates      *gates
 	// tollsResting are those of the databases in channels that have gone.
 	tollsResting resting
 	fair         int          // how many channels are shared fairly
@@ -38,6 +39,7 @@ func NewManager() *Manager {
 		configured: make(map[*channel]struct{}),
 		stopped:    make(map[string]struct{}),
 		names:      newAllowance(),
+		gates:      new(gates),
 		clock:      new(clock),
 		governed:   make(map[*channel]struct{}),
 	}

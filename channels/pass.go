@@ -110,6 +110,7 @@ func (m *Manager) start(now int64, limit int) []Key {
 		r.location = inRunning
 		m.begin(r)
 		m.clockIn(r)
+		m.spend(r)
 		r.home.count(r.state, -1)
 		r.home.count(Enqueued, 1)
 		r.state = Enqueued

@@ -16,6 +16,7 @@ type reference struct {
 	jobs      map[Key]*refJob
 	suspended map[string]bool
 	shares    Shares
+	rooms     map[string]Room
 
 	// With rules: what they are, the time of the last pass, how long has passed by a clock that never
 	// goes back, and when buckets were empty that are new, both in microseconds.
@@ -470,6 +471,9 @@ func (c *refChannel) run(now int64, limit int) []*refJob {
 		}
 		c.running[j] = true
 		jobs = append(jobs, j)
+		if c.parent == nil {
+			c.m.spend(j)
+		}
 		if c.limits.throttle != 0 {
 			c.pausedUntil = now + c.limits.throttle
 			break

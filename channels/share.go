@@ -39,6 +39,9 @@ type Share struct {
 	// an identity key runs at once. What is below a channel belongs to its set. Explanations name it.
 	// Default: empty, there is none.
 	Serialize string
+	// Gate names what else has to have room for a job of the channel: see [Manager.SetRooms]. Default:
+	// that of the channel above.
+	Gate string
 	// Source names the limit in explanations.
 	Source string
 	// Rate limits how many jobs of the database start in a time. Others pass those that wait for it.
@@ -101,7 +104,7 @@ func (m *Manager) scatter(back map[*channel][]*record) {
 	for _, d := range m.dbs {
 		for _, h := range d.homes {
 			h.shares = m.sharesOf(h)
-			h.scope = scopeOf(h.shares)
+			h.scope, h.gate = scopeOf(h.shares), m.gateOf(h.shares)
 		}
 		d.identities.regroup()
 	}
@@ -204,6 +207,7 @@ type shareKey struct {
 	db      *database
 	company int32
 	group   *group // of jobs with one identity key; nil: they are told apart by the others alone
+	gate    *gate  // nil: none
 }
 
 func (r *record) keyPer(per Per) shareKey {
@@ -291,7 +295,7 @@ func (q *sharedQueue) first() *record { return q.lanes.first().open.first().firs
 
 func (q *sharedQueue) keyOf(r *record) shareKey {
 	k := r.keyPer(r.home.shares[q.channel.depth].grain)
-	k.group = r.group()
+	k.group, k.gate = r.group(), r.home.gate
 	return k
 }
 
@@ -347,6 +351,9 @@ func (q *sharedQueue) open(r *record) *keyQueue {
 		}
 		if c.parent == nil && k.key.group != nil {
 			c.tallyOfGroup(k.key.group).join(k)
+		}
+		if c.parent == nil && k.key.gate != nil {
+			c.tallyOfGate(k.key.gate).join(k)
 		}
 	}
 	q.keys[k.key] = k

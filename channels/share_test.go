@@ -53,6 +53,7 @@ var drawShares = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) namedShare {
 			Per:       rapid.SampledFrom([]Per{PerDatabase, PerCompany}).Draw(t, "per"),
 			Burst:     rapid.IntRange(0, 3).Draw(t, "burst") == 0,
 			Serialize: rapid.SampledFrom([]string{"", "", "one", "two"}).Draw(t, "serialize"),
+			Gate:      rapid.SampledFrom([]string{"", "", "", "x", "y"}).Draw(t, "gate"),
 		},
 	}
 }), 1, 4)
@@ -86,6 +87,7 @@ func TestSharesAreTheReference(t *testing.T) {
 			},
 			"configure":    s.configure,
 			"share":        s.share,
+			"rooms":        s.setRooms,
 			"set":          s.set,
 			"set again":    s.set,
 			"set more":     s.set,
@@ -154,7 +156,7 @@ func (c *refChannel) gated(j *refJob) bool {
 		if full, burst := c.full(j); full && !burst || c.tolled(j) {
 			return true
 		}
-		if c.parent == nil && c.serialized(j) {
+		if c.parent == nil && (c.serialized(j) || c.m.closed(j)) {
 			return true
 		}
 	}
@@ -323,6 +325,11 @@ func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 func checkTallies(t require.TestingT, m *Manager, c *channel) {
 	for key, tally := range c.tallies {
 		require.Equal(t, key, tally.key)
+		if key.gate != nil {
+			require.Zero(t, tally.running)
+			require.Equal(t, !key.gate.open(), tally.reached())
+			continue
+		}
 		if key.group != nil {
 			require.Len(t, key.group.running, tally.running)
 			require.Nil(t, c.parent)

@@ -27,7 +27,7 @@ type Status struct {
 	// Queued is the number of jobs that wait here, for a slot or for their eta. Jobs of channels
 	// below that have come up to this one are among them.
 	Queued int
-	// PassedBy is how many of the Queued are over a limit of their database or company, so that others
+	// PassedBy is how many of the Queued a share holds back, by a limit, a set or a gate, so that others
 	// pass them.
 	PassedBy int
 	// Running is the number of jobs of this channel and those below that this one has let pass:

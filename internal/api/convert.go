@@ -217,7 +217,7 @@ func newRate(c *runner.ChannelStatus) *Rate {
 func NewUpstreams(name string, st *runner.Status) []Upstream {
 	views := make([]Upstream, 0, len(st.Upstreams))
 	for _, u := range st.Upstreams {
-		v := Upstream{Runner: name, Upstream: u.Name, Up: u.Up, Reason: u.Reason, Until: shown(u.Until), InFlight: u.InFlight,
+		v := Upstream{Runner: name, Upstream: u.Name, Pool: u.Pool, Up: u.Up, Reason: u.Reason, Until: shown(u.Until), InFlight: u.InFlight,
 			Workers: u.Limits.Workers, MaxJobs: u.Limits.MaxJobs, Reserve: u.Limits.Reserve, Full: u.Full}
 		if u.Counted {
 			v.Visitors = &u.Visitors

@@ -413,7 +413,7 @@ func limitsOf(v *api.Channel) (capacity string, options []string) {
 		options = append(options, fmt.Sprintf("%d wait for their database", v.Held))
 	}
 	if v.PassedBy > 0 {
-		options = append(options, fmt.Sprintf("%d over a limit", v.PassedBy))
+		options = append(options, fmt.Sprintf("%d passed by others", v.PassedBy))
 	}
 	if v.Throttle > 0 {
 		options = append(options, "throttle "+seconds(&v.Throttle))
@@ -427,7 +427,11 @@ func (c *call) upstreams() (int, error) {
 		return 0, err
 	}
 	limited := slices.ContainsFunc(list, func(v api.Upstream) bool { return v.Workers+v.MaxJobs > 0 })
+	pooled := slices.ContainsFunc(list, func(v api.Upstream) bool { return v.Pool != "" })
 	columns := []string{"SERVER", "UP", "JOBS"}
+	if pooled {
+		columns = slices.Insert(columns, 1, "POOL")
+	}
 	if limited {
 		columns = append(columns, "MAX JOBS", "VISITORS", "WORKERS", "RESERVE")
 	}
@@ -443,6 +447,9 @@ func (c *call) upstreams() (int, error) {
 			reasons, reason = append(reasons, v.Upstream+": "+reason), "see below"
 		}
 		cells := []string{v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight)}
+		if pooled {
+			cells = slices.Insert(cells, 1, v.Pool)
+		}
 		if limited {
 			cells = append(cells, number(v.MaxJobs), visitors(v), number(v.Workers), number(v.Reserve))
 		}
