@@ -191,3 +191,41 @@ func TestPoolVisitors(t *testing.T) {
 		b.requireIdle(r)
 	})
 }
+
+// TestPoolExample is the worked example of docs/policies-servers.md.
+func TestPoolExample(t *testing.T) {
+	for name, c := range map[string]struct {
+		down          []string
+		heavy, others int
+	}{
+		"all":                      {nil, 4, 4},
+		"odoo and one of the pool": {[]string{"heavy2"}, 2, 4},
+		"odoo":                     {[]string{"heavy1", "heavy2"}, 0, 4},
+		"the pool":                 {[]string{"odoo1"}, 4, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.SetPlan(mock.Plan{RunFor: time.Minute})
+				for _, server := range c.down {
+					b.down(server, true)
+				}
+				cfg, _ := b.pools("root:20,export:6", true)
+				cfg.Pools["heavy"] = upstream.Limits{Workers: 4, MaxJobs: 2, Reserve: 1}
+				cfg.Policies[0].Channels = []string{"root.export*"}
+				r := b.start(cfg)
+				b.jobs("prod", "root.export", "e", 9)
+				b.jobs("prod", "root.mail", "m", 9)
+				b.settle(5 * time.Second)
+				require.Equal(b, c.heavy, b.MaxConcurrent(at("heavy1"))+b.MaxConcurrent(at("heavy2")))
+				require.Equal(b, c.others, b.MaxConcurrent(at("odoo1")))
+				require.Equal(b, c.heavy+c.others, b.open("prod"))
+				for _, server := range c.down {
+					b.down(server, false)
+				}
+				b.settle(20 * time.Minute)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
