@@ -489,7 +489,7 @@ func (c *Channel) parseLimit(d *caddyfile.Dispenser, option string) error {
 		if d.NextArg() {
 			return d.ArgErr()
 		}
-	case "throttle", "capacity_default":
+	case "throttle", "capacity_default", "min":
 		if !d.AllArgs(&value) {
 			return d.ArgErr()
 		}
@@ -506,6 +506,8 @@ func (c *Channel) parseLimit(d *caddyfile.Dispenser, option string) error {
 		c.SequentialDefault = true
 	case "capacity_default":
 		c.CapacityDefault, err = parseCapacity(value)
+	case "min":
+		c.Min, err = parseMin(value)
 	case "throttle":
 		c.Throttle, err = parseThrottle(value)
 	}
@@ -522,6 +524,15 @@ func parseCapacity(s string) (int, error) {
 		return 0, fmt.Errorf("invalid capacity %q: it must be a whole number", s)
 	}
 	return n, checkCapacity(n)
+}
+
+// parseMin reads how many slots are kept for a channel.
+func parseMin(s string) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("invalid number of slots %q: it must be a whole number, at least 1", s)
+	}
+	return n, nil
 }
 
 // parseCapacity reads a capacity, what part of that of the channel above it is (25%), or auto.

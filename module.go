@@ -257,6 +257,11 @@ type Channel struct {
 	// `capacity`. Default: false.
 	Auto bool `json:"auto,omitempty"`
 
+	// How many slots of the channel above others may not take while this channel, or one below it, has a
+	// job that runs or could start. The channel above must have a capacity, and the minimums under it
+	// may be no more than that in all. Default: 0, none.
+	Min int `json:"min,omitempty"`
+
 	// What a capacity of 0 or less means to OCA's runner: 0 is without limit, a
 	// negative number is never. The Caddyfile's `channels` puts it here when it
 	// takes over a configuration string with such a capacity. Excludes `capacity`.

@@ -219,6 +219,8 @@ func TestJSONErrors(t *testing.T) {
 		"percent":               {`"default": {` + good + `, "channels": {"root": {"capacity": 8}, "root.a": {"percent": 101}}}`, "channel root.a: 101% of the capacity of the channel above: it must be 1% to 100%"},
 		"percent twice":         {`"default": {` + good + `, "channels": {"root": {"capacity": 8}, "root.a": {"percent": 10, "capacity": 1}}}`, "channel root.a: capacity and percent exclude each other"},
 		"percent of nothing":    {`"default": {` + good + `, "channels": {"root.a.b": {"percent": 10}}}`, "channel root.a.b: 10% of the capacity of root.a, which has no limit"},
+		"min":                   {`"default": {` + good + `, "channels": {"root": {"capacity": 2}, "root.a": {"capacity": 4, "min": 3}}}`, "min of root.a: 3 in all is more than the capacity of channel root, which is 2"},
+		"min negative":          {`"default": {` + good + `, "channels": {"root": {"capacity": 2}, "root.a": {"min": -3}}}`, "channel root.a: min must not be negative"},
 		"percent of root":       {`"default": {` + good + `, "channels": {"root": {"percent": 10}}}`, "channel root: it has no parent of whose capacity it could have 10%"},
 		"percent sequential":    {`"default": {` + good + `, "channels": {"root.a": {"percent": 10, "sequential": true}}}`, "a sequential channel must have a capacity of 1"},
 		"policy window":         {`"default": {` + good + `, "policies": [{"channels": ["root"], "capacity": [{"slots": 1, "days": "mon", "hours": "8-20", "zone": "UTC"}]}]}`, `policy root: capacity: "8" is not a time of day`},

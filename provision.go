@@ -272,6 +272,7 @@ func (c *Channel) config(name string) channels.Config {
 		Name:              name,
 		Capacity:          capacity,
 		Percent:           c.Percent,
+		Min:               c.Min,
 		Auto:              c.Auto,
 		Sequential:        c.Sequential,
 		Throttle:          time.Duration(c.Throttle),

@@ -181,6 +181,9 @@ func channelString(cfgs []channels.Config) string {
 		if c.Sequential {
 			word += ":sequential"
 		}
+		if c.Min > 0 {
+			word += fmt.Sprintf(":min=%d", c.Min)
+		}
 		if c.Throttle > 0 {
 			word += fmt.Sprintf(":throttle=%g", c.Throttle.Seconds())
 		}

@@ -416,7 +416,7 @@ func TestFairIsConsistent(t *testing.T) {
 					s.checkExplanation(t, j.Key, state)
 				}
 			},
-			"configure": func(t *rapid.T) { require.NoError(t, s.m.Configure(drawConfigs.Draw(t, "configuration"))) },
+			"configure": func(t *rapid.T) { require.NoError(t, s.m.Configure(drawPlainConfigs.Draw(t, "configuration"))) },
 			"share":     share,
 			"govern": func(t *rapid.T) {
 				rules := drawRules(t)

@@ -177,7 +177,7 @@ func (c Capacities) limited(db string, cfgs []Config) []Config {
 		cfgs = append(cfgs, Config{Name: rootName})
 	}
 	root := &cfgs[i]
-	root.ceiling = max(c.Of(db), 0)
+	root.ceiling, root.bounded = max(c.Of(db), 0), true
 	switch limit := c.Of(db); {
 	case limit <= 0:
 		root.Paused = true

@@ -22,6 +22,7 @@ type Manager struct {
 	resting    resting                    // of channels that have gone
 	percents   int                        // how many channels have a part of their parents' capacity
 	shares     Shares
+	given      Shares // what SetShares was given last
 	gates      *gates
 	// tollsResting are those of the databases in channels that have gone.
 	tollsResting resting

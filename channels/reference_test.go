@@ -79,7 +79,7 @@ func newRefChannel(parent *refChannel, name string) *refChannel {
 func (c *refChannel) wanted(cfg *Config) limits {
 	switch {
 	case cfg != nil:
-		return limits{capacity: cfg.Capacity, throttle: cfg.Throttle.Microseconds(), sequential: cfg.Sequential, paused: cfg.Paused}
+		return limits{capacity: cfg.Capacity, throttle: cfg.Throttle.Microseconds(), sequential: cfg.Sequential, paused: cfg.Paused, min: cfg.Min}
 	case c.parent == nil:
 		return limits{capacity: 1}
 	default:
@@ -491,7 +491,7 @@ func (m *reference) next(now int64, limit int) []Key {
 			m.addTokens(j, -1)
 			keys = append(keys, j.Key)
 		}
-		if m.shares == nil || !slices.ContainsFunc(m.all(), (*refChannel).pending) || limit > 0 && len(keys) >= limit {
+		if m.shares == nil && !m.minimums() || !slices.ContainsFunc(m.all(), (*refChannel).pending) || limit > 0 && len(keys) >= limit {
 			return keys
 		}
 	}

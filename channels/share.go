@@ -69,7 +69,8 @@ func (m *Manager) SetShares(s Shares) {
 		c.tolls = nil
 	}
 	m.tollsResting.empty(m.clock.now)
-	m.shares = s
+	m.given = s
+	m.shares = m.effective()
 	m.scatter(back)
 }
 
@@ -88,6 +89,7 @@ func (m *Manager) gather() map[*channel][]*record {
 			back[own] = append(back[own], r)
 		}
 		c.ready.shared, c.tallies = nil, nil
+		c.floors, c.floor = nil, floor{}
 	}
 	m.gatherTolls()
 	m.fair = 0
@@ -136,6 +138,7 @@ func (m *Manager) recount() {
 					m.tally(c, r, 1)
 					m.account(c, r, 1)
 					c.toll(r, 1)
+					c.keep(r, 1)
 				}
 				running--
 			}
@@ -150,7 +153,8 @@ func (m *Manager) share(c *channel) {
 	if m.shares == nil {
 		return
 	}
-	scarce := c.parent == nil || c.restricts()
+	c.lay()
+	scarce := c.parent == nil || c.restricts() || c.floors != nil
 	shared := m.shares.Shared(c.name)
 	if scarce || shared {
 		c.ready.shared = newSharedQueue(c)
@@ -208,6 +212,8 @@ type shareKey struct {
 	company int32
 	group   *group // of jobs with one identity key; nil: they are told apart by the others alone
 	gate    *gate  // nil: none
+	// child is the channel with a minimum through which jobs have come to the queue; nil: it has none.
+	child *channel
 }
 
 func (r *record) keyPer(per Per) shareKey {
@@ -295,7 +301,7 @@ func (q *sharedQueue) first() *record { return q.lanes.first().open.first().firs
 
 func (q *sharedQueue) keyOf(r *record) shareKey {
 	k := r.keyPer(r.home.shares[q.channel.depth].grain)
-	k.group, k.gate = r.group(), r.home.gate
+	k.group, k.gate, k.child = r.group(), r.home.gate, q.channel.floored(r)
 	return k
 }
 
@@ -368,8 +374,12 @@ func (k *keyQueue) arrange() {
 		k.close()
 		return
 	}
-	arrange(&k.lane.open, k, k.index, k.len() > 0 && k.shut == 0)
+	was := k.index >= 0
+	arrange(&k.lane.open, k, k.index, k.len() > 0 && k.shut == 0 && !k.barred())
 	k.queue.arrange(k.lane)
+	if is := k.index >= 0; is != was {
+		k.opened(is)
+	}
 	if k.len() == 0 {
 		k.close()
 	}

@@ -200,6 +200,10 @@ func (c *refChannel) tells() bool {
 
 // allowed returns the jobs that limits let pass, in their order.
 func (c *refChannel) allowed(ready []*refJob) []*refJob {
+	return slices.DeleteFunc(c.limited(ready), c.barred())
+}
+
+func (c *refChannel) limited(ready []*refJob) []*refJob {
 	if !c.tells() {
 		return ready
 	}
@@ -276,6 +280,7 @@ func requireQueued(t require.TestingT, r *record, c *channel) {
 func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 	require.Empty(t, m.turned)
 	checkFairness(t, m, q)
+	checkFloors(t, q)
 	jobs, open, passed := 0, 0, 0
 	queues := make(map[*lane]int)
 	for key, k := range q.keys {
@@ -301,7 +306,7 @@ func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 		}
 		require.Equal(t, shut, k.shut)
 		require.Equal(t, over, k.over)
-		require.Equal(t, shut == 0, k.index >= 0)
+		require.Equal(t, shut == 0 && !k.barred(), k.index >= 0)
 		if k.index >= 0 {
 			open++
 			require.Same(t, k, k.lane.open.items[k.index])

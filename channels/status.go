@@ -19,7 +19,9 @@ type Status struct {
 	// channel below it.
 	Configured bool
 	// Capacity is the number of jobs that may run at once; 0: unlimited.
-	Capacity   int
+	Capacity int
+	// Min is how many slots of the channel above others may not take while this one has jobs.
+	Min        int
 	Sequential bool
 	Throttle   time.Duration
 	// Paused is set by configuration, Stopped by [Manager.Pause].
@@ -104,6 +106,7 @@ func (c *channel) status() Status {
 		FullName:   c.name,
 		Configured: c.configured,
 		Capacity:   c.capacity,
+		Min:        c.min,
 		Percent:    c.percent,
 		Auto:       c.auto,
 		Sequential: c.sequential,

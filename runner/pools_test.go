@@ -136,6 +136,39 @@ func TestPoolDies(t *testing.T) {
 	}
 }
 
+// TestPoolFull: a job that is written while no server takes another one costs one pass, and time goes by
+// until there is room.
+func TestPoolFull(t *testing.T) {
+	for name, trees := range map[string]bool{"one tree": false, "tree for each database": true} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.SetPlan(mock.Plan{RunFor: time.Minute})
+				b.down("heavy1", true)
+				b.down("heavy2", true)
+				cfg, _ := b.pools("root:100,export:6", false)
+				if trees {
+					own := b.perDatabase(100, "*:100")
+					cfg.Channels, cfg.DatabaseChannels = nil, own.DatabaseChannels
+				}
+				r := b.start(cfg)
+				first := b.jobs("prod", "root.mail", "m", 4)
+				b.settle(time.Second)
+				require.Equal(b, 4, b.open("prod"))
+				exports := b.jobs("prod", "root.export", "e", 3)
+				later := b.jobs("prod", "root.mail", "l", 3)
+				b.settle(time.Second)
+				require.Equal(b, 4, b.open("prod"))
+				b.down("heavy1", false)
+				b.settle(10 * time.Minute)
+				b.requireServed("heavy1", exports...)
+				b.requireServed("odoo1", append(first, later...)...)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
 // TestPoolReload: a reload that moves a channel to a pool counts what runs elsewhere, and starts the rest
 // there.
 func TestPoolReload(t *testing.T) {

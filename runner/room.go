@@ -130,7 +130,10 @@ func (e *engine) classOf(key channels.Key) upstream.Class { return e.rowOf(key).
 // room returns how many jobs a pass may start.
 func (e *engine) room(now time.Time) int {
 	if e.seats.pools() {
-		return e.rooms(now)
+		e.rooms(now)
+		// The gates of the tree bound it. A pass is needed even if all are shut: until it is done, the tree
+		// has something pending, and the engine would come back at once, and again.
+		return passLimit
 	}
 	row := e.seats.rows[0]
 	if !e.seats.limited {
@@ -146,8 +149,8 @@ func (e *engine) room(now time.Time) int {
 	return min(max(free, 0), passLimit)
 }
 
-// rooms tells the tree how many jobs of each class may start, and returns how many a pass may start.
-func (e *engine) rooms(now time.Time) (limit int) {
+// rooms tells the tree how many jobs of each class may start.
+func (e *engine) rooms(now time.Time) {
 	rows := e.seats.rows
 	rooms := make([]channels.Room, len(rows))
 	taken := make(map[string]int, len(rows)) // by the pool that serves the row now
@@ -175,9 +178,7 @@ func (e *engine) rooms(now time.Time) (limit int) {
 			rooms[i].Free = 1
 			e.tree.SetRooms(rooms)
 		}
-		limit += rooms[i].Free
 	}
-	return min(limit, passLimit)
 }
 
 // waits reports whether only the lack of room at one gate, or at those that share its room, keeps a job

@@ -193,7 +193,7 @@ func NewChannels(name string, st *runner.Status, now time.Time) []Channel {
 			Queued: c.Queued, Held: held[channels.ID{DB: c.DB, Channel: c.FullName}], PassedBy: c.PassedBy,
 			JobsUnknown: c.DB == "" && len(unknown) > 0 || unknown[c.DB], Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
 			OldestPending: age(now, c.Oldest), Pause: NewPause(c.Pause),
-			Percent: c.Percent, Auto: c.Auto, Window: newWindow(c), Rate: newRate(c), RateWaits: c.Rated, RateNext: shown(c.RatedUntil),
+			Percent: c.Percent, Min: c.Min, Auto: c.Auto, Window: newWindow(c), Rate: newRate(c), RateWaits: c.Rated, RateNext: shown(c.RatedUntil),
 		})
 	}
 	return views

@@ -173,6 +173,8 @@ type Channel struct {
 	Auto bool `json:"capacity_auto,omitempty"`
 	// Percent is how much of the capacity of the channel above Capacity is.
 	Percent int `json:"capacity_percent,omitempty"`
+	// Min is how many slots of the channel above others may not take while this one has jobs.
+	Min int `json:"min,omitempty"`
 	// Window is what a policy puts in the place of Capacity at present.
 	Window *Window `json:"window,omitempty"`
 	// Rate is how many jobs may start in a time.

@@ -393,6 +393,9 @@ func limitsOf(v *api.Channel) (capacity string, options []string) {
 	if v.Percent > 0 {
 		options = append(options, fmt.Sprintf("%d%%", v.Percent))
 	}
+	if v.Min > 0 {
+		options = append(options, fmt.Sprintf("min %d", v.Min))
+	}
 	if v.Window != nil {
 		capacity = strconv.Itoa(v.Window.Capacity)
 		options = append(options, "window "+v.Window.Line)
