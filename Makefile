@@ -66,8 +66,9 @@ demo: build ## Run 2,000 jobs through a real Caddy and PostgreSQL (KEEP=1 leaves
 	@bin/demo -caddy bin/caddy $(if $(KEEP),-keep) $(if $(ODOO),-odoo $(ODOO))
 
 .PHONY: test
+# A program with the race detector sleeps before it ends well, a second if nothing else is said.
 test: ## Run all tests with the race detector (PKG=./channels TEST_FLAGS='-run X' narrow it)
-	@CGO_ENABLED=1 .ci/test $(GO) test -race -timeout $(TEST_TIMEOUT) -tags $(TAGS) $(TEST_FLAGS) $(if $(filter ./...,$(PKG)),$(SLOW)) $(PKG)
+	@CGO_ENABLED=1 GORACE="$${GORACE:-} atexit_sleep_ms=50" .ci/test $(GO) test -race -timeout $(TEST_TIMEOUT) -tags $(TAGS) $(TEST_FLAGS) $(if $(filter ./...,$(PKG)),$(SLOW)) $(PKG)
 
 .PHONY: bench
 bench: build ## Measure against the limit of the machine (BENCH='drain idle' narrows, BENCH_FLAGS=-quick)

@@ -59,6 +59,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			sequential
 //			throttle <duration>
 //			paused
+//			min <slots>
 //			capacity_default <capacity>
 //			sequential_default
 //		}
@@ -125,7 +126,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Errf("a second jobrunner block for the runner %q", name)
 		}
 		if d.NextArg() {
-			return d.ArgErr()
+			return d.Errf("jobrunner takes the name of one runner, or none, but here is %q, too", d.Val())
 		}
 		r := new(Runner)
 		if err := r.unmarshal(d); err != nil {
@@ -167,10 +168,14 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 
 func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 	seen := make(map[string]bool)
+	var policies []caddyfile.Dispenser // where each begins
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
 		if option == "channel" || option == "policy" || option == "pool" {
 			delete(seen, option)
+		}
+		if option == "policy" {
+			policies = append(policies, *d)
 		}
 		if err := checkOption(d, seen, "jobrunner"); err != nil {
 			return err
@@ -186,7 +191,7 @@ func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	return nil
+	return r.checkPolicies(policies)
 }
 
 // secondOf says of some options of a block how to have a second one.
@@ -211,7 +216,7 @@ func checkOption(d *caddyfile.Dispenser, seen map[string]bool, block string) err
 func parseString(d *caddyfile.Dispenser, to *string) error {
 	option := d.Val()
 	if !d.AllArgs(to) {
-		return d.ArgErr()
+		return wrongArguments(d, option)
 	}
 	if *to == "" {
 		return d.Errf("%s is empty", option)
@@ -247,7 +252,7 @@ func (r *Runner) parseReadyFailsOn(d *caddyfile.Dispenser) error {
 func (r *Runner) parseDatabases(d *caddyfile.Dispenser) error {
 	r.Databases = d.RemainingArgs()
 	if len(r.Databases) == 0 {
-		return d.ArgErr()
+		return wrongArguments(d, "databases")
 	}
 	if _, err := postgres.Patterns(r.Databases); err != nil {
 		return d.WrapErr(err)
@@ -271,7 +276,7 @@ func (r *Runner) parseSite(d *caddyfile.Dispenser) error {
 func (r *Runner) parseUpstreams(d *caddyfile.Dispenser) error {
 	r.Upstreams = d.RemainingArgs()
 	if len(r.Upstreams) == 0 {
-		return d.ArgErr()
+		return wrongArguments(d, "upstream")
 	}
 	return checkUpstreams(d, r.Upstreams)
 }
@@ -299,7 +304,7 @@ func hasPlaceholder(s string) bool { return strings.Contains(s, "{") }
 func (r *Runner) parseChannels(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) == 0 {
-		return d.ArgErr()
+		return wrongArguments(d, "channels")
 	}
 	s := withoutNotes(strings.Join(args, " "))
 	if s == databaseChannels {
@@ -345,35 +350,32 @@ func (r *Runner) parseDatabaseChannels(d *caddyfile.Dispenser) error {
 	if len(r.Channels) > 0 {
 		return d.Err(exclusiveChannels)
 	}
-	c := new(DatabaseChannels)
-	r.DatabaseChannels = c
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option := d.Val()
-		if err := checkOption(d, seen, "channels database"); err != nil {
+	r.DatabaseChannels = new(DatabaseChannels)
+	return parseOptions(d, "channels database", "channels database", databaseChannelsOptions, r.DatabaseChannels)
+}
+
+// databaseChannelsOptions are the options of its block. A parser starts at the option's name.
+var databaseChannelsOptions = map[string]func(*DatabaseChannels, *caddyfile.Dispenser) error{
+	"max_capacity": func(c *DatabaseChannels, d *caddyfile.Dispenser) error {
+		n, err := parseInteger(d)
+		if err != nil {
 			return err
 		}
-		var value string
-		switch option {
-		case "max_capacity":
-			if !d.AllArgs(&value) {
-				return d.ArgErr()
-			}
-			n, err := strconv.Atoi(value)
-			if err != nil {
-				return d.Errf("max_capacity: %q is not a whole number", value)
-			}
-			c.MaxCapacity = &n
-		case "db_max_capacity":
-			if c.DBMaxCapacity = strings.Join(d.RemainingArgs(), " "); c.DBMaxCapacity == "" {
-				return d.ArgErr()
-			}
-		default:
-			return d.Errf("unrecognized option of channels database: %s", option)
+		c.MaxCapacity = &n
+		return c.checkAt(d)
+	},
+	"db_max_capacity": func(c *DatabaseChannels, d *caddyfile.Dispenser) error {
+		if c.DBMaxCapacity = strings.Join(d.RemainingArgs(), " "); c.DBMaxCapacity == "" {
+			return wrongArguments(d, "db_max_capacity")
 		}
-		if _, err := c.config(); err != nil {
-			return d.WrapErr(err)
-		}
+		return c.checkAt(d)
+	},
+}
+
+// checkAt checks the limits and says where the configuration is wrong.
+func (c *DatabaseChannels) checkAt(d *caddyfile.Dispenser) error {
+	if _, err := c.config(); err != nil {
+		return d.WrapErr(err)
 	}
 	return nil
 }
@@ -443,7 +445,7 @@ func (r *Runner) addChannel(name string, c *Channel) error {
 // parseChannel reads: channel <name> [<capacity>|<part>%|auto] { <limits> }.
 func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
-		return d.ArgErr()
+		return wrongArguments(d, "channel")
 	}
 	if r.DatabaseChannels != nil {
 		return d.Err(exclusiveChannels)
@@ -463,17 +465,10 @@ func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 		}
 	}
 	if d.NextArg() {
-		return d.ArgErr()
+		return wrongArguments(d, "channel")
 	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option := d.Val()
-		if err := checkOption(d, seen, "channel "+name); err != nil {
-			return err
-		}
-		if err := c.parseLimit(d, option); err != nil {
-			return err
-		}
+	if err := parseOptions(d, "channel "+name, "a channel", channelOptions, c); err != nil {
+		return err
 	}
 	if err := c.check(name); err != nil {
 		return d.WrapErr(err)
@@ -481,40 +476,36 @@ func (r *Runner) parseChannel(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// parseLimit reads one line of a channel's block.
-func (c *Channel) parseLimit(d *caddyfile.Dispenser, option string) error {
-	var value string
-	switch option {
-	case "sequential", "paused", "sequential_default":
-		if d.NextArg() {
-			return d.ArgErr()
-		}
-	case "throttle", "capacity_default", "min":
-		if !d.AllArgs(&value) {
-			return d.ArgErr()
-		}
-	default:
-		return d.Errf("unrecognized option of a channel: %s", option)
+// channelOptions are the options of a channel's block. A parser starts at the option's name.
+var channelOptions = map[string]func(*Channel, *caddyfile.Dispenser) error{
+	"sequential":         func(c *Channel, d *caddyfile.Dispenser) error { return parseFlag(d, &c.Sequential) },
+	"paused":             func(c *Channel, d *caddyfile.Dispenser) error { return parseFlag(d, &c.Paused) },
+	"sequential_default": func(c *Channel, d *caddyfile.Dispenser) error { return parseFlag(d, &c.SequentialDefault) },
+	"capacity_default": func(c *Channel, d *caddyfile.Dispenser) (err error) {
+		c.CapacityDefault, err = parseValue(d, parseCapacity)
+		return err
+	},
+	"min": func(c *Channel, d *caddyfile.Dispenser) (err error) {
+		c.Min, err = parseNumber(d, 1)
+		return err
+	},
+	"throttle": func(c *Channel, d *caddyfile.Dispenser) (err error) {
+		c.Throttle, err = parseValue(d, parseThrottle)
+		return err
+	},
+}
+
+// parseValue reads the one argument of an option.
+func parseValue[T any](d *caddyfile.Dispenser, parse func(string) (T, error)) (v T, err error) {
+	var text string
+	option := d.Val()
+	if !d.AllArgs(&text) {
+		return v, wrongArguments(d, option)
 	}
-	var err error
-	switch option {
-	case "sequential":
-		c.Sequential = true
-	case "paused":
-		c.Paused = true
-	case "sequential_default":
-		c.SequentialDefault = true
-	case "capacity_default":
-		c.CapacityDefault, err = parseCapacity(value)
-	case "min":
-		c.Min, err = parseMin(value)
-	case "throttle":
-		c.Throttle, err = parseThrottle(value)
+	if v, err = parse(text); err != nil {
+		return v, d.Errf("%s: %w", option, err)
 	}
-	if err != nil {
-		return d.WrapErr(fmt.Errorf("%s: %w", option, err))
-	}
-	return nil
+	return v, nil
 }
 
 // parseCapacity reads the capacity of an option.
@@ -524,15 +515,6 @@ func parseCapacity(s string) (int, error) {
 		return 0, fmt.Errorf("invalid capacity %q: it must be a whole number", s)
 	}
 	return n, checkCapacity(n)
-}
-
-// parseMin reads how many slots are kept for a channel.
-func parseMin(s string) (int, error) {
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 {
-		return 0, fmt.Errorf("invalid number of slots %q: it must be a whole number, at least 1", s)
-	}
-	return n, nil
 }
 
 // parseCapacity reads a capacity, what part of that of the channel above it is (25%), or auto.
@@ -576,7 +558,7 @@ func parseThrottle(s string) (caddy.Duration, error) {
 // parseDriver reads: driver <name> { <options of that driver> }.
 func (r *Runner) parseDriver(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
-		return d.ArgErr()
+		return wrongArguments(d, "driver")
 	}
 	name := d.Val()
 	id := driverNamespace + "." + name
@@ -616,7 +598,7 @@ func (r *Runner) parseRescueStartedAfter(d *caddyfile.Dispenser) (err error) {
 func (r *Runner) parseQuarantine(d *caddyfile.Dispenser) error {
 	var attempts, in, within string
 	if !d.AllArgs(&attempts, &in, &within) || in != "in" {
-		return d.Err("quarantine is written like this: quarantine 3 in 72h")
+		return wrongArguments(d, "quarantine")
 	}
 	n, err := strconv.Atoi(attempts)
 	if err != nil {
@@ -678,7 +660,7 @@ func parseDuration(d *caddyfile.Dispenser) (caddy.Duration, error) {
 	var s string
 	option := d.Val()
 	if !d.AllArgs(&s) {
-		return 0, d.ArgErr()
+		return 0, wrongArguments(d, option)
 	}
 	v, err := caddy.ParseDuration(s)
 	if err != nil {

@@ -132,34 +132,27 @@ func shutOut(err error) bool {
 func (d *OdooDriver) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
 	disp.Next() // the driver's name
 	if disp.NextArg() {
-		return disp.ArgErr()
+		return wrongArguments(disp, "driver")
 	}
-	seen := make(map[string]bool)
-	for nesting := disp.Nesting(); disp.NextBlock(nesting); {
-		option := disp.Val()
-		if err := checkOption(disp, seen, "driver odoo"); err != nil {
-			return err
+	return parseOptions(disp, "driver odoo", "driver odoo", odooOptions, d)
+}
+
+// odooOptions are the options of the driver's block. A parser starts at the option's name.
+var odooOptions = map[string]func(*OdooDriver, *caddyfile.Dispenser) error{
+	"host": func(o *OdooDriver, d *caddyfile.Dispenser) error {
+		if !d.AllArgs(&o.Host) {
+			return wrongArguments(d, "host")
 		}
-		switch option {
-		case "host":
-			if !disp.AllArgs(&d.Host) {
-				return disp.ArgErr()
-			}
-		case "basic_auth":
-			d.BasicAuth = new(BasicAuth)
-			if !disp.AllArgs(&d.BasicAuth.User, &d.BasicAuth.Password) {
-				return disp.ArgErr()
-			}
-		case "run_neutralized":
-			if disp.NextArg() {
-				return disp.ArgErr()
-			}
-			d.RunNeutralized = true
-		default:
-			return disp.Errf("unrecognized option of driver odoo: %s", option)
+		return nil
+	},
+	"basic_auth": func(o *OdooDriver, d *caddyfile.Dispenser) error {
+		o.BasicAuth = new(BasicAuth)
+		if !d.AllArgs(&o.BasicAuth.User, &o.BasicAuth.Password) {
+			return wrongArguments(d, "basic_auth")
 		}
-	}
-	return nil
+		return nil
+	},
+	"run_neutralized": func(o *OdooDriver, d *caddyfile.Dispenser) error { return parseFlag(d, &o.RunNeutralized) },
 }
 
 // Interface guards.

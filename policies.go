@@ -164,11 +164,33 @@ func (r *Runner) policies() ([]policy.Policy, error) {
 	return list, nil
 }
 
+// checkPolicies refuses policies that do not fit the channels of their block, each where it begins.
+// Whether they fit what odoo_config and placeholders say, only the server knows.
+func (r *Runner) checkPolicies(where []caddyfile.Dispenser) error {
+	if r.DatabaseChannels != nil || r.OdooConfig != "" && len(r.Channels) == 0 {
+		return nil
+	}
+	for i := range where {
+		p := &r.Policies[i]
+		if hasPlaceholder(p.Database) {
+			continue
+		}
+		cfg, err := p.config()
+		if err == nil {
+			err = cfg.ValidateShared()
+		}
+		if err != nil {
+			return where[i].WrapErr(err)
+		}
+	}
+	return nil
+}
+
 // parsePolicy reads: policy <glob>... { <options> }.
 func (r *Runner) parsePolicy(d *caddyfile.Dispenser) error {
 	p := Policy{Channels: d.RemainingArgs()}
 	if len(p.Channels) == 0 {
-		return d.ArgErr()
+		return wrongArguments(d, "policy")
 	}
 	if err := parseOptions(d, "policy", "a policy", policyOptions, &p); err != nil {
 		return err
@@ -248,7 +270,7 @@ func parseFirst(d *caddyfile.Dispenser) (caddy.Duration, error) {
 	option := d.Val()
 	args := d.RemainingArgs()
 	if len(args) != 1 {
-		return 0, d.ArgErr()
+		return 0, wrongArguments(d, option)
 	}
 	v, err := caddy.ParseDuration(args[0])
 	switch {

@@ -79,7 +79,7 @@ func (p *Policy) parseCapacity(d *caddyfile.Dispenser) error {
 	var slots string
 	var w CapacityWindow
 	if !d.AllArgs(&slots, &w.Days, &w.Hours, &w.Zone) {
-		return d.Err("capacity: write it like 0 mon-fri 08:00-20:00 Europe/Brussels, the time zone included, and days without blanks")
+		return wrongArguments(d, "capacity")
 	}
 	window, err := channels.ParseWindow(slots, w.Days, w.Hours, w.Zone)
 	if err != nil {
@@ -93,14 +93,11 @@ func (p *Policy) parseCapacity(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// rateForm says how a rate is written.
-const rateForm = "rate: write it like 100/h, 100/h burst 20, or 100/h burst 20 per database"
-
 // parseRate reads: rate <jobs>/<unit> [burst <jobs>] [per database].
 func (p *Policy) parseRate(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) == 0 {
-		return d.Err(rateForm)
+		return wrongArguments(d, "rate")
 	}
 	rate, err := channels.ParseRate(args[0])
 	if err != nil {
@@ -118,7 +115,7 @@ func (p *Policy) parseRate(d *caddyfile.Dispenser) error {
 		p.Rate.Per, rest = rest[1], nil
 	}
 	if len(rest) > 0 {
-		return d.Err(rateForm)
+		return wrongArguments(d, "rate")
 	}
 	if _, err := p.check(); err != nil {
 		return d.WrapErr(err)

@@ -55,7 +55,7 @@ func (p *Policy) parseWord(d *caddyfile.Dispenser, to *string) error {
 func (p *Policy) parseLimit(d *caddyfile.Dispenser) (err error) {
 	args := d.RemainingArgs()
 	if len(args) < 3 || len(args) > 4 || args[1] != "per" || len(args) == 4 && args[3] != "burst" {
-		return d.Err("limit: want a number, then per database or per company, then burst or nothing")
+		return wrongArguments(d, "limit")
 	}
 	l := &Limit{Per: args[2], Burst: len(args) == 4}
 	if l.Jobs, err = strconv.Atoi(args[0]); err != nil || l.Jobs <= 0 {

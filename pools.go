@@ -115,7 +115,7 @@ func (r *Runner) usePools(ctx caddy.Context, cfg *runner.Config) error {
 func (r *Runner) parsePool(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) < 2 {
-		return d.Err("pool: want a name and the addresses of its servers")
+		return wrongArguments(d, "pool")
 	}
 	name := args[0]
 	if err := checkName(name); err != nil {
@@ -147,7 +147,7 @@ func (r *Runner) parsePool(d *caddyfile.Dispenser) error {
 func (p *Policy) parsePool(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) == 0 || len(args) > 2 || len(args) == 2 && args[1] != "fallback" {
-		return d.Err("pool: want the name of a pool, then fallback or nothing")
+		return wrongArguments(d, "pool of a policy")
 	}
 	p.Pool = &PolicyPool{Name: args[0], Fallback: len(args) == 2}
 	if _, err := p.check(); err != nil {

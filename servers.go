@@ -65,7 +65,7 @@ func (s *Server) String() string {
 // parseServer reads: server { <limits> }.
 func (r *Runner) parseServer(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
-		return d.ArgErr()
+		return wrongArguments(d, "server")
 	}
 	r.Server = new(Server)
 	if err := parseOptions(d, "server", "server", serverOptions, r.Server); err != nil {
@@ -86,19 +86,23 @@ var serverOptions = map[string]func(*Server, *caddyfile.Dispenser) error{
 
 // parseNumber reads the one argument of an option, a whole number that is not below least.
 func parseNumber(d *caddyfile.Dispenser, least int) (int, error) {
-	var text string
 	option := d.Val()
-	if !d.AllArgs(&text) {
-		return 0, d.ArgErr()
+	n, err := parseInteger(d)
+	if err == nil && n < least {
+		err = d.Errf("%s: %d is too small, it must be at least %d", option, n, least)
 	}
-	n, err := strconv.Atoi(text)
-	switch {
-	case err != nil:
-		return 0, d.Errf("%s: %q is not a whole number", option, text)
-	case n < least:
-		return 0, d.Errf("%s: %d is too small, it must be at least %d", option, n, least)
-	}
-	return n, nil
+	return n, err
+}
+
+// parseInteger reads the one argument of an option, a whole number.
+func parseInteger(d *caddyfile.Dispenser) (int, error) {
+	return parseValue(d, func(text string) (int, error) {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return 0, fmt.Errorf("%q is not a whole number", text)
+		}
+		return n, nil
+	})
 }
 
 // Objective says how long jobs may wait for a server before they may use workers that are reserved to
@@ -119,7 +123,7 @@ type Objective struct {
 func (p *Policy) parseObjective(d *caddyfile.Dispenser) (err error) {
 	args := d.RemainingArgs()
 	if len(args) < 2 || len(args) > 3 || args[0] != "wait" {
-		return d.Err("objective: want wait, then a percentage such as 95% or nothing, then a duration")
+		return wrongArguments(d, "objective")
 	}
 	o := new(Objective)
 	if len(args) == 3 {

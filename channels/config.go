@@ -64,7 +64,7 @@ func (c Config) Validate() error {
 		return fail("min must not be negative")
 	case c.Min > 0 && Normalize(c.Name) == rootName:
 		return fail("min is a part of the slots of the channel above, and there is none")
-	case c.Capacity != 0 && c.Min > c.Capacity:
+	case c.Min > 0 && c.Capacity != 0 && c.Min > c.Capacity:
 		return fail("min %d is more than its capacity, which is %d", c.Min, c.Capacity)
 	case c.Sequential && (c.Capacity != 1 || c.Auto):
 		return fail("a sequential channel must have a capacity of 1")

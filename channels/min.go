@@ -57,7 +57,7 @@ func validateMinimums(wanted map[string]Config) error {
 	}
 	for parent, sum := range sums {
 		switch n, changes := capacityIn(wanted, parent); {
-		case changes || sum == 0:
+		case changes || sum == 0 || parent == "":
 		case n == 0:
 			return fmt.Errorf("min of %s: there is nothing to keep, because channel %s has no limit", childrenWithMin(wanted, parent), parent)
 		case sum > n:

@@ -107,7 +107,7 @@ func (h *Handler) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
 		}
 	}
 	if disp.NextArg() {
-		return disp.ArgErr()
+		return disp.Errf("jobrunner_dashboard takes one path, or none, but here is %q, too", disp.Val())
 	}
 	for disp.NextBlock(0) {
 		switch option := disp.Val(); {
@@ -115,7 +115,7 @@ func (h *Handler) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
 			return disp.Err("nodes may stand only once")
 		case option == "nodes":
 			if h.Nodes = disp.RemainingArgs(); len(h.Nodes) == 0 {
-				return disp.ArgErr()
+				return disp.Err("nodes takes one or more URLs, as in: nodes https://ops-b.example.com/jobrunner/")
 			}
 			if err := h.check(); err != nil {
 				return disp.WrapErr(err)
@@ -125,7 +125,7 @@ func (h *Handler) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
 		case h.Actions:
 			return disp.Err("actions may stand only once")
 		case disp.NextArg():
-			return disp.ArgErr()
+			return disp.Errf("actions takes no argument, but here is %q; without the line, they are off", disp.Val())
 		default:
 			h.Actions = true
 		}

@@ -66,7 +66,7 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 func (*Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	if d.NextArg() {
-		return d.ArgErr()
+		return d.Errf("jobrunner_guard takes no argument, but here is %q", d.Val())
 	}
 	if d.NextBlock(0) {
 		return d.Errf("unrecognized option %q", d.Val())

@@ -212,9 +212,10 @@ func (c *connections) status() ConnectionsStatus {
 }
 
 // urgency is how urgent it is that a database gets a connection: its jobs wait, or may be doing so. What
-// is written while it has none does not show, unless it is asleep, or waits to be checked.
+// is written while it has none does not show, unless it is asleep, or waits to be checked. One that has just
+// had its turn does not go first again.
 func (e *engine) urgency(db *database) session.Urgency {
-	if e.tree.Unfinished(db.Name) > 0 {
+	if !db.left && e.tree.Unfinished(db.Name) > 0 {
 		return session.Pressing
 	}
 	return session.Unknown

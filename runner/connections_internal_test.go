@@ -6,8 +6,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
 // TestLimitOfConnections: what others held counts for some minutes, what a former leader held only as
@@ -81,4 +84,89 @@ func TestOperators(t *testing.T) {
 	o.leave()
 	require.Zero(t, o.count())
 	require.Empty(t, o.waiting)
+}
+
+// What was measured is the most of the last minute, and of the minute before.
+func TestPeak(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	var p peak
+	for _, c := range []struct {
+		after   time.Duration
+		n, most int
+	}{
+		{0, 5, 5}, {1, 3, 5}, {peakSpan - 1, 4, 5}, {peakSpan, 2, 5}, {2*peakSpan - 1, 1, 5}, {2 * peakSpan, 1, 2},
+		{4*peakSpan - 1, 0, 1}, {6*peakSpan - 1, 0, 0}, {6 * peakSpan, 7, 7}, {8*peakSpan - 1, 3, 3},
+	} {
+		p.add(c.n, now.Add(c.after))
+		require.Equal(t, c.most, p.most(), "%+v", c)
+	}
+}
+
+// Connections of other runners count for longer than they last once this process has led for so long that
+// they cannot be those of a former leader.
+func TestSiblingsOfALeader(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for leads, want := range map[time.Duration]int{usurperLimit: 50, usurperLimit - 1: 0} {
+		c := &connections{config: func() Config { return Config{Logger: zap.NewNop()} }}
+		c.measured(driver.Limits{Server: 97, Runners: 51}, leads, now)
+		require.Equal(t, 50, c.others)
+		c.measured(driver.Limits{Server: 97, Runners: 1}, leads, now.Add(time.Second))
+		require.Equal(t, want, c.others)
+	}
+}
+
+// That databases cannot hibernate is said once, where they should.
+func TestHibernateWithoutCounts(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zap.WarnLevel)
+	cfg := Config{Logger: zap.New(core)}
+	c := &connections{config: func() Config { return cfg }}
+	for i, step := range []struct {
+		hibernate *Hibernate
+		uncounted bool
+		said      int
+	}{
+		{nil, true, 0}, {&Hibernate{}, false, 0}, {&Hibernate{}, true, 1}, {&Hibernate{}, true, 1}, {&Hibernate{}, false, 1}, {&Hibernate{}, true, 2},
+		{nil, true, 2}, {&Hibernate{}, true, 3},
+	} {
+		cfg.Hibernate = step.hibernate
+		c.measured(driver.Limits{Uncounted: step.uncounted}, 0, time.Now())
+		require.Equal(t, step.said, logs.Len(), i)
+	}
+}
+
+// max_awake counts only where it is less than what the connections allow.
+func TestMaxAwake(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ connections, awake, limit int }{
+		{9, 0, 7}, {9, 6, 6}, {9, 7, 7}, {9, 8, 7}, {0, 0, 0}, {0, 8, 8},
+	} {
+		cfg := Config{Connections: c.connections, Hibernate: &Hibernate{MaxAwake: c.awake}}
+		conns := &connections{config: func() Config { return cfg }}
+		conns.apply()
+		require.Equal(t, c.limit, conns.queue.Pressure().Limit, "%+v", c)
+		require.Equal(t, c.connections == 0, conns.operators.limit == operatorsLimit, "%+v", c)
+	}
+	require.Equal(t, 1, operatorsOf(1))
+	require.Equal(t, 1, operatorsOf(2*operatorsPart-1))
+	require.Equal(t, 2, operatorsOf(2*operatorsPart))
+	require.Equal(t, operatorsLimit, operatorsOf(operatorsPart*operatorsLimit))
+	require.Equal(t, operatorsLimit, operatorsOf(1000))
+	require.Equal(t, 1, SessionsOf(2))
+	require.Equal(t, 1, SessionsOf(ConnectionsLeast))
+	require.Equal(t, 2, SessionsOf(ConnectionsLeast+1))
+}
+
+// How urgently a database needs a connection depends on whether it has jobs.
+func TestUrgency(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	require.Equal(t, session.Unknown, e.urgency(db))
+	e.waiting(time.Now())
+	require.Equal(t, session.Pressing, e.urgency(db))
+	require.Equal(t, 1, e.connections.used(), "the maintenance connection")
+	require.NoError(t, e.connections.operators.enter(t.Context()))
+	require.Equal(t, 2, e.connections.used())
 }

@@ -74,6 +74,8 @@ type database struct {
 	waited bool
 	// leaving is until when nothing of it is started, so that it can give its connection to others.
 	leaving time.Time
+	// left is set from when it has done so until it is served again.
+	left bool
 	// remains is until when it is not asked to again.
 	remains time.Time
 	// open are the jobs, by uuid, that had an open request in this process when the present first
@@ -251,7 +253,7 @@ func (d *databases) announce(db *database) {
 
 // ready lets the jobs of a database run whose rows are known from now on.
 func (d *databases) ready(db *database) {
-	db.repairs, db.young = nil, false
+	db.repairs, db.young, db.left = nil, false, false
 	if d.step(db, stepLoaded, ""); db.quiet {
 		return
 	}

@@ -24,6 +24,9 @@ func (e *engine) claimed(db *database, c session.Claims) {
 	for i := range c.Missed {
 		e.claimMissed(&c.Missed[i])
 	}
+	for _, uuid := range c.Locked {
+		e.claimLocked(channels.Key{DB: db.Name, UUID: uuid})
+	}
 	for _, uuid := range c.Gone {
 		key := channels.Key{DB: db.Name, UUID: uuid}
 		if t := e.tasks[key]; t != nil && t.phase == phaseClaiming {
@@ -79,6 +82,23 @@ func (e *engine) claimMissed(row *driver.Row) {
 	}
 	t.row = row
 	e.settle(row.Key, t)
+}
+
+// claimLocked does the same for a job whose row could not be read, because the table is locked.
+func (e *engine) claimLocked(key channels.Key) {
+	t := e.tasks[key]
+	if t == nil || t.phase != phaseClaiming {
+		return
+	}
+	e.refund(key, t)
+	delete(e.tasks, key)
+	e.seats.leave(t)
+	if job, _, ok := e.tree.Lookup(key); ok {
+		row := driver.Row{Job: job, State: channels.Pending}
+		e.delays.add(key, skipFirst, skipLimit)
+		e.delays.postpone(&row)
+		e.tree.Set(row.Job, row.State)
+	}
 }
 
 // dispatch sends a claimed task to the best upstream that has not refused it.

@@ -18,6 +18,9 @@ const (
 	rotateInterval = 250 * time.Millisecond
 	// restlessPause is how long a database is left alone that had something to do after all.
 	restlessPause = 2 * time.Second
+	// usefulPause is how long a database keeps its connection after a job of it was claimed, unless the
+	// jobs of another one wait for it: mostly, the next one follows.
+	usefulPause = time.Second
 	// checkPace is the time between two databases that are checked because they have slept for as long
 	// as one may. If there are more of them, they sleep longer.
 	checkPace = 250 * time.Millisecond
@@ -94,6 +97,9 @@ func (e *engine) rotate(now time.Time) {
 	engaged := e.engaged()
 	var idle []*database
 	for db := range e.databases.served {
+		if p.Pressing == 0 && now.Sub(db.useful) < usefulPause {
+			continue
+		}
 		if !engaged[db.Name] && e.idle(db, now) {
 			idle = append(idle, db)
 		}
@@ -104,11 +110,25 @@ func (e *engine) rotate(now time.Time) {
 	for _, db := range idle[:min(over, len(idle))] {
 		e.layDown(db)
 	}
-	if over = min(over-len(idle), p.Needy); over > 0 && p.Neediest >= turnPatience {
+	if over = min(over-len(idle), wanting(p, len(e.databases.served))); over > 0 {
 		e.take(now, over)
 	} else { // those that were to leave are not needed any more
 		e.remainAll()
 	}
+}
+
+// wanting is how many databases with jobs are to leave their connections to others, of which so many are
+// served: to those whose jobs have been waiting, and to those that have not been read yet only if no
+// connection becomes free for them otherwise. Many can be new at the same time, each is watched for a while
+// before it is read, and who has jobs would wait for all of them.
+func wanting(p session.Pressure, served int) int {
+	switch {
+	case p.Stuck >= turnLength, p.Stuck >= turnPatience && p.Held <= served:
+		return p.Needy
+	case p.Pressed >= turnPatience:
+		return p.Pressing
+	}
+	return 0
 }
 
 // layDown orders a database to sleep.
@@ -156,7 +176,7 @@ func (e *engine) take(now time.Time, over int) {
 func (e *engine) leaveConnection(db *database) {
 	e.log().Debug("database leaves its connection to others", zap.String("database", db.Name))
 	e.stopSession(db)
-	db.quiet = true // it comes back every few minutes
+	db.quiet, db.left = true, true // it comes back every few minutes
 	e.step(db, stepLeave, e.connections.why)
 	e.startSession(db)
 }

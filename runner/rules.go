@@ -10,17 +10,10 @@ import (
 
 // validateRules finds what a policy says of channels that these cannot have.
 func (c Config) validateRules(p *policy.Policy) error {
-	if c.DatabaseChannels != nil || p.Database == "" {
+	if c.DatabaseChannels != nil {
 		return nil
 	}
-	const one = "the channels are those of all databases: leave database out of this policy, or use channels database"
-	switch {
-	case len(p.Capacity) > 0:
-		return fmt.Errorf("%s: capacity: %s", p, one)
-	case p.PacesChannels():
-		return fmt.Errorf("%s: rate: %s", p, one)
-	}
-	return nil
+	return p.ValidateShared()
 }
 
 // govern puts into force what policies say of channels. Rates begin without tokens if anything of that

@@ -670,6 +670,33 @@ func TestMissedClaims(t *testing.T) {
 	}
 }
 
+// A job that was not claimed, and whose row could not be read, gives its slot back and waits a moment.
+// Only a claim can be answered so.
+func TestLockedClaims(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	tried := e.holds("prod", "tried", &task{phase: phaseClaiming, chosen: time.Now()})
+	opened := e.holds("prod", "opened", &task{phase: phaseOpen})
+	e.claimed(db, session.Claims{Locked: []string{"tried", "opened", "nobody's"}})
+	require.NotContains(t, e.tasks, tried)
+	job, s, known := e.tree.Lookup(tried)
+	require.True(t, known)
+	require.Equal(t, channels.Pending, s)
+	require.Len(t, e.delays, 1)
+	require.Equal(t, e.delays[tried].until, job.ETA)
+	require.WithinDuration(t, time.Now().Add(100*time.Millisecond), time.UnixMicro(job.ETA), 80*time.Millisecond)
+	require.Equal(t, phaseOpen, e.tasks[opened].phase)
+	_, s, _ = e.tree.Lookup(opened)
+	require.Equal(t, channels.Enqueued, s)
+
+	// What is not known any more is not put into a queue.
+	gone := channels.Key{DB: "prod", UUID: "gone"}
+	e.tasks[gone] = &task{phase: phaseClaiming}
+	e.claimed(db, session.Claims{Locked: []string{"gone"}})
+	require.NotContains(t, e.tasks, gone)
+	require.Len(t, e.delays, 1)
+}
+
 // What a claim brings is for the tasks that are being claimed, and once for each attempt.
 func TestClaimsOfOthers(t *testing.T) {
 	t.Parallel()

@@ -2,11 +2,14 @@ package runner
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -247,6 +250,178 @@ func TestTimeoutsAreCheckedOnceASecond(t *testing.T) {
 	require.Nil(t, k.limit, "it has ended")
 }
 
+// An attempt that has ended keeps no other from being checked.
+func TestTimeoutsOfOthersAreChecked(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	e, _ := served()
+	e.limit([]policy.Policy{*ending()})
+	var runs []*task
+	for i := range 40 {
+		key := channels.Key{DB: "prod", UUID: fmt.Sprint(i)}
+		k := &task{phase: phaseOpen, attempt: driver.Task{Key: key, Enqueued: 7}, trail: trail{sent: now.Add(-time.Hour)}}
+		if i%2 == 0 {
+			k.row = jobRow(key, channels.Done, 7)
+		} else {
+			runs = append(runs, k)
+		}
+		e.holds("prod", key.UUID, k)
+	}
+	e.checkTimeouts(now)
+	for _, k := range runs {
+		require.Equal(t, TimeoutReached, k.limit.is())
+	}
+}
+
+// An attempt that goes on under other policies keeps what was done; what was told of a limit that has not
+// passed under these does not hold any more.
+func TestLimitsUnderOtherPolicies(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	key := channels.Key{DB: "prod", UUID: "a"}
+	cancelled := now.Add(-time.Second)
+	// under returns an attempt that was cancelled, and is stuck, under a policy that is not in force any
+	// more. In force is one of a minute, or none for its channel.
+	under := func(limited bool, ran time.Duration) (*engine, *database, *task) {
+		e, db := served()
+		k := attemptUnder(e, ending(), ran, now)
+		k.limit.stage, k.limit.stuck, k.limit.cancelled = TimeoutCancelled, true, cancelled
+		p := *ending()
+		if !limited {
+			p.Channels = []string{"root.other"}
+		}
+		e.limit([]policy.Policy{p})
+		e.lookUp(db, key, k, now)
+		return e, db, k
+	}
+	for _, c := range []struct {
+		ran   time.Duration
+		want  TimeoutStage
+		keeps bool
+	}{
+		{45*time.Second - 1, TimeoutNone, false}, {45 * time.Second, TimeoutWarned, false},
+		{time.Minute - 1, TimeoutWarned, false}, {time.Minute, TimeoutCancelled, true}, {time.Hour, TimeoutCancelled, true},
+	} {
+		e, db, k := under(true, c.ran)
+		require.Equal(t, c.want, k.limit.stage, c.ran)
+		require.Equal(t, c.keeps, k.limit.stuck, c.ran)
+		require.Equal(t, c.keeps, !k.limit.cancelled.IsZero(), c.ran)
+		require.NotNil(t, k.limit.policy)
+
+		// That is found out once, not each second: an answer to an earlier order may come meanwhile.
+		k.limit.stage, k.limit.cancelled = TimeoutCancelled, cancelled
+		e.lookUp(db, key, k, now)
+		require.Equal(t, TimeoutCancelled, k.limit.stage)
+		require.Equal(t, cancelled, k.limit.cancelled)
+	}
+
+	e, _, k := under(false, time.Hour)
+	require.Same(t, e.timeouts.none, k.limit, "nothing is to be remembered of it")
+	require.Equal(t, TimeoutNone, k.limit.is())
+	_, db, k := under(true, time.Hour)
+	k.limit.ended = ending()
+	e.lookUp(db, key, k, now)
+	require.False(t, k.limit.stuck)
+	require.Nil(t, k.limit.policy)
+	require.NotNil(t, k.limit.ended, "that it was ended is remembered")
+	kept := k.limit
+	k.phase, k.row = phaseWatched, jobRow(key, channels.Started, 9)
+	e.lookUp(db, key, k, now)
+	require.Same(t, e.timeouts.none, k.limit, "of another attempt, nothing is")
+	require.NotNil(t, kept.ended)
+
+	// What no policy has limited is another limit than that of the attempts without one.
+	e, db = served()
+	k = attemptUnder(e, nil, time.Hour, now)
+	k.attempt.Enqueued = 1
+	e.limit([]policy.Policy{{Channels: []string{"root.other"}, Timeout: ending().Timeout}})
+	e.lookUp(db, key, k, now)
+	none := e.timeouts.none
+	require.Same(t, none, k.limit)
+	e.limit([]policy.Policy{*ending()})
+	e.lookUp(db, key, k, now)
+	require.NotSame(t, none, k.limit)
+	require.False(t, k.limit.began.IsZero())
+	require.Nil(t, none.policy)
+}
+
+// What became of attempts is taken in of those that are still to be ended, wherever they are in the list.
+func TestWhatBecameOfAttempts(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	e, db := served()
+	limited := func(uuid string, p *policy.Policy, change func(k *task)) *task {
+		key := channels.Key{DB: "prod", UUID: uuid}
+		k := &task{phase: phaseOpen, attempt: driver.Task{Key: key, Enqueued: 7}, row: jobRow(key, channels.Started, 7)}
+		k.limit = &limit{policy: p, enqueued: 7, began: now.Add(-time.Hour)}
+		if change != nil {
+			change(k)
+		}
+		e.holds("prod", uuid, k)
+		return k
+	}
+	lifted, denied := limited("lifted", nil, nil), limited("denied", nil, nil)
+	signalled := limited("signalled", nil, nil)
+	later := limited("later", ending(), func(k *task) { k.limit.enqueued = 8 })
+	waits := limited("waits", ending(), func(k *task) { k.row.State = channels.Enqueued })
+	stuck := limited("stuck", ending(), func(k *task) { k.limit.stuck, k.limit.why = true, "it is" })
+	closed := limited("closed", ending(), func(k *task) { k.limit.stage = TimeoutTerminated })
+	unread := limited("unread", ending(), func(k *task) { k.row = nil })
+	runs := limited("runs", ending(), nil)
+	var attempts []driver.Task
+	var found []driver.Stopped
+	for _, uuid := range []string{"nobody's", "later", "lifted", "denied", "signalled", "waits", "stuck", "closed", "unread", "runs"} {
+		attempts = append(attempts, driver.Task{Key: channels.Key{DB: "prod", UUID: uuid}, Enqueued: 7})
+		result := driver.NotRunning
+		switch uuid {
+		case "denied":
+			result = driver.Denied
+		case "signalled":
+			result = driver.Signalled
+		}
+		found = append(found, driver.Stopped{Task: attempts[len(attempts)-1], Result: result, Text: "no backend"})
+	}
+	e.stopped(db, attempts, found, false, nil)
+	for _, k := range []*task{later, lifted, denied} {
+		require.Empty(t, k.limit.why, k.attempt.UUID)
+		require.Zero(t, k.limit.cancelled, k.attempt.UUID)
+		require.False(t, k.limit.stuck, k.attempt.UUID)
+	}
+	require.NotZero(t, signalled.limit.cancelled, "that was done, whatever the policies say now")
+	require.Nil(t, signalled.limit.ended)
+	require.Equal(t, TimeoutNone, signalled.limit.stage)
+	for k, why := range map[*task]string{
+		waits: "no backend", unread: "no backend", stuck: "it is", closed: "the server has not let it go yet", runs: "no backend",
+	} {
+		require.Equal(t, why, k.limit.why, k.attempt.UUID)
+		require.Equal(t, k == waits || k == unread, k.limit.cancelled.IsZero(), k.attempt.UUID)
+	}
+
+	// After an error, the attempts of which nothing was found are stuck, and no others.
+	first := limited("first", ending(), nil)
+	second := limited("second", ending(), nil)
+	attempts = []driver.Task{first.attempt, second.attempt}
+	e.stopped(db, attempts, []driver.Stopped{{Task: first.attempt, Result: driver.Signalled, PID: 7}}, false, errors.New("refused"))
+	require.Equal(t, TimeoutCancelled, first.limit.is())
+	require.Equal(t, "the backend has pid 7", first.limit.why)
+	require.Equal(t, TimeoutStuck, second.limit.is())
+	require.Equal(t, "it cannot be signalled: refused", second.limit.why)
+	require.True(t, second.limit.refused)
+
+	// One that can be signalled after all is not stuck any more, and is told of once.
+	e.stopped(db, attempts, []driver.Stopped{{Task: second.attempt, Result: driver.Signalled, PID: 8}}, false, nil)
+	require.Equal(t, TimeoutCancelled, second.limit.is())
+	require.False(t, second.limit.refused)
+	first.limit.why = "told"
+	e.stopped(db, attempts, []driver.Stopped{{Task: first.attempt, Result: driver.Signalled, PID: 9}}, false, nil)
+	require.Equal(t, "told", first.limit.why)
+	first.limit.stuck = true
+	e.stopped(db, attempts, []driver.Stopped{{Task: first.attempt, Result: driver.Signalled, PID: 9}}, true, nil)
+	require.Equal(t, TimeoutTerminated, first.limit.stage)
+	require.True(t, first.limit.stuck, "it was not because of rights")
+	require.NotZero(t, first.limit.terminated)
+}
+
 // A cause is tried to be written three times, and forgotten once it is written.
 func TestCausesAreTriedAgain(t *testing.T) {
 	t.Parallel()
@@ -269,6 +444,33 @@ func TestCausesAreTriedAgain(t *testing.T) {
 	require.Len(t, db.causes, 1, "another row was changed")
 	e.accounted(db, []driver.Cause{cause}, []driver.Row{*jobRow(cause.Attempt.Key, channels.Failed, 7)}, nil)
 	require.Empty(t, db.causes)
+}
+
+// Each of several causes is accounted for, whatever has become of those before it, and the log tells of
+// an error, and of a job that is tried again.
+func TestCausesOfSeveral(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	core, logs := observer.New(zap.InfoLevel)
+	cfg := e.config()
+	cfg.Logger = zap.New(core)
+	e.config = func() Config { return cfg }
+	cause := func(uuid string) driver.Cause {
+		return driver.Cause{Attempt: driver.Task{Key: channels.Key{DB: "prod", UUID: uuid}, Enqueued: 7}}
+	}
+	db.causes = map[string]unwritten{"written": {Cause: cause("written")}, "again": {Cause: cause("again")}, "left": {Cause: cause("left")}}
+	causes := []driver.Cause{cause("unknown"), cause("written"), cause("again"), cause("left")}
+	e.accounted(db, causes, []driver.Row{
+		*jobRow(causes[1].Attempt.Key, channels.Failed, 7), *jobRow(causes[2].Attempt.Key, channels.Pending, 7),
+	}, nil)
+	require.Len(t, db.causes, 1)
+	require.Equal(t, 1, db.causes["left"].tries)
+	require.Equal(t, 1, logs.Len())
+	require.Equal(t, "again", logs.All()[0].ContextMap()["uuid"])
+	e.accounted(db, causes, nil, errors.New("refused"))
+	require.Equal(t, 2, db.causes["left"].tries)
+	require.Equal(t, 2, logs.Len())
+	require.Equal(t, "refused", logs.All()[1].ContextMap()["error"])
 }
 
 // The cause is for the row of the attempt that was ended, and failed, once.

@@ -164,9 +164,9 @@ func (c *call) exit(code int, err error) (int, error) {
 	return code, err
 }
 
-// wideFlag adds the flag by which a table is shown as wide as it is.
+// wideFlag adds the flag by which each row is one line.
 func wideFlag(cmd *cobra.Command) {
-	cmd.Flags().Bool("wide", false, "Show all columns, and the runner, however wide the table gets")
+	cmd.Flags().Bool("wide", false, "Show each row in one line, with its runner, however wide that is")
 }
 
 // text returns the value of a flag, empty for one that the sub-command does not have.

@@ -54,7 +54,8 @@ func TestExit(t *testing.T) {
 	}
 }
 
-// TestTable: a table is cut to the width of a terminal, and what comes from elsewhere cannot control it.
+// TestTable: what a terminal is too narrow for is below its row, nothing is cut, and what comes from
+// elsewhere cannot control it.
 func TestTable(t *testing.T) {
 	var out bytes.Buffer
 	p := newPrinter(&out)
@@ -70,12 +71,39 @@ func TestTable(t *testing.T) {
 	out.Reset()
 	p.width = 24
 	fill()
-	require.Equal(t, "DATABASE  DETAIL\nprod      �[2J a text t…\nü\n", out.String())
+	require.Equal(t, "DATABASE\nprod\n  DETAIL �[2J a text that is longer than the terminal is wide\nü\n", out.String())
 	out.Reset()
 	p.colour = true
 	p.line("x\r\n\x07")
 	require.NoError(t, p.flush())
 	require.Equal(t, "x���\n", out.String())
+}
+
+// TestNarrowTable: no line is wider than the terminal where its cells are not, each row keeps what it
+// has, and empty cells take no room.
+func TestNarrowTable(t *testing.T) {
+	const uuid = "3f2a9b54-6c1e-4d0c-9a7e-5b8f0f6f2a11"
+	var out bytes.Buffer
+	p := newPrinter(&out)
+	for width, want := range map[int]string{
+		85: "UUID                                  STATE  CHANNEL     METHOD     RETRY  SERVER\n" +
+			uuid + "  done   root.mails  mail.send  1/5    http://a:1\n" + uuid + "  done\n",
+		84: "UUID                                  STATE  CHANNEL     METHOD     RETRY\n" +
+			uuid + "  done   root.mails  mail.send  1/5\n  SERVER http://a:1\n" + uuid + "  done\n",
+		44: "UUID                                  STATE\n" +
+			uuid + "  done\n  CHANNEL root.mails  METHOD mail.send\n  RETRY 1/5  SERVER http://a:1\n" + uuid + "  done\n",
+		20: "UUID\n" + uuid + "\n  STATE done\n  CHANNEL root.mails\n  METHOD mail.send\n  RETRY 1/5\n  SERVER http://a:1\n" +
+			uuid + "\n  STATE done\n",
+	} {
+		out.Reset()
+		p.width = width
+		tab := p.table("UUID", "STATE", "CHANNEL", "METHOD", "RETRY", "SERVER")
+		tab.row(uuid, "done", "root.mails", "mail.send", "1/5", "http://a:1")
+		tab.row(uuid, "done", "", "", "", "")
+		tab.print()
+		require.NoError(t, p.flush())
+		require.Equal(t, want, out.String(), width)
+	}
 }
 
 // TestReport: an error among the findings is the exit status 3, and anything less is 0.
@@ -88,7 +116,7 @@ func TestReport(t *testing.T) {
 	code, err := report(newPrinter(&out), []doctor.Setting{{Runner: "default", Name: "channels", Value: "root:1", Source: "default"}}, found, false)
 	require.NoError(t, err)
 	require.Zero(t, code)
-	require.Equal(t, "RUNNER   SETTING   VALUE   FROM\ndefault  channels  root:1  default\n\nok      default: it answers\nwarning default, prod: a �\nsummary: 0 errors, 1 warning, 1 in order\n", out.String())
+	require.Equal(t, "RUNNER   SETTING   FROM     VALUE\ndefault  channels  default  root:1\n\nok      default: it answers\nwarning default, prod: a �\nsummary: 0 errors, 1 warning, 1 in order\n", out.String())
 
 	out.Reset()
 	found = append(found, doctor.Finding{Severity: doctor.Error, Upstream: "http://a:1"})
@@ -262,6 +290,27 @@ func TestTasksWithLimits(t *testing.T) {
 	require.NotContains(t, answer("", ""), "LIMIT")
 	out := answer("", `, "timeout": {"after_seconds": 900}`, `, "timeout": {"after_seconds": 900, "stage": "stuck", "text": "why"}`)
 	require.Regexp(t, `(?s)^UUID +AGE +LIMIT +PHASE .*\n3f2a9b54 +- +d\n3f2a9b54 +- +15m +d\n3f2a9b54 +- +stuck +d\n`, out)
+}
+
+// TestChannelsWithRates: when a rate that jobs wait for lets the next one start is told, at any width, and
+// nothing of a rate that keeps none waiting.
+func TestChannelsWithRates(t *testing.T) {
+	channel := func(v string) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = fmt.Fprintf(w, `{"channels": [{"runner": "default", "channel": "root.slow", %s}]}`, v)
+		}))
+		defer s.Close()
+		return transcript(t, s.Listener.Addr().String(), 40, []string{"channels"})
+	}
+	const next, none = `"next": "2100-01-02T03:04:05Z"`, "the next job"
+	used := `"rate": {"line": "1/d", "available": 0, ` + next + `}`
+	require.Regexp(t, `\nroot\.slow: rate 1/d is used up, and the next job starts not before 2100-01-02T03:04:05Z \(in \d+d`, channel(`"queued": 1, `+used))
+	require.NotContains(t, channel(used), none, "nothing waits")
+	require.NotContains(t, channel(`"queued": 1, "rate": {"line": "1/d", "available": 1, `+next+`}`), none)
+	require.NotContains(t, channel(`"queued": 1, "rate": {"line": "1/d", "available": 0}`), none, "it is not known")
+	const waits = `"database": "prod", "rate_waits": 2, "rate_next": "2100-01-02T03:04:05Z"`
+	require.Contains(t, channel(waits), "\nprod, root.slow: the rates of databases are used up, and the next job starts not before 2100-01-02T03:04:05Z")
+	require.NotContains(t, channel(`"rate_waits": 2`), none)
 }
 
 // TestManyPauses: a thousand pauses do not hide what the runner does.

@@ -155,9 +155,10 @@ func report(out *printer, settings []doctor.Setting, found []doctor.Finding, asJ
 // printFindings prints what was examined, what was found, and how much of that is wrong.
 func printFindings(out *printer, settings []doctor.Setting, found []doctor.Finding) {
 	if len(settings) > 0 {
-		t := out.table("RUNNER", "SETTING", "VALUE", "FROM")
+		t := out.table("RUNNER", "SETTING", "FROM", "VALUE")
+		t.runsOn = true
 		for _, s := range settings {
-			t.row(s.Runner, s.Name, s.Value, s.Source)
+			t.row(s.Runner, s.Name, s.Source, s.Value)
 		}
 		t.print()
 		out.line("")

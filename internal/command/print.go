@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -14,8 +13,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 )
 
-// printer writes for people: on a terminal in colours, unless NO_COLOR is set,
-// and no wider than the terminal; elsewhere plain and complete.
+// printer writes for people: on a terminal in colours, unless NO_COLOR is set, with tables that fit
+// into its width; elsewhere plain, with a line for each row.
 type printer struct {
 	to     io.Writer
 	buffer bytes.Buffer
@@ -78,6 +77,8 @@ type table struct {
 	rows [][]string
 	// runners is set when the first column is that of the runner.
 	runners bool
+	// runsOn is set when the last column is text that a terminal may break.
+	runsOn bool
 }
 
 func (p *printer) table(header ...string) *table {
@@ -93,54 +94,40 @@ func (t *table) row(cells ...string) {
 
 const (
 	columnGap = 2
-	// narrowest is how far a column is cut to make room for others.
-	narrowest = 8
+	// indent begins the lines below a row.
+	indent = "  "
 )
 
-// whole are the columns that are never cut: no command takes half a name.
-var whole = []string{"UUID", "DATABASE", "SERVER"}
-
-// widths returns the widths of the first n columns, the widest cut until the table fits, and
-// whether it does.
-func (t *table) widths(n int) (widths []int, fits bool) {
-	widths = make([]int, n)
+// widths returns the width of each column.
+func (t *table) widths() []int {
+	widths := make([]int, len(t.rows[0]))
 	for _, row := range t.rows {
-		for i, cell := range row[:n] {
+		for i, cell := range row {
 			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
-	if t.p.width == 0 {
-		return widths, true
+	return widths
+}
+
+// room returns how many of the columns fit beside each other: always one, and all of them where
+// there is no terminal.
+func (t *table) room(widths []int) int {
+	total := -columnGap
+	for i, w := range widths {
+		if t.runsOn && i == len(widths)-1 {
+			break
+		}
+		if total += w + columnGap; t.p.width > 0 && total > t.p.width {
+			return max(i, 1)
+		}
 	}
-	for {
-		total, widest := -columnGap, -1
-		for i, w := range widths {
-			total += w + columnGap
-			if w > narrowest && !slices.Contains(whole, t.rows[0][i]) && (widest < 0 || w > widths[widest]) {
-				widest = i
-			}
-		}
-		if total <= t.p.width {
-			return widths, true
-		}
-		if widest < 0 {
-			return widths, false
-		}
-		widths[widest] = max(narrowest, widths[widest]-(total-t.p.width))
-	}
+	return len(widths)
 }
 
 // upright writes a line for each cell where the table would not fit as it is.
 func (t *table) upright() {
-	header, width := t.rows[0], t.p.width
-	t.p.width = 0
-	widths, _ := t.widths(len(header))
-	t.p.width = width
-	total := -columnGap
-	for _, w := range widths {
-		total += w + columnGap
-	}
-	if width == 0 || total <= width {
+	header, widths := t.rows[0], t.widths()
+	if t.room(widths) == len(widths) {
 		t.print()
 		return
 	}
@@ -154,36 +141,48 @@ func (t *table) upright() {
 	}
 }
 
-// print writes the table. On a terminal that is too narrow, the last columns are left out.
+// print writes the table. Nothing is cut, because no command takes half a name: what a terminal is too
+// narrow for goes to lines below its row.
 func (t *table) print() {
-	n := len(t.rows[0])
-	widths, fits := t.widths(n)
-	for !fits && n > 1 {
-		n--
-		widths, fits = t.widths(n)
-	}
+	widths := t.widths()
+	n := t.room(widths)
 	for i, row := range t.rows {
 		var b strings.Builder
 		for j, cell := range row[:n] {
-			cell = cut(cell, widths[j])
 			pad := strings.Repeat(" ", widths[j]-utf8.RuneCountInString(cell)+columnGap)
-			if j == n-1 {
-				pad = ""
-			}
 			b.WriteString(t.paint(cell, i == 0) + pad)
 		}
 		t.p.buffer.WriteString(strings.TrimRight(b.String(), " ") + "\n")
-	}
-	if left := t.rows[0][n:]; len(left) > 0 {
-		t.p.line("(no room for %s; --wide shows all)", strings.Join(left, ", "))
+		if i > 0 {
+			t.below(row, n)
+		}
 	}
 }
 
-func cut(s string, width int) string {
-	if utf8.RuneCountInString(s) <= width {
-		return s
+// below writes the cells of a row from the nth on, each after the name of its column.
+func (t *table) below(row []string, n int) {
+	used := 0
+	for i, cell := range row[n:] {
+		if cell == "" {
+			continue
+		}
+		name := t.rows[0][n+i]
+		width := columnGap + utf8.RuneCountInString(name+" "+cell)
+		switch {
+		case used == 0:
+			t.p.buffer.WriteString(indent)
+		case used+width > t.p.width:
+			t.p.buffer.WriteString("\n" + indent)
+			used = 0
+		default:
+			t.p.buffer.WriteString(strings.Repeat(" ", columnGap))
+		}
+		used += width
+		t.p.buffer.WriteString(t.paint(name, true) + " " + t.paint(cell, false))
 	}
-	return string([]rune(s)[:width-1]) + "…"
+	if used > 0 {
+		t.p.buffer.WriteString("\n")
+	}
 }
 
 // paint colours a cell by what it says.

@@ -311,24 +311,16 @@ func (c *call) databases() (int, error) {
 	list := doc.Databases
 	t := c.out.table(c.runnerCells(several(list, func(v *api.Database) string { return v.Runner }), "RUNNER",
 		"DATABASE", "STATE", "WAITING", "RUNNING", "FAILED", "PAUSED", "HEARD", "ADD-ON", "CAUSE")...)
-	var causes []string
 	for i := range list {
 		v := &list[i]
 		cause := api.Plain(cmp.Or(v.Cause, v.Detail))
 		if cause == "" && v.Health != "healthy" {
 			cause = v.Description
 		}
-		if c.out.width > 0 && cause != "" {
-			// A line of its own, because a column would cut it.
-			causes, cause = append(causes, v.Database+": "+c.aged(cause)), "see below"
-		}
 		waiting, running, failed := jobs(v.Jobs, v.JobsUnknown)
-		t.row(c.runnerCells(t.runners, v.Runner, v.Database, v.State, waiting, running, failed, yes(v.Pause != nil), seconds(v.HeardAge), v.Generation, cause)...)
+		t.row(c.runnerCells(t.runners, v.Runner, v.Database, v.State, waiting, running, failed, yes(v.Pause != nil), seconds(v.HeardAge), v.Generation, c.aged(cause))...)
 	}
 	c.list(t, "no database")
-	for _, cause := range causes {
-		c.out.line("%s", cause)
-	}
 	c.rest(doc.Rest)
 	return 0, nil
 }
@@ -373,12 +365,27 @@ func (c *call) channels() (int, error) {
 			count(v.Queued+v.Held, v.JobsUnknown), strconv.Itoa(v.Failed), age(v.OldestPending, v.JobsUnknown), yes(v.Paused), strings.Join(options, ", "))...)
 	}
 	c.list(t, "no channel")
+	for i := range list {
+		c.usedUp(&list[i])
+	}
 	// A process that does not lead knows its configured channels, and of no job: its zeros mean nothing.
 	if len(list) > 0 && !slices.ContainsFunc(list, func(v api.Channel) bool { return v.Running+v.Queued+v.Held+v.Failed > 0 }) {
 		c.elsewhere()
 	}
 	c.rest(doc.Rest)
 	return 0, nil
+}
+
+// usedUp says when a rate that keeps jobs of a channel waiting lets the next one start. It is a line below
+// the table, because a column would cut it.
+func (c *call) usedUp(v *api.Channel) {
+	name := strings.TrimPrefix(v.Database+", ", ", ") + v.Channel
+	if v.Rate != nil && v.Rate.Available == 0 && v.Queued > 0 && !v.Rate.Next.IsZero() {
+		c.out.line("%s: rate %s is used up, and the next job starts not before %s", name, v.Rate.Line, c.aged(written(v.Rate.Next)))
+	}
+	if v.RateWaits > 0 && !v.RateNext.IsZero() {
+		c.out.line("%s: the rates of databases are used up, and the next job starts not before %s", name, c.aged(written(v.RateNext)))
+	}
 }
 
 // limitsOf writes how many jobs of a channel may run at once, and what else decides when they do.
@@ -441,14 +448,8 @@ func (c *call) upstreams() (int, error) {
 	columns = append(columns, "DRAINED", "SAFE TO STOP", "REASON")
 	t := c.out.table(c.runnerCells(several(list, func(v *api.Upstream) string { return v.Runner }), "RUNNER",
 		columns...)...)
-	var reasons []string
 	for i := range list {
 		v := &list[i]
-		reason := api.Plain(cmp.Or(v.Reason, v.Full))
-		if c.out.width > 0 && reason != "" {
-			// A line of its own, because a column would cut it, or have no room.
-			reasons, reason = append(reasons, v.Upstream+": "+reason), "see below"
-		}
 		cells := []string{v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight)}
 		if pooled {
 			cells = slices.Insert(cells, 1, v.Pool)
@@ -456,13 +457,10 @@ func (c *call) upstreams() (int, error) {
 		if limited {
 			cells = append(cells, number(v.MaxJobs), visitors(v), number(v.Workers), number(v.Reserve))
 		}
-		cells = append(cells, yes(v.Drain != nil), yes(v.SafeToStop), reason)
+		cells = append(cells, yes(v.Drain != nil), yes(v.SafeToStop), api.Plain(cmp.Or(v.Reason, v.Full)))
 		t.row(c.runnerCells(t.runners, v.Runner, cells...)...)
 	}
 	c.list(t, "no Odoo server is known")
-	for _, reason := range reasons {
-		c.out.line("%s", reason)
-	}
 	return 0, nil
 }
 

@@ -338,9 +338,10 @@ var ErrLost = errors.New("connection lost")
 // fingerprint says any more. The engine then examines it on a new connection.
 var ErrChanged = errors.New("the database has changed")
 
-// ErrUpgrading is matched, with errors.Is, by the errors of [Session.Claim] and [Session.Probe] of a
-// session that gates upgrades ([Upgrader]) and that an upgrade keeps from reading what they depend on.
-// Nothing was claimed, and the session can be used.
+// ErrUpgrading is matched, with errors.Is, by the errors of a [Session] whose statements would have had
+// to wait for too long for what somebody has locked, as an upgrade of the application does. Nothing was
+// claimed or changed, what an earlier fingerprint says still holds, and the session can be used. The
+// engine tries again later; only after [Session.Unclaim], and before a session serves, it connects anew.
 var ErrUpgrading = errors.New("the application is being changed")
 
 // ErrTooLong is matched, with errors.Is, by the errors of a [Releaser] that has stopped because it took

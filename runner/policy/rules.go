@@ -33,6 +33,20 @@ func (p *Policy) validateRules() error {
 	return nil
 }
 
+// ValidateShared reports what the policy says of the channels of one database, which cannot be where the
+// channels are those of all databases.
+func (p *Policy) ValidateShared() error {
+	const one = "the channels are those of all databases: leave database out of this policy, or use channels database"
+	switch {
+	case p.Database == "":
+	case len(p.Capacity) > 0:
+		return fmt.Errorf("%s: capacity: %s", p, one)
+	case p.PacesChannels():
+		return fmt.Errorf("%s: rate: %s", p, one)
+	}
+	return nil
+}
+
 // Windows returns the policy whose capacities hold for a channel at certain times, by its full name; nil
 // if none does. database is empty for a channel of all databases.
 func (s *Set) Windows(channel, database string) *Policy {

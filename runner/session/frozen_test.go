@@ -20,7 +20,9 @@ func TestNoStatementIsTakenForAFrozenSession(t *testing.T) {
 
 // What waits for a lock is told so by the server, before it is given up with the connection.
 func TestLocksEndBeforeTheConnection(t *testing.T) {
-	for _, timeout := range []time.Duration{claimTimeout, probeTimeout, upgradeTimeout} {
+	for _, timeout := range []time.Duration{
+		claimTimeout, probeTimeout, upgradeTimeout, fingerprintTimeout, channelsTimeout, snapshotTimeout,
+	} {
 		require.Less(t, postgres.LockTimeout, timeout)
 	}
 }

@@ -93,9 +93,11 @@ type Reading struct {
 }
 
 // Claims is the result of a claim: the tasks that were got, and how the rows look of jobs that were
-// not. Gone are those without a row.
+// not. Gone are those without a row. Locked are those that were not got, and whose rows cannot be read
+// now, because the table is locked.
 type Claims struct {
 	Got    []driver.Task
 	Missed []driver.Row
 	Gone   []string
+	Locked []string
 }

@@ -168,6 +168,15 @@ func TestOrdersEndTheWait(t *testing.T) {
 		"channels":       func(s *Session) { s.ReloadChannels() },
 		"fail dead":      func(s *Session) { s.FailDead(driver.Liveness{}, "why") },
 		"fail unclaimed": func(s *Session) { s.FailUnclaimed(driver.Task{}, "why") },
+		"fail stopped":   func(s *Session) { s.FailStopped(driver.Liveness{}, "why") },
+		"release":        func(s *Session) { s.Release(nil, 0, nil) },
+		"upgrade":        func(s *Session) { s.CheckUpgrade() },
+		"jobs are to be looked at": func(s *Session) {
+			s.dependents = make([]dependents, 1)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.wake()
+		},
 		"the channels have changed": func(s *Session) {
 			s.reload = true
 			s.mu.Lock()

@@ -41,9 +41,13 @@ const (
 // urgencies is how many there are.
 const urgencies = int(Pressing) + 1
 
-// headStarts are how much longer a session may have waited before one that is more urgent does not go
-// first any more.
-var headStarts = [urgencies]time.Duration{Routine: 30 * time.Second, Unknown: 5 * time.Second}
+// routineStart is how much longer a session that is Routine may have waited before a more urgent one does
+// not go first any more, and unknownStart how long one that is Unknown may have before every other turn is
+// its own.
+const (
+	routineStart = 30 * time.Second
+	unknownStart = 5 * time.Second
+)
 
 // Queue lets the sessions of a cluster connect: a few at a time, the most urgent mostly first, and no more
 // than are allowed together. Once PostgreSQL has refused one because there are too many, one at a
@@ -69,6 +73,10 @@ type Queue struct {
 	cause         string
 	pause         timing.Backoff
 	timer         *time.Timer // ends the rest
+	// moved is when one that was more than Routine could connect at last.
+	moved time.Time
+	// pressing is set while the last one that could connect was Pressing.
+	pressing bool
 	// said is when it was last said that sessions wait, told is set until it is said that none does.
 	said time.Time
 	told bool
@@ -93,10 +101,13 @@ type Pressure struct {
 	// made, Longest for how long the first of them has.
 	Waiting int
 	Longest time.Duration
-	// Needy is how many of them are more than [Routine], and Neediest for how long the first of these
-	// has waited.
-	Needy    int
-	Neediest time.Duration
+	// Pressing is how many of them are that, and Pressed for how long the first of these has waited.
+	Pressing int
+	Pressed  time.Duration
+	// Needy is how many of them are more than [Routine], and Stuck for how long none of these could
+	// connect although one waited.
+	Needy int
+	Stuck time.Duration
 	// Refused says why PostgreSQL allows no more; empty if it does, as far as that is known.
 	Refused string
 }
@@ -142,7 +153,9 @@ func (q *Queue) Pressure() Pressure {
 		p.Refused = q.cause
 	}
 	p.Waiting, p.Longest = q.waiting(Routine)
-	p.Needy, p.Neediest = q.waiting(Unknown)
+	p.Pressing, p.Pressed = q.waiting(Pressing)
+	p.Needy, p.Stuck = q.waiting(Unknown)
+	p.Stuck = min(p.Stuck, time.Since(q.moved))
 	return p
 }
 
@@ -265,22 +278,29 @@ func (q *Queue) grant() {
 		q.lines[next.urgency] = q.lines[next.urgency][1:]
 		q.held++
 		q.trying++
+		if next.urgency > Routine {
+			q.moved = time.Now()
+		}
+		q.pressing = next.urgency == Pressing
 		q.forget(next)
 		close(next.ready)
 	}
 }
 
 // next is the session whose turn it is, nil if none waits. The caller holds mu.
-func (q *Queue) next() (next *turn) {
-	var first time.Time
-	for u := urgencies - 1; u >= 0; u-- {
-		if len(q.lines[u]) == 0 {
-			continue
+func (q *Queue) next() *turn {
+	var first [urgencies]*turn
+	for u, line := range q.lines {
+		if len(line) > 0 {
+			first[u] = line[0]
 		}
-		t := q.lines[u][0]
-		if at := t.since.Add(headStarts[u]); next == nil || at.Before(first) {
-			next, first = t, at
-		}
+	}
+	next := first[Pressing]
+	if t := first[Unknown]; t != nil && (next == nil || q.pressing && time.Since(t.since) > unknownStart) {
+		next = t
+	}
+	if t := first[Routine]; t != nil && (next == nil || t.since.Add(routineStart).Before(next.since)) {
+		next = t
 	}
 	return next
 }

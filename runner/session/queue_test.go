@@ -208,7 +208,7 @@ func TestQueueLimit(t *testing.T) {
 		require.Len(t, connected, 3)
 		require.EqualValues(t, 5, told.Load())
 		require.Equal(t, 5, pressed)
-		require.Equal(t, Pressure{Limit: 3, Held: 3, Waiting: 5, Longest: 50 * time.Second, Needy: 5, Neediest: 50 * time.Second}, q.Pressure())
+		require.Equal(t, Pressure{Limit: 3, Held: 3, Waiting: 5, Longest: 50 * time.Second, Needy: 5, Stuck: 50 * time.Second}, q.Pressure())
 		require.Equal(t, 5, q.Pressure().Over())
 		q.Remind(log)
 		require.Zero(t, logs.Len(), "they have not waited for long")
@@ -248,5 +248,136 @@ func TestQueueIsPaced(t *testing.T) {
 		_, most := srv.counts(func(*server) {})
 		require.Equal(t, tryLimit, most)
 		require.Equal(t, 100, q.Pressure().Held)
+	})
+}
+
+// TestQueueOrder: whose jobs wait goes first, and those of which nothing is known have every other turn
+// once they have waited for long.
+func TestQueueOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q Queue
+		q.Limit(1, "one")
+		connected := make(chan string, 1)
+		enter := func(name string, u Urgency) {
+			turn := &turn{urgency: u}
+			go func() {
+				if q.connect(t.Context(), zap.NewNop(), turn, func(string) {}, func() error { return nil }) == nil {
+					connected <- name
+				}
+			}()
+			synctest.Wait()
+		}
+		enter("first", Routine)
+		enter("r1", Routine)
+		for _, name := range []string{"u1", "u2", "u3"} {
+			enter(name, Unknown)
+		}
+		enter("p1", Pressing)
+		enter("p2", Pressing)
+		order := func(want ...string) {
+			t.Helper()
+			for _, name := range want {
+				<-connected
+				q.release()
+				synctest.Wait()
+				require.Equal(t, name, <-connected)
+				connected <- name
+			}
+		}
+		order("p1", "p2")
+		enter("p3", Pressing)
+		timing.Sleep(t.Context(), unknownStart+1)
+		order("u1", "p3", "u2")
+		enter("p4", Pressing)
+		enter("p5", Pressing)
+		order("p4", "u3", "p5")
+		timing.Sleep(t.Context(), routineStart)
+		enter("u4", Unknown)
+		enter("p6", Pressing)
+		order("r1", "p6", "u4")
+		<-connected
+		q.release()
+	})
+}
+
+// TestPressure: how many connections are missing, or free, follows from what is held and what waits; while
+// PostgreSQL refuses, none is free.
+func TestPressure(t *testing.T) {
+	for _, c := range []struct {
+		p          Pressure
+		over, free int
+	}{
+		{Pressure{}, 0, -1},
+		{Pressure{Held: 5, Waiting: 2}, 0, -1},
+		{Pressure{Limit: 8, Held: 5}, 0, 3},
+		{Pressure{Limit: 8, Held: 5, Waiting: 2}, 0, 1},
+		{Pressure{Limit: 8, Held: 5, Waiting: 3}, 0, 0},
+		{Pressure{Limit: 8, Held: 5, Waiting: 5}, 2, 0},
+		{Pressure{Limit: 4, Held: 5}, 1, 0},
+		{Pressure{Limit: 8, Held: 1, Waiting: 2, Refused: "full"}, 2, 0},
+		{Pressure{Held: 1, Refused: "full"}, 0, 0},
+	} {
+		require.Equal(t, c.over, c.p.Over(), "%+v", c.p)
+		require.Equal(t, c.free, c.p.Free(), "%+v", c.p)
+	}
+}
+
+// TestQueueAfterARefusal: what is released is had at once, also during the pause after a refusal.
+func TestQueueAfterARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q Queue
+		require.False(t, q.crowded())
+		require.False(t, (*Queue)(nil).crowded())
+		(*Queue)(nil).release()
+		require.NoError(t, q.connect(t.Context(), zap.NewNop(), new(turn), nil, func() error { return nil }))
+		srv := &server{limit: 0}
+		waits := make(chan error, 2)
+		for range 2 {
+			go func() { waits <- q.connect(t.Context(), zap.NewNop(), new(turn), func(string) {}, srv.connect) }()
+			timing.Sleep(t.Context(), 50*time.Millisecond)
+		}
+		refused, _ := srv.counts(func(s *server) { s.limit = 2 })
+		require.Equal(t, 1, refused, "the second does not try during the pause")
+		require.True(t, q.crowded())
+		require.Equal(t, 1, q.Pressure().Held)
+		began := time.Now()
+		q.release()
+		require.NoError(t, <-waits)
+		require.Less(t, time.Since(began), queueFirst/4)
+		require.NoError(t, <-waits, "and then the next one")
+		require.Less(t, time.Since(began), queueFirst/4)
+		require.Empty(t, q.Pressure().Refused)
+	})
+}
+
+// TestQueueRemindsOfALimit: once a minute, if one has waited for a minute, and no connection is free.
+func TestQueueRemindsOfALimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, c := range map[string]struct {
+			limit, held int
+			waited      time.Duration
+			said        bool
+		}{
+			"a minute":    {2, 2, queueReminder, true},
+			"more":        {2, 3, time.Hour, true},
+			"less":        {2, 2, queueReminder - 1, false},
+			"one is free": {3, 2, time.Hour, false},
+			"no limit":    {0, 2, time.Hour, false},
+		} {
+			core, logs := observer.New(zapcore.WarnLevel)
+			q := Queue{limit: c.limit, held: c.held}
+			q.lines[Routine] = []*turn{{since: time.Now().Add(-c.waited)}}
+			q.Remind(zap.New(core))
+			require.Equal(t, c.said, logs.Len() == 1, name)
+			if !c.said {
+				continue
+			}
+			timing.Sleep(t.Context(), queueReminder-1)
+			q.Remind(zap.New(core))
+			require.Equal(t, 1, logs.Len())
+			timing.Sleep(t.Context(), 1)
+			q.Remind(zap.New(core))
+			require.Equal(t, 2, logs.Len())
+		}
 	})
 }

@@ -28,8 +28,12 @@ const (
 	// echoTimeout is how long the notification of our own claim may take before the session counts as
 	// deaf.
 	echoTimeout = 10 * time.Second
-	// resyncInterval is the time between two snapshots of a healthy database.
+	// resyncInterval is the time between two snapshots of a healthy database, and lockedInterval that
+	// until the next try of one that met a lock.
 	resyncInterval = 5 * time.Minute
+	lockedInterval = 10 * time.Second
+	// lockedPause is the time until jobs are read again after a read met a lock.
+	lockedPause = time.Second
 
 	// backlogLimit is how many jobs may wait to be read. A snapshot takes the place of what is beyond
 	// it, at most once in overflowInterval.
@@ -74,7 +78,7 @@ func (s *Session) loop(ctx context.Context) error {
 			s.resyncAt = time.Time{}
 		}
 		if o.channels || s.reload {
-			if err := s.readChannels(ctx); err != nil {
+			if err := s.postponed(ctx, s.readChannels(ctx)); err != nil {
 				return err
 			}
 		}
@@ -113,7 +117,7 @@ func (s *Session) wait(ctx context.Context) error {
 	wctx, cancel := context.WithDeadline(ctx, s.deadline())
 	defer cancel()
 	s.mu.Lock()
-	if !s.todo.empty() || s.dirty.len() > 0 || s.reload || len(s.dependents) > 0 {
+	if !s.todo.empty() || s.mayRead() || s.reload || len(s.dependents) > 0 {
 		cancel() // only what has arrived already
 	}
 	s.interrupt = cancel
@@ -125,6 +129,9 @@ func (s *Session) wait(ctx context.Context) error {
 	}()
 	return s.listen(wctx)
 }
+
+// mayRead reports whether there are jobs to read now.
+func (s *Session) mayRead() bool { return s.dirty.len() > 0 && !time.Now().Before(s.readAfter) }
 
 // collect takes the notifications that have arrived already.
 func (s *Session) collect(ctx context.Context) error {
@@ -170,6 +177,9 @@ func (s *Session) deadline() time.Time {
 	if !s.echoSince.IsZero() {
 		d = timing.Earliest(d, s.echoSince.Add(echoTimeout))
 	}
+	if s.dirty.len() > 0 && !s.readAfter.IsZero() {
+		d = timing.Earliest(d, s.readAfter)
+	}
 	for _, due := range [...]time.Time{s.foreseen.due(), s.upgradeDue()} {
 		if !due.IsZero() {
 			d = timing.Earliest(d, due)
@@ -179,12 +189,16 @@ func (s *Session) deadline() time.Time {
 }
 
 // snapshotAt is when the next snapshot is due. More notifications than are kept make one necessary,
-// but whoever sends them does not choose how often.
+// but whoever sends them does not choose how often. One that met a lock is tried again later.
 func (s *Session) snapshotAt() time.Time {
+	at := s.resyncAt
 	if s.overflow {
-		return timing.Earliest(s.resyncAt, moment(&s.pulse.synced).Add(overflowInterval))
+		at = timing.Earliest(at, moment(&s.pulse.synced).Add(overflowInterval))
 	}
-	return s.resyncAt
+	if at.Before(s.lockedUntil) {
+		return s.lockedUntil
+	}
+	return at
 }
 
 // execute carries orders out. Claims and reads go together. While there is more to
@@ -223,6 +237,9 @@ func (s *Session) execute(ctx context.Context, o *orders) error {
 // nextRead takes the jobs of one read: of those that changed or were asked for, the latter first,
 // because slots depend on them.
 func (s *Session) nextRead(first []string) []string {
+	if time.Now().Before(s.readAfter) {
+		return nil
+	}
 	uuids := s.dirty.take(first, max(s.batch, readBatchFirst))
 	s.batch = 0
 	if s.dirty.len() > 0 {
@@ -250,12 +267,27 @@ func (s *Session) claimAll(ctx context.Context, claims, reads []string) (err err
 	if len(reads) == 0 {
 		return nil
 	}
-	rows, err := s.readRows(ctx, reads)
-	if err != nil {
+	if err := s.readAlone(ctx, reads); err != nil {
 		return err
 	}
-	s.deliver(reads, rows)
 	s.out.Scheduled(ctx)
+	return nil
+}
+
+// readAlone reads jobs and delivers their rows. Where the table is locked, the jobs are read later.
+func (s *Session) readAlone(ctx context.Context, uuids []string) error {
+	rows, err := s.readRows(ctx, uuids)
+	switch {
+	case err == nil:
+		s.deliver(uuids, rows)
+		return nil
+	case s.unlessLocked(err) != nil:
+		return err
+	}
+	for _, uuid := range uuids {
+		s.dirty.add(uuid)
+	}
+	s.readAfter = s.heard.Add(lockedPause)
 	return nil
 }
 
@@ -315,8 +347,8 @@ func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
 		got, rows, err = s.conn.Claim(ctx, uuids, reads)
 		return err
 	})
-	if s.gating && errors.Is(err, driver.ErrUpgrading) {
-		return s.unclaimed(ctx, uuids, reads)
+	if errors.Is(err, driver.ErrUpgrading) {
+		return s.unclaimed(ctx, uuids, reads, err)
 	}
 	if err != nil {
 		return err
@@ -350,14 +382,15 @@ func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
 	return s.missed(ctx, without(uuids, taken))
 }
 
-// unclaimed reads after a claim that an upgrade has kept from being made.
-func (s *Session) unclaimed(ctx context.Context, uuids, reads []string) error {
+// unclaimed reads after a claim that met a lock, such as that of an upgrade.
+func (s *Session) unclaimed(ctx context.Context, uuids, reads []string, met error) error {
+	if err := s.unlessLocked(met); err != nil {
+		return err
+	}
 	if len(reads) > 0 {
-		rows, err := s.readRows(ctx, reads)
-		if err != nil {
+		if err := s.readAlone(ctx, reads); err != nil {
 			return err
 		}
-		s.deliver(reads, rows)
 	}
 	if err := s.checkUpgrade(ctx); err != nil {
 		return err
@@ -373,10 +406,11 @@ func (s *Session) revive(ctx context.Context, o *orders) error {
 			found, err = s.conn.Inspect(ctx, o.inspects)
 			return err
 		})
-		if err != nil {
+		if err == nil {
+			s.out.Inspected(found)
+		} else if s.unlessLocked(err) != nil { // of those that are locked, the listener asks again
 			return err
 		}
-		s.out.Inspected(found)
 	}
 	if len(o.rescues) == 0 {
 		return nil
@@ -396,7 +430,7 @@ func (s *Session) rescue(ctx context.Context, what string, do func(context.Conte
 	if err == nil {
 		s.out.Rescued(rows)
 	}
-	return err
+	return s.unlessLocked(err) // the listener asks again
 }
 
 // quarantine fails what would be put back otherwise.
@@ -440,10 +474,7 @@ func (s *Session) attend(ctx context.Context) error {
 		}
 	}
 	if !now.Before(s.snapshotAt()) {
-		if err := s.recheck(ctx); err != nil {
-			return err
-		}
-		return s.snapshot(ctx)
+		return s.postponed(ctx, s.resync(ctx))
 	}
 	if !s.echoSince.IsZero() && now.Sub(s.echoSince) >= echoTimeout {
 		return fmt.Errorf("no notification of our own claim within %s: %w", echoTimeout, driver.ErrLost)
@@ -451,14 +482,13 @@ func (s *Session) attend(ctx context.Context) error {
 	if now.Sub(s.heard) >= probeInterval || now.Sub(s.probed) >= probeLimit {
 		s.probed = now
 		s.follow()
-		err := s.call(ctx, "probe", probeTimeout, s.conn.Probe)
-		if err != nil && !(s.gating && errors.Is(err, driver.ErrUpgrading)) {
+		if err := s.unlessLocked(s.call(ctx, "probe", probeTimeout, s.conn.Probe)); err != nil {
 			return err
 		}
 		if err := s.checkUpgrade(ctx); err != nil {
 			return err
 		}
-		return s.checkChannels(ctx)
+		return s.unlessLocked(s.checkChannels(ctx)) // what they are, the next probe tells
 	}
 	return nil
 }

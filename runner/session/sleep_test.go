@@ -127,6 +127,27 @@ func TestSleep(t *testing.T) {
 	}
 }
 
+// TestOccupied: whatever is left to do keeps a session awake.
+func TestOccupied(t *testing.T) {
+	for name, set := range map[string]func(*Session){
+		"nothing":                   func(*Session) {},
+		"an order":                  func(s *Session) { s.Read("a") },
+		"a job to be read":          func(s *Session) { s.dirty.add("a") },
+		"more jobs than are kept":   func(s *Session) { s.overflow = true },
+		"channels to be read":       func(s *Session) { s.reload = true },
+		"jobs that wait for others": func(s *Session) { s.dependents = make([]dependents, 1) },
+		"an echo":                   func(s *Session) { s.echoSince = time.Now() },
+		"a job that will be read soon": func(s *Session) {
+			s.foreseen.claimed("a")
+			s.foreseen.wait("a", time.Now())
+		},
+	} {
+		_, s := faultyOf(&sleeper{}, nil)
+		set(s)
+		require.Equal(t, name != "nothing", s.occupied(), name)
+	}
+}
+
 // TestSleepFails: a look that fails ends the connection, as whatever fails does, and a driver that
 // cannot look keeps it.
 func TestSleepFails(t *testing.T) {
@@ -152,12 +173,14 @@ func TestLockPatience(t *testing.T) {
 		config.Queue = q
 		s.config = func() Config { return config }
 		ctx, cancel := context.WithCancel(t.Context())
-		failed := make(chan error)
+		failed := make(chan error, 1)
 		go func() {
 			_, err := s.lock(ctx)
 			failed <- err
 		}()
 		timing.Sleep(t.Context(), time.Minute)
+		synctest.Wait()
+		require.Empty(t, failed, "it waits as long as it takes")
 		q.Limit(1, "one")
 		require.NoError(t, q.connect(ctx, zap.NewNop(), new(turn), func(string) {}, func() error { return nil }))
 		go func() { _ = q.connect(ctx, zap.NewNop(), new(turn), func(string) {}, func() error { return nil }) }()

@@ -61,6 +61,7 @@ func (s *Session) snapshot(ctx context.Context) error {
 		})
 	})
 	if err != nil {
+		s.overflow = s.overflow || overflow
 		return fmt.Errorf("snapshot: %w", err)
 	}
 	s.out.SnapshotRows(ctx, chunk)
@@ -75,6 +76,7 @@ func (s *Session) snapshot(ctx context.Context) error {
 	s.out.SnapshotEnd(named)
 	now := time.Now()
 	s.heard, s.probed, s.resyncAt = now, now, now.Add(timing.Jitter(resyncInterval))
+	s.lockedUntil = time.Time{}
 	s.pulse.beat(now)
 	s.pulse.synced.Store(now.UnixMicro())
 	return nil

@@ -75,6 +75,20 @@ func TestStopOfVeryMany(t *testing.T) {
 	require.Equal(t, []string{"stopped", "stopped", "stopped"}, out.told)
 }
 
+// No kind of order makes up for another one.
+func TestStopOfOneEach(t *testing.T) {
+	cancel, terminate := []driver.Task{{}}, []driver.Task{{}}
+	causes, dead := []driver.Cause{{}}, condemned[driver.Liveness]{make([]driver.Liveness, 1), []string{"why"}}
+	for _, order := range []orders{
+		{cancels: cancel, terminates: terminate}, {cancels: cancel, causes: causes}, {terminates: terminate, failStopped: dead},
+		{causes: causes, failStopped: dead},
+	} {
+		d, _, s := stopperOf(nil)
+		require.NoError(t, s.execute(t.Context(), &order))
+		require.Len(t, d.calls, 2)
+	}
+}
+
 // What cannot be carried out is told, and ends the connection only if that is lost.
 func TestStopThatFails(t *testing.T) {
 	for method, order := range map[string]orders{

@@ -2,8 +2,11 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -14,6 +17,8 @@ const (
 	// that it goes on between two of its transactions.
 	upgradeInterval = time.Second
 	upgradeTimeout  = 5 * time.Second
+	// lockedTellInterval is the time between two log entries that tell of locks.
+	lockedTellInterval = time.Minute
 )
 
 // CheckUpgrade orders to check whether the database is being upgraded, after the option has changed.
@@ -88,9 +93,49 @@ func (s *Session) admit(ctx context.Context, claims []string) ([]string, error) 
 // missed reads the rows of jobs that were not claimed, so that the listener learns why.
 func (s *Session) missed(ctx context.Context, uuids []string) error {
 	rows, err := s.readRows(ctx, uuids)
-	if err != nil {
+	switch {
+	case err == nil:
+	case s.unlessLocked(err) == nil:
+		s.out.Claimed(Claims{Locked: uuids})
+		return nil
+	default:
 		return fmt.Errorf("after a claim: %w", err)
 	}
 	s.out.Claimed(Claims{Missed: rows, Gone: gone(uuids, rows)})
+	return nil
+}
+
+// resync examines the database once more and reads a snapshot.
+func (s *Session) resync(ctx context.Context) error {
+	if err := s.recheck(ctx); err != nil {
+		return err
+	}
+	return s.snapshot(ctx)
+}
+
+// postponed takes the error of a part of a snapshot. If only a lock was in the way, such as that of an
+// upgrade, the snapshot is tried again later, and what is known of the database holds until then. To
+// connect anew would meet the same lock, and all jobs would have to be read before any could start.
+func (s *Session) postponed(ctx context.Context, err error) error {
+	if err == nil || s.unlessLocked(err) != nil {
+		return err
+	}
+	s.resyncAt, s.lockedUntil = time.Time{}, s.heard.Add(lockedInterval)
+	return s.checkUpgrade(ctx)
+}
+
+// unlessLocked returns an error, unless it only says that a lock was in the way. That was the server's
+// answer, so the connection lives.
+func (s *Session) unlessLocked(err error) error {
+	if !errors.Is(err, driver.ErrUpgrading) {
+		return err
+	}
+	s.heard = time.Now()
+	s.pulse.beat(s.heard)
+	if s.heard.Sub(s.lockedTold) >= lockedTellInterval {
+		s.lockedTold = s.heard
+		s.config().Logger.Warn("a table of the database is locked, as by an upgrade; what could not be read is read later",
+			zap.String("database", s.database), zap.Error(err))
+	}
 	return nil
 }

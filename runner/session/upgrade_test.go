@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -11,8 +12,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 )
 
 // gated is a session of a database that is being upgraded.
@@ -88,7 +91,12 @@ func (d *locked) Claim(context.Context, []string, []string) ([]driver.Task, []dr
 	return nil, nil, fmt.Errorf("claim jobs: %w", driver.ErrUpgrading)
 }
 
-func (d *locked) Probe(context.Context) error { return fmt.Errorf("probe: %w", driver.ErrUpgrading) }
+func (d *locked) Probe(context.Context) error {
+	if err := d.errs["Probe"]; err != nil {
+		return err
+	}
+	return fmt.Errorf("probe: %w", driver.ErrUpgrading)
+}
 
 func (d *locked) Upgrading(context.Context, driver.Upgrade) (driver.Upgrade, error) {
 	return driver.Upgrade{Active: d.claims > 0}, nil
@@ -99,8 +107,8 @@ type doorman struct{ clerk }
 
 func (*doorman) Upgrading(driver.Upgrade) {}
 
-// A claim that meets the lock of an upgrade is answered as one that got nothing, with what was to be read
-// along with it. So it is only where upgrades are looked for.
+// A claim that meets a lock is answered as one that got nothing, with what was to be read along with it,
+// gate or not; nor does a probe that meets one end the connection.
 func TestClaimMeetsAnUpgrade(t *testing.T) {
 	for _, gate := range []bool{true, false} {
 		out := &doorman{}
@@ -111,18 +119,286 @@ func TestClaimMeetsAnUpgrade(t *testing.T) {
 		s.conn, s.resyncAt = d, time.Now().Add(time.Hour)
 		s.pulse.synced.Store(time.Now().UnixMicro())
 		require.NoError(t, s.checkUpgrade(t.Context()))
-		err := s.claimAll(t.Context(), []string{"a"}, []string{"b"})
-		if !gate {
-			require.ErrorIs(t, err, driver.ErrUpgrading)
-			require.ErrorIs(t, s.attend(t.Context()), driver.ErrUpgrading)
-			continue
-		}
-		require.NoError(t, err)
-		require.True(t, s.upgrade.Active)
+		require.NoError(t, s.claimAll(t.Context(), []string{"a"}, []string{"b"}))
+		require.Equal(t, gate, s.upgrade.Active)
 		require.Equal(t, [][]string{{"b"}, {"a"}}, d.read)
 		require.Contains(t, out.told, "1 rows, 0 gone")
+		require.Contains(t, out.told, "0 claimed, 1 missed, 0 gone")
 		s.heard = time.Time{}
 		require.NoError(t, s.attend(t.Context()), "nor does a probe end it")
+		s.heard, d.errs = time.Time{}, map[string]error{"Probe": driver.ErrLost}
+		require.ErrorIs(t, s.attend(t.Context()), driver.ErrLost, "unless it fails for another reason")
 		require.Equal(t, 1, d.claims)
 	}
+}
+
+// Where the rows of jobs cannot be read, either, a claim gives the slots back all the same.
+func TestClaimMeetsALockedTable(t *testing.T) {
+	locked := fmt.Errorf("locked: %w", driver.ErrUpgrading)
+	for name, errs := range map[string]map[string]error{
+		"claimed": {"Claim": locked, "Read": locked}, "missed": {"Read": locked},
+	} {
+		out := &witness{}
+		_, s := faultyOf(out, errs)
+		require.NoError(t, s.claimAll(t.Context(), []string{"locked"}, []string{"b"}), name)
+		require.Equal(t, []string{"locked"}, out.claims.Locked, name)
+		require.Empty(t, out.claims.Missed, name)
+		require.Equal(t, name == "claimed", s.dirty.len() == 1, "what was to be read is read later: %s", name)
+	}
+	failed := errors.New("failed")
+	for _, errs := range []map[string]error{{"Claim": locked, "Read": failed}, {"Read": failed}} {
+		_, s := faultyOf(&witness{}, errs)
+		require.ErrorIs(t, s.claimAll(t.Context(), []string{"locked"}, []string{"b"}), failed)
+		_, s = faultyOf(&witness{}, errs)
+		require.ErrorIs(t, s.claimAll(t.Context(), []string{"locked"}, nil), failed)
+	}
+}
+
+// witness is a clerk who keeps the last result of a claim.
+type witness struct {
+	clerk
+
+	claims Claims
+}
+
+func (w *witness) Claimed(c Claims) { w.claims = c }
+
+// What cannot be read because of a lock is read after a pause, and no job is forgotten.
+func TestReadMeetsALock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &clerk{}
+		d, s := faultyOf(out, map[string]error{"Read": fmt.Errorf("locked: %w", driver.ErrUpgrading)})
+		s.heard, s.probed, s.resyncAt = time.Now(), time.Now(), time.Now().Add(time.Hour)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.loop(ctx) }()
+		s.Read("a")
+		synctest.Wait()
+		require.Equal(t, [][]string{{"a"}}, d.read)
+		timing.Sleep(t.Context(), lockedPause-1)
+		s.Read("b")
+		synctest.Wait()
+		require.Len(t, d.read, 1, "not yet")
+		require.NotContains(t, out.told, "2 rows, 0 gone")
+		delete(d.errs, "Read")
+		timing.Sleep(t.Context(), 1)
+		synctest.Wait()
+		require.Equal(t, [][]string{{"a"}, {"a", "b"}}, d.read)
+		require.Contains(t, out.told, "2 rows, 0 gone")
+		require.Zero(t, s.dirty.len())
+		cancel()
+		require.ErrorIs(t, <-ended, context.Canceled)
+	})
+}
+
+// What is asked for again by itself, an inspection or a rescue, does not end the connection if it meets a
+// lock. To put a job back is not asked for again, so it does.
+func TestOrdersMeetALock(t *testing.T) {
+	locked := fmt.Errorf("locked: %w", driver.ErrUpgrading)
+	dead := condemned[driver.Liveness]{tasks: []driver.Liveness{{}}, why: []string{""}}
+	undelivered := condemned[driver.Task]{tasks: []driver.Task{{}}, why: []string{""}}
+	for method, c := range map[string]struct {
+		o    orders
+		ends bool
+	}{
+		"Inspect":       {orders{inspects: []string{"a"}}, false},
+		"Rescue":        {orders{rescues: dead.tasks}, false},
+		"FailDead":      {orders{failRescues: dead}, false},
+		"Unclaim":       {orders{unclaims: undelivered.tasks}, true},
+		"FailUnclaimed": {orders{failUnclaims: undelivered}, true},
+	} {
+		out := &clerk{}
+		_, s := faultyOf(out, map[string]error{method: locked})
+		err := s.execute(t.Context(), &c.o)
+		require.Equal(t, c.ends, err != nil, method)
+		require.Empty(t, out.told, "nothing is known: %s", method)
+	}
+}
+
+// A lock that the examination before a snapshot meets, the snapshot, or what is read of the channels,
+// costs no connection, gate or not: the snapshot is tried again later, until it is read.
+func TestSnapshotMeetsALock(t *testing.T) {
+	for _, method := range []string{"Fingerprint", "Snapshot", "Channels"} {
+		t.Run(method, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				core, logs := observer.New(zap.WarnLevel)
+				out := &clerk{}
+				d, s := faultyOf(out, map[string]error{method: fmt.Errorf("locked: %w", driver.ErrUpgrading)})
+				config := s.config()
+				config.Logger = zap.New(core)
+				s.config = func() Config { return config }
+				s.overflow = true
+				s.heard, s.probed = time.Now().Add(-probeInterval), time.Now()
+				require.NoError(t, s.attend(t.Context()))
+				require.True(t, s.overflow, "nothing was read of what was too much to be kept")
+				require.Equal(t, time.Now(), s.heard, "the server has answered")
+				require.Equal(t, time.Now().UnixMicro(), s.pulse.heard.Load())
+				require.Equal(t, time.Now().Add(lockedInterval), s.snapshotAt())
+				require.Equal(t, s.snapshotAt(), s.deadline())
+				require.Zero(t, out.ends)
+				require.Equal(t, 1, logs.Len())
+
+				timing.Sleep(t.Context(), lockedInterval-1)
+				require.NoError(t, s.attend(t.Context()))
+				require.Zero(t, s.pulse.synced.Load())
+				timing.Sleep(t.Context(), 1)
+				require.NoError(t, s.attend(t.Context()))
+				require.Equal(t, 1, logs.Len(), "it is told once in a while")
+				require.Equal(t, time.Now().Add(lockedInterval), s.snapshotAt())
+				timing.Sleep(t.Context(), lockedTellInterval)
+				require.NoError(t, s.attend(t.Context()))
+				require.Equal(t, 2, logs.Len())
+
+				delete(d.errs, method)
+				timing.Sleep(t.Context(), lockedInterval)
+				require.NoError(t, s.attend(t.Context()))
+				require.NotZero(t, s.pulse.synced.Load())
+				require.Greater(t, time.Until(s.snapshotAt()), resyncInterval/2)
+				require.False(t, s.overflow)
+			})
+		})
+	}
+}
+
+// Channels that have changed, and cannot be read, are told with the snapshot that follows, also if they
+// are what they were: the listener may have asked because it has forgotten them.
+func TestChannelsMeetALock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &clerk{}
+		d, s := faultyOf(out, map[string]error{"Channels": fmt.Errorf("locked: %w", driver.ErrUpgrading)})
+		s.heard, s.probed, s.resyncAt = time.Now(), time.Now(), time.Now().Add(time.Hour)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.loop(ctx) }()
+		s.ReloadChannels()
+		synctest.Wait()
+		require.NotContains(t, out.told, "channels")
+		delete(d.errs, "Channels")
+		timing.Sleep(t.Context(), lockedInterval)
+		synctest.Wait()
+		require.Contains(t, out.told, "channels")
+		cancel()
+		require.ErrorIs(t, <-ended, context.Canceled)
+	})
+}
+
+// Nor does a lock that is met by the look at the channels after a probe. Other errors end the connection.
+func TestProbeMeetsALockedChannel(t *testing.T) {
+	for _, err := range []error{driver.ErrUpgrading, errors.New("failed")} {
+		_, s := faultyOf(&clerk{}, map[string]error{"Channels": err})
+		s.resyncAt = time.Now().Add(time.Hour)
+		if got := s.attend(t.Context()); errors.Is(err, driver.ErrUpgrading) {
+			require.NoError(t, got)
+			require.Greater(t, time.Until(s.snapshotAt()), lockedInterval, "the next probe reads them")
+		} else {
+			require.ErrorIs(t, got, err)
+		}
+	}
+}
+
+// watched is a session that counts how often it is asked for upgrades, of which it tells what is seen.
+type watched struct {
+	gated
+
+	asked int
+	seen  driver.Upgrade
+}
+
+func (d *watched) Upgrading(context.Context, driver.Upgrade) (driver.Upgrade, error) {
+	d.asked++
+	return d.seen, d.errs["Upgrading"]
+}
+
+func watchedOf(gate bool) (*watched, *gatekeeper, *Session) {
+	d := &watched{gated: gated{faulty: faulty{found: driver.Fingerprint{Health: driver.Healthy}}}}
+	out := &gatekeeper{}
+	s := New("prod", func() Config {
+		return Config{Driver: d, DiscoverInterval: time.Hour, Logger: zap.NewNop(), UpgradeGate: gate}
+	}, out)
+	s.conn, s.heard, s.probed, s.resyncAt = d, time.Now(), time.Now(), time.Now().Add(time.Hour)
+	s.pulse.synced.Store(time.Now().UnixMicro())
+	return d, out, s
+}
+
+// An upgrade is looked for as often as there is reason to: once a second while there is one, and before a
+// claim if the last look is as old as that.
+func TestHowOftenUpgradesAreLookedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _, s := watchedOf(true)
+		require.NoError(t, s.checkUpgrade(t.Context()))
+		require.True(t, s.upgradeDue().IsZero())
+		for range 3 {
+			require.NoError(t, s.attend(t.Context()))
+			_, err := s.admit(t.Context(), nil)
+			require.NoError(t, err)
+		}
+		timing.Sleep(t.Context(), upgradeInterval-1)
+		claims, err := s.admit(t.Context(), []string{"a"})
+		require.NoError(t, err)
+		require.Equal(t, []string{"a"}, claims)
+		require.Equal(t, 1, d.asked)
+		timing.Sleep(t.Context(), 1)
+		_, err = s.admit(t.Context(), nil)
+		require.NoError(t, err)
+		require.Equal(t, 1, d.asked, "nothing is claimed")
+		d.seen.Active = true
+		claims, err = s.admit(t.Context(), []string{"a"})
+		require.NoError(t, err)
+		require.Empty(t, claims)
+		require.Equal(t, 2, d.asked)
+		require.Equal(t, time.Now().Add(upgradeInterval), s.upgradeDue())
+		require.Equal(t, s.upgradeDue(), s.deadline())
+		timing.Sleep(t.Context(), upgradeInterval-1)
+		require.NoError(t, s.attend(t.Context()))
+		require.Equal(t, 2, d.asked)
+		timing.Sleep(t.Context(), 1)
+		require.NoError(t, s.attend(t.Context()))
+		require.Equal(t, 3, d.asked)
+
+		d, _, s = watchedOf(false)
+		s.upgrade.Active = true // as it was when the option was switched off
+		require.True(t, s.upgradeDue().IsZero())
+		_, err = s.admit(t.Context(), []string{"a"})
+		require.NoError(t, err)
+		require.Zero(t, d.asked)
+	})
+}
+
+// Of an upgrade, the listener is told when it begins, ends, or is seen as another one, and of nothing else.
+func TestChangesOfAnUpgradeAreTold(t *testing.T) {
+	d, out, s := watchedOf(true)
+	for _, c := range []struct {
+		seen driver.Upgrade
+		told int32
+	}{
+		{driver.Upgrade{}, 1},
+		{driver.Upgrade{}, 1},
+		{driver.Upgrade{Active: true}, 2},
+		{driver.Upgrade{Active: true}, 2},
+		{driver.Upgrade{Active: true, Description: "sale is installed"}, 3},
+		{driver.Upgrade{Active: true, Description: "stock is installed"}, 4},
+		{driver.Upgrade{Description: "stock is installed"}, 5},
+	} {
+		d.seen = c.seen
+		require.NoError(t, s.checkUpgrade(t.Context()))
+		require.Equal(t, c.told, out.told.Load(), "%+v", c.seen)
+	}
+	d.errs = map[string]error{"Upgrading": driver.ErrLost}
+	require.ErrorIs(t, s.checkUpgrade(t.Context()), driver.ErrLost)
+	require.EqualValues(t, 5, out.told.Load())
+}
+
+// A claim that an upgrade may have kept from being made has it looked for, others have not.
+func TestClaimsThatGotNothingLookForUpgrades(t *testing.T) {
+	d, _, s := watchedOf(true)
+	require.NoError(t, s.checkUpgrade(t.Context()))
+	require.NoError(t, s.claim(t.Context(), []string{"a", "locked"}, nil))
+	require.Equal(t, 1, d.asked)
+	require.NoError(t, s.claim(t.Context(), []string{"locked"}, nil))
+	require.Equal(t, 2, d.asked)
+
+	// Nor is anything read that was not asked for.
+	d.read, d.errs = nil, map[string]error{"Claim": driver.ErrUpgrading}
+	require.NoError(t, s.claim(t.Context(), []string{"a"}, nil))
+	require.Equal(t, [][]string{{"a"}}, d.read)
 }

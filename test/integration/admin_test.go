@@ -290,7 +290,7 @@ func TestPausesAndResumes(t *testing.T) {
 }
 
 func TestPausesSurvive(t *testing.T) {
-	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb := newTestBedOn(t, apart(t), odoostub.QueueJobLock, 1, 1)
 	home := tb.TempDir()
 	c := tb.startProcess(home)
 	tb.untilReady()

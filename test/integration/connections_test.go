@@ -22,7 +22,7 @@ import (
 )
 
 // crowd is how many databases there are.
-const crowd = 60
+const crowd = 45
 
 // visits connects again and again as a role, as Odoo does, until stop is called, which returns how
 // often it could, how often it was refused, and the most connections of the runner that there were.
@@ -80,6 +80,7 @@ func (tb *testBed) give(n int) {
 // crowded makes many databases, whose jobs a role may run.
 func crowded(t *testing.T) *testBed {
 	t.Helper()
+	t.Parallel()
 	pg := pgtest.Own(t, pgtest.Options{Settings: map[string]string{"max_connections": "40"}})
 	tb := newTestBedOn(t, pg, odoostub.QueueJobLock, 1, 0)
 	tb.addServer(odoostub.Options{Workers: 2, IdleTime: 50 * time.Millisecond})
@@ -151,7 +152,7 @@ func TestInsertsAtTheEdgeOfSleep(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	tb := newTestBed(t, odoostub.QueueJobLock, 6, 1)
+	tb := newTestBedOn(t, apart(t), odoostub.QueueJobLock, 6, 1)
 	tb.more = "connections 5"
 	caddy := tb.startProcess(t.TempDir())
 	tb.until("it runs", func() bool {

@@ -10,11 +10,11 @@ import (
 )
 
 func TestDiscovery(t *testing.T) {
-	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb := newTestBedOn(t, apart(t), odoostub.QueueJobLock, 1, 1)
 	first := tb.dbs[0]
 	later := first + "_later"
 	tb.patterns = first + "*"
-	tb.run()
+	tb.startProcess(t.TempDir())
 	ctx := t.Context()
 
 	// A database that appears while running, and gets the add-on later still.

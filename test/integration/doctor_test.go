@@ -52,9 +52,10 @@ func (tb *testBed) doctor(args ...string) ([]finding, int) {
 }
 
 func TestDoctorFindsNothing(t *testing.T) {
+	pg := apart(t)
 	for _, gen := range odoostub.Generations() {
 		t.Run(gen.String(), func(t *testing.T) {
-			tb := newTestBed(t, gen, 1, 2)
+			tb := newTestBedOn(t, pg, gen, 1, 2)
 			tb.connectAsOwner()
 			found, status := tb.doctor()
 			require.Zero(t, status, "%+v", found)
@@ -96,6 +97,7 @@ type doctorCase struct {
 // TestDoctor sets each of the things up that the doctor can find, and looks
 // whether it finds it.
 func TestDoctor(t *testing.T) {
+	pg := apart(t)
 	covered := map[string]bool{}
 	for _, c := range doctorCases() {
 		covered[c.code] = true
@@ -114,7 +116,7 @@ func TestDoctor(t *testing.T) {
 			if c.gen == 0 {
 				c.gen = odoostub.QueueJobLock
 			}
-			tb := newTestBed(t, c.gen, 1, 1)
+			tb := newTestBedOn(t, pg, c.gen, 1, 1)
 			c.setUp(tb)
 			found, status := tb.doctor()
 			for _, f := range found {
@@ -461,9 +463,9 @@ func TestDoctorIsQuiet(t *testing.T) {
 	require.Zero(t, status, out)
 	require.NotEmpty(t, out)
 	settings, findings, _ := strings.Cut(out, "\n\n")
-	require.Regexp(t, `(?m)^default +channels +root:4 +configuration$`, settings)
-	require.Regexp(t, `(?m)^default +discover_interval +500ms +configuration$`, settings)
-	require.Regexp(t, `(?m)^default +shutdown_timeout +3s +default$`, settings)
+	require.Regexp(t, `(?m)^default +channels +configuration +root:4$`, settings)
+	require.Regexp(t, `(?m)^default +discover_interval +configuration +500ms$`, settings)
+	require.Regexp(t, `(?m)^default +shutdown_timeout +default +3s$`, settings)
 	for line := range strings.Lines(findings) {
 		require.Regexp(t, `^(ok|warning|error) +default|^summary: 0 errors, 0 warnings, \d in order`, line)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 )
 
 // examined is what the doctor said of an installation. Internal/command prints it at each width of a
@@ -66,9 +67,10 @@ var doctorScenes = []doctorScene{
 // TestDoctorTranscript: what the doctor says of real installations is what people have read. With UPDATE set
 // in the environment, the file is written anew.
 func TestDoctorTranscript(t *testing.T) {
+	pg := apart(t)
 	var all []examined
 	for _, scene := range doctorScenes {
-		t.Run(scene.name, func(t *testing.T) { all = append(all, examine(t, scene)) })
+		t.Run(scene.name, func(t *testing.T) { all = append(all, examine(t, pg, scene)) })
 	}
 	said, err := json.MarshalIndent(all, "", "\t")
 	require.NoError(t, err)
@@ -83,9 +85,9 @@ func TestDoctorTranscript(t *testing.T) {
 
 // examine runs the doctor in a folder with a Caddyfile, and puts names that never change in the place of
 // the addresses of the test.
-func examine(t *testing.T, scene doctorScene) examined {
+func examine(t *testing.T, pg *pgtest.Cluster, scene doctorScene) examined {
 	t.Helper()
-	tb := newTestBed(t, odoostub.QueueJobLock, 0, 1)
+	tb := newTestBedOn(t, pg, odoostub.QueueJobLock, 0, 1)
 	_, err := tb.AddDatabase(t.Context(), "prod", odoostub.QueueJobLock)
 	require.NoError(t, err)
 	tb.dbs = []string{"prod"}

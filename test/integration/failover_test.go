@@ -13,7 +13,7 @@ import (
 // TestPausesSurviveFailOver: two nodes share a storage and a PostgreSQL. What was
 // ordered of the one that leads is in force when the other one takes over.
 func TestPausesSurviveFailOver(t *testing.T) {
-	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb := newTestBedOn(t, apart(t), odoostub.QueueJobLock, 1, 1)
 	db, home := tb.dbs[0], tb.TempDir()
 	leader := tb.startProcess(home)
 	tb.untilReady()

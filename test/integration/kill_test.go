@@ -11,7 +11,7 @@ import (
 )
 
 func TestKilledCaddy(t *testing.T) {
-	tb := newTestBed(t, odoostub.QueueJobLock, 2, 2)
+	tb := newTestBedOn(t, apart(t), odoostub.QueueJobLock, 2, 2)
 	// More capacity than workers, so that some jobs wait unread at Odoo when
 	// Caddy dies: they are enqueued, and nobody knows of them any more.
 	tb.tree = "root:12"
@@ -33,7 +33,7 @@ func TestKilledCaddy(t *testing.T) {
 }
 
 func TestStoppedCaddy(t *testing.T) {
-	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb := newTestBedOn(t, apart(t), odoostub.QueueJobLock, 1, 1)
 	c := tb.startProcess(tb.TempDir())
 	tb.enqueue(tb.dbs[0], repeat(100, odoostub.JobSpec{Behaviour: odoostub.Behaviour{SleepMS: 100}})...)
 	tb.untilRunning(4)
@@ -50,9 +50,10 @@ func TestStoppedCaddy(t *testing.T) {
 // TestTwoNodes: two Caddys run the same configuration, one of them leads. It is
 // killed, and the other one goes on with what runs and what waits.
 func TestTwoNodes(t *testing.T) {
+	pg := apart(t)
 	for _, gen := range odoostub.Generations() {
 		t.Run(gen.String(), func(t *testing.T) {
-			tb := newTestBed(t, gen, 1, 1)
+			tb := newTestBedOn(t, pg, gen, 1, 1)
 			tb.tree = "root:2"
 			first := tb.startProcess(tb.TempDir())
 			tb.untilReady()

@@ -13,7 +13,7 @@ import (
 // TestMaintenanceDatabase: a role that may not enter the database postgres has its maintenance
 // connection in the first database that is served.
 func TestMaintenanceDatabase(t *testing.T) {
-	tb := newTestBed(t, odoostub.QueueJobLock, 1, 1)
+	tb := newTestBedOn(t, apart(t), odoostub.QueueJobLock, 1, 1)
 	pg := tb.Postgres
 	role := tb.ID + "_role"
 	require.NoError(t, pg.Exec(t.Context(), "postgres", "CREATE ROLE "+role+" LOGIN"))

@@ -80,13 +80,13 @@ func TestNeutralizedWhileServed(t *testing.T) {
 // A copy of a database with pending jobs appears, and is neutralized only when Odoo has loaded it, in
 // one transaction. Until then nothing tells it from any other one.
 func TestNeutralizedAfterTheCopy(t *testing.T) {
-	tb := newTestBed(t, odoostub.QueueJobLock, 2, 1)
+	tb := newTestBedOn(t, apart(t), odoostub.QueueJobLock, 2, 1)
 	served, original := tb.dbs[0], tb.dbs[1]
 	duplicate := served + "_copy"
 	tb.enqueue(original, repeat(5, odoostub.JobSpec{})...)
 	tb.Pool(original).Reset()
 	tb.patterns = served + "*"
-	tb.run()
+	tb.startProcess(t.TempDir())
 	tb.untilReady()
 
 	require.NoError(t, tb.Postgres.CreateDatabase(t.Context(), duplicate, original))

@@ -17,7 +17,8 @@ func TestWindowsAndRates(t *testing.T) {
 		uuid := tb.enqueue(tb.dbs[0], odoostub.JobSpec{Channel: &channel})[0]
 		tb.untilWhy(tb.dbs[0], uuid, why)
 	}
-	for _, words := range []string{"window 0 daily 00:00-24:00 UTC", "rate 1/d", "databases that wait for a rate: 1"} {
+	for _, words := range []string{"window 0 daily 00:00-24:00 UTC", "rate 1/d", "databases that wait for a rate: 1",
+		"root.slow: rate 1/d is used up, and the next job starts not before ", "root.each: the rates of databases are used up"} {
 		tb.commands(0, words, "channels")
 	}
 	tb.untilStates(map[string]int{"pending": 3})

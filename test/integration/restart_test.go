@@ -15,12 +15,13 @@ import (
 // return: much sooner than the grace that they would wait for without the evidence of the connection.
 // On a machine that does nothing else it takes less than two seconds.
 func TestRestartOfOdoo(t *testing.T) {
+	pg := apart(t)
 	for _, gen := range []odoostub.Generation{odoostub.QueueJobLock, odoostub.QueueJob12} {
 		t.Run(gen.String(), func(t *testing.T) {
-			tb := newTestBed(t, gen, 1, 0)
+			tb := newTestBedOn(t, pg, gen, 1, 0)
 			tb.addServer(odoostub.Options{Name: "odoo", Workers: 2})
 			tb.tree = "root:6"
-			tb.run()
+			tb.startProcess(t.TempDir())
 			tb.untilReady()
 			tb.enqueue(tb.dbs[0], repeat(80, odoostub.JobSpec{Behaviour: odoostub.Behaviour{SleepMS: 200}})...)
 			tb.until("requests wait", func() bool { return tb.states()["done"] > 5 && tb.Odoo[0].Backlog() >= 2 })

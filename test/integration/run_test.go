@@ -104,12 +104,12 @@ func TestPostgresAbsentAtStart(t *testing.T) {
 }
 
 func TestAllOdooServersDown(t *testing.T) {
-	tb := newTestBed(t, odoostub.QueueJobLock, 1, 2)
+	tb := newTestBedOn(t, apart(t), odoostub.QueueJobLock, 1, 2)
 	for _, s := range tb.Odoo {
 		s.Refuse()
 	}
 	tb.enqueue(tb.dbs[0], repeat(100, odoostub.JobSpec{})...)
-	tb.run()
+	tb.startProcess(t.TempDir())
 	// Long enough for some health checks and many turns of a hot loop.
 	<-time.After(3 * time.Second)
 	require.Equal(t, map[string]int{"pending": 100}, tb.states(), "nothing is claimed")
@@ -130,6 +130,7 @@ func TestAllOdooServersDown(t *testing.T) {
 // TestOdooServersCannotRunJobs counts what is asked of servers that answer, but
 // do not run jobs: none is a reason for a hot loop.
 func TestOdooServersCannotRunJobs(t *testing.T) {
+	pg := apart(t)
 	for name, c := range map[string]struct {
 		fault odoostub.Fault
 		runs  int // requests for jobs in the first three seconds, at most
@@ -139,12 +140,12 @@ func TestOdooServersCannotRunJobs(t *testing.T) {
 		"a login page":              {odoostub.Fault{Kind: odoostub.LoginPage}, 30},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tb := newTestBed(t, odoostub.QueueJobLock, 1, 2)
+			tb := newTestBedOn(t, pg, odoostub.QueueJobLock, 1, 2)
 			for _, s := range tb.Odoo {
 				s.SetFault(c.fault)
 			}
 			tb.enqueue(tb.dbs[0], repeat(100, odoostub.JobSpec{})...)
-			tb.run()
+			tb.startProcess(t.TempDir())
 			<-time.After(3 * time.Second)
 			runs, checks := 0, 0
 			for _, r := range tb.Recorder.AllRequests() {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -88,6 +89,15 @@ func newTestBedOn(t *testing.T, pg *pgtest.Cluster, gen odoostub.Generation, dat
 		tb.addServer(odoostub.Options{Name: "odoo" + strconv.Itoa(i+1), Workers: 4})
 	}
 	return tb
+}
+
+// apart lets a test run beside others, on a cluster that no other test has, because two runners of one
+// cluster would take the lead from each other. Its Caddys have to be processes: there is one
+// configuration in this one.
+func apart(t *testing.T) *pgtest.Cluster {
+	t.Helper()
+	t.Parallel()
+	return pgtest.Own(t, pgtest.Options{})
 }
 
 func (tb *testBed) addDatabase(gen odoostub.Generation) (name string) {
@@ -179,6 +189,7 @@ func (tb *testBed) startProcess(home string) *testbed.Caddy {
 	require.NoError(tb, err)
 	tb.Cleanup(func() {
 		c.Kill()
+		assert.NotContains(tb, c.Output(), "WARNING: DATA RACE")
 		if tb.Failed() {
 			tb.Log(c.Tail())
 		}

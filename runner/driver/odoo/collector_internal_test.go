@@ -24,6 +24,8 @@ func TestStartedLimits(t *testing.T) {
 		"a comment":           {"# model.requeue_stuck_jobs(5, 1)\nmodel.autovacuum()", nil},
 		"two calls":           {"model.requeue_stuck_jobs(5, 1)\nmodel.requeue_stuck_jobs(0, 2)", []driver.StartedLimit{{After: time.Minute}, {After: 2 * time.Minute}}},
 		"an expression":       {"model.requeue_stuck_jobs(5, 2 * 60)", nil},
+		"the longest":         {"model.requeue_stuck_jobs(5, 52560000)", []driver.StartedLimit{{After: 100 * 365 * 24 * time.Hour}}},
+		"too long by one":     {"model.requeue_stuck_jobs(5, 52560001)", nil},
 		"too long":            {"model.requeue_stuck_jobs(5, 9000000000000)", nil},
 		"no number":           {"model.requeue_stuck_jobs(5, 99999999999999999999)", nil},
 		"something else":      {"model.autovacuum()", nil},

@@ -36,8 +36,17 @@ var _ driver.Session = (*session)(nil)
 var errNoFingerprint = errors.New("the database has no fingerprint yet, or one without a generation")
 
 // Fingerprint implements [driver.Session]. Beyond the contract's conditions, a database behind a
-// pooler in transaction mode is unhealthy.
+// pooler in transaction mode is unhealthy. After an error, the session is what it was.
 func (s *session) Fingerprint(ctx context.Context) (driver.Fingerprint, error) {
+	g, statements, trigger := s.generation, s.statements, s.trigger
+	fp, err := s.fingerprint(ctx)
+	if err != nil {
+		s.generation, s.statements, s.trigger = g, statements, trigger
+	}
+	return fp, upgradingOr(err)
+}
+
+func (s *session) fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 	if s.conn.Pooling == postgres.TransactionPooling {
 		s.generation = nil
 		return unhealthy("%s", postgres.ErrTransactionPooling), nil
@@ -154,7 +163,7 @@ func (s *session) rows(ctx context.Context, doing, sql string, args ...any) ([]d
 		return err
 	})
 	if err != nil {
-		return nil, s.conn.Failed(err, doing)
+		return nil, upgradingOr(s.conn.Failed(err, doing))
 	}
 	return found.list, nil
 }
@@ -220,12 +229,12 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 		return nil
 	})
 	if err != nil {
-		return nil, nil, s.upgradingOr(s.conn.Failed(err, "claim jobs"))
+		return nil, nil, upgradingOr(s.conn.Failed(err, "claim jobs"))
 	}
 	if len(tasks) == 0 && len(uuids) > 0 {
 		// Others may have taken all of them, or there is a new mark.
 		if err := s.unchanged(ctx); err != nil {
-			return nil, nil, s.upgradingOr(err)
+			return nil, nil, upgradingOr(err)
 		}
 	}
 	return tasks, read.list, nil
@@ -268,7 +277,7 @@ func (s *session) Probe(ctx context.Context) error {
 	if err := s.probe(ctx); err != nil || s.generation == nil || !s.listening {
 		return err
 	}
-	return s.upgradingOr(s.unchanged(ctx))
+	return upgradingOr(s.unchanged(ctx))
 }
 
 // probe is the part of Probe that concerns the connection.

@@ -30,7 +30,7 @@ func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 		return err
 	})
 	if err != nil {
-		return s.conn.Failed(err, "read all jobs")
+		return upgradingOr(s.conn.Failed(err, "read all jobs"))
 	}
 	again := read.names.end()
 	if len(again) == 0 {
@@ -40,7 +40,7 @@ func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 	for _, row := range chosen {
 		yield(row)
 	}
-	return err
+	return upgradingOr(err)
 }
 
 // reader reads the rows of a snapshot, of which there can be millions: it decodes the server's

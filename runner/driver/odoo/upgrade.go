@@ -132,11 +132,10 @@ func waited(err error) bool {
 	return ok && pgErr.Code == lockNotAvailable
 }
 
-// upgradingOr makes an error one of an upgrade if that is what it tells of: the claim and the probe of a
-// session that gates upgrades read a table that an upgrade may lock, within the second since the last
-// check.
-func (s *session) upgradingOr(err error) error {
-	if s.gated && waited(err) {
+// upgradingOr makes an error one of an upgrade if that is what it tells of. An upgrade may lock each of
+// Odoo's tables, until it has done with a module.
+func upgradingOr(err error) error {
+	if waited(err) {
 		return fmt.Errorf("%w: %w", driver.ErrUpgrading, err)
 	}
 	return err

@@ -3,6 +3,7 @@ package odoo_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -271,4 +272,80 @@ func TestCheckMeetsALock(t *testing.T) {
 	require.Equal(t, driver.Upgrade{Active: true, Description: "a process keeps ir_module_module from being read"}, w.check())
 	require.NoError(t, tx.Rollback(t.Context()))
 	require.False(t, w.check().Active)
+}
+
+// Whatever a session reads again and again of tables that an upgrade may lock is told to have met the
+// lock, gate or not, and what the session knew of the database holds: the examination before a snapshot,
+// the snapshot, the channels.
+func TestLooksMeetALock(t *testing.T) {
+	for table, look := range map[string]func(context.Context, driver.Session) error{
+		"ir_module_module": func(ctx context.Context, s driver.Session) error {
+			_, err := s.Fingerprint(ctx)
+			return err
+		},
+		"ir_config_parameter": func(ctx context.Context, s driver.Session) error {
+			_, err := s.Fingerprint(ctx)
+			return err
+		},
+		"ir_cron": func(ctx context.Context, s driver.Session) error {
+			_, err := s.Fingerprint(ctx)
+			return err
+		},
+		"queue_job": func(ctx context.Context, s driver.Session) error {
+			return s.Snapshot(ctx, func(driver.Row) {})
+		},
+		"queue_job (read)": func(ctx context.Context, s driver.Session) error {
+			_, err := s.Read(ctx, []string{"a"})
+			return err
+		},
+		"queue_job (inspected)": func(ctx context.Context, s driver.Session) error {
+			_, err := s.Inspect(ctx, []string{"a"})
+			return err
+		},
+		"queue_job (rescued)": func(ctx context.Context, s driver.Session) error {
+			_, err := s.Rescue(ctx, []driver.Liveness{{Row: driver.Row{RawState: "started"}}})
+			return err
+		},
+		"queue_job_channel": func(ctx context.Context, s driver.Session) error {
+			_, err := s.(driver.ChannelReader).Channels(ctx)
+			return err
+		},
+	} {
+		t.Run(table, func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t, odoostub.QueueJobLock)
+			h.exec(`CREATE TABLE ir_cron (id int, active bool);
+				CREATE TABLE ir_model_data (module varchar, model varchar, res_id int);
+				DROP TABLE IF EXISTS queue_job_channel;
+				CREATE TABLE queue_job_channel (complete_name varchar, capacity int, sequential bool, throttle int, paused bool,
+					capacity_default int, sequential_default bool)`)
+			h.Insert(drivertest.Job{UUID: "a", State: "pending"})
+			s := h.session()
+			require.NoError(t, s.Listen(h.deadline()))
+			name, _, _ := strings.Cut(table, " ")
+			tx := writes(t, h.connect(), "LOCK TABLE "+name+" IN ACCESS EXCLUSIVE MODE")
+			require.ErrorIs(t, look(h.deadline(), s), driver.ErrUpgrading)
+			require.NoError(t, tx.Rollback(t.Context()))
+			require.NoError(t, look(h.deadline(), s))
+			require.NoError(t, s.Probe(h.deadline()))
+			tasks, _, err := s.Claim(h.deadline(), []string{"a"}, nil)
+			require.NoError(t, err)
+			require.Len(t, tasks, 1)
+		})
+	}
+}
+
+// An examination that was cut short changes nothing of what the session knows: that the add-on is being
+// upgraded is not forgotten by the next probe.
+func TestExaminationMeetsALockHalfWay(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, odoostub.QueueJobLock)
+	s := h.session()
+	require.NoError(t, s.Listen(h.deadline()))
+	h.exec("UPDATE ir_module_module SET state = 'to upgrade' WHERE name = 'queue_job'")
+	tx := writes(t, h.connect(), "LOCK TABLE ir_config_parameter IN ACCESS EXCLUSIVE MODE")
+	_, err := s.Fingerprint(h.deadline())
+	require.ErrorIs(t, err, driver.ErrUpgrading)
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.ErrorIs(t, s.Probe(h.deadline()), driver.ErrChanged)
 }
