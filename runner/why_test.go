@@ -217,10 +217,17 @@ var whyCases = map[string]whyCase{
 	"database_asleep": {"database prod is asleep: it has had nothing to do since", func(b *bench) (*runner.Runner, channels.Key) {
 		b.many(1)
 		b.DelayStatistics(time.Hour)
+		long := key("db00", "long")
+		b.PlanFor(long, mock.Plan{RunFor: time.Hour})
 		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Connections = runner.ConnectionsLeast })
-		for b.states(r)["asleep"] == 0 || b.connections("prod") > 0 {
+		for b.connections("db00") == 0 {
 			b.settle(100 * time.Millisecond)
 		}
+		b.one("db00", "long") // which keeps the only connection
+		for b.started(long) == 0 || b.connections("prod") > 0 {
+			b.settle(100 * time.Millisecond)
+		}
+		require.Equal(b, 1, b.states(r)["asleep"])
 		return r, b.one("prod", "a")
 	}},
 	"retry_delay": {"the next one follows at", func(b *bench) (*runner.Runner, channels.Key) {

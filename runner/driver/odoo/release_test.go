@@ -171,7 +171,12 @@ func TestReleaseWithoutGraphs(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			_, err := s.(driver.Releaser).Dependents(ctx, nil)
-			require.Equal(t, gen < odoostub.QueueJob12 || gen.Connector(), err == nil, fmt.Sprint(err))
+			without := gen < odoostub.QueueJob12 || gen.Connector()
+			require.Equal(t, without, err == nil, fmt.Sprint(err))
+			_, err = s.(driver.Releaser).Release(ctx, nil, 0, nil)
+			require.NoError(t, err, "of no job, either")
+			_, err = s.(driver.Releaser).Release(ctx, []int64{1}, 0, nil)
+			require.Equal(t, without, err == nil, fmt.Sprint(err))
 		})
 	}
 }
@@ -196,7 +201,7 @@ func TestReleaseReturnsRows(t *testing.T) {
 func TestReleaseOfSlowJobs(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	h.exec(`CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-		PERFORM pg_sleep(CASE WHEN NEW.uuid LIKE 'endless%' THEN 600 ELSE 0.7 END); RETURN NEW; END $$;
+		PERFORM pg_sleep(CASE WHEN NEW.uuid LIKE 'endless%' THEN 600 ELSE 1.3 END); RETURN NEW; END $$;
 		CREATE TRIGGER slow BEFORE UPDATE ON queue_job FOR EACH ROW WHEN (NEW.state = 'pending') EXECUTE PROCEDURE slow()`)
 	h.family("a", "child of a")
 	h.family("b", "child of b")
