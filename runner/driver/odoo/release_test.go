@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/drivertest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
@@ -179,6 +180,17 @@ func TestReleaseWithoutGraphs(t *testing.T) {
 			require.Equal(t, without, err == nil, fmt.Sprint(err))
 		})
 	}
+}
+
+// Each look at jobs that wait is bounded by the server, before the engine gives it up after 30 s, and a
+// single job may take longer than several.
+func TestReleaseLimits(t *testing.T) {
+	require.Positive(t, odoo.ReleaseLimit)
+	require.Less(t, odoo.ReleaseLimit, odoo.ReleaseLimitOfOne)
+	require.Less(t, odoo.ReleaseLimitOfOne, odoo.WaitingLimit)
+	require.Less(t, odoo.WaitingLimit, 30*time.Second)
+	h := newHarness(t, odoostub.QueueJobLock)
+	require.Empty(t, h.release(h.session()), "nothing waits")
 }
 
 // The released row comes back as it is, and tells listeners.
