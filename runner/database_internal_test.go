@@ -79,3 +79,47 @@ func TestCountedJobs(t *testing.T) {
 	require.Equal(t, []int{50, 40, 30, 20}, []int{prod.Pending, prod.Enqueued, prod.Started, prod.Failed})
 	require.False(t, prod.JobsUnknown)
 }
+
+// A change of state is told unless it is no news: a database that fails as before once it has waited
+// for a connection, and one that is ready after a sleep.
+func TestWhichChangesOfStateAreNews(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		quiet, waited bool
+		complaint     string
+		state         DatabaseState
+		told, logged  bool
+		quietThen     bool
+		waitedThen    bool
+	}{
+		"lost":                           {state: DatabaseUnreachable, told: true, logged: true},
+		"lost as before":                 {state: DatabaseUnreachable, complaint: "why", told: true},
+		"lost after waiting":             {state: DatabaseUnreachable, waited: true, told: true, logged: true},
+		"lost as before, after waiting":  {state: DatabaseUnreachable, waited: true, complaint: "why"},
+		"lost when woken":                {state: DatabaseUnreachable, quiet: true, told: true, logged: true},
+		"held, as lost before":           {state: DatabaseHeld, waited: true, complaint: "why", told: true},
+		"held, after a sleep":            {state: DatabaseHeld, quiet: true, told: true},
+		"ready":                          {state: DatabaseReady, told: true, logged: true},
+		"ready after a sleep":            {state: DatabaseReady, quiet: true, quietThen: true},
+		"ready after waiting":            {state: DatabaseReady, waited: true, told: true, logged: true},
+		"asleep":                         {state: DatabaseAsleep, quiet: true, quietThen: true},
+		"waiting":                        {state: DatabaseWaiting, waitedThen: true},
+		"connecting":                     {state: DatabaseConnecting},
+		"connecting after waiting":       {state: DatabaseConnecting, waited: true, waitedThen: true},
+		"connecting after a sleep":       {state: DatabaseConnecting, quiet: true, quietThen: true},
+		"loading after waiting":          {state: DatabaseLoading, waited: true},
+		"unhealthy after a sleep":        {state: DatabaseUnhealthy, quiet: true, told: true, logged: true},
+		"stand-by, whatever was before":  {state: DatabaseStandby, waited: true, complaint: "why", told: true, logged: true},
+		"neutralized, which is no event": {state: DatabaseNeutralized, quiet: true, quietThen: true, logged: true},
+	} {
+		e, told, logs := telling()
+		db := e.databases.get("prod")
+		db.quiet, db.waited, db.complaint = c.quiet, c.waited, c.complaint
+		db.state, db.reason = c.state, "why"
+		e.databases.announce(db)
+		require.Equal(t, c.told, len(*told) == 1, name)
+		require.Equal(t, c.logged, logs.Filter(func(l observer.LoggedEntry) bool { return l.Level >= zap.InfoLevel }).Len() == 1, name)
+		require.Equal(t, c.quietThen, db.quiet, name)
+		require.Equal(t, c.waitedThen, db.waited, name)
+	}
+}

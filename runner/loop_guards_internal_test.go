@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,7 +14,9 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
 // may has an engine be one that may start jobs, for all that it knows itself.
@@ -491,4 +494,63 @@ func TestWhatHibernates(t *testing.T) {
 		require.Equal(t, name == "" || name[0] != '!', rests, name)
 		require.Greater(t, e.rotation.hibernateAt.Sub(now), hibernateInterval/2)
 	}
+}
+
+// counting notes how many servers are checked.
+type counting struct {
+	well
+	checks *atomic.Int64
+}
+
+func (c counting) Check(context.Context, driver.Upstream) error {
+	c.checks.Add(1)
+	return nil
+}
+
+// Servers are looked up every two seconds, and those that are up and idle are checked every fifth time.
+func TestHowOftenIdleServersAreChecked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := paired(t)
+		checks := new(atomic.Int64)
+		e.with(func(cfg *Config) { cfg.Driver = counting{checks: checks} })
+		e.pool = upstream.New(e.config().upstream, poolReports{e}, func(_ string, f func()) { go f() })
+		e.pool.Refresh(t.Context(), false)
+		synctest.Wait()
+		require.EqualValues(t, 2, checks.Swap(0), "they were not known")
+		for range 50 {
+			e.tick(time.Now())
+			synctest.Wait()
+			timing.Sleep(t.Context(), targetsInterval)
+		}
+		require.EqualValues(t, 2*10, checks.Load())
+	})
+}
+
+// A job that died together with another one waits while that one is tried, and keeps no other from
+// starting.
+func TestSuspectsAreTriedOneByOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e := paired(t)
+		e.may()
+		require.NoError(t, e.tree.Configure([]channels.Config{{Name: "root", Capacity: 20}}))
+		e.databases.derive(e.databases.get("prod"))
+		now := time.Now()
+		for i, uuid := range []string{"suspect", "another", "x", "y"} {
+			key := channels.Key{DB: "prod", UUID: uuid}
+			e.tree.Set(channels.Job{Key: key, Priority: int32(i)}, channels.Pending)
+			if i < 2 {
+				e.setbacks.add(key, Setback{UUID: uuid, At: now, Shared: true}, time.Hour)
+			}
+		}
+		e.pass(now.Add(time.Second))
+		for _, uuid := range []string{"suspect", "x", "y"} {
+			require.Contains(t, e.tasks, channels.Key{DB: "prod", UUID: uuid})
+		}
+		require.Len(t, e.tasks, 3)
+		job, s, _ := e.tree.Lookup(channels.Key{DB: "prod", UUID: "another"})
+		require.Equal(t, channels.Pending, s)
+		require.Positive(t, job.ETA)
+	})
 }

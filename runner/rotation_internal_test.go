@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
 // dozing lays databases to sleep in an engine without a loop, since a moment and at most until another.
@@ -399,4 +400,31 @@ func TestSequentialJobsAreNotSleptOver(t *testing.T) {
 		e.put(channel, later, channels.Pending)
 		require.Equal(t, idle, e.idle(db, now), channel)
 	}
+}
+
+// nowhere is where no server is.
+type nowhere struct{}
+
+func (nowhere) Upstreams(context.Context) ([]driver.Upstream, error) { return nil, nil }
+
+// Should it have been missed that some wait for a connection, the next look-up of the servers finds it.
+func TestWhoWaitsIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		for name, c := range map[string]struct{ due, at, want time.Time }{
+			"missed":        {now, time.Time{}, now.Add(rotateInterval)},
+			"between those": {now.Add(1), time.Time{}, time.Time{}},
+			"known":         {now, now.Add(1), now.Add(1)},
+		} {
+			e := crowded(t, "a", "b")
+			e.with(func(cfg *Config) { cfg.Targets = nowhere{} })
+			e.pool = upstream.New(e.config().upstream, poolReports{e}, e.spawn)
+			e.targetsAt, e.rotation.at = c.due, c.at
+			e.tick(now)
+			require.Equal(t, c.want, e.rotation.at, name)
+			require.Equal(t, name == "missed", len(rests(e)) == 2, name)
+			synctest.Wait()
+		}
+	})
 }

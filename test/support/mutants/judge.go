@@ -153,6 +153,10 @@ func difference(name string, original, mutant []byte) (token.Position, token.Tok
 	for {
 		p, was, _ := scanners[0].Scan()
 		_, becomes, _ := scanners[1].Scan()
+		// What binds less than before is printed in parentheses.
+		for was != becomes && (becomes == token.LPAREN || becomes == token.RPAREN) {
+			_, becomes, _ = scanners[1].Scan()
+		}
 		if was != becomes {
 			return fset.Position(p), becomes, true
 		}

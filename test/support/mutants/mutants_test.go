@@ -213,6 +213,25 @@ func TestNothingBroken(t *testing.T) {
 	require.Equal(t, exitBroken, code)
 }
 
+// TestParentheses: an operator that changes among others is found behind the parentheses that come with
+// it, so that it needs no binary for itself.
+func TestParentheses(t *testing.T) {
+	const head = "package sample\n\nfunc f(a, b, c bool) bool { return "
+	for _, c := range []struct {
+		was, becomes string
+		at           int
+	}{
+		{"a && b && c }", "(a || b) && c }", 3},
+		{"a && (b && c) }", "a && ((b || c)) }", 9},
+		{"a || b && c }", "a || (b || c) }", 8},
+	} {
+		at, token, ok := difference("sample.go", []byte(head+c.was), []byte(head+c.becomes))
+		require.True(t, ok)
+		require.Equal(t, c.at, at.Column-len("func f(a, b, c bool) bool { return "), c.was)
+		require.Equal(t, "||", token.String())
+	}
+}
+
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	root := t.TempDir()
