@@ -105,7 +105,10 @@ func (c *channel) floored(r *record) *channel {
 	if c.floors == nil || r.home.channel == c {
 		return nil
 	}
-	k := r.home.channel.ancestor(location(r.home.channel.depth - c.depth - 1))
+	k := r.home.channel
+	for k.parent != c {
+		k = k.parent
+	}
 	if k.min == 0 {
 		return nil
 	}
