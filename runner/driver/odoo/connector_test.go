@@ -159,6 +159,22 @@ func TestOlderLock(t *testing.T) {
 	}
 }
 
+// A session that has lost either of its locks is told by the probe.
+func TestProbeOfBothLocks(t *testing.T) {
+	h := newHarness(t, odoostub.Connector8)
+	for which := range 2 {
+		s := h.session()
+		lock, err := s.Lock(h.deadline())
+		require.NoError(t, err)
+		require.True(t, lock.Held)
+		require.NoError(t, s.Listen(h.deadline()))
+		require.NoError(t, s.Probe(h.deadline()))
+		require.NoError(t, odoo.Unlock(h.deadline(), s, which))
+		require.ErrorIs(t, s.Probe(h.deadline()), driver.ErrLost)
+		require.NoError(t, s.Close(h.deadline()))
+	}
+}
+
 // Where another runner has the lock of queue_job, the older one is left alone.
 func TestOlderLockIsTheSecond(t *testing.T) {
 	h := newHarness(t, odoostub.Connector8)

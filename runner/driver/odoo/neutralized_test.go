@@ -187,6 +187,16 @@ func TestOperationsInNeutralized(t *testing.T) {
 	require.Equal(t, driver.Neutralized, x.Health)
 }
 
+// Until a session listens, its probe is about the connection alone.
+func TestProbeBeforeListening(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	s := h.session()
+	h.exec("UPDATE ir_module_module SET state = 'to upgrade' WHERE name = 'queue_job'")
+	require.NoError(t, s.Probe(h.deadline()))
+	require.NoError(t, s.Listen(h.deadline()))
+	require.ErrorIs(t, s.Probe(h.deadline()), driver.ErrChanged)
+}
+
 // The options that keep jobs from being claimed, and that let them be, hold apart from each other: in a
 // copy for trials, and while modules are marked.
 func TestClaimsByTheOptionsInForce(t *testing.T) {
