@@ -39,6 +39,7 @@ func TestReadyDatabasesAreCounted(t *testing.T) {
 	t.Parallel()
 	e := still(map[string]stage{
 		"one": stageLoading, "two": stageServed, "held": stageServed, "lost": stageUnreachable, "next": stageConnecting,
+		"asleep": stageAsleep,
 	})
 	core, logs := observer.New(zap.InfoLevel)
 	e.with(func(cfg *Config) { cfg.Logger = zap.New(core) })
@@ -53,7 +54,7 @@ func TestReadyDatabasesAreCounted(t *testing.T) {
 	e.databases.ready(e.databases.get("next"))
 	said = logs.FilterMessage("database connections ready")
 	require.Equal(t, 1, said.Len())
-	require.EqualValues(t, 3, said.All()[0].ContextMap()["databases"])
+	require.EqualValues(t, 4, said.All()[0].ContextMap()["databases"])
 }
 
 // What is counted of a database whose jobs have not been read is what memory does not hold of it.

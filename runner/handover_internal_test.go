@@ -79,6 +79,9 @@ func TestSlotsAreReservedForTheUnknown(t *testing.T) {
 	e.holds("prod", "known", nil)
 	e.holds("lost", "elsewhere", nil)
 	e.holds("lost", "elsewhere too", nil)
+	for i := range 5 {
+		e.holds("test", strconv.Itoa(i), nil)
+	}
 	e.handover.left = []Slots{
 		{Database: "prod", Channel: "root", Jobs: 1}, {Database: "lost", Channel: "root", Jobs: 5},
 		{Database: "prod", UUID: "closed", Jobs: 5},
@@ -94,5 +97,31 @@ func TestSlotsAreReservedForTheUnknown(t *testing.T) {
 	require.Len(t, db.reserved, 2)
 	e.expireReserved(db.reservedAt.Add(mysteryLimit))
 	require.Empty(t, db.reserved)
-	require.Equal(t, []Slots{{Database: "lost", Channel: "root", Jobs: 2}, {Database: "prod", Channel: "root", Jobs: 1}}, e.occupied())
+	require.Equal(t, []Slots{
+		{Database: "lost", Channel: "root", Jobs: 2}, {Database: "prod", Channel: "root", Jobs: 1}, {Database: "test", Channel: "root", Jobs: 5},
+	}, e.occupied())
+}
+
+// Every attempt is taken over whose connection the former leader has closed, except what is known
+// better, and no more than a limit.
+func TestClosedAttemptsAreTakenOver(t *testing.T) {
+	t.Parallel()
+	e := still(nil)
+	attempt := func(uuid string) channels.Key { return channels.Key{DB: "prod", UUID: uuid} }
+	e.handover.closed = map[channels.Key]closedAttempt{attempt("known"): {enqueued: 9, orders: 1}}
+	left := []Slots{
+		{Database: "prod", Channel: "root", Jobs: 3}, {Database: "prod", UUID: "a", Enqueued: 5},
+		{Database: "prod", UUID: "known", Enqueued: 8}, {Database: "prod", Channel: "root.slow", Jobs: 1}, {Database: "prod", UUID: "b", Enqueued: 6},
+	}
+	e.takeOver(left)
+	require.Equal(t, map[channels.Key]closedAttempt{
+		attempt("known"): {enqueued: 9, orders: 1}, attempt("a"): {enqueued: 5, inherited: true}, attempt("b"): {enqueued: 6, inherited: true},
+	}, e.handover.closed)
+	require.Equal(t, left, e.handover.left)
+	many := make([]Slots, inheritedLimit)
+	for i := range many {
+		many[i] = Slots{Database: "prod", UUID: strconv.Itoa(i), Enqueued: 7}
+	}
+	e.takeOver(many)
+	require.Len(t, e.handover.closed, inheritedLimit)
 }

@@ -63,6 +63,7 @@ func TestWhoLeadsIsTold(t *testing.T) {
 		{"still", func() { e.unreachable(errors.New("down")) }, nil},
 		{"still, for another reason", func() { e.unreachable(errors.New("gone")) }, nil},
 		{"another one leads", func() { e.leading(false, "other") }, []string{"other"}},
+		{"nobody is known any more", func() { e.leading(false, "") }, nil},
 	} {
 		told = nil
 		c.do()

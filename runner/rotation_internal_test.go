@@ -428,3 +428,116 @@ func TestWhoWaitsIsNotForgotten(t *testing.T) {
 		}
 	})
 }
+
+// Who needs a connection gets that of one with jobs after its time, and those that only wait to be read
+// for the first time do if none becomes free otherwise.
+func TestForWhomBusyDatabasesLeave(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		p    session.Pressure
+		want int
+	}{
+		"just now":                  {session.Pressure{Stuck: turnPatience - 1, Pressed: turnPatience - 1, Held: 4}, 0},
+		"pressed":                   {session.Pressure{Pressed: turnPatience, Held: 4}, 1},
+		"stuck, and others are new": {session.Pressure{Stuck: turnPatience, Held: 5}, 0},
+		"stuck, and none is new":    {session.Pressure{Stuck: turnPatience, Held: 4}, 2},
+		"stuck, and some are free":  {session.Pressure{Stuck: turnPatience, Held: 3}, 2},
+		"not stuck for long":        {session.Pressure{Stuck: turnPatience - 1, Held: 4}, 0},
+		"stuck for long":            {session.Pressure{Stuck: turnLength, Held: 5}, 2},
+		"not quite":                 {session.Pressure{Stuck: turnLength - 1, Held: 5}, 0},
+		"stuck and pressed":         {session.Pressure{Stuck: turnLength - 1, Pressed: turnPatience, Held: 5}, 1},
+	} {
+		c.p.Pressing, c.p.Needy = 1, 2
+		require.Equal(t, c.want, wanting(c.p, 4), name)
+	}
+}
+
+// A database whose job was claimed a moment ago keeps its connection, unless the jobs of another one
+// wait for it.
+func TestAJobOfAMomentAgo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		for name, c := range map[string]struct {
+			useful  time.Duration
+			pressed bool
+			want    []string
+		}{
+			"a moment ago":             {usefulPause - 1, false, nil},
+			"a while ago":              {usefulPause, false, []string{"a"}},
+			"a moment ago, and needed": {0, true, []string{"a"}},
+		} {
+			e := crowded(t, "a")
+			e.databases.get("a").useful = now.Add(-c.useful)
+			if c.pressed {
+				for _, name := range []string{"one", "two", "three"} {
+					e.connections.queue.Hasten(e.databases.get(name).session, session.Pressing)
+				}
+			}
+			e.rotate(now)
+			require.Equal(t, c.want, rests(e), name)
+		}
+	})
+}
+
+// Who was to leave its connection keeps it when idle ones are enough.
+func TestIdleDatabasesAreEnough(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		e := crowded(t, "a", "b", "busy")
+		for _, name := range []string{"one", "two", "three"} {
+			e.connections.queue.Hasten(e.databases.get(name).session, session.Pressing)
+		}
+		timing.Sleep(t.Context(), turnPatience)
+		busy := e.databases.get("busy")
+		e.tree.Set(channels.Job{Key: channels.Key{DB: "busy", UUID: "a"}}, channels.Pending)
+		busy.leaving = now.Add(time.Hour)
+		e.rotate(time.Now())
+		require.Equal(t, []string{"a", "b"}, rests(e))
+		require.Equal(t, stageServed, busy.stage)
+		require.Zero(t, busy.leaving)
+	})
+}
+
+// Once the last of those that were ordered to sleep does, it is tried at once to find more.
+func TestMoreConnectionsAreFoundAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		e := crowded(t, "a", "b")
+		e.rotate(now)
+		require.Equal(t, []string{"a", "b"}, rests(e))
+		e.rotation.at = time.Time{}
+		e.asleep(e.databases.get("a"), driver.Rest{})
+		require.Zero(t, e.rotation.at, "the other one is on its way")
+		e.asleep(e.databases.get("b"), driver.Rest{})
+		require.Equal(t, now.Add(rotateInterval), e.rotation.at)
+	})
+}
+
+// A database that has something to do waits, where others wait for a connection, and says for what.
+func TestPressedDatabasesWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, wait := range []bool{true, false} {
+			e := crowded(t, "a")
+			e.connections.why = "there is one connection"
+			db := e.databases.get("a")
+			db.stage, db.slept = stageAsleep, &sleep{}
+			e.rotation.checking[db] = struct{}{}
+			if !wait {
+				e.connections.queue.Limit(0, "")
+				synctest.Wait()
+			}
+			e.press(db)
+			require.Empty(t, e.rotation.checking)
+			if wait {
+				require.Equal(t, stageWaiting, db.stage)
+				require.Equal(t, "there is one connection", db.detail)
+			} else {
+				require.Equal(t, stageConnecting, db.stage)
+			}
+		}
+	})
+}

@@ -762,3 +762,29 @@ func TestDelays(t *testing.T) {
 	d.postpone(other)
 	require.Zero(t, other.ETA)
 }
+
+// At the end of the first snapshot on a connection, the rows of this database's parked tasks are read,
+// also of those that the tree has forgotten; other tasks are left as they are.
+func TestParkedTasksAreReadAfterASnapshot(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	db.stage = stageLoading
+	runs, ended := e.holds("prod", "runs", &task{phase: phaseWatched, row: &driver.Row{}}), e.holds("prod", "ended", &task{phase: phaseWatched})
+	parked := channels.Key{DB: "prod", UUID: "parked"}
+	e.tasks[parked] = &task{phase: phaseParked}
+	known := e.holds("prod", "known", &task{phase: phaseParked})
+	e.requeue(known)
+	elsewhere := e.holds("lost", "elsewhere", &task{phase: phaseParked})
+	e.requeue(elsewhere)
+	e.snapshotBegin(db)
+	e.snapshotRows(db, []driver.Row{*jobRow(runs, channels.Started, 5)})
+	e.snapshotEnd(db, nil)
+	for key, want := range map[channels.Key]phase{
+		runs: phaseWatched, ended: phaseAsked, parked: phaseAsked, known: phaseAsked, elsewhere: phaseParked,
+	} {
+		require.Equal(t, want, e.tasks[key].phase, key)
+		_, _, there := e.tree.Lookup(key)
+		require.Equal(t, key != parked && key != known, there, key)
+	}
+	require.ElementsMatch(t, []uint64{1, 2, 3}, []uint64{e.tasks[ended].asked, e.tasks[parked].asked, e.tasks[known].asked}, "once each")
+}

@@ -98,7 +98,8 @@ func TestQueue(t *testing.T) {
 		synctest.Wait()
 		require.EqualValues(t, 60, connected.Load())
 		require.False(t, q.full)
-		require.Equal(t, "PostgreSQL allows enough connections again", logs.All()[logs.Len()-1].Message)
+		last := logs.All()[logs.Len()-1] // the minute may have been over before
+		require.Equal(t, "PostgreSQL allows enough connections again", last.Message)
 		require.NoError(t, q.connect(ctx, log, new(turn), nil, srv.connect), "the next one need not wait")
 	})
 }
