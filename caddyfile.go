@@ -59,10 +59,16 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			sequential
 //			throttle <duration>
 //			paused
+//			min <slots>
 //			capacity_default <capacity>
 //			sequential_default
 //		}
 //		server            {
+//			workers  <number>
+//			max_jobs <number>
+//			reserve  <number>
+//		}
+//		pool              <name> <address>... {
 //			workers  <number>
 //			max_jobs <number>
 //			reserve  <number>
@@ -79,6 +85,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			limit    <jobs> per database|company [burst]
 //			fair     database|company
 //			serialize identity_key
+//			pool     <name> [fallback]
+//			objective wait [<percent>%] <duration>
 //			capacity <jobs> <days> <from>-<to> <time zone>
 //			rate     <jobs>/s|m|h|d [burst <jobs>] [per database]
 //		}
@@ -102,8 +110,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		upgrade_gate
 //	}
 //
-// channel may be given any number of times, for different channels, and so may policy, of which the
-// first counts that matches. A policy may have several lines of capacity.
+// channel may be given any number of times, for different channels, and so may pool, with different
+// names, and policy, of which the first counts that matches. A policy may have several lines of
+// capacity.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for d.Next() {
 		name := defaultName
@@ -141,6 +150,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"channels":             (*Runner).parseChannels,
 	"channel":              (*Runner).parseChannel,
 	"server":               (*Runner).parseServer,
+	"pool":                 (*Runner).parsePool,
 	"policy":               (*Runner).parsePolicy,
 	"odoo_config":          func(r *Runner, d *caddyfile.Dispenser) error { return parseString(d, &r.OdooConfig) },
 	"driver":               (*Runner).parseDriver,
@@ -161,7 +171,7 @@ func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {
 	var policies []caddyfile.Dispenser // where each begins
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option := d.Val()
-		if option == "channel" || option == "policy" {
+		if option == "channel" || option == "policy" || option == "pool" {
 			delete(seen, option)
 		}
 		if option == "policy" {
@@ -268,7 +278,12 @@ func (r *Runner) parseUpstreams(d *caddyfile.Dispenser) error {
 	if len(r.Upstreams) == 0 {
 		return wrongArguments(d, "upstream")
 	}
-	for _, address := range r.Upstreams {
+	return checkUpstreams(d, r.Upstreams)
+}
+
+// checkUpstreams refuses addresses of servers that cannot be.
+func checkUpstreams(d *caddyfile.Dispenser, addresses []string) error {
+	for _, address := range addresses {
 		if hasPlaceholder(address) {
 			continue
 		}
@@ -468,6 +483,10 @@ var channelOptions = map[string]func(*Channel, *caddyfile.Dispenser) error{
 	"sequential_default": func(c *Channel, d *caddyfile.Dispenser) error { return parseFlag(d, &c.SequentialDefault) },
 	"capacity_default": func(c *Channel, d *caddyfile.Dispenser) (err error) {
 		c.CapacityDefault, err = parseValue(d, parseCapacity)
+		return err
+	},
+	"min": func(c *Channel, d *caddyfile.Dispenser) (err error) {
+		c.Min, err = parseNumber(d, 1)
 		return err
 	},
 	"throttle": func(c *Channel, d *caddyfile.Dispenser) (err error) {

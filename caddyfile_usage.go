@@ -1,8 +1,13 @@
 package jobrunner
 
-import "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+import (
+	"strings"
 
-// usages say what the options of all blocks take, with an example. Those without arguments are not
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// usages say what the options of all blocks take, with an example. An option of two blocks that differ has
+// the second one's name behind it. Those without arguments are not
 // among them, see parseFlag.
 var usages = map[string]struct{ takes, example string }{
 	"postgres":             {"one DSN, in quotes if it has blanks", "postgres postgres://odoo@db.example.com/postgres"},
@@ -11,13 +16,14 @@ var usages = map[string]struct{ takes, example string }{
 	"site":                 {"the address of one site", "site odoo.example.com"},
 	"upstream":             {"the addresses of one or more Odoo servers", "upstream 10.0.0.5:8069 10.0.0.6:8069"},
 	"channels":             {"queue_job's configuration string, or database", "channels root:4,root.mail:1"},
-	"channel":              {"a name, then a capacity, a part, auto or nothing, and options in a block, one on each line", "channel root.mail 2"},
+	"channel":              {"a name, then a capacity, a part, auto or nothing (options go into a block, one on each line)", "channel root.mail 2"},
 	"server":               {"no argument, but a block with workers, max_jobs or reserve, one on each line", "server { ... }"},
-	"policy":               {"one or more globs of channels, and options in a block, one on each line", "policy root.export.* { ... }"},
+	"pool":                 {"a name and the addresses of its servers (limits go into a block, one on each line)", "pool heavy 10.0.0.7:8069"},
+	"policy":               {"one or more globs of channels, and a block of options, one on each line", "policy root.export.* { ... }"},
 	"odoo_config":          {"one file", "odoo_config /etc/odoo/odoo.conf"},
-	"driver":               {"the name of one driver, and its options in a block, one on each line", "driver odoo"},
+	"driver":               {"the name of one driver (its options go into a block, one on each line)", "driver odoo"},
 	"connections":          {"one whole number", "connections 20"},
-	"hibernate":            {"one duration, and options in a block, one on each line", "hibernate 10m"},
+	"hibernate":            {"one duration (options go into a block, one on each line)", "hibernate 10m"},
 	"discover_interval":    {"one duration", "discover_interval 30s"},
 	"rescue_started_after": {"one duration", "rescue_started_after 10m"},
 	"quarantine":           {`a number of attempts, the word "in" and a duration`, "quarantine 3 in 72h"},
@@ -28,13 +34,16 @@ var usages = map[string]struct{ takes, example string }{
 	"db_max_capacity":      {"one or more rules", "db_max_capacity prod:4,*:2"},
 	"throttle":             {"one duration, or a number of seconds", "throttle 2s"},
 	"capacity_default":     {"one whole number", "capacity_default 2"},
+	"min":                  {"one whole number", "min 1"},
 	"workers":              {"one whole number", "workers 8"},
 	"max_jobs":             {"one whole number", "max_jobs 5"},
 	"reserve":              {"one whole number", "reserve 2"},
 	"database":             {"one glob", "database prod_*"},
 	"function":             {"one glob", "function sale.order.*"},
-	"timeout":              {"one duration, and options in a block, one on each line", "timeout 15m"},
+	"timeout":              {"one duration (options go into a block, one on each line)", "timeout 15m"},
 	"limit":                {`a whole number, "per database" or "per company", then burst or nothing`, "limit 2 per database"},
+	"pool of a policy":     {"the name of a pool, then fallback or nothing", "pool heavy fallback"},
+	"objective":            {`the word "wait", a percentage or nothing, and a duration`, "objective wait 95% 10m"},
 	"fair":                 {"database or company", "fair database"},
 	"serialize":            {"the word identity_key", "serialize identity_key"},
 	"capacity":             {"a number of jobs, days without blanks, hours and a time zone", "capacity 0 mon-fri 08:00-20:00 Europe/Brussels"},
@@ -52,5 +61,6 @@ var usages = map[string]struct{ takes, example string }{
 // takes.
 func wrongArguments(d *caddyfile.Dispenser, option string) error {
 	u := usages[option]
+	option, _, _ = strings.Cut(option, " of ")
 	return d.Errf("%s takes %s, as in: %s", option, u.takes, u.example)
 }

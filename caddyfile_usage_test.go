@@ -33,7 +33,7 @@ func names[T any](options map[string]T) []string { return slices.Sorted(maps.Key
 var flags = []string{"sequential", "paused", "sequential_default", "cancel", "retry", "run_neutralized", "release_dependents", "upgrade_gate"}
 
 // endless are the options that take any number of arguments.
-var endless = []string{"databases", "upstream", "channels", "db_max_capacity", "policy"}
+var endless = []string{"databases", "upstream", "channels", "db_max_capacity", "policy", "pool"}
 
 // parseLine reads a Caddyfile with a line in a block. Its error names the line of the file.
 func parseLine(around, line string) error {
@@ -52,7 +52,11 @@ func TestUsage(t *testing.T) {
 				b.around = regexp.MustCompile("(%s)\n"+option+" ?.*").ReplaceAllString(b.around, "$1")
 				before, _, _ := strings.Cut(b.around, "%s")
 				at := fmt.Sprintf(", at Testfile:%d", 2+strings.Count(before, "\n"))
-				u, ok := usages[option]
+				key := option
+				if _, ok := usages[option+" of a "+block]; ok {
+					key += " of a " + block
+				}
+				u, ok := usages[key]
 				if slices.Contains(flags, option) {
 					require.False(t, ok, "it has no argument")
 					require.NoError(t, parseLine(b.around, option))
@@ -73,7 +77,7 @@ func TestUsage(t *testing.T) {
 					return
 				}
 				require.EqualError(t, parseLine(b.around, option), want)
-				if !slices.Contains(endless, option) {
+				if !slices.Contains(endless, key) {
 					require.EqualError(t, parseLine(b.around, strings.Replace(example, "\n", " ", 1)+" more words {"), want)
 				}
 			})

@@ -166,6 +166,10 @@ type Runner struct {
 	// gets jobs whatever else it does.
 	Server *Server `json:"server,omitempty"`
 
+	// Sets of Odoo servers, by name, that run only those jobs whose policy names them. Default: none, all
+	// jobs run on all servers.
+	Pools map[string]*Pool `json:"pools,omitempty"`
+
 	// What holds for the jobs of some channels beyond the channels' limits: time limits, how
 	// databases and companies share a channel, and when, and how often, jobs start. For each option,
 	// the first policy counts that matches a job and has the option. Default: none.
@@ -252,6 +256,11 @@ type Channel struct {
 	// the limits of `server`. It follows when that has been another one for 30 seconds. Excludes
 	// `capacity`. Default: false.
 	Auto bool `json:"auto,omitempty"`
+
+	// How many slots of the channel above others may not take while this channel, or one below it, has a
+	// job that runs or could start. The channel above must have a capacity, and the minimums under it
+	// may be no more than that in all. Default: 0, none.
+	Min int `json:"min,omitempty"`
 
 	// What a capacity of 0 or less means to OCA's runner: 0 is without limit, a
 	// negative number is never. The Caddyfile's `channels` puts it here when it

@@ -52,6 +52,15 @@ type Policy struct {
 	// concerned. Default: this policy does not say so.
 	Serialize string `json:"serialize,omitempty"`
 
+	// The pool of servers that runs the jobs. That of the job's channel counts; where no policy names
+	// one for it, that of the channel above. Default: not by this policy; where none names a pool, the
+	// servers that belong to no pool.
+	Pool *PolicyPool `json:"pool,omitempty"`
+
+	// How long jobs may wait before they may use workers that are reserved to visitors. That of the job's
+	// channel counts; where no policy has one for it, that of the channel above. Default: not by this
+	// policy; where none has one, ten minutes for every job.
+	Objective *Objective `json:"objective,omitempty"`
 	// How many jobs of a channel, with those below it, may run at once at certain times of the week.
 	// Of the windows in the list, the first counts that is open; while none is, the channel has its own
 	// capacity. What runs goes on. A policy with `database` can have it only where each database has
@@ -103,6 +112,9 @@ func (p *Policy) config() (policy.Policy, error) {
 			Grace: time.Duration(t.Grace), Retry: t.Retry,
 		}
 	}
+	if o := p.Objective; o != nil {
+		out.Objective = &policy.Objective{Wait: time.Duration(o.Wait), Percent: o.Percent}
+	}
 	p.configShares(&out)
 	return out, p.configRules(&out)
 }
@@ -123,6 +135,11 @@ func (p *Policy) check() (cfg policy.Policy, err error) {
 			checkDuration("warn", t.Warn, leastTimeout),
 			checkDuration("grace", t.Grace, leastTimeout),
 		); err != nil {
+			return cfg, fmt.Errorf("%s: %w", &cfg, err)
+		}
+	}
+	if o := p.Objective; o != nil {
+		if err := checkDuration("objective", o.Wait, leastTimeout); err != nil {
 			return cfg, fmt.Errorf("%s: %w", &cfg, err)
 		}
 	}
@@ -218,6 +235,8 @@ var policyOptions = map[string]func(*Policy, *caddyfile.Dispenser) error{
 	"limit":     (*Policy).parseLimit,
 	"fair":      (*Policy).parseFair,
 	"serialize": (*Policy).parseSerialize,
+	"pool":      (*Policy).parsePool,
+	"objective": (*Policy).parseObjective,
 	"capacity":  (*Policy).parseCapacity,
 	"rate":      (*Policy).parseRate,
 }

@@ -31,7 +31,7 @@ func (p *Policy) configShares(to *policy.Policy) {
 		to.Limit = &policy.Limit{Jobs: l.Jobs, Per: policy.Per(l.Per), Burst: l.Burst}
 	}
 	to.Fair = policy.Per(p.Fair)
-	to.Serialize = policy.By(p.Serialize)
+	to.Serialize, to.Pool = policy.By(p.Serialize), p.Pool.config()
 }
 
 // parseFair reads: fair database|company.

@@ -98,6 +98,9 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 			return cfg, nil, fmt.Errorf("server: workers: %w; use max_jobs alone", err)
 		}
 	}
+	if err := r.usePools(ctx, &cfg); err != nil {
+		return cfg, nil, err
+	}
 	return cfg, odoo, nil
 }
 
@@ -269,6 +272,7 @@ func (c *Channel) config(name string) channels.Config {
 		Name:              name,
 		Capacity:          capacity,
 		Percent:           c.Percent,
+		Min:               c.Min,
 		Auto:              c.Auto,
 		Sequential:        c.Sequential,
 		Throttle:          time.Duration(c.Throttle),

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
@@ -27,7 +28,8 @@ type Server struct {
 	MaxJobs int `json:"max_jobs,omitempty"`
 
 	// How many of its workers jobs leave to visitors. Requires `workers`. When a job has waited for
-	// ten minutes, one job at a time may use what is reserved. Default: 0, none.
+	// ten minutes, or for as long as `objective` of its policy says, one job at a time may use what is
+	// reserved. Default: 0, none.
 	Reserve int `json:"reserve,omitempty"`
 }
 
@@ -101,4 +103,43 @@ func parseInteger(d *caddyfile.Dispenser) (int, error) {
 		}
 		return n, nil
 	})
+}
+
+// Objective says how long jobs may wait for a server before they may use workers that are reserved to
+// visitors, one job at a time.
+//
+//	{"wait": "10m", "percent": 95}
+type Objective struct {
+	// How long a job may wait, from when it could start, while no job that could start finds room; at
+	// least `1s`. Default: none, and an objective without it is refused.
+	Wait caddy.Duration `json:"wait,omitempty"`
+
+	// Of a hundred jobs that wait, so many may have waited for at most that time, and the others for longer,
+	// without that anything is done about it. Default: 100, so that one that has waited for longer is enough.
+	Percent int `json:"percent,omitempty"`
+}
+
+// parseObjective reads: objective wait [<percent>%] <duration>.
+func (p *Policy) parseObjective(d *caddyfile.Dispenser) (err error) {
+	args := d.RemainingArgs()
+	if len(args) < 2 || len(args) > 3 || args[0] != "wait" {
+		return wrongArguments(d, "objective")
+	}
+	o := new(Objective)
+	if len(args) == 3 {
+		number, ok := strings.CutSuffix(args[1], "%")
+		if o.Percent, err = strconv.Atoi(number); err != nil || !ok || o.Percent <= 0 {
+			return d.Errf("objective: %q is not a percentage such as 95%%", args[1])
+		}
+	}
+	wait, err := caddy.ParseDuration(args[len(args)-1])
+	if err != nil {
+		return d.Errf(badDuration, "objective", args[len(args)-1])
+	}
+	o.Wait = caddy.Duration(wait)
+	p.Objective = o
+	if _, err := p.check(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
 }

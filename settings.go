@@ -3,6 +3,7 @@ package jobrunner
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
 // Where the value of a setting can come from, besides Odoo's configuration.
@@ -96,6 +98,9 @@ func (r *Runner) addRules(cfg *runner.Config, add func(name, value string)) {
 	if r.Server != nil {
 		add("server", r.Server.String())
 	}
+	for _, name := range slices.Sorted(maps.Keys(r.Pools)) {
+		add("pool "+name, r.Pools[name].String())
+	}
 	for i := range cfg.Policies {
 		add(cfg.Policies[i].String(), policyString(&cfg.Policies[i]))
 	}
@@ -128,6 +133,12 @@ func policyString(p *policy.Policy) string {
 	}
 	if p.Serialize != "" {
 		options = append(options, "serialize "+string(p.Serialize))
+	}
+	if p.Pool != nil {
+		options = append(options, upstream.Class(*p.Pool).String())
+	}
+	if o := p.Objective; o != nil {
+		options = append(options, fmt.Sprintf("objective wait %d%% %s", cmp.Or(o.Percent, 100), o.Wait))
 	}
 	for _, w := range p.Capacity {
 		options = append(options, "capacity "+w.String())
@@ -169,6 +180,9 @@ func channelString(cfgs []channels.Config) string {
 		}
 		if c.Sequential {
 			word += ":sequential"
+		}
+		if c.Min > 0 {
+			word += fmt.Sprintf(":min=%d", c.Min)
 		}
 		if c.Throttle > 0 {
 			word += fmt.Sprintf(":throttle=%g", c.Throttle.Seconds())

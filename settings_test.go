@@ -16,7 +16,10 @@ import (
 
 // What the doctor shows as settings has everything that changes which jobs run.
 func TestSettingsOfPolicies(t *testing.T) {
-	r := Runner{Server: &Server{Workers: 8, MaxJobs: 5, Reserve: 2}}
+	r := Runner{
+		Server: &Server{Workers: 8, MaxJobs: 5, Reserve: 2},
+		Pools:  map[string]*Pool{"heavy": {Upstreams: []string{"10.0.0.7:8069"}, MaxJobs: 2}},
+	}
 	cfg := runner.Config{
 		Postgres: &pgx.ConnConfig{},
 		Policies: []policy.Policy{
@@ -29,6 +32,7 @@ func TestSettingsOfPolicies(t *testing.T) {
 				Channels: []string{"root.night"}, Rate: &channels.Rate{Starts: 100, Period: time.Hour, Burst: 20},
 				Capacity: []channels.Window{{Capacity: 1, Days: 1 << time.Saturday, To: 24 * 60, Zone: time.UTC}, {Days: 127, From: 8 * 60, To: 60, Zone: time.UTC}},
 			},
+			{Channels: []string{"root.export"}, Pool: &policy.Pool{Pool: "heavy", Fallback: true}, Objective: &policy.Objective{Wait: time.Minute}},
 		},
 		UpgradeGate: true, ReleaseDependents: true,
 	}
@@ -38,6 +42,8 @@ func TestSettingsOfPolicies(t *testing.T) {
 	}
 	for name, value := range map[string]string{
 		"server":                        "workers 8, max_jobs 5, reserve 2",
+		"pool heavy":                    "10.0.0.7:8069, max_jobs 2",
+		"policy root.export":            "pool heavy fallback, objective wait 100% 1m0s",
 		"policy root":                   "limit 4 per database burst, fair company",
 		"policy root.* database prod_*": "fair database, serialize identity_key, rate 5/s per database",
 		"policy root.night":             "capacity 1 sat 00:00-24:00 UTC, capacity 0 daily 08:00-01:00 UTC, rate 100/h burst 20",

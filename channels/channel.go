@@ -19,6 +19,7 @@ const (
 // limits is what a channel's configuration means for the jobs that pass it.
 type limits struct {
 	capacity   int
+	min        int   // of the parent's slots that others may not take
 	percent    int   // of the parent's, which capacity follows; 0: it does not
 	auto       bool  // only shown; see Config
 	ceiling    int   // what rules can give at most; 0: anything
@@ -49,7 +50,9 @@ type channel struct {
 	own         int                 // jobs whose own channel this is, wherever they are
 	pausedUntil int64               // end of the throttle pause in microseconds, 0: none
 	tallies     map[shareKey]*tally // of the keys with a limit that have jobs here or below
-	tolls       *tolls              // of the databases with a rate; nil if no policy has one for the channel
+	floors      *floors             // what is kept for the children; nil: none of them has a minimum
+	floor       floor
+	tolls       *tolls // of the databases with a rate; nil if no policy has one for the channel
 
 	// What follows is derived from the above by settle.
 	timer      int64 // when the next pass has to check it

@@ -19,6 +19,11 @@ type Config struct {
 	// Auto says that the owner of the tree changes the capacity of root by Resize. Capacity, at least 1,
 	// is what it begins with. Only root can have it. Default: false.
 	Auto bool
+	// Min is how many of its parent's slots others may not take while the channel, or one below it, has a
+	// job that runs or could start. The parent must have a capacity, and the minimums under it may be no
+	// more than that in all. Where a window, a part or Auto leaves it less, those with a minimum go first.
+	// Default: 0, none are kept.
+	Min int
 	// Sequential lets one job run after the other and stops at a failed one. It requires capacity
 	// 1.
 	Sequential bool
@@ -35,6 +40,8 @@ type Config struct {
 
 	// ceiling bounds what rules may give; 0 does not.
 	ceiling int
+	// bounded is set where the capacity may be less than was asked for.
+	bounded bool
 }
 
 // Validate reports what makes the configuration of a channel meaningless.
@@ -53,6 +60,12 @@ func (c Config) Validate() error {
 		return fail("only root can have the capacity auto")
 	case c.Auto && c.Capacity < 1:
 		return fail("auto begins with a capacity of at least 1")
+	case c.Min < 0:
+		return fail("min must not be negative")
+	case c.Min > 0 && Normalize(c.Name) == rootName:
+		return fail("min is a part of the slots of the channel above, and there is none")
+	case c.Min > 0 && c.Capacity != 0 && c.Min > c.Capacity:
+		return fail("min %d is more than its capacity, which is %d", c.Min, c.Capacity)
 	case c.Sequential && (c.Capacity != 1 || c.Auto):
 		return fail("a sequential channel must have a capacity of 1")
 	case c.SequentialDefault && c.CapacityDefault != 1:
@@ -65,6 +78,7 @@ func (c Config) limits() limits {
 	return limits{
 		capacity:   c.Capacity,
 		percent:    c.Percent,
+		min:        c.Min,
 		auto:       c.Auto,
 		ceiling:    c.ceiling,
 		throttle:   c.Throttle.Microseconds(),

@@ -103,38 +103,67 @@ func (m *Manager) Oldest(now time.Time) map[string]time.Time {
 
 // oldest visits as many jobs as the budget allows and returns what is left of it.
 func (m *Manager) oldest(now time.Time, budget int) (oldest map[string]time.Time, left int) {
-	oldest = make(map[string]time.Time)
+	since := make(map[*channel]int64)
+	var of *channel
+	first := int64(never)
+	left = m.ready(now, budget, func(c *channel, r *record) {
+		if c != of { // one channel after the other
+			of, first = c, never
+		}
+		if at := max(r.created, r.eta); at < first {
+			first, since[c] = at, at
+		}
+	})
+	oldest = make(map[string]time.Time, len(since))
+	for c, at := range since {
+		oldest[c.name] = time.UnixMicro(at).UTC()
+	}
+	return oldest, left
+}
+
+// ready calls see for jobs whose time has come, with the channels that hold them, for as many as the
+// budget allows, and returns what is left of it.
+func (m *Manager) ready(now time.Time, budget int, see func(c *channel, r *record)) (left int) {
 	all := m.root.tree(nil)
 	slices.SortFunc(all, func(a, b *channel) int { return cmp.Compare(a.waiting(), b.waiting()) })
 	for i, c := range all {
 		// Small queues first; what they leave of their share is for the others.
 		share := max(budget/(len(all)-i), 1)
 		budget -= share
-		if since := c.oldest(now.UnixMicro(), &share); since != never {
-			oldest[c.name] = time.UnixMicro(since).UTC()
-		}
+		c.ready.each(&share, func(r *record) { see(c, r) })
+		explore(c.eta.items, &share, func(r *record) bool {
+			if r.eta > now.UnixMicro() {
+				return false
+			}
+			see(c, r)
+			return true
+		})
 		budget += share
 	}
-	return oldest, max(budget, 0)
+	return max(budget, 0)
 }
 
 func (c *channel) waiting() int { return c.ready.len() + c.eta.len() }
 
-func (c *channel) oldest(now int64, budget *int) int64 {
-	since := int64(never)
-	c.ready.heaps(func(items []*record) bool {
-		explore(items, budget, func(o *record) bool {
-			since = min(since, max(o.created, o.eta))
-			return true
-		})
-		return *budget > 0
-	})
-	explore(c.eta.items, budget, func(o *record) bool {
-		if o.eta > now {
-			return false
+// Waiting is a job that waits although its time has come.
+type Waiting struct {
+	// DB is its database, and Channel the full name of its own channel.
+	DB, Channel string
+	// Gate is the one that it has to pass; see [Share].
+	Gate string
+	// Since is when it was created, or its eta.
+	Since time.Time
+}
+
+// Waiting calls see for jobs that wait although their time has come. It visits as many as Oldest does.
+func (m *Manager) Waiting(now time.Time, see func(Waiting)) { m.waiting(now, oldestLimit, see) }
+
+func (m *Manager) waiting(now time.Time, budget int, see func(Waiting)) (left int) {
+	return m.ready(now, budget, func(_ *channel, r *record) {
+		w := Waiting{DB: r.home.db.name, Channel: r.home.channel.name, Since: time.UnixMicro(max(r.created, r.eta)).UTC()}
+		if r.home.gate != nil {
+			w.Gate = r.home.gate.name
 		}
-		since = min(since, max(o.created, o.eta))
-		return true
+		see(w)
 	})
-	return since
 }

@@ -35,6 +35,10 @@ const (
 	ReasonLimit
 	// ReasonSerialized: another job with the same identity key runs, or goes first (Blocker, Share).
 	ReasonSerialized
+	// ReasonNoRoom: the gate that it has to pass has no room (Gate), because no server has.
+	ReasonNoRoom
+	// ReasonMin: the free slots of the channel are kept for others, below it, that have a minimum (Kept).
+	ReasonMin
 	// ReasonBehind: the next pass gives the channel's free slots to others (Capacity, Running).
 	ReasonBehind
 	// ReasonSuspended: the database is being loaded or cannot be served.
@@ -68,6 +72,8 @@ var reasonNames = [...]string{
 	ReasonSequentialETA:    "sequential_eta",
 	ReasonLimit:            "limit",
 	ReasonSerialized:       "serialized",
+	ReasonNoRoom:           "no_server",
+	ReasonMin:              "min",
 	ReasonBehind:           "behind",
 	ReasonSuspended:        "suspended",
 	ReasonWithheld:         "channels_withheld",
@@ -110,6 +116,10 @@ type Explanation struct {
 	Rate   *Rate
 	// Share is the limit that holds the job back, if one does.
 	Share *ShareUse
+	// Gate is the one that the job has to pass; see [Share].
+	Gate string
+	// Kept says how many slots are kept for which channels, if that is the reason: "1 for root.mail".
+	Kept string
 	// Turns is set where Channel is shared fairly. Ahead then counts jobs of the same key only.
 	Turns *Turns
 	// Shared is set if the job's own channel is one for many names; see NamesPerDatabase.
@@ -130,6 +140,9 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 	own := r.home.channel
 	t := now.UnixMicro()
 	e := Explanation{Job: r.job(), State: r.state, Channel: own.name, Capacity: own.shownCapacity(), Running: own.running, Shared: r.home.shared}
+	if r.home.gate != nil {
+		e.Gate = r.home.gate.name
+	}
 	switch {
 	case r.location == inRunning:
 		e.Reason = ReasonRunning
@@ -159,7 +172,8 @@ func (m *Manager) Explain(k Key, now time.Time) (Explanation, bool) {
 func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 	e.Channel, e.Capacity, e.Running = c.name, c.shownCapacity(), c.running
 	var best, next *record
-	e.Ahead, e.AtLeast, best, next = c.competitors(r, now)
+	var floored map[*channel]int
+	e.Ahead, e.AtLeast, floored, best, next = c.competitors(r, now)
 	limit := c.limitOf(r)
 	toll, tollAhead := c.shutFor(r)
 	e.Turns = c.turns(r)
@@ -173,6 +187,8 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.limited(limit)
 	case !c.hasCapacity():
 		e.full(c)
+	case c.kept(r) != "":
+		e.Reason, e.Kept = ReasonMin, c.kept(r)
 	case c.pausedUntil > now:
 		e.Reason = ReasonThrottled
 		e.Until = time.UnixMicro(c.pausedUntil).UTC()
@@ -180,13 +196,15 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.Reason = ReasonSequentialETA
 		e.Blocker = next.key()
 		e.Until = time.UnixMicro(next.eta).UTC()
+	case r.home.gate != nil && !r.home.gate.open():
+		e.Reason = ReasonNoRoom
 	case limit != nil:
 		e.limited(limit)
 	case toll != nil:
 		e.tolled(toll, tollAhead, r.home.shares[toll.channel.depth].RateSource)
 	case !c.ruling.affords(c, 1+e.before()):
 		e.rated(c)
-	case c.throttle != 0 && e.Ahead > 0, e.before() >= c.slots()-c.running:
+	case c.throttle != 0 && e.Ahead > 0, c.crowded(r, e.before(), floored):
 		e.Reason = ReasonBehind
 	case c.parent == nil:
 		e.Reason = ReasonReady
@@ -205,9 +223,9 @@ func (e *Explanation) before() int {
 }
 
 // competitors examines the jobs in the queue of c whose time has come, r included: how many of them
-// go before r, and which is the best. The job with the earliest eta still to come is next. What
+// go before r, which of them through channels with a minimum, and which is the best. The job with the earliest eta still to come is next. What
 // sorts after r need not be visited, and there is a limit for the rest (atLeast).
-func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, best, next *record) {
+func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, floored map[*channel]int, best, next *record) {
 	best = r
 	budget := explainLimit
 	compete := func(o *record) {
@@ -219,7 +237,7 @@ func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, be
 		}
 	}
 	if c.ready.shared != nil {
-		ahead, best = c.ready.shared.competitors(r, &budget)
+		ahead, floored, best = c.ready.shared.competitors(r, &budget)
 	} else {
 		explore(c.ready.items, &budget, func(o *record) bool {
 			compete(o)
@@ -239,7 +257,7 @@ func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, be
 		}
 		return false
 	})
-	return ahead, budget == 0, best, next
+	return ahead, budget == 0, floored, best, next
 }
 
 // explainLimit bounds the jobs of one queue that an explanation visits, so that a queue of a
@@ -315,6 +333,10 @@ func (e Explanation) sentence() string {
 		return fmt.Sprintf("%s%s lets %s of channel %s start, and this one not before %s%s", waits, e.Policy, e.Rate.spell(), e.Channel, until, behind)
 	case ReasonLimit, ReasonSerialized:
 		return waits + e.Share.String() + behind
+	case ReasonNoRoom:
+		return fmt.Sprintf("%sthere is no room for it at %s%s", waits, e.Gate, behind)
+	case ReasonMin:
+		return fmt.Sprintf("%sthe free slots of channel %s are kept (min): %s%s", waits, e.Channel, e.Kept, behind)
 	case ReasonBehind:
 		if e.Turns != nil && e.Turns.Before > 0 {
 			return fmt.Sprintf("%s%s before it in channel %s%s", waits, e.CountAhead(), e.Channel, "; "+e.Turns.String())

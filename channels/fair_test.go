@@ -3,8 +3,10 @@ package channels
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -94,6 +96,119 @@ func (s *simulation) until(end time.Duration) {
 func p99(waits []time.Duration) time.Duration {
 	slices.Sort(waits)
 	return waits[len(waits)*99/100]
+}
+
+// refFair is start-time fair queueing written down as directly as possible: of the keys that have jobs, the
+// one with the least virtual time goes next; among equals, the one with the best job.
+type refFair struct {
+	virtual, latest, mean int64
+	lanes                 map[string]*refLane
+}
+
+type refLane struct {
+	start, mean int64
+	waiting     []int64 // ids
+	charged     map[string]int64
+}
+
+func (f *refFair) lane(db string) *refLane {
+	if f.lanes[db] == nil {
+		f.lanes[db] = &refLane{start: f.virtual, charged: map[string]int64{}}
+	}
+	return f.lanes[db]
+}
+
+func (f *refFair) add(db string, id int64) {
+	l := f.lane(db)
+	if len(l.waiting) == 0 {
+		l.start = max(l.start, f.virtual)
+	}
+	l.waiting = append(l.waiting, id)
+}
+
+// start returns which job goes next.
+func (f *refFair) start() string {
+	best := ""
+	for db, l := range f.lanes {
+		b := f.lanes[best]
+		if len(l.waiting) > 0 && (b == nil || l.start < b.start || l.start == b.start && l.waiting[0] < b.waiting[0]) {
+			best = db
+		}
+	}
+	l := f.lanes[best]
+	f.virtual = max(f.virtual, l.start)
+	uuid := fmt.Sprint(l.waiting[0])
+	l.waiting = l.waiting[1:]
+	l.charged[uuid] = max(cmp.Or(l.mean, f.mean), leastCharge)
+	l.start += l.charged[uuid]
+	f.latest = max(f.latest, l.start)
+	return best + "/" + uuid
+}
+
+func (f *refFair) end(k Key, took int64, idle bool) {
+	l := f.lane(k.DB)
+	took = max(took, leastCharge)
+	smooth := func(old int64) int64 {
+		if old == 0 {
+			return took
+		}
+		return old + (took-old)/weight
+	}
+	l.mean, f.mean = smooth(l.mean), smooth(f.mean)
+	l.start += took - l.charged[k.UUID]
+	f.latest = max(f.latest, l.start)
+	delete(l.charged, k.UUID)
+	if idle {
+		f.virtual = f.latest
+	}
+}
+
+// TestFairIsTheReference: whatever comes and ends, the job goes next that goes in the model.
+func TestFairIsTheReference(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		m := loaded(t, 0, 1, fmt.Sprintf("root:%d", rapid.IntRange(1, 3).Draw(t, "slots")))
+		m.SetShares(fairByDatabase)
+		ref := &refFair{mean: firstCharge, lanes: map[string]*refLane{}}
+		now := time.Unix(1000, 0)
+		running := map[string]time.Time{}
+		waiting, id := 0, int64(0)
+		next := func() {
+			for _, k := range m.Next(now, 0) {
+				require.Equal(t, ref.start(), k.String())
+				running[k.String()] = now
+				waiting--
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"queue": func(t *rapid.T) {
+				db := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "database")
+				for range rapid.IntRange(1, 4).Draw(t, "jobs") {
+					id++
+					m.Observe(now)
+					m.Set(Job{Key: Key{DB: db, UUID: fmt.Sprint(id)}, ID: id}, Pending)
+					ref.add(db, id)
+					waiting++
+				}
+				next()
+			},
+			"end": func(t *rapid.T) {
+				if len(running) == 0 {
+					t.Skip("none runs")
+				}
+				name := rapid.SampledFrom(slices.Sorted(maps.Keys(running))).Draw(t, "job")
+				db, uuid, _ := strings.Cut(name, "/")
+				k := Key{DB: db, UUID: uuid}
+				now = now.Add(time.Duration(rapid.IntRange(0, 5000).Draw(t, "milliseconds later")) * time.Millisecond)
+				began := running[name]
+				delete(running, name)
+				m.Observe(now)
+				m.Remove(k)
+				ref.end(k, now.Sub(began).Microseconds(), len(running) == 0 && waiting == 0)
+				next()
+			},
+		})
+	})
 }
 
 // TestFairToTheSmallOne: a tenant with one job a second hardly notices another one with 100,000.
@@ -301,7 +416,7 @@ func TestFairIsConsistent(t *testing.T) {
 					s.checkExplanation(t, j.Key, state)
 				}
 			},
-			"configure": func(t *rapid.T) { require.NoError(t, s.m.Configure(drawConfigs.Draw(t, "configuration"))) },
+			"configure": func(t *rapid.T) { require.NoError(t, s.m.Configure(drawPlainConfigs.Draw(t, "configuration"))) },
 			"share":     share,
 			"govern": func(t *rapid.T) {
 				rules := drawRules(t)

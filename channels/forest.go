@@ -19,6 +19,7 @@ type Forest struct {
 
 	stopped    map[string]struct{} // what Pause holds back, by full name
 	shares     Shares
+	gates      *gates
 	names      *allowance // of the trees of databases
 	clock      *clock
 	rules      func(db, channel string) Rules // nil: there are none
@@ -63,7 +64,7 @@ func (wakeupOrder) moved(t *tree, index int) { t.wakeIndex = index }
 
 // NewForest returns one tree for all databases, with the one channel "root" of capacity 1.
 func NewForest() *Forest {
-	f := &Forest{stopped: make(map[string]struct{}), clock: new(clock)}
+	f := &Forest{stopped: make(map[string]struct{}), clock: new(clock), gates: new(gates)}
 	f.shared = f.newManager("")
 	return f
 }
@@ -82,7 +83,7 @@ func (f *Forest) Configure(cfgs []Config) error {
 	for _, t := range f.trees {
 		m.adopt(t.dbs[t.name])
 	}
-	*f = Forest{shared: m, shares: f.shares, stopped: f.stopped, clock: f.clock, rules: f.rules}
+	*f = Forest{shared: m, shares: f.shares, stopped: f.stopped, clock: f.clock, gates: f.gates, rules: f.rules}
 	return nil
 }
 
@@ -176,7 +177,7 @@ func (c Capacities) limited(db string, cfgs []Config) []Config {
 		cfgs = append(cfgs, Config{Name: rootName})
 	}
 	root := &cfgs[i]
-	root.ceiling = max(c.Of(db), 0)
+	root.ceiling, root.bounded = max(c.Of(db), 0), true
 	switch limit := c.Of(db); {
 	case limit <= 0:
 		root.Paused = true
@@ -191,7 +192,7 @@ func (c Capacities) limited(db string, cfgs []Config) []Config {
 // for one of all databases.
 func (f *Forest) newManager(db string) *Manager {
 	m := NewManager()
-	m.clock = f.clock
+	m.clock, m.gates = f.clock, f.gates
 	f.govern(m, db)
 	m.SetShares(f.shares)
 	for name := range f.stopped {

@@ -169,6 +169,7 @@ func (f *Forest) Next(now time.Time, limit int) []Key {
 			t.turn = f.turns
 		}
 		f.settle(t)
+		f.regate()
 	}
 	return keys
 }
@@ -299,14 +300,31 @@ func (f *Forest) Oldest(now time.Time) map[ID]time.Time {
 		add("", f.shared.Oldest(now))
 		return oldest
 	}
+	f.shareBudget(func(t *tree, budget int) int {
+		of, left := t.oldest(now, budget)
+		add(t.name, of)
+		return left
+	})
+	return oldest
+}
+
+// Waiting is [Manager.Waiting], of all trees. Its bound is for all of them together.
+func (f *Forest) Waiting(now time.Time, see func(Waiting)) {
+	if f.shared != nil {
+		f.shared.Waiting(now, see)
+		return
+	}
+	f.shareBudget(func(t *tree, budget int) int { return t.waiting(now, budget, see) })
+}
+
+// shareBudget gives each tree its share of the jobs that may be visited in all. What small ones leave of
+// theirs is for the others.
+func (f *Forest) shareBudget(visit func(t *tree, budget int) (left int)) {
 	trees := slices.SortedFunc(maps.Values(f.trees), func(a, b *tree) int { return cmp.Compare(a.jobs, b.jobs) })
 	budget := oldestLimit
 	for i, t := range trees {
 		share := max(budget/(len(trees)-i), 1)
 		budget -= share
-		of, left := t.oldest(now, share)
-		add(t.name, of)
-		budget += left
+		budget += visit(t, share)
 	}
-	return oldest
 }

@@ -63,6 +63,7 @@ func (m *Manager) occupy(c *channel, r *record, by int) {
 		m.tally(c, r, by)
 		m.account(c, r, by)
 		m.charge(c, r, by)
+		c.keep(r, by)
 	}
 }
 
@@ -74,6 +75,7 @@ func (m *Manager) run(c *channel, r *record, by int) {
 		m.tally(c, r, by)
 		m.account(c, r, by)
 		c.toll(r, by)
+		c.keep(r, by)
 	}
 }
 
@@ -192,11 +194,11 @@ func (c *channel) hurdleOf(r *record) *tally {
 	return nil
 }
 
-// held reports whether a limit that is reached, or a job with the same identity key, holds a job back in
-// the queue of the channel.
+// held reports whether a limit that is reached, a job with the same identity key, or a gate holds a job
+// back in the queue of the channel.
 func (c *channel) held(r *record) bool {
-	g := r.group()
-	return c.hurdleOf(r) != nil || g != nil && len(g.running) > 0
+	g, gate := r.group(), r.home.gate
+	return c.hurdleOf(r) != nil || g != nil && len(g.running) > 0 || gate != nil && !gate.open()
 }
 
 // tallyKnown is tallyOf for a read.
@@ -286,8 +288,8 @@ func (e *Explanation) limited(u *ShareUse) {
 }
 
 // competitors is that of the channel for the jobs in its queue: of each key as many as its limits leave
-// room for.
-func (q *sharedQueue) competitors(r *record, budget *int) (ahead int, best *record) {
+// room for. Those that come through a channel with a minimum are counted by that, too.
+func (q *sharedQueue) competitors(r *record, budget *int) (ahead int, floored map[*channel]int, best *record) {
 	best = r
 	own, lane := q.keyOf(r), q.laneNameOf(r)
 	for _, k := range q.keys {
@@ -311,8 +313,14 @@ func (q *sharedQueue) competitors(r *record, budget *int) (ahead int, best *reco
 			before = min(before, room)
 		}
 		ahead += before
+		if k.key.child != nil {
+			if floored == nil {
+				floored = make(map[*channel]int)
+			}
+			floored[k.key.child] += before
+		}
 	}
-	return ahead, best
+	return ahead, floored, best
 }
 
 // room returns how many more jobs of the key its limits let pass.

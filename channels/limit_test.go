@@ -3,6 +3,7 @@ package channels
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -176,12 +177,28 @@ func TestPassedByIsNotCountedAnew(t *testing.T) {
 	require.Zero(t, m.root.status().PassedBy)
 
 	// A budget that is used up ends the search for the oldest, however many keys there are.
-	visited := 0
-	m.root.ready.heaps(func([]*record) bool {
-		visited++
-		return false
-	})
-	require.Equal(t, 1, visited)
+	visited, budget := 0, 3
+	m.root.ready.each(&budget, func(*record) { visited++ })
+	require.Equal(t, 3, visited)
+	require.Zero(t, budget)
+}
+
+// TestOldestOfEachKey: the best job of each key is among those that are visited, also while others have
+// very many.
+func TestOldestOfEachKey(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:1", shareList{{"root", "*", Share{Limit: 1, Per: PerCompany}}})
+	m.Set(Job{Key: key("runs"), Company: 9}, Started)
+	for i := range 2 * oldestLimit {
+		m.Set(Job{Key: key(fmt.Sprint(i)), ID: int64(i), Created: 9e6, Company: int32(i%3) + 1}, Pending)
+	}
+	m.Set(Job{Key: key("old"), Created: 5e6, Company: 8}, Pending)
+	require.Equal(t, map[string]time.Time{"root": at(5).UTC()}, m.Oldest(at(20)))
+	seen := map[Waiting]int{}
+	m.Waiting(at(20), func(w Waiting) { seen[w]++ })
+	require.Equal(t, 1, seen[Waiting{DB: "db", Channel: "root", Since: at(5).UTC()}])
+	require.Len(t, seen, 2)
+	require.LessOrEqual(t, seen[Waiting{DB: "db", Channel: "root", Since: at(9).UTC()}], oldestLimit)
 }
 
 // TestManyCompanies: beyond a number, companies of a database count as one, until they have no jobs.

@@ -22,6 +22,8 @@ type Manager struct {
 	resting    resting                    // of channels that have gone
 	percents   int                        // how many channels have a part of their parents' capacity
 	shares     Shares
+	given      Shares // what SetShares was given last
+	gates      *gates
 	// tollsResting are those of the databases in channels that have gone.
 	tollsResting resting
 	fair         int          // how many channels are shared fairly
@@ -38,6 +40,7 @@ func NewManager() *Manager {
 		configured: make(map[*channel]struct{}),
 		stopped:    make(map[string]struct{}),
 		names:      newAllowance(),
+		gates:      new(gates),
 		clock:      new(clock),
 		governed:   make(map[*channel]struct{}),
 	}

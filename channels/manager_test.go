@@ -69,15 +69,38 @@ var (
 		cfg.SequentialDefault = cfg.CapacityDefault == 1 && rapid.Bool().Draw(t, "sequential_default")
 		return cfg
 	})
-	drawConfigs = rapid.SliceOfNDistinct(drawConfig, 0, 6, func(c Config) string { return c.Name })
+	drawPlainConfigs = rapid.SliceOfNDistinct(drawConfig, 0, 6, func(c Config) string { return c.Name })
+	drawConfigs      = rapid.Custom(func(t *rapid.T) []Config {
+		cfgs := drawPlainConfigs.Draw(t, "plain")
+		for i := range cfgs {
+			cfgs[i].Min = rapid.SampledFrom([]int{0, 0, 1, 1, 2, 3}).Draw(t, "min")
+			if cfgs[i].Validate() != nil || validateMinimums(byName(cfgs)) != nil {
+				cfgs[i].Min = 0
+			}
+		}
+		if validateMinimums(byName(cfgs)) != nil { // a later one has made its parent smaller
+			for i := range cfgs {
+				cfgs[i].Min = 0
+			}
+		}
+		return cfgs
+	})
 )
+
+func byName(cfgs []Config) map[string]Config {
+	named := make(map[string]Config)
+	for _, cfg := range cfgs {
+		named[Normalize(cfg.Name)] = cfg
+	}
+	return named
+}
 
 func (s *comparison) configure(t *rapid.T) {
 	cfgs := drawConfigs.Draw(t, "configuration")
-	before := s.m.wanted
+	before, told := s.m.wanted, s.m.shares != nil
 	require.NoError(t, s.m.Configure(cfgs))
 	require.NoError(t, s.ref.configure(cfgs))
-	if s.m.shares != nil && !maps.Equal(before, s.m.wanted) {
+	if (told || s.m.shares != nil) && !maps.Equal(before, s.m.wanted) {
 		s.ref.gather()
 	}
 }

@@ -86,7 +86,7 @@ func (m *Manager) newHome(d *database, name string) *home {
 	name = strings.Clone(name) // which may be a part of something big
 	h := &home{db: d, channel: m.channel(name), name: name, levels: p.levels}
 	h.shares = m.sharesOf(h)
-	h.scope = scopeOf(h.shares)
+	h.scope, h.gate = scopeOf(h.shares), m.gateOf(h.shares)
 	d.homes[name] = h
 	d.names += h.levels
 	m.names.used += h.levels

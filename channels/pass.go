@@ -110,6 +110,7 @@ func (m *Manager) start(now int64, limit int) []Key {
 		r.location = inRunning
 		m.begin(r)
 		m.clockIn(r)
+		m.spend(r)
 		r.home.count(r.state, -1)
 		r.home.count(Enqueued, 1)
 		r.state = Enqueued
@@ -153,6 +154,12 @@ func (m *Manager) settle(c, top *channel) {
 // derive computes timer, wake-up contribution and dirtiness of one channel. It reports whether the
 // contribution changed, which concerns the parent.
 func (m *Manager) derive(c *channel) (changed bool) {
+	if c.floors != nil {
+		c.shut()
+	}
+	if c.parent != nil && c.parent.floors != nil {
+		changed = c.parent.lift(c)
+	}
 	timer, wake := int64(never), int64(never)
 	if c.hasCapacity() {
 		if c.eta.len() > 0 {
@@ -179,7 +186,7 @@ func (m *Manager) derive(c *channel) (changed bool) {
 	}
 	m.mark(c, c.canYield())
 	if wake == c.wake {
-		return false
+		return changed
 	}
 	c.wake = wake
 	if c.parent != nil {

@@ -87,15 +87,29 @@ func (q *queue) split(wanted func(*record) bool) (out []*record, sorted bool) {
 	return q.shared.split(wanted), false
 }
 
-// heaps calls visit for each heap of the queue, as long as it returns true.
-func (q *queue) heaps(visit func(items []*record) bool) {
+// each calls visit for so many jobs, beginning with the best of each key, and takes them off the budget.
+// What a key leaves of its share is for the others.
+func (q *queue) each(budget *int, visit func(*record)) {
+	all := func(items []*record, budget *int) {
+		explore(items, budget, func(r *record) bool {
+			visit(r)
+			return true
+		})
+	}
 	if q.shared == nil {
-		visit(q.items)
+		all(q.items, budget)
 		return
 	}
-	for _, s := range q.shared.keys {
-		if !visit(s.free.items) || !visit(s.held.items) {
+	left := len(q.shared.keys)
+	for _, k := range q.shared.keys {
+		if *budget <= 0 {
 			return
 		}
+		share := max(*budget/left, 1)
+		*budget -= share
+		all(k.free.items, &share)
+		all(k.held.items, &share)
+		*budget += share
+		left--
 	}
 }

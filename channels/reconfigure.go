@@ -24,7 +24,7 @@ func (m *Manager) Configure(cfgs []Config) error {
 		errs = append(errs, cfg.Validate())
 		wanted[name] = cfg
 	}
-	errs = append(errs, validatePercents(wanted))
+	errs = append(errs, validatePercents(wanted), validateMinimums(wanted))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -32,8 +32,9 @@ func (m *Manager) Configure(cfgs []Config) error {
 	other := !maps.Equal(m.wanted, wanted)
 	m.wanted = wanted
 	var back map[*channel][]*record
-	if other && m.shares != nil {
+	if shares := m.effective(); other && (m.shares != nil || shares != nil) {
 		back = m.gather() // what restricts, and who holds slots, may change
+		m.shares = shares
 	}
 	touched := m.reconfigure(wanted)
 	changed := make(map[*channel]limits) // and what the limits were before

@@ -58,6 +58,7 @@ type home struct {
 	levels  int                  // what it takes of the allowance
 	shares  []level              // see sharesOf; nil without shares
 	scope   *scope               // see scopeOf
+	gate    *gate                // see gateOf; nil if there is none
 	shared  bool                 // its jobs have many names; see NamesPerDatabase
 	// ready and eta are those that wait while the database is suspended, in the order of the queues
 	// that they will be in.

@@ -16,6 +16,7 @@ type reference struct {
 	jobs      map[Key]*refJob
 	suspended map[string]bool
 	shares    Shares
+	rooms     map[string]Room
 
 	// With rules: what they are, the time of the last pass, how long has passed by a clock that never
 	// goes back, and when buckets were empty that are new, both in microseconds.
@@ -78,7 +79,7 @@ func newRefChannel(parent *refChannel, name string) *refChannel {
 func (c *refChannel) wanted(cfg *Config) limits {
 	switch {
 	case cfg != nil:
-		return limits{capacity: cfg.Capacity, throttle: cfg.Throttle.Microseconds(), sequential: cfg.Sequential, paused: cfg.Paused}
+		return limits{capacity: cfg.Capacity, throttle: cfg.Throttle.Microseconds(), sequential: cfg.Sequential, paused: cfg.Paused, min: cfg.Min}
 	case c.parent == nil:
 		return limits{capacity: 1}
 	default:
@@ -470,6 +471,9 @@ func (c *refChannel) run(now int64, limit int) []*refJob {
 		}
 		c.running[j] = true
 		jobs = append(jobs, j)
+		if c.parent == nil {
+			c.m.spend(j)
+		}
 		if c.limits.throttle != 0 {
 			c.pausedUntil = now + c.limits.throttle
 			break
@@ -487,7 +491,7 @@ func (m *reference) next(now int64, limit int) []Key {
 			m.addTokens(j, -1)
 			keys = append(keys, j.Key)
 		}
-		if m.shares == nil || !slices.ContainsFunc(m.all(), (*refChannel).pending) || limit > 0 && len(keys) >= limit {
+		if m.shares == nil && !m.minimums() || !slices.ContainsFunc(m.all(), (*refChannel).pending) || limit > 0 && len(keys) >= limit {
 			return keys
 		}
 	}

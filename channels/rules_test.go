@@ -86,7 +86,7 @@ func drawRules(t *rapid.T) map[string]Rules {
 func (s *governed) govern(t *rapid.T) {
 	rules := drawRules(t)
 	s.m.Govern(func(channel string) Rules { return rules[channel] })
-	if s.ref.shares != nil {
+	if s.m.shares != nil {
 		s.ref.gather()
 	}
 	s.ref.govern(rules)
@@ -125,12 +125,12 @@ func (s *governed) configure(t *rapid.T) {
 			cfgs[i].Auto = rapid.Bool().Draw(t, "auto")
 		}
 	}
-	before := s.m.wanted
+	before, told := s.m.wanted, s.m.shares != nil
 	if s.m.Configure(cfgs) != nil {
 		return
 	}
 	require.NoError(t, s.ref.configure(cfgs))
-	if s.m.shares != nil && !maps.Equal(before, s.m.wanted) {
+	if (told || s.m.shares != nil) && !maps.Equal(before, s.m.wanted) {
 		s.ref.gather()
 	}
 }

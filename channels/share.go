@@ -39,6 +39,9 @@ type Share struct {
 	// an identity key runs at once. What is below a channel belongs to its set. Explanations name it.
 	// Default: empty, there is none.
 	Serialize string
+	// Gate names what else has to have room for a job of the channel: see [Manager.SetRooms]. Default:
+	// that of the channel above.
+	Gate string
 	// Source names the limit in explanations.
 	Source string
 	// Rate limits how many jobs of the database start in a time. Others pass those that wait for it.
@@ -66,7 +69,8 @@ func (m *Manager) SetShares(s Shares) {
 		c.tolls = nil
 	}
 	m.tollsResting.empty(m.clock.now)
-	m.shares = s
+	m.given = s
+	m.shares = m.effective()
 	m.scatter(back)
 }
 
@@ -85,6 +89,7 @@ func (m *Manager) gather() map[*channel][]*record {
 			back[own] = append(back[own], r)
 		}
 		c.ready.shared, c.tallies = nil, nil
+		c.floors, c.floor = nil, floor{}
 	}
 	m.gatherTolls()
 	m.fair = 0
@@ -101,7 +106,7 @@ func (m *Manager) scatter(back map[*channel][]*record) {
 	for _, d := range m.dbs {
 		for _, h := range d.homes {
 			h.shares = m.sharesOf(h)
-			h.scope = scopeOf(h.shares)
+			h.scope, h.gate = scopeOf(h.shares), m.gateOf(h.shares)
 		}
 		d.identities.regroup()
 	}
@@ -133,6 +138,7 @@ func (m *Manager) recount() {
 					m.tally(c, r, 1)
 					m.account(c, r, 1)
 					c.toll(r, 1)
+					c.keep(r, 1)
 				}
 				running--
 			}
@@ -147,7 +153,8 @@ func (m *Manager) share(c *channel) {
 	if m.shares == nil {
 		return
 	}
-	scarce := c.parent == nil || c.restricts()
+	c.lay()
+	scarce := c.parent == nil || c.restricts() || c.floors != nil
 	shared := m.shares.Shared(c.name)
 	if scarce || shared {
 		c.ready.shared = newSharedQueue(c)
@@ -204,6 +211,9 @@ type shareKey struct {
 	db      *database
 	company int32
 	group   *group // of jobs with one identity key; nil: they are told apart by the others alone
+	gate    *gate  // nil: none
+	// child is the channel with a minimum through which jobs have come to the queue; nil: it has none.
+	child *channel
 }
 
 func (r *record) keyPer(per Per) shareKey {
@@ -291,7 +301,7 @@ func (q *sharedQueue) first() *record { return q.lanes.first().open.first().firs
 
 func (q *sharedQueue) keyOf(r *record) shareKey {
 	k := r.keyPer(r.home.shares[q.channel.depth].grain)
-	k.group = r.group()
+	k.group, k.gate, k.child = r.group(), r.home.gate, q.channel.floored(r)
 	return k
 }
 
@@ -348,6 +358,9 @@ func (q *sharedQueue) open(r *record) *keyQueue {
 		if c.parent == nil && k.key.group != nil {
 			c.tallyOfGroup(k.key.group).join(k)
 		}
+		if c.parent == nil && k.key.gate != nil {
+			c.tallyOfGate(k.key.gate).join(k)
+		}
 	}
 	q.keys[k.key] = k
 	k.lane.queues++
@@ -361,8 +374,12 @@ func (k *keyQueue) arrange() {
 		k.close()
 		return
 	}
-	arrange(&k.lane.open, k, k.index, k.len() > 0 && k.shut == 0)
+	was := k.index >= 0
+	arrange(&k.lane.open, k, k.index, k.len() > 0 && k.shut == 0 && !k.barred())
 	k.queue.arrange(k.lane)
+	if is := k.index >= 0; is != was {
+		k.opened(is)
+	}
 	if k.len() == 0 {
 		k.close()
 	}

@@ -53,6 +53,7 @@ var drawShares = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) namedShare {
 			Per:       rapid.SampledFrom([]Per{PerDatabase, PerCompany}).Draw(t, "per"),
 			Burst:     rapid.IntRange(0, 3).Draw(t, "burst") == 0,
 			Serialize: rapid.SampledFrom([]string{"", "", "one", "two"}).Draw(t, "serialize"),
+			Gate:      rapid.SampledFrom([]string{"", "", "", "x", "y"}).Draw(t, "gate"),
 		},
 	}
 }), 1, 4)
@@ -86,6 +87,7 @@ func TestSharesAreTheReference(t *testing.T) {
 			},
 			"configure":    s.configure,
 			"share":        s.share,
+			"rooms":        s.setRooms,
 			"set":          s.set,
 			"set again":    s.set,
 			"set more":     s.set,
@@ -154,7 +156,7 @@ func (c *refChannel) gated(j *refJob) bool {
 		if full, burst := c.full(j); full && !burst || c.tolled(j) {
 			return true
 		}
-		if c.parent == nil && c.serialized(j) {
+		if c.parent == nil && (c.serialized(j) || c.m.closed(j)) {
 			return true
 		}
 	}
@@ -198,6 +200,10 @@ func (c *refChannel) tells() bool {
 
 // allowed returns the jobs that limits let pass, in their order.
 func (c *refChannel) allowed(ready []*refJob) []*refJob {
+	return slices.DeleteFunc(c.limited(ready), c.barred())
+}
+
+func (c *refChannel) limited(ready []*refJob) []*refJob {
 	if !c.tells() {
 		return ready
 	}
@@ -274,6 +280,7 @@ func requireQueued(t require.TestingT, r *record, c *channel) {
 func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 	require.Empty(t, m.turned)
 	checkFairness(t, m, q)
+	checkFloors(t, q)
 	jobs, open, passed := 0, 0, 0
 	queues := make(map[*lane]int)
 	for key, k := range q.keys {
@@ -299,7 +306,7 @@ func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 		}
 		require.Equal(t, shut, k.shut)
 		require.Equal(t, over, k.over)
-		require.Equal(t, shut == 0, k.index >= 0)
+		require.Equal(t, shut == 0 && !k.barred(), k.index >= 0)
 		if k.index >= 0 {
 			open++
 			require.Same(t, k, k.lane.open.items[k.index])
@@ -323,6 +330,11 @@ func checkSharedQueue(t require.TestingT, m *Manager, q *sharedQueue) {
 func checkTallies(t require.TestingT, m *Manager, c *channel) {
 	for key, tally := range c.tallies {
 		require.Equal(t, key, tally.key)
+		if key.gate != nil {
+			require.Zero(t, tally.running)
+			require.Equal(t, !key.gate.open(), tally.reached())
+			continue
+		}
 		if key.group != nil {
 			require.Len(t, key.group.running, tally.running)
 			require.Nil(t, c.parent)

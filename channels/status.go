@@ -19,7 +19,9 @@ type Status struct {
 	// channel below it.
 	Configured bool
 	// Capacity is the number of jobs that may run at once; 0: unlimited.
-	Capacity   int
+	Capacity int
+	// Min is how many slots of the channel above others may not take while this one has jobs.
+	Min        int
 	Sequential bool
 	Throttle   time.Duration
 	// Paused is set by configuration, Stopped by [Manager.Pause].
@@ -27,7 +29,7 @@ type Status struct {
 	// Queued is the number of jobs that wait here, for a slot or for their eta. Jobs of channels
 	// below that have come up to this one are among them.
 	Queued int
-	// PassedBy is how many of the Queued are over a limit of their database or company, so that others
+	// PassedBy is how many of the Queued a share holds back, by a limit, a set or a gate, so that others
 	// pass them.
 	PassedBy int
 	// Running is the number of jobs of this channel and those below that this one has let pass:
@@ -104,6 +106,7 @@ func (c *channel) status() Status {
 		FullName:   c.name,
 		Configured: c.configured,
 		Capacity:   c.capacity,
+		Min:        c.min,
 		Percent:    c.percent,
 		Auto:       c.auto,
 		Sequential: c.sequential,

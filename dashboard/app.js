@@ -303,6 +303,7 @@
         if (c.held) said.push([plural(c.held, 'job waits', 'jobs wait') + ' for the database', 'bad']);
         if (c.throttle_seconds) said.push(['every ' + span(c.throttle_seconds), '']);
         if (c.window) said.push([(c.window.capacity ? `at most ${number(c.window.capacity)} at once` : 'nothing starts') + (c.window.until ? ', until ' + when(c.window.until) : ''), 'info']);
+        if (c.min) said.push([plural(c.min, 'slot') + ' of its own', '']);
         if (c.capacity_auto) said.push(['as much as the servers bear', '']);
         if (c.rate_waits) said.push([plural(c.rate_waits, 'database waits', 'databases wait') + ' for the rate' + (c.rate_next ? ', next at ' + when(c.rate_next) : ''), 'info']);
         if (c.rate) said.push(c.queued && !c.rate.available ? [`${c.rate.line}, next at ${when(c.rate.next)}`, 'info'] : [c.rate.line, '']);

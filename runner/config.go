@@ -60,6 +60,10 @@ type Config struct {
 	// Server bounds the jobs of each server. Default: no limits, jobs go to a server whatever it does.
 	Server upstream.Limits
 
+	// Pools are sets of servers that run only the jobs whose policy names them, by their names, each with
+	// the limits of its servers; without limits, Server holds. The servers tell their pool. Default: none.
+	Pools map[string]upstream.Limits
+
 	// Policies are what holds for jobs beyond the limits of their channels. A policy that ends
 	// attempts needs a driver that is capable of [driver.Capabilities.Stopping]. Default: none.
 	Policies []policy.Policy
@@ -217,6 +221,11 @@ func (c Config) validate() error {
 	if err := c.Server.Validate(); err != nil {
 		return fmt.Errorf("server: %w", err)
 	}
+	for name, limits := range c.Pools {
+		if err := limits.Validate(); err != nil {
+			return fmt.Errorf("pool %s: %w", name, err)
+		}
+	}
 	if err := c.validateAuto(); err != nil {
 		return err
 	}
@@ -238,6 +247,11 @@ func (c Config) validatePolicies() error {
 		}
 		if p.Companies() && !c.Driver.Capabilities().Companies {
 			return fmt.Errorf("%s: per company: this driver cannot tell the companies of the jobs of %s", p, c.application())
+		}
+		if p.Pool != nil {
+			if _, ok := c.Pools[p.Pool.Pool]; !ok {
+				return fmt.Errorf("%s: there is no pool %q", p, p.Pool.Pool)
+			}
 		}
 		if p.Serialize != "" && !c.Driver.Capabilities().Identities {
 			return fmt.Errorf("%s: serialize: this driver cannot tell the identity keys of the jobs of %s", p, c.application())
@@ -270,7 +284,13 @@ func (c Config) pollInterval() time.Duration {
 }
 
 func (c Config) upstream() upstream.Config {
-	return upstream.Config{Driver: c.Driver, Targets: c.Targets, Limits: c.Server, Logger: c.Logger}
+	cfg := upstream.Config{Driver: c.Driver, Targets: c.Targets, Limits: c.Server, Pools: make(map[string]upstream.Limits), Logger: c.Logger}
+	for name, limits := range c.Pools {
+		if limits != (upstream.Limits{}) {
+			cfg.Pools[name] = limits
+		}
+	}
+	return cfg
 }
 
 // application is the name of what runs the jobs.

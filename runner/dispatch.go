@@ -104,7 +104,7 @@ func (e *engine) claimLocked(key channels.Key) {
 // dispatch sends a claimed task to the best upstream that has not refused it.
 // When there is none, the job goes back, for it certainly was not delivered.
 func (e *engine) dispatch(key channels.Key, t *task) {
-	up, ok := e.pick(key.DB, t)
+	up, ok := e.pick(key, t)
 	if !ok {
 		e.unclaim(key, t)
 		return
@@ -134,13 +134,13 @@ func (e *engine) dispatch(key channels.Key, t *task) {
 
 // pick chooses the server for a task. Where there are several databases, and servers with limits, the
 // one is preferred that ran the last job of this database: it has loaded what that needs.
-func (e *engine) pick(name string, t *task) (driver.Upstream, bool) {
-	db := e.databases.get(name)
+func (e *engine) pick(key channels.Key, t *task) (driver.Upstream, bool) {
+	db := e.databases.get(key.DB)
 	preferred := ""
 	if db != nil && len(e.databases.byName) > 1 && e.seats.limited {
 		preferred = db.server
 	}
-	up, ok := e.pool.Pick(preferred, t.tried)
+	up, ok := e.pool.Pick(e.classOf(key), preferred, t.tried)
 	if ok && db != nil {
 		db.server = up.Name
 	}

@@ -79,6 +79,7 @@ func newEngine(config func() Config) *engine {
 		handover:    handover{turn: newTurn()},
 		setbacks:    setbacks{turn: newTurn()},
 	}
+	e.seats.configure(false, nil)
 	e.connections.queue.Pressed = e.pressed
 	e.notes = &notes{config: config, tree: e.tree}
 	e.databases = newDatabases(config, e.tree, e.notes)
@@ -193,10 +194,10 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	if e.tree.Pending() {
 		pass = now
 	}
-	if pass.IsZero() {
-		return next
+	if at := e.roomAt(pass, now); !at.IsZero() {
+		return timing.Earliest(next, at)
 	}
-	return timing.Earliest(next, e.roomAt(pass, now))
+	return next
 }
 
 // dispatchable reports whether jobs may be started at all.
@@ -230,7 +231,7 @@ func (e *engine) pass(now time.Time) {
 			continue
 		}
 		t := &task{phase: phaseClaiming, chosen: now}
-		e.seats.take(t)
+		e.seats.take(t, e.rowOf(key))
 		e.tasks[key] = t
 		claims[db] = append(claims[db], key.UUID)
 		db.useful = now
@@ -261,7 +262,7 @@ func (e *engine) configure(cfg Config) error {
 	}
 	e.pool.Reconfigured()
 	e.resizeNow(time.Now())
-	e.seats.limited = cfg.Server != upstream.Limits{}
+	e.seats.configure(cfg.Server != upstream.Limits{} || len(cfg.Pools) > 0, cfg.Policies)
 	e.targetsAt = time.Time{}
 	e.limit(cfg.Policies)
 	e.connections.apply()

@@ -316,7 +316,7 @@ func TestNoServerIsPicked(t *testing.T) {
 	t.Parallel()
 	e, db := served()
 	db.server = "odoo2"
-	_, ok := e.pick("prod", &task{})
+	_, ok := e.pick(channels.Key{DB: "prod"}, &task{})
 	require.False(t, ok)
 	require.Equal(t, "odoo2", db.server)
 }

@@ -41,8 +41,12 @@ func (r *Runner) Audit(ctx context.Context) (a Audit, err error) {
 func (e *engine) audit(now time.Time) (a Audit) {
 	a.Leading, a.Tasks = e.leadership.leading && e.leadership.settled, len(e.tasks)
 	a.Startable = e.dispatchable() && e.tree.Pending() && e.room(now) > 0
-	if kept := e.keepsRoom(); e.seats.taken != kept {
-		a.Faults = append(a.Faults, fmt.Sprintf("room is kept for %d tasks, and %d are being claimed", e.seats.taken, kept))
+	taken := 0
+	for _, row := range e.seats.rows {
+		taken += row.taken
+	}
+	if kept := e.keepsRoom(); taken != kept {
+		a.Faults = append(a.Faults, fmt.Sprintf("room is kept for %d tasks, and %d are being claimed", taken, kept))
 	}
 	a.Ready = map[string]bool{}
 	reserved := map[channels.Key]*database{}
@@ -86,7 +90,7 @@ func (e *engine) audit(now time.Time) (a Audit) {
 // keepsRoom counts the tasks for which room is kept.
 func (e *engine) keepsRoom() (n int) {
 	for _, t := range e.tasks {
-		if t.seated && t.phase == phaseClaiming {
+		if t.seat != nil && t.phase == phaseClaiming {
 			n++
 		}
 	}

@@ -360,7 +360,7 @@ func TestLooksLieApart(t *testing.T) {
 
 // Without lock rows a started job is never put back, unless somebody says when.
 func TestRescueStartedAfter(t *testing.T) {
-	for _, limit := range []time.Duration{0, 2 * time.Hour} {
+	for _, limit := range []time.Duration{0, 30 * time.Minute} {
 		t.Run(limit.String(), func(t *testing.T) {
 			inBubble(t, func(b *bench) {
 				b.AddDatabase("prod")
@@ -370,12 +370,12 @@ func TestRescueStartedAfter(t *testing.T) {
 				cfg.RescueStartedAfter = limit
 				k := b.one("prod", "a")
 				r := b.start(cfg)
-				b.settle(2*time.Hour + 50*time.Second)
+				b.settle(30*time.Minute + 50*time.Second)
 				require.Len(b, b.RunsOf(k), 1, "not before the limit")
 				require.Equal(b, 1, b.status(r).Watched)
 				b.settle(time.Minute)
 				if limit == 0 {
-					b.settle(24 * time.Hour)
+					b.settle(12 * time.Hour)
 					require.Len(b, b.RunsOf(k), 1)
 					return
 				}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
@@ -16,16 +17,17 @@ import (
 func TestSeats(t *testing.T) {
 	t.Parallel()
 	var s seats
+	var r seatRow
 	var a, b task
-	s.take(&a)
-	require.Zero(t, s.taken)
+	s.take(&a, &r)
+	require.Zero(t, r.taken)
 	s.limited = true
-	s.take(&a)
-	s.take(&b)
-	require.Equal(t, 2, s.taken)
+	s.take(&a, &r)
+	s.take(&b, &r)
+	require.Equal(t, 2, r.taken)
 	s.leave(&a)
 	s.leave(&a)
-	require.Equal(t, 1, s.taken)
+	require.Equal(t, 1, r.taken)
 }
 
 // waiting puts a job into the tree that has been ready since a moment.
@@ -59,11 +61,11 @@ func TestWhenTheReserveYields(t *testing.T) {
 			t.Parallel()
 			e, _ := served()
 			e.waiting(now.Add(-c.waited))
-			e.seats.taken = c.taken
+			row := e.seats.rows[0]
 			if c.shut >= 0 {
-				e.seats.shutSince = now.Add(-c.shut)
+				row.shutSince = now.Add(-c.shut)
 			}
-			require.Equal(t, c.want, e.yields(c.room, now))
+			require.Equal(t, c.want, e.yields(row, c.taken, c.room, now))
 		})
 	}
 }
@@ -72,20 +74,20 @@ func TestWhenTheReserveYields(t *testing.T) {
 func TestOverdue(t *testing.T) {
 	t.Parallel()
 	e, _ := served()
-	now := time.Unix(1_800_000_000, 0)
-	require.False(t, e.overdue(now))
+	now, row := time.Unix(1_800_000_000, 0), e.seats.rows[0]
+	require.False(t, e.overdue(row, now))
 	e.waiting(now.Add(-time.Hour))
-	require.False(t, e.overdue(now.Add(time.Second-1)))
-	require.True(t, e.overdue(now.Add(time.Second)))
+	require.False(t, e.overdue(row, now.Add(time.Second-1)))
+	require.True(t, e.overdue(row, now.Add(time.Second)))
 	e.tree.Remove(channels.Key{DB: "prod", UUID: "waits"})
-	require.True(t, e.overdue(now.Add(2*time.Second-1)))
-	require.False(t, e.overdue(now.Add(2*time.Second)))
+	require.True(t, e.overdue(row, now.Add(2*time.Second-1)))
+	require.False(t, e.overdue(row, now.Add(2*time.Second)))
 }
 
 // The time without room begins with the first pass that finds none, and ends with one that does.
 func TestShut(t *testing.T) {
 	t.Parallel()
-	var s seats
+	var s seatRow
 	now := time.Unix(1_800_000_000, 0)
 	s.shut(false, now)
 	require.Zero(t, s.shutSince)
@@ -115,10 +117,10 @@ func TestDue(t *testing.T) {
 func TestRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := paired(t)
-		now := time.Now()
-		e.seats.shutSince = now
+		now, row := time.Now(), e.seats.rows[0]
+		row.shutSince = now
 		require.Equal(t, passLimit, e.room(now), "without limits")
-		require.Zero(t, e.seats.shutSince)
+		require.Zero(t, row.shutSince)
 
 		cfg := e.config()
 		cfg.Server = upstream.Limits{MaxJobs: 2}
@@ -128,21 +130,40 @@ func TestRoom(t *testing.T) {
 		synctest.Wait()
 		e.seats.limited = true
 		require.Equal(t, 4, e.room(now))
-		e.seats.taken = 3
+		row.taken = 3
 		require.Equal(t, 1, e.room(now))
 		require.Equal(t, now, e.roomAt(now, now))
-		for _, e.seats.taken = range []int{4, 5} {
+		for _, row.taken = range []int{4, 5} {
 			require.Zero(t, e.room(now))
-			require.Zero(t, e.seats.shutSince, "nothing could start")
+			require.Zero(t, row.shutSince, "nothing could start")
 		}
 		e.waiting(now)
 		require.Zero(t, e.room(now))
-		require.Equal(t, now, e.seats.shutSince)
+		require.Equal(t, now, row.shutSince)
 		require.Equal(t, now.Add(upstream.RecheckInterval), e.roomAt(now, now))
 		require.Equal(t, now.Add(time.Hour), e.roomAt(now.Add(time.Hour), now))
 		timing.Sleep(t.Context(), time.Minute)
-		e.seats.taken = 0
+		row.taken = 0
 		require.Equal(t, 4, e.room(time.Now()))
-		require.Zero(t, e.seats.shutSince)
+		require.Zero(t, row.shutSince)
 	})
+}
+
+// A row for each class that policies name, and what is known of one that stays is kept.
+func TestRows(t *testing.T) {
+	t.Parallel()
+	var s seats
+	s.configure(false, nil)
+	require.False(t, s.pools())
+	first := s.rows[0]
+	heavy, fallback := policy.Policy{Pool: &policy.Pool{Pool: "heavy"}}, policy.Policy{Pool: &policy.Pool{Pool: "heavy", Fallback: true}}
+	s.configure(true, []policy.Policy{heavy, fallback, heavy})
+	require.True(t, s.pools())
+	require.Len(t, s.rows, 3)
+	require.Same(t, first, s.rows[0])
+	require.Same(t, s.rows[2], s.gated("pool heavy fallback"))
+	require.Same(t, first, s.gated("a gate that a reload has removed"))
+	kept := s.rows[2]
+	s.configure(true, []policy.Policy{fallback})
+	require.Same(t, kept, s.rows[1])
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
@@ -244,5 +245,37 @@ func TestReserveIsNotHadByRows(t *testing.T) {
 		require.Empty(b, b.Runs())
 		b.settle(2 * time.Minute)
 		b.requireRanOnce(old.Key, fresh)
+	})
+}
+
+// TestObjectives: what is reserved opens when jobs have waited for as long as the policy of their channel
+// allows, and only if too many have.
+func TestObjectives(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		r, visitors := b.withVisitors(6, "root:100")
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		cfg := b.config("root:100")
+		cfg.Targets = visited{"odoo1": visitors}
+		cfg.Server = upstream.Limits{Workers: 8, Reserve: 2}
+		cfg.Policies = []policy.Policy{
+			{Channels: []string{"root.mail"}, Objective: &policy.Objective{Wait: time.Minute}},
+			{Channels: []string{"root"}, Objective: &policy.Objective{Wait: time.Hour, Percent: 50}},
+		}
+		require.NoError(b, r.Reconfigure(cfg))
+		others := b.jobs("prod", "root.export", "a", 2)
+		b.settle(50 * time.Minute)
+		require.Zero(b, b.open("prod"), "they may wait for an hour")
+		more := b.jobs("prod", "root.export", "b", 3)
+		b.settle(20 * time.Minute)
+		require.Equal(b, 5, b.Count("prod", channels.Pending), "two of five have waited for longer than an hour")
+		mail := b.one("prod", "m", inChannel("root.mail"), func(j *mock.Job) { j.Priority = 1 })
+		b.settle(30 * time.Second)
+		require.Zero(b, b.Count("prod", channels.Done))
+		b.settle(40 * time.Second)
+		b.requireDone(mail)
+		require.Equal(b, 5, b.Count("prod", channels.Pending))
+		b.settle(3 * time.Hour)
+		b.requireRanOnce(append(others, more...)...)
+		require.Equal(b, 1, b.MaxConcurrent(at("odoo1")))
 	})
 }

@@ -50,24 +50,27 @@ func TestOnlyAtNight(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.AddDatabase("prod")
 		cfg := b.config("root:4")
-		cfg.Policies = b.window("root.night", "0 daily 00:00-22:00 UTC", "2 sat 22:00-24:00 UTC")
+		// The bubble begins on Friday at 20:00 there.
+		cfg.Policies = b.window("root.night", "9 sat 20:00-24:00 Etc/GMT+4", "0 daily 20:00-22:00 Etc/GMT+4", "2 fri 22:00-24:00 Etc/GMT+4", "0 sat 00:00-03:00 Etc/GMT+4")
+		zone, err := time.LoadLocation("Etc/GMT+4")
+		require.NoError(b, err)
 		b.SetPlan(mock.Plan{RunFor: 90 * time.Minute})
 		r := b.start(cfg)
 		b.jobs("prod", "night", "n", 7)
 		b.jobs("prod", "day", "d", 1)
-		b.settle(20 * time.Hour)
+		b.settle(2*time.Hour - time.Minute)
 		require.Empty(b, b.begun("night"))
 		require.Len(b, b.begun("day"), 1, "others go on")
-		require.Equal(b, &channels.Window{Capacity: 0, Days: 127, To: 22 * 60, Zone: time.UTC}, b.channel(r, "root.night").Window)
-		b.settle(11 * time.Hour)
+		require.Equal(b, &channels.Window{Capacity: 0, Days: 127, From: 20 * 60, To: 22 * 60, Zone: zone}, b.channel(r, "root.night").Window)
+		b.settle(4 * time.Hour)
 		at := b.begun("night")
 		require.Len(b, at, 2+2, "two at 22:00, and two of them at 23:30; after midnight nothing starts")
-		for i, want := range []time.Duration{22 * time.Hour, 22 * time.Hour, 23*time.Hour + 30*time.Minute, 23*time.Hour + 30*time.Minute} {
+		for i, want := range []time.Duration{2 * time.Hour, 2 * time.Hour, 3*time.Hour + 30*time.Minute, 3*time.Hour + 30*time.Minute} {
 			require.InDelta(b, want.Seconds(), at[i].Seconds(), 2)
 		}
 		require.Equal(b, 4+1, b.Count("prod", channels.Done), "what ran at midnight went on")
-		b.settle(18 * time.Hour)
-		require.Len(b, b.begun("night"), 7, "on Sunday at 22:00 the channel has no capacity of its own, which is no limit")
+		b.settle(2 * time.Hour)
+		require.Len(b, b.begun("night"), 7, "on Saturday at 03:00 the channel has no capacity of its own, which is no limit")
 	})
 }
 
@@ -79,7 +82,8 @@ func TestOnlyAtNightInOneDatabase(t *testing.T) {
 			b.SetChannels(db, channels.Config{Name: "root", Capacity: 4}, channels.Config{Name: "root.mail", Percent: 50})
 		}
 		cfg := b.perDatabase(10, "")
-		cfg.Policies = append(b.window("root", "0 daily 00:00-22:00 UTC"), b.rate("root", "1/h", 1)...)
+		// The bubble begins at 19:00 there.
+		cfg.Policies = append(b.window("root", "0 daily 00:00-22:00 Etc/GMT+5"), b.rate("root", "1/h", 1)...)
 		cfg.Policies[0].Database, cfg.Policies[1].Database = "a", "b"
 		require.NoError(b, cfg.Validate())
 		b.start(cfg)
@@ -88,7 +92,7 @@ func TestOnlyAtNightInOneDatabase(t *testing.T) {
 		b.settle(2*time.Hour + time.Minute)
 		require.Zero(b, b.Count("a", channels.Done))
 		require.Equal(b, 2, b.Count("b", channels.Done))
-		b.settle(20 * time.Hour)
+		b.settle(time.Hour)
 		require.Equal(b, 3, b.Count("a", channels.Done))
 		cfg.DatabaseChannels, cfg.Channels = nil, nil
 		require.ErrorContains(b, cfg.Validate(), "policy root database a: capacity: the channels are those of all databases")

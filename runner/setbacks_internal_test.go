@@ -27,7 +27,7 @@ func TestSetbacksAreBounded(t *testing.T) {
 	require.Len(t, s.of[channels.Key{DB: "other", UUID: "first"}], 1, "a database has no say over others")
 	require.NotContains(t, s.of, channels.Key{DB: "flood", UUID: fmt.Sprint(databaseSetbacks - 1)}, "the oldest go first")
 	require.Contains(t, s.of, channels.Key{DB: "flood", UUID: fmt.Sprint(databaseSetbacks)})
-	for i := range 2 * setbacksLimit {
+	for i := range setbacksLimit + 10 {
 		note(fmt.Sprint(i), "a", now.Add(time.Second))
 	}
 	require.Len(t, s.list(), setbacksLimit)

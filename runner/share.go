@@ -2,14 +2,20 @@ package runner
 
 import (
 	"reflect"
+	"slices"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
 // shares are the policies that divide channels, as the tree asks for them.
-type shares struct{ set *policy.Set }
+type shares struct {
+	set *policy.Set
+	// pools is set where a policy names a pool, so that each job has to find room.
+	pools bool
+}
 
 // Shared is that of [channels.Shares].
 func (s shares) Shared(channel string) bool {
@@ -29,6 +35,12 @@ func (s shares) Share(channel, db string) (share channels.Share) {
 	}
 	if p := s.set.Serialize(channel, db); p != nil {
 		share.Serialize = p.String()
+	}
+	switch p := s.set.Pool(channel, db); {
+	case p != nil:
+		share.Gate = upstream.Class(*p.Pool).String()
+	case s.pools && channel == "root":
+		share.Gate = upstream.Class{}.String()
 	}
 	if p := s.set.RatePerDatabase(channel, db); p != nil {
 		share.Rate, share.RateSource = p.Rate, p.String()
@@ -66,7 +78,7 @@ func (d *databases) share(policies []policy.Policy) {
 	d.shares = list
 	var s channels.Shares
 	if len(list) > 0 {
-		s = shares{policy.Compile(list)}
+		s = shares{policy.Compile(list), slices.ContainsFunc(list, func(p policy.Policy) bool { return p.Pool != nil })}
 	}
 	d.tree.SetShares(s)
 	if !other {

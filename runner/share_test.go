@@ -107,6 +107,7 @@ func TestFair(t *testing.T) {
 		cfg := b.config("root:2")
 		cfg.Policies = []policy.Policy{{Channels: []string{"root"}, Fair: policy.PerDatabase}}
 		r := b.start(cfg)
+		b.SetPlan(mock.Plan{RunFor: 9 * time.Second})
 		keys := b.jobs("big", "", "a", 300)
 		for _, k := range keys {
 			b.PlanFor(k, mock.Plan{RunFor: 9 * time.Second})

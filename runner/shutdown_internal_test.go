@@ -85,13 +85,13 @@ func TestDrain(t *testing.T) {
 		}
 		e.seats.limited = true
 		task := &task{}
-		e.seats.take(task)
+		e.seats.take(task, e.seats.rows[0])
 		key := e.holds("prod", "a", task)
 		db.session.Claim("a", "no task")
 		e.drain()
 		require.True(t, e.ending())
 		require.Empty(t, e.tasks)
-		require.Zero(t, e.seats.taken)
+		require.Zero(t, e.seats.rows[0].taken)
 		_, state, _ := e.tree.Lookup(key)
 		require.Equal(t, channels.Pending, state)
 		require.Empty(t, db.session.DropClaims())

@@ -36,8 +36,9 @@ type task struct {
 	phase phase
 	// chosen is when the scheduler gave it its slot; zero if it did not.
 	chosen time.Time
-	// seated is set while room is kept for it at some server, from then until it is sent or is not.
-	seated bool
+	// seat is where room is kept for it at some server, from then until it is sent or is not; nil if none
+	// is.
+	seat *seatRow
 	// attempt identifies the claim; its Enqueued is 0 when it was not ours.
 	attempt driver.Task
 	// ours is set if this process made the claim, and sent if it has begun to send a request for it.

@@ -209,3 +209,43 @@ func TestUpgradeGateNeedsTheDriver(t *testing.T) {
 		require.ErrorContains(b, cfg.Validate(), "upgrade_gate: this driver cannot tell whether Tryton is being upgraded")
 	})
 }
+
+// TestLocksCostNoConnection: while a table of the database is locked, for longer than the time between two
+// snapshots, the connection stays, no job holds a slot that it cannot use, and what runs goes on. After
+// that, everything is read and run.
+func TestLocksCostNoConnection(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod", "other")
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		b.PlanFor(key("prod", "long"), mock.Plan{RunFor: 9 * time.Minute})
+		r := b.start(b.config("root:2"))
+		keys := []channels.Key{b.one("prod", "long")}
+		b.settle(2 * time.Second)
+		before := b.Calls("prod", "OpenSession")
+		lock := func(err error) {
+			b.Fault("prod", func(f *mock.Faults) {
+				f.FingerprintErr, f.SnapshotErr, f.ReadErr, f.ClaimErr, f.InspectErr, f.ChannelsErr = err, err, err, err, err, err
+			})
+		}
+		b.Fault("prod", func(f *mock.Faults) { f.ClaimErr = fmt.Errorf("locked: %w", driver.ErrUpgrading) })
+		keys = append(keys, b.one("prod", "known"))
+		b.settle(10 * time.Second)
+		lock(fmt.Errorf("locked: %w", driver.ErrUpgrading))
+		keys = append(keys, b.one("prod", "read later"))
+		b.settle(7 * time.Minute)
+		b.requireState(r, "prod", runner.DatabaseReady)
+		require.Equal(b, before, b.Calls("prod", "OpenSession"))
+		require.Len(b, b.Runs(), 1)
+		elsewhere := b.one("other", "elsewhere")
+		b.settle(10 * time.Second)
+		b.requireRanOnce(elsewhere)
+		lock(nil)
+		b.settle(20 * time.Second)
+		require.Len(b, b.Runs(), 4)
+		b.settle(5 * time.Minute)
+		b.requireRanOnce(keys...)
+		require.Equal(b, before, b.Calls("prod", "OpenSession"))
+		require.Empty(b, b.Violations())
+		b.requireIdle(r)
+	})
+}

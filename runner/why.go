@@ -1,8 +1,10 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -187,6 +189,9 @@ func with(prefix, s string) string {
 
 // ask fills in what the engine knows and reports whether it knows the job.
 func (w *Why) ask(e *engine, now time.Time) (known bool) {
+	if e.seats.pools() {
+		e.room(now) // what the tree knows of it is as old as the last pass
+	}
 	x, known := e.tree.Explain(w.Key, now)
 	if known {
 		w.Channel, w.Capacity, w.Running, w.Ahead, w.AtLeast = x.Channel, x.Capacity, x.Running, x.Ahead, x.AtLeast
@@ -317,10 +322,12 @@ func (w *Why) queued(e *engine, x channels.Explanation, now time.Time) {
 		return
 	}
 	w.say(x.Reason.String(), "%s", x)
-	if e.room(now) > 0 {
+	if e.room(now) > 0 && x.Reason != channels.ReasonNoRoom {
 		return
 	}
 	switch x.Reason {
+	case channels.ReasonNoRoom:
+		w.noRoom(e, &x)
 	case channels.ReasonReady, channels.ReasonBehind:
 		w.noServer(e.config().application(), e.pool.Status(), &x)
 	case channels.ReasonChannelFull:
@@ -351,6 +358,25 @@ func (e *engine) held(x channels.Explanation) (n int) {
 func (w *Why) noServer(app string, ups []UpstreamStatus, x *channels.Explanation) {
 	reasons, _ := whyNot(ups)
 	w.say(WhyNoServer, "no %s server takes another job now: %s", app, reasons)
+	if x.Ahead > 0 {
+		w.Text += "; " + x.CountAhead() + " before this one"
+	}
+}
+
+// noRoom says why no server of those gets one more job that may run it.
+func (w *Why) noRoom(e *engine, x *channels.Explanation) {
+	class := e.seats.gated(x.Gate).class
+	serving := e.pool.Serving(class)
+	ups := slices.DeleteFunc(e.pool.Status(), func(u UpstreamStatus) bool { return u.Pool != class.Pool && u.Pool != serving })
+	reasons, _ := whyNot(ups)
+	of := "that belongs to no pool"
+	if class.Pool != "" {
+		of = "of pool " + class.Pool
+	}
+	if serving != class.Pool {
+		of += ", or that belongs to none,"
+	}
+	w.say(WhyNoServer, "no %s server %s takes another job now: %s", e.config().application(), of, cmp.Or(reasons, "there is none"))
 	if x.Ahead > 0 {
 		w.Text += "; " + x.CountAhead() + " before this one"
 	}

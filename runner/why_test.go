@@ -156,6 +156,15 @@ var whyCases = map[string]whyCase{
 		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Policies = b.rate("root.slow", "1/h", 1) })
 		return r, b.one("prod", "a", func(j *mock.Job) { j.Channel = "slow" })
 	}},
+	"min": {"the free slots of channel root are kept (min): 1 for root.alerts", func(b *bench) (*runner.Runner, channels.Key) {
+		r := b.prod("root:2", func(cfg *runner.Config) {
+			cfg.Channels = append(cfg.Channels, channels.Config{Name: "alerts", Min: 2})
+		})
+		b.SetPlan(mock.Plan{RunFor: time.Minute})
+		b.one("prod", "a", inChannel("root.alerts"))
+		b.settle(time.Second)
+		return r, b.one("prod", "b")
+	}},
 	"limit": {"database prod has 1 of at most 1 at once in channel root (policy root)", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:9", func(cfg *runner.Config) {
 			cfg.Policies = []policy.Policy{{Channels: []string{"root"}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerDatabase}}}
@@ -208,10 +217,17 @@ var whyCases = map[string]whyCase{
 	"database_asleep": {"database prod is asleep: it has had nothing to do since", func(b *bench) (*runner.Runner, channels.Key) {
 		b.many(1)
 		b.DelayStatistics(time.Hour)
+		long := key("db00", "long")
+		b.PlanFor(long, mock.Plan{RunFor: time.Hour})
 		r := b.prod("root:9", func(cfg *runner.Config) { cfg.Connections = runner.ConnectionsLeast })
-		for b.states(r)["asleep"] == 0 || b.connections("prod") > 0 {
+		for b.connections("db00") == 0 {
 			b.settle(100 * time.Millisecond)
 		}
+		b.one("db00", "long") // which keeps the only connection
+		for b.started(long) == 0 || b.connections("prod") > 0 {
+			b.settle(100 * time.Millisecond)
+		}
+		require.Equal(b, 1, b.states(r)["asleep"])
 		return r, b.one("prod", "a")
 	}},
 	"retry_delay": {"the next one follows at", func(b *bench) (*runner.Runner, channels.Key) {

@@ -128,6 +128,7 @@ var scenarios = []scenario{
 	{"reload", "reloads with 1,000,000 jobs in memory while jobs run", []string{benchDB}, reloadAll},
 	{"status", "questions to the admin API with 1,000,000 jobs and 300 databases, while jobs run", []string{templateDB}, statusAll},
 	{"visitors", "visitors of a site while jobs are queued, with and without reserved workers", []string{benchDB}, visitorsAll},
+	{"tenants", "one job a second of a small tenant beside 100,000 of a big one, with `fair database`", []string{bigTenant, smallTenant}, tenantsAll},
 	{"sustained", "jobs that are committed one by one at a steady rate: all loads, then one for long", []string{benchDB, limitDB}, sustainedAll},
 }
 

@@ -193,7 +193,7 @@ func NewChannels(name string, st *runner.Status, now time.Time) []Channel {
 			Queued: c.Queued, Held: held[channels.ID{DB: c.DB, Channel: c.FullName}], PassedBy: c.PassedBy,
 			JobsUnknown: c.DB == "" && len(unknown) > 0 || unknown[c.DB], Running: c.Running, Failed: c.Failed, ThrottledUntil: c.PausedUntil,
 			OldestPending: age(now, c.Oldest), Pause: NewPause(c.Pause),
-			Percent: c.Percent, Auto: c.Auto, Window: newWindow(c), Rate: newRate(c), RateWaits: c.Rated, RateNext: shown(c.RatedUntil),
+			Percent: c.Percent, Min: c.Min, Auto: c.Auto, Window: newWindow(c), Rate: newRate(c), RateWaits: c.Rated, RateNext: shown(c.RatedUntil),
 		})
 	}
 	return views
@@ -217,7 +217,7 @@ func newRate(c *runner.ChannelStatus) *Rate {
 func NewUpstreams(name string, st *runner.Status) []Upstream {
 	views := make([]Upstream, 0, len(st.Upstreams))
 	for _, u := range st.Upstreams {
-		v := Upstream{Runner: name, Upstream: u.Name, Up: u.Up, Reason: u.Reason, Until: shown(u.Until), InFlight: u.InFlight,
+		v := Upstream{Runner: name, Upstream: u.Name, Pool: u.Pool, Up: u.Up, Reason: u.Reason, Until: shown(u.Until), InFlight: u.InFlight,
 			Workers: u.Limits.Workers, MaxJobs: u.Limits.MaxJobs, Reserve: u.Limits.Reserve, Full: u.Full}
 		if u.Counted {
 			v.Visitors = &u.Visitors

@@ -160,7 +160,7 @@ type Channel struct {
 	// Held is how many jobs wait in no queue, because their database is not served
 	// or is paused.
 	Held int `json:"held,omitempty"`
-	// PassedBy is how many of the Queued are over a limit of their database or company, so that others
+	// PassedBy is how many of the Queued a policy holds back, by a limit, serialize or a pool, so that others
 	// pass them.
 	PassedBy int `json:"passed_by,omitempty"`
 	// JobsUnknown is set as long as there may be more jobs, because those of a database could neither
@@ -173,6 +173,8 @@ type Channel struct {
 	Auto bool `json:"capacity_auto,omitempty"`
 	// Percent is how much of the capacity of the channel above Capacity is.
 	Percent int `json:"capacity_percent,omitempty"`
+	// Min is how many slots of the channel above others may not take while this one has jobs.
+	Min int `json:"min,omitempty"`
 	// Window is what a policy puts in the place of Capacity at present.
 	Window *Window `json:"window,omitempty"`
 	// Rate is how many jobs may start in a time.
@@ -208,7 +210,9 @@ type Upstream struct {
 	// Runner is left out where the document is about one runner.
 	Runner   string `json:"runner,omitempty"`
 	Upstream string `json:"upstream"`
-	Up       bool   `json:"up"`
+	// Pool is the one that it belongs to; left out if it belongs to none.
+	Pool string `json:"pool,omitempty"`
+	Up   bool   `json:"up"`
 	// Reason says why it is not up.
 	Reason string `json:"reason,omitempty"`
 	// Until is when it may be up again at the earliest, because it has asked to be left alone.

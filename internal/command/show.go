@@ -400,6 +400,9 @@ func limitsOf(v *api.Channel) (capacity string, options []string) {
 	if v.Percent > 0 {
 		options = append(options, fmt.Sprintf("%d%%", v.Percent))
 	}
+	if v.Min > 0 {
+		options = append(options, fmt.Sprintf("min %d", v.Min))
+	}
 	if v.Window != nil {
 		capacity = strconv.Itoa(v.Window.Capacity)
 		options = append(options, "window "+v.Window.Line)
@@ -420,7 +423,7 @@ func limitsOf(v *api.Channel) (capacity string, options []string) {
 		options = append(options, fmt.Sprintf("%d wait for their database", v.Held))
 	}
 	if v.PassedBy > 0 {
-		options = append(options, fmt.Sprintf("%d over a limit", v.PassedBy))
+		options = append(options, fmt.Sprintf("%d passed by others", v.PassedBy))
 	}
 	if v.Throttle > 0 {
 		options = append(options, "throttle "+seconds(&v.Throttle))
@@ -434,7 +437,11 @@ func (c *call) upstreams() (int, error) {
 		return 0, err
 	}
 	limited := slices.ContainsFunc(list, func(v api.Upstream) bool { return v.Workers+v.MaxJobs > 0 })
+	pooled := slices.ContainsFunc(list, func(v api.Upstream) bool { return v.Pool != "" })
 	columns := []string{"SERVER", "UP", "JOBS"}
+	if pooled {
+		columns = slices.Insert(columns, 1, "POOL")
+	}
 	if limited {
 		columns = append(columns, "MAX JOBS", "VISITORS", "WORKERS", "RESERVE")
 	}
@@ -444,6 +451,9 @@ func (c *call) upstreams() (int, error) {
 	for i := range list {
 		v := &list[i]
 		cells := []string{v.Upstream, yes(v.Up), strconv.Itoa(v.InFlight)}
+		if pooled {
+			cells = slices.Insert(cells, 1, v.Pool)
+		}
 		if limited {
 			cells = append(cells, number(v.MaxJobs), visitors(v), number(v.Workers), number(v.Reserve))
 		}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
@@ -19,6 +20,9 @@ func (e *examination) policies() {
 		p := &list[i]
 		if p.Timeout != nil {
 			e.timeout(p)
+		}
+		if p.Fair != "" && !e.scarce(p) {
+			e.add(foundIdlePolicy, "%s: its fair counts for no job, because no channel that it names has a capacity, a throttle or sequential, so all let their jobs pass at once: give one a capacity, or let the policy name root", p)
 		}
 		for _, option := range policyOptions {
 			if !option.has(p) {
@@ -46,7 +50,18 @@ var policyOptions = []struct {
 	{"rate per database limits no job", (*policy.Policy).PacesDatabases},
 	{"fair counts for no job", func(p *policy.Policy) bool { return p.Fair != "" }},
 	{"limit limits no job", func(p *policy.Policy) bool { return p.Limit != nil }},
+	{"objective counts for no job", func(p *policy.Policy) bool { return p.Objective != nil }},
+	{"pool counts for no job", func(p *policy.Policy) bool { return p.Pool != nil }},
 	{"serialize counts for no job", func(p *policy.Policy) bool { return p.Serialize != "" }},
+}
+
+// scarce reports whether a policy names a channel in which jobs wait for slots, as far as is known.
+func (e *examination) scarce(p *policy.Policy) bool {
+	cfg := &e.subject.Config
+	return cfg.DatabaseChannels != nil || p.Names("root") || slices.ContainsFunc(cfg.Channels, func(c channels.Config) bool {
+		limited := c.Capacity != 0 || c.Throttle != 0 || c.Sequential
+		return limited && p.Names(channels.Normalize(c.Name)) || c.CapacityDefault != 0
+	})
 }
 
 // cancels reports whether a policy ends jobs of the database.

@@ -165,3 +165,35 @@ func TestTimeoutWithoutRescue(t *testing.T) {
 		})
 	}
 }
+
+// A channel that lets all jobs pass at once has nothing to share.
+func TestFairWithoutScarcity(t *testing.T) {
+	for name, c := range map[string]struct {
+		policy string
+		cfg    runner.Config
+		idle   bool
+	}{
+		"root":             {"root", runner.Config{}, false},
+		"unlimited":        {"root.mail", runner.Config{Channels: []channels.Config{{Name: "root.mail"}}}, true},
+		"unknown":          {"root.mail", runner.Config{}, true},
+		"another":          {"root.mail", runner.Config{Channels: []channels.Config{{Name: "stock", Capacity: 2}}}, true},
+		"a capacity":       {"root.mail", runner.Config{Channels: []channels.Config{{Name: "mail", Capacity: 2}}}, false},
+		"a throttle":       {"root.m*", runner.Config{Channels: []channels.Config{{Name: "root.mail", Throttle: time.Second}}}, false},
+		"of children":      {"root.mail.*", runner.Config{Channels: []channels.Config{{Name: "root.mail", CapacityDefault: 2}}}, false},
+		"in each database": {"root.mail", runner.Config{DatabaseChannels: &channels.Capacities{}}, false},
+		"every channel":    {"root*", runner.Config{}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.cfg.Policies = []policy.Policy{{Channels: []string{c.policy}, Fair: policy.PerDatabase}}
+			e := &examination{subject: Subject{Config: c.cfg}}
+			e.policies()
+			if !c.idle {
+				require.Empty(t, e.found)
+				return
+			}
+			require.Len(t, e.found, 1)
+			require.Equal(t, "policy_never_counts", e.found[0].Code)
+			require.Contains(t, e.found[0].Message, "policy "+c.policy+": its fair counts for no job")
+		})
+	}
+}

@@ -38,6 +38,7 @@ var (
 	capacityDesc         = gauge("channel_capacity", "Jobs that may run at once; absent for channels without a limit.", "runner", "database", "channel")
 	runningDesc          = gauge("channel_running", "Jobs of the channel and those below that hold a slot.", "runner", "database", "channel")
 	queuedDesc           = gauge("channel_queued", "Jobs that wait in the channel, for a slot or for their eta.", "runner", "database", "channel")
+	passedByDesc         = gauge("channel_passed_by", "Jobs of channel_queued that a policy holds back, so that others pass them: a limit, serialize, or a pool without room; absent if there are none.", "runner", "database", "channel")
 	failedDesc           = gauge("channel_failed", "Failed jobs of the channel.", "runner", "database", "channel")
 	pausedDesc           = gauge("channel_paused", "Whether the channel is paused, by the configuration or by an operator.", "runner", "database", "channel")
 	blockedDesc          = gauge("channel_blocked", "Whether the channel is sequential and a failed job stops it.", "runner", "database", "channel")
@@ -63,7 +64,7 @@ var (
 )
 
 var liveDescs = []*prometheus.Desc{
-	upDesc, leaderDesc, leaderKnownDesc, readyDesc, stateDesc, servedDesc, jobsDesc, unknownDesc, sharingDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, failedDesc, pausedDesc,
+	upDesc, leaderDesc, leaderKnownDesc, readyDesc, stateDesc, servedDesc, jobsDesc, unknownDesc, sharingDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, passedByDesc, failedDesc, pausedDesc,
 	blockedDesc, limitedDesc, limitedUntilDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
 	upstreamDrainedDesc, upstreamVisitorsDesc, upstreamFullDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc, connectionsDesc, connectionsLimitDesc, pausesDesc, exchangesDesc,
 }
@@ -242,6 +243,7 @@ func (set setter) channels(name string, st *runner.Status, now time.Time, own ma
 	type place struct{ database, channel string }
 	type sum struct {
 		running, queued, failed int
+		passedBy                int
 		oldest                  float64
 		paused, blocked         bool
 	}
@@ -261,6 +263,7 @@ func (set setter) channels(name string, st *runner.Status, now time.Time, own ma
 		s := sums[at]
 		s.running += c.Running
 		s.queued += c.Queued
+		s.passedBy += c.PassedBy
 		s.failed += c.Failed
 		s.paused = s.paused || c.Paused || c.Stopped
 		s.blocked = s.blocked || c.Sequential && c.Failed > 0
@@ -275,6 +278,9 @@ func (set setter) channels(name string, st *runner.Status, now time.Time, own ma
 	for at, s := range sums {
 		set.to(runningDesc, float64(s.running), name, at.database, at.channel)
 		set.to(queuedDesc, float64(s.queued), name, at.database, at.channel)
+		if s.passedBy > 0 {
+			set.to(passedByDesc, float64(s.passedBy), name, at.database, at.channel)
+		}
 		set.to(failedDesc, float64(s.failed), name, at.database, at.channel)
 		if s.oldest > 0 || len(unknown) == 0 || at.database != "" && !unknown[at.database] {
 			set.to(oldestDesc, s.oldest, name, at.database, at.channel)

@@ -28,6 +28,8 @@ type asker struct {
 	Site string `json:"site"`
 	// Servers are the addresses of servers whose open sites are asked for instead.
 	Servers []string `json:"servers,omitempty"`
+	// Pool are further servers, which belong to a pool.
+	Pool []string `json:"pool,omitempty"`
 }
 
 // answered and open are what the last asker got.
@@ -42,7 +44,10 @@ func (asker) CaddyModule() caddy.ModuleInfo {
 
 func (a *asker) Provision(ctx caddy.Context) (err error) {
 	if len(a.Servers) > 0 {
-		if answered, err = Explicit(a.Servers); err == nil {
+		if answered, err = Explicit(a.Servers); err == nil && len(a.Pool) > 0 {
+			answered, err = WithPools(answered, map[string][]string{"heavy": a.Pool})
+		}
+		if err == nil {
 			open = Open(ctx, answered)
 		}
 		return err
@@ -64,9 +69,9 @@ func ofProxy(t *testing.T, address, caddyfile string) (runner.Targets, error) {
 }
 
 // openOf returns the sites of a Caddyfile that leave the route to a server open.
-func openOf(t *testing.T, server, caddyfile string) []string {
+func openOf(t *testing.T, server, caddyfile string, pool ...string) []string {
 	t.Helper()
-	app, err := json.Marshal(asker{Servers: []string{server}})
+	app, err := json.Marshal(asker{Servers: []string{server}, Pool: pool})
 	require.NoError(t, err)
 	open = nil
 	require.NoError(t, caddy.Validate(caddytest.Config(t, "{\n\tpersist_config off\n}\n"+caddyfile, "asker", string(app))))

@@ -162,13 +162,20 @@ func (e *exposure) rewrite(h *rewrite.Rewrite) {
 
 // same reports whether a proxy leads to one of the servers.
 func (e *exposure) same(h *reverseproxy.Handler) bool {
-	if d, ok := e.targets.(*dynamicTargets); ok {
+	targets := e.targets
+	if p, ok := targets.(*Pooled); ok {
+		if e.among(h, p.pools) {
+			return true
+		}
+		targets = p.rest
+	}
+	if d, ok := targets.(*dynamicTargets); ok {
 		if h.DynamicUpstreams != nil && dynamicName(h.DynamicUpstreams) == dynamicName(d.source) {
 			return true
 		}
 		return e.among(h, d.fallback)
 	}
-	static, ok := e.targets.(staticTargets)
+	static, ok := targets.(staticTargets)
 	return ok && e.among(h, static)
 }
 

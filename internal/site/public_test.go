@@ -47,6 +47,15 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+// TestOpenOfPools: a site that leads to a server of a pool is as open as any other.
+func TestOpenOfPools(t *testing.T) {
+	for _, server := range []string{"10.0.0.5:8069", "10.0.0.6:8069"} {
+		open := openOf(t, "http://10.0.0.5:8069", "odoo.example.com {\n\treverse_proxy "+server+"\n}", "10.0.0.6:8069")
+		require.Contains(t, open, "https://odoo.example.com/queue_job/runjob", server)
+	}
+	require.Empty(t, openOf(t, "http://10.0.0.5:8069", "odoo.example.com {\n\treverse_proxy 10.0.0.7:8069\n}", "10.0.0.6:8069"))
+}
+
 // TestCandidates: sites that differ in their port differ in the error that lists them.
 func TestCandidates(t *testing.T) {
 	_, err := ofProxy(t, "", "a.example.com:8443 {\n\treverse_proxy 10.0.0.5:8069\n}\na.example.com:9443 {\n\treverse_proxy 10.0.0.6:8069\n}")

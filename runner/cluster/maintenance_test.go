@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,8 +40,14 @@ func newTown() *town {
 	return &town{began: time.Now(), lock: driver.Lock{Held: true}, asked: map[string][]time.Duration{}}
 }
 
+// baton is held by the test, except while it lets time pass, and by the fakes then. A timer alone does not
+// tell the race detector what happened before.
+var baton sync.Mutex
+
 // ask notes a question, which has a deadline that has not passed.
 func (c *town) ask(ctx context.Context, what string, within time.Duration) error {
+	baton.Lock()
+	defer baton.Unlock()
 	c.asked[what] = append(c.asked[what], time.Since(c.began))
 	if at, ok := ctx.Deadline(); !ok || !at.Equal(time.Now().Add(within)) || ctx.Err() != nil {
 		return fmt.Errorf("%s: deadline %s", what, time.Until(at))
@@ -58,16 +66,19 @@ func (c *town) OpenCluster(ctx context.Context, _ *pgx.ConnConfig) (driver.Clust
 func (c *town) Close(ctx context.Context) error { return c.ask(ctx, "close", closeTimeout) }
 
 func (c *town) Lead(ctx context.Context, _ int64) (driver.Lock, error) {
-	return c.lock, c.ask(ctx, "lead", leadTimeout)
+	err := c.ask(ctx, "lead", leadTimeout)
+	return c.lock, err
 }
 
 func (c *town) Unlead(ctx context.Context, key int64) error {
+	err := c.ask(ctx, "unlead", leadTimeout)
 	c.keys = append(c.keys, key)
-	return c.ask(ctx, "unlead", leadTimeout)
+	return err
 }
 
 func (c *town) Busy(ctx context.Context) ([]string, error) {
-	return c.names, c.ask(ctx, "busy", discoverTimeout)
+	err := c.ask(ctx, "busy", discoverTimeout)
+	return c.names, err
 }
 
 func (c *town) Databases(ctx context.Context, _ []string) ([]driver.Database, error) {
@@ -90,6 +101,8 @@ func (c *town) Writes(ctx context.Context) (map[uint32]driver.Writes, error) {
 type crier struct{ told []string }
 
 func (c *crier) tell(format string, args ...any) {
+	baton.Lock()
+	defer baton.Unlock()
 	c.told = append(c.told, fmt.Sprintf(format, args...))
 }
 func (c *crier) Leading(yes bool, holder string)     { c.tell("leading %t %s", yes, holder) }
@@ -117,7 +130,11 @@ func maintain(t *testing.T, change func(*town, *Config), at func(*testing.T, *to
 		c, out := newTown(), &crier{}
 		cfg := Config{Driver: c, Postgres: pgConfig("odoo"), DiscoverInterval: time.Hour, PollInterval: 2 * time.Second, Logger: zap.NewNop()}
 		change(c, &cfg)
-		m := New(func() Config { return cfg }, out)
+		m := New(func() Config {
+			baton.Lock()
+			defer baton.Unlock()
+			return cfg
+		}, out)
 		ctx, cancel := context.WithCancel(t.Context())
 		over := make(chan struct{})
 		go func() {
@@ -125,8 +142,10 @@ func maintain(t *testing.T, change func(*town, *Config), at func(*testing.T, *to
 			m.Run(ctx)
 		}()
 		synctest.Wait()
+		baton.Lock()
 		at(t, c, out, m, &cfg)
 		told := len(out.told)
+		baton.Unlock()
 		cancel()
 		<-over
 		require.Len(t, out.told, told, "its end is told to nobody")
@@ -135,6 +154,8 @@ func maintain(t *testing.T, change func(*town, *Config), at func(*testing.T, *to
 
 // pass lets time pass.
 func pass(d time.Duration) {
+	baton.Unlock()
+	defer baton.Lock()
 	timing.Sleep(context.Background(), d)
 	synctest.Wait()
 }
@@ -339,20 +360,20 @@ func TestPanicEndsOneConnection(t *testing.T) {
 
 // What is written is asked for at its interval, as long as somebody wants to know.
 func TestWritesAreWatched(t *testing.T) {
-	watching := false
+	var watching atomic.Bool
 	maintain(t, func(_ *town, cfg *Config) {
-		cfg.Watching = func() bool { return watching }
+		cfg.Watching = watching.Load
 	}, func(t *testing.T, c *town, out *crier, _ *Maintenance, _ *Config) {
 		pass(10 * time.Second)
 		require.Empty(t, c.asked["writes"])
-		watching = true
+		watching.Store(true)
 		pass(20 * time.Second)
 		require.InDelta(t, 10, len(c.asked["writes"]), 1)
 		require.Len(t, c.asked["writes"], out.count("1 written to"))
 		for i, at := range c.asked["writes"][1:] {
 			require.Equal(t, 2*time.Second, at-c.asked["writes"][i], "it wakes up for it")
 		}
-		watching = false
+		watching.Store(false)
 		pass(time.Minute)
 		require.InDelta(t, 10, len(c.asked["writes"]), 1)
 	})

@@ -9,6 +9,10 @@ type Upstream struct {
 	// counters and health, also over reloads.
 	Name string
 
+	// Pool names the pool that the server belongs to, so that it runs only tasks for that one. Default:
+	// empty, it belongs to none.
+	Pool string
+
 	// Scheme is "http" or "https".
 	Scheme string
 

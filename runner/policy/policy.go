@@ -50,6 +50,41 @@ type Policy struct {
 	// Serialize says of which jobs one may run at a time: those with the same value of this.
 	// [ByIdentityKey] is all that there is. Default: this policy does not say so.
 	Serialize By
+
+	// Pool is where the jobs run. Default: this policy does not say so.
+	Pool *Pool
+
+	// Objective is how long the jobs may wait. Default: this policy does not say so.
+	Objective *Objective
+}
+
+// Objective says for how long jobs may wait before what is reserved to visitors does not hold them back
+// any more.
+type Objective struct {
+	// Wait is that time.
+	Wait time.Duration
+	// Percent is how many of a hundred jobs that wait may do so for at most that time without that anything
+	// is done about the others. Default: 0, which means 100.
+	Percent int
+}
+
+func (o *Objective) validate() error {
+	switch {
+	case o.Wait <= 0:
+		return errors.New("objective: the time that jobs may wait must be positive")
+	case o.Percent < 0 || o.Percent > 100:
+		return fmt.Errorf("objective: %d%% is not between 1%% and 100%%", o.Percent)
+	}
+	return nil
+}
+
+// Missed reports whether too many of those that wait have done so for too long.
+func (o *Objective) Missed(late, waiting int) bool {
+	percent := o.Percent
+	if percent == 0 {
+		percent = 100
+	}
+	return late*100 > waiting*(100-percent)
 }
 
 // Timeout is a time limit of an attempt, and what is done when it has passed.
@@ -95,11 +130,19 @@ func (p *Policy) Validate() error {
 			return fail("glob %q: %w", glob, err)
 		}
 	}
-	if p.Timeout == nil && !p.shares() && !p.rules() {
-		return fail("it has no option: give it a timeout, a limit, fair, serialize, a capacity or a rate")
+	if p.Timeout == nil && p.Objective == nil && !p.shares() && !p.rules() {
+		return fail("it has no option: give it a timeout, a limit, fair, serialize, a capacity, a rate, a pool or an objective")
 	}
 	if p.Timeout != nil {
 		if err := p.Timeout.validate(); err != nil {
+			return fail("%w", err)
+		}
+	}
+	if p.Objective != nil {
+		if p.Function != "" {
+			return fail("function narrows timeout only: objective goes into a policy without it")
+		}
+		if err := p.Objective.validate(); err != nil {
 			return fail("%w", err)
 		}
 	}
@@ -194,14 +237,14 @@ func (s *Set) Timeout(job Job) *Policy {
 
 // holds reports whether a policy matches the channel and the database.
 func (p *Policy) holds(job Job) bool {
-	return p.In(job.Database) && p.named(job.Channel)
+	return p.In(job.Database) && p.Names(job.Channel)
 }
 
 // In reports whether the policy matches jobs of the database.
 func (p *Policy) In(database string) bool { return p.Database == "" || matches(p.Database, database) }
 
-// named reports whether a policy names the channel.
-func (p *Policy) named(channel string) bool {
+// Names reports whether a policy names the channel, by its full name.
+func (p *Policy) Names(channel string) bool {
 	return slices.ContainsFunc(p.Channels, func(glob string) bool { return matches(glob, channel) })
 }
 

@@ -214,13 +214,13 @@ func TestLimit(t *testing.T) {
 		return policy.Policy{Channels: channels, Limit: &policy.Limit{Jobs: jobs, Per: per}}
 	}
 	for want, p := range map[string]policy.Policy{
-		"policy root: limit: the number of jobs is missing":                                                of(0, policy.PerDatabase, "root"),
-		"policy root: limit must be positive":                                                              of(-1, policy.PerDatabase, "root"),
-		"policy root: limit: it does not say per what: database or company":                                of(1, "", "root"),
-		`policy root: limit: "user" is neither database nor company`:                                       of(1, "user", "root"),
-		"policy root function a: function narrows timeout only: what divides":                              {Channels: []string{"root"}, Function: "a", Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
-		"policy root: it has no option: give it a timeout, a limit, fair, serialize, a capacity or a rate": {Channels: []string{"root"}},
-		"policy root: timeout must be positive":                                                            {Channels: []string{"root"}, Timeout: &policy.Timeout{After: -1}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
+		"policy root: limit: the number of jobs is missing":                                                                      of(0, policy.PerDatabase, "root"),
+		"policy root: limit must be positive":                                                                                    of(-1, policy.PerDatabase, "root"),
+		"policy root: limit: it does not say per what: database or company":                                                      of(1, "", "root"),
+		`policy root: limit: "user" is neither database nor company`:                                                             of(1, "user", "root"),
+		"policy root function a: function narrows timeout only: what divides":                                                    {Channels: []string{"root"}, Function: "a", Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
+		"policy root: it has no option: give it a timeout, a limit, fair, serialize, a capacity, a rate, a pool or an objective": {Channels: []string{"root"}},
+		"policy root: timeout must be positive":                                                                                  {Channels: []string{"root"}, Timeout: &policy.Timeout{After: -1}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}},
 	} {
 		require.ErrorContains(t, p.Validate(), want)
 	}
@@ -274,4 +274,46 @@ func TestSerialize(t *testing.T) {
 	require.Equal(t, "policy root.a", s.Serialize("root.a", "prod").String())
 	require.Nil(t, s.Serialize("root", "prod"))
 	require.Len(t, policy.Shares([]policy.Policy{p}), 1)
+}
+
+func TestPool(t *testing.T) {
+	p := policy.Policy{Channels: []string{"root.a"}, Pool: &policy.Pool{}}
+	require.ErrorContains(t, p.Validate(), "policy root.a: pool: its name is missing")
+	p.Pool.Pool = "heavy"
+	require.NoError(t, p.Validate())
+	s := policy.Compile([]policy.Policy{limited(1, "root*"), p})
+	require.Equal(t, "heavy", s.Pool("root.a", "prod").Pool.Pool)
+	require.Nil(t, s.Pool("root", "prod"))
+}
+
+func TestObjective(t *testing.T) {
+	of := func(o policy.Objective, channels ...string) policy.Policy {
+		return policy.Policy{Channels: channels, Objective: &o}
+	}
+	for want, o := range map[string]policy.Objective{
+		"policy root: objective: the time that jobs may wait must be positive": {},
+		"policy root: objective: 101% is not between 1% and 100%":              {Wait: 1, Percent: 101},
+		"policy root: objective: -1% is not between 1% and 100%":               {Wait: 1, Percent: -1},
+	} {
+		p := of(o, "root")
+		require.EqualError(t, p.Validate(), want)
+	}
+	p := of(policy.Objective{Wait: 1}, "root")
+	p.Function = "sale.*"
+	require.ErrorContains(t, p.Validate(), "function narrows timeout only")
+
+	mail, whole := of(policy.Objective{Wait: 1, Percent: 90}, "root.mail"), of(policy.Objective{Wait: 2}, "root")
+	whole.Database = "prod"
+	require.NoError(t, mail.Validate())
+	s := policy.Compile([]policy.Policy{mail, whole})
+	require.Equal(t, mail.Objective, s.Objective("root.mail.deep", "prod"))
+	require.Equal(t, whole.Objective, s.Objective("root.export", "prod"))
+	require.Nil(t, s.Objective("root.export", "test"))
+	var none *policy.Set
+	require.Nil(t, none.Objective("root", "prod"))
+
+	require.False(t, mail.Objective.Missed(1, 10))
+	require.True(t, mail.Objective.Missed(2, 10))
+	require.False(t, whole.Objective.Missed(0, 10))
+	require.True(t, whole.Objective.Missed(1, 1000))
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Per is what a share counts separately.
@@ -54,12 +55,20 @@ func (l *Limit) validate() error {
 
 // shares reports whether the policy has an option that divides a channel.
 func (p *Policy) shares() bool {
-	return p.Limit != nil || p.Fair != "" || p.Serialize != "" || p.PacesDatabases()
+	return p.Limit != nil || p.Fair != "" || p.Serialize != "" || p.Pool != nil || p.PacesDatabases()
 }
 
 // Companies reports whether it counts the jobs of companies.
 func (p *Policy) Companies() bool {
 	return p.Limit != nil && p.Limit.Per == PerCompany || p.Fair == PerCompany
+}
+
+// Pool is a set of servers that run jobs.
+type Pool struct {
+	// Pool is its name.
+	Pool string
+	// Fallback has other servers run the jobs while none of the pool is healthy. Default: they wait.
+	Fallback bool
 }
 
 // validateShares reports the first mistake in these options.
@@ -77,6 +86,9 @@ func (p *Policy) validateShares() error {
 	}
 	if p.Serialize != "" && p.Serialize != ByIdentityKey {
 		return fmt.Errorf("serialize: %q is not %s", p.Serialize, ByIdentityKey)
+	}
+	if p.Pool != nil && p.Pool.Pool == "" {
+		return errors.New("pool: its name is missing")
 	}
 	if p.Limit != nil {
 		return p.Limit.validate()
@@ -100,6 +112,28 @@ func (s *Set) Fair(channel, database string) *Policy {
 // database; nil if none does.
 func (s *Set) Serialize(channel, database string) *Policy {
 	return s.first(channel, database, func(p *Policy) bool { return p.Serialize != "" })
+}
+
+// Pool returns the policy that says where the jobs of a database run that are in a channel; nil if none
+// does.
+func (s *Set) Pool(channel, database string) *Policy {
+	return s.first(channel, database, func(p *Policy) bool { return p.Pool != nil })
+}
+
+// Objective returns how long the jobs of a database in a channel may wait: what holds for the channel or,
+// where no policy has one for it, for the channel above; nil if none does.
+func (s *Set) Objective(channel, database string) *Objective {
+	for s != nil {
+		if p := s.first(channel, database, func(p *Policy) bool { return p.Objective != nil }); p != nil {
+			return p.Objective
+		}
+		i := strings.LastIndexByte(channel, '.')
+		if i < 0 {
+			break
+		}
+		channel = channel[:i]
+	}
+	return nil
 }
 
 // first returns the first policy that matches and has an option.
@@ -127,14 +161,14 @@ func (s *Set) FairToAny(channel string) bool {
 }
 
 func (s *Set) any(channel string, has func(*Policy) bool) bool {
-	return s != nil && slices.ContainsFunc(s.policies, func(p Policy) bool { return has(&p) && p.named(channel) })
+	return s != nil && slices.ContainsFunc(s.policies, func(p Policy) bool { return has(&p) && p.Names(channel) })
 }
 
 // Shares returns those of the policies that divide channels, as far as they do.
 func Shares(policies []Policy) (list []Policy) {
 	for _, p := range policies {
 		if p.shares() {
-			p.Timeout, p.Capacity = nil, nil
+			p.Timeout, p.Objective, p.Capacity = nil, nil, nil
 			if p.PacesChannels() {
 				p.Rate = nil
 			}

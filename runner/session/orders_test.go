@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,27 +37,48 @@ type faulty struct {
 	failed []string
 }
 
+// noted guards what tests and fakes share while a session runs: errs, read and told.
+var noted sync.Mutex
+
+func (d *faulty) err(method string) error {
+	noted.Lock()
+	defer noted.Unlock()
+	return d.errs[method]
+}
+
+func (d *faulty) asked() [][]string {
+	noted.Lock()
+	defer noted.Unlock()
+	return slices.Clone(d.read)
+}
+
+func (d *faulty) mend(method string) {
+	noted.Lock()
+	defer noted.Unlock()
+	delete(d.errs, method)
+}
+
 func (d *faulty) Follow(f driver.Driver) { d.followed = f }
 
 func (d *faulty) OpenSession(context.Context, *pgx.ConnConfig, string) (driver.Session, error) {
 	if d.opened != nil {
 		d.opened()
 	}
-	return d, d.errs["OpenSession"]
+	return d, d.err("OpenSession")
 }
 
 func (d *faulty) Fingerprint(context.Context) (driver.Fingerprint, error) {
-	return d.found, d.errs["Fingerprint"]
+	return d.found, d.err("Fingerprint")
 }
-func (d *faulty) Running(context.Context) ([]driver.Row, error) { return nil, d.errs["Running"] }
+func (d *faulty) Running(context.Context) ([]driver.Row, error) { return nil, d.err("Running") }
 
 func (d *faulty) Listen(context.Context) error {
 	d.listened++
-	return d.errs["Listen"]
+	return d.err("Listen")
 }
 
 func (d *faulty) Channels(context.Context) ([]channels.Config, error) {
-	return nil, d.errs["Channels"]
+	return nil, d.err("Channels")
 }
 
 func (d *faulty) Lock(context.Context) (driver.Lock, error) {
@@ -69,10 +91,10 @@ func (d *faulty) Lock(context.Context) (driver.Lock, error) {
 			d.errs = map[string]error{"Fingerprint": errors.New("failed")}
 		}
 	}
-	return driver.Lock{Held: true}, d.errs["Lock"]
+	return driver.Lock{Held: true}, d.err("Lock")
 }
 
-func (d *faulty) Snapshot(context.Context, func(driver.Row)) error { return d.errs["Snapshot"] }
+func (d *faulty) Snapshot(context.Context, func(driver.Row)) error { return d.err("Snapshot") }
 
 func (d *faulty) Claim(_ context.Context, uuids, reads []string) (got []driver.Task, rows []driver.Row, err error) {
 	d.claims, d.reads = append(d.claims, uuids), append(d.reads, reads)
@@ -81,34 +103,36 @@ func (d *faulty) Claim(_ context.Context, uuids, reads []string) (got []driver.T
 			got = append(got, driver.Task{Key: channels.Key{UUID: uuid}})
 		}
 	}
-	return got, rowsOf(channels.Pending, reads...), d.errs["Claim"]
+	return got, rowsOf(channels.Pending, reads...), d.err("Claim")
 }
 
 func (d *faulty) Read(_ context.Context, uuids []string) ([]driver.Row, error) {
+	noted.Lock()
 	d.read = append(d.read, uuids)
-	return rowsOf(channels.Pending, uuids...), d.errs["Read"]
+	noted.Unlock()
+	return rowsOf(channels.Pending, uuids...), d.err("Read")
 }
 
 func (d *faulty) Unclaim(context.Context, []driver.Task) ([]driver.Row, error) {
-	return nil, d.errs["Unclaim"]
+	return nil, d.err("Unclaim")
 }
 
 func (d *faulty) Inspect(context.Context, []string) ([]driver.Liveness, error) {
-	return nil, d.errs["Inspect"]
+	return nil, d.err("Inspect")
 }
 
 func (d *faulty) Rescue(context.Context, []driver.Liveness) ([]driver.Row, error) {
-	return nil, d.errs["Rescue"]
+	return nil, d.err("Rescue")
 }
 
 func (d *faulty) FailUnclaimed(_ context.Context, _ []driver.Task, why []string) ([]driver.Row, error) {
 	d.failed = append(d.failed, why...)
-	return nil, d.errs["FailUnclaimed"]
+	return nil, d.err("FailUnclaimed")
 }
 
 func (d *faulty) FailDead(_ context.Context, _ []driver.Liveness, why []string) ([]driver.Row, error) {
 	d.failed = append(d.failed, why...)
-	return nil, d.errs["FailDead"]
+	return nil, d.err("FailDead")
 }
 
 func rowsOf(state channels.State, uuids ...string) (rows []driver.Row) {
@@ -125,7 +149,18 @@ type clerk struct {
 	notified int
 }
 
-func (c *clerk) tell(what string)                                     { c.told = append(c.told, what) }
+// heard is what it has been told, while the session runs.
+func (c *clerk) heard() []string {
+	noted.Lock()
+	defer noted.Unlock()
+	return slices.Clone(c.told)
+}
+
+func (c *clerk) tell(what string) {
+	noted.Lock()
+	defer noted.Unlock()
+	c.told = append(c.told, what)
+}
 func (c *clerk) Fingerprinted(fp driver.Fingerprint)                  { c.tell("found " + fp.Health.String()) }
 func (c *clerk) Channels([]channels.Config, error)                    { c.tell("channels") }
 func (c *clerk) Running([]driver.Row)                                 { c.tell("running") }

@@ -32,7 +32,7 @@ const (
 	// until the next try of one that met a lock.
 	resyncInterval = 5 * time.Minute
 	lockedInterval = 10 * time.Second
-	// lockedPause is the time until jobs are read again after a read met a lock.
+	// lockedPause is the time until jobs are read, or claimed, again after that met a lock.
 	lockedPause = time.Second
 
 	// backlogLimit is how many jobs may wait to be read. A snapshot takes the place of what is beyond
@@ -387,6 +387,7 @@ func (s *Session) unclaimed(ctx context.Context, uuids, reads []string, met erro
 	if err := s.unlessLocked(met); err != nil {
 		return err
 	}
+	s.claimAfter = s.heard.Add(lockedPause)
 	if len(reads) > 0 {
 		if err := s.readAlone(ctx, reads); err != nil {
 			return err
@@ -474,7 +475,13 @@ func (s *Session) attend(ctx context.Context) error {
 		}
 	}
 	if !now.Before(s.snapshotAt()) {
-		return s.postponed(ctx, s.resync(ctx))
+		err := s.resync(ctx)
+		if !errors.Is(err, driver.ErrUpgrading) {
+			return err
+		}
+		if err := s.postponed(ctx, err); err != nil {
+			return err
+		}
 	}
 	if !s.echoSince.IsZero() && now.Sub(s.echoSince) >= echoTimeout {
 		return fmt.Errorf("no notification of our own claim within %s: %w", echoTimeout, driver.ErrLost)

@@ -97,8 +97,9 @@ type Session struct {
 	// lockedUntil is when the next snapshot may be tried, after a lock was met.
 	lockedUntil time.Time
 	lockedTold  time.Time // when the log was last told of a lock
-	readAfter   time.Time // when jobs may be read again, after a read met a lock
-	probed      time.Time // when the last probe began, or the last snapshot ended
+	// readAfter and claimAfter are when jobs may be read, and claimed, again, after that met a lock.
+	readAfter, claimAfter time.Time
+	probed                time.Time // when the last probe began, or the last snapshot ended
 	// dependents are the jobs that are to be looked at because nobody may have released them.
 	dependents []dependents
 	// tooLong are jobs that it takes too long to look at, by their numbers.
@@ -196,7 +197,8 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 	s.foreseen = foreseen{}
 	s.batch = 0
 	s.dependents, s.tooLong = nil, nil
-	s.echoSince, s.lockedUntil, s.readAfter = time.Time{}, time.Time{}, time.Time{}
+	s.echoSince, s.lockedUntil = time.Time{}, time.Time{}
+	s.readAfter, s.claimAfter = time.Time{}, time.Time{}
 	if err = s.running(ctx); err == nil {
 		err = s.snapshot(ctx)
 	}

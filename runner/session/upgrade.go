@@ -66,9 +66,14 @@ func (s *Session) upgradeDue() time.Time {
 	return s.upgradeAt.Add(upgradeInterval)
 }
 
-// admit returns those of the claims that may be made: none while the database is being upgraded. The
-// listener learns how the rows of the others look, as of those that a claim did not get.
+// admit returns those of the claims that may be made: none while the database is being upgraded, and for
+// a moment after one that met a lock. The listener learns how the rows of the others look, as of those
+// that a claim did not get.
 func (s *Session) admit(ctx context.Context, claims []string) ([]string, error) {
+	if len(claims) > 0 && !s.claimAfter.IsZero() && time.Now().Before(s.claimAfter) {
+		s.out.Claimed(Claims{Locked: claims})
+		return nil, nil
+	}
 	if !s.gating || len(claims) == 0 {
 		return claims, nil
 	}

@@ -164,7 +164,7 @@ func TestLeftAloneAndForgotten(t *testing.T) {
 		p := testPool(func(context.Context, string) error { return nil })
 		p.set(named("a"))
 		p.checked("a", nil)
-		_, _ = p.Pick("", nil)
+		_, _ = p.Pick(Class{}, "", nil)
 		p.Release("a", driver.Result{Outcome: driver.Unavailable, RetryAfter: 10 * time.Minute, Err: errors.New("status 503")})
 		p.check(t.Context(), false)
 		<-time.After(time.Minute)
@@ -236,14 +236,14 @@ func TestWhyAServerIsFull(t *testing.T) {
 func TestPoolPrefers(t *testing.T) {
 	p := upPool(named("a", "b", "c")...)
 	for _, name := range []string{"b", "c", "a", "c", "b", "a"} {
-		up, ok := p.Pick(name, nil)
+		up, ok := p.Pick(Class{}, name, nil)
 		require.True(t, ok)
 		require.Equal(t, name, up.Name)
 	}
-	up, ok := p.Pick("a", []string{"a", "b"})
+	up, ok := p.Pick(Class{}, "a", []string{"a", "b"})
 	require.True(t, ok)
 	require.Equal(t, "c", up.Name)
-	up, ok = p.Pick("c", nil)
+	up, ok = p.Pick(Class{}, "c", nil)
 	require.True(t, ok)
 	require.NotEqual(t, "c", up.Name, "it has more to do than the others")
 }

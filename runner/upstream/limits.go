@@ -99,7 +99,7 @@ func (p *Pool) Capacity() (n int) {
 	defer p.mu.Unlock()
 	for _, name := range p.order {
 		if p.states[name].up && !p.isDrained(name) {
-			n += p.limits.Most()
+			n += p.limitsOf(p.states[name]).Most()
 		}
 	}
 	return n
@@ -113,22 +113,26 @@ type Room struct {
 	Reserved int
 	// Jobs is how many of our requests are open there.
 	Jobs int
+	// Visited is set where visitors count, so that there may be more at any time.
+	Visited bool
 }
 
-// Room returns how many more tasks the servers may be given now, those that are down or drained aside.
-func (p *Pool) Room() (r Room) {
+// Room returns how many more tasks the servers of a pool, or those of none, may be given now, those that
+// are down or drained aside.
+func (p *Pool) Room(pool string) (r Room) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	open := p.limits
-	open.Reserve = 0
 	for _, name := range p.order {
 		s := p.states[name]
-		if !s.up || p.isDrained(name) {
+		if s.Pool != pool || !s.up || p.isDrained(name) {
 			continue
 		}
-		visitors := s.visitors()
-		free := max(p.limits.room(s.inFlight, visitors), 0)
-		r.Free += free
+		limits, visitors := p.limitsOf(s), s.visitors()
+		open := limits
+		open.Reserve = 0
+		free := max(limits.room(s.inFlight, visitors), 0)
+		r.Visited = r.Visited || limits.Workers > 0
+		r.Free = min(r.Free+free, unlimited)
 		r.Reserved += max(open.room(s.inFlight, visitors), 0) - free
 		r.Jobs += s.inFlight
 	}

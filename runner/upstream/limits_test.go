@@ -62,23 +62,23 @@ func TestPoolRoom(t *testing.T) {
 	p.limits = Limits{Workers: 8, MaxJobs: 5, Reserve: 2}
 	p.Drain([]Drain{{Upstream: "c"}})
 	p.Suspect("d", errors.New("gone"))
-	require.Equal(t, Room{Free: 10}, p.Room())
+	require.Equal(t, Room{Free: 10, Visited: true}, p.Room(""))
 	visitors["a"], visitors["b"] = 6, 1
-	require.Equal(t, Room{Free: 5, Reserved: 2}, p.Room())
+	require.Equal(t, Room{Free: 5, Reserved: 2, Visited: true}, p.Room(""))
 	for range 5 {
-		up, ok := p.Pick("a", nil)
+		up, ok := p.Pick(Class{}, "a", nil)
 		require.True(t, ok)
 		require.Equal(t, "b", up.Name, "it has room")
 	}
-	require.Equal(t, Room{Reserved: 2, Jobs: 5}, p.Room())
-	up, ok := p.Pick("", nil)
+	require.Equal(t, Room{Reserved: 2, Jobs: 5, Visited: true}, p.Room(""))
+	up, ok := p.Pick(Class{}, "", nil)
 	require.True(t, ok, "what has been claimed goes where there are workers left")
 	require.Equal(t, "a", up.Name)
 	for range 4 {
-		_, ok = p.Pick("", nil)
+		_, ok = p.Pick(Class{}, "", nil)
 		require.True(t, ok)
 	}
-	_, ok = p.Pick("", nil)
+	_, ok = p.Pick(Class{}, "", nil)
 	require.False(t, ok, "max_jobs is never exceeded")
 }
 
@@ -96,7 +96,7 @@ func TestRetryAfter(t *testing.T) {
 				p.set(named("a"))
 				p.checked("a", nil)
 				began := time.Now()
-				_, _ = p.Pick("", nil)
+				_, _ = p.Pick(Class{}, "", nil)
 				p.Release("a", driver.Result{Outcome: driver.Unavailable, RetryAfter: c.asks, Err: errors.New("status 503")})
 				st := p.Status()[0]
 				require.False(t, st.Up)
@@ -120,7 +120,7 @@ func TestRoomBehindAServerThatIsDown(t *testing.T) {
 	p.limits = Limits{MaxJobs: 5}
 	p.Suspect("a", errors.New("gone"))
 	p.Drain([]Drain{{Upstream: "b"}})
-	require.Equal(t, Room{Free: 5}, p.Room())
+	require.Equal(t, Room{Free: 5}, p.Room(""))
 }
 
 func TestMost(t *testing.T) {
@@ -138,8 +138,8 @@ func TestRetryAfterIsNotForgotten(t *testing.T) {
 		p.set(named("a"))
 		p.checked("a", nil)
 		until := time.Now().Add(time.Minute)
-		_, _ = p.Pick("", nil)
-		_, _ = p.Pick("", nil)
+		_, _ = p.Pick(Class{}, "", nil)
+		_, _ = p.Pick(Class{}, "", nil)
 		p.Release("a", driver.Result{Outcome: driver.Unavailable, RetryAfter: time.Minute, Err: errors.New("status 503")})
 		timing.Sleep(t.Context(), time.Second)
 		p.Release("a", driver.Result{Outcome: driver.NotSent, Err: errors.New("refused")})

@@ -42,8 +42,10 @@ type Config struct {
 	Driver driver.Driver
 	// Targets names the servers.
 	Targets Targets
-	// Limits bound what each server is given.
+	// Limits bound what each server is given, and Pools what each server of a pool is given that has
+	// limits of its own, by the name of the pool.
 	Limits Limits
+	Pools  map[string]Limits
 	Logger *zap.Logger
 }
 
@@ -67,6 +69,8 @@ type Drain struct {
 // Status is what is known of one server.
 type Status struct {
 	Name string
+	// Pool names the one that the server belongs to; empty if it belongs to none.
+	Pool string
 	Up   bool
 	// Reason says why it is not up.
 	Reason string
@@ -101,8 +105,9 @@ type Pool struct {
 	turn   int
 	// drained are the servers that get no new tasks.
 	drained map[string]Drain
-	// limits are those of the configuration.
+	// limits are those of the configuration, and pools those of pools.
 	limits Limits
+	pools  map[string]Limits
 	// asking is true while the servers are being looked up, in a round that ends with each change
 	// of the configuration.
 	asking bool
@@ -133,7 +138,8 @@ func New(config func() Config, out Observer, spawn func(name string, f func())) 
 func (p *Pool) Reconfigured() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.limits = p.config().Limits
+	cfg := p.config()
+	p.limits, p.pools = cfg.Limits, cfg.Pools
 	p.round++
 	p.asking = false
 }
@@ -220,25 +226,27 @@ func (p *Pool) Usable() bool {
 	return false
 }
 
-// Pick chooses the server for the next task and counts the task there: first those that the proxy
+// Pick chooses the server for the next task of a class and counts the task there: first those that the proxy
 // believes healthy, then those that have room, then the one with the fewest of our own requests, then
 // the least loaded by the proxy, then the one that is preferred by name, then in turn. Those in tried,
 // and those with as many jobs as they may have, are left out. It returns false if no server is left.
 //
 // There may be visitors that were not there when Room was asked. The task has been claimed by then, so
 // that it may take a worker from those that are reserved.
-func (p *Pool) Pick(preferred string, tried []string) (driver.Upstream, bool) {
+func (p *Pool) Pick(c Class, preferred string, tried []string) (driver.Upstream, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	pool := p.serving(c)
 	var best *server
 	var bestRank [5]int
 	n := len(p.order)
 	for i := range n {
 		s := p.states[p.order[(p.turn+i)%n]]
-		if !s.up || p.isDrained(s.Name) || slices.Contains(tried, s.Name) || p.limits.MaxJobs > 0 && s.inFlight >= p.limits.MaxJobs {
+		limits := p.limitsOf(s)
+		if s.Pool != pool || !s.up || p.isDrained(s.Name) || slices.Contains(tried, s.Name) || limits.MaxJobs > 0 && s.inFlight >= limits.MaxJobs {
 			continue
 		}
-		rank := s.rank(p.limits, preferred)
+		rank := s.rank(limits, preferred)
 		if best == nil || slices.Compare(rank[:], bestRank[:]) < 0 {
 			best, bestRank = s, rank
 		}
@@ -506,13 +514,16 @@ func (p *Pool) Status() []Status {
 	out := make([]Status, 0, len(names))
 	for _, name := range names {
 		s := p.states[name]
-		st := Status{Name: name, Up: s.up, Reason: s.reason, InFlight: s.inFlight, Limits: p.limits, Visitors: s.visitors(), Counted: s.Load != nil}
+		st := Status{
+			Name: name, Pool: s.Pool, Up: s.up, Reason: s.reason, InFlight: s.inFlight, Limits: p.limitsOf(s),
+			Visitors: s.visitors(), Counted: s.Load != nil,
+		}
 		if !s.up && s.notBefore.After(time.Now()) {
 			st.Until = s.notBefore
 			st.Reason += ", and it has asked to be left alone until " + s.notBefore.UTC().Format(time.RFC3339)
 		}
 		if s.up {
-			st.Full = p.limits.full(s.inFlight, st.Visitors)
+			st.Full = st.Limits.full(s.inFlight, st.Visitors)
 		}
 		if !s.listed {
 			st.Up, st.Reason, st.Full = false, "not among the upstreams any more", ""

@@ -90,10 +90,10 @@ func TestPoolPicksTheBest(t *testing.T) {
 			for name, n := range c.busy {
 				p.states[name].inFlight = n
 			}
-			got, ok := p.Pick("", nil)
+			got, ok := p.Pick(Class{}, "", nil)
 			require.True(t, ok)
 			require.Equal(t, c.want, got.Name)
-			_, ok = p.Pick("", []string{"a", "b"})
+			_, ok = p.Pick(Class{}, "", []string{"a", "b"})
 			require.False(t, ok)
 		})
 	}
@@ -105,7 +105,7 @@ func TestPoolSpreadsEvenly(t *testing.T) {
 		p := upPool(named(names...)...)
 		jobs := rapid.IntRange(0, 100).Draw(t, "jobs")
 		for range jobs {
-			_, ok := p.Pick("", nil)
+			_, ok := p.Pick(Class{}, "", nil)
 			require.True(t, ok)
 		}
 		least, most := jobs, 0
@@ -131,7 +131,7 @@ func TestPoolLearnsFromResults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := upPool(named("a")...)
-			up, _ := p.Pick("", nil)
+			up, _ := p.Pick(Class{}, "", nil)
 			p.Release(up.Name, c.result)
 			require.Equal(t, c.up, p.Usable())
 			st := p.Status()[0]
@@ -143,10 +143,10 @@ func TestPoolLearnsFromResults(t *testing.T) {
 
 func TestPoolKeepsCountsOverChanges(t *testing.T) {
 	p := upPool(named("a", "b")...)
-	_, _ = p.Pick("", []string{"b"})
+	_, _ = p.Pick(Class{}, "", []string{"b"})
 	p.set(named("b"))
 	require.Equal(t, []string{"b"}, p.order)
-	up, _ := p.Pick("", nil)
+	up, _ := p.Pick(Class{}, "", nil)
 	require.Equal(t, "b", up.Name)
 	p.set(named("a", "b"))
 	require.Equal(t, 1, p.Status()[0].InFlight, "a request goes on")

@@ -144,6 +144,10 @@ func doctorCases() []doctorCase {
 func casesOfPostgres() []doctorCase {
 	return []doctorCase{
 		{code: "postgres", severity: "ok", words: "lists 1 database", setUp: func(*testBed) {}},
+		{code: "postgres", name: "several hosts", severity: "ok", words: "lists 1 database", setUp: func(tb *testBed) {
+			port := itoa(tb.Postgres.ConnConfig("postgres").Port)
+			tb.dsn = "postgres://postgres@127.0.0.1:1,127.0.0.1:" + port + "/postgres?sslmode=disable&target_session_attrs=read-write"
+		}},
 		{code: "postgres_unreachable", severity: "error", status: 3, words: "cannot be reached", setUp: func(tb *testBed) {
 			tb.dsn = "host=127.0.0.1 port=1 user=odoo password=hush"
 		}},

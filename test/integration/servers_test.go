@@ -71,3 +71,35 @@ func TestVisitorsOfDynamicUpstreams(t *testing.T) {
 	err := caddy.Load(tb.adapt(), true)
 	require.ErrorContains(t, err, "server: workers: the requests of visitors cannot be counted where upstreams are dynamic; use max_jobs alone")
 }
+
+// TestPools: a server of the site that belongs to a pool runs the jobs of the pool and no others, and a
+// job that has no room there is in nobody's way.
+func TestPools(t *testing.T) {
+	tb := newTestBed(t, odoostub.QueueJobLock, 1, 2)
+	tb.tree = "root:9,root.export:2"
+	tb.more = tb.filled("pool heavy {{(index .Odoo 1).Addr}} {\n\tmax_jobs 1\n}\n") + "policy root.export {\n\tpool heavy\n}\n"
+	tb.run()
+	tb.untilReady()
+	held := odoostub.Behaviour{Gate: "end"}
+	exports := tb.enqueue(tb.dbs[0], odoostub.JobSpec{Channel: new("root.export"), Behaviour: held}, odoostub.JobSpec{Channel: new("root.export"), Behaviour: held})
+	tb.untilRunning(1)
+	tb.untilWhy(tb.dbs[0], exports[1], "no_server")
+	tb.enqueue(tb.dbs[0], odoostub.JobSpec{Behaviour: held}, odoostub.JobSpec{Behaviour: held})
+	tb.untilRunning(3)
+	for _, u := range tb.get("upstreams", http.StatusOK)["upstreams"].([]any) {
+		doc := u.(map[string]any)
+		if doc["pool"] == "heavy" {
+			require.Equal(t, 1., doc["in_flight"])
+			require.Equal(t, "1 of at most 1 jobs", doc["full"])
+		} else {
+			require.Equal(t, 2., doc["in_flight"])
+		}
+	}
+	tb.commands(0, "POOL", "upstreams")
+	tb.more = ""
+	tb.load()
+	tb.untilRunning(4)
+	tb.Gates.Open("end")
+	tb.untilStates(map[string]int{"done": 4})
+	tb.exactlyOnce(map[string]int{"root": 4, "root.export": 2})
+}

@@ -153,8 +153,41 @@ func TestOlderLock(t *testing.T) {
 	}
 	require.NoError(t, s.Probe(h.deadline()))
 	var got bool
-	require.NoError(t, python.QueryRow(t.Context(), "SELECT pg_try_advisory_lock(hashtext('jobrunner'))").Scan(&got))
-	require.False(t, got)
+	for _, key := range []string{"hashtext('jobrunner')", "2293787760715711918"} {
+		require.NoError(t, python.QueryRow(t.Context(), "SELECT pg_try_advisory_lock("+key+")").Scan(&got))
+		require.False(t, got, key)
+	}
+}
+
+// A session that has lost either of its locks is told by the probe.
+func TestProbeOfBothLocks(t *testing.T) {
+	h := newHarness(t, odoostub.Connector8)
+	for which := range 2 {
+		s := h.session()
+		lock, err := s.Lock(h.deadline())
+		require.NoError(t, err)
+		require.True(t, lock.Held)
+		require.NoError(t, s.Listen(h.deadline()))
+		require.NoError(t, s.Probe(h.deadline()))
+		require.NoError(t, odoo.Unlock(h.deadline(), s, which))
+		require.ErrorIs(t, s.Probe(h.deadline()), driver.ErrLost)
+		require.NoError(t, s.Close(h.deadline()))
+	}
+}
+
+// Where another runner has the lock of queue_job, the older one is left alone.
+func TestOlderLockIsTheSecond(t *testing.T) {
+	h := newHarness(t, odoostub.Connector8)
+	s, python, third := h.session(), h.connect(), h.connect()
+	_, err := python.Exec(t.Context(), "SELECT pg_advisory_lock(2293787760715711918)")
+	require.NoError(t, err)
+	lock, err := s.Lock(h.deadline())
+	require.NoError(t, err)
+	require.False(t, lock.Held)
+	require.NoError(t, s.Probe(h.deadline()), "it has no lock to keep")
+	var got bool
+	require.NoError(t, third.QueryRow(t.Context(), "SELECT pg_try_advisory_lock(hashtext('jobrunner'))").Scan(&got))
+	require.True(t, got)
 }
 
 // An add-on connector on top of queue_job is not the old one.

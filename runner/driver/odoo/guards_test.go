@@ -68,6 +68,22 @@ func TestInspectOfSeveralLockRows(t *testing.T) {
 	}
 }
 
+// Each of several jobs is inspected, whatever has become of those before it.
+func TestInspectOfSeveralJobs(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.exec(`INSERT INTO queue_job (uuid, state, date_enqueued) SELECT v, 'started', now() AT TIME ZONE 'UTC' - interval '1 minute'
+		FROM (VALUES ('a'), ('b')) AS v (v)`)
+	found, err := h.session().Inspect(h.deadline(), []string{"gone", "a", "also gone", "b"})
+	require.NoError(t, err)
+	require.Len(t, found, 4)
+	for i, l := range found {
+		require.Equal(t, i%2 == 0, l.Gone, l.Row.UUID)
+		require.Equal(t, []string{"gone", "a", "also gone", "b"}[i], l.Row.UUID)
+	}
+	require.Equal(t, driver.Dead, found[1].Verdict)
+	require.Equal(t, driver.Dead, found[3].Verdict)
+}
+
 // roundTrip is a transport.
 type roundTrip func(*http.Request) (*http.Response, error)
 

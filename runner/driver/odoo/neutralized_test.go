@@ -2,6 +2,7 @@ package odoo_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -184,4 +185,46 @@ func TestOperationsInNeutralized(t *testing.T) {
 	x, err := odoo.New(odoo.Options{}).Examine(h.deadline(), h.Postgres(), h.db)
 	require.NoError(t, err)
 	require.Equal(t, driver.Neutralized, x.Health)
+}
+
+// Until a session listens, its probe is about the connection alone.
+func TestProbeBeforeListening(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	s := h.session()
+	h.exec("UPDATE ir_module_module SET state = 'to upgrade' WHERE name = 'queue_job'")
+	require.NoError(t, s.Probe(h.deadline()))
+	require.NoError(t, s.Listen(h.deadline()))
+	require.ErrorIs(t, s.Probe(h.deadline()), driver.ErrChanged)
+}
+
+// The options that keep jobs from being claimed, and that let them be, hold apart from each other: in a
+// copy for trials, and while modules are marked.
+func TestClaimsByTheOptionsInForce(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	type options struct{ copies, gated bool }
+	sessions := map[options]driver.Session{}
+	for _, o := range []options{{}, {copies: true}, {gated: true}, {true, true}} {
+		s, err := odoo.New(odoo.Options{RunNeutralized: o.copies}).OpenSession(h.deadline(), h.Postgres(), h.db)
+		require.NoError(t, err)
+		defer s.Close(t.Context())
+		_, err = s.Fingerprint(h.deadline())
+		require.NoError(t, err)
+		s.(driver.Upgrader).GateUpgrades(o.gated)
+		sessions[o] = s
+	}
+	claims := func(what string, want func(options) bool) {
+		for o, s := range sessions {
+			uuid := fmt.Sprintf("%s %t %t", what, o.copies, o.gated)
+			h.Insert(drivertest.Job{UUID: uuid, State: "pending"})
+			tasks, _, _ := s.Claim(h.deadline(), []string{uuid}, nil)
+			require.Equal(t, want(o), len(tasks) == 1, uuid)
+		}
+	}
+	claims("as it is", func(options) bool { return true })
+	h.Mark("web")
+	claims("marked", func(o options) bool { return !o.gated })
+	require.NoError(t, odoostub.Neutralize(t.Context(), h.admin))
+	claims("copied, marked", func(o options) bool { return o.copies && !o.gated })
+	h.Mark()
+	claims("copied", func(o options) bool { return o.copies })
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/drivertest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
@@ -171,9 +172,25 @@ func TestReleaseWithoutGraphs(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			_, err := s.(driver.Releaser).Dependents(ctx, nil)
-			require.Equal(t, gen < odoostub.QueueJob12 || gen.Connector(), err == nil, fmt.Sprint(err))
+			without := gen < odoostub.QueueJob12 || gen.Connector()
+			require.Equal(t, without, err == nil, fmt.Sprint(err))
+			_, err = s.(driver.Releaser).Release(ctx, nil, 0, nil)
+			require.NoError(t, err, "of no job, either")
+			_, err = s.(driver.Releaser).Release(ctx, []int64{1}, 0, nil)
+			require.Equal(t, without, err == nil, fmt.Sprint(err))
 		})
 	}
+}
+
+// Each look at jobs that wait is bounded by the server, before the engine gives it up after 30 s, and a
+// single job may take longer than several.
+func TestReleaseLimits(t *testing.T) {
+	require.Positive(t, odoo.ReleaseLimit)
+	require.Less(t, odoo.ReleaseLimit, odoo.ReleaseLimitOfOne)
+	require.Less(t, odoo.ReleaseLimitOfOne, odoo.WaitingLimit)
+	require.Less(t, odoo.WaitingLimit, 30*time.Second)
+	h := newHarness(t, odoostub.QueueJobLock)
+	require.Empty(t, h.release(h.session()), "nothing waits")
 }
 
 // The released row comes back as it is, and tells listeners.
@@ -196,7 +213,7 @@ func TestReleaseReturnsRows(t *testing.T) {
 func TestReleaseOfSlowJobs(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	h.exec(`CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-		PERFORM pg_sleep(CASE WHEN NEW.uuid LIKE 'endless%' THEN 600 ELSE 0.7 END); RETURN NEW; END $$;
+		PERFORM pg_sleep(CASE WHEN NEW.uuid LIKE 'endless%' THEN 600 ELSE 1.3 END); RETURN NEW; END $$;
 		CREATE TRIGGER slow BEFORE UPDATE ON queue_job FOR EACH ROW WHEN (NEW.state = 'pending') EXECUTE PROCEDURE slow()`)
 	h.family("a", "child of a")
 	h.family("b", "child of b")

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/drivertest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 )
@@ -296,6 +297,51 @@ func TestStopNeedsRights(t *testing.T) {
 	require.Contains(t, stopped.Text, "whom only superusers may signal")
 	require.Equal(t, driver.Signalled, h.stop(h.session(), task, false).Result)
 	free()
+}
+
+// A server may have other rules than those that the statement knows: that it refuses is an answer, too.
+// Another error is none.
+func TestStopIsRefused(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	role := h.dedicated()
+	task := h.attempt("a")
+	h.HoldLock("a")
+	s := h.sessionOf(role)
+	h.exec("REVOKE EXECUTE ON FUNCTION pg_cancel_backend(int) FROM PUBLIC")
+	stopped := h.stop(s, task, false)
+	require.Equal(t, driver.Denied, stopped.Result)
+	require.Contains(t, stopped.Text, "PostgreSQL refuses to signal the backend: permission denied for function pg_cancel_backend")
+	require.NoError(t, s.Probe(h.deadline()), "the session is well")
+	h.FreeLock("a")
+	h.exec("ALTER TABLE queue_job RENAME date_enqueued TO other")
+	_, err := s.(driver.Stopper).Stop(h.deadline(), []driver.Task{task}, false)
+	require.ErrorContains(t, err, "stop a job")
+}
+
+// Why no job can be stopped is found before one has to be: by the doctor.
+func TestExaminedRightsToStop(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	require.Empty(t, h.examine().Unstoppable, "as a superuser")
+	role := h.dedicated()
+	worker := "worker_" + h.db
+	h.exec("CREATE ROLE " + worker)
+	t.Cleanup(func() {
+		require.NoError(t, h.pg.Exec(context.Background(), h.db, "DROP OWNED BY "+worker+" CASCADE; DROP ROLE "+worker))
+	})
+	why := func() string {
+		cfg := h.Postgres()
+		cfg.User = role
+		x, err := odoo.New(odoo.Options{}).Examine(h.deadline(), cfg, h.db)
+		require.NoError(t, err)
+		return x.Unstoppable
+	}
+	require.Contains(t, why(), "the table queue_job belongs to "+h.Postgres().User+", whom only superusers may signal, and "+role+" is none")
+	h.exec("ALTER TABLE queue_job OWNER TO " + worker)
+	require.Equal(t, fmt.Sprintf(`the table queue_job belongs to %s: GRANT pg_signal_backend TO "%s", or connect as %s`, worker, role, worker), why())
+	h.exec("GRANT pg_signal_backend TO " + role)
+	require.Empty(t, why())
+	h.functions()
+	require.Contains(t, why(), "the role cannot see which functions allow commits")
 }
 
 // The numbers of transactions and of groups of transactions count apart. A lock row that a group has

@@ -88,10 +88,7 @@ func (s *session) markedSince(ctx context.Context) (time.Time, error) {
 	if err == nil && dated {
 		err = s.conn.QueryRow(ctx, s.generation.named(markedSinceSQL), pgx.QueryExecModeExec).Scan(&since)
 	}
-	if err != nil || !since.Valid || since.InfinityModifier != pgtype.Finite {
-		return time.Time{}, s.conn.Failed(err, "check since when modules are marked")
-	}
-	return since.Time, nil
+	return since.Time, s.conn.Failed(err, "check since when modules are marked") // that of an infinity is zero
 }
 
 // GateUpgrades implements [driver.Upgrader].
