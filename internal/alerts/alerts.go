@@ -67,16 +67,37 @@ type alerter struct {
 	lost int
 }
 
-// Emitter returns the function by which a configuration emits events. Which apps
-// there are is known when all modules have been provisioned, so it asks later.
+// forceInterval is the time between two looks whether a configuration is in force.
+const forceInterval = 50 * time.Millisecond
+
+// Emitter returns the function by which a configuration emits events. Which apps there are is known when
+// all modules have been provisioned, so it asks later. It waits until the configuration is in force, or
+// ends: Caddy's apps start in any order, and until then the events app may still be noting who wants to
+// hear of what, which must not happen while it is asked.
 func Emitter(ctx caddy.Context) func(string, map[string]any) {
 	return func(name string, data map[string]any) {
 		app, err := ctx.AppIfConfigured("events")
 		if err != nil {
 			return // no one listens
 		}
-		if events, ok := app.(*caddyevents.App); ok && events.ShouldEmit(name) {
+		events, ok := app.(*caddyevents.App)
+		if ok && inForce(ctx, events) && events.ShouldEmit(name) {
 			events.Emit(ctx, name, data)
+		}
+	}
+}
+
+// inForce waits until an events app is that of the configuration in force. It reports false if its own
+// configuration has ended.
+func inForce(ctx caddy.Context, events *caddyevents.App) bool {
+	for {
+		if app, err := caddy.ActiveContext().AppIfConfigured("events"); err == nil && app == any(events) {
+			return true
+		}
+		select {
+		case <-time.After(forceInterval):
+		case <-ctx.Done():
+			return false
 		}
 	}
 }
