@@ -57,7 +57,7 @@ var (
 )
 
 func (s *forestComparison) configure(t *rapid.T) {
-	cfgs := drawConfigs.Draw(t, "configuration")
+	cfgs := drawPlainConfigs.Draw(t, "configuration")
 	require.NoError(t, s.f.Configure(cfgs))
 	s.ref.configure(cfgs)
 }
@@ -69,7 +69,7 @@ func (s *forestComparison) configureDatabases(t *rapid.T) {
 }
 
 func (s *forestComparison) configureDatabase(t *rapid.T) {
-	db, cfgs := drawForestDB.Draw(t, "db"), drawConfigs.Draw(t, "configuration")
+	db, cfgs := drawForestDB.Draw(t, "db"), drawPlainConfigs.Draw(t, "configuration")
 	bad := slices.ContainsFunc(cfgs, func(c Config) bool { return c.Capacity < 0 || c.Throttle < 0 || c.CapacityDefault < 0 })
 	err := s.f.ConfigureDatabase(db, cfgs)
 	s.ref.tree(db)

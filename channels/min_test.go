@@ -251,3 +251,15 @@ func TestExampleOfMin(t *testing.T) {
 	require.Contains(t, e.String(), "the free slots of channel root are kept (min): 1 for root.alerts")
 	step("a3", "i6")
 }
+
+// TestMinInATreeOfItsOwn: what bounds the tree of a database makes its minimums no mistake.
+func TestMinInATreeOfItsOwn(t *testing.T) {
+	t.Parallel()
+	f := NewForest()
+	f.ConfigureDatabases(Capacities{Max: 2})
+	require.NoError(t, f.ConfigureDatabase("db", []Config{{Name: "root", Capacity: 4}, {Name: "a", Capacity: 4, Min: 3}}))
+	for i, channel := range []string{"", "", "a", "a"} {
+		f.Set(Job{Key: Key{"db", fmt.Sprint(i)}, Channel: channel, ID: int64(i)}, Pending)
+	}
+	require.ElementsMatch(t, []Key{{"db", "2"}, {"db", "3"}}, f.Next(at(1), 0), "those with a minimum go first")
+}
