@@ -6,8 +6,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// usages say what the options of all blocks take, with an example. An option of two blocks that differ has
-// the second one's name behind it. Those without arguments are not
+// usages say what the options of all blocks take, with an example. Where an option means something else in
+// a second block, that has an entry with the block's name behind it. Options without arguments are not
 // among them, see parseFlag.
 var usages = map[string]struct{ takes, example string }{
 	"postgres":             {"one DSN, in quotes if it has blanks", "postgres postgres://odoo@db.example.com/postgres"},

@@ -174,7 +174,7 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 	var best, next *record
 	var floored map[*channel]int
 	e.Ahead, e.AtLeast, floored, best, next = c.competitors(r, now)
-	limit := c.limitOf(r)
+	limit, kept := c.limitOf(r), c.kept(r)
 	toll, tollAhead := c.shutFor(r)
 	e.Turns = c.turns(r)
 	switch {
@@ -187,8 +187,8 @@ func (e *Explanation) holds(c *channel, r *record, now int64) bool {
 		e.limited(limit)
 	case !c.hasCapacity():
 		e.full(c)
-	case c.kept(r) != "":
-		e.Reason, e.Kept = ReasonMin, c.kept(r)
+	case kept != "":
+		e.Reason, e.Kept = ReasonMin, kept
 	case c.pausedUntil > now:
 		e.Reason = ReasonThrottled
 		e.Until = time.UnixMicro(c.pausedUntil).UTC()
@@ -223,8 +223,9 @@ func (e *Explanation) before() int {
 }
 
 // competitors examines the jobs in the queue of c whose time has come, r included: how many of them
-// go before r, which of them through channels with a minimum, and which is the best. The job with the earliest eta still to come is next. What
-// sorts after r need not be visited, and there is a limit for the rest (atLeast).
+// go before r, how many of these come through each channel with a minimum, and which is the best. The
+// job with the earliest eta still to come is next. What sorts after r need not be visited, and there is
+// a limit for the rest (atLeast).
 func (c *channel) competitors(r *record, now int64) (ahead int, atLeast bool, floored map[*channel]int, best, next *record) {
 	best = r
 	budget := explainLimit

@@ -154,11 +154,7 @@ func (m *Manager) regate() {
 		} else {
 			t.limit, room = 0, -1
 		}
-		m.turned = append(m.turned, t)
-		for _, w := range t.waiting {
-			w.queue.count(t, room)
-			w.queue.arrange()
-		}
+		m.shift(t, room)
 	}
 }
 

@@ -31,8 +31,7 @@ func (noShares) Share(string, string) Share { return Share{} }
 func (noShares) Shared(string) bool         { return false }
 func (noShares) Fair(string) bool           { return false }
 
-// minimums reports whether a channel has one, and effective returns the shares that follow from those
-// that were given.
+// minimums reports whether a channel has one.
 func (m *Manager) minimums() bool {
 	for _, cfg := range m.wanted {
 		if cfg.Min != 0 {
@@ -42,6 +41,7 @@ func (m *Manager) minimums() bool {
 	return false
 }
 
+// effective returns the shares that follow from those that were given.
 func (m *Manager) effective() Shares {
 	if m.given == nil && m.minimums() {
 		return noShares{}
