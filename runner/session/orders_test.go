@@ -168,6 +168,7 @@ func (c *clerk) Scheduled(context.Context)                            { c.tell("
 func (c *clerk) Unclaimed([]driver.Task, []driver.Row)                { c.tell("unclaimed") }
 func (c *clerk) Inspected([]driver.Liveness)                          { c.tell("inspected") }
 func (c *clerk) Rescued([]driver.Row)                                 { c.tell("rescued") }
+func (c *clerk) Released(rows []driver.Row)                           { c.tell(fmt.Sprintf("%d released", len(rows))) }
 func (c *clerk) Stopped([]driver.Task, []driver.Stopped, bool, error) { c.tell("stopped") }
 func (c *clerk) Accounted([]driver.Cause, []driver.Row, error)        { c.tell("accounted") }
 func (c *clerk) SnapshotBegin()                                       { c.tell("snapshot") }

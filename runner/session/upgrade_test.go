@@ -411,6 +411,38 @@ func TestChangesOfAnUpgradeAreTold(t *testing.T) {
 	require.EqualValues(t, 5, out.told.Load())
 }
 
+// Wherever an upgrade is looked for, a look that fails ends the connection.
+func TestLooksForAnUpgradeThatFail(t *testing.T) {
+	for name, do := range map[string]func(context.Context, *watched, *Session) error{
+		"while there is one": func(ctx context.Context, _ *watched, s *Session) error {
+			s.upgrade.Active = true
+			return s.attend(ctx)
+		},
+		"with a probe": func(ctx context.Context, _ *watched, s *Session) error {
+			s.heard = s.heard.Add(-probeInterval)
+			return s.attend(ctx)
+		},
+		"before a claim": func(ctx context.Context, _ *watched, s *Session) error {
+			claims, err := s.admit(ctx, []string{"a"})
+			require.Empty(t, claims)
+			return err
+		},
+		"after a claim that got nothing": func(ctx context.Context, _ *watched, s *Session) error {
+			return s.claim(ctx, []string{"locked"}, nil)
+		},
+		"after a claim that met a lock": func(ctx context.Context, d *watched, s *Session) error {
+			d.errs["Claim"] = driver.ErrUpgrading
+			return s.claim(ctx, []string{"a"}, nil)
+		},
+	} {
+		d, _, s := watchedOf(true)
+		require.NoError(t, s.checkUpgrade(t.Context()))
+		s.upgradeAt = s.upgradeAt.Add(-upgradeInterval)
+		d.errs = map[string]error{"Upgrading": driver.ErrLost}
+		require.ErrorIs(t, do(t.Context(), d, s), driver.ErrLost, name)
+	}
+}
+
 // A claim that an upgrade may have kept from being made has it looked for, others have not.
 func TestClaimsThatGotNothingLookForUpgrades(t *testing.T) {
 	d, _, s := watchedOf(true)
