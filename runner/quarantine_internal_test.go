@@ -196,25 +196,6 @@ func TestDiedLater(t *testing.T) {
 	})
 }
 
-// What is remembered of requests that broke is bounded, and each job is remembered once.
-func TestBreaksAreBounded(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	key := func(i int) channels.Key { return channels.Key{DB: "prod", UUID: strconv.Itoa(i)} }
-	e := quarantining()
-	for i := range setbacksLimit + 1 {
-		e.accompany(key(i), &task{fate: fate{at: now}}, "odoo"+strconv.Itoa(i))
-	}
-	require.Len(t, e.setbacks.breaks, setbacksLimit)
-	var f fate
-	for i := range companions + 1 {
-		f.join(key(i))
-		f.join(key(i))
-	}
-	require.Len(t, f.with, companions)
-	require.Equal(t, f.with, slices.Compact(slices.Clone(f.with)))
-}
-
 // quarantining is an engine with a quarantine, and without a loop.
 func quarantining() *engine {
 	e, _ := served()

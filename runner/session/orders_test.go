@@ -662,3 +662,24 @@ func TestForeseenEndsOnce(t *testing.T) {
 	require.Equal(t, map[string]stage{"a": stageClaimed}, f.stages)
 	require.Empty(t, f.ended)
 }
+
+// Channels are told when they have changed, and whenever there is a mistake in them.
+func TestChannelsAreTold(t *testing.T) {
+	out := &clerk{}
+	d, s := faultyOf(out, map[string]error{})
+	require.NoError(t, s.readChannels(t.Context()))
+	require.Equal(t, []string{"channels"}, out.told)
+	require.NoError(t, s.checkChannels(t.Context()))
+	require.Len(t, out.told, 1, "they are as they were")
+	s.channels = []channels.Config{{Name: "root"}}
+	require.NoError(t, s.checkChannels(t.Context()))
+	require.Len(t, out.told, 2)
+	for n := range 2 {
+		d.errs["Channels"] = fmt.Errorf("a mistake: %w", driver.ErrChannels)
+		require.NoError(t, s.checkChannels(t.Context()))
+		require.Len(t, out.told, 3+n)
+	}
+	d.errs["Channels"] = driver.ErrLost
+	require.ErrorIs(t, s.checkChannels(t.Context()), driver.ErrLost)
+	require.Len(t, out.told, 4)
+}
