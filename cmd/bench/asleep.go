@@ -78,10 +78,9 @@ func asleepRun(ctx context.Context, l *lab, c *testbed.Caddy, awake, asleep []st
 // shares the blocks of the template on file systems that can, such as Btrfs and XFS.
 func (l *lab) sleepers(ctx context.Context) ([]string, error) {
 	l.Leave(templateDB)
-	if err := l.exec(ctx, "postgres", "ALTER SYSTEM SET file_copy_method = clone"); err == nil {
-		if err := l.exec(ctx, "postgres", "SELECT pg_reload_conf()"); err != nil {
-			return nil, err
-		}
+	_ = l.exec(ctx, "postgres", "ALTER SYSTEM SET file_copy_method = clone") // before 18 there is none
+	if err := l.durable(ctx, "off"); err != nil {
+		return nil, err
 	}
 	strategy := " STRATEGY file_copy"
 	names := make([]string, pick(l.bench, l.many, 2*asleepAwake))
@@ -101,7 +100,18 @@ func (l *lab) sleepers(ctx context.Context) ([]string, error) {
 			say("   %d databases after %.0f s", i+1, time.Since(began).Seconds())
 		}
 	}
-	return names, nil
+	if err := l.durable(ctx, "on"); err != nil {
+		return nil, err
+	}
+	return names, l.exec(ctx, "postgres", "CHECKPOINT")
+}
+
+// durable says whether PostgreSQL waits for the disk. What is prepared, and not measured, need not.
+func (l *lab) durable(ctx context.Context, value string) error {
+	if err := l.exec(ctx, "postgres", "ALTER SYSTEM SET fsync = "+value); err != nil {
+		return err
+	}
+	return l.exec(ctx, "postgres", "SELECT pg_reload_conf()")
 }
 
 // asleepStart waits until all databases have been looked at, and until those without jobs sleep.
