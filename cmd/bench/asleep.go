@@ -44,6 +44,11 @@ func asleepAll(ctx context.Context, l *lab) error {
 		}
 		l.Leave(db)
 	}
+	alone, err := l.serverShare(ctx, func() error { return sleep(ctx, pick(l.bench, 30*time.Second, time.Second)) })
+	if err != nil {
+		return err
+	}
+	l.report.add("processor of PostgreSQL with these databases, without the runner", "% of a core", 2, nil, alone)
 	s := served{pattern: sleeperPrefix + "*", channels: "root:60,root.long:50", options: asleepOptions}
 	c, err := l.caddy(ctx, s)
 	if err != nil {
@@ -143,10 +148,6 @@ func asleepStart(ctx context.Context, l *lab, c *testbed.Caddy, all int) error {
 // asleepRest measures what it costs that they sleep.
 func asleepRest(ctx context.Context, l *lab, c *testbed.Caddy) error {
 	r := l.report
-	server, err := l.serverTime(ctx)
-	if err != nil {
-		return err
-	}
 	var used time.Duration
 	nothing, most := pick(l.bench, time.Minute, 5*time.Second), 0
 	count := func(ctx context.Context) error {
@@ -156,13 +157,11 @@ func asleepRest(ctx context.Context, l *lab, c *testbed.Caddy) error {
 		most = max(most, n)
 		return err
 	}
-	err = timeProcessor(c, &used, func() error {
-		return every(ctx, time.Second, count, func() error { return sleep(ctx, nothing) })
+	server, err := l.serverShare(ctx, func() error {
+		return timeProcessor(c, &used, func() error {
+			return every(ctx, time.Second, count, func() error { return sleep(ctx, nothing) })
+		})
 	})
-	if err != nil {
-		return err
-	}
-	after, err := l.serverTime(ctx)
 	if err != nil {
 		return err
 	}
@@ -173,7 +172,7 @@ func asleepRest(ctx context.Context, l *lab, c *testbed.Caddy) error {
 	// The other Caddy, which serves one database, has a connection to the maintenance database, too.
 	r.add("connections at rest, at most", "", 0, atMost(asleepAwake+2), float64(most-1))
 	r.add("processor of Caddy at rest", "% of a core", 2, nil, 100*used.Seconds()/nothing.Seconds())
-	r.add("processor of PostgreSQL at rest", "% of a core", 2, nil, 100*(after-server).Seconds()/nothing.Seconds())
+	r.add("processor of PostgreSQL at rest", "% of a core", 2, nil, server)
 	r.add("live heap of Caddy", "MB", 1, nil, float64(heap)/1e6)
 	for _, path := range []string{"status", "databases", "databases?limit=100", "channels"} {
 		began := time.Now()

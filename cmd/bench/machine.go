@@ -61,6 +61,20 @@ func stolen(before, after procfs.CPUStat) (share float64, ok bool) {
 	return (after.Steal - before.Steal) / all, all > 0
 }
 
+// serverShare returns what PostgreSQL uses while f works, in percent of a core.
+func (l *lab) serverShare(ctx context.Context, f func() error) (float64, error) {
+	began := time.Now()
+	before, err := l.serverTime(ctx)
+	if err == nil {
+		err = f()
+	}
+	if err != nil {
+		return 0, err
+	}
+	after, err := l.serverTime(ctx)
+	return 100 * (after - before).Seconds() / time.Since(began).Seconds(), err
+}
+
 // serverTime returns the processor time that all processes of PostgreSQL have used so far, those that
 // have ended included.
 func (l *lab) serverTime(ctx context.Context) (time.Duration, error) {
