@@ -313,3 +313,65 @@ func TestReserveOfPools(t *testing.T) {
 		require.Zero(t, e.seats.rows[0].shutSince, "it is not visitors who have taken it")
 	})
 }
+
+// Room that visitors may leave at any time is looked for soon while jobs wait for it, and only then.
+func TestWhenRoomIsLookedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		visitors := new(atomic.Int32)
+		visitors.Store(3)
+		e := pooling(t, visitors)
+		now, none := time.Now(), time.Time{}
+		soon := now.Add(upstream.RecheckInterval)
+		require.Empty(t, e.starts())
+		require.Equal(t, none, e.roomAt(none, now), "nothing waits")
+		e.wait("mail")
+		require.Empty(t, e.starts())
+		require.Equal(t, soon, e.roomAt(none, now))
+		require.Equal(t, now, e.roomAt(now, now))
+		require.Equal(t, soon, e.roomAt(now.Add(time.Hour), now))
+		visitors.Store(2)
+		require.Equal(t, none, e.roomAt(none, now), "there is room")
+
+		e.with(func(cfg *Config) { cfg.Server = upstream.Limits{MaxJobs: 1} })
+		e.pool = upstream.New(e.config().upstream, poolReports{e}, func(_ string, f func()) { go f() })
+		e.pool.Reconfigured()
+		e.pool.Refresh(t.Context(), false)
+		synctest.Wait()
+		_, ok := e.pool.Pick(upstream.Class{}, "", nil)
+		require.True(t, ok)
+		require.Empty(t, e.starts())
+		require.Equal(t, none, e.roomAt(none, now), "its end is told")
+	})
+}
+
+// Where servers have limits, and there are several databases, the jobs of one go where its last one ran.
+func TestWhichServerIsPreferred(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, c := range map[string]struct {
+			change func(*engine)
+			stays  bool
+		}{
+			"limits":       {func(*engine) {}, true},
+			"no limits":    {func(e *engine) { e.seats.limited = false }, false},
+			"one database": {func(e *engine) { delete(e.databases.byName, "lost") }, false},
+		} {
+			e := paired(t)
+			e.seats.limited = true
+			c.change(e)
+			db, picked := e.databases.get("prod"), make(map[string]bool)
+			for range 4 {
+				up, ok := e.pick(channels.Key{DB: "prod", UUID: "a"}, &task{})
+				require.True(t, ok, name)
+				require.Equal(t, up.Name, db.server, name)
+				e.pool.Release(up.Name, driver.Result{})
+				picked[up.Name] = true
+			}
+			require.Equal(t, c.stays, len(picked) == 1, name)
+			_, ok := e.pick(channels.Key{DB: "unknown", UUID: "a"}, &task{})
+			require.True(t, ok, name)
+			_, ok = e.pick(channels.Key{DB: "prod", UUID: "a"}, &task{tried: []string{"odoo0", "odoo1"}})
+			require.False(t, ok, name)
+			require.NotEmpty(t, db.server, name)
+		}
+	})
+}
