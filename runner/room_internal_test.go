@@ -310,6 +310,7 @@ func TestReserveOfPools(t *testing.T) {
 		e.wait("mail")
 		e.seats.rows[0].taken = 1
 		require.Empty(t, e.starts())
+		require.Empty(t, e.starts())
 		require.Zero(t, e.seats.rows[0].shutSince, "it is not visitors who have taken it")
 	})
 }
