@@ -83,6 +83,9 @@ func (r *Runner) settings(cfg *runner.Config, odoo *odooconf.Config) []doctor.Se
 	if cfg.Hibernate != nil {
 		add("hibernate", cfg.Hibernate.String(), fromConfig)
 	}
+	if cfg.Pooler != nil {
+		add("pooler", fmt.Sprintf("%s, poll %s", poolerAddress(cfg.Pooler), cmp.Or(cfg.Poll, runner.PollDefault)), fromConfig)
+	}
 	add("discover_interval", cmp.Or(cfg.DiscoverInterval, runner.DiscoverIntervalDefault).String(), from(r.DiscoverInterval != 0))
 	if cfg.RescueStartedAfter > 0 {
 		add("rescue_started_after", cfg.RescueStartedAfter.String(), fromConfig)
