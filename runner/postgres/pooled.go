@@ -50,6 +50,10 @@ func ConnectPooled(ctx context.Context, cfg *pgx.ConnConfig, database, applicati
 // Pooled reports whether the connection was made by [ConnectPooled].
 func (c *Conn) Pooled() bool { return c.pooled != nil }
 
+// Through reports whether there is a pooler before the server at all, as far as that can be told: it
+// hands out process ids that are its own.
+func (c *Conn) Through() bool { return c.PID != c.PgConn().PID() }
+
 // sessionOnly are settings that mean nothing for one transaction, or that its beginning makes.
 var sessionOnly = []string{
 	"default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable",
