@@ -2,7 +2,6 @@ package odoo_test
 
 import (
 	"context"
-	"errors"
 	"testing"
 	"time"
 
@@ -78,10 +77,13 @@ func TestRivalOfAPooledSession(t *testing.T) {
 	require.Contains(t, lock.Holder, "application rival")
 	dead := driver.Liveness{Expired: true, Row: driver.Row{Job: channels.Job{Key: claimed[0].Key}, RawState: "enqueued", Enqueued: claimed[0].Enqueued}}
 	for name, write := range map[string]func() error{
-		"claim":          func() error { _, _, err := s.Claim(h.deadline(), []string{"b"}, []string{"c"}); return err },
-		"unclaim":        func() error { _, err := s.Unclaim(h.deadline(), claimed); return err },
-		"fail unclaimed": func() error { _, err := s.(driver.Quarantiner).FailUnclaimed(h.deadline(), claimed, []string{"x"}); return err },
-		"rescue":         func() error { _, err := s.Rescue(h.deadline(), []driver.Liveness{dead}); return err },
+		"claim":   func() error { _, _, err := s.Claim(h.deadline(), []string{"b"}, []string{"c"}); return err },
+		"unclaim": func() error { _, err := s.Unclaim(h.deadline(), claimed); return err },
+		"fail unclaimed": func() error {
+			_, err := s.(driver.Quarantiner).FailUnclaimed(h.deadline(), claimed, []string{"x"})
+			return err
+		},
+		"rescue": func() error { _, err := s.Rescue(h.deadline(), []driver.Liveness{dead}); return err },
 		"fail dead": func() error {
 			_, err := s.(driver.Quarantiner).FailDead(h.deadline(), []driver.Liveness{dead}, []string{"x"})
 			return err
@@ -190,7 +192,7 @@ func TestCommitOfAPooledClaimFails(t *testing.T) {
 	tasks, _, err := s.Claim(h.deadline(), []string{"a"}, nil)
 	require.ErrorContains(t, err, "not now")
 	require.Empty(t, tasks)
-	require.False(t, errors.Is(err, driver.ErrLost))
+	require.NotErrorIs(t, err, driver.ErrLost)
 	h.exec("DROP TRIGGER refuse ON queue_job")
 	tasks, _, err = s.Claim(h.deadline(), []string{"a"}, nil)
 	require.NoError(t, err)
