@@ -100,6 +100,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			check     <duration>
 //			max_awake <number>
 //		}
+//		pooler            <url> {
+//			poll <duration>
+//		}
 //		discover_interval <duration>
 //		rescue_started_after <duration>
 //		quarantine        <attempts> in <duration>
@@ -156,6 +159,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"driver":               (*Runner).parseDriver,
 	"connections":          (*Runner).parseConnections,
 	"hibernate":            (*Runner).parseHibernate,
+	"pooler":               (*Runner).parsePooler,
 	"discover_interval":    (*Runner).parseDiscoverInterval,
 	"rescue_started_after": (*Runner).parseRescueStartedAfter,
 	"quarantine":           (*Runner).parseQuarantine,

@@ -24,6 +24,7 @@ var blocksOfOptions = map[string]struct {
 	"policy":            {names(policyOptions), "policy root {\n%s\ntimeout 15m\n}"},
 	"timeout":           {names(timeoutOptions), "policy root {\ntimeout 15m {\n%s\ncancel\n}\n}"},
 	"hibernate":         {names(hibernateOptions), "hibernate 10m {\n%s\n}"},
+	"pooler":            {names(poolerOptions), "pooler postgres://a {\n%s\n}"},
 	"driver":            {names(odooOptions), "driver odoo {\n%s\n}"},
 }
 

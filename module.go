@@ -110,7 +110,8 @@ type Runner struct {
 	// file says.
 	//
 	// It must reach PostgreSQL itself or a pooler in session mode, because LISTEN and
-	// session locks do not survive transaction pooling.
+	// session locks do not survive transaction pooling. For a pooler in transaction mode there is
+	// `pooler`.
 	//
 	// Placeholders such as `{env.ODOO_DSN}` are resolved by the server when it
 	// loads the configuration. A password written here can be read through the
@@ -189,6 +190,11 @@ type Runner struct {
 	// Closes the connections to databases that have nothing to do. Default: only if there are more
 	// databases than connections, to those that others need.
 	Hibernate *Hibernate `json:"hibernate,omitempty"`
+
+	// A connection pooler through which the databases are reached; `postgres` then remains the way of the
+	// connection for maintenance and of operators. Default: the databases are reached by `postgres`,
+	// too.
+	Pooler *Pooler `json:"pooler,omitempty"`
 
 	// How often to look for new and dropped databases, at least `500ms`. Default:
 	// `30s`.
@@ -393,7 +399,7 @@ func wire(ctx caddy.Context, name string, cfg runner.Config) *supervisor.Member 
 	cfg.Name = name
 	cfg.Exiting = caddy.Exiting
 	cfg.Events = publish
-	return &supervisor.Member{Config: cfg, New: newEngine, Identity: connectionIdentity(cfg.Postgres), Storage: ctx.Storage()}
+	return &supervisor.Member{Config: cfg, New: newEngine, Identity: connectionIdentity(cfg.Postgres, cfg.Pooler), Storage: ctx.Storage()}
 }
 
 // trace gives the runners the tracer, if they are to be traced.

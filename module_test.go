@@ -308,7 +308,7 @@ func TestConnectionIdentity(t *testing.T) {
 		r := Runner{Postgres: dsn}
 		pg, err := r.connection(nil, caddy.Log())
 		require.NoError(t, err)
-		return connectionIdentity(pg)
+		return connectionIdentity(pg, nil)
 	}
 	base := identity("host=a,b user=odoo dbname=x")
 	require.Equal(t, base, identity("host=a,b user=odoo dbname=x password=other"))

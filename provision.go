@@ -66,6 +66,9 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 	if cfg.Postgres, err = r.connection(odoo, log); err != nil {
 		return cfg, nil, err
 	}
+	if err = r.Pooler.use(&cfg, log); err != nil {
+		return cfg, nil, err
+	}
 	if cfg.Databases, err = r.databases(); err != nil {
 		return cfg, nil, err
 	}
