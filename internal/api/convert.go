@@ -235,10 +235,19 @@ func NewUpstreams(name string, st *runner.Status) []Upstream {
 func NewJob(name string, d *driver.Detail) Job {
 	return Job{
 		Runner: name, Database: d.DB, UUID: d.UUID, ID: d.ID, Channel: channels.Normalize(d.Channel), State: d.RawState,
-		Priority: d.Priority, Model: d.Model, Method: d.Method, Retry: d.Retry, MaxRetries: d.MaxRetries,
+		Priority: d.Priority, Model: d.Model, Method: d.Method, Name: d.Name, Identity: d.IdentityKey, Retry: d.Retry, MaxRetries: d.MaxRetries,
 		Exception: d.Exception, Created: at(d.Created), ETA: at(d.ETA), Enqueued: at(d.Enqueued),
 		Started: shown(d.Started), Done: shown(d.Done),
 	}
+}
+
+// NewJobPage describes a page of jobs of the runner of that name.
+func NewJobPage(name string, p *runner.JobPage) JobPage {
+	page := JobPage{Jobs: make([]Job, 0, len(p.Jobs)), Next: p.Next, Partial: p.Partial, Left: p.Left, Problems: p.Problems}
+	for i := range p.Jobs {
+		page.Jobs = append(page.Jobs, NewJob(name, &p.Jobs[i]))
+	}
+	return page
 }
 
 // NewWhy says why a job of the runner of that name does, or does not, run.

@@ -275,6 +275,8 @@ type Job struct {
 	Priority   int32     `json:"priority"`
 	Model      string    `json:"model,omitempty"`
 	Method     string    `json:"method,omitempty"`
+	Name       string    `json:"name,omitempty"`
+	Identity   string    `json:"identity,omitempty"`
 	Retry      int32     `json:"retry"`
 	MaxRetries int32     `json:"max_retries"`
 	Exception  string    `json:"exception,omitempty"`
