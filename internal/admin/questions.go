@@ -255,7 +255,7 @@ func getJob(w http.ResponseWriter, r *http.Request) error {
 	}
 	text := ""
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		why, err := all[name].Why(ctx, key)
+		why, err := all[name].Job(ctx, key)
 		if err != nil {
 			return Failure(fmt.Errorf("runner %s: %w", name, err))
 		}

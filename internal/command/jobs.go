@@ -158,12 +158,7 @@ func attempts(retry, most int32, of string) string {
 
 func whyCommand() *cobra.Command {
 	cmd := sub("why [<database>] <uuid>", "Says why a job does, or does not, run", cobra.RangeArgs(1, 2), (*call).why)
-	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, text string) ([]string, cobra.ShellCompDirective) {
-		if len(args) > 0 {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		return offer(databaseNames)(cmd, args, text)
-	}
+	cmd.ValidArgsFunction = offerDatabaseFirst
 	return cmd
 }
 
@@ -172,7 +167,7 @@ func (c *call) why() (int, error) {
 	if len(c.args) > 1 {
 		database = c.args[0]
 	}
-	v, err := c.api.Job(c.ctx, c.runner, database, uuid)
+	v, err := c.asked()
 	if err != nil || c.json() {
 		return 0, err
 	}

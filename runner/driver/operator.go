@@ -30,6 +30,10 @@ type Operations interface {
 	// return fewer jobs than there are, and says where the search goes on.
 	List(ctx context.Context, f Filter, before int64, limit int) (Listed, error)
 
+	// Record returns all that people may want to know of one job, with what is confidential only if
+	// payloads is set; nil if there is no such job.
+	Record(ctx context.Context, uuid string, payloads bool) (*Record, error)
+
 	// Change does one batch of an action: the first of at most limit matching jobs in the order of
 	// their ids, with ids above after. With dryRun it changes nothing and only tells what it would
 	// do. Jobs whose state does not permit the action, and locked rows, are left out.
@@ -87,6 +91,54 @@ type Detail struct {
 	// for dependencies; FirstParent is one of them.
 	WaitsFor    int
 	FirstParent string
+}
+
+// RelativesLimit is how many relatives of a job a [Record] names at most.
+const RelativesLimit = 500
+
+// Record is a job with all that people may want to know of it. What the row does not have, or has no
+// column for, is zero.
+type Record struct {
+	Detail
+	Cancelled time.Time
+	// Ran is how long it ran, as the application says.
+	Ran time.Duration
+	// Worker is the process id of the worker that ran it last.
+	Worker        int64
+	Company, User int64
+	// Message is that of the exception, cut to 2,000 characters.
+	Message string
+	// Graph names the graph of jobs that it belongs to.
+	Graph string
+	// Relatives are the jobs that it waits for, and then those that wait for it: the first
+	// [RelativesLimit]. MoreRelatives counts the others, and RelativesProblem says why there are none
+	// although there may be some.
+	Relatives        []Relative
+	MoreRelatives    int
+	RelativesProblem string
+	// Payload is nil unless it was asked for.
+	Payload *Payload
+}
+
+// Relative is a job that another one depends on, or that depends on it.
+type Relative struct {
+	UUID string
+	// Child is set if it depends on the other one.
+	Child bool
+	// State is what its row says; empty if there is no such row.
+	State         string
+	Model, Method string
+}
+
+// Payload is what of a job can be confidential.
+type Payload struct {
+	Traceback, Records, Arguments, Keywords, Result Text
+}
+
+// Text is the beginning of a text, and the number of bytes that the whole has.
+type Text struct {
+	Text  string
+	Bytes int64
 }
 
 // Action is something that people do to jobs.

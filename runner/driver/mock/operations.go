@@ -73,6 +73,19 @@ func (o *operations) List(ctx context.Context, f driver.Filter, before int64, li
 	return out, nil
 }
 
+// Record implements [driver.Operations].
+func (o *operations) Record(ctx context.Context, uuid string, payloads bool) (*driver.Record, error) {
+	listed, err := o.List(ctx, driver.Filter{UUIDs: []string{uuid}}, 0, 1)
+	if err != nil || len(listed.Jobs) == 0 {
+		return nil, err
+	}
+	out := &driver.Record{Detail: listed.Jobs[0]}
+	if payloads {
+		out.Payload = &driver.Payload{Arguments: driver.Text{Text: "secret", Bytes: 6}}
+	}
+	return out, nil
+}
+
 // Change implements [driver.Operations]. It changes none of the jobs that depend on a job.
 func (o *operations) Change(ctx context.Context, a driver.Change, f driver.Filter, after int64, limit int, dryRun bool) (driver.Changed, error) {
 	o.w.mu.Lock()

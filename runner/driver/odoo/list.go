@@ -191,12 +191,13 @@ func (g *generation) detailList() string {
 // plain are the columns that the role may read without running code of their owner.
 func (g *generation) plain() []string { return without(g.readable, g.typed) }
 
-// detail reads a mark and a detail, if there is one.
-func (s *scanner) detail(rows pgx.Rows, mark *pgtype.Int8) (d driver.Detail, some bool, err error) {
+// detail reads a detail, if there is one, and what follows it.
+func (s *scanner) detail(rows pgx.Rows, more ...any) (d driver.Detail, some bool, err error) {
 	var model, method, name, key, exception pgtype.Text
 	var limit pgtype.Int8
 	var started, done pgtype.Timestamp
-	if d.Row, err = s.scan(rows, &model, &method, &name, &key, &limit, &exception, &started, &done, mark); err != nil {
+	targets := append([]any{&model, &method, &name, &key, &limit, &exception, &started, &done}, more...)
+	if d.Row, err = s.scan(rows, targets...); err != nil {
 		return d, false, err
 	}
 	d.Model, d.Method, d.Name, d.IdentityKey = model.String, method.String, name.String, key.String
