@@ -355,8 +355,9 @@ func jobChange(c *api.ChangeRequest, action driver.Action) (runner.JobChange, er
 	return out, nil
 }
 
-// changeJobs returns the handler of an action on jobs.
-func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
+// ChangeJobs returns the handler of an action on jobs, of which one request changes at most so many; 0 is
+// without limit.
+func ChangeJobs(action driver.Action, most int) caddy.AdminHandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		var req api.ChangeRequest
 		if err := body(w, r, &req, &req.Actor); err != nil {
@@ -365,6 +366,9 @@ func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
 		change, err := jobChange(&req, action)
 		if err != nil {
 			return err
+		}
+		if most > 0 && (change.Limit == 0 || change.Limit > most) {
+			change.Limit = most
 		}
 		name, k, err := OneRunner(req.Runner)
 		if err != nil {
