@@ -241,6 +241,11 @@ type Runner struct {
 	// jobs start all the same and may meet code and tables that do not fit together.
 	UpgradeGate bool `json:"upgrade_gate,omitempty"`
 
+	// Lets everyone who may ask for a job see its arguments, its result and the traceback of its
+	// failure, too: in the admin API, by `caddy jobrunner job` and in the dashboard. They can be
+	// confidential. Default: false, they are not even read.
+	Payloads bool `json:"payloads,omitempty"`
+
 	// found are the values that odoo_config supplies.
 	found found
 }

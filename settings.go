@@ -121,6 +121,9 @@ func (r *Runner) addRules(cfg *runner.Config, add func(name, value string)) {
 	if cfg.ReleaseDependents {
 		add("release_dependents", "on")
 	}
+	if cfg.Payloads {
+		add("payloads", "on")
+	}
 }
 
 // policyString writes what a policy has as a Caddyfile does.
