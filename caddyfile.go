@@ -108,6 +108,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		public_runjob     warn|allow
 //		release_dependents
 //		upgrade_gate
+//		history           <duration>|off
 //	}
 //
 // channel may be given any number of times, for different channels, and so may pool, with different
@@ -164,6 +165,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"public_runjob":        (*Runner).parsePublicRunjob,
 	"release_dependents":   func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.ReleaseDependents) },
 	"upgrade_gate":         func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.UpgradeGate) },
+	"history":              (*Runner).parseHistory,
 }
 
 func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {

@@ -93,7 +93,7 @@ func (r *Runner) settings(cfg *runner.Config, odoo *odooconf.Config) []doctor.Se
 	return list
 }
 
-// addRules adds what decides, beside the channels, which jobs run.
+// addRules adds what decides, beside the channels, which jobs run, and what is remembered of them.
 func (r *Runner) addRules(cfg *runner.Config, add func(name, value string)) {
 	if r.Server != nil {
 		add("server", r.Server.String())
@@ -112,6 +112,9 @@ func (r *Runner) addRules(cfg *runner.Config, add func(name, value string)) {
 	}
 	if cfg.ReleaseDependents {
 		add("release_dependents", "on")
+	}
+	if r.History != "" {
+		add("history", r.History)
 	}
 }
 
