@@ -193,7 +193,12 @@ cancellations: ## Cancel CANCELLATIONS jobs (default 10000) on backends that ser
 .PHONY: soak
 soak: ## Let faults happen at random for SOAK (default 30m); SEED repeats a run
 	@$(GO) test -c -tags $(TAGS),fault,soak -o bin/soak.test ./test/fault
-	@bin/soak.test -test.timeout 3h -test.run '^TestSoak$$' -soak $(SOAK) $(if $(SEED),-seed $(SEED))
+	@JOBRUNNER_PG_VERSION=$(PG) bin/soak.test -test.timeout 3h -test.run '^TestSoak$$' -soak $(SOAK) $(if $(SEED),-seed $(SEED))
+
+.PHONY: soak-asleep
+soak-asleep: ## Insert jobs at the edge of their databases' sleep for SOAK (default 30m); SEED repeats a run, PG=18
+	@$(GO) test -c -tags $(TAGS),fault,soak -o bin/soak.test ./test/fault
+	@JOBRUNNER_PG_VERSION=$(PG) bin/soak.test -test.timeout 3h -test.run '^TestSleepSoak$$' -soak $(SOAK) $(if $(SEED),-seed $(SEED))
 
 ## watch
 .PHONY: test-browser

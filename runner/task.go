@@ -157,6 +157,9 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 	case phaseOpen:
 		t.row, t.gone = row, false
 		t.noteSettled()
+		if row.State == channels.Started {
+			e.countStarted(row.Key)
+		}
 		return false
 	case phaseAsked:
 		if asked < t.asked {
@@ -176,6 +179,13 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 		return e.stillRunning(row, t)
 	}
 	return e.settle(row.Key, t)
+}
+
+// countStarted has a job of ours counted among those that Odoo has started. Nothing else depends on it.
+func (e *engine) countStarted(key channels.Key) {
+	if job, state, ok := e.tree.Lookup(key); ok && state == channels.Enqueued {
+		e.tree.Set(job, channels.Started)
+	}
 }
 
 // applyToTree takes in the row of a job that is no task, and makes it one if it may be executing.

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"regexp"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/prometheus/procfs"
 )
@@ -57,4 +59,45 @@ func stolen(before, after procfs.CPUStat) (share float64, ok bool) {
 	wanted := func(s procfs.CPUStat) float64 { return s.User + s.Nice + s.System + s.IRQ + s.SoftIRQ + s.Steal }
 	all := wanted(after) - wanted(before)
 	return (after.Steal - before.Steal) / all, all > 0
+}
+
+// serverShare returns what PostgreSQL uses while f works, in percent of a core.
+func (l *lab) serverShare(ctx context.Context, f func() error) (float64, error) {
+	began := time.Now()
+	before, err := l.serverTime(ctx)
+	if err == nil {
+		err = f()
+	}
+	if err != nil {
+		return 0, err
+	}
+	after, err := l.serverTime(ctx)
+	return 100 * (after - before).Seconds() / time.Since(began).Seconds(), err
+}
+
+// serverTime returns the processor time that all processes of PostgreSQL have used so far, those that
+// have ended included.
+func (l *lab) serverTime(ctx context.Context) (time.Duration, error) {
+	var postmaster int
+	const sql = `SELECT split_part(pg_read_file('postmaster.pid'), E'\n', 1)::int`
+	if err := l.admin.QueryRow(ctx, sql).Scan(&postmaster); err != nil {
+		return 0, fmt.Errorf("reading the processor time of PostgreSQL: %w", err)
+	}
+	all, err := procfs.AllProcs()
+	if err != nil {
+		return 0, fmt.Errorf("reading the processor time of PostgreSQL: %w", err)
+	}
+	var ticks uint
+	for _, p := range all {
+		stat, err := p.Stat()
+		if err != nil || p.PID != postmaster && stat.PPID != postmaster { // one that has ended counts below
+			continue
+		}
+		ticks += stat.UTime + stat.STime
+		if p.PID == postmaster {
+			ticks += uint(stat.CUTime + stat.CSTime)
+		}
+	}
+	const perSecond = 100 // USER_HZ, which Linux has fixed
+	return time.Duration(ticks) * time.Second / perSecond, nil
 }

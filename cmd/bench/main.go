@@ -54,6 +54,7 @@ type bench struct {
 	binary  string
 	dir     string
 	runs    int
+	many    int
 	quick   bool
 	sustain time.Duration
 	load    float64
@@ -68,6 +69,7 @@ func command(ctx context.Context) (int, error) {
 	flag.StringVar(&b.binary, "caddy", "bin/caddy", "the Caddy `binary` with this module")
 	flag.StringVar(&b.dir, "dir", "", "the `folder` for all data, on the disk that is to be measured (default: that for temporary files)")
 	flag.IntVar(&b.runs, "runs", 5, "the `number` of runs")
+	flag.IntVar(&b.many, "databases", 1_000, "the `number` of databases of which most sleep")
 	flag.BoolVar(&b.quick, "quick", false, "small numbers, for development: the figures mean nothing")
 	flag.DurationVar(&b.sustain, "sustain", 10*time.Minute, "how long the sustained load lasts")
 	flag.Float64Var(&b.load, "load", 0.8, "the sustained load, as a share of the limit")
@@ -124,6 +126,7 @@ var scenarios = []scenario{
 	{"million", "1,000,000 waiting jobs", []string{benchDB, idleDB}, millionAll},
 	{"5million", "5,000,000 waiting and 1,000,000 failed jobs", []string{benchDB, idleDB}, fiveMillionAll},
 	{"databases", "300 databases, one connection each", []string{templateDB, idleDB}, databasesAll},
+	{"asleep", "1,000 databases, or -databases, of which 50 have jobs and the others sleep", []string{templateDB, idleDB}, asleepAll},
 	{"channels", "a change and a pass of the scheduler with 100,000 channels and with 10", nil, channelsAll},
 	{"reload", "reloads with 1,000,000 jobs in memory while jobs run", []string{benchDB}, reloadAll},
 	{"status", "questions to the admin API with 1,000,000 jobs and 300 databases, while jobs run", []string{templateDB}, statusAll},

@@ -21,6 +21,9 @@ const (
 	// connect_timeout. The context given to [Connect] bounds all of them together.
 	ConnectTimeout = 10 * time.Second
 
+	// statementLimit is how many prepared statements a connection keeps, more than it has.
+	statementLimit = 64
+
 	// StatementTimeout is the server's own bound on a statement, in case the client cannot tell it
 	// to stop any more. Every statement has a shorter one in its context.
 	StatementTimeout = 15 * time.Minute
@@ -97,6 +100,12 @@ func Connect(ctx context.Context, cfg *pgx.ConnConfig, database, applicationName
 	}
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = ConnectTimeout
+	}
+	// pgx makes room for 512 statements at once, and for as many descriptions that nothing here uses:
+	// 50 kB of each connection.
+	cfg.StatementCacheCapacity = min(cfg.StatementCacheCapacity, statementLimit)
+	if cfg.DefaultQueryExecMode != pgx.QueryExecModeCacheDescribe {
+		cfg.DescriptionCacheCapacity = 0
 	}
 	messages := new(messages)
 	cfg.BuildFrontend = messages.frontend

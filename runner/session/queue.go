@@ -275,7 +275,7 @@ func (q *Queue) grant() {
 		if next == nil || q.limit > 0 && q.held >= q.limit || q.trying >= tryLimit || q.full && (q.resting || q.trying > 0) {
 			return
 		}
-		q.lines[next.urgency] = q.lines[next.urgency][1:]
+		q.lines[next.urgency] = slices.Delete(q.lines[next.urgency], 0, 1)
 		q.held++
 		q.trying++
 		if next.urgency > Routine {

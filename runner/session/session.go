@@ -342,9 +342,11 @@ func (s *Session) lock(ctx context.Context) (waited bool, err error) {
 	}
 }
 
-// close ends the connection; the database's lock goes with it.
+// close ends the connection; the database's lock goes with it. Nothing remembers the connection: a
+// session may go on without one for hours, and there may be thousands of them.
 func (s *Session) close(ctx context.Context) {
 	_ = timing.Within(context.WithoutCancel(ctx), closeTimeout, s.conn.Close)
+	s.conn = nil
 }
 
 // call makes one call to the driver. A statement that failed although the

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -68,7 +69,7 @@ func (g *generation) statements() statements {
 		&s.running, &s.snapshot, &s.read, &s.claim, &s.claimCopy, &s.claimSettled, &s.claimCopySettled, &s.marks, &s.upgrade, &s.rest,
 		&s.unclaim, &s.inspect, &s.rescue, &s.account, &s.failUnclaimed, &s.failDead, &s.failStopped,
 	} {
-		*sql = g.named(*sql)
+		*sql = unique.Make(g.named(*sql)).Value() // thousands of databases have the same
 	}
 	return s
 }
