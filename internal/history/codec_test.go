@@ -125,7 +125,7 @@ func TestYear(t *testing.T) {
 	largest := int64(0)
 	for i := range 365 / 2 {
 		at := start.Add(time.Duration(i) * 48 * time.Hour)
-		require.NoError(t, store.write(&interval{number(at), tables[i%sampled]}, KeepDefault, at))
+		require.NoError(t, store.write(&interval{number: number(at), table: tables[i%sampled]}, KeepDefault, at))
 		largest = max(largest, store.used())
 	}
 	perHour := float64(largest) / (90 / 2)

@@ -84,6 +84,8 @@ type Log struct {
 type interval struct {
 	number int64 // since the Unix epoch
 	*table
+
+	recording recording
 }
 
 func number(at time.Time) int64 { return at.Unix() / int64(Step/time.Second) }
@@ -164,7 +166,7 @@ func Observe(ev runner.Event) {
 	if l == nil {
 		return
 	}
-	n := note{at: ev.Time.UnixNano(), outcome: outcome, series: Series{ev.Database, ev.Channel, ev.Model, ev.Method}, run: ev.Run}
+	n := note{at: ev.Time.UnixNano(), outcome: outcome, series: Series{ev.Database, ev.Channel, ev.Model, ev.Method}, run: ev.Run, priority: ev.Priority}
 	if ev.Waited() {
 		n.wait = ev.Wait
 	}
@@ -276,6 +278,7 @@ func (l *Log) count() {
 			l.present = &interval{number: n, table: newTable()}
 		}
 		l.present.add(&list[i])
+		l.present.recording.add(&list[i])
 	}
 	clear(list) // its texts belong to others
 }
@@ -285,6 +288,7 @@ func (l *Log) hold(iv *interval) {
 	for _, p := range l.pending {
 		if p.number == iv.number {
 			p.merge(iv.table)
+			p.recording.merge(&iv.recording)
 			return
 		}
 	}

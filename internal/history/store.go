@@ -83,7 +83,7 @@ func openStore(path string) (*store, error) {
 // prepare makes the buckets, and reads all keys, so that a file that cannot be read is found at once.
 func (s *store) prepare() error {
 	return s.db.Update(func(tx *bolt.Tx) error { //nolint:wrapcheck // wrapped by the caller
-		for _, name := range [][]byte{metaBucket, fineBucket, coarseBucket} {
+		for _, name := range [][]byte{metaBucket, fineBucket, coarseBucket, recordBucket} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err //nolint:wrapcheck // wrapped by the caller
 			}
@@ -101,7 +101,7 @@ func (s *store) prepare() error {
 			}
 			return fmt.Errorf("%w: format %s", errNewer, raw)
 		}
-		for _, name := range [][]byte{fineBucket, coarseBucket} {
+		for _, name := range [][]byte{fineBucket, coarseBucket, recordBucket} {
 			err := tx.Bucket(name).ForEach(func(key, _ []byte) error {
 				if len(key) != keySize {
 					return fmt.Errorf("%w: a key of %d bytes", errCorrupt, len(key))
@@ -152,6 +152,9 @@ func (s *store) write(iv *interval, keep time.Duration, now time.Time) error {
 				if err := mergeInto(tx.Bucket([]byte(bucket)), iv.begin().Truncate(length), iv.table); err != nil {
 					return fmt.Errorf("writing the history: %w", err)
 				}
+			}
+			if err := iv.record(tx.Bucket(recordBucket), now); err != nil {
+				return err
 			}
 			fine, coarse := tx.Bucket(fineBucket), tx.Bucket(coarseBucket)
 			err := errors.Join(drop(fine, now.Add(-FineKeep), trimLimit), drop(coarse, now.Add(-keep), trimLimit))

@@ -117,6 +117,7 @@ type note struct {
 	series  Series
 	// wait and run are 0 if they are not known.
 	wait, run time.Duration
+	priority  int32
 }
 
 func (s *Sums) add(n *note) {
