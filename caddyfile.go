@@ -112,6 +112,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		release_dependents
 //		upgrade_gate
 //		payloads
+//		history           <duration>|off
 //	}
 //
 // channel may be given any number of times, for different channels, and so may pool, with different
@@ -170,6 +171,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"release_dependents":   func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.ReleaseDependents) },
 	"upgrade_gate":         func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.UpgradeGate) },
 	"payloads":             func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.Payloads) },
+	"history":              (*Runner).parseHistory,
 }
 
 func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {

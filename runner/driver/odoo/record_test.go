@@ -15,8 +15,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
-// open opens operations for the test.
-func (h *harness) open() driver.Operations {
+// openOperations opens operations for the test.
+func (h *harness) openOperations() driver.Operations {
 	h.t.Helper()
 	o, err := odoo.New(odoo.Options{}).OpenOperations(h.deadline(), h.Postgres(), h.db)
 	require.NoError(h.t, err)
@@ -33,7 +33,7 @@ func TestRecord(t *testing.T) {
 			h.Insert(drivertest.Job{UUID: "a", State: "failed", MaxRetries: 5, Retry: 2})
 			h.exec(`UPDATE queue_job SET name = 'Send', company_id = 1, user_id = 2, result = 'a result', exc_info = 'Traceback',
 				date_started = '2026-01-02 03:04:05'`)
-			o := h.open()
+			o := h.openOperations()
 			r, err := o.Record(h.deadline(), "a", false)
 			require.NoError(t, err)
 			require.Equal(t, "Send", r.Name)
@@ -61,7 +61,7 @@ func TestRecordOfMonsters(t *testing.T) {
 	h.exec(`UPDATE queue_job SET name = repeat('n', 5000000), exc_name = repeat('e', 5000000), exc_message = repeat('<b>', 2000000),
 		exc_info = repeat('t', 50000000), args = repeat('a', 50000000), kwargs = repeat('k', 200000), result = repeat('r', 200000),
 		record_ids = repeat('1', 200000), dependencies = repeat('d', 5000000), exec_time = 'NaN', worker_pid = -1`)
-	o := h.open()
+	o := h.openOperations()
 	r, err := o.Record(h.deadline(), "a", true)
 	require.NoError(t, err)
 	require.Len(t, r.Name, 256)
@@ -105,7 +105,7 @@ func TestRelatives(t *testing.T) {
 		}
 		return strings.Join(names, ",")
 	}
-	o := h.open()
+	o := h.openOperations()
 	for n, more := range map[int]int{0: 0, 2: 0, 498: 0, 499: 1, 5000: 4502} {
 		h.exec("UPDATE queue_job SET dependencies = $1 WHERE uuid = 'a'", `{"depends_on": ["done", "late"], "reverse_depends_on": [`+list(n)+`]}`)
 		r, err := o.Record(h.deadline(), "a", false)
