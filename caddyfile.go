@@ -111,6 +111,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		public_runjob     warn|allow
 //		release_dependents
 //		upgrade_gate
+//		payloads
+//		history           <duration>|off
 //	}
 //
 // channel may be given any number of times, for different channels, and so may pool, with different
@@ -168,6 +170,8 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"public_runjob":        (*Runner).parsePublicRunjob,
 	"release_dependents":   func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.ReleaseDependents) },
 	"upgrade_gate":         func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.UpgradeGate) },
+	"payloads":             func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.Payloads) },
+	"history":              (*Runner).parseHistory,
 }
 
 func (r *Runner) unmarshal(d *caddyfile.Dispenser) error {

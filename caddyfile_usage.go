@@ -30,6 +30,7 @@ var usages = map[string]struct{ takes, example string }{
 	"quarantine":           {`a number of attempts, the word "in" and a duration`, "quarantine 3 in 72h"},
 	"ready_fails_on":       {"one of not_ready, degraded and never", "ready_fails_on degraded"},
 	"shutdown_timeout":     {"one duration", "shutdown_timeout 30s"},
+	"history":              {"one duration, or off", "history 90d"},
 	"public_runjob":        {"warn or allow", "public_runjob allow"},
 	"max_capacity":         {"one whole number", "max_capacity 10"},
 	"db_max_capacity":      {"one or more rules", "db_max_capacity prod:4,*:2"},

@@ -31,7 +31,7 @@ var blocksOfOptions = map[string]struct {
 func names[T any](options map[string]T) []string { return slices.Sorted(maps.Keys(options)) }
 
 // flags are the options without arguments.
-var flags = []string{"sequential", "paused", "sequential_default", "cancel", "retry", "run_neutralized", "release_dependents", "upgrade_gate"}
+var flags = []string{"sequential", "paused", "sequential_default", "cancel", "retry", "run_neutralized", "release_dependents", "upgrade_gate", "payloads"}
 
 // endless are the options that take any number of arguments.
 var endless = []string{"databases", "upstream", "channels", "db_max_capacity", "policy", "pool"}

@@ -25,6 +25,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/command"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/history"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/metrics"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
@@ -241,6 +242,17 @@ type Runner struct {
 	// jobs start all the same and may meet code and tables that do not fit together.
 	UpgradeGate bool `json:"upgrade_gate,omitempty"`
 
+	// Lets everyone who may ask for a job see its arguments, its result and the traceback of its
+	// failure, too: in the admin API, by `caddy jobrunner job` and in the dashboard. They can be
+	// confidential. Default: false, they are not even read.
+	Payloads bool `json:"payloads,omitempty"`
+
+	// For how long to remember what became of the jobs, in hours by database, channel and function:
+	// `2d` to `3650d`, or `off`. It is kept in a file below Caddy's data directory on each machine that
+	// runs jobs, `jobrunner/<runner>/history.db`, of at most 256 MB: when that is reached, the oldest hours go
+	// earlier. The last two days are kept in intervals of five minutes, too. Default: `90d`.
+	History string `json:"history,omitempty"`
+
 	// found are the values that odoo_config supplies.
 	found found
 }
@@ -361,6 +373,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		if gen.Runners[name].FailsOn, err = readyFailsOn(a.Runners[name].ReadyFailsOn); err != nil {
 			return fmt.Errorf("runner %s: %w", name, err)
 		}
+		if gen.Runners[name].History, err = a.Runners[name].history(cfg.Logger); err != nil {
+			return fmt.Errorf("runner %s: %w", name, err)
+		}
 		a.open[name] = a.Runners[name].openSites(ctx, cfg)
 		jobs += mostJobs(cfg)
 	}
@@ -387,6 +402,7 @@ func publish(ev runner.Event) {
 	admin.Observe(ev)  // GET /jobrunner/events
 	alerts.Observe(ev) // Caddy's events app
 	dashboard.Observe(ev)
+	history.Observe(ev)
 	metrics.Observe(ev)
 	supervisor.Observe(ev) // how long jobs have waited
 }

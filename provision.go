@@ -60,6 +60,7 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 		RescueStartedAfter: time.Duration(r.RescueStartedAfter),
 		ReleaseDependents:  r.ReleaseDependents,
 		UpgradeGate:        r.UpgradeGate,
+		Payloads:           r.Payloads,
 		Quarantine:         r.Quarantine.config(),
 		Logger:             log,
 	}

@@ -101,7 +101,7 @@ func addConnections(cfg *runner.Config, add func(name, value string)) {
 	}
 }
 
-// addRules adds what decides, beside the channels, which jobs run.
+// addRules adds what decides, beside the channels, which jobs run, and what is remembered of them.
 func (r *Runner) addRules(cfg *runner.Config, add func(name, value string)) {
 	if r.Server != nil {
 		add("server", r.Server.String())
@@ -120,6 +120,12 @@ func (r *Runner) addRules(cfg *runner.Config, add func(name, value string)) {
 	}
 	if cfg.ReleaseDependents {
 		add("release_dependents", "on")
+	}
+	if cfg.Payloads {
+		add("payloads", "on")
+	}
+	if r.History != "" {
+		add("history", r.History)
 	}
 }
 

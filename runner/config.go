@@ -115,6 +115,10 @@ type Config struct {
 	// that still runs then is run a second time. Default: 0, never.
 	RescueStartedAfter time.Duration
 
+	// Payloads lets those who may ask for a job see its arguments, its result and its traceback, too.
+	// Default: false, they are not even read.
+	Payloads bool
+
 	// Quarantine fails jobs that do harm again and again. The driver must be capable of that. Default:
 	// nil, they are put back as long as the application's own limit allows.
 	Quarantine *Quarantine

@@ -157,7 +157,9 @@ type Event struct {
 	// running it is not known, and zero.
 	Run time.Duration
 	// Retry is the number of attempts before this one.
-	Retry  int32
-	Count  int
-	Detail string
+	Retry int32
+	// Priority is that of the job, the lowest first, as it was when it was sent. It is told where Wait is.
+	Priority int32
+	Count    int
+	Detail   string
 }

@@ -90,6 +90,7 @@ type trail struct {
 	channel     string
 	sent, ended time.Time
 	wait        time.Duration
+	priority    int32
 	outcome     string
 	status      int
 	// why says why the attempt came to nothing.
@@ -105,7 +106,7 @@ func (t *task) event(kind EventKind, key channels.Key, channel string) Event {
 	ev := Event{
 		Kind: kind, Database: key.DB, UUID: key.UUID, Channel: channel,
 		Model: t.attempt.Model, Method: t.attempt.Method, Retry: t.attempt.Retry,
-		Upstream: t.trail.upstream, Outcome: t.trail.outcome, Status: t.trail.status, Wait: t.trail.wait,
+		Upstream: t.trail.upstream, Outcome: t.trail.outcome, Status: t.trail.status, Wait: t.trail.wait, Priority: t.trail.priority,
 	}
 	if !t.trail.sent.IsZero() && !t.trail.ended.IsZero() {
 		ev.Run = t.trail.ended.Sub(t.trail.sent)
@@ -127,7 +128,7 @@ func (n *notes) dispatched(key channels.Key, t *task, up string) {
 	now := time.Now()
 	t.trail = trail{upstream: up, sent: now}
 	if job, _, ok := n.tree.Lookup(key); ok {
-		t.trail.channel = channels.Normalize(job.Channel)
+		t.trail.channel, t.trail.priority = channels.Normalize(job.Channel), job.Priority
 		// The clock of the database may be ahead of ours.
 		t.trail.wait = max(1, now.Sub(time.UnixMicro(max(job.Created, job.ETA))))
 	}

@@ -30,8 +30,13 @@ func (e *engine) govern(policies []policy.Policy) {
 		return
 	}
 	e.rules = said
+	e.tree.Govern(channelRules(policies))
+}
+
+// channelRules are what policies say of channels, as a tree asks for them.
+func channelRules(policies []policy.Policy) func(db, channel string) channels.Rules {
 	set := policy.Compile(policies)
-	e.tree.Govern(func(db, channel string) (r channels.Rules) {
+	return func(db, channel string) (r channels.Rules) {
 		if p := set.Windows(channel, db); p != nil {
 			r.Windows, r.WindowsOf = p.Capacity, p.String()
 		}
@@ -39,7 +44,7 @@ func (e *engine) govern(policies []policy.Policy) {
 			r.Rate, r.RateOf = p.Rate, p.String()
 		}
 		return r
-	})
+	}
 }
 
 // refund gives back the tokens of a task that the scheduler has chosen, and for which nothing was sent.

@@ -57,6 +57,14 @@ func keys(policies []policy.Policy) (k driver.Keys) {
 	return k
 }
 
+// channelShares are the policies that divide channels, as a tree asks for them; nil if there is none.
+func channelShares(list []policy.Policy) channels.Shares {
+	if len(list) == 0 {
+		return nil
+	}
+	return shares{policy.Compile(list), slices.ContainsFunc(list, func(p policy.Policy) bool { return p.Pool != nil })}
+}
+
 func per(p policy.Per) channels.Per {
 	switch p {
 	case policy.PerDatabase:
@@ -76,11 +84,7 @@ func (d *databases) share(policies []policy.Policy) {
 	}
 	other := keys(list) != keys(d.shares)
 	d.shares = list
-	var s channels.Shares
-	if len(list) > 0 {
-		s = shares{policy.Compile(list), slices.ContainsFunc(list, func(p policy.Policy) bool { return p.Pool != nil })}
-	}
-	d.tree.SetShares(s)
+	d.tree.SetShares(channelShares(list))
 	if !other {
 		return
 	}

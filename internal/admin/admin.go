@@ -39,10 +39,10 @@ func (API) Routes() []caddy.AdminRoute {
 		get("status", getStatus), get("live", getLive), get("ready", getReady),
 		get("databases", getDatabases), get("channels", getChannels), get("upstreams", getUpstreams),
 		get("tasks", getTasks), get("jobs", getJobs), get("jobs/{uuid}", getJob),
-		get("jobs/{database}/{uuid}", getJob), get("events", getEvents),
+		get("jobs/{database}/{uuid}", getJob), get("events", getEvents), get("history", GetHistory),
 		post("pause", PostPause), post("resume", PostResume), post("drain", PostDrain), post("undrain", PostUndrain),
-		post("requeue", changeJobs(driver.Requeue)), post("cancel", changeJobs(driver.Cancel)),
-		post("set-done", changeJobs(driver.SetDone)), post("postpone", changeJobs(driver.Postpone)),
+		post("requeue", ChangeJobs(driver.Requeue, 0)), post("cancel", ChangeJobs(driver.Cancel, 0)),
+		post("set-done", ChangeJobs(driver.SetDone, 0)), post("postpone", ChangeJobs(driver.Postpone, 0)),
 		post("resync", postResync),
 	}
 }

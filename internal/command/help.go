@@ -63,12 +63,24 @@ restart), unclaiming (it is put back).
 LIMIT is there if policies limit the time of some: the limit or, if that has come near
 or has passed, warned, reached, cancelled (its statement was), terminated (its
 connection was closed), or stuck (it could not be ended).`, []string{"tasks", "tasks --watch", "tasks --limit 20"}},
-	"jobs": {`Lists jobs, the newest first, of the databases that are served.
+	"jobs": {`Lists jobs, database after database, the newest first. What no index of Odoo's serves
+is looked for in the newest jobs first; --after goes on.
 
-` + stateWords, []string{"jobs", "jobs --state failed --database shop", "jobs --state pending --channel root.mail --older-than 2h", "jobs --uuid 3f2a9b54"}},
+` + stateWords, []string{"jobs", "jobs --state failed --database shop", "jobs --state pending --channel root.mail --older-than 2h", "jobs --function mail.mail.send --newer-than 1d", "jobs --uuid 3f2a9b54"}},
+	"job": {`Shows all that is known of one job: why it does or does not run, its row, when what
+happened to it, and the jobs that it depends on (parent) or that depend on it (child).
+Arguments, result and traceback are shown only with the option payloads. Without a
+database, all are asked.
+
+` + uuidWords, []string{"job 3f2a9b54", "job shop 3f2a9b54-6c1e-4d0c-9a7e-5b8f0f6f2a11"}},
 	"why": {`Says why a job does, or does not, run. Without a database, all are asked.
 
 ` + uuidWords, []string{"why 3f2a9b54", "why shop 3f2a9b54-6c1e-4d0c-9a7e-5b8f0f6f2a11"}},
+	"history": {`Shows what became of the jobs of the last day, or of another time: by function, the one
+that took the most time first, or by channel, database or interval. WAIT and RUN are
+quantiles: half of the attempts (P50), or 95 of 100 (P95), waited or ran no longer. It
+is what this node has run: a node that stands by says who leads now. --from and --to
+are times, or durations back from now; --csv writes all numbers for a spreadsheet.`, []string{"history", "history --from 7d --by channel", "history --database shop --function \"sale.order.*\" --intervals --step 1h", "history --from 2030-11-29T00:00:00Z --to 2030-11-30T00:00:00Z --csv"}},
 	"events": {`Prints what happens, until interrupted.`, []string{"events", "events --event job_failed,job_rescued --database shop", "events --json"}},
 	"pause": {`Pauses a channel, a database or everything: no more of its jobs is started.
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/history"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -36,6 +38,7 @@ type Operations interface {
 	Tasks(ctx context.Context) ([]runner.TaskStatus, error)
 	Jobs(ctx context.Context, q runner.JobQuery) (runner.JobPage, error)
 	Why(ctx context.Context, key channels.Key) (runner.Why, error)
+	Job(ctx context.Context, key channels.Key) (runner.Why, error)
 	Change(ctx context.Context, c runner.JobChange) (runner.ChangeResult, error)
 	Resync(ctx context.Context, database string) (int, error)
 }
@@ -59,6 +62,8 @@ type Runner struct {
 	key    string
 	cancel context.CancelFunc
 	ended  chan struct{}
+	// history is nil where nothing is remembered.
+	history atomic.Pointer[history.Log]
 	// outages say since when jobs wait that are in no queue.
 	outages outages
 
@@ -118,6 +123,11 @@ func (r *Runner) use(m *Member) {
 	defer r.mu.Unlock()
 	r.storage, r.log, r.failsOn = m.Storage, m.Config.Logger, m.failsOn()
 }
+
+func (r *Runner) remember(l *history.Log) { r.history.Store(l) }
+
+// History is what is remembered of the jobs; nil where the configuration switches that off.
+func (r *Runner) History() *history.Log { return r.history.Load() }
 
 func (r *Runner) stop() {
 	observed.drop(r.name, r)

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/history"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
 )
@@ -86,6 +87,8 @@ type Member struct {
 	Storage certmagic.Storage
 	// FailsOn is the health from which on GET /jobrunner/ready fails. Default: runner.NotReady.
 	FailsOn runner.Health
+	// History is what is remembered of the jobs; nil if nothing is to be.
+	History *history.Options
 }
 
 // failsOn is FailsOn, or its default.
@@ -116,6 +119,8 @@ type live struct {
 	wait time.Duration
 	// runner is nil for an engine that cannot be operated.
 	runner *Runner
+	// history goes on as long as there is a runner of that name; nil without one.
+	history *history.Log
 }
 
 // Acquire returns the supervisor of this process, and makes it if this is the first configuration
@@ -289,8 +294,10 @@ func (s *Supervisor) apply(name string, m *Member, log *zap.Logger) error {
 			return err
 		}
 		old.wait = m.Config.ShutdownTimeout
+		old.remember(name, m)
 		if old.runner != nil {
 			old.runner.use(m)
+			old.runner.remember(old.history)
 		}
 		return nil
 	}
@@ -302,21 +309,38 @@ func (s *Supervisor) apply(name string, m *Member, log *zap.Logger) error {
 	if err != nil {
 		return err
 	}
+	l := &live{engine: next, identity: m.Identity, wait: m.Config.ShutdownTimeout}
 	if old != nil {
+		l.history, old.history = old.history, nil
 		// The two may want the same databases: the locks in PostgreSQL make the
 		// new one wait until the old one has let go.
 		s.stop(name, log, false)
 	}
-	l := &live{engine: next, identity: m.Identity, wait: m.Config.ShutdownTimeout}
+	l.remember(name, m)
 	if o, ok := next.(operated); ok {
 		l.runner = newRunner(name, o, m.Storage, m.Config.Logger)
 		l.runner.use(m)
+		l.runner.remember(l.history)
 	}
 	s.engines[name] = l
 	return guard.Call(func() error {
 		next.Start()
 		return nil
 	})
+}
+
+// remember begins, goes on with or ends the history of a runner, as its configuration wants.
+func (l *live) remember(name string, m *Member) {
+	switch {
+	case m.History == nil && l.history != nil:
+		l.history.Stop() // it writes what it knows in the background
+		l.history = nil
+	case m.History == nil:
+	case l.history != nil:
+		l.history.Configure(*m.History)
+	default:
+		l.history = history.Start(name, *m.History)
+	}
 }
 
 // stopAll stops every engine and returns what to wait for: nothing unless the
@@ -353,6 +377,10 @@ func (s *Supervisor) stop(name string, log *zap.Logger, leaving bool) (wait func
 		defer cancel()
 		if err := guard.Call(func() error { return l.engine.Stop(ctx) }); err != nil {
 			log.Warn("stopping a runner", zap.String("runner", name), zap.Error(err))
+		}
+		if l.history != nil {
+			l.history.Stop() // what has ended while the engine stopped counts
+			l.history.Wait()
 		}
 	}()
 	return func() {

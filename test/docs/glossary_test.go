@@ -94,13 +94,13 @@ func TestGlossary(t *testing.T) {
 // TestGlossaryOfColumns: the heading of each column of each table is explained.
 func TestGlossaryOfColumns(t *testing.T) {
 	first := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?m)^\| ([A-Z][A-Z, -]+) \|`).FindAllStringSubmatch(chapter(t, read(t, glossaryFile).text, "Columns"), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\| ([A-Z][A-Z0-9, -]+) \|`).FindAllStringSubmatch(chapter(t, read(t, glossaryFile).text, "Columns"), -1) {
 		for column := range strings.SplitSeq(m[1], ", ") {
 			first[column] = true
 		}
 	}
-	for _, path := range []string{"show.go", "jobs.go", "doctor.go"} {
-		for _, column := range matches(t, "internal/command/"+path, `"([A-Z][A-Z-]+(?: [A-Z]+)*)"`) {
+	for _, path := range []string{"show.go", "jobs.go", "doctor.go", "history.go"} {
+		for _, column := range matches(t, "internal/command/"+path, `"([A-Z][A-Z-]+(?: [A-Z0-9]+)*)"`) {
 			assert.True(t, first[column], "%s does not explain the column %s", glossaryFile, column)
 		}
 	}

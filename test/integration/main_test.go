@@ -42,6 +42,7 @@ func run(m *testing.M) int {
 	}
 	caddy.ConfigAutosavePath = filepath.Join(dir, "autosave.json")
 	caddy.DefaultStorage = &certmagic.FileStorage{Path: dir}
+	os.Setenv("XDG_DATA_HOME", dir)
 	for _, v := range os.Environ() {
 		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "PG") || strings.HasPrefix(name, "OTEL_") {
 			os.Unsetenv(name)

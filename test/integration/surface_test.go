@@ -33,7 +33,7 @@ func (tb *testBed) endpoints(failed string) map[string]endpoint {
 		"postpone":               {http.MethodPost, "postpone", `{"all":true,"for":"1h"}`},
 		"resync":                 {http.MethodPost, "resync", `{}`},
 	}
-	for _, path := range []string{"status", "live", "ready", "databases", "channels", "upstreams", "tasks", "jobs", "events"} {
+	for _, path := range []string{"status", "live", "ready", "databases", "channels", "upstreams", "tasks", "jobs", "history", "events"} {
 		all[path] = endpoint{http.MethodGet, path, ""}
 	}
 	return all
@@ -162,10 +162,12 @@ func TestEveryCommand(t *testing.T) {
 	every := map[string][]refusal{
 		"status": {other, argument}, "databases": {other, argument, limit, offset}, "channels": {other, argument, limit, offset},
 		"upstreams": {other, argument}, "tasks": {other, argument, limit, offset},
-		"jobs":   {other, state, {1, "not a duration", []string{"--older-than", "long"}}, {4, "no such database", []string{"--database", "x"}}, {1, "cursor", []string{"--cursor", "x"}}},
-		"why":    {{4, "there is no job", []string{db, nobody}}, {4, "not among those", []string{"postgres", nobody}}, {1, "takes [<database>] <uuid>", nil}, {4, "no job that begins with", []string{nobody[:13]}}},
-		"events": {{1, "unknown event", []string{"--event", "nothing"}}, argument},
-		"pause":  append(pause, refusal{1, "not a duration", []string{"--all", "--for", "soon"}}), "resume": pause,
+		"jobs":    {other, state, {1, "not a duration", []string{"--older-than", "long"}}, {4, "no such database", []string{"--database", "x"}}, {1, "cursor", []string{"--cursor", "x"}}, {1, "cursor", []string{"--after", "x"}}},
+		"why":     {{4, "there is no job", []string{db, nobody}}, {4, "not among those", []string{"postgres", nobody}}, {1, "takes [<database>] <uuid>", nil}, {4, "no job that begins with", []string{nobody[:13]}}},
+		"job":     {{4, "there is no job", []string{db, nobody}}, {1, "takes [<database>] <uuid>", nil}, {4, "no job that begins with", []string{nobody[:13]}}},
+		"history": {other, argument, {1, "neither a time", []string{"--from", "long"}}},
+		"events":  {{1, "unknown event", []string{"--event", "nothing"}}, argument},
+		"pause":   append(pause, refusal{1, "not a duration", []string{"--all", "--for", "soon"}}), "resume": pause,
 		"drain": drain, "undrain": drain,
 		"requeue": append(change, state), "cancel": {change[0], change[1], state}, "set-done": {change[0], change[1], state}, "postpone": postpone,
 		"resync": {{4, "no database", []string{"--database", "nowhere"}}, other},

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/history"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
@@ -111,23 +112,35 @@ func Status(now time.Time) runner.Status {
 // configuration, until the test ends.
 func Run(t testing.TB, name string, e Operated, log *zap.Logger) *supervisor.Runner {
 	t.Helper()
+	return RunWith(t, name, e, log, nil)
+}
+
+// RunWith is Run with a history.
+func RunWith(t testing.TB, name string, e Operated, log *zap.Logger, h *history.Options) *supervisor.Runner {
+	t.Helper()
 	sup, err := supervisor.Acquire()
 	require.NoError(t, err)
 	g := &supervisor.Generation{Logger: log, Runners: map[string]*supervisor.Member{name: {
 		Config:  runner.Config{Name: name, Logger: log},
 		New:     func(runner.Config) (supervisor.Engine, error) { return e, nil },
-		Storage: new(memory),
+		Storage: new(Memory),
+		History: h,
 	}}}
 	sup.Push(g)
+	r := sup.Runners()[name]
+	remembered := r.History()
 	t.Cleanup(func() {
 		sup.Withdraw(g)
+		if remembered != nil {
+			remembered.Wait() // its directory may be one of the test
+		}
 		require.NoError(t, supervisor.Release())
 	})
-	return sup.Runners()[name]
+	return r
 }
 
-// memory is a storage with one document.
-type memory struct {
+// Memory is a storage with one document.
+type Memory struct {
 	certmagic.Storage
 
 	mu  sync.Mutex // guards the following
@@ -135,7 +148,7 @@ type memory struct {
 }
 
 // Load implements [certmagic.Storage].
-func (m *memory) Load(context.Context, string) ([]byte, error) {
+func (m *Memory) Load(context.Context, string) ([]byte, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.doc == nil {
@@ -145,7 +158,7 @@ func (m *memory) Load(context.Context, string) ([]byte, error) {
 }
 
 // Store implements [certmagic.Storage].
-func (m *memory) Store(_ context.Context, _ string, doc []byte) error {
+func (m *Memory) Store(_ context.Context, _ string, doc []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.doc = doc

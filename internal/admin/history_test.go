@@ -1,0 +1,84 @@
+package admin
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/history"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
+)
+
+// TestHistory: the history is answered as JSON and as a table, of what was asked for, and a stand-by says
+// who leads.
+func TestHistory(t *testing.T) {
+	e := &fakerunner.Engine{Says: runner.Status{LeaderKnown: true, LeaderDetail: "node-b"}}
+	k := fakerunner.RunWith(t, "default", e, zap.NewNop(), &history.Options{Dir: t.TempDir(), Logger: zap.NewNop()})
+	for i, method := range []string{"send", "=cmd()", "send"} {
+		history.Observe(runner.Event{
+			Kind: []runner.EventKind{runner.EventJobDone, runner.EventJobFailed, runner.EventJobRescued}[i], Runner: "default", Time: time.Now(),
+			Database: "prod", Channel: "root.mail", Method: method, Wait: time.Second, Run: time.Minute,
+		})
+	}
+	require.Eventually(t, func() bool {
+		r, err := k.History().Query(t.Context(), history.Query{})
+		return err == nil && r.Total.Attempts() == 3
+	}, time.Minute, 10*time.Millisecond)
+
+	ask := func(query string) (int, string) {
+		_, w := fakerunner.Ask(t, adminMux("history"), http.MethodGet, "/jobrunner/history?"+query, nil, nil)
+		return w.Code, w.Body.String()
+	}
+	status, body := ask("from=1h&channel=mail&limit=1")
+	require.Equal(t, http.StatusOK, status, body)
+	var doc api.History
+	require.NoError(t, json.Unmarshal([]byte(body), &doc))
+	require.Equal(t, "default", doc.Runner)
+	require.False(t, doc.Leader)
+	require.Equal(t, "node-b", doc.LeaderDetail)
+	require.EqualValues(t, 3, doc.Total.Attempts)
+	require.EqualValues(t, 1, doc.Total.Rescued)
+	require.InEpsilon(t, 60, *doc.Total.RunMost, 1e-9)
+	require.InEpsilon(t, 60, *doc.Total.Run95, .26)
+	require.Len(t, doc.Groups, 1)
+	require.Equal(t, 1, doc.More)
+	require.Len(t, doc.Intervals, 13)
+
+	for format, want := range map[string]string{"groups": "function", "intervals": "begin"} {
+		status, body = ask("from=1h&csv=" + format)
+		require.Equal(t, http.StatusOK, status)
+		rows, err := csv.NewReader(strings.NewReader(body)).ReadAll()
+		require.NoError(t, err)
+		require.Equal(t, want, rows[0][0])
+		require.Len(t, rows[0], 14)
+	}
+	_, body = ask("csv=groups")
+	require.Contains(t, body, "\n'=cmd(),1,", "no spreadsheet runs it")
+
+	for query, says := range map[string]string{
+		"from=soon": "neither a time", "to=x": "neither a time", "step=x": "not a duration", "step=7m": "multiple of", "by=colour": "none of", "csv=x": "neither",
+		"from=1h&to=2h": "ends before", "limit=0": "not a number", "format=csv": "unknown parameter",
+	} {
+		status, body = ask(query)
+		require.Equal(t, http.StatusBadRequest, status, query)
+		require.Contains(t, body, says, query)
+	}
+	status, _ = ask("from=" + time.Now().Add(-time.Hour).UTC().Format(time.RFC3339) + "&by=database")
+	require.Equal(t, http.StatusOK, status)
+}
+
+// TestHistoryOff: without a history, that is said.
+func TestHistoryOff(t *testing.T) {
+	fakerunner.Run(t, "default", new(fakerunner.Engine), zap.NewNop())
+	_, w := fakerunner.Ask(t, adminMux("history"), http.MethodGet, "/jobrunner/history", nil, nil)
+	require.Equal(t, http.StatusNotFound, w.Code)
+	require.Contains(t, w.Body.String(), "history off")
+}

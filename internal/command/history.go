@@ -1,0 +1,136 @@
+package command
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+)
+
+func historyCommand() *cobra.Command {
+	cmd := sub("history", "Shows what became of the jobs, and how long they waited and ran", cobra.NoArgs, (*call).history)
+	f := cmd.Flags()
+	wideFlag(cmd)
+	f.String("database", "", "Only jobs of this database")
+	f.String("channel", "", "Only jobs of this channel and those below it")
+	f.String("function", "", "Only jobs whose model and method match this glob, for example sale.order.*")
+	f.String("from", "24h", "Since when, a time or a duration back from now")
+	f.String("to", "", "Until when, a time or a duration back from now; now if empty")
+	f.String("step", "", "Length of an interval, for example 5m, 1h or 24h")
+	f.String("by", "function", "What to show a line for: function, channel or database")
+	f.Bool("intervals", false, "Show a line for each interval instead")
+	f.Bool("csv", false, "Print comma-separated values")
+	f.Int("limit", 50, "How many lines to show")
+	_ = cmd.RegisterFlagCompletionFunc("by", cobra.FixedCompletions([]string{"function", "channel", "database"}, cobra.ShellCompDirectiveNoFileComp)) // fails only for a flag that does not exist
+	return cmd
+}
+
+func (c *call) history() (int, error) {
+	limit := c.flags.Int("limit")
+	if limit < 1 {
+		return 1, fmt.Errorf("limit %d is not a number from 1 on", limit)
+	}
+	q := api.HistoryQuery{
+		Runner: c.runner, Database: c.text("database"), Channel: c.text("channel"), Function: c.text("function"),
+		From: c.text("from"), To: c.text("to"), Step: c.text("step"), By: c.text("by"), Limit: limit,
+	}
+	if c.flags.Bool("csv") {
+		raw, err := c.quiet.HistoryCSV(c.ctx, q, c.flags.Bool("intervals"))
+		if err == nil {
+			c.out.raw(raw)
+		}
+		return 0, err
+	}
+	doc, err := c.api.History(c.ctx, q)
+	if err != nil || c.json() {
+		return 0, err
+	}
+	if c.flags.Bool("intervals") {
+		c.historyIntervals(&doc, limit)
+	} else {
+		c.historyGroups(&doc)
+	}
+	c.historyRemarks(&doc)
+	return 0, nil
+}
+
+// historyCells are the columns that all tables of the history have; historyHeader names them.
+func historyCells(s *api.HistorySums) []string {
+	return []string{
+		strconv.FormatUint(s.Attempts, 10), strconv.FormatUint(s.Failed, 10), strconv.FormatUint(s.Retried, 10),
+		strconv.FormatUint(s.NotRun+s.Rescued, 10), seconds(s.Wait50), seconds(s.Wait95), seconds(s.Run50), seconds(s.Run95),
+		seconds(s.RunMost), seconds(&s.Run),
+	}
+}
+
+var historyHeader = []string{"ATTEMPTS", "FAILED", "RETRIED", "PUT BACK", "WAIT P50", "WAIT P95", "RUN P50", "RUN P95", "LONGEST", "TIME"}
+
+func (c *call) historyGroups(doc *api.History) {
+	column := map[string]string{"channel": "CHANNEL", "database": "DATABASE"}[doc.By]
+	if column == "" {
+		column = "METHOD"
+	}
+	t := c.out.table(append([]string{column}, historyHeader...)...)
+	for i := range doc.Groups {
+		g := &doc.Groups[i]
+		name := g.Name
+		if name == "" {
+			name = "(unknown)"
+		}
+		t.row(append([]string{name}, historyCells(&g.HistorySums)...)...)
+	}
+	if len(doc.Groups) == 0 {
+		c.out.line("no job has ended between %s and %s", written(doc.From), written(doc.To))
+		return
+	}
+	t.print()
+	if doc.More > 0 {
+		c.out.line("%d more: --limit %d", doc.More, len(doc.Groups)+doc.More)
+	}
+}
+
+// historyIntervals shows the last intervals, the newest first.
+func (c *call) historyIntervals(doc *api.History, limit int) {
+	t := c.out.table(append([]string{"INTERVAL"}, historyHeader...)...)
+	list := slices.Clone(doc.Intervals)
+	slices.Reverse(list)
+	more := max(len(list)-limit, 0)
+	for i := range list[:len(list)-more] {
+		t.row(append([]string{written(list[i].Begin)}, historyCells(&list[i].HistorySums)...)...)
+	}
+	t.print()
+	if more > 0 {
+		c.out.line("%d more before: --limit %d, or a longer --step", more, len(list))
+	}
+}
+
+// historyRemarks says what is not in the table.
+func (c *call) historyRemarks(doc *api.History) {
+	switch {
+	case doc.Known.IsZero():
+		c.out.line("%s: there is no history yet", doc.Runner)
+	case doc.Known.After(doc.From):
+		c.out.line("%s: the history begins %s", doc.Runner, c.aged(written(doc.Known)))
+	}
+	if !doc.Leader {
+		c.out.line("%s: this process stands by, and has the history of the time in which it led; ask the leader: %s", doc.Runner, doc.LeaderDetail)
+	}
+	if doc.Folded > 0 {
+		c.out.line(`%s: %d attempts are under "other", because their databases have too many channels or functions`, doc.Runner, doc.Folded)
+	}
+	if doc.Lost > 0 {
+		c.out.line("%s: %d attempts could not be kept", doc.Runner, doc.Lost)
+	}
+	if doc.UnreadableIntervals > 0 {
+		c.out.line("%s: %d intervals cannot be read", doc.Runner, doc.UnreadableIntervals)
+	}
+	if doc.Problem != "" {
+		c.out.line("%s: the file of the history cannot be used now: %s", doc.Runner, doc.Problem)
+	}
+	if doc.PutAside != "" {
+		c.out.line("%s: a file of the history that could not be used was put aside: %s", doc.Runner, doc.PutAside)
+	}
+}

@@ -1,0 +1,64 @@
+package command
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+)
+
+// TestHistory: the command shows groups or intervals, and below them what they do not say.
+func TestHistory(t *testing.T) {
+	from := time.Date(2030, 5, 6, 0, 0, 0, 0, time.UTC)
+	sums := api.HistorySums{Attempts: 12, Done: 9, Failed: 1, Retried: 1, Rescued: 1, Wait50: new(.5), Wait95: new(61.0), Run50: new(2.0), Run95: new(3700.0), RunMost: new(4000.0), Run: 9000}
+	doc := api.History{
+		Runner: "default", From: from, To: from.Add(2 * time.Hour), Step: 3600, Known: from.Add(time.Hour), LeaderDetail: "node-b", Total: sums, By: "function",
+		Intervals: []api.HistoryInterval{{Begin: from}, {Begin: from.Add(time.Hour), HistorySums: sums}},
+		Groups:    []api.HistoryGroup{{Name: "mail.mail.send\x1b", HistorySums: sums}, {HistorySums: api.HistorySums{Attempts: 1}}}, More: 3,
+		Folded: 7, Lost: 1, UnreadableIntervals: 2, Problem: "no space left on device", PutAside: "/x/history.db.corrupt-1",
+	}
+	var asked string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.URL.RawQuery
+		if r.URL.Query().Has("csv") {
+			fmt.Fprintln(w, "function,attempts")
+			return
+		}
+		if err := json.NewEncoder(w).Encode(doc); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	run := func(args ...string) string {
+		return transcript(t, server.Listener.Addr().String(), 0, append([]string{"history"}, args...))
+	}
+	out := run("--channel", "root.mail", "--limit", "2")
+	require.Equal(t, "by=function&channel=root.mail&from=24h&limit=2", asked)
+	for _, want := range []string{
+		"METHOD", "WAIT P95", "mail.mail.send\uFFFD  12        1       1        1         500ms     1m1s      2s       1h1m     1h6m     2h30m",
+		"(unknown)", "3 more: --limit 5", "the history begins 2030-05-06T01:00:00Z", "ask the leader: node-b",
+		`7 attempts are under "other"`, "1 attempts could not be kept", "2 intervals cannot be read", "no space left", "put aside: /x/history.db.corrupt-1",
+	} {
+		require.Contains(t, out, want)
+	}
+	out = run("--intervals", "--limit", "1", "--from", "2h", "--step", "1h", "--by", "database")
+	require.Equal(t, "by=database&from=2h&limit=1&step=1h", asked)
+	require.Contains(t, out, "2030-05-06T01:00:00Z  12")
+	require.NotContains(t, out, "2030-05-06T00:00:00Z  0")
+	require.Contains(t, out, "1 more before")
+	require.Equal(t, "function,attempts\nexit status 0\n", run("--csv"))
+	require.Contains(t, asked, "csv=groups")
+	run("--csv", "--intervals")
+	require.Contains(t, asked, "csv=intervals")
+	require.Contains(t, run("--json"), `"run_total_seconds":9000`)
+	doc.Groups, doc.Known, doc.Leader = nil, time.Time{}, true
+	out = run()
+	require.Contains(t, out, "no job has ended between")
+	require.Contains(t, out, "there is no history yet")
+}
