@@ -20,6 +20,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/browsertest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddytest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
@@ -392,4 +393,28 @@ func TestBrowserStandby(t *testing.T) {
 	require.NoError(t, caddy.Stop())
 	p.Until("document.body.classList.contains('stale') && Number(getComputedStyle(document.querySelector('#main .columns')).opacity) < .6")
 	require.Equal(t, "1", browsertest.Eval[string](p, "getComputedStyle(document.querySelector('#offline')).opacity"))
+}
+
+// TestBrowserPolicies: the page says what policies do with servers and channels.
+func TestBrowserPolicies(t *testing.T) {
+	st := busyStatus(time.Now())
+	for i := range st.Upstreams {
+		if u := &st.Upstreams[i]; u.Name == "http://10.0.0.6:8069" {
+			u.Pool, u.Visitors, u.Counted, u.Full = "heavy", 5, true, "3 of 8 workers are kept for visitors"
+			u.Limits = upstream.Limits{Workers: 8, MaxJobs: 6, Reserve: 2}
+		}
+	}
+	st.Channels[2].PassedBy, st.Channels[4].Percent = 12, 25
+	address := startBusy(t, st)
+	p := browsertest.New(t)
+	p.Use(browsertest.Device{Width: 1440, Height: 1000})
+	p.Open("http://" + address + "/jobrunner/")
+	p.Until(isDrawn)
+	servers := p.Text("#upstreams")
+	for _, said := range []string{"pool heavy", "full", "3 jobs of 6 running", "5 visitors", "8 workers", "2 kept for them", "3 of 8 workers are kept for visitors"} {
+		require.Contains(t, servers, said)
+	}
+	require.Contains(t, p.Text("#channels"), "12 jobs are passed by")
+	require.Contains(t, p.Text("#channels"), "25 % of the channel above")
+	require.Empty(t, p.Problems())
 }
