@@ -22,11 +22,11 @@ func (c *Client) Process(ctx context.Context) (string, error) {
 
 // ConfigPath is the path of a part of Caddy's configuration, by the names that lead there.
 func ConfigPath(names ...string) string {
-	path := "/config"
-	for _, name := range names {
-		path += "/" + url.PathEscape(name)
+	escaped := make([]string, len(names))
+	for i, name := range names {
+		escaped[i] = url.PathEscape(name)
 	}
-	return path
+	return "/config/" + strings.Join(escaped, "/")
 }
 
 // Config reads a part of Caddy's configuration, with its tag.
