@@ -40,6 +40,7 @@ func (API) Routes() []caddy.AdminRoute {
 		get("databases", getDatabases), get("channels", getChannels), get("upstreams", getUpstreams),
 		get("tasks", getTasks), get("jobs", getJobs), get("jobs/{uuid}", getJob),
 		get("jobs/{database}/{uuid}", getJob), get("events", getEvents), get("history", GetHistory),
+		get("simulate", GetSimulation),
 		post("pause", PostPause), post("resume", PostResume), post("drain", PostDrain), post("undrain", PostUndrain),
 		post("requeue", changeJobs(driver.Requeue)), post("cancel", changeJobs(driver.Cancel)),
 		post("set-done", changeJobs(driver.SetDone)), post("postpone", changeJobs(driver.Postpone)),
