@@ -100,6 +100,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			check     <duration>
 //			max_awake <number>
 //		}
+//		pooler            <url> {
+//			poll <duration>
+//		}
 //		discover_interval <duration>
 //		rescue_started_after <duration>
 //		quarantine        <attempts> in <duration>
@@ -108,6 +111,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		public_runjob     warn|allow
 //		release_dependents
 //		upgrade_gate
+//		payloads
 //		history           <duration>|off
 //	}
 //
@@ -157,6 +161,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"driver":               (*Runner).parseDriver,
 	"connections":          (*Runner).parseConnections,
 	"hibernate":            (*Runner).parseHibernate,
+	"pooler":               (*Runner).parsePooler,
 	"discover_interval":    (*Runner).parseDiscoverInterval,
 	"rescue_started_after": (*Runner).parseRescueStartedAfter,
 	"quarantine":           (*Runner).parseQuarantine,
@@ -165,6 +170,7 @@ var runnerOptions = map[string]func(*Runner, *caddyfile.Dispenser) error{
 	"public_runjob":        (*Runner).parsePublicRunjob,
 	"release_dependents":   func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.ReleaseDependents) },
 	"upgrade_gate":         func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.UpgradeGate) },
+	"payloads":             func(r *Runner, d *caddyfile.Dispenser) error { return parseFlag(d, &r.Payloads) },
 	"history":              (*Runner).parseHistory,
 }
 

@@ -24,6 +24,7 @@ var usages = map[string]struct{ takes, example string }{
 	"driver":               {"the name of one driver (its options go into a block, one on each line)", "driver odoo"},
 	"connections":          {"one whole number", "connections 20"},
 	"hibernate":            {"one duration (options go into a block, one on each line)", "hibernate 10m"},
+	"pooler":               {"one connection string (options go into a block, one on each line)", "pooler postgres://pgbouncer.internal:6432"},
 	"discover_interval":    {"one duration", "discover_interval 30s"},
 	"rescue_started_after": {"one duration", "rescue_started_after 10m"},
 	"quarantine":           {`a number of attempts, the word "in" and a duration`, "quarantine 3 in 72h"},

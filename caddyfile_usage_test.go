@@ -24,13 +24,14 @@ var blocksOfOptions = map[string]struct {
 	"policy":            {names(policyOptions), "policy root {\n%s\ntimeout 15m\n}"},
 	"timeout":           {names(timeoutOptions), "policy root {\ntimeout 15m {\n%s\ncancel\n}\n}"},
 	"hibernate":         {names(hibernateOptions), "hibernate 10m {\n%s\n}"},
+	"pooler":            {names(poolerOptions), "pooler postgres://a {\n%s\n}"},
 	"driver":            {names(odooOptions), "driver odoo {\n%s\n}"},
 }
 
 func names[T any](options map[string]T) []string { return slices.Sorted(maps.Keys(options)) }
 
 // flags are the options without arguments.
-var flags = []string{"sequential", "paused", "sequential_default", "cancel", "retry", "run_neutralized", "release_dependents", "upgrade_gate"}
+var flags = []string{"sequential", "paused", "sequential_default", "cancel", "retry", "run_neutralized", "release_dependents", "upgrade_gate", "payloads"}
 
 // endless are the options that take any number of arguments.
 var endless = []string{"databases", "upstream", "channels", "db_max_capacity", "policy", "pool"}

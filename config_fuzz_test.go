@@ -80,7 +80,7 @@ func FuzzCaddyfile(f *testing.F) {
 		"channel invoices {\nsequential\nthrottle 1500ms\n}\nchannel x 4 {\npaused\ncapacity_default 1\nsequential_default\n}",
 		"policy root.* root {\ndatabase a*\nfunction a.b\ntimeout 15m {\nwarn 12m\ncancel\ngrace 30s\nretry\n}\n}\npolicy * {\ntimeout 1s\n}",
 		"policy", "policy a", "policy * {\ntimeout\n}", "policy * {\ntimeout 1m {\nretry\n}\n}",
-		"upgrade_gate\nrelease_dependents", "upgrade_gate yes",
+		"upgrade_gate\nrelease_dependents\npayloads", "upgrade_gate yes",
 		"driver odoo {\nhost {database}.example.com\nbasic_auth u {env.X}\n}", "databases a* !b\ndiscover_interval 1m\nrescue_started_after 2h\nquarantine 3 in 72h\nshutdown_timeout 0",
 		"}", "{", "channel", "channel a {\nthrottle -1\n}", "channels \"a:b\nc\"", "site odoo.example.com\npostgres_password x", "upstream \"\"",
 	} {

@@ -46,6 +46,7 @@ func (r *Runner) checkDurations() error {
 		checkDuration("discover_interval", r.DiscoverInterval, leastDiscoverInterval),
 		checkDuration("rescue_started_after", r.RescueStartedAfter, leastRescueStartedAfter),
 		r.Hibernate.check(),
+		r.Pooler.check(),
 		checkDuration("shutdown_timeout", shutdown, leastShutdownTimeout),
 	)
 }

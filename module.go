@@ -111,7 +111,8 @@ type Runner struct {
 	// file says.
 	//
 	// It must reach PostgreSQL itself or a pooler in session mode, because LISTEN and
-	// session locks do not survive transaction pooling.
+	// session locks do not survive transaction pooling. For a pooler in transaction mode there is
+	// `pooler`.
 	//
 	// Placeholders such as `{env.ODOO_DSN}` are resolved by the server when it
 	// loads the configuration. A password written here can be read through the
@@ -191,6 +192,11 @@ type Runner struct {
 	// databases than connections, to those that others need.
 	Hibernate *Hibernate `json:"hibernate,omitempty"`
 
+	// A connection pooler through which the databases are reached; `postgres` then remains the way of the
+	// connection for maintenance and of operators. Default: the databases are reached by `postgres`,
+	// too.
+	Pooler *Pooler `json:"pooler,omitempty"`
+
 	// How often to look for new and dropped databases, at least `500ms`. Default:
 	// `30s`.
 	DiscoverInterval caddy.Duration `json:"discover_interval,omitempty"`
@@ -235,6 +241,11 @@ type Runner struct {
 	// the marks are gone; after an hour, the database counts as not served. Default: false,
 	// jobs start all the same and may meet code and tables that do not fit together.
 	UpgradeGate bool `json:"upgrade_gate,omitempty"`
+
+	// Lets everyone who may ask for a job see its arguments, its result and the traceback of its
+	// failure, too: in the admin API, by `caddy jobrunner job` and in the dashboard. They can be
+	// confidential. Default: false, they are not even read.
+	Payloads bool `json:"payloads,omitempty"`
 
 	// For how long to remember what became of the jobs, in hours by database, channel and function:
 	// `2d` to `3650d`, or `off`. It is kept in a file below Caddy's data directory on each machine that
@@ -404,7 +415,7 @@ func wire(ctx caddy.Context, name string, cfg runner.Config) *supervisor.Member 
 	cfg.Name = name
 	cfg.Exiting = caddy.Exiting
 	cfg.Events = publish
-	return &supervisor.Member{Config: cfg, New: newEngine, Identity: connectionIdentity(cfg.Postgres), Storage: ctx.Storage()}
+	return &supervisor.Member{Config: cfg, New: newEngine, Identity: connectionIdentity(cfg.Postgres, cfg.Pooler), Storage: ctx.Storage()}
 }
 
 // trace gives the runners the tracer, if they are to be traced.

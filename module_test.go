@@ -54,6 +54,7 @@ func TestProvision(t *testing.T) {
 		ready_fails_on degraded
 		release_dependents
 		upgrade_gate
+		payloads
 		shutdown_timeout 10s`))
 	require.NoError(t, err)
 	cfg := cfgs["default"]
@@ -76,6 +77,7 @@ func TestProvision(t *testing.T) {
 	require.Equal(t, 10*time.Second, cfg.ShutdownTimeout)
 	require.True(t, cfg.ReleaseDependents)
 	require.True(t, cfg.UpgradeGate)
+	require.True(t, cfg.Payloads)
 	require.NotNil(t, cfg.Driver)
 	require.NotNil(t, cfg.Exiting)
 }
@@ -94,6 +96,7 @@ func TestDefaults(t *testing.T) {
 	require.Empty(t, cfg.Channels)
 	require.False(t, cfg.ReleaseDependents)
 	require.False(t, cfg.UpgradeGate)
+	require.False(t, cfg.Payloads)
 	require.Equal(t, runner.ShutdownTimeoutDefault, cfg.ShutdownTimeout)
 	require.Equal(t, []string{"http://10.0.0.5:8069"}, upstreamNames(t, cfg))
 }
@@ -308,7 +311,7 @@ func TestConnectionIdentity(t *testing.T) {
 		r := Runner{Postgres: dsn}
 		pg, err := r.connection(nil, caddy.Log())
 		require.NoError(t, err)
-		return connectionIdentity(pg)
+		return connectionIdentity(pg, nil)
 	}
 	base := identity("host=a,b user=odoo dbname=x")
 	require.Equal(t, base, identity("host=a,b user=odoo dbname=x password=other"))

@@ -114,8 +114,16 @@ func literalPassword(dsn string) bool {
 
 // connectionIdentity tells connections apart that cannot be swapped under a
 // living runner. Password and TLS settings are no part of it: a new password
-// takes effect at the next connect.
-func connectionIdentity(pg *pgx.ConnConfig) string {
+// takes effect at the next connect. pooler is nil without one.
+func connectionIdentity(pg, pooler *pgx.ConnConfig) string {
+	id := oneIdentity(pg)
+	if pooler != nil {
+		id += " through " + oneIdentity(pooler)
+	}
+	return id
+}
+
+func oneIdentity(pg *pgx.ConnConfig) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%q@%q:%d", pg.User, pg.Host, pg.Port)
 	for _, f := range pg.Fallbacks {

@@ -60,10 +60,14 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 		RescueStartedAfter: time.Duration(r.RescueStartedAfter),
 		ReleaseDependents:  r.ReleaseDependents,
 		UpgradeGate:        r.UpgradeGate,
+		Payloads:           r.Payloads,
 		Quarantine:         r.Quarantine.config(),
 		Logger:             log,
 	}
 	if cfg.Postgres, err = r.connection(odoo, log); err != nil {
+		return cfg, nil, err
+	}
+	if err = r.Pooler.use(&cfg, log); err != nil {
 		return cfg, nil, err
 	}
 	if cfg.Databases, err = r.databases(); err != nil {

@@ -77,12 +77,7 @@ func (r *Runner) settings(cfg *runner.Config, odoo *odooconf.Config) []doctor.Se
 	}
 	source = from(len(r.Channels) > 0 || r.DatabaseChannels != nil, channelSources(cfg)...)
 	add(name, cmp.Or(value, "root:1"), source)
-	if cfg.Connections > 0 {
-		add("connections", strconv.Itoa(cfg.Connections), fromConfig)
-	}
-	if cfg.Hibernate != nil {
-		add("hibernate", cfg.Hibernate.String(), fromConfig)
-	}
+	addConnections(cfg, func(name, value string) { add(name, value, fromConfig) })
 	add("discover_interval", cmp.Or(cfg.DiscoverInterval, runner.DiscoverIntervalDefault).String(), from(r.DiscoverInterval != 0))
 	if cfg.RescueStartedAfter > 0 {
 		add("rescue_started_after", cfg.RescueStartedAfter.String(), fromConfig)
@@ -91,6 +86,19 @@ func (r *Runner) settings(cfg *runner.Config, odoo *odooconf.Config) []doctor.Se
 	add("shutdown_timeout", max(0, cfg.ShutdownTimeout).String(), from(r.ShutdownTimeout != nil))
 	add("ready_fails_on", cmp.Or(r.ReadyFailsOn, runner.NotReady.String()), from(r.ReadyFailsOn != ""))
 	return list
+}
+
+// addConnections adds how the databases are reached.
+func addConnections(cfg *runner.Config, add func(name, value string)) {
+	if cfg.Connections > 0 {
+		add("connections", strconv.Itoa(cfg.Connections))
+	}
+	if cfg.Hibernate != nil {
+		add("hibernate", cfg.Hibernate.String())
+	}
+	if cfg.Pooler != nil {
+		add("pooler", fmt.Sprintf("%s, poll %s", poolerAddress(cfg.Pooler), cmp.Or(cfg.Poll, runner.PollDefault)))
+	}
 }
 
 // addRules adds what decides, beside the channels, which jobs run, and what is remembered of them.
@@ -112,6 +120,9 @@ func (r *Runner) addRules(cfg *runner.Config, add func(name, value string)) {
 	}
 	if cfg.ReleaseDependents {
 		add("release_dependents", "on")
+	}
+	if cfg.Payloads {
+		add("payloads", "on")
 	}
 	if r.History != "" {
 		add("history", r.History)

@@ -34,7 +34,7 @@ func TestSettingsOfPolicies(t *testing.T) {
 			},
 			{Channels: []string{"root.export"}, Pool: &policy.Pool{Pool: "heavy", Fallback: true}, Objective: &policy.Objective{Wait: time.Minute}},
 		},
-		UpgradeGate: true, ReleaseDependents: true,
+		UpgradeGate: true, ReleaseDependents: true, Payloads: true,
 	}
 	got := map[string]string{}
 	for _, s := range r.settings(&cfg, nil) {
@@ -49,6 +49,7 @@ func TestSettingsOfPolicies(t *testing.T) {
 		"policy root.night":             "capacity 1 sat 00:00-24:00 UTC, capacity 0 daily 08:00-01:00 UTC, rate 100/h burst 20",
 		"upgrade_gate":                  "on",
 		"release_dependents":            "on",
+		"payloads":                      "on",
 	} {
 		require.Equal(t, value, got[name], name)
 	}

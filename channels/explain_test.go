@@ -105,6 +105,11 @@ func TestExplain(t *testing.T) {
 			want: "job db/job waits: 1 job goes before it in channel root.S",
 		},
 		{
+			desc: "sequential, and none has an eta", config: "root:5,S:1:sequential", reason: ReasonBehind,
+			do:   func(f *fixture) { f.add("S", "a", "job") },
+			want: "job db/job waits: 1 job goes before it in channel root.S",
+		},
+		{
 			desc: "suspended", config: "root:5", reason: ReasonSuspended,
 			do:   func(f *fixture) { f.add("", "job"); f.Suspend("db") },
 			want: "job db/job waits: database db is not being served",
@@ -180,4 +185,17 @@ func TestStates(t *testing.T) {
 		require.Equal(t, s == Enqueued || s == Started, s.Running(), s)
 		require.Equal(t, s == Done || s == Cancelled || s == Failed, s.Finished(), s)
 	}
+}
+
+// TestTurnsInWords: turns of others are told where there are some.
+func TestTurnsInWords(t *testing.T) {
+	for _, turns := range []*Turns{nil, {Key: "company 1"}} {
+		for _, e := range []Explanation{{Reason: ReasonBehind, Channel: "root", Turns: turns}, {Reason: ReasonChannelFull, Channel: "root", Turns: turns}} {
+			require.NotContains(t, e.String(), "turn", "%+v", e)
+		}
+	}
+	e := Explanation{Reason: ReasonBehind, Channel: "root", Turns: &Turns{Key: "company 1", Before: 1}}
+	require.Contains(t, e.String(), "1 turn of another comes before the one of company 1")
+	e.Reason = ReasonChannelFull
+	require.Contains(t, e.String(), "; 1 turn of another comes before the one of company 1")
 }

@@ -167,7 +167,8 @@
   function show() {
     const names = now.data.runners.map(r => r.status.runner);
     if (!names.includes(now.runner)) {
-      const wanted = decodeURIComponent(location.hash.slice(1));
+      // The runner's name, or where in the list of jobs the reader is.
+      const wanted = location.hash.startsWith('#/') ? new URLSearchParams(location.hash.split('?')[1]).get('runner') : decodeURIComponent(location.hash.slice(1));
       now.runner = names.includes(wanted) ? wanted : names[0] ?? null;
       now.history = null;
       refreshHistory();
@@ -176,6 +177,7 @@
     rows($('runner'), names, n => n, n => make('option', { value: n }, n), () => {});
     $('runner').value = now.runner ?? '';
     set($('updated'), new Date(now.at).toLocaleTimeString());
+    document.dispatchEvent(new Event('jobrunner'));
     const r = current();
     if (!r) {
       setClass($('state'), 'pill');
@@ -626,7 +628,8 @@
     $('answer').replaceChildren(
       tag(w.why.replaceAll('_', ' '), w.why === 'running' || w.why === 'done' ? 'good' : w.why === 'failed' || w.why === 'timeout_stuck' ? 'bad' : 'info'),
       make('p', { class: 'text' }, sentence(w.text) + (w.text.endsWith('.') ? '' : '.')),
-      make('dl', {}, ...facts.flatMap(([name, value]) => [make('dt', {}, name), make('dd', {}, String(value))])));
+      make('dl', {}, ...facts.flatMap(([name, value]) => [make('dt', {}, name), make('dd', {}, String(value))])),
+      make('p', {}, make('a', { href: '#/job/' + encodeURIComponent(w.database) + '/' + encodeURIComponent(w.uuid) }, 'All that is known of it')));
   }
 
   async function waiting(c) {
@@ -657,9 +660,12 @@
   $('runner').addEventListener('change', ev => {
     now.runner = ev.target.value;
     now.history = null;
-    history.replaceState(null, '', '#' + encodeURIComponent(now.runner));
+    history.replaceState(null, '', (location.hash.startsWith('#/') ? '#/jobs?runner=' : '#') + encodeURIComponent(now.runner));
     show();
     refreshHistory();
     if (now.failures) showFailures();
   });
+
+  // What the other scripts of the page use.
+  window.jobrunner = { $, make, set, setClass, hide, number, plural, span, since, when, sentence, tag, rows, table, ask, act, now, current, confirmed, toast, refresh };
 })();

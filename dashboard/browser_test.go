@@ -73,6 +73,11 @@ func (s *busySite) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage, e
 	return p, nil
 }
 
+// Job says the same as Why.
+func (s *busySite) Job(ctx context.Context, key channels.Key) (runner.Why, error) {
+	return s.Why(ctx, key)
+}
+
 // Why says what the engine would, in its words.
 func (s *busySite) Why(_ context.Context, key channels.Key) (runner.Why, error) {
 	if s.well() {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
 func init() {
@@ -45,17 +46,17 @@ const policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect
 
 // Handler shows, as an HTTP handler, what the job runners of this process
 // do: databases, channels, Odoo servers, running and failed jobs, and why a job
-// does not run. It is one page without outside resources. It shows neither
-// arguments of jobs nor secrets, but names of databases, channels, models and
-// methods: put an authentication in front of it.
+// does not run. It is one page without outside resources. It shows no secrets and, unless the
+// runner has the option payloads, no arguments of jobs, but names of databases, channels, models,
+// methods and jobs, and messages of exceptions: put an authentication in front of it.
 //
 //	{"handler": "jobrunner_dashboard", "path": "/jobrunner", "actions": true}
 type Handler struct {
 	// The path of the page, with everything below it. Default: `/jobrunner`.
 	Path string `json:"path,omitempty"`
 
-	// Lets visitors pause and resume channels, databases and everything, and drain
-	// Odoo servers. Whoever may see the page may then do so. Default: false.
+	// Lets visitors pause and resume channels, databases and everything, drain Odoo servers, and
+	// requeue, cancel and set done jobs. Whoever may see the page may then do so. Default: false.
 	Actions bool `json:"actions,omitempty"`
 
 	// The addresses of the dashboards of the other nodes, such as
@@ -159,7 +160,7 @@ type file struct {
 	kind, tag string
 }
 
-//go:embed index.html app.css app.js icon.svg
+//go:embed index.html app.css app.js explorer.js icon.svg
 var embedded embed.FS
 
 // Provision implements [caddy.Provisioner].
@@ -189,15 +190,17 @@ func (h *Handler) Provision(caddy.Context) error {
 	}
 	h.pages = map[string]caddyhttp.HandlerFunc{
 		"data": h.data, "history": h.history, "failures": h.failures,
-		"waiting": asking(getWaiting), "why": asking(getWhy),
+		"waiting": asking(getWaiting), "why": asking(getWhy), "jobs": asking(getJobs), "job": asking(getJob),
 		"pause": h.acting(admin.PostPause), "resume": h.acting(admin.PostResume),
 		"drain": h.acting(admin.PostDrain), "undrain": h.acting(admin.PostUndrain),
+		"requeue": h.acting(admin.ChangeJobs(driver.Requeue, bulkLimit)), "cancel": h.acting(admin.ChangeJobs(driver.Cancel, bulkLimit)),
+		"set-done": h.acting(admin.ChangeJobs(driver.SetDone, bulkLimit)),
 	}
 	return nil
 }
 
 // actionPages are the pages that change something.
-var actionPages = []string{"pause", "resume", "drain", "undrain"}
+var actionPages = []string{"pause", "resume", "drain", "undrain", "requeue", "cancel", "set-done"}
 
 // ServeHTTP implements [caddyhttp.MiddlewareHandler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 }
 
 // desk runs Caddy with a dashboard and returns the address of the page.
-func desk(t *testing.T, e *fakerunner.Desk, directive string) string {
+func desk(t *testing.T, e fakerunner.Operated, directive string) string {
 	t.Helper()
 	fakerunner.Run(t, "default", e, zap.NewNop())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -70,7 +70,7 @@ func TestDashboardPages(t *testing.T) {
 	require.Equal(t, policy, res.Header.Get("Content-Security-Policy"))
 	require.NotContains(t, body, "http:", "no outside resources")
 	require.NotContains(t, body, "https:")
-	for file, kind := range map[string]string{"app.css": "text/css; charset=utf-8", "app.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"} {
+	for file, kind := range map[string]string{"app.css": "text/css; charset=utf-8", "app.js": "text/javascript; charset=utf-8", "explorer.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"} {
 		res, _ := send(t, http.MethodGet, site+"/jobrunner/"+file, "")
 		require.Equal(t, kind, res.Header.Get("Content-Type"))
 		require.Equal(t, "nosniff", res.Header.Get("X-Content-Type-Options"))
@@ -84,6 +84,10 @@ func TestDashboardPages(t *testing.T) {
 		{"GET", "nothing", 404}, {"POST", "", 405}, {"POST", "data", 405}, {"GET", "pause", 405},
 		{"POST", "pause", 403}, {"GET", "data?x=1", 400}, {"GET", "why", 400}, {"GET", "why?database=prod&uuid=x", 404},
 		{"GET", "why?database=prod&uuid=known", 200}, {"GET", "why?runner=none&database=prod&uuid=known", 404},
+		{"GET", "jobs?database=prod&state=failed", 200}, {"GET", "jobs?x=1", 400}, {"GET", "jobs?state=sleeping", 400},
+		{"GET", "jobs?runner=none&database=prod", 404}, {"GET", "job", 400}, {"GET", "job?database=prod&uuid=x", 404},
+		{"GET", "job?database=prod&uuid=known", 200}, {"POST", "job", 405}, {"GET", "requeue", 405}, {"POST", "requeue", 403},
+		{"POST", "cancel", 403}, {"POST", "set-done", 403}, {"POST", "postpone", 404},
 		{"GET", "waiting?database=prod", 200}, {"GET", "history?runner=default", 200}, {"GET", "history?runner=none", 404}, {"HEAD", "data", 200},
 	} {
 		res, body := send(t, c.method, site+"/jobrunner/"+c.page, "")

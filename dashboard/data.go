@@ -220,36 +220,3 @@ func getWaiting(w http.ResponseWriter, r *http.Request) error {
 	}
 	return admin.Answer(w, http.StatusOK, map[string]any{"jobs": views, "more": page.Next != "", "problems": discreet(page.Problems)})
 }
-
-// getWhy is the admin API's answer for one job, with the job in the query.
-func getWhy(w http.ResponseWriter, r *http.Request) error {
-	q, err := admin.Query(r, "runner", "database", "uuid")
-	if err != nil {
-		return err
-	}
-	name, k, err := admin.OneRunner(q.Get("runner"))
-	if err != nil {
-		return err
-	}
-	key := channels.Key{DB: q.Get("database"), UUID: q.Get("uuid")}
-	if key.UUID == "" {
-		return admin.Error(http.StatusBadRequest, "uuid says which job is meant, or its first letters")
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), failuresTimeout)
-	defer cancel()
-	var why runner.Why
-	err = visit(ctx, func() (err error) {
-		if key, err = admin.Find(ctx, k, key.DB, key.UUID); err == nil {
-			why, err = k.Why(ctx, key)
-		}
-		return err
-	})
-	if err != nil {
-		return failure(err)
-	}
-	why.Text, why.Problem = api.Discreet(why.Text), api.Discreet(why.Problem)
-	if !why.Found && (why.Code == runner.WhyUnknownJob || why.Code == runner.WhyNotServed) {
-		return admin.Error(http.StatusNotFound, "%s", why.Text)
-	}
-	return admin.Answer(w, http.StatusOK, api.NewWhy(name, &why))
-}

@@ -22,7 +22,7 @@ func FuzzDashboard(f *testing.F) {
 	for i, s := range fakerunner.Seeds {
 		f.Add(s.Method, s.Target, []byte(s.Body), "same-origin", "http://admin", i%4 != 3, int64(i)<<58, "x")
 	}
-	for _, page := range []string{"", "/", "/data", "/failures", "/history", "/waiting?database=prod", "/why?database=prod&uuid=known", "/app.js", "s", "/x"} {
+	for _, page := range []string{"", "/", "/data", "/failures", "/history", "/waiting?database=prod", "/why?database=prod&uuid=known", "/job?database=prod&uuid=known", "/jobs?database=prod&state=done", "/app.js", "s", "/x"} {
 		f.Add("GET", "/jobrunner"+page, []byte{}, "", "", true, int64(math.MaxInt64), "\xff")
 	}
 	f.Add("POST", "/jobrunner/pause", []byte(`{"all": true}`), "cross-site", "http://evil", true, int64(0), "")

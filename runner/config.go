@@ -26,7 +26,11 @@ import (
 const (
 	DiscoverIntervalDefault = 30 * time.Second
 	ShutdownTimeoutDefault  = 3 * time.Second
+	PollDefault             = 5 * time.Second
 )
+
+// PollLeast is the least that [Config.Poll] may be.
+const PollLeast = session.PollLeast
 
 // Config is everything that one runner needs to know. Fields left zero get
 // their defaults.
@@ -38,6 +42,17 @@ type Config struct {
 	// connection goes and where the leader lock is taken. It cannot be changed
 	// while the runner lives.
 	Postgres *pgx.ConnConfig
+
+	// Pooler is how sessions of databases reach the cluster, through a connection pooler in any mode;
+	// its database does not matter. They do not listen then, but read all jobs when something was
+	// written, and after Poll. The driver must be capable of that. Postgres remains the way of the
+	// maintenance connection and of operators, without a pooler in transaction mode. Default: nil,
+	// sessions go to Postgres.
+	Pooler *pgx.ConnConfig
+
+	// Poll is the time between two reads of all jobs of a database behind a pooler, if nothing is known
+	// to have been written there, at least [PollLeast]. Default: [PollDefault].
+	Poll time.Duration
 
 	// Databases are globs of the databases to serve; a leading "!" excludes.
 	// Default: the databases that the application itself would list.
@@ -100,6 +115,10 @@ type Config struct {
 	// that still runs then is run a second time. Default: 0, never.
 	RescueStartedAfter time.Duration
 
+	// Payloads lets those who may ask for a job see its arguments, its result and its traceback, too.
+	// Default: false, they are not even read.
+	Payloads bool
+
 	// Quarantine fails jobs that do harm again and again. The driver must be capable of that. Default:
 	// nil, they are put back as long as the application's own limit allows.
 	Quarantine *Quarantine
@@ -144,6 +163,9 @@ type Targets = upstream.Targets
 func (c Config) withDefaults() Config {
 	if c.DiscoverInterval == 0 {
 		c.DiscoverInterval = DiscoverIntervalDefault
+	}
+	if c.Poll == 0 {
+		c.Poll = PollDefault
 	}
 	if c.ShutdownTimeout == 0 {
 		c.ShutdownTimeout = ShutdownTimeoutDefault
@@ -192,6 +214,10 @@ func (c Config) validate() error {
 		return errors.New("rescue_started_after must not be negative")
 	case c.application() == "":
 		return errors.New("the driver does not name its application")
+	case c.Poll != 0 && c.Poll < PollLeast:
+		return fmt.Errorf("poll of pooler must be at least %s", PollLeast)
+	case c.Pooler != nil && !c.Driver.Capabilities().Poolers:
+		return fmt.Errorf("pooler: this driver cannot reach the databases of %s through a pooler", c.application())
 	case c.DatabaseChannels != nil && !c.Driver.Capabilities().DatabaseChannels:
 		return fmt.Errorf("database_channels: this driver cannot read channels from the databases of %s", c.application())
 	case c.ReleaseDependents && !c.Driver.Capabilities().Releases:
@@ -263,7 +289,7 @@ func (c Config) validatePolicies() error {
 // session, cluster and upstream are what the packages of those names need.
 func (c Config) session() session.Config {
 	return session.Config{
-		Driver: c.Driver, Postgres: c.Postgres, DatabaseChannels: c.DatabaseChannels != nil,
+		Driver: c.Driver, Postgres: c.Postgres, Pooler: c.Pooler, Poll: c.Poll, DatabaseChannels: c.DatabaseChannels != nil,
 		UpgradeGate: c.UpgradeGate, Keys: keys(c.Policies), DiscoverInterval: c.DiscoverInterval, Logger: c.Logger,
 	}
 }

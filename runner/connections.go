@@ -103,6 +103,8 @@ func (c *connections) measured(l driver.Limits, leads time.Duration, now time.Ti
 // apply puts the limit into force.
 func (c *connections) apply() {
 	switch n := c.config().Connections; {
+	case n == 0 && c.config().Pooler != nil: // PostgreSQL's limits are the pooler's affair
+		c.most, c.why = 0, ""
 	case n > 0:
 		c.most, c.why = n, fmt.Sprintf("connections lets this runner take at most %d", n)
 	case c.known:

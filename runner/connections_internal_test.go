@@ -49,6 +49,13 @@ func TestLimitOfConnections(t *testing.T) {
 	// Connections that go by another name are ours, too.
 	require.Equal(t, 72, limit(driver.Limits{Server: 97, ServerUsed: 1, RoleUsed: 1}, time.Hour, time.Hour))
 
+	// Of those that the role may have, it counts, too.
+	beside = driver.Limits{Server: 1000, ServerUsed: 51, Role: 100, RoleUsed: 51, Runners: 51}
+	require.Equal(t, 100-13-50, limit(beside, time.Hour, time.Hour))
+
+	// Of those that the role may have, five are others'.
+	require.Equal(t, 20-3-5, limit(driver.Limits{Server: 97, ServerUsed: 6, Role: 20, RoleUsed: 6, Runners: 1}, time.Hour, time.Hour))
+
 	cfg.Connections = 9
 	c.apply()
 	require.Equal(t, 9, c.most)

@@ -151,19 +151,23 @@ func (r *Runner) Control(ctx context.Context, c Controls) error {
 // Resync reads all jobs of a database anew, or of all databases if the name is
 // empty. It returns how many databases have been told to.
 func (r *Runner) Resync(ctx context.Context, database string) (n int, err error) {
-	err = r.ask(ctx, func(e *engine) {
-		for name, db := range e.databases.byName {
-			switch {
-			case database != "" && database != name:
-			case db.session != nil && db.stage.known():
-				db.session.Resync()
-				n++
-			case e.wake(db, session.Pressing):
-				n++
-			}
-		}
-	})
+	err = r.ask(ctx, func(e *engine) { n = e.resync(database) })
 	return n, err
+}
+
+// resync has the jobs of a database read anew, or of all if the name is empty, and returns of how many.
+func (e *engine) resync(database string) (n int) {
+	for name, db := range e.databases.byName {
+		switch {
+		case database != "" && database != name:
+		case db.session != nil && db.stage.known():
+			db.session.Resync()
+			n++
+		case e.wake(db, session.Pressing):
+			n++
+		}
+	}
+	return n
 }
 
 // control applies controls, and tells what changed.

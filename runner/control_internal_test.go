@@ -5,6 +5,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
 // What operators order is told when it changes, and ends with its time.
@@ -86,5 +89,23 @@ func TestWordsOfAPause(t *testing.T) {
 		"paused (a note)":                   {Note: "a note"},
 	} {
 		require.Equal(t, want, p.String())
+	}
+}
+
+// Jobs are read anew of the databases that are served, and of those that are woken for it.
+func TestWhatIsReadAnew(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for of, want := range map[string]int{"": 2, "prod": 1, "asleep": 1, "loading": 0, "closed": 0, "lost": 0, "unknown": 0} {
+		e := dozing(now, now.Add(time.Hour), "asleep")
+		for name, s := range map[string]stage{"prod": stageServed, "loading": stageLoading, "closed": stageServed, "lost": stageUnreachable} {
+			db := &database{Database: driver.Database{Name: name}, stage: s}
+			if name != "closed" {
+				db.session = session.New(name, nil, nil)
+			}
+			e.databases.byName[name] = db
+		}
+		require.Equal(t, want, e.resync(of), of)
+		require.Equal(t, of == "" || of == "asleep", len(awakeNow(e, "asleep")) == 1, of)
 	}
 }

@@ -81,6 +81,10 @@ type database struct {
 	// open are the jobs, by uuid, that had an open request in this process when the present first
 	// snapshot began.
 	open map[string]struct{}
+	// swept is when jobs that may have been left waiting for others were looked for last.
+	swept time.Time
+	// writes is how much had been written when its session was told last, where that hears nothing.
+	writes driver.Writes
 	// sharingTold is when it was last said that its jobs name too many channels.
 	sharingTold time.Time
 	// repairs collects the jobs that the present snapshot changed, up to repairsLimit.

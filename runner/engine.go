@@ -87,7 +87,7 @@ func newEngine(config func() Config) *engine {
 		func(name string, f func()) { e.spawn(name, f) })
 	e.maint = cluster.New(func() cluster.Config {
 		cfg := config().cluster()
-		cfg.Elected, cfg.Watching = e.elected, e.watching.Load
+		cfg.Elected, cfg.Watching = e.elected, e.watches
 		return cfg
 	}, clusterReports{e})
 	return e

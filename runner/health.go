@@ -81,7 +81,7 @@ func (st *Status) Problems(now time.Time) []string {
 // Warnings says what does not run although the runner does a part of its work:
 // databases, servers, or everything that has been stopped on purpose.
 func (st *Status) Warnings(now time.Time) (list []string) {
-	if up, idle := st.servers(); up > 0 && len(idle) > 0 {
+	if up, idle := st.servers(); up > 0 {
 		for _, server := range few(idle) {
 			list = append(list, "Odoo server "+server)
 		}
@@ -102,7 +102,7 @@ func (st *Status) Warnings(now time.Time) (list []string) {
 		list = append(list, "everything is "+p.String())
 	} else if p := st.Controls.pause("", "root"); p != nil {
 		list = append(list, "channel root is "+p.String())
-	} else if paused := st.pausedDatabases(); served > 0 && len(paused) == served {
+	} else if paused := st.pausedDatabases(); len(paused) == served {
 		list = append(list, few(paused)...)
 	}
 	if st.DatabaseChannels && st.MaxCapacity <= 0 {

@@ -93,6 +93,22 @@ func TestHealthAtItsEdges(t *testing.T) {
 	}
 }
 
+// Only a leader that has taken over knows what does not run.
+func TestWarningsOfALeader(t *testing.T) {
+	t.Parallel()
+	paused := []string{"everything is paused"}
+	for _, c := range []struct {
+		leads, takingOver bool
+		warnings          []string
+	}{{true, false, paused}, {true, true, nil}, {false, false, nil}, {false, true, nil}} {
+		st := Status{
+			Leader: c.leads, TakingOver: c.takingOver, LeaderKnown: true, Controls: Controls{Pauses: []Pause{{}}},
+			Upstreams: []UpstreamStatus{{Name: "up", Up: true}},
+		}
+		require.Equal(t, c.warnings, st.Warnings(time.Now()), "%+v", c)
+	}
+}
+
 // Ten are named, and of more it is said how many.
 func TestFew(t *testing.T) {
 	t.Parallel()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,9 @@ const (
 	// that are asked for it.
 	pageLimit     = 1000
 	pageDatabases = 20
+	// pagePatience is how long a page is looked for, unless its query says otherwise. What it has by
+	// then is the page, and the next one goes on. A statement that is under way is waited for.
+	pagePatience = 100 * time.Millisecond
 	// changeBatch is the number of jobs that one transaction changes, and
 	// changeNamed how many of them a [ChangeResult] names.
 	changeBatch = 500
@@ -50,6 +54,9 @@ type JobQuery struct {
 	Cursor string
 	// Limit is the length of the page, at most 1000. Default: 100.
 	Limit int
+	// Patience is how long jobs are looked for before a page that is not full is returned. Default:
+	// 100 ms.
+	Patience time.Duration
 }
 
 // JobPage is a page of jobs: database after database, the newest first.
@@ -57,6 +64,10 @@ type JobPage struct {
 	Jobs []driver.Detail
 	// Next gives the next page, which can be empty; empty after the last one.
 	Next string
+	// Partial is set when the page ended before it was full, because looking for jobs took its time.
+	Partial bool
+	// Left counts the databases that Next goes on with, the one among them that has been read in part.
+	Left int
 	// Problems names databases that could not be read, with the reason.
 	Problems []string
 }
@@ -69,6 +80,9 @@ func (r *Runner) Jobs(ctx context.Context, q JobQuery) (JobPage, error) {
 		q.Limit = 100
 	}
 	q.Limit = min(q.Limit, pageLimit)
+	if q.Patience <= 0 {
+		q.Patience = pagePatience
+	}
 	names, err := r.databaseNames(ctx, q.Database)
 	if err != nil {
 		return page, err
@@ -77,38 +91,52 @@ func (r *Runner) Jobs(ctx context.Context, q JobQuery) (JobPage, error) {
 	if err != nil {
 		return page, err
 	}
-	asked := 0
-	for _, name := range names {
-		if name < from {
-			continue
-		}
+	names = names[sort.SearchStrings(names, from):]
+	until := time.Now().Add(q.Patience)
+	for i, name := range names {
 		if name > from {
 			before = 0
 		}
-		if asked++; asked > pageDatabases || len(page.Jobs) == q.Limit {
-			page.Next = cursor(name, before)
+		late := i > 0 && !time.Now().Before(until)
+		if i >= pageDatabases || len(page.Jobs) == q.Limit || late {
+			page.Next, page.Left, page.Partial = cursor(name, before), len(names)-i, len(page.Jobs) < q.Limit
 			return page, nil
 		}
-		var list []driver.Detail
-		err := r.operate(ctx, name, func(ops driver.Operations) error {
-			return timing.Within(ctx, operateTimeout, func(ctx context.Context) (err error) {
-				list, err = ops.List(ctx, q.Filter, before, q.Limit-len(page.Jobs))
-				return err
-			})
-		})
+		next, err := r.jobsIn(ctx, name, &q, before, until, &page)
 		switch {
 		case errors.Is(err, ErrNoOperator):
 			return page, err
 		case err != nil && !errors.Is(err, driver.ErrUndetected):
 			page.Problems = append(page.Problems, name+": "+err.Error())
-		}
-		page.Jobs = append(page.Jobs, list...)
-		if len(page.Jobs) == q.Limit && len(list) > 0 {
-			page.Next = cursor(name, list[len(list)-1].ID)
+		case next != 0:
+			page.Next, page.Left, page.Partial = cursor(name, next), len(names)-i, len(page.Jobs) < q.Limit
 			return page, nil
 		}
 	}
 	return page, nil
+}
+
+// jobsIn adds the jobs of one database to a page. It returns the id below which there may be more, if
+// the page is full or its time is over, or else 0.
+func (r *Runner) jobsIn(ctx context.Context, database string, q *JobQuery, before int64, until time.Time, page *JobPage) (next int64, err error) {
+	next = before
+	err = r.operate(ctx, database, func(ops driver.Operations) error {
+		for {
+			var out driver.Listed
+			err := timing.Within(ctx, operateTimeout, func(ctx context.Context) (err error) {
+				out, err = ops.List(ctx, q.Filter, next, q.Limit-len(page.Jobs))
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			page.Jobs, next = append(page.Jobs, out.Jobs...), out.Next
+			if next == 0 || len(page.Jobs) >= q.Limit || !time.Now().Before(until) {
+				return nil
+			}
+		}
+	})
+	return next, err
 }
 
 // cursor and parseCursor say where the next page begins.

@@ -1,10 +1,12 @@
 package runner_test
 
 import (
+	"context"
 	"encoding/base64"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
@@ -88,6 +90,85 @@ func TestLengthOfAPage(t *testing.T) {
 		require.NoError(b, err)
 		require.Len(b, page.Jobs, 100)
 	})
+}
+
+// slowOperations takes its time for each window, of which a database has several.
+type slowOperations struct {
+	driver.Operations
+	takes time.Duration
+	left  int
+}
+
+func (o *slowOperations) List(ctx context.Context, f driver.Filter, _ int64, limit int) (driver.Listed, error) {
+	<-time.After(o.takes) // of the bubble
+	if o.left > 0 {
+		o.left--
+		return driver.Listed{Next: int64(1000 + o.left)}, nil
+	}
+	out, err := o.Operations.List(ctx, f, 0, limit)
+	out.Next = 0
+	return out, err
+}
+
+// slowOperator opens such operations, which begin where the last ones ended.
+type slowOperator struct {
+	driver.Operator
+	takes   time.Duration
+	windows int
+	asked   map[string]*slowOperations
+}
+
+func (o *slowOperator) OpenOperations(ctx context.Context, pg *pgx.ConnConfig, database string) (driver.Operations, error) {
+	ops, err := o.Operator.OpenOperations(ctx, pg, database)
+	if o.asked[database] == nil {
+		o.asked[database] = &slowOperations{Operations: ops, takes: o.takes, left: o.windows}
+	}
+	return o.asked[database], err
+}
+
+// A page ends when its time is over, says how many databases it has left, and the next one goes on there
+// until all jobs have been found.
+func TestPagesTakeTheirTime(t *testing.T) {
+	for name, c := range map[string]struct {
+		takes    time.Duration
+		windows  int
+		patience time.Duration
+		left     []int
+	}{
+		"nothing is slow":                {0, 0, 0, []int{0}},
+		"databases are slow":             {60 * time.Millisecond, 0, 0, []int{3, 1, 0}},
+		"tables are large":               {60 * time.Millisecond, 3, 0, []int{5, 4, 4, 3, 3, 2, 2, 1, 1, 0}},
+		"there is time for all":          {60 * time.Millisecond, 3, time.Minute, []int{0}},
+		"a database is slower than that": {time.Second, 0, 0, []int{4, 3, 2, 1, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				names := b.many(5)
+				for _, name := range names {
+					b.failed(name, 1)
+				}
+				cfg := b.config("root:1")
+				cfg.Driver = &struct {
+					fakeDriver
+					driver.Operator
+				}{fakeDriver{Driver: cfg.Driver}, &slowOperator{cfg.Driver.(driver.Operator), c.takes, c.windows, map[string]*slowOperations{}}}
+				r := b.start(cfg)
+				b.settle(time.Second)
+				var left []int
+				found := 0
+				q := runner.JobQuery{Patience: c.patience}
+				for more := true; more; more = q.Cursor != "" {
+					page, err := r.Jobs(b.Context(), q)
+					require.NoError(b, err)
+					require.Equal(b, page.Next != "", page.Partial)
+					require.Equal(b, page.Next != "", page.Left > 0)
+					found, left, q.Cursor = found+len(page.Jobs), append(left, page.Left), page.Next
+				}
+				require.Equal(b, 5, found)
+				require.Equal(b, c.left, left)
+			})
+		})
+	}
 }
 
 // As many jobs are changed as may be, and the first of them are named.

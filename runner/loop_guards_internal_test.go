@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -280,6 +282,15 @@ func TestWhenSetbacksAreStored(t *testing.T) {
 	require.Equal(t, 3, b.stored)
 	e.bequeath()
 	require.Equal(t, 3, b.stored, "the last one was stored")
+
+	core, logs := observer.New(zap.WarnLevel)
+	e, b, _ = leads()
+	e.with(func(cfg *Config) { cfg.Logger = zap.New(core) })
+	e.bequeath()
+	require.Zero(t, logs.Len())
+	b.err = errors.New("disk full")
+	e.bequeath()
+	require.Equal(t, 1, logs.Len(), "that they are lost is told")
 }
 
 // What a former leader left counts if there is a quarantine, and it can be read.

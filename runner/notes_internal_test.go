@@ -275,3 +275,25 @@ func TestRepairsAreTold(t *testing.T) {
 		}
 	}
 }
+
+// The first odd row of a kind is logged, and once a minute how many more there were.
+func TestOddRowsAreCounted(t *testing.T) {
+	t.Parallel()
+	e, _, logs := telling()
+	kind := oddity{"prod", "no uuid"}
+	for range 3 {
+		e.notes.oddRow(kind, "odd")
+	}
+	require.Equal(t, 1, logs.Len())
+	since := e.notes.odd[kind].since
+	e.notes.countOdd(since.Add(oddInterval - 1))
+	require.Equal(t, 1, logs.Len())
+	e.notes.countOdd(since.Add(oddInterval))
+	require.Equal(t, 2, logs.Len())
+	require.EqualValues(t, 2, logs.All()[1].ContextMap()["rows"])
+	e.notes.countOdd(since.Add(2*oddInterval - 1))
+	require.NotEmpty(t, e.notes.odd)
+	e.notes.countOdd(since.Add(2 * oddInterval))
+	require.Empty(t, e.notes.odd, "there were no more")
+	require.Equal(t, 2, logs.Len())
+}

@@ -20,6 +20,9 @@ const (
 	// job that is known to have lost its worker, and for all that wait, of which no more is known.
 	releaseQuiet = 5 * time.Second
 	sweepQuiet   = time.Minute
+	// sweepLeast is the time between two looks at all that wait where there is a full read every few
+	// seconds.
+	sweepLeast = time.Minute
 )
 
 // releases are the jobs that were done and may have left others waiting, each with the time at which
@@ -75,7 +78,11 @@ func (e *engine) release(now time.Time) {
 
 // sweep has all jobs of a database looked at that wait for others.
 func (e *engine) sweep(db *database) {
-	if e.config().ReleaseDependents {
+	now := time.Now()
+	if e.config().Pooler != nil && now.Sub(db.swept) < sweepLeast {
+		return
+	}
+	if db.swept = now; e.config().ReleaseDependents {
 		db.session.Release(nil, sweepQuiet, e.releasing(db.Name))
 	}
 }

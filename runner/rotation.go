@@ -324,6 +324,20 @@ func (e *engine) forgetSleep(db *database) {
 // checked.
 func (e *engine) watch() { e.watching.Store(len(e.rotation.asleep)+len(e.rotation.checking) > 0) }
 
+// watches reports whether what is written to the databases is to be watched. It is safe for concurrent
+// use.
+func (e *engine) watches() bool { return e.watching.Load() || e.config().Pooler != nil }
+
+// tell tells the sessions that hear no notifications of what was written to their databases.
+func (e *engine) tell(all map[uint32]driver.Writes) {
+	for db := range e.databases.served {
+		if writes, ok := all[db.OID]; ok && writes != db.writes {
+			db.writes = writes
+			db.session.Written()
+		}
+	}
+}
+
 // stir reports whether something was written to a database since it fell asleep, or its next eta
 // comes near.
 func (s *sleep) stir(db *database, all map[uint32]driver.Writes, now time.Time) bool {
@@ -365,6 +379,9 @@ func (e *engine) press(db *database) {
 func (e *engine) written(all map[uint32]driver.Writes) {
 	now := time.Now()
 	e.hasten(all, now)
+	if e.config().Pooler != nil {
+		e.tell(all)
+	}
 	free := e.connections.queue.Pressure().Free()
 	if e.hibernates() {
 		free = 0

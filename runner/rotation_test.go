@@ -62,6 +62,8 @@ func TestConnectionsAllowed(t *testing.T) {
 		{driver.Limits{Server: 97, Role: 10}, 5, 6, 3, 1},
 		{driver.Limits{Server: 10}, 50, 0, 3, 1},
 		{driver.Limits{Server: 397}, 20, 20, 297, 292},
+		{driver.Limits{Server: 96}, 0, 0, 72, 67},
+		{driver.Limits{Role: 10}, 0, 0, 7, 5},
 	} {
 		most, why := runner.ConnectionsAllowed(c.limits, c.server, c.role)
 		require.Equal(t, c.most, most, "%+v", c)
@@ -70,6 +72,8 @@ func TestConnectionsAllowed(t *testing.T) {
 			require.Equal(t, c.sessions, runner.SessionsOf(most), "%+v", c)
 		}
 	}
+	_, why := runner.ConnectionsAllowed(driver.Limits{Server: 10, Role: 10}, 0, 0)
+	require.Contains(t, why, "max_connections", "of two equal limits, the one that concerns all is told")
 }
 
 // TestConnectionsTakeTurns: more databases than connections. The jobs of all run, others always find a

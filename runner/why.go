@@ -3,6 +3,7 @@ package runner
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
@@ -43,6 +45,8 @@ type Why struct {
 	// read, for the reason that Problem gives.
 	Detail  *driver.Detail
 	Problem string
+	// Record is the rest of the row, if [Runner.Job] was asked.
+	Record *driver.Record
 }
 
 // Reasons that the scheduler does not know.
@@ -87,7 +91,46 @@ func (r *Runner) Explain(ctx context.Context, key channels.Key) (x channels.Expl
 
 // Why says why a job does, or does not, run: what the engine knows of it, and
 // what the row says.
-func (r *Runner) Why(ctx context.Context, key channels.Key) (w Why, err error) {
+func (r *Runner) Why(ctx context.Context, key channels.Key) (Why, error) {
+	return r.why(ctx, key, func(w *Why) error {
+		page, err := r.Jobs(ctx, JobQuery{Database: key.DB, Filter: driver.Filter{UUIDs: []string{key.UUID}}, Limit: 1})
+		switch {
+		case err != nil:
+			return err
+		case len(page.Problems) > 0:
+			return errors.New(page.Problems[0])
+		case len(page.Jobs) > 0:
+			w.Detail = &page.Jobs[0]
+		}
+		return nil
+	})
+}
+
+// Job says of a job what [Runner.Why] does, and all that its row says. Its arguments, results and
+// tracebacks are among that only with [Config.Payloads].
+func (r *Runner) Job(ctx context.Context, key channels.Key) (Why, error) {
+	return r.why(ctx, key, func(w *Why) error {
+		if _, err := r.databaseNames(ctx, key.DB); err != nil {
+			return err
+		}
+		err := r.operate(ctx, key.DB, func(ops driver.Operations) error {
+			return timing.Within(ctx, operateTimeout, func(ctx context.Context) (err error) {
+				w.Record, err = ops.Record(ctx, key.UUID, r.config().Payloads)
+				return err
+			})
+		})
+		if w.Record != nil {
+			w.Detail = &w.Record.Detail
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", key.DB, err)
+		}
+		return nil
+	})
+}
+
+// why asks the engine, and has read look for the row.
+func (r *Runner) why(ctx context.Context, key channels.Key, read func(*Why) error) (w Why, err error) {
 	w.Key = key
 	known, releases := false, false
 	err = r.ask(ctx, func(e *engine) { known, releases = w.ask(e, time.Now()), e.config().ReleaseDependents })
@@ -103,17 +146,14 @@ func (r *Runner) Why(ctx context.Context, key channels.Key) (w Why, err error) {
 			w.say(WhyUnknownJob, "this process knows of no job %s in database %s", key.UUID, key.DB)
 		}
 	}()
-	page, err := r.Jobs(ctx, JobQuery{Database: key.DB, Filter: driver.Filter{UUIDs: []string{key.UUID}}, Limit: 1})
-	switch {
+	switch err := read(&w); {
 	case err != nil:
 		w.Problem = err.Error()
-	case len(page.Problems) > 0:
-		w.Problem = page.Problems[0]
-	case len(page.Jobs) == 0:
+	case w.Detail == nil:
 		w.Found = false
 		w.say(WhyUnknownJob, "there is no job %s in database %s", key.UUID, key.DB)
 	default:
-		w.Found, w.Detail = true, &page.Jobs[0]
+		w.Found = true
 		w.row(known, releases)
 	}
 	return w, nil

@@ -503,3 +503,34 @@ func TestWhy(t *testing.T) {
 		require.NotEmpty(b, w.Problem)
 	})
 }
+
+// TestJob: of a job, all is told that its row says, what is confidential only where that is wanted, and why it
+// does not run as [runner.Runner.Why] tells it.
+func TestJob(t *testing.T) {
+	for _, payloads := range []bool{false, true} {
+		inBubble(t, func(b *bench) {
+			r := b.prod("root:9", func(cfg *runner.Config) { cfg.Payloads = payloads })
+			b.control(r, runner.Pause{})
+			k := b.one("prod", "a")
+			b.settle(time.Second)
+			why, err := r.Why(b.Context(), k)
+			require.NoError(b, err)
+			require.Nil(b, why.Record)
+			job, err := r.Job(b.Context(), k)
+			require.NoError(b, err)
+			require.Equal(b, k, job.Record.Key)
+			require.Equal(b, payloads, job.Record.Payload != nil)
+			job.Record, job.Detail, why.Detail = nil, nil, nil
+			require.Equal(b, why, job)
+
+			job, err = r.Job(b.Context(), channels.Key{DB: "prod", UUID: "nothing"})
+			require.NoError(b, err)
+			require.False(b, job.Found)
+			require.Equal(b, runner.WhyUnknownJob, job.Code)
+			job, err = r.Job(b.Context(), channels.Key{DB: "nowhere", UUID: "a"})
+			require.NoError(b, err)
+			require.False(b, job.Found)
+			require.Nil(b, job.Record)
+		})
+	}
+}

@@ -328,10 +328,9 @@ func jobChange(c *api.ChangeRequest, action driver.Action) (runner.JobChange, er
 		Change: driver.Change{Action: action, By: c.By, Until: c.Until}, Filter: filter,
 		Database: c.Database, Limit: c.Limit, DryRun: c.DryRun,
 	}
-	narrow := len(filter.UUIDs) > 0 || len(filter.States) > 0 || filter.Channel != "" || filter.Exception != "" || filter.OlderThan > 0
 	switch {
-	case !narrow && !c.All:
-		return out, Error(http.StatusBadRequest, "select jobs by uuids, states, channel, exception or older_than, or say all")
+	case !filter.Narrow() && !c.All:
+		return out, Error(http.StatusBadRequest, "select jobs by uuids, states, channel, exception, function, name, identity, older_than or newer_than, or say all")
 	case len(filter.UUIDs) > 0 && c.Database == "":
 		return out, Error(http.StatusBadRequest, "uuids need a database: a copy of a database has the same ones")
 	case c.Limit < 0:
@@ -356,8 +355,9 @@ func jobChange(c *api.ChangeRequest, action driver.Action) (runner.JobChange, er
 	return out, nil
 }
 
-// changeJobs returns the handler of an action on jobs.
-func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
+// ChangeJobs returns the handler of an action on jobs, of which one request changes at most so many; 0 is
+// without limit.
+func ChangeJobs(action driver.Action, most int) caddy.AdminHandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		var req api.ChangeRequest
 		if err := body(w, r, &req, &req.Actor); err != nil {
@@ -366,6 +366,9 @@ func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
 		change, err := jobChange(&req, action)
 		if err != nil {
 			return err
+		}
+		if most > 0 && (change.Limit == 0 || change.Limit > most) {
+			change.Limit = most
 		}
 		name, k, err := OneRunner(req.Runner)
 		if err != nil {
@@ -381,7 +384,10 @@ func changeJobs(action driver.Action) caddy.AdminHandlerFunc {
 			change.UUIDs[i] = key.UUID
 		}
 		result, err := k.Change(ctx, change)
-		logAction(action.String(), name, &req.Actor, zap.String("database", change.Database), zap.Bool("dry_run", change.DryRun),
+		selected := req.JobFilter
+		selected.UUIDs = nil // there can be thousands
+		logAction(action.String(), name, &req.Actor, zap.String("database", change.Database), zap.Any("selected", selected),
+			zap.Int("uuids", len(change.UUIDs)), zap.Int("limit", change.Limit), zap.Bool("dry_run", change.DryRun),
 			zap.Int("changed", result.Changed), zap.Int("followed", result.Followed), zap.Error(err))
 		if err != nil {
 			return Failure(err)

@@ -42,8 +42,8 @@ func (API) Routes() []caddy.AdminRoute {
 		get("jobs/{database}/{uuid}", getJob), get("events", getEvents), get("history", GetHistory),
 		get("simulate", GetSimulation),
 		post("pause", PostPause), post("resume", PostResume), post("drain", PostDrain), post("undrain", PostUndrain),
-		post("requeue", changeJobs(driver.Requeue)), post("cancel", changeJobs(driver.Cancel)),
-		post("set-done", changeJobs(driver.SetDone)), post("postpone", changeJobs(driver.Postpone)),
+		post("requeue", ChangeJobs(driver.Requeue, 0)), post("cancel", ChangeJobs(driver.Cancel, 0)),
+		post("set-done", ChangeJobs(driver.SetDone, 0)), post("postpone", ChangeJobs(driver.Postpone, 0)),
 		post("resync", postResync),
 	}
 }

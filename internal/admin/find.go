@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -49,7 +50,7 @@ type matches struct {
 // find looks for the jobs that a uuid, or its first letters, selects in one database or in all, until
 // it knows more than it would list.
 func (m *matches) find(ctx context.Context, k supervisor.Operations, database, uuid string) error {
-	q := runner.JobQuery{Database: database, Limit: findNamed + 1}
+	q := runner.JobQuery{Database: database, Limit: findNamed + 1, Patience: api.QuestionTimeout}
 	byUUID(&q.Filter, uuid)
 	for range findPages {
 		page, err := k.Jobs(ctx, q)
@@ -66,6 +67,7 @@ func (m *matches) find(ctx context.Context, k supervisor.Operations, database, u
 			return nil
 		}
 	}
+	m.problems = append(m.problems, "there are too many")
 	return nil
 }
 

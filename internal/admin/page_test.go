@@ -55,6 +55,11 @@ func (e *crowd) Jobs(_ context.Context, q runner.JobQuery) (p runner.JobPage, er
 	return p, nil
 }
 
+// Job says the same as Why.
+func (e *crowd) Job(ctx context.Context, key channels.Key) (runner.Why, error) {
+	return e.Why(ctx, key)
+}
+
 func (*crowd) Why(_ context.Context, key channels.Key) (runner.Why, error) {
 	return runner.Why{Key: key, Found: true, Code: "behind", Text: "it waits its turn"}, nil
 }

@@ -192,27 +192,11 @@ func getTasks(w http.ResponseWriter, r *http.Request) error {
 
 // getJobs reads one page of one runner's jobs.
 func getJobs(w http.ResponseWriter, r *http.Request) error {
-	q, err := Query(r, "runner", "database", "channel", "state", "exception", "older_than", "uuid", "cursor", "limit")
+	jq, name, err := JobQuery(r)
 	if err != nil {
 		return err
 	}
-	f := api.JobFilter{
-		Channel: q.Get("channel"), Exception: q.Get("exception"), OlderThan: q.Get("older_than"),
-	}
-	for _, list := range q["state"] {
-		f.States = append(f.States, strings.Split(list, ",")...)
-	}
-	jq := runner.JobQuery{Database: q.Get("database"), Cursor: q.Get("cursor")}
-	if jq.Filter, err = jobFilter(&f); err != nil {
-		return err
-	}
-	if uuid := q.Get("uuid"); uuid != "" {
-		byUUID(&jq.Filter, uuid)
-	}
-	if jq.Limit, err = number(q, "limit", 1, 0); err != nil {
-		return err
-	}
-	name, k, err := OneRunner(q.Get("runner"))
+	name, k, err := OneRunner(name)
 	if err != nil {
 		return err
 	}
@@ -222,11 +206,32 @@ func getJobs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return Failure(err)
 	}
-	views := []api.Job{}
-	for i := range page.Jobs {
-		views = append(views, api.NewJob(name, &page.Jobs[i]))
+	return Answer(w, http.StatusOK, api.NewJobPage(name, &page))
+}
+
+// JobQuery reads which page of which jobs a request asks for, and of which runner.
+func JobQuery(r *http.Request) (jq runner.JobQuery, name string, err error) {
+	q, err := Query(r, "runner", "database", "channel", "state", "exception", "function", "name", "identity", "older_than", "newer_than",
+		"uuid", "cursor", "limit")
+	if err != nil {
+		return jq, "", err
 	}
-	return Answer(w, http.StatusOK, api.JobPage{Jobs: views, Next: page.Next, Problems: page.Problems})
+	f := api.JobFilter{
+		Channel: q.Get("channel"), Exception: q.Get("exception"), Function: q.Get("function"), Name: q.Get("name"),
+		Identity: q.Get("identity"), OlderThan: q.Get("older_than"), NewerThan: q.Get("newer_than"),
+	}
+	for _, list := range q["state"] {
+		f.States = append(f.States, strings.Split(list, ",")...)
+	}
+	jq.Database, jq.Cursor = q.Get("database"), q.Get("cursor")
+	if jq.Filter, err = jobFilter(&f); err != nil {
+		return jq, "", err
+	}
+	if uuid := q.Get("uuid"); uuid != "" {
+		byUUID(&jq.Filter, uuid)
+	}
+	jq.Limit, err = number(q, "limit", 1, 0)
+	return jq, q.Get("runner"), err
 }
 
 // getJob tells of one job, and why it does or does not run.
@@ -250,7 +255,7 @@ func getJob(w http.ResponseWriter, r *http.Request) error {
 	}
 	text := ""
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		why, err := all[name].Why(ctx, key)
+		why, err := all[name].Job(ctx, key)
 		if err != nil {
 			return Failure(fmt.Errorf("runner %s: %w", name, err))
 		}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -34,6 +35,8 @@ const (
 	nameLimit = 200
 	// subjectLimit bounds the name of what is paused, in bytes.
 	subjectLimit = 256
+	// wordLimit bounds a text that selects jobs, in bytes.
+	wordLimit = 1024
 )
 
 // Error is an error that the client gets to read, with its HTTP status.
@@ -144,7 +147,14 @@ func stateNames() (names []string) {
 
 // jobFilter checks the part of a request that selects jobs.
 func jobFilter(f *api.JobFilter) (driver.Filter, error) {
-	out := driver.Filter{UUIDs: f.UUIDs, Channel: f.Channel, Exception: f.Exception}
+	out := driver.Filter{
+		UUIDs: f.UUIDs, Channel: f.Channel, Exception: f.Exception, Function: f.Function, Name: f.Name, Identity: f.Identity,
+	}
+	for _, text := range []string{f.Channel, f.Exception, f.Function, f.Name, f.Identity} {
+		if len(text) > wordLimit || !utf8.ValidString(text) || strings.Contains(text, "\x00") {
+			return out, Error(http.StatusBadRequest, "a text that selects jobs has at most %d bytes, in UTF-8", wordLimit)
+		}
+	}
 	for _, name := range f.States {
 		state := channels.ParseState(name)
 		if name == "" || state == channels.Unknown {
@@ -152,9 +162,15 @@ func jobFilter(f *api.JobFilter) (driver.Filter, error) {
 		}
 		out.States = append(out.States, state)
 	}
-	if f.OlderThan != "" {
+	for _, age := range []struct {
+		name, text string
+		to         *time.Duration
+	}{{"older_than", f.OlderThan, &out.OlderThan}, {"newer_than", f.NewerThan, &out.NewerThan}} {
+		if age.text == "" {
+			continue
+		}
 		var err error
-		if out.OlderThan, err = duration("older_than", f.OlderThan); err != nil {
+		if *age.to, err = duration(age.name, age.text); err != nil {
 			return out, err
 		}
 	}

@@ -43,6 +43,11 @@ type JobPage struct {
 	Jobs []Job `json:"jobs"`
 	// Next is the cursor of the next page, empty on the last one.
 	Next string `json:"next,omitempty"`
+	// Partial is set when the page ended before it was full, because looking for jobs took its time:
+	// there may be more, and Next goes on.
+	Partial bool `json:"partial,omitempty"`
+	// Left counts the databases that Next goes on with.
+	Left int `json:"databases_left,omitempty"`
 	// Problems are the databases that could not be read.
 	Problems []string `json:"problems,omitempty"`
 }

@@ -192,7 +192,7 @@ func (q *JobQuery) values() url.Values {
 	v := ofRunner(q.Runner)
 	for name, value := range map[string]string{
 		"database": q.Database, "channel": q.Channel, "exception": q.Exception, "older_than": q.OlderThan, "cursor": q.Cursor,
-		"uuid": q.UUID,
+		"uuid": q.UUID, "newer_than": q.NewerThan, "function": q.Function, "name": q.Name, "identity": q.Identity,
 	} {
 		if value != "" {
 			v.Set(name, value)

@@ -235,10 +235,19 @@ func NewUpstreams(name string, st *runner.Status) []Upstream {
 func NewJob(name string, d *driver.Detail) Job {
 	return Job{
 		Runner: name, Database: d.DB, UUID: d.UUID, ID: d.ID, Channel: channels.Normalize(d.Channel), State: d.RawState,
-		Priority: d.Priority, Model: d.Model, Method: d.Method, Retry: d.Retry, MaxRetries: d.MaxRetries,
+		Priority: d.Priority, Model: d.Model, Method: d.Method, Name: d.Name, Identity: d.IdentityKey, Retry: d.Retry, MaxRetries: d.MaxRetries,
 		Exception: d.Exception, Created: at(d.Created), ETA: at(d.ETA), Enqueued: at(d.Enqueued),
 		Started: shown(d.Started), Done: shown(d.Done),
 	}
+}
+
+// NewJobPage describes a page of jobs of the runner of that name.
+func NewJobPage(name string, p *runner.JobPage) JobPage {
+	page := JobPage{Jobs: make([]Job, 0, len(p.Jobs)), Next: p.Next, Partial: p.Partial, Left: p.Left, Problems: p.Problems}
+	for i := range p.Jobs {
+		page.Jobs = append(page.Jobs, NewJob(name, &p.Jobs[i]))
+	}
+	return page
 }
 
 // NewWhy says why a job of the runner of that name does, or does not, run.
@@ -251,7 +260,59 @@ func NewWhy(name string, w *runner.Why) Why {
 	if w.Detail != nil {
 		v.Job = new(NewJob(name, w.Detail))
 	}
+	if w.Record != nil {
+		v.Record = newRecord(w.Record)
+	}
 	return v
+}
+
+// newRecord describes what the row of a job says beyond [NewJob].
+func newRecord(r *driver.Record) *Record {
+	v := &Record{
+		Timeline: timeline(r), Message: r.Message, Ran: r.Ran.Seconds(), Worker: r.Worker, Company: r.Company, User: r.User, Graph: r.Graph,
+		Relatives: make([]Relative, 0, len(r.Relatives)), More: r.MoreRelatives, RelativesProblem: r.RelativesProblem,
+	}
+	for _, o := range r.Relatives {
+		one := Relative{Relation: "parent", UUID: o.UUID, State: cmp.Or(o.State, "missing"), Model: o.Model, Method: o.Method}
+		if o.Child {
+			one.Relation = "child"
+		}
+		v.Relatives = append(v.Relatives, one)
+	}
+	if p := r.Payload; p != nil {
+		v.Payload = &Payload{
+			Traceback: excerpt(p.Traceback), Records: excerpt(p.Records), Arguments: excerpt(p.Arguments), Keywords: excerpt(p.Keywords),
+			Result: excerpt(p.Result),
+		}
+	}
+	return v
+}
+
+// excerpt is nil for no text.
+func excerpt(t driver.Text) *Excerpt {
+	if t.Text == "" {
+		return nil
+	}
+	v := &Excerpt{Text: t.Text}
+	if t.Bytes > int64(len(t.Text)) {
+		v.Bytes = t.Bytes
+	}
+	return v
+}
+
+// timeline puts the times of a job into their order.
+func timeline(r *driver.Record) []Moment {
+	ended := "done"
+	if r.State == channels.Failed {
+		ended = "failed"
+	}
+	list := []Moment{
+		{"created", at(r.Created)}, {"eta", at(r.ETA)}, {"enqueued", at(r.Enqueued)}, {"started", shown(r.Started)},
+		{ended, shown(r.Done)}, {"cancelled", shown(r.Cancelled)},
+	}
+	list = slices.DeleteFunc(list, func(m Moment) bool { return m.At.IsZero() })
+	slices.SortStableFunc(list, func(a, b Moment) int { return a.At.Compare(b.At) })
+	return list
 }
 
 // NewTasks describes the tasks of the runner of that name, the longest running ones

@@ -275,6 +275,8 @@ type Job struct {
 	Priority   int32     `json:"priority"`
 	Model      string    `json:"model,omitempty"`
 	Method     string    `json:"method,omitempty"`
+	Name       string    `json:"name,omitempty"`
+	Identity   string    `json:"identity,omitempty"`
 	Retry      int32     `json:"retry"`
 	MaxRetries int32     `json:"max_retries"`
 	Exception  string    `json:"exception,omitempty"`
@@ -308,6 +310,63 @@ type Why struct {
 	// Job is the row, Problem why it could not be read.
 	Job     *Job   `json:"job,omitempty"`
 	Problem string `json:"problem,omitempty"`
+	// Record is the rest of the row.
+	Record *Record `json:"record,omitempty"`
+}
+
+// Record is what the row of a job says beyond [Job].
+type Record struct {
+	// Timeline is when what happened to the job, the first first, as far as its row says.
+	Timeline []Moment `json:"timeline"`
+	// Message is that of the exception; it may be cut.
+	Message string `json:"message,omitempty"`
+	// Ran is how long the job ran, as Odoo says.
+	Ran     float64 `json:"ran_seconds,omitempty"`
+	Worker  int64   `json:"worker_pid,omitempty"`
+	Company int64   `json:"company_id,omitempty"`
+	User    int64   `json:"user_id,omitempty"`
+	Graph   string  `json:"graph,omitempty"`
+	// Relatives are the jobs that this one depends on, and those that depend on it, More how many
+	// there are besides, and RelativesProblem why they cannot be told.
+	Relatives        []Relative `json:"relatives"`
+	More             int        `json:"more_relatives,omitempty"`
+	RelativesProblem string     `json:"relatives_problem,omitempty"`
+	// Payload is there only if the option payloads is set.
+	Payload *Payload `json:"payload,omitempty"`
+}
+
+// Moment is when something happened to a job.
+type Moment struct {
+	// What is created, eta, enqueued, started, done, failed or cancelled.
+	What string    `json:"what"`
+	At   time.Time `json:"at"`
+}
+
+// Relative is a job of the same graph.
+type Relative struct {
+	// Relation is parent, which has to be done before, or child.
+	Relation string `json:"relation"`
+	UUID     string `json:"uuid"`
+	// State is missing for a job that does not exist any more.
+	State  string `json:"state"`
+	Model  string `json:"model,omitempty"`
+	Method string `json:"method,omitempty"`
+}
+
+// Payload is what of a job can be confidential.
+type Payload struct {
+	Traceback *Excerpt `json:"traceback,omitempty"`
+	Records   *Excerpt `json:"records,omitempty"`
+	Arguments *Excerpt `json:"arguments,omitempty"`
+	Keywords  *Excerpt `json:"keywords,omitempty"`
+	Result    *Excerpt `json:"result,omitempty"`
+}
+
+// Excerpt is a text that may be cut.
+type Excerpt struct {
+	Text string `json:"text"`
+	// Bytes is how long the whole text is, if that is more than is here.
+	Bytes int64 `json:"bytes,omitempty"`
 }
 
 // Event is the data of one event of GET /jobrunner/events. Two kinds are about

@@ -41,8 +41,15 @@ type JobFilter struct {
 	// Channel selects those of the channels below it, too.
 	Channel   string `json:"channel,omitempty"`
 	Exception string `json:"exception,omitempty"`
-	// OlderThan is a duration such as 90s, 36h or 2d.
+	// OlderThan and NewerThan are durations such as 90s, 36h or 2d, since a job was created.
 	OlderThan string `json:"older_than,omitempty"`
+	NewerThan string `json:"newer_than,omitempty"`
+	// Function is what a job calls: model and method with a dot between them, or one of the two.
+	Function string `json:"function,omitempty"`
+	// Name is a part of the job's description, in any case of letters.
+	Name string `json:"name,omitempty"`
+	// Identity is the exact identity key.
+	Identity string `json:"identity,omitempty"`
 }
 
 // ChangeRequest is the body of the actions on jobs: POST /jobrunner/requeue,

@@ -230,16 +230,17 @@ func (c *call) changeRequest() (api.ChangeRequest, error) {
 	if r.Until, err = c.until(); err != nil {
 		return r, err
 	}
-	if err = c.durations("for", "older-than"); err != nil {
+	if err = c.durations("for", "older-than", "newer-than"); err != nil {
 		return r, err
 	}
 	r.JobFilter, err = c.filter()
 	r.UUIDs = c.args
-	narrow := len(r.UUIDs) > 0 || len(r.States) > 0 || r.Channel != "" || r.Exception != "" || r.OlderThan != ""
+	narrow := len(r.UUIDs) > 0 || len(r.States) > 0 || r.Channel != "" || r.Exception != "" || r.OlderThan != "" ||
+		r.NewerThan != "" || r.Function != "" || r.Name != "" || r.Identity != ""
 	switch {
 	case err != nil:
 	case !narrow && !r.All:
-		err = errors.New("select jobs by uuid, --state, --channel, --exception or --older-than, or say --all")
+		err = errors.New("select jobs by uuid, --state, --channel, --exception, --function, --name, --identity, --older-than or --newer-than, or say --all")
 	case len(r.UUIDs) > 0 && r.Database == "":
 		err = errors.New("uuids need a database, name it with --database: a copy of a database has the same ones")
 	case c.flags.Lookup("until") != nil && r.Until.IsZero() == (r.For == ""):

@@ -63,9 +63,16 @@ restart), unclaiming (it is put back).
 LIMIT is there if policies limit the time of some: the limit or, if that has come near
 or has passed, warned, reached, cancelled (its statement was), terminated (its
 connection was closed), or stuck (it could not be ended).`, []string{"tasks", "tasks --watch", "tasks --limit 20"}},
-	"jobs": {`Lists jobs, the newest first, of the databases that are served.
+	"jobs": {`Lists jobs, database after database, the newest first. What no index of Odoo's serves
+is looked for in the newest jobs first; --after goes on.
 
-` + stateWords, []string{"jobs", "jobs --state failed --database shop", "jobs --state pending --channel root.mail --older-than 2h", "jobs --uuid 3f2a9b54"}},
+` + stateWords, []string{"jobs", "jobs --state failed --database shop", "jobs --state pending --channel root.mail --older-than 2h", "jobs --function mail.mail.send --newer-than 1d", "jobs --uuid 3f2a9b54"}},
+	"job": {`Shows all that is known of one job: why it does or does not run, its row, when what
+happened to it, and the jobs that it depends on (parent) or that depend on it (child).
+Arguments, result and traceback are shown only with the option payloads. Without a
+database, all are asked.
+
+` + uuidWords, []string{"job 3f2a9b54", "job shop 3f2a9b54-6c1e-4d0c-9a7e-5b8f0f6f2a11"}},
 	"why": {`Says why a job does, or does not, run. Without a database, all are asked.
 
 ` + uuidWords, []string{"why 3f2a9b54", "why shop 3f2a9b54-6c1e-4d0c-9a7e-5b8f0f6f2a11"}},

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -19,7 +20,9 @@ func jobsCommand() *cobra.Command {
 	wideFlag(cmd)
 	f.Int("limit", 50, "How many to list")
 	f.String("uuid", "", "Only jobs whose uuid begins with these letters, at least four")
-	f.String("cursor", "", "Where to go on: what the page before printed")
+	f.String("after", "", "Where to go on: what the page before printed")
+	f.String("cursor", "", "The same, by its earlier name")
+	_ = f.MarkHidden("cursor") // fails only for a flag that does not exist
 	return cmd
 }
 
@@ -30,7 +33,11 @@ func filterFlags(cmd *cobra.Command) {
 	f.StringSlice("state", nil, "Only jobs in these states: "+strings.Join(stateNames(), ", "))
 	f.String("channel", "", "Only jobs of this channel and those below it")
 	f.String("exception", "", "Only jobs that failed with this exception")
+	f.String("function", "", "Only jobs that call this model.method, or this model, or this method")
+	f.String("name", "", "Only jobs whose description has this in it, in any case of letters")
+	f.String("identity", "", "Only jobs with this identity key")
 	f.String("older-than", "", "Only jobs that were created longer ago, for example 2h or 3d")
+	f.String("newer-than", "", "Only jobs that were created since then, for example 2h or 3d")
 	_ = cmd.RegisterFlagCompletionFunc("state", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return stateNames(), cobra.ShellCompDirectiveNoFileComp
 	}) // fails only for a flag that does not exist
@@ -41,7 +48,8 @@ func (c *call) filter() (api.JobFilter, error) {
 	states, err := c.flags.GetStringSlice("state")
 	return api.JobFilter{
 		Database: c.text("database"), States: states, Channel: c.text("channel"),
-		Exception: c.text("exception"), OlderThan: c.text("older-than"),
+		Exception: c.text("exception"), OlderThan: c.text("older-than"), NewerThan: c.text("newer-than"),
+		Function: c.text("function"), Name: c.text("name"), Identity: c.text("identity"),
 	}, err
 }
 
@@ -50,33 +58,38 @@ func (c *call) jobs() (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	if err := c.durations("older-than"); err != nil {
+	if err := c.durations("older-than", "newer-than"); err != nil {
 		return 1, err
 	}
 	limit := c.flags.Int("limit")
 	if limit < 1 {
 		return 1, fmt.Errorf("limit %d is not a number from 1 on", limit)
 	}
-	page, err := c.api.Jobs(c.ctx, api.JobQuery{Runner: c.runner, JobFilter: filter, UUID: c.text("uuid"), Cursor: c.text("cursor"), Limit: limit})
+	page, err := c.api.Jobs(c.ctx, api.JobQuery{Runner: c.runner, JobFilter: filter, UUID: c.text("uuid"), Cursor: cmp.Or(c.text("after"), c.text("cursor")), Limit: limit})
 	if err != nil || c.json() {
 		return 0, err
 	}
 	now := c.now()
 	t := c.out.table(c.runnerCells(several(page.Jobs, func(v *api.Job) string { return v.Runner }), "RUNNER",
-		"UUID", "STATE", "AGE", "DATABASE", "CHANNEL", "METHOD", "EXCEPTION", "RETRY", "CREATED")...)
+		"UUID", "STATE", "AGE", "DATABASE", "CHANNEL", "METHOD", "EXCEPTION", "RETRY", "CREATED", "NAME")...)
 	for i := range page.Jobs {
 		v := &page.Jobs[i]
 		t.row(c.runnerCells(t.runners, v.Runner, v.UUID, v.State, ago(now, v.Created), v.Database, v.Channel,
-			methodName(v.Model, v.Method), v.Exception, attempts(v.Retry, v.MaxRetries, "/"), written(v.Created))...)
+			methodName(v.Model, v.Method), v.Exception, attempts(v.Retry, v.MaxRetries, "/"), written(v.Created), v.Name)...)
 	}
 	switch {
 	case len(page.Jobs) > 0:
 		t.print()
+	case page.Next != "":
+		c.out.line("no such job so far")
 	case len(page.Problems) == 0:
 		c.out.line("no such job")
 	}
 	if page.Next != "" {
-		c.out.line("more: --cursor %s", page.Next)
+		c.out.line("more: --after %s", page.Next)
+	}
+	if page.Partial {
+		c.out.line("the time was over before the page was full; still to be searched: %s", databasesLeft(page.Left))
 	}
 	if len(page.Problems) == 0 {
 		return 0, nil
@@ -85,6 +98,14 @@ func (c *call) jobs() (int, error) {
 		c.out.line("not read: %s", api.Plain(p))
 	}
 	return 1, errors.New("the jobs of some databases could not be read")
+}
+
+// databasesLeft counts databases that have not been searched to their end.
+func databasesLeft(n int) string {
+	if n == 1 {
+		return "a part of one database"
+	}
+	return fmt.Sprintf("%d databases", n)
 }
 
 // written is a time, "-" for none.
@@ -137,12 +158,7 @@ func attempts(retry, most int32, of string) string {
 
 func whyCommand() *cobra.Command {
 	cmd := sub("why [<database>] <uuid>", "Says why a job does, or does not, run", cobra.RangeArgs(1, 2), (*call).why)
-	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, text string) ([]string, cobra.ShellCompDirective) {
-		if len(args) > 0 {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		return offer(databaseNames)(cmd, args, text)
-	}
+	cmd.ValidArgsFunction = offerDatabaseFirst
 	return cmd
 }
 
@@ -151,7 +167,7 @@ func (c *call) why() (int, error) {
 	if len(c.args) > 1 {
 		database = c.args[0]
 	}
-	v, err := c.api.Job(c.ctx, c.runner, database, uuid)
+	v, err := c.asked()
 	if err != nil || c.json() {
 		return 0, err
 	}

@@ -89,6 +89,23 @@ func (s *scene) Jobs(_ context.Context, q runner.JobQuery) (p runner.JobPage, er
 	return p, nil
 }
 
+// Job adds a record to what Why says.
+func (s *scene) Job(ctx context.Context, key channels.Key) (runner.Why, error) {
+	w, err := s.Why(ctx, key)
+	if w.Detail != nil {
+		hour := time.Now().Add(-time.Hour)
+		w.Record = &driver.Record{
+			Detail: *w.Detail, Message: "no address\n\x1b[2Jat all", Ran: 1500 * time.Millisecond, Worker: 4711, Company: 1, User: 2, Graph: "g-1",
+			Relatives: []driver.Relative{{UUID: running, State: "done", Model: "mail.mail", Method: "prepare"}, {UUID: "gone", Child: true}}, MoreRelatives: 3,
+			Payload: &driver.Payload{
+				Arguments: driver.Text{Text: `["a\u0041"]`, Bytes: 11}, Traceback: driver.Text{Text: "Traceback:\n  line\u202e 7\n", Bytes: 1 << 20},
+			},
+		}
+		w.Record.Started = hour
+	}
+	return w, err
+}
+
 func (s *scene) Why(ctx context.Context, key channels.Key) (runner.Why, error) {
 	page, err := s.Jobs(ctx, runner.JobQuery{Filter: driver.Filter{UUIDs: []string{key.UUID}}, Limit: 1})
 	w := runner.Why{Key: key, Code: "behind", Text: s.why}
@@ -168,7 +185,7 @@ func scenes(now time.Time) map[string]*scene {
 // shown are the commands of a transcript.
 var shown = [][]string{
 	{"status"}, {"databases", "--limit", "5"}, {"channels"}, {"upstreams"}, {"tasks"}, {"jobs"}, {"jobs", "--state", "failed", "--limit", "1", "--wide"},
-	{"why", "3f2b"}, {"why", "prod", pending}, {"why", "3f2"}, {"why", "prod", "ffff"},
+	{"why", "3f2b"}, {"why", "prod", pending}, {"why", "3f2"}, {"why", "prod", "ffff"}, {"job", "3f2a"}, {"job", "prod", "ffff"},
 	{"pause", "--channel", "mail", "--for", "30m", "--by", "ana", "--note", "lunch"}, {"status"}, {"resume", "--channel", "mail"}, {"resume", "--channel", "mail"},
 	{"drain", "10.0.0.5:8069", "--by", "ana"}, {"status"}, {"upstreams"}, {"undrain", "10.0.0.5:8069"}, {"drain", "http://nowhere:1"},
 	{"requeue", "--database", "prod", "3f2a"}, {"cancel", "--state", "failed", "--dry-run"}, {"set-done"}, {"postpone", "--state", "pending", "--for", "2h"},

@@ -93,6 +93,7 @@ func (e *examination) database(name string) {
 		return
 	}
 	e.served[name] = x
+	e.pooler(name)
 	add(foundHealthy, "%s", described(&x))
 	e.databaseChannels(ctx, name)
 	if x.Unstoppable != "" && e.cancels(name) {

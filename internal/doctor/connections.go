@@ -24,7 +24,11 @@ func (e *examination) limits(ctx context.Context, c driver.Cluster) *driver.Limi
 // sleepers says that a free lock may be that of a database which sleeps, where databases do so because
 // of the configuration.
 func (e *examination) sleepers() string {
-	if cfg := &e.subject.Config; cfg.Hibernate == nil && cfg.Connections == 0 {
+	cfg := &e.subject.Config
+	if cfg.Pooler != nil {
+		return ", or one does through a pooler, where the lock is held only while jobs are claimed"
+	}
+	if cfg.Hibernate == nil && cfg.Connections == 0 {
 		return ""
 	}
 	return ", or it is asleep, which \"caddy jobrunner databases\" tells"
@@ -39,9 +43,15 @@ func (e *examination) connections(l *driver.Limits) {
 	if l.Uncounted && e.subject.Config.Hibernate != nil {
 		e.add(foundUncounted, "hibernate does nothing, because PostgreSQL does not count what is written: set track_counts on")
 	}
+	if l.Uncounted && e.subject.Config.Pooler != nil {
+		e.add(foundBlind, "new jobs are found by the poll of pooler alone, because PostgreSQL does not count what is written: set track_counts on")
+	}
+	if e.subject.Config.Pooler != nil && e.subject.Config.Connections == 0 {
+		return // how many there are is the pooler's affair
+	}
 	most, why := runner.ConnectionsAllowed(*l, l.ServerUsed-l.Runners, l.RoleUsed-l.Runners)
 	if set := e.subject.Config.Connections; set > 0 {
-		if most > 0 && set > most {
+		if most > 0 && set > most && e.subject.Config.Pooler == nil {
 			e.add(foundOverLimit, "connections is %d, so that the runner can take connections that Odoo needs, because %s otherwise: lower it, or raise CONNECTION LIMIT of the role or max_connections", set, why)
 		}
 		if n := runner.SessionsOf(set); len(e.served) > n {

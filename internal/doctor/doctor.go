@@ -86,6 +86,8 @@ type examination struct {
 	served map[string]driver.Examination
 	// neutralized is set when there is a copy whose jobs are left alone.
 	neutralized bool
+	// noWay is set when the pooler is known to be out of reach, or to be none, which is said once.
+	noWay bool
 	// ill is set when a database cannot be served, of which a finding of its own says why.
 	ill bool
 }

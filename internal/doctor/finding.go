@@ -38,6 +38,10 @@ var (
 	foundServerWide    = kind{Warning, "odoo_config", "server_wide_modules"}
 	foundFilter        = kind{Warning, "odoo_config", "dbfilter_not_used"}
 	foundPooler        = kind{Error, "pooler", "transaction_pooler"}
+	foundNoWay         = kind{Error, "pooler", "pooler_unreachable"}
+	foundRefused       = kind{Error, "pooler", "pooler_refuses"}
+	foundNoPooler      = kind{Warning, "pooler", "pooler_is_none"}
+	foundBlind         = kind{Warning, "pooler", "pooler_not_counted"}
 	foundUnreachable   = kind{Error, "postgres", "postgres_unreachable"}
 	foundPostgres      = kind{OK, "postgres", "postgres"}
 	foundRights        = kind{Warning, "postgres", "role_rights"}
@@ -84,7 +88,7 @@ var (
 
 // kinds are all of them.
 var kinds = []kind{
-	foundRunnerOn, foundServerWide, foundFilter, foundPooler, foundUnreachable, foundPostgres, foundRights,
+	foundRunnerOn, foundServerWide, foundFilter, foundPooler, foundNoWay, foundRefused, foundNoPooler, foundBlind, foundUnreachable, foundPostgres, foundRights,
 	foundConnections, foundOverLimit, foundUncounted, foundNoList,
 	foundNoDatabase,
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,

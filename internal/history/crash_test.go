@@ -106,7 +106,10 @@ func TestFullDisk(t *testing.T) {
 		}
 		b.save()
 	}
-	require.Equal(t, 1, b.said.FilterMessageSnippet("cannot be written").Len())
+	// Now and then a page becomes free and a write succeeds, so that the next failure is told again.
+	said := b.said.FilterMessageSnippet("cannot be written").Len()
+	require.Positive(t, said)
+	require.Less(t, said, 10, "of 300 intervals")
 	r := b.ask(Query{From: b.at.Add(-30 * time.Minute), Step: Step})
 	require.EqualValues(t, 7*60, r.Total.Attempts(), "the last hour is in memory")
 	require.NotEmpty(t, r.Problem)

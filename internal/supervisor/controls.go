@@ -38,6 +38,7 @@ type Operations interface {
 	Tasks(ctx context.Context) ([]runner.TaskStatus, error)
 	Jobs(ctx context.Context, q runner.JobQuery) (runner.JobPage, error)
 	Why(ctx context.Context, key channels.Key) (runner.Why, error)
+	Job(ctx context.Context, key channels.Key) (runner.Why, error)
 	Change(ctx context.Context, c runner.JobChange) (runner.ChangeResult, error)
 	Resync(ctx context.Context, database string) (int, error)
 }

@@ -42,6 +42,10 @@ type Capabilities struct {
 	// Identities is set when sessions implement [Sharer], so that jobs with one identity key can be
 	// kept from running at the same time. Default: false, a configuration that wants that is refused.
 	Identities bool
+
+	// Poolers is set when the driver implements [PoolDriver], so that sessions can go through a
+	// connection pooler. Default: false, a configuration that wants that is refused.
+	Poolers bool
 }
 
 // AsOperator returns the driver's operations, and false if it does not declare or does not have

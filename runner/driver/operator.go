@@ -26,8 +26,13 @@ var ErrUndetected = errors.New("there are no jobs in this database")
 // Operations is that connection. It is owned by one goroutine.
 type Operations interface {
 	// List returns up to limit jobs, the newest first, with ids below before; 0 begins with the
-	// newest.
-	List(ctx context.Context, f Filter, before int64, limit int) ([]Detail, error)
+	// newest. One call looks at a bounded number of rows, whatever the size of the table: it may
+	// return fewer jobs than there are, and says where the search goes on.
+	List(ctx context.Context, f Filter, before int64, limit int) (Listed, error)
+
+	// Record returns all that people may want to know of one job, with what is confidential only if
+	// payloads is set; nil if there is no such job.
+	Record(ctx context.Context, uuid string, payloads bool) (*Record, error)
 
 	// Change does one batch of an action: the first of at most limit matching jobs in the order of
 	// their ids, with ids above after. With dryRun it changes nothing and only tells what it would
@@ -48,8 +53,28 @@ type Filter struct {
 	Channel string
 	// Exception is the exact name of the exception with which a job failed.
 	Exception string
-	// OlderThan selects jobs that were created longer ago than this.
-	OlderThan time.Duration
+	// OlderThan selects jobs that were created longer ago than this, NewerThan those that were
+	// created within it.
+	OlderThan, NewerThan time.Duration
+	// Function is what a job calls: its model and method with a dot between them, or one of the two.
+	Function string
+	// Name is a part of the job's description, in any case of letters.
+	Name string
+	// Identity is the exact identity key.
+	Identity string
+}
+
+// Narrow reports whether the filter selects by anything at all.
+func (f *Filter) Narrow() bool {
+	return len(f.UUIDs) > 0 || f.Prefix != "" || len(f.States) > 0 || f.Channel != "" || f.Exception != "" ||
+		f.OlderThan > 0 || f.NewerThan > 0 || f.Function != "" || f.Name != "" || f.Identity != ""
+}
+
+// Listed are jobs that were found.
+type Listed struct {
+	Jobs []Detail
+	// Next is the id below which there may be more; 0 if there are none.
+	Next int64
 }
 
 // Detail is a job as people want to see it. It holds neither arguments nor results nor messages of
@@ -57,13 +82,63 @@ type Filter struct {
 type Detail struct {
 	Row
 	Model, Method string
-	MaxRetries    int32
-	Exception     string
-	Started, Done time.Time
+	// Name describes the job to people, IdentityKey is what no other unfinished job may have.
+	Name, IdentityKey string
+	MaxRetries        int32
+	Exception         string
+	Started, Done     time.Time
 	// WaitsFor counts the jobs that this one depends on and that are not done, for a job that waits
 	// for dependencies; FirstParent is one of them.
 	WaitsFor    int
 	FirstParent string
+}
+
+// RelativesLimit is how many relatives of a job a [Record] names at most.
+const RelativesLimit = 500
+
+// Record is a job with all that people may want to know of it. What the row does not have, or has no
+// column for, is zero.
+type Record struct {
+	Detail
+	Cancelled time.Time
+	// Ran is how long it ran, as the application says.
+	Ran time.Duration
+	// Worker is the process id of the worker that ran it last.
+	Worker        int64
+	Company, User int64
+	// Message is that of the exception, cut to 2,000 characters.
+	Message string
+	// Graph names the graph of jobs that it belongs to.
+	Graph string
+	// Relatives are the jobs that it waits for, and then those that wait for it: the first
+	// [RelativesLimit]. MoreRelatives counts the others, and RelativesProblem says why there are none
+	// although there may be some.
+	Relatives        []Relative
+	MoreRelatives    int
+	RelativesProblem string
+	// Payload is nil unless it was asked for.
+	Payload *Payload
+}
+
+// Relative is a job that another one depends on, or that depends on it.
+type Relative struct {
+	UUID string
+	// Child is set if it depends on the other one.
+	Child bool
+	// State is what its row says; empty if there is no such row.
+	State         string
+	Model, Method string
+}
+
+// Payload is what of a job can be confidential.
+type Payload struct {
+	Traceback, Records, Arguments, Keywords, Result Text
+}
+
+// Text is the beginning of a text, and the number of bytes that the whole has.
+type Text struct {
+	Text  string
+	Bytes int64
 }
 
 // Action is something that people do to jobs.

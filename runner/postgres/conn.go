@@ -76,6 +76,8 @@ type Conn struct {
 	leads bool
 	// frozen watches who holds a lock that this session wants.
 	frozen frozen
+	// pooled is set for a connection that brings along with each transaction what that needs.
+	pooled *pooled
 }
 
 // Connect opens a connection to a database and sets its session up. cfg is not changed; an empty
@@ -88,6 +90,22 @@ type Conn struct {
 //
 // All errors match [driver.ErrLost].
 func Connect(ctx context.Context, cfg *pgx.ConnConfig, database, applicationName string) (*Conn, error) {
+	c, err := open(ctx, cfg, database, applicationName)
+	if err != nil {
+		return nil, err
+	}
+	if c.Pooling, err = c.pooling(ctx); err == nil && c.Pooling != TransactionPooling {
+		err = c.setUp(ctx)
+	}
+	if err != nil {
+		c.Abandon(ctx)
+		return nil, lost(err, "set up the session in "+c.Config().Database)
+	}
+	return c, nil
+}
+
+// open makes a connection whose session is the server's default.
+func open(ctx context.Context, cfg *pgx.ConnConfig, database, applicationName string) (*Conn, error) {
 	cfg = cfg.Copy()
 	if database != "" {
 		cfg.Database = database
@@ -115,15 +133,7 @@ func Connect(ctx context.Context, cfg *pgx.ConnConfig, database, applicationName
 	if err != nil {
 		return nil, lost(err, "connect to "+cfg.Database)
 	}
-	c := &Conn{Conn: conn, PID: met.pid, messages: messages}
-	if c.Pooling, err = c.pooling(ctx); err == nil && c.Pooling != TransactionPooling {
-		err = c.setUp(ctx)
-	}
-	if err != nil {
-		c.Abandon(ctx)
-		return nil, lost(err, "set up the session in "+cfg.Database)
-	}
-	return c, nil
+	return &Conn{Conn: conn, PID: met.pid, messages: messages}, nil
 }
 
 // server is what the server says about a new connection.
@@ -247,6 +257,10 @@ func (c *Conn) setUp(ctx context.Context) error {
 // Limited has the server stop the statements of f after limit. Its error then matches
 // [driver.ErrTooLong], nothing was changed, and the connection can be used.
 func (c *Conn) Limited(ctx context.Context, limit time.Duration, f func() error) error {
+	if c.pooled != nil {
+		defer c.pooled.bound(limit)()
+		return tooLong(f())
+	}
 	if err := c.limit(ctx, limit); err != nil {
 		return c.Failed(err, "limit a statement")
 	}
@@ -254,12 +268,18 @@ func (c *Conn) Limited(ctx context.Context, limit time.Duration, f func() error)
 	if c.IsClosed() {
 		return err
 	}
-	const queryCanceled = "57014"
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == queryCanceled {
-		err = fmt.Errorf("%w: %w", driver.ErrTooLong, err)
-	}
+	err = tooLong(err)
 	if failed := c.limit(ctx, StatementTimeout); failed != nil {
 		return lost(failed, "take back the limit of a statement") // of all that follow, too
+	}
+	return err
+}
+
+// tooLong makes the error of a statement that the server has stopped match [driver.ErrTooLong].
+func tooLong(err error) error {
+	const queryCanceled = "57014"
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == queryCanceled {
+		return fmt.Errorf("%w: %w", driver.ErrTooLong, err)
 	}
 	return err
 }

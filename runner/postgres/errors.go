@@ -66,6 +66,9 @@ func Wrap(err error, doing string) error {
 func tooMany(err error) bool {
 	const tooManyConnections, limitExceeded, limitOfDatabase = "53300", "53400", "CheckMyDatabase"
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if ok && pgErr.Code == "08P01" { // PgBouncer's code for everything, up to 1.18 at least
+		return strings.HasPrefix(pgErr.Message, "no more connections allowed")
+	}
 	return ok && (pgErr.Code == tooManyConnections || pgErr.Code == limitExceeded) && pgErr.Routine != limitOfDatabase
 }
 

@@ -32,13 +32,21 @@ const markKey int64 = 0x6361646479_6a6f62 // "caddyjob"
 
 // TryLock tries to take a session advisory lock and reports who has it. Taking it again only checks
 // that it is still held: it does not count up.
+//
+// Through a pooler it takes the lock until the end of the transaction only: it finds out whether
+// another session has it. What is to be done with the lock takes it again; see [Conn.Exclude].
 func (c *Conn) TryLock(ctx context.Context, key int64) (driver.Lock, error) {
 	classid, objid := lockHalves(key)
 	var lock driver.Lock
-	// CASE keeps the order: a lock that is held must not be taken once more.
-	err := c.QueryRow(ctx, fmt.Sprintf(
-		"SELECT CASE WHEN "+holdsAdvisoryLock+" THEN true ELSE pg_try_advisory_lock($3) END", "$1", "$2"),
-		classid, objid, key).Scan(&lock.Held)
+	var err error
+	if c.pooled != nil {
+		lock.Held, err = c.tryNow(ctx, key)
+	} else {
+		// CASE keeps the order: a lock that is held must not be taken once more.
+		err = c.QueryRow(ctx, fmt.Sprintf(
+			"SELECT CASE WHEN "+holdsAdvisoryLock+" THEN true ELSE pg_try_advisory_lock($3) END", "$1", "$2"),
+			classid, objid, key).Scan(&lock.Held)
+	}
 	if err != nil {
 		return driver.Lock{}, c.Failed(err, "take the advisory lock")
 	}
@@ -62,12 +70,23 @@ func (c *Conn) TryLock(ctx context.Context, key int64) (driver.Lock, error) {
 	return lock, err
 }
 
+// tryNow tries to take a lock that is free, until the end of the transaction through a pooler, and
+// until that of the session otherwise.
+func (c *Conn) tryNow(ctx context.Context, key int64) (held bool, err error) {
+	function := "pg_try_advisory_lock"
+	if c.pooled != nil {
+		function = "pg_try_advisory_xact_lock"
+	}
+	err = c.QueryRow(ctx, "SELECT "+function+"($1)", key).Scan(&held)
+	return held, err
+}
+
 // awaitLock takes a lock whose holder is about to exit, as soon as it has.
 func (c *Conn) awaitLock(ctx context.Context, key int64) (held bool, err error) {
 	tick := time.NewTicker(exitInterval)
 	defer tick.Stop()
 	for range exitChecks {
-		err := c.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", key).Scan(&held)
+		held, err := c.tryNow(ctx, key)
 		if err != nil || held {
 			return held, c.Failed(err, "take the advisory lock of a runner that is frozen")
 		}

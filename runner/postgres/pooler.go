@@ -23,7 +23,7 @@ const (
 
 // ErrTransactionPooling says what to do about [TransactionPooling].
 var ErrTransactionPooling = errors.New("there is a connection pooler in transaction mode, through which " +
-	"neither LISTEN nor session locks work: use session pooling, or connect to PostgreSQL directly (option postgres)")
+	"neither LISTEN nor session locks work: use session pooling, or connect to PostgreSQL directly (option postgres) and reach only the databases through it (option pooler)")
 
 // poolerProbes is how many transactions are checked for a changing backend.
 const poolerProbes = 5

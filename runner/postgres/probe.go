@@ -34,7 +34,7 @@ func (c *Conn) Probe(ctx context.Context, want Expect) error {
 		want.Channel, classid, objid, want.Trigger).Scan(&pid, &recovering, &readOnly, &listening, &locked, &triggered)
 	switch {
 	case err != nil:
-	case pid != c.PID:
+	case pid != c.PID && !c.Pooled():
 		err = fmt.Errorf("the session moved from backend %d to %d: there is a pooler in transaction mode", c.PID, pid)
 	case recovering:
 		err = errors.New("the server has become a standby")

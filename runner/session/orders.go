@@ -25,6 +25,8 @@ type orders struct {
 	// resync asks for a snapshot now, channels for the database's channels, upgrade for a check
 	// whether it is being upgraded.
 	resync, channels, upgrade bool
+	// poll says that something was written to the database.
+	poll bool
 	// sleep asks for the end of the session, if there is nothing to do.
 	sleep bool
 	// read is the number of the last order to read; see [Session.Read].
@@ -46,7 +48,7 @@ func (o *orders) empty() bool {
 		len(o.inspects) == 0 && len(o.rescues) == 0 && len(o.releases) == 0 &&
 		len(o.cancels) == 0 && len(o.terminates) == 0 && len(o.causes) == 0 &&
 		len(o.failUnclaims.tasks) == 0 && len(o.failRescues.tasks) == 0 && len(o.failStopped.tasks) == 0 &&
-		!o.resync && !o.channels && !o.upgrade && !o.sleep
+		!o.resync && !o.channels && !o.upgrade && !o.sleep && !o.poll
 }
 
 // Claim orders to mark jobs enqueued, which [Listener.Claimed] answers.

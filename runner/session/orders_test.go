@@ -168,6 +168,7 @@ func (c *clerk) Scheduled(context.Context)                            { c.tell("
 func (c *clerk) Unclaimed([]driver.Task, []driver.Row)                { c.tell("unclaimed") }
 func (c *clerk) Inspected([]driver.Liveness)                          { c.tell("inspected") }
 func (c *clerk) Rescued([]driver.Row)                                 { c.tell("rescued") }
+func (c *clerk) Released(rows []driver.Row)                           { c.tell(fmt.Sprintf("%d released", len(rows))) }
 func (c *clerk) Stopped([]driver.Task, []driver.Stopped, bool, error) { c.tell("stopped") }
 func (c *clerk) Accounted([]driver.Cause, []driver.Row, error)        { c.tell("accounted") }
 func (c *clerk) SnapshotBegin()                                       { c.tell("snapshot") }
@@ -660,4 +661,25 @@ func TestForeseenEndsOnce(t *testing.T) {
 	f.end("other", now.Add(2*foreseenDelay))
 	require.Equal(t, map[string]stage{"a": stageClaimed}, f.stages)
 	require.Empty(t, f.ended)
+}
+
+// Channels are told when they have changed, and whenever there is a mistake in them.
+func TestChannelsAreTold(t *testing.T) {
+	out := &clerk{}
+	d, s := faultyOf(out, map[string]error{})
+	require.NoError(t, s.readChannels(t.Context()))
+	require.Equal(t, []string{"channels"}, out.told)
+	require.NoError(t, s.checkChannels(t.Context()))
+	require.Len(t, out.told, 1, "they are as they were")
+	s.channels = []channels.Config{{Name: "root"}}
+	require.NoError(t, s.checkChannels(t.Context()))
+	require.Len(t, out.told, 2)
+	for n := range 2 {
+		d.errs["Channels"] = fmt.Errorf("a mistake: %w", driver.ErrChannels)
+		require.NoError(t, s.checkChannels(t.Context()))
+		require.Len(t, out.told, 3+n)
+	}
+	d.errs["Channels"] = driver.ErrLost
+	require.ErrorIs(t, s.checkChannels(t.Context()), driver.ErrLost)
+	require.Len(t, out.told, 4)
 }

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
@@ -26,6 +27,8 @@ type releaser struct {
 	takes   time.Duration
 	looked  []int
 	endless map[int64]bool
+	// rows are those of the jobs that are released.
+	rows []driver.Row
 }
 
 func (d *releaser) Dependents(context.Context, []string) ([]int64, error) {
@@ -43,7 +46,7 @@ func (d *releaser) Release(_ context.Context, ids []int64, _ time.Duration, _ []
 	if slices.ContainsFunc(ids, func(id int64) bool { return d.endless[id] }) {
 		return nil, fmt.Errorf("stopped: %w", driver.ErrTooLong)
 	}
-	return nil, d.errs["Release"]
+	return d.rows, d.errs["Release"]
 }
 
 func releaserOf(waiting int, errs map[string]error) (*releaser, *Session) {
@@ -90,6 +93,21 @@ func TestReleaseOfLongLists(t *testing.T) {
 		}
 		require.Equal(t, []int{1, 2, 1, 2, 1, 1}, d.looked, "as many at a time as take just not too long")
 	})
+}
+
+// What is released is told, and nothing else.
+func TestReleasedIsTold(t *testing.T) {
+	d, s := releaserOf(1, map[string]error{})
+	out := &clerk{}
+	s.out = out
+	for range 2 {
+		require.NoError(t, s.release(t.Context(), []release{{}}))
+		require.Empty(t, out.told)
+		d.rows, d.errs["Release"] = rowsOf(channels.Pending, "a"), errors.New("failed")
+	}
+	delete(d.errs, "Release")
+	require.NoError(t, s.release(t.Context(), []release{{}}))
+	require.Equal(t, []string{"1 released"}, out.told)
 }
 
 // Where nothing waits, nothing is looked at.

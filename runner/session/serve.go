@@ -74,6 +74,9 @@ func (s *Session) loop(ctx context.Context) error {
 		for _, uuid := range s.foreseen.take(now) {
 			s.dirty.add(uuid)
 		}
+		if o.poll {
+			s.polls.hinted = true
+		}
 		if o.resync {
 			s.resyncAt = time.Time{}
 		}
@@ -180,7 +183,7 @@ func (s *Session) deadline() time.Time {
 	if s.dirty.len() > 0 && !s.readAfter.IsZero() {
 		d = timing.Earliest(d, s.readAfter)
 	}
-	for _, due := range [...]time.Time{s.foreseen.due(), s.upgradeDue()} {
+	for _, due := range [...]time.Time{s.foreseen.due(), s.upgradeDue(), s.pollAt()} {
 		if !due.IsZero() {
 			d = timing.Earliest(d, due)
 		}
@@ -353,14 +356,16 @@ func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
 	if err != nil {
 		return err
 	}
-	if len(got) > 0 && s.echoSince.IsZero() {
+	if len(got) > 0 && s.echoSince.IsZero() && !s.polls.on {
 		s.echoSince = time.Now()
 	}
 	if len(reads) > 0 {
 		s.deliver(reads, rows)
 	}
 	for i := range got {
-		s.foreseen.claimed(got[i].UUID)
+		if !s.polls.on {
+			s.foreseen.claimed(got[i].UUID)
+		}
 	}
 	// At once: should the read below fail, these have been claimed all the same.
 	s.out.Claimed(Claims{Got: got})
@@ -483,10 +488,15 @@ func (s *Session) attend(ctx context.Context) error {
 			return err
 		}
 	}
+	if due := s.pollAt(); !due.IsZero() && !now.Before(due) {
+		if err := s.postponed(ctx, s.poll(ctx)); err != nil {
+			return err
+		}
+	}
 	if !s.echoSince.IsZero() && now.Sub(s.echoSince) >= echoTimeout {
 		return fmt.Errorf("no notification of our own claim within %s: %w", echoTimeout, driver.ErrLost)
 	}
-	if now.Sub(s.heard) >= probeInterval || now.Sub(s.probed) >= probeLimit {
+	if s.probeDue(now) {
 		s.probed = now
 		s.follow()
 		if err := s.unlessLocked(s.call(ctx, "probe", probeTimeout, s.conn.Probe)); err != nil {

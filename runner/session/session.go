@@ -52,6 +52,10 @@ const (
 type Config struct {
 	Driver   driver.Driver
 	Postgres *pgx.ConnConfig
+	// Pooler is set where sessions go through a pooler, of which the driver is capable, and do not
+	// listen. Poll is then the time between two reads of all jobs, at least.
+	Pooler *pgx.ConnConfig
+	Poll   time.Duration
 	// DatabaseChannels is set where the channels that are configured in the database count.
 	DatabaseChannels bool
 	// UpgradeGate is set where nothing is to be claimed while the application is being changed. The
@@ -94,6 +98,8 @@ type Session struct {
 	// echoSince is when the oldest claim without an echo was made; zero if there is none.
 	echoSince time.Time
 	resyncAt  time.Time
+	// polls is set while the session hears no notifications.
+	polls poll
 	// lockedUntil is when the next snapshot may be tried, after a lock was met.
 	lockedUntil time.Time
 	lockedTold  time.Time // when the log was last told of a lock
@@ -167,7 +173,7 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 	}, func() error {
 		cfg := s.config()
 		return timing.Within(ctx, connectTimeout, func(ctx context.Context) (err error) {
-			s.conn, err = cfg.Driver.OpenSession(ctx, cfg.Postgres, s.database)
+			s.conn, err = open(ctx, cfg, s.database)
 			return err
 		})
 	})
@@ -187,6 +193,7 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 		}
 		return found, err
 	}
+	s.startPolling()
 	s.pulse.begin()
 	// From here on the engine knows the session: orders of an earlier
 	// connection mean nothing to this one. An option that has changed does.
@@ -219,8 +226,13 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 // that of the context.
 func (s *Session) lost(err error) {
 	state := Lost
-	if errors.Is(err, driver.ErrChanged) {
+	switch {
+	case errors.Is(err, driver.ErrChanged):
 		state = Changed
+	case errors.Is(err, driver.ErrRival):
+		state = Standby
+		s.config().Logger.Warn("another runner has taken the lock of the database: this one yields, and serves it again when the lock is free",
+			zap.String("database", s.database))
 	}
 	s.out.State(state, err.Error())
 }

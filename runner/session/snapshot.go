@@ -40,6 +40,12 @@ func (s *Session) snapshot(ctx context.Context) error {
 	if err := s.readChannels(ctx); err != nil {
 		return err
 	}
+	return s.readAll(ctx)
+}
+
+// readAll is the part of a snapshot that concerns the jobs.
+func (s *Session) readAll(ctx context.Context) error {
+	began := time.Now()
 	s.readKeys()
 	overflow := s.overflow
 	s.overflow = false
@@ -69,7 +75,7 @@ func (s *Session) snapshot(ctx context.Context) error {
 		return err
 	}
 	var named map[string]struct{}
-	if !overflow && !s.overflow {
+	if !overflow && !s.overflow && !s.polls.on {
 		named = s.dirty.copy()
 		maps.Copy(named, s.foreseen.waiting.set)
 	}
@@ -77,6 +83,7 @@ func (s *Session) snapshot(ctx context.Context) error {
 	now := time.Now()
 	s.heard, s.probed, s.resyncAt = now, now, now.Add(timing.Jitter(resyncInterval))
 	s.lockedUntil = time.Time{}
+	s.polls.last, s.polls.took = now, now.Sub(began)
 	s.pulse.beat(now)
 	s.pulse.synced.Store(now.UnixMicro())
 	return nil

@@ -70,11 +70,14 @@ func (s *Session) upgradeDue() time.Time {
 // a moment after one that met a lock. The listener learns how the rows of the others look, as of those
 // that a claim did not get.
 func (s *Session) admit(ctx context.Context, claims []string) ([]string, error) {
-	if len(claims) > 0 && !s.claimAfter.IsZero() && time.Now().Before(s.claimAfter) {
+	if len(claims) == 0 {
+		return nil, nil
+	}
+	if time.Now().Before(s.claimAfter) {
 		s.out.Claimed(Claims{Locked: claims})
 		return nil, nil
 	}
-	if !s.gating || len(claims) == 0 {
+	if !s.gating {
 		return claims, nil
 	}
 	if time.Since(s.upgradeAt) >= upgradeInterval {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -409,6 +410,75 @@ func TestChangesOfAnUpgradeAreTold(t *testing.T) {
 	d.errs = map[string]error{"Upgrading": driver.ErrLost}
 	require.ErrorIs(t, s.checkUpgrade(t.Context()), driver.ErrLost)
 	require.EqualValues(t, 5, out.told.Load())
+}
+
+// Claims are not made during an upgrade, and each is answered with its row.
+func TestClaimsDuringAnUpgradeAreAnswered(t *testing.T) {
+	d, _, s := watchedOf(true)
+	d.seen.Active = true
+	require.NoError(t, s.checkUpgrade(t.Context()))
+	out := &clerk{}
+	s.out = out
+	claims := make([]string, readBatch+1)
+	for i := range claims {
+		claims[i] = strconv.Itoa(i)
+	}
+	left, err := s.admit(t.Context(), claims)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.Equal(t, []string{fmt.Sprintf("0 claimed, %d missed, 0 gone", readBatch), "0 claimed, 1 missed, 0 gone"}, out.told)
+	d.errs = map[string]error{"Read": driver.ErrLost}
+	_, err = s.admit(t.Context(), claims)
+	require.ErrorIs(t, err, driver.ErrLost)
+}
+
+// That a table is locked is logged once a minute.
+func TestLocksAreLoggedOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, _, s := watchedOf(false)
+		core, logs := observer.New(zap.WarnLevel)
+		s.config = func() Config { return Config{Logger: zap.New(core)} }
+		for _, c := range []struct {
+			after  time.Duration
+			logged int
+		}{{0, 1}, {lockedTellInterval - 1, 1}, {1, 2}, {1, 2}} {
+			timing.Sleep(t.Context(), c.after)
+			require.NoError(t, s.unlessLocked(driver.ErrUpgrading))
+			require.Equal(t, c.logged, logs.Len())
+		}
+	})
+}
+
+// Wherever an upgrade is looked for, a look that fails ends the connection.
+func TestLooksForAnUpgradeThatFail(t *testing.T) {
+	for name, do := range map[string]func(context.Context, *watched, *Session) error{
+		"while there is one": func(ctx context.Context, _ *watched, s *Session) error {
+			s.upgrade.Active = true
+			return s.attend(ctx)
+		},
+		"with a probe": func(ctx context.Context, _ *watched, s *Session) error {
+			s.heard = s.heard.Add(-probeInterval)
+			return s.attend(ctx)
+		},
+		"before a claim": func(ctx context.Context, _ *watched, s *Session) error {
+			claims, err := s.admit(ctx, []string{"a"})
+			require.Empty(t, claims)
+			return err
+		},
+		"after a claim that got nothing": func(ctx context.Context, _ *watched, s *Session) error {
+			return s.claim(ctx, []string{"locked"}, nil)
+		},
+		"after a claim that met a lock": func(ctx context.Context, d *watched, s *Session) error {
+			d.errs["Claim"] = driver.ErrUpgrading
+			return s.claim(ctx, []string{"a"}, nil)
+		},
+	} {
+		d, _, s := watchedOf(true)
+		require.NoError(t, s.checkUpgrade(t.Context()))
+		s.upgradeAt = s.upgradeAt.Add(-upgradeInterval)
+		d.errs = map[string]error{"Upgrading": driver.ErrLost}
+		require.ErrorIs(t, do(t.Context(), d, s), driver.ErrLost, name)
+	}
 }
 
 // A claim that an upgrade may have kept from being made has it looked for, others have not.

@@ -18,24 +18,32 @@ type bouncer struct {
 	tb     *testBed
 	config string
 	addr   string
-	cmd    *exec.Cmd
+	// dsn leads through it.
+	dsn string
+	cmd *exec.Cmd
 }
 
-// startBouncer starts a PgBouncer in front of PostgreSQL, for all
-// nodes to connect through.
+// behindBouncer starts a PgBouncer for all nodes to connect through.
+func behindBouncer(tb *testBed, mode string) *bouncer {
+	b := startBouncer(tb, mode)
+	tb.dsn = b.dsn
+	return b
+}
+
+// startBouncer starts a PgBouncer in front of PostgreSQL.
 func startBouncer(tb *testBed, mode string) *bouncer {
 	dir := tb.TempDir()
 	b := &bouncer{tb: tb, config: filepath.Join(dir, "pgbouncer.ini"), addr: freeAddress(tb)}
 	_, port, err := net.SplitHostPort(b.addr)
 	require.NoError(tb, err)
 	host, sockets := "127.0.0.1", ""
-	tb.dsn = tb.Postgres.ProxyDSN(b.addr, "postgres")
+	b.dsn = tb.Postgres.ProxyDSN(b.addr, "postgres")
 	if *transport == "unix" {
 		host = tb.Postgres.Dir()
 		sockets, err = tb.Folder("")
 		require.NoError(tb, err)
 		require.NoError(tb, os.Chmod(sockets, 0o777)) //nolint:gosec // another user runs it
-		tb.dsn = tb.Postgres.ProxySocketDSN(sockets, port, "postgres")
+		b.dsn = tb.Postgres.ProxySocketDSN(sockets, port, "postgres")
 	}
 	require.NoError(tb, os.WriteFile(b.config, fmt.Appendf(nil, `[databases]
 * = host=%s port=%d user=postgres

@@ -9,5 +9,5 @@ import (
 
 // TestFaults is the whole suite.
 func TestFaults(t *testing.T) {
-	testFaults(t, slices.Concat(quickFaults, postgresFaults, sessionFaults, caddyFaults, upstreamFaults, dataFaults, timeoutFaults, quarantineFaults, poolFaults))
+	testFaults(t, slices.Concat(quickFaults, postgresFaults, sessionFaults, pooledFaults, caddyFaults, upstreamFaults, dataFaults, timeoutFaults, quarantineFaults, poolFaults))
 }

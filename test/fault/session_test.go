@@ -55,12 +55,12 @@ var sessionFaults = []fault{
 	bouncerKilled(),
 	{
 		name: "PgBouncer in transaction mode, refused", bound: 30 * time.Second, unserved: true,
-		prepare: func(tb *testBed) { startBouncer(tb, "transaction") },
+		prepare: func(tb *testBed) { behindBouncer(tb, "transaction") },
 		strike:  refusedBouncer,
 	},
 	{
 		name: "PgBouncer in statement mode, refused", bound: 30 * time.Second, unserved: true,
-		prepare: func(tb *testBed) { startBouncer(tb, "statement") },
+		prepare: func(tb *testBed) { behindBouncer(tb, "statement") },
 		strike:  refusedBouncer,
 	},
 }
@@ -93,7 +93,7 @@ func bouncerKilled() fault {
 	var b *bouncer
 	return fault{
 		name: "PgBouncer in session mode, killed", bound: 30 * time.Second,
-		prepare: func(tb *testBed) { b = startBouncer(tb, "session") },
+		prepare: func(tb *testBed) { b = behindBouncer(tb, "session") },
 		strike: func(tb *testBed) {
 			b.kill()
 			tb.wait(2 * time.Second)

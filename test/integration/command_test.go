@@ -78,7 +78,7 @@ func TestCommands(t *testing.T) {
 	tb.commands(0, upstream, "upstreams")
 	tb.commands(0, running[0], "tasks")
 	tb.commands(0, failed[1], "jobs", "--state", "failed")
-	out := tb.commands(0, "more: --cursor ", "jobs", "--limit", "1")
+	out := tb.commands(0, "more: --after ", "jobs", "--limit", "1")
 	require.NotContains(t, out, "\x1b", "no colours where there is no terminal")
 	tb.commands(0, "running on "+upstream, "why", db, running[0])
 	tb.commands(0, "job "+running[0]+" in database "+db, "why", running[0][:13])

@@ -141,6 +141,11 @@ func doctorCases() []doctorCase {
 	return all
 }
 
+// dsnOf is how to connect to a pooler of a test.
+func dsnOf(cfg *pgx.ConnConfig) string {
+	return "host=" + cfg.Host + " port=" + itoa(cfg.Port) + " user=" + cfg.User + " password=" + cfg.Password + " sslmode=disable"
+}
+
 func casesOfPostgres() []doctorCase {
 	return []doctorCase{
 		{code: "postgres", severity: "ok", words: "lists 1 database", setUp: func(*testBed) {}},
@@ -153,10 +158,26 @@ func casesOfPostgres() []doctorCase {
 		}},
 		{code: "transaction_pooler", severity: "error", status: 3, words: "transaction mode", setUp: func(tb *testBed) {
 			cfg := drivertest.NewPooler(tb.T, tb.Postgres.ConnConfig("postgres"), drivertest.PoolTransaction)
-			tb.dsn = cfg.ConnString()
-			if tb.dsn == "" || !strings.Contains(tb.dsn, "host") {
-				tb.dsn = "host=" + cfg.Host + " port=" + itoa(cfg.Port) + " user=" + cfg.User + " password=" + cfg.Password
-			}
+			tb.dsn = dsnOf(cfg)
+		}},
+		{code: "pooler_unreachable", severity: "error", status: 3, words: "the pooler cannot be reached", setUp: func(tb *testBed) {
+			tb.more = "pooler \"host=127.0.0.1 port=1 sslmode=disable\""
+		}},
+		{code: "pooler_refuses", severity: "error", status: 3, words: "the pooler refuses the database", setUp: func(tb *testBed) {
+			tb.more = "pooler \"" + tb.Postgres.DSN("postgres") + "&user=nobody_knows\""
+		}},
+		{code: "pooler_is_none", severity: "warning", words: "pooler leads to PostgreSQL itself", setUp: func(tb *testBed) {
+			tb.more = "pooler \"" + tb.Postgres.DSN("postgres") + "\""
+		}},
+		{code: "pooler_not_counted", severity: "warning", words: "set track_counts on", setUp: func(tb *testBed) {
+			cfg := tb.Postgres.ConnConfig(tb.dbs[0])
+			tb.more = "pooler \"" + dsnOf(drivertest.NewPooler(tb.T, cfg, drivertest.PoolRoundRobin)) + "\""
+			role := tb.connectAs("uncounted", "postgres")
+			tb.statement("ALTER ROLE " + role + " SUPERUSER")
+			tb.statement("ALTER ROLE " + role + " SET track_counts = off")
+		}},
+		{code: "lock_free", severity: "ok", name: "pooled", words: "or one does through a pooler", setUp: func(tb *testBed) {
+			tb.more = "pooler \"" + dsnOf(drivertest.NewPooler(tb.T, tb.Postgres.ConnConfig(tb.dbs[0]), drivertest.PoolTransaction)) + "\""
 		}},
 		{code: "role_rights", severity: "warning", words: "the role postgres is a superuser", setUp: func(*testBed) {}},
 		{code: "too_few_connections", severity: "warning", words: "2 databases are to be served, and 1 of them can have a connection at a time, because connections is 3: raise it", setUp: func(tb *testBed) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -74,6 +75,7 @@ func TestREADME(t *testing.T) {
 	promised := map[string]string{
 		"doctor": "0 errors", "status": "ready", "channels --watch": "root.mail", "why": "to run it again: caddy jobrunner requeue",
 		"pause": "mail server is down", "drain": "can be stopped", "requeue": "would be changed: 1",
+		"history": "stub.model",
 	}
 	failed := tb.enqueue(db, in("root.mail", odoostub.JobSpec{State: "failed"}))[0]
 	start := func() {
@@ -82,6 +84,9 @@ func TestREADME(t *testing.T) {
 		tb.untilReady()
 		tb.enqueue(db, repeat(8, odoostub.JobSpec{})...)
 		tb.untilStates(map[string]int{"done": 8, "failed": 1})
+		tb.until("they are in the history", func() bool {
+			return tb.get("history", http.StatusOK)["total"].(map[string]any)["attempts"].(float64) == 8
+		})
 	}
 	var seen []string
 	here := strings.NewReplacer("prod ", db+" ", "3f1c8a52-9d40-4f6e-8b1a-6a7f0c2d9e15", failed, "10.0.0.5:8069", tb.Odoo[0].Addr())

@@ -95,6 +95,8 @@ type bench struct {
 	ctx context.Context
 	// locks is set when jobs have lock rows.
 	locks bool
+	// pooler is the way of the sessions if they are those of a [driver.PoolDriver].
+	pooler *pgx.ConnConfig
 }
 
 func newBench(t *testing.T, fresh func(*testing.T) Harness) *bench {
@@ -107,7 +109,7 @@ func newBench(t *testing.T, fresh func(*testing.T) Harness) *bench {
 // open opens a session that ends with the test.
 func (b *bench) open() driver.Session {
 	b.t.Helper()
-	s, err := b.Driver().OpenSession(b.ctx, b.Postgres(), b.Database())
+	s, err := b.session()
 	require.NoError(b.t, err)
 	b.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -115,6 +117,15 @@ func (b *bench) open() driver.Session {
 		_ = s.Close(ctx) // it may be lost, or closed already
 	})
 	return s
+}
+
+func (b *bench) session() (driver.Session, error) {
+	if b.pooler == nil {
+		return b.Driver().OpenSession(b.ctx, b.Postgres(), b.Database())
+	}
+	d, ok := driver.AsPoolDriver(b.Driver())
+	require.True(b.t, ok)
+	return d.OpenPooled(b.ctx, b.pooler, b.Database())
 }
 
 // ready opens a session that has the lock and listens.

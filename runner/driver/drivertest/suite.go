@@ -16,67 +16,80 @@ import (
 // Run runs the suite. fresh returns a new harness for each test.
 func Run(t *testing.T, fresh func(*testing.T) Harness) {
 	t.Helper()
-	run(t, fresh, true)
+	run(t, fresh, true, false)
+}
+
+// RunPooled runs the part of the suite that concerns sessions of a [driver.PoolDriver], through a pooler
+// that gives each transaction another backend.
+func RunPooled(t *testing.T, fresh func(*testing.T) Harness) {
+	t.Helper()
+	run(t, fresh, true, true)
 }
 
 // RunWithoutLocks runs the part of the suite for applications whose jobs have no lock rows, so that
 // nothing proves a task dead.
 func RunWithoutLocks(t *testing.T, fresh func(*testing.T) Harness) {
 	t.Helper()
-	run(t, fresh, false)
+	run(t, fresh, false, false)
 }
 
-func run(t *testing.T, fresh func(*testing.T) Harness, locks bool) {
+func run(t *testing.T, fresh func(*testing.T) Harness, locks, pooled bool) {
 	t.Helper()
 	for _, test := range []struct {
 		name string
 		run  func(*bench)
-		// locks is set for what is about lock rows.
-		locks bool
+		// locks is set for what is about lock rows, direct for what a session behind a pooler does not
+		// have.
+		locks, direct bool
 	}{
-		{"Capabilities", testCapabilities, false},
-		{"Fingerprint", testFingerprint, false},
-		{"OpenUnknownDatabase", testOpenUnknown, false},
-		{"Lock", testLock, false},
-		{"Snapshot", testSnapshot, false},
-		{"Count", testCount, false},
-		{"Read", testRead, false},
-		{"Claim", testClaim, false},
-		{"ClaimAndRead", testClaimAndRead, false},
-		{"Unclaim", testUnclaim, false},
-		{"Inspect", testInspect, true},
-		{"Rescue", testRescue, true},
-		{"RescueLooksAgain", testRescueLooksAgain, true},
-		{"Stop", testStop, true},
-		{"StopFindsTheAttempt", testStopFinds, true},
-		{"StopWithoutLocks", testStopWithoutLocks, false},
-		{"Account", testAccount, false},
-		{"AccountFindsTheAttempt", testAccountFinds, false},
-		{"FailDead", testFailDead, true},
-		{"FailStopped", testFailStopped, true},
-		{"FailUnclaimed", testFailUnclaimed, false},
-		{"Wait", testWait, false},
-		{"WaitIsInterruptible", testInterrupt, false},
-		{"WaitMissesNothing", testNothingMissed, false},
-		{"Echoes", testEchoes, true},
-		{"Reload", testReload, false},
-		{"Channels", testChannels, true},
-		{"Upgrades", testUpgrades, false},
-		{"Release", testRelease, true},
-		{"Probe", testProbe, false},
-		{"Lost", testLost, false},
-		{"Run", testRun, false},
-		{"RunOutcomes", testRunOutcomes, false},
-		{"Check", testCheck, false},
-		{"Sleep", testSleep, false},
-		{"Limits", testLimits, false},
-		{"Databases", testDatabases, false},
-		{"Lead", testLead, false},
+		{"Capabilities", testCapabilities, false, false},
+		{"Fingerprint", testFingerprint, false, false},
+		{"OpenUnknownDatabase", testOpenUnknown, false, true},
+		{"Lock", testLock, false, true},
+		{"Snapshot", testSnapshot, false, false},
+		{"Count", testCount, false, false},
+		{"Read", testRead, false, false},
+		{"Claim", testClaim, false, false},
+		{"ClaimAndRead", testClaimAndRead, false, false},
+		{"Unclaim", testUnclaim, false, false},
+		{"Inspect", testInspect, true, false},
+		{"Rescue", testRescue, true, false},
+		{"RescueLooksAgain", testRescueLooksAgain, true, false},
+		{"Stop", testStop, true, false},
+		{"StopFindsTheAttempt", testStopFinds, true, false},
+		{"StopWithoutLocks", testStopWithoutLocks, false, false},
+		{"Account", testAccount, false, false},
+		{"AccountFindsTheAttempt", testAccountFinds, false, false},
+		{"FailDead", testFailDead, true, false},
+		{"FailStopped", testFailStopped, true, false},
+		{"FailUnclaimed", testFailUnclaimed, false, false},
+		{"Wait", testWait, false, true},
+		{"WaitIsInterruptible", testInterrupt, false, true},
+		{"WaitMissesNothing", testNothingMissed, false, true},
+		{"Echoes", testEchoes, true, true},
+		{"Reload", testReload, false, true},
+		{"Channels", testChannels, true, false},
+		{"Upgrades", testUpgrades, false, false},
+		{"Release", testRelease, true, false},
+		{"Probe", testProbe, false, true},
+		{"Lost", testLost, false, true},
+		{"Run", testRun, false, true},
+		{"RunOutcomes", testRunOutcomes, false, true},
+		{"Check", testCheck, false, true},
+		{"Sleep", testSleep, false, false},
+		{"Limits", testLimits, false, true},
+		{"Databases", testDatabases, false, true},
+		{"Lead", testLead, false, true},
 	} {
-		if locks || !test.locks {
+		if (locks || !test.locks) && !(pooled && test.direct) {
 			t.Run(test.name, func(t *testing.T) {
 				b := newBench(t, fresh)
 				b.locks = locks
+				if pooled {
+					cfg := b.Postgres()
+					cfg.Database = b.Database()
+					b.pooler = NewPooler(t, cfg, PoolRoundRobin)
+				}
 				test.run(b)
 			})
 		}
@@ -105,6 +118,8 @@ func testCapabilities(b *bench) {
 	require.Equal(b.t, can.Quarantine, quarantines)
 	_, shares := s.(driver.Sharer)
 	require.Equal(b.t, can.Companies || can.Identities, shares)
+	_, pools := d.(driver.PoolDriver)
+	require.Equal(b.t, can.Poolers, pools)
 }
 
 // testRelease: a job is released if all of its parents that there are are done, and there is one; once,
@@ -595,10 +610,15 @@ func testChannels(b *bench) {
 		},
 	} {
 		b.SetChannels(want)
-		b.wait(s, func(n driver.Notifications) bool { return n.Reload })
+		if b.pooler == nil {
+			b.wait(s, func(n driver.Notifications) bool { return n.Reload })
+		}
 		got, err := reader.Channels(b.ctx)
 		require.NoError(b.t, err)
 		require.ElementsMatch(b.t, want, got)
+	}
+	if b.pooler != nil {
+		return // its backends are replaced
 	}
 	b.Terminate()
 	_, err := reader.Channels(b.ctx)

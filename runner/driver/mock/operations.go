@@ -45,18 +45,19 @@ func matches(f driver.Filter, j *Job) bool {
 		strings.HasPrefix(j.UUID, f.Prefix) &&
 		(len(f.States) == 0 || slices.Contains(f.States, j.State)) &&
 		(channel == wanted || strings.HasPrefix(channel, wanted+".")) &&
-		f.Exception == "" &&
+		f.Exception == "" && f.Function == "" && f.Name == "" && f.Identity == "" &&
+		(f.NewerThan == 0 || time.Since(time.UnixMicro(j.Created)) <= f.NewerThan) &&
 		(f.OlderThan == 0 || time.Since(time.UnixMicro(j.Created)) > f.OlderThan)
 }
 
 // List implements [driver.Operations].
-func (o *operations) List(ctx context.Context, f driver.Filter, before int64, limit int) ([]driver.Detail, error) {
+func (o *operations) List(ctx context.Context, f driver.Filter, before int64, limit int) (driver.Listed, error) {
 	o.w.mu.Lock()
 	defer o.w.mu.Unlock()
 	o.w.checkDeadline(ctx, "List")
 	jobs := o.db.sorted(func(j *Job) bool { return matches(f, j) && (before == 0 || j.ID < before) })
 	slices.SortFunc(jobs, func(a, b Job) int { return cmp.Compare(b.ID, a.ID) })
-	var list []driver.Detail
+	var out driver.Listed
 	for _, j := range jobs[:min(limit, len(jobs))] {
 		d := driver.Detail{Row: j.Row, MaxRetries: j.MaxRetries, Exception: j.Exception}
 		for _, uuid := range j.DependsOn {
@@ -64,9 +65,25 @@ func (o *operations) List(ctx context.Context, f driver.Filter, before int64, li
 				d.WaitsFor, d.FirstParent = d.WaitsFor+1, uuid
 			}
 		}
-		list = append(list, d)
+		out.Jobs = append(out.Jobs, d)
 	}
-	return list, nil
+	if n := len(out.Jobs); n > 0 && n < len(jobs) {
+		out.Next = out.Jobs[n-1].ID
+	}
+	return out, nil
+}
+
+// Record implements [driver.Operations].
+func (o *operations) Record(ctx context.Context, uuid string, payloads bool) (*driver.Record, error) {
+	listed, err := o.List(ctx, driver.Filter{UUIDs: []string{uuid}}, 0, 1)
+	if err != nil || len(listed.Jobs) == 0 {
+		return nil, err
+	}
+	out := &driver.Record{Detail: listed.Jobs[0]}
+	if payloads {
+		out.Payload = &driver.Payload{Arguments: driver.Text{Text: "secret", Bytes: 6}}
+	}
+	return out, nil
 }
 
 // Change implements [driver.Operations]. It changes none of the jobs that depend on a job.

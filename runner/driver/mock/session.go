@@ -29,6 +29,8 @@ type session struct {
 	listening     bool
 	locked        bool
 	gated         bool
+	// pooled is set if it hears nothing, and holds no lock.
+	pooled bool
 }
 
 // signal wakes Wait.
@@ -74,6 +76,9 @@ func (s *session) do(ctx context.Context, method string, fault error, hang bool,
 	if err := ctx.Err(); err != nil {
 		s.lose()
 		return s.failed(method, fmt.Errorf("%w: %w", driver.ErrLost, err))
+	}
+	if err := s.excluded(method); err != nil {
+		return err
 	}
 	if fault != nil {
 		if errors.Is(fault, driver.ErrLost) {
@@ -126,6 +131,8 @@ func (s *session) Lock(ctx context.Context) (lock driver.Lock, err error) {
 		switch {
 		case s.db.foreign != "":
 			lock.Holder = s.db.foreign
+		case s.pooled && s.db.holder == nil:
+			lock.Held = true
 		case s.db.holder == nil:
 			s.db.holder, s.db.locked = s, time.Now()
 			s.locked, lock.Held = true, true
@@ -143,7 +150,7 @@ func (s *session) Listen(ctx context.Context) error {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	return s.do(ctx, "Listen", nil, false, func() error {
-		s.listening = true
+		s.listening = !s.pooled
 		return nil
 	})
 }
@@ -239,7 +246,7 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) (tasks []dr
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	err = s.do(ctx, "Claim", s.db.faults.ClaimErr, s.db.faults.HangClaim, func() error {
-		if s.db.holder != s {
+		if s.db.holder != s && !s.pooled {
 			s.w.violation("Claim on %s without the lock", s.db.name)
 		}
 		for _, j := range s.jobs(others) {

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -37,11 +35,24 @@ func (d *Driver) OpenOperations(ctx context.Context, pg *pgx.ConnConfig, databas
 		return nil, err
 	}
 	o := &operations{database: database, conn: conn}
+	if err := o.setUp(ctx); err != nil {
+		conn.Abandon(ctx)
+		return nil, err
+	}
 	if err := o.detect(ctx); err != nil {
 		conn.Abandon(ctx)
 		return nil, err
 	}
 	return o, nil
+}
+
+// setUp has plans of which each part is read only as far as it is wanted: by an index, row by row.
+func (o *operations) setUp(ctx context.Context) error {
+	if o.conn.Pooling == postgres.TransactionPooling {
+		return nil // detect refuses it
+	}
+	_, err := o.conn.Exec(ctx, "SELECT set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false)", pgx.QueryExecModeExec)
+	return o.conn.Failed(err, "set up the connection for operations")
 }
 
 func (o *operations) detect(ctx context.Context) error {
@@ -57,6 +68,9 @@ func (o *operations) detect(ctx context.Context) error {
 	if g == nil {
 		return fmt.Errorf("database %s: %s: %w", o.database, fp.Description, driver.ErrUndetected)
 	}
+	if odd := intersect(c.TypedColumns, g.used()); len(odd) > 0 {
+		return fmt.Errorf("database %s: %s", o.database, fp.Description)
+	}
 	o.g = g
 	return nil
 }
@@ -66,138 +80,12 @@ func (o *operations) Close(ctx context.Context) error {
 	return postgres.Wrap(o.conn.Close(ctx), "close the connection for operations")
 }
 
-// detailColumns are what a [driver.Detail] has beyond a row.
-var detailColumns = []column{
-	{"model_name", "varchar"}, {"method_name", "varchar"}, {"max_retries", "int4"}, {"exc_name", "varchar"},
-	{"date_started", "timestamp"}, {"date_done", "timestamp"},
-}
-
-// List implements [driver.Operations].
-func (o *operations) List(ctx context.Context, f driver.Filter, before int64, limit int) ([]driver.Detail, error) {
-	if before == 0 {
-		before = math.MaxInt64
-	}
-	where, args := o.g.where(f)
-	args = append(args, before, limit)
-	sql := fmt.Sprintf("SELECT %s, %s FROM queue_job j WHERE %s AND j.id < $%d::int8 ORDER BY j.id DESC LIMIT $%d",
-		o.g.rowColumns(), o.g.optional(detailColumns), where, len(args)-1, len(args))
-	rows, err := o.conn.Query(ctx, o.g.named(sql), args...)
-	if err != nil {
-		return nil, o.conn.Failed(err, "list jobs")
-	}
-	scan := &scanner{database: o.database}
-	list, err := pgx.CollectRows(rows, func(pgx.CollectableRow) (driver.Detail, error) {
-		return scan.detail(rows)
-	})
-	if err != nil {
-		return nil, o.conn.Failed(err, "list jobs")
-	}
-	if len(f.UUIDs) == 0 {
-		return list, nil
-	}
-	for i := range list {
-		if list[i].State == channels.WaitDependencies {
-			if err := o.parents(ctx, &list[i]); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return list, nil
-}
-
-// detail reads what List selects.
-func (s *scanner) detail(rows pgx.Rows) (d driver.Detail, err error) {
-	var model, method, exception pgtype.Text
-	var limit pgtype.Int8
-	var started, done pgtype.Timestamp
-	if d.Row, err = s.scan(rows, &model, &method, &limit, &exception, &started, &done); err != nil {
-		return d, err
-	}
-	d.Model, d.Method, d.Exception, d.MaxRetries = model.String, method.String, exception.String, narrow(limit.Int64)
-	if started.Valid {
-		d.Started = started.Time
-	}
-	if done.Valid {
-		d.Done = done.Time
-	}
-	return d, nil
-}
-
-// parents counts the jobs that a job waits for.
-func (o *operations) parents(ctx context.Context, d *driver.Detail) error {
-	if !o.g.graphs() {
-		return nil
-	}
-	var first *string
-	err := o.conn.QueryRow(ctx, o.g.named(`SELECT count(*), min(d.uuid) FROM queue_job j, `+dependsOn+`
-		LEFT JOIN queue_job p ON p.uuid = d.uuid
-		WHERE j.id = $1 AND p.state IS DISTINCT FROM 'done'`), d.ID).Scan(&d.WaitsFor, &first)
-	if err != nil {
-		return o.conn.Failed(err, "count the jobs that a job waits for")
-	}
-	if first != nil {
-		d.FirstParent = *first
-	}
-	return nil
-}
-
 // dependsOn are the jobs on which job j depends (docs/contract.md 1.2).
 const dependsOn = `jsonb_array_elements_text(coalesce(j.dependencies::jsonb -> 'depends_on', '[]')) AS d(uuid)`
 
 // graphs reports whether jobs can depend on each other, and we may see it.
 func (g *generation) graphs() bool {
 	return slices.Contains(g.readable, "graph_uuid") && slices.Contains(g.readable, "dependencies")
-}
-
-// where turns a filter into a condition on job j, with its arguments.
-func (g *generation) where(f driver.Filter) (string, []any) {
-	conditions := []string{"true"}
-	var args []any
-	add := func(condition string, arg any) {
-		args = append(args, arg)
-		conditions = append(conditions, strings.ReplaceAll(condition, "$", fmt.Sprintf("$%d", len(args))))
-	}
-	if len(f.UUIDs) > 0 {
-		add("j.uuid = ANY($)", f.UUIDs)
-	}
-	if f.Prefix != "" {
-		// Odoo makes its databases with the collation C, in which the index serves this. A range would
-		// use it in every collation, but miss jobs where two letters sort as one ("aa" in Danish).
-		add("j.uuid LIKE $", likePrefix(f.Prefix))
-	}
-	if len(f.States) > 0 {
-		names := make([]string, len(f.States))
-		for i, s := range f.States {
-			names[i] = s.String()
-		}
-		add("j.state = ANY($)", names)
-	}
-	// Rows name channels with and without root; all are below root.
-	if name := channels.Normalize(f.Channel); name != "root" {
-		short := strings.TrimPrefix(name, "root.")
-		add("j.channel = ANY($)", []string{name, short})
-		last := len(conditions) - 1
-		exact := conditions[last]
-		add("j.channel LIKE ANY($)", []string{likePrefix(name + "."), likePrefix(short + ".")})
-		conditions[last] = "(" + exact + " OR " + conditions[last+1] + ")"
-		conditions = conditions[:last+1]
-	}
-	if f.Exception != "" {
-		if slices.Contains(g.columns, "exc_name") {
-			add("j.exc_name = $", f.Exception)
-		} else {
-			conditions = append(conditions, "false")
-		}
-	}
-	if f.OlderThan > 0 {
-		add("j.date_created < now() AT TIME ZONE 'UTC' - $::interval", f.OlderThan)
-	}
-	return strings.Join(conditions, " AND "), args
-}
-
-// likePrefix is a pattern for what begins with s.
-func likePrefix(s string) string {
-	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(s) + "%"
 }
 
 // errNoCancelled is about 7.0 to 11.0 and 13.0, whose Odoo could not read such a row

@@ -39,8 +39,9 @@ func TestWideColumns(t *testing.T) {
 	o, err := odoo.New(odoo.Options{}).OpenOperations(h.deadline(), h.Postgres(), h.db)
 	require.NoError(t, err)
 	defer o.Close(context.Background())
-	list, err := o.List(h.deadline(), driver.Filter{}, 0, 10)
+	found, err := o.List(h.deadline(), driver.Filter{}, 0, 10)
 	require.NoError(t, err)
+	list := found.Jobs
 	require.Equal(t, int32(1<<31-1), list[1].MaxRetries)
 }
 
@@ -73,8 +74,9 @@ func TestLongTexts(t *testing.T) {
 	o, err := odoo.New(odoo.Options{}).OpenOperations(h.deadline(), h.Postgres(), h.db)
 	require.NoError(t, err)
 	defer o.Close(context.Background())
-	list, err := o.List(h.deadline(), driver.Filter{States: []channels.State{channels.Failed}}, 0, 10)
+	found, err := o.List(h.deadline(), driver.Filter{States: []channels.State{channels.Failed}}, 0, 10)
 	require.NoError(t, err)
+	list := found.Jobs
 	require.Len(t, list, 1)
 	require.LessOrEqual(t, len(list[0].Exception), 256)
 }

@@ -102,6 +102,7 @@ func (s *session) Account(ctx context.Context, causes []driver.Cause) ([]driver.
 	if s.generation == nil {
 		return nil, errNoFingerprint
 	}
+	defer s.excluding()()
 	texts, again := make([]string, len(causes)), make([]bool, len(causes))
 	for i := range causes {
 		texts[i], again[i] = causeText(causes[i].Text), causes[i].Retry

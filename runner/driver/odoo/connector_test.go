@@ -231,8 +231,9 @@ func TestNoCancelInOldSeries(t *testing.T) {
 		h.Insert(drivertest.Job{UUID: "a", State: "pending"})
 		ops, err := odoo.New(odoo.Options{}).OpenOperations(h.deadline(), h.Postgres(), h.db)
 		require.NoError(t, err)
-		list, err := ops.List(h.deadline(), driver.Filter{}, 0, 10)
+		found, err := ops.List(h.deadline(), driver.Filter{}, 0, 10)
 		require.NoError(t, err)
+		list := found.Jobs
 		require.Len(t, list, 1)
 		_, err = ops.Change(h.deadline(), driver.Change{Action: driver.Cancel, By: "me"}, driver.Filter{}, 0, 10, false)
 		if gen == odoostub.QueueJob12 {

@@ -61,7 +61,7 @@ func New(options Options) *Driver {
 
 // Capabilities implements [driver.Driver].
 func (d *Driver) Capabilities() driver.Capabilities {
-	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Examination: true, Stopping: true, Upgrades: true, Releases: true, Quarantine: true, Companies: true, Identities: true}
+	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Examination: true, Stopping: true, Upgrades: true, Releases: true, Quarantine: true, Companies: true, Identities: true, Poolers: true}
 }
 
 // OpenCluster implements [driver.Driver].
@@ -89,6 +89,15 @@ func (d *Driver) OpenSession(ctx context.Context, pg *pgx.ConnConfig, database s
 	return s, nil
 }
 
+// OpenPooled implements [driver.PoolDriver].
+func (d *Driver) OpenPooled(ctx context.Context, pg *pgx.ConnConfig, database string) (driver.Session, error) {
+	conn, err := postgres.ConnectPooled(ctx, pg, database, "session", planSetting, planSettingSince12)
+	if err != nil {
+		return nil, err
+	}
+	return &session{database: database, runNeutralized: d.options.RunNeutralized, conn: conn}, nil
+}
+
 // planSettings are for the statements that name jobs by their uuids. Their plans are made once, and
 // those that are made while queue_job is small or has not been analyzed would go through all of it,
 // for ever after. Without the second setting, which PostgreSQL has since 12, it plans most of them
@@ -97,6 +106,12 @@ func (d *Driver) OpenSession(ctx context.Context, pg *pgx.ConnConfig, database s
 const planSettings = `SELECT set_config(s.name, w.value, false)
 	FROM (VALUES ('enable_seqscan', 'off'), ('plan_cache_mode', 'force_generic_plan')) AS w (name, value)
 	JOIN pg_settings s ON s.name = w.name`
+
+// planSetting and planSettingSince12 are the same for a session through a pooler.
+var (
+	planSetting        = [2]string{"enable_seqscan", "off"}
+	planSettingSince12 = [2]string{"plan_cache_mode", "force_generic_plan"}
+)
 
 // host returns the Host header of a request for a database, empty for the default of the server's
 // address.

@@ -2,6 +2,7 @@ package odoo_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -62,9 +63,7 @@ func (h *harness) jobs() {
 func (h *harness) everything(cfg *pgx.ConnConfig) {
 	h.t.Helper()
 	d := odoo.New(odoo.Options{})
-	s, err := d.OpenSession(h.deadline(), cfg, h.db)
-	require.NoError(h.t, err)
-	defer s.Close(context.Background())
+	s := h.open(cfg)
 	fp, err := s.Fingerprint(h.deadline())
 	require.NoError(h.t, err)
 	require.Equal(h.t, driver.Healthy, fp.Health, fp.Description)
@@ -116,7 +115,7 @@ func (h *harness) everything(cfg *pgx.ConnConfig) {
 	require.NoError(h.t, s.Probe(h.deadline()))
 	e, err := d.Examine(h.deadline(), cfg, h.db)
 	require.NoError(h.t, err)
-	require.NotEmpty(h.t, e.Holder)
+	require.Equal(h.t, h.pooled, e.Holder == "", "through a pooler, the lock is held only while something is written")
 	h.operations(d, cfg)
 }
 
@@ -150,16 +149,19 @@ func (h *harness) operations(d *odoo.Driver, cfg *pgx.ConnConfig) {
 // owner, or of any role that may create one in public.
 func TestNothingOfOthersIsCalled(t *testing.T) {
 	for _, gen := range odoostub.Generations() {
-		t.Run(gen.String(), func(t *testing.T) {
-			h := newHarness(t, gen)
-			h.jobs()
-			cfg := h.owner()
-			h.shadow()
-			h.everything(cfg)
-			calls, err := hostile.Calls(h.deadline(), h.admin, cfg.User)
-			require.NoError(t, err)
-			require.Empty(t, calls)
-		})
+		for _, pooled := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, pooled %t", gen, pooled), func(t *testing.T) {
+				h := newHarness(t, gen)
+				h.pooled = pooled
+				h.jobs()
+				cfg := h.owner()
+				h.shadow()
+				h.everything(cfg)
+				calls, err := hostile.Calls(h.deadline(), h.admin, cfg.User)
+				require.NoError(t, err)
+				require.Empty(t, calls)
+			})
+		}
 	}
 }
 
@@ -237,17 +239,23 @@ func TestUntrustedTables(t *testing.T) {
 // TestSettingsOfARoleDoNotCount: a role whose encoding is another one reads channel names as they
 // are, and a role that wants other transactions claims all the same.
 func TestSettingsOfARoleDoNotCount(t *testing.T) {
+	for _, pooled := range []bool{false, true} {
+		t.Run(fmt.Sprintf("pooled %t", pooled), func(t *testing.T) { testSettingsOfARole(t, pooled) })
+	}
+}
+
+func testSettingsOfARole(t *testing.T, pooled bool) {
+	t.Helper()
 	h := newHarness(t, odoostub.QueueJobLock)
+	h.pooled = pooled
 	cfg := h.owner()
 	for _, setting := range []string{"client_encoding = LATIN1", "default_transaction_isolation = 'repeatable read'", "DateStyle = 'SQL, DMY'",
 		"default_transaction_read_only = on"} {
 		h.exec("ALTER ROLE " + cfg.User + " SET " + setting)
 	}
 	h.Insert(drivertest.Job{UUID: "a", State: "pending", Channel: "root.café"})
-	s, err := h.Driver().OpenSession(h.deadline(), cfg, h.db)
-	require.NoError(t, err)
-	defer s.Close(context.Background())
-	_, err = s.Fingerprint(h.deadline())
+	s := h.open(cfg)
+	_, err := s.Fingerprint(h.deadline())
 	require.NoError(t, err)
 	rows, err := s.Read(h.deadline(), []string{"a"})
 	require.NoError(t, err)

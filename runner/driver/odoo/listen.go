@@ -85,6 +85,9 @@ func (s *session) Listen(ctx context.Context) error {
 	if s.generation == nil {
 		return errNoFingerprint
 	}
+	if s.conn.Pooled() {
+		return nil
+	}
 	if err := s.createTrigger(ctx); err != nil {
 		return err
 	}
@@ -96,6 +99,10 @@ func (s *session) Listen(ctx context.Context) error {
 // Wait implements [driver.Session]. pgx leaves the connection open when a context ends while
 // nothing but notifications are waited for.
 func (s *session) Wait(ctx context.Context) (driver.Notifications, error) {
+	if s.conn.Pooled() {
+		<-ctx.Done()
+		return driver.Notifications{}, nil
+	}
 	for s.inbox.empty() {
 		err := s.conn.PgConn().WaitForNotification(ctx)
 		if err == nil {

@@ -178,8 +178,9 @@ func TestOperationsInNeutralized(t *testing.T) {
 	o, err := odoo.New(odoo.Options{}).OpenOperations(h.deadline(), h.Postgres(), h.db)
 	require.NoError(t, err)
 	defer o.Close(t.Context())
-	jobs, err := o.List(h.deadline(), driver.Filter{}, 0, 10)
+	found, err := o.List(h.deadline(), driver.Filter{}, 0, 10)
 	require.NoError(t, err)
+	jobs := found.Jobs
 	require.Len(t, jobs, 1)
 
 	x, err := odoo.New(odoo.Options{}).Examine(h.deadline(), h.Postgres(), h.db)

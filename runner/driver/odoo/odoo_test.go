@@ -26,6 +26,10 @@ func TestConformance(t *testing.T) {
 	drivertest.Run(t, func(t *testing.T) drivertest.Harness { return newHarness(t, odoostub.QueueJobLock) })
 }
 
+func TestConformancePooled(t *testing.T) {
+	drivertest.RunPooled(t, func(t *testing.T) drivertest.Harness { return newHarness(t, odoostub.QueueJobLock) })
+}
+
 func TestConformanceWithoutLocks(t *testing.T) {
 	for _, gen := range odoostub.Generations() {
 		if gen.Locks() {
@@ -51,6 +55,8 @@ type harness struct {
 	gen     odoostub.Generation
 	admin   *pgx.Conn
 	workers map[string]*pgx.Conn
+	// pooled has open go through a pooler that gives each transaction another backend.
+	pooled bool
 }
 
 func newHarness(t *testing.T, gen odoostub.Generation) *harness {

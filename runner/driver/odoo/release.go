@@ -113,6 +113,7 @@ func (s *session) Release(ctx context.Context, ids []int64, quiet time.Duration,
 	case !s.generation.graphs() || len(ids) == 0:
 		return nil, nil
 	}
+	defer s.excluding()()
 	if busy == nil {
 		busy = []string{} // of which all are different
 	}

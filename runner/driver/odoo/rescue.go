@@ -117,6 +117,7 @@ func (s *session) end(ctx context.Context, what, sql string, dead []driver.Liven
 	case !s.generation.locks && slices.ContainsFunc(dead, func(l driver.Liveness) bool { return !l.Expired }):
 		return nil, errNoLocks
 	}
+	defer s.excluding()()
 	states := make([]string, len(dead))
 	for i := range dead {
 		states[i] = dead[i].Row.RawState

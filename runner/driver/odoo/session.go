@@ -30,7 +30,10 @@ type session struct {
 	lockKeys   []int64 // of the locks that it holds
 }
 
-var _ driver.Session = (*session)(nil)
+var (
+	_ driver.Session = (*session)(nil)
+	_ driver.Poller  = (*session)(nil)
+)
 
 // errNoFingerprint is a mistake of the caller.
 var errNoFingerprint = errors.New("the database has no fingerprint yet, or one without a generation")
@@ -66,7 +69,7 @@ func (s *session) fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 	}
 	g.keys = s.keys
 	s.generation, s.statements, s.trigger = g, g.statements(), c.Trigger
-	if c.PID != s.conn.PID {
+	if c.PID != s.conn.PID && !s.conn.Pooled() {
 		s.conn.Pooling = postgres.TransactionPooling
 	}
 	copied, err := g.neutralized(ctx, s.conn)
@@ -94,6 +97,9 @@ func (s *session) fingerprint(ctx context.Context) (driver.Fingerprint, error) {
 		case postgres.SessionPooling:
 			fp.Description = "ready, through a connection pooler in session mode; a direct connection would be safer"
 		case postgres.Direct:
+		}
+		if s.conn.Pooled() {
+			fp.Description = "ready, through the pooler"
 		}
 		if copied {
 			fp.Description += neutralizedServedText
@@ -134,6 +140,13 @@ func (s *session) olderKey(ctx context.Context) (key int64, err error) {
 	err = s.conn.QueryRow(ctx, "SELECT hashtext($1)", s.generation.olderLock).Scan(&key)
 	return key, s.conn.Failed(err, "find the key of the lock "+s.generation.olderLock)
 }
+
+// Polls implements [driver.Poller].
+func (s *session) Polls() bool { return s.conn.Pooled() }
+
+// excluding has what follows happen only if no other runner serves the database, until the function
+// that it returns is called. Without a pooler, the session holds its locks all the time.
+func (s *session) excluding() (restore func()) { return s.conn.Exclude(s.lockKeys) }
 
 // Running implements [driver.Session]. An index serves it: add-ons of every series have one of the
 // state.
@@ -207,6 +220,7 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 	if s.generation == nil {
 		return nil, nil, errNoFingerprint
 	}
+	defer s.excluding()()
 	var tasks []driver.Task
 	var read rowSet
 	var model, method pgtype.Text
@@ -258,6 +272,7 @@ func (s *session) Unclaim(ctx context.Context, tasks []driver.Task) ([]driver.Ro
 	if s.generation == nil {
 		return nil, errNoFingerprint
 	}
+	defer s.excluding()()
 	uuids, enqueued := attempts(len(tasks), func(i int) driver.Task { return tasks[i] })
 	return s.rows(ctx, "put jobs back", s.statements.unclaim, uuids, enqueued)
 }
@@ -267,6 +282,7 @@ func (s *session) FailUnclaimed(ctx context.Context, tasks []driver.Task, why []
 	if s.generation == nil {
 		return nil, errNoFingerprint
 	}
+	defer s.excluding()()
 	uuids, enqueued := attempts(len(tasks), func(i int) driver.Task { return tasks[i] })
 	return s.rows(ctx, "fail jobs that were not run", s.statements.failUnclaimed, uuids, enqueued, causeTexts(why))
 }
@@ -274,7 +290,11 @@ func (s *session) FailUnclaimed(ctx context.Context, tasks []driver.Task, why []
 // Probe implements [driver.Session]. Every error matches [driver.ErrLost] or [driver.ErrChanged]: a
 // session that is not what it should be cannot be used.
 func (s *session) Probe(ctx context.Context) error {
-	if err := s.probe(ctx); err != nil || s.generation == nil || !s.listening {
+	if s.conn.Pooled() {
+		if err := s.probePooled(ctx); err != nil || s.generation == nil {
+			return err
+		}
+	} else if err := s.probe(ctx); err != nil || s.generation == nil || !s.listening {
 		return err
 	}
 	return upgradingOr(s.unchanged(ctx))
@@ -295,6 +315,13 @@ func (s *session) probe(ctx context.Context) error {
 		want.Lock = &s.lockKeys[i]
 	}
 	return s.conn.Probe(ctx, want)
+}
+
+// probePooled is probe where the session has nothing that it could have lost: that no other runner
+// serves the database is what is to be known.
+func (s *session) probePooled(ctx context.Context) error {
+	defer s.excluding()()
+	return s.conn.Probe(ctx, postgres.Expect{})
 }
 
 // Close implements [driver.Session].

@@ -100,8 +100,9 @@ func TestPrefix(t *testing.T) {
 	for prefix, want := range map[string][]string{
 		"3f2a": {"3f2a0000", "3f2a9b54"}, "3f2a9b54": {"3f2a9b54"}, "3f2": {"3f2b", "3f2a0000", "3f2a9b54"}, "a_": {"a_b"}, "%": nil,
 	} {
-		list, err := o.List(h.deadline(), driver.Filter{Prefix: prefix}, 0, 10)
+		found, err := o.List(h.deadline(), driver.Filter{Prefix: prefix}, 0, 10)
 		require.NoError(t, err)
+		list := found.Jobs
 		var got []string
 		for _, d := range list {
 			got = append(got, d.UUID)

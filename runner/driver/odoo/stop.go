@@ -127,6 +127,7 @@ func (s *session) Stop(ctx context.Context, attempts []driver.Task, terminate bo
 	if s.generation == nil {
 		return nil, errNoFingerprint
 	}
+	defer s.excluding()()
 	list := make([]driver.Stopped, 0, len(attempts))
 	commits, err := "", errNoLockTable
 	if s.generation.locks {

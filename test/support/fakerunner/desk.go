@@ -38,6 +38,11 @@ func (*Desk) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage, error) 
 	return p, nil
 }
 
+// Job says the same as Why.
+func (e *Desk) Job(ctx context.Context, key channels.Key) (runner.Why, error) {
+	return e.Why(ctx, key)
+}
+
 // Why knows one job.
 func (*Desk) Why(_ context.Context, key channels.Key) (runner.Why, error) {
 	if key.UUID != "known" {

@@ -54,6 +54,11 @@ func (e *Fuzzed) Jobs(context.Context, runner.JobQuery) (runner.JobPage, error) 
 	return runner.JobPage{Jobs: []driver.Detail{e.detail("known"), e.detail(e.text)}, Next: "next"}, nil
 }
 
+// Job says the same as Why.
+func (e *Fuzzed) Job(ctx context.Context, key channels.Key) (runner.Why, error) {
+	return e.Why(ctx, key)
+}
+
 // Why knows one job.
 func (e *Fuzzed) Why(_ context.Context, key channels.Key) (runner.Why, error) {
 	d := e.detail(key.UUID)

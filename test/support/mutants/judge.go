@@ -265,11 +265,16 @@ var failed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\w+)`)
 func (b *bench) attempt(binary, judge string, env []string, tests []test) (verdict, string) {
 	for len(tests) > 0 {
 		names := make([]string, len(tests))
-		limit := 10 * time.Second
+		limit := b.patience
 		for i, t := range tests {
 			names[i], limit = t.Name, limit+4*t.Took
 		}
-		out, err := b.executeBinary(binary, judge, limit, env, "-test.failfast", "-test.run", "^("+strings.Join(names, "|")+")$")
+		args := []string{"-test.failfast", "-test.run", "^(" + strings.Join(names, "|") + ")$"}
+		out, err := b.executeBinary(binary, judge, limit, env, args...)
+		for errors.Is(err, errTooLong) && b.busy(judge, limit, args) {
+			limit *= 2
+			out, err = b.executeBinary(binary, judge, limit, env, args...)
+		}
 		if err == nil {
 			return lived, ""
 		}
@@ -287,6 +292,13 @@ func (b *bench) attempt(binary, judge string, env []string, tests []test) (verdi
 		tests = slices.DeleteFunc(slices.Clone(tests), func(t test) bool { return t.Name == by })
 	}
 	return lived, ""
+}
+
+// busy reports whether tests take long without a mutant, too.
+func (b *bench) busy(judge string, limit time.Duration, args []string) bool {
+	began := time.Now()
+	_, err := b.executeBinary(b.binary(judge), judge, limit, nil, args...)
+	return errors.Is(err, errTooLong) || time.Since(began) > limit/4
 }
 
 func firstLine(out []byte) string {

@@ -204,6 +204,46 @@ func TestFlaky(t *testing.T) {
 	require.FileExists(t, marker)
 }
 
+// TestTimeOfABusyMachine: tests that take long without the mutant, too, are given more time.
+func TestTimeOfABusyMachine(t *testing.T) {
+	b := newBench(t)
+	b.patience = time.Second
+	runs := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(b.Root, "sample", "sample_test.go"), fmt.Appendf(nil, `package sample
+
+import (
+	"os"
+	"testing"
+	"time"
+)
+
+func TestSlow(t *testing.T) {
+	Within(1)
+	if os.Getenv("MUTANT_NOTES") != "" {
+		return
+	}
+	runs, _ := os.ReadDir(%[1]q)
+	os.CreateTemp(%[1]q, "")
+	switch len(runs) {
+	case 0:
+		select {}
+	case 1:
+		if os.Getenv("MUTANT") != "" {
+			t.Fatal("a mutant is in force")
+		}
+		<-time.After(700 * time.Millisecond)
+	}
+}
+`, runs), 0o600))
+	require.NoError(t, b.prepare())
+	code, err := b.judge(breakSample(t, "d > 0", "d >= 0"))
+	require.NoError(t, err)
+	require.Equal(t, exitLived, code)
+	found, err := os.ReadDir(runs)
+	require.NoError(t, err)
+	require.Len(t, found, 3)
+}
+
 // TestNothingBroken: Gremlins' copy is not taken for a mutant that lives.
 func TestNothingBroken(t *testing.T) {
 	b := newBench(t)
@@ -243,7 +283,7 @@ func newBench(t *testing.T) *bench {
 	}
 	return &bench{
 		Root: root, Work: filepath.Join(root, "work"), Package: "sample", Go: "go", Judges: []string{"./sample"},
-		only: regexp.MustCompile(""), skip: regexp.MustCompile("^TestSkipped"), longest: time.Minute,
+		only: regexp.MustCompile(""), skip: regexp.MustCompile("^TestSkipped"), longest: time.Minute, patience: time.Minute,
 	}
 }
 

@@ -31,7 +31,8 @@ type bench struct {
 
 	only, skip *regexp.Regexp
 	longest    time.Duration
-	rapid      []string // as in the index
+	patience   time.Duration // how much longer than a multiple of what they took tests may take
+	rapid      []string      // as in the index
 }
 
 // index is what prepare leaves for judge.

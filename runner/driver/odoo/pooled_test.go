@@ -1,0 +1,208 @@
+package odoo_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/drivertest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+)
+
+// open opens a session that ends with the test.
+func (h *harness) open(cfg *pgx.ConnConfig) (s driver.Session) {
+	h.t.Helper()
+	var err error
+	if d := odoo.New(odoo.Options{}); h.pooled {
+		s, err = d.OpenPooled(h.deadline(), h.through(cfg), h.db)
+	} else {
+		s, err = d.OpenSession(h.deadline(), cfg, h.db)
+	}
+	require.NoError(h.t, err)
+	h.t.Cleanup(func() { _ = s.Close(context.Background()) }) // it may be lost
+	return s
+}
+
+// through is the way through a new pooler that gives each transaction another backend.
+func (h *harness) through(cfg *pgx.ConnConfig) *pgx.ConnConfig {
+	h.t.Helper()
+	cfg = cfg.Copy()
+	cfg.Database = h.db
+	return drivertest.NewPooler(h.t, cfg, drivertest.PoolRoundRobin)
+}
+
+// served returns a session through a pooler that may claim, and the way of it.
+func (h *harness) served() (driver.Session, *pgx.ConnConfig) {
+	h.t.Helper()
+	cfg := h.through(h.Postgres())
+	s, err := h.Driver().(*odoo.Driver).OpenPooled(h.deadline(), cfg, h.db)
+	require.NoError(h.t, err)
+	h.t.Cleanup(func() { _ = s.Close(context.Background()) }) // it may be lost
+	fp, err := s.Fingerprint(h.deadline())
+	require.NoError(h.t, err)
+	require.Equal(h.t, driver.Healthy, fp.Health, fp.Description)
+	require.Equal(h.t, "ready, through the pooler", fp.Description)
+	lock, err := s.Lock(h.deadline())
+	require.NoError(h.t, err)
+	require.True(h.t, lock.Held)
+	return s, cfg
+}
+
+const lockOfOCA = int64(2293787760715711918)
+
+// TestRivalOfAPooledSession: what writes does so only while no other runner has the lock, which may take
+// it between any two statements, and finds it taken while something is written.
+func TestRivalOfAPooledSession(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	for _, uuid := range []string{"a", "b", "c"} {
+		h.Insert(drivertest.Job{UUID: uuid, State: "pending"})
+	}
+	s, _ := h.served()
+	claimed, _, err := s.Claim(h.deadline(), []string{"a"}, nil)
+	require.NoError(t, err)
+	require.Len(t, claimed, 1)
+
+	rival := h.connect()
+	_, err = rival.Exec(h.deadline(), "SET application_name = 'rival'; SELECT pg_advisory_lock(2293787760715711918)")
+	require.NoError(t, err)
+	lock, err := s.Lock(h.deadline())
+	require.NoError(t, err)
+	require.False(t, lock.Held)
+	require.Contains(t, lock.Holder, "application rival")
+	dead := driver.Liveness{Expired: true, Row: driver.Row{Job: channels.Job{Key: claimed[0].Key}, RawState: "enqueued", Enqueued: claimed[0].Enqueued}}
+	for name, write := range map[string]func() error{
+		"claim":   func() error { _, _, err := s.Claim(h.deadline(), []string{"b"}, []string{"c"}); return err },
+		"unclaim": func() error { _, err := s.Unclaim(h.deadline(), claimed); return err },
+		"fail unclaimed": func() error {
+			_, err := s.(driver.Quarantiner).FailUnclaimed(h.deadline(), claimed, []string{"x"})
+			return err
+		},
+		"rescue": func() error { _, err := s.Rescue(h.deadline(), []driver.Liveness{dead}); return err },
+		"fail dead": func() error {
+			_, err := s.(driver.Quarantiner).FailDead(h.deadline(), []driver.Liveness{dead}, []string{"x"})
+			return err
+		},
+		"fail stopped": func() error {
+			_, err := s.(driver.Stopper).FailStopped(h.deadline(), []driver.Liveness{dead}, []string{"x"})
+			return err
+		},
+		"stop": func() error { _, err := s.(driver.Stopper).Stop(h.deadline(), claimed, true); return err },
+		"account": func() error {
+			_, err := s.(driver.Stopper).Account(h.deadline(), []driver.Cause{{Attempt: claimed[0], Text: "x"}})
+			return err
+		},
+		"release": func() error { _, err := s.(driver.Releaser).Release(h.deadline(), []int64{1}, 0, nil); return err },
+		"probe":   func() error { return s.Probe(h.deadline()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := write()
+			require.ErrorIs(t, err, driver.ErrRival)
+			require.ErrorIs(t, err, driver.ErrLost)
+		})
+	}
+	rows, err := s.Read(h.deadline(), []string{"a", "b", "c"})
+	require.NoError(t, err, "what reads goes on")
+	states := map[string]string{}
+	for _, r := range rows {
+		states[r.UUID] = r.RawState
+	}
+	require.Equal(t, map[string]string{"a": "enqueued", "b": "pending", "c": "pending"}, states)
+
+	_, err = rival.Exec(h.deadline(), "SELECT pg_advisory_unlock($1)", lockOfOCA)
+	require.NoError(t, err)
+	lock, err = s.Lock(h.deadline())
+	require.NoError(t, err)
+	require.True(t, lock.Held)
+	got, _, err := s.Claim(h.deadline(), []string{"b"}, nil)
+	require.NoError(t, err)
+	require.Len(t, got, 1)
+
+	// A claim that is under way keeps the lock until it is committed.
+	end := h.stall()
+	done := make(chan error, 1)
+	go func() { _, err := s.Unclaim(h.deadline(), got); done <- err }()
+	require.Eventually(t, func() bool {
+		var taken bool
+		require.NoError(t, rival.QueryRow(h.deadline(), "SELECT pg_try_advisory_lock($1)", lockOfOCA).Scan(&taken))
+		if taken {
+			_, err := rival.Exec(h.deadline(), "SELECT pg_advisory_unlock($1)", lockOfOCA)
+			require.NoError(t, err)
+		}
+		return !taken
+	}, timeLimit, time.Millisecond)
+	end()
+	require.NoError(t, <-done)
+}
+
+// timeLimit bounds what is waited for.
+const timeLimit = 20 * time.Second
+
+// stall has every change of jobs wait until end is called.
+func (h *harness) stall() (end func()) {
+	h.t.Helper()
+	h.exec(`CREATE FUNCTION stall() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			PERFORM pg_advisory_xact_lock_shared(4711); RETURN NEW; END $$;
+		CREATE TRIGGER stall BEFORE UPDATE ON queue_job FOR EACH ROW EXECUTE PROCEDURE stall()`)
+	h.exec("SELECT pg_advisory_lock(4711)")
+	return func() { h.exec("SELECT pg_advisory_unlock(4711)") }
+}
+
+// TestNothingStaysAtThePooler: the backends are left as others expect them to be.
+func TestNothingStaysAtThePooler(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.Insert(drivertest.Job{UUID: "a", State: "pending"})
+	s, cfg := h.served()
+	claimed, _, err := s.Claim(h.deadline(), []string{"a"}, nil)
+	require.NoError(t, err)
+	require.Len(t, claimed, 1)
+	require.NoError(t, s.Probe(h.deadline()))
+	_, err = s.(driver.Releaser).Dependents(h.deadline(), nil)
+	require.NoError(t, err)
+	other, err := pgx.ConnectConfig(h.deadline(), cfg)
+	require.NoError(t, err)
+	defer other.Close(context.Background())
+	for range 2 { // each of the two backends
+		var locks, statements int
+		var path, timeout, scans string
+		require.NoError(t, other.QueryRow(h.deadline(), `SELECT current_setting('search_path'), current_setting('statement_timeout'),
+				current_setting('enable_seqscan'),
+				(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
+				(SELECT count(*) FROM pg_prepared_statements)`, pgx.QueryExecModeExec).Scan(&path, &timeout, &scans, &locks, &statements))
+		require.Equal(t, `"$user", public`, path)
+		require.Equal(t, "0", timeout)
+		require.Equal(t, "on", scans)
+		require.Zero(t, locks)
+		require.Zero(t, statements)
+	}
+}
+
+// TestCommitOfAPooledClaimFails: a claim that is not committed has claimed nothing, and the session goes on.
+func TestCommitOfAPooledClaimFails(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.Insert(drivertest.Job{UUID: "a", State: "pending"})
+	s, _ := h.served()
+	h.exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;
+		CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON queue_job DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE PROCEDURE refuse()`)
+	tasks, _, err := s.Claim(h.deadline(), []string{"a"}, nil)
+	require.ErrorContains(t, err, "not now")
+	require.Empty(t, tasks)
+	require.NotErrorIs(t, err, driver.ErrLost)
+	h.exec("DROP TRIGGER refuse ON queue_job")
+	tasks, _, err = s.Claim(h.deadline(), []string{"a"}, nil)
+	require.NoError(t, err)
+	require.Len(t, tasks, 1)
+
+	h.exec("ALTER TABLE queue_job RENAME TO jobs") // a statement that fails, and not at its end
+	_, err = s.Read(h.deadline(), []string{"a"})
+	require.Error(t, err)
+	h.exec("ALTER TABLE jobs RENAME TO queue_job")
+	rows, err := s.Read(h.deadline(), []string{"a"})
+	require.NoError(t, err)
+	require.Len(t, rows, 1)
+}
