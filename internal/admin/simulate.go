@@ -119,9 +119,6 @@ func recordedJobs(ctx context.Context, k *supervisor.Runner, from, to time.Time)
 			jobs = append(jobs, forecast.Job{Database: a.Database, Channel: a.Channel, Priority: a.Priority, Ready: a.Ready(), Run: a.Run, Sent: a.Sent()})
 		}
 	}
-	if len(jobs) > simulatedLimit {
-		return nil, nil, Error(http.StatusBadRequest, "%d jobs are more than the %d that can be replayed, take a shorter time", len(jobs), simulatedLimit)
-	}
 	return jobs, rec, nil
 }
 
@@ -133,6 +130,9 @@ func simulate(ctx context.Context, k *supervisor.Runner, set map[string]int, fro
 	jobs, rec, err := recordedJobs(ctx, k, from, to)
 	if err != nil {
 		return nil, err
+	}
+	if len(jobs) > simulatedLimit {
+		return nil, Error(http.StatusBadRequest, "%d jobs are more than the %d that can be replayed, take a shorter time", len(jobs), simulatedLimit)
 	}
 	if float64(rec.Missing) > missingShare*float64(len(jobs)) {
 		return nil, fmt.Errorf("%w: %d of the jobs of that time were not recorded, beside %d that were", forecast.ErrRefused, rec.Missing, len(jobs))

@@ -41,6 +41,20 @@ type world struct {
 	ends ends
 	// rank is the number of a job in its database: the last word about its place in the order.
 	rank []int64
+	// waiting counts those that are ready and were not chosen, by channel with those below, if it is not
+	// nil. own says that each database has its own tree.
+	waiting map[channels.ID]int
+	own     bool
+}
+
+// count changes how many jobs of a channel wait.
+func (w *world) count(j *Job, by int) {
+	if w.waiting == nil {
+		return
+	}
+	for id := range above(j.Database, j.Channel, w.own) {
+		w.waiting[id] += by
+	}
 }
 
 // end is when a job lets its slot go.
@@ -106,6 +120,7 @@ func (w *world) row(i int) channels.Job {
 func (w *world) arrive(now time.Time) {
 	for w.next < len(w.order) && !w.jobs[w.order[w.next]].Ready.After(now) {
 		w.tree.Set(w.row(w.order[w.next]), channels.Pending)
+		w.count(&w.jobs[w.order[w.next]], 1)
 		w.next++
 	}
 }
@@ -127,6 +142,7 @@ func (w *world) pass(now time.Time) (started int) {
 			continue // there is none but ours
 		}
 		w.sent[i] = now.Add(w.lag)
+		w.count(&w.jobs[i], -1)
 		heap.Push(&w.ends, end{w.sent[i].Add(w.jobs[i].Run), i})
 		started++
 	}

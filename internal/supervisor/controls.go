@@ -75,6 +75,8 @@ type Runner struct {
 	failsOn runner.Health
 	// config is the configuration in force.
 	config runner.Config
+	// backlogs are samples of what waited.
+	backlogs []Backlog
 	// unsaved is set while now is newer than what is stored.
 	unsaved bool
 	// complaint is what was logged last.
@@ -148,10 +150,13 @@ func (r *Runner) run(ctx context.Context) {
 	defer close(r.ended)
 	ticker := time.NewTicker(controlsInterval)
 	defer ticker.Stop()
-	for {
+	for n := 0; ; n++ {
 		select {
 		case <-ticker.C:
 			_ = guard.Call(func() error { r.sync(ctx); return nil })
+			if n%int(backlogInterval/controlsInterval) == 0 {
+				_ = guard.Call(func() error { r.sample(ctx); return nil })
+			}
 		case <-ctx.Done():
 			return
 		}
