@@ -85,7 +85,7 @@ func Predict(ctx context.Context, build func() (*channels.Forest, error), p Pres
 		}
 	}
 	horizon := f.horizon()
-	rng := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // no secret depends on it
+	rng := rand.New(rand.NewPCG(seed, 1))
 	for i := 0; i < outlooks && len(all) > 0; i++ {
 		tree, err := build()
 		if err != nil {
