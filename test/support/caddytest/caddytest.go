@@ -26,7 +26,10 @@ func Main(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	caddy.ConfigAutosavePath = filepath.Join(dir, "autosave.json")
 	caddy.DefaultStorage = &certmagic.FileStorage{Path: dir}
-	os.Setenv("XDG_DATA_HOME", dir)
+	if err := os.Setenv("XDG_DATA_HOME", dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	for _, v := range os.Environ() {
 		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "PG") || strings.HasPrefix(name, "OTEL_") {
 			os.Unsetenv(name)
