@@ -126,6 +126,38 @@ func TestDecodedRows(t *testing.T) {
 	}
 }
 
+// sent is a row that sets what it is scanned into.
+type sent struct {
+	pgx.Rows
+	uuid pgtype.Text
+	err  error
+}
+
+func (s sent) Scan(targets ...any) error {
+	*targets[atUUID].(*pgtype.Text) = s.uuid
+	return s.err
+}
+
+// A row without a uuid, or with one that is too long, can be told from others, however it is read.
+func TestNamesOfScannedRows(t *testing.T) {
+	t.Parallel()
+	var s scanner
+	for name, c := range map[string]struct {
+		uuid     pgtype.Text
+		nameless bool
+	}{
+		"none":     {pgtype.Text{}, true},
+		"longest":  {pgtype.Text{String: strings.Repeat("x", UUIDLimit), Valid: true}, false},
+		"too long": {pgtype.Text{String: strings.Repeat("x", UUIDLimit+1), Valid: true}, true},
+	} {
+		row, err := s.scan(sent{uuid: c.uuid})
+		require.NoError(t, err, name)
+		require.Equal(t, c.nameless, row.Nameless, name)
+	}
+	_, err := s.scan(sent{err: driver.ErrLost})
+	require.ErrorIs(t, err, driver.ErrLost)
+}
+
 // Of two rows of one uuid, the one that occupies a slot matters more, then the one that waits for one,
 // then the older one.
 func TestWhichRowMatters(t *testing.T) {
