@@ -101,6 +101,25 @@ func TestOverTheLimitHoldsNoSlot(t *testing.T) {
 	checkInvariants(t, m)
 }
 
+// TestPassGoesOnForOthers: what starts in place of jobs that were sent back counts against the limit of the
+// pass.
+func TestPassGoesOnForOthers(t *testing.T) {
+	t.Parallel()
+	for limit, want := range [][]string{{"a1", "b1", "c1"}, {"a1"}, {"a1", "b1"}, {"a1", "b1", "c1"}, {"a1", "b1", "c1"}} {
+		m := limitFixture(t, "root:9,root.mail:3", shareList{{"root", "*", Share{Limit: 1, Per: PerDatabase}}})
+		addTo(m, "a", "mail", "a1", "a2", "a3")
+		addTo(m, "b", "mail", "b1")
+		addTo(m, "c", "mail", "c1")
+		addTo(m, "d", "mail", "d1")
+		var got []string
+		for _, k := range m.Next(at(1), limit) {
+			got = append(got, k.UUID)
+		}
+		require.Equal(t, want, got, limit)
+		checkInvariants(t, m)
+	}
+}
+
 // TestBurst: a key exceeds its limit while nobody else can use the slots.
 func TestBurst(t *testing.T) {
 	t.Parallel()

@@ -51,7 +51,7 @@ func TestWhichColumnsAreDecoded(t *testing.T) {
 		}
 		require.True(t, decodable(fields, keys), "%+v", keys)
 		require.False(t, decodable(fields[1:], keys))
-		require.False(t, decodable(append(fields, fields[0]), keys))
+		require.False(t, decodable(slices.Concat(fields, fields[:1]), keys))
 		for at := range fields {
 			field := fields[at]
 			for _, oid := range []uint32{pgtype.VarcharOID, pgtype.TextOID, pgtype.TimestampOID, pgtype.Int4OID, pgtype.Int8OID, pgtype.NumericOID} {
@@ -96,7 +96,7 @@ func TestWhichValuesAreDecoded(t *testing.T) {
 // What is decoded is what was sent.
 func TestDecodedRows(t *testing.T) {
 	t.Parallel()
-	number := func(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) } //nolint:gosec // so it is sent
+	number := func(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
 	at := time.Unix(1_700_000_000, 0)
 	moment := number(at.UnixMicro() - millennium)
 	for _, keys := range allKeys {
@@ -124,6 +124,38 @@ func TestDecodedRows(t *testing.T) {
 			require.Equal(t, nameless, r.decode(values, "prod", keys).Nameless, length)
 		}
 	}
+}
+
+// sent is a row that sets what it is scanned into.
+type sent struct {
+	pgx.Rows
+	uuid pgtype.Text
+	err  error
+}
+
+func (s sent) Scan(targets ...any) error {
+	*targets[atUUID].(*pgtype.Text) = s.uuid
+	return s.err
+}
+
+// A row without a uuid, or with one that is too long, can be told from others, however it is read.
+func TestNamesOfScannedRows(t *testing.T) {
+	t.Parallel()
+	var s scanner
+	for name, c := range map[string]struct {
+		uuid     pgtype.Text
+		nameless bool
+	}{
+		"none":     {pgtype.Text{}, true},
+		"longest":  {pgtype.Text{String: strings.Repeat("x", UUIDLimit), Valid: true}, false},
+		"too long": {pgtype.Text{String: strings.Repeat("x", UUIDLimit+1), Valid: true}, true},
+	} {
+		row, err := s.scan(sent{uuid: c.uuid})
+		require.NoError(t, err, name)
+		require.Equal(t, c.nameless, row.Nameless, name)
+	}
+	_, err := s.scan(sent{err: driver.ErrLost})
+	require.ErrorIs(t, err, driver.ErrLost)
 }
 
 // Of two rows of one uuid, the one that occupies a slot matters more, then the one that waits for one,
