@@ -335,6 +335,8 @@
         const b = button(td, 'pause', 'quiet small', paused ? 'Resume' : 'Pause', `${paused ? 'Resume' : 'Pause'} channel ${c.channel}` + (c.database ? ' in every database' : ''),
           () => tr.item.pause ? resume(tr.item.pause) : pause({ channel: tr.item.channel }));
         hide(b, !now.actions);
+        const slots = button(td, 'slots', 'quiet small', 'Slots', `Change the slots of channel ${c.channel}`, () => document.dispatchEvent(new CustomEvent('jobrunner-slots', { detail: tr.item })));
+        hide(slots, !now.actions || !c.configured || !c.capacity || !!c.database || c.sequential || c.capacity_auto || !!c.capacity_percent);
       }],
     ]);
   }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
@@ -40,6 +41,7 @@ func (API) Routes() []caddy.AdminRoute {
 		get("databases", getDatabases), get("channels", getChannels), get("upstreams", getUpstreams),
 		get("tasks", getTasks), get("jobs", getJobs), get("jobs/{uuid}", getJob),
 		get("jobs/{database}/{uuid}", getJob), get("events", getEvents), get("history", GetHistory),
+		get("simulate", GetSimulation), get("forecast", GetForecast),
 		post("pause", PostPause), post("resume", PostResume), post("drain", PostDrain), post("undrain", PostUndrain),
 		post("requeue", ChangeJobs(driver.Requeue, 0)), post("cancel", ChangeJobs(driver.Cancel, 0)),
 		post("set-done", ChangeJobs(driver.SetDone, 0)), post("postpone", ChangeJobs(driver.Postpone, 0)),
@@ -54,6 +56,7 @@ func method(want string, h caddy.AdminHandlerFunc) caddy.AdminHandlerFunc {
 			return err
 		}
 		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set(api.ProcessHeader, process)
 		return h(w, r)
 	}
 }
