@@ -43,6 +43,8 @@ func FuzzConfig(f *testing.F) {
 		`{"runners": {"default": {` + good + `, "databases": ["a*", "!b", "["], "rescue_started_after": "2h", "quarantine": {"attempts": 3, "within": "72h"}, "discover_interval": "-1s"}}}`,
 		`{"runners": {"default": {"postgres": "postgres://u:Hunter2/@[::1]:99999/x?sslmode=no", "upstreams": ["https://u:Hunter2@a", "ftp://x", ":0"]}}}`,
 		`{"runners": {"default": {` + good + `, "policies": [{}, null, {"channels": ["root.*", "x", "["], "database": "{env.X}", "timeout": {"after": 1, "warn": "2m", "cancel": true, "grace": -1}}]}}}`,
+		`{"runners": {"default": {` + good + `, "pooler": {"url": "postgres://u:Hunter2@[::1]:99999/x", "poll": -1}}}}`,
+		`{"runners": {"default": {` + good + `, "pooler": {"url": "host=a port=6432 password=Hunter2 x=y", "poll": "2s"}}, "b": {` + good + `, "pooler": {}}}}`,
 		`{"runners": {"default": {"postgres": "{env.NONE}", "upstreams": ["{http.x}"], "site": "x", "shutdown_timeout": "99999999h"}}}`,
 	} {
 		f.Add([]byte(s))

@@ -151,3 +151,23 @@ func TestPooledSweeps(t *testing.T) {
 		require.Greater(b, b.Calls("prod", "Dependents"), 8)
 	})
 }
+
+// TestPooledFence: a process whose lead has ended without its knowledge changes nothing.
+func TestPooledFence(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		r := b.start(b.pooled("root:2", time.Minute))
+		b.settle(3 * time.Second)
+		b.requireState(r, "prod", runner.DatabaseReady)
+		b.LoseClusters() // it finds out within two seconds
+		calls := b.Calls("prod", "Claim")
+		key := b.one("prod", "a")
+		_, err := r.Resync(b.Context(), "prod")
+		require.NoError(b, err)
+		b.settle(100 * time.Millisecond)
+		require.Greater(b, b.Calls("prod", "Claim"), calls)
+		require.Zero(b, b.started(key))
+		b.settle(10 * time.Second)
+		b.requireRanOnce(key)
+	})
+}

@@ -28,7 +28,7 @@ func (e *engine) newSession(db *database) *session.Session {
 	r := &sessionReports{engine: e, db: db}
 	r.session = session.New(db.Name, func() session.Config {
 		cfg := e.config().session()
-		cfg.Queue = &e.connections.queue
+		cfg.Queue, cfg.Fence = &e.connections.queue, e.maint.Fence
 		return cfg
 	}, r)
 	if db.young {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -90,6 +91,10 @@ type Maintenance struct {
 	// kick asks for a discovery now.
 	kick chan struct{}
 
+	// fence is that of the last time that this process was seen to lead, nil before, and once it has given
+	// the lead up.
+	fence atomic.Pointer[driver.Fence]
+
 	cluster driver.Cluster
 	lead    bool
 	busyNow []string
@@ -111,6 +116,15 @@ func (m *Maintenance) Rediscover() {
 	case m.kick <- struct{}{}:
 	default:
 	}
+}
+
+// Fence is what shows that this process leads. It is safe for concurrent use, and goes on to name a
+// connection that is lost: nothing must be done by its lead.
+func (m *Maintenance) Fence() driver.Fence {
+	if f := m.fence.Load(); f != nil {
+		return *f
+	}
+	return driver.Fence{}
 }
 
 // leaderKey derives the key of the leader lock from what makes a deployment: two of them in one
@@ -352,6 +366,10 @@ func (m *Maintenance) tryLead(ctx context.Context, key int64) error {
 		_ = timing.Within(ctx, electedTimeout, func(ctx context.Context) error { elected(ctx); return nil })
 	}
 	m.lead = l.Held
+	if fencer, ok := m.cluster.(driver.Fencer); ok && l.Held {
+		fence := fencer.Fence(key)
+		m.fence.Store(&fence)
+	}
 	if !l.Held && l.Holder == "" {
 		l.Holder = "somebody unknown"
 	}
@@ -364,6 +382,7 @@ func (m *Maintenance) unlead(ctx context.Context, key int64) error {
 		return nil
 	}
 	m.lead = false
+	m.fence.Store(nil)
 	m.out.Leading(false, "")
 	err := timing.Within(ctx, leadTimeout, func(ctx context.Context) error { return m.cluster.Unlead(ctx, key) })
 	if err != nil {

@@ -134,3 +134,31 @@ func TestWritesThatAreNotTold(t *testing.T) {
 		require.Equal(t, 1, logs.FilterMessageSnippet("permission denied").Len())
 	})
 }
+
+// fenced is a cluster that tells its fence.
+type fenced struct{ counts }
+
+func (c *fenced) OpenCluster(context.Context, *pgx.ConnConfig) (driver.Cluster, error) { return c, nil }
+func (c *fenced) Fence(key int64) driver.Fence                                         { return driver.Fence{PID: 7, Key: key} }
+func (c *fenced) Unlead(context.Context, int64) error                                  { return nil }
+
+// What shows that this process leads is known before anyone hears that it does, and goes on to name a lock
+// that another process may have, until the lead is given up.
+func TestFence(t *testing.T) {
+	cfg := Config{Name: "default", Postgres: pgConfig("odoo"), Logger: zap.NewNop()}
+	c, out := &fenced{counts{lock: driver.Lock{Holder: "pid 8"}}}, &holders{}
+	m := New(func() Config { return cfg }, out)
+	m.cluster = c
+	key := leaderKey(cfg)
+	require.NoError(t, m.tryLead(t.Context(), key))
+	require.Zero(t, m.Fence())
+	c.lock = driver.Lock{Held: true}
+	require.NoError(t, m.tryLead(t.Context(), key))
+	require.Equal(t, driver.Fence{PID: 7, Key: key}, m.Fence())
+	c.lock = driver.Lock{Holder: "pid 8"}
+	require.NoError(t, m.tryLead(t.Context(), key))
+	require.Equal(t, driver.Fence{PID: 7, Key: key}, m.Fence())
+	m.lead = true
+	require.NoError(t, m.unlead(t.Context(), key))
+	require.Zero(t, m.Fence())
+}

@@ -17,6 +17,7 @@ type Cluster struct{ conn *Conn }
 var (
 	_ driver.Cluster = (*Cluster)(nil)
 	_ driver.Adviser = (*Cluster)(nil)
+	_ driver.Fencer  = (*Cluster)(nil)
 )
 
 // OpenCluster connects to the database that cfg names. A pooler in transaction mode is refused: the
@@ -125,6 +126,9 @@ func (c *Cluster) Lead(ctx context.Context, key int64) (driver.Lock, error) {
 func (c *Cluster) Unlead(ctx context.Context, key int64) error {
 	return c.conn.Unlock(ctx, key)
 }
+
+// Fence implements [driver.Fencer].
+func (c *Cluster) Fence(key int64) driver.Fence { return driver.Fence{PID: c.conn.PID, Key: key} }
 
 // Close implements [driver.Cluster].
 func (c *Cluster) Close(ctx context.Context) error {

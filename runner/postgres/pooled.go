@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,8 +23,9 @@ type pooled struct {
 	// names and values are the settings of a transaction, with that of the limit in one place.
 	names, values []string
 	limitAt       int
-	// locks are the keys of [Conn.Exclude].
+	// locks are the keys of [Conn.Exclude], fence shows that this process leads.
 	locks []int64
+	fence driver.Fence
 	// descriptions are those of statements, by their text.
 	descriptions map[string]*pgconn.StatementDescription
 }
@@ -99,12 +101,13 @@ func (p *pooled) bound(limit time.Duration) (restore func()) {
 
 // Exclude has the transactions that follow, until the function that it returns is called, take
 // exclusive advisory locks. One that does not get them changes nothing, and its error matches
-// [driver.ErrRival]. Without a pooler it does nothing: there, the session holds its locks.
-func (c *Conn) Exclude(keys []int64) (restore func()) {
+// [driver.ErrRival]; the same if the fence does not hold, and the error matches [driver.ErrDeposed]. Without
+// a pooler it does nothing: there, the session holds its locks.
+func (c *Conn) Exclude(keys []int64, fence driver.Fence) (restore func()) {
 	if c.pooled == nil {
 		return nothing
 	}
-	c.pooled.locks = keys
+	c.pooled.locks, c.pooled.fence = keys, fence
 	return func() { c.pooled.locks = nil }
 }
 
@@ -116,12 +119,16 @@ const (
 	// localSQL makes the settings. It runs under a path that is not ours yet.
 	localSQL = `SELECT pg_catalog.count(pg_catalog.set_config(w.name, w.value, true))
 FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS w (name, value)`
-	// excludeSQL fails, by a value that no limit can have, if another session has one of the locks.
-	// What is sent behind it is not executed then.
-	excludeSQL = `SELECT CASE WHEN pg_try_advisory_xact_lock(k.key) THEN NULL
+	// excludeSQL fails, by a value that no limit can have, if another session has one of the locks, or if
+	// the fence does not hold. What is sent behind it is not executed then.
+	excludeSQL = `SELECT CASE
+	WHEN $2::int8 <> 0 AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.pid = $2
+		AND l.classid = $3::oid AND l.objid = $4::oid AND l.objsubid = 1) THEN set_config('lock_timeout', '` + deposed + `', true)
+	WHEN pg_try_advisory_xact_lock(k.key) THEN NULL
 	ELSE set_config('lock_timeout', 'another runner', true) END FROM unnest($1::int8[]) AS k (key)`
-	// excluded is the code of that error.
+	// excluded is the code of that error, whose text quotes the value.
 	excluded = "22023"
+	deposed  = "not the leader"
 )
 
 // begin starts a pipeline with what comes before the statement of a transaction. It returns how many
@@ -131,7 +138,8 @@ func (c *Conn) begin(ctx context.Context) (*pgconn.Pipeline, int, error) {
 	if err := local.Build(c.TypeMap(), nil, []any{c.pooled.names, c.pooled.values}); err != nil {
 		return nil, 0, err
 	}
-	if err := locks.Build(c.TypeMap(), nil, []any{c.pooled.locks}); err != nil {
+	leaderClass, leaderObject := lockHalves(c.pooled.fence.Key)
+	if err := locks.Build(c.TypeMap(), nil, []any{c.pooled.locks, int64(c.pooled.fence.PID), leaderClass, leaderObject}); err != nil {
 		return nil, 0, err
 	}
 	p := c.PgConn().StartPipeline(ctx)
@@ -149,6 +157,9 @@ func began(p *pgconn.Pipeline, n int) error {
 	for i := range n {
 		err := skip(p)
 		if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && i == 2 && pgErr.Code == excluded {
+			if strings.Contains(pgErr.Message, deposed) {
+				return fmt.Errorf("%w: %w", driver.ErrLost, driver.ErrDeposed)
+			}
 			return fmt.Errorf("%w: %w", driver.ErrLost, driver.ErrRival)
 		}
 		if err != nil {

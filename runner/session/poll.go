@@ -39,7 +39,11 @@ func open(ctx context.Context, cfg Config, database string) (driver.Session, err
 	if !ok {
 		return nil, errNoPooler
 	}
-	return d.OpenPooled(ctx, cfg.Pooler, database)
+	s, err := d.OpenPooled(ctx, cfg.Pooler, database)
+	if fenced, ok := s.(driver.Fenced); ok && err == nil && cfg.Fence != nil {
+		fenced.SetFence(cfg.Fence)
+	}
+	return s, err
 }
 
 // startPolling finds out whether the connection hears notifications.

@@ -56,6 +56,8 @@ type Config struct {
 	// listen. Poll is then the time between two reads of all jobs, at least.
 	Pooler *pgx.ConnConfig
 	Poll   time.Duration
+	// Fence is what shows that this process leads, for sessions through a pooler. Default: nothing does.
+	Fence func() driver.Fence
 	// DatabaseChannels is set where the channels that are configured in the database count.
 	DatabaseChannels bool
 	// UpgradeGate is set where nothing is to be claimed while the application is being changed. The

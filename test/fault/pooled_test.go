@@ -22,6 +22,11 @@ var pooledFaults = []fault{
 		},
 	},
 	{
+		name: "PgBouncer as pooler, two nodes, leader paused and woken", bound: 30 * time.Second, nodes: 2,
+		prepare: func(tb *testBed) { pooled(tb, "transaction") },
+		strike:  pauseProcess,
+	},
+	{
 		name: "PgBouncer as pooler, Caddy killed during HTTP requests", bound: 40 * time.Second,
 		prepare: func(tb *testBed) { pooled(tb, "transaction") },
 		strike:  killDuringRequests,

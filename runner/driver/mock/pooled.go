@@ -13,6 +13,8 @@ import (
 var (
 	_ driver.PoolDriver = (*Driver)(nil)
 	_ driver.Poller     = (*session)(nil)
+	_ driver.Fenced     = (*session)(nil)
+	_ driver.Fencer     = (*cluster)(nil)
 )
 
 // OpenPooled implements [driver.PoolDriver]. The configuration is ignored.
@@ -31,12 +33,32 @@ func (d *Driver) OpenPooled(ctx context.Context, _ *pgx.ConnConfig, name string)
 // Polls implements [driver.Poller].
 func (s *session) Polls() bool { return s.pooled }
 
+// Fence implements [driver.Fencer].
+func (c *cluster) Fence(key int64) driver.Fence { return driver.Fence{PID: c.pid, Key: key} }
+
+// SetFence implements [driver.Fenced].
+func (s *session) SetFence(fence func() driver.Fence) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	s.fence = fence
+}
+
 // writes are the methods that another runner excludes, and Probe, which finds it out.
 var writes = []string{"Claim", "Unclaim", "FailUnclaimed", "Rescue", "FailDead", "FailStopped", "Probe"}
 
-// excluded is the error of a session through a pooler while another runner has the lock.
+// excluded is the error of a session through a pooler while another runner has the lock, or another process
+// leads.
 func (s *session) excluded(method string) error {
-	if !s.pooled || s.db.foreign == "" || !slices.Contains(writes, method) {
+	if !s.pooled || !slices.Contains(writes, method) {
+		return nil
+	}
+	if s.fence != nil {
+		f := s.fence()
+		if leader := s.w.leaders[f.Key]; f.PID != 0 && (leader == nil || leader.pid != f.PID) {
+			return s.failed(method, fmt.Errorf("%w: %w", driver.ErrLost, driver.ErrDeposed))
+		}
+	}
+	if s.db.foreign == "" {
 		return nil
 	}
 	return s.failed(method, fmt.Errorf("%w: %w", driver.ErrLost, driver.ErrRival))

@@ -31,6 +31,7 @@ type session struct {
 	gated         bool
 	// pooled is set if it hears nothing, and holds no lock.
 	pooled bool
+	fence  func() driver.Fence
 }
 
 // signal wakes Wait.

@@ -206,3 +206,51 @@ func TestCommitOfAPooledClaimFails(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, rows, 1)
 }
+
+// TestFenceOfAPooledSession: nothing is written once the maintenance connection of this process does not
+// hold the leader lock any more, whoever holds it.
+func TestFenceOfAPooledSession(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	for _, uuid := range []string{"a", "b"} {
+		h.Insert(drivertest.Job{UUID: uuid, State: "pending"})
+	}
+	const key = int64(4711)<<33 + 12
+	lead := func() (driver.Cluster, driver.Fence) {
+		c, err := h.Driver().OpenCluster(h.deadline(), h.Postgres())
+		require.NoError(t, err)
+		lock, err := c.Lead(h.deadline(), key)
+		require.NoError(t, err)
+		require.True(t, lock.Held)
+		return c, c.(driver.Fencer).Fence(key)
+	}
+	first, fence := lead()
+	s, _ := h.served()
+	s.(driver.Fenced).SetFence(func() driver.Fence { return fence })
+	claimed, _, err := s.Claim(h.deadline(), []string{"a"}, nil)
+	require.NoError(t, err)
+	require.Len(t, claimed, 1)
+
+	require.NoError(t, first.Unlead(h.deadline(), key))
+	refused := func() {
+		t.Helper()
+		_, _, err = s.Claim(h.deadline(), []string{"b"}, nil)
+		require.ErrorIs(t, err, driver.ErrDeposed)
+		require.ErrorIs(t, err, driver.ErrLost)
+		require.NotErrorIs(t, err, driver.ErrRival)
+		require.ErrorIs(t, s.Probe(h.deadline()), driver.ErrDeposed)
+		rows, err := s.Read(h.deadline(), []string{"b"})
+		require.NoError(t, err, "what reads goes on")
+		require.Equal(t, "pending", rows[0].RawState)
+	}
+	refused()
+	second, other := lead()
+	defer func() { require.NoError(t, second.Close(context.Background())) }()
+	refused() // the lock is held by another process
+	require.NoError(t, first.Close(h.deadline()))
+	refused()
+	fence = other
+	claimed, _, err = s.Claim(h.deadline(), []string{"b"}, nil)
+	require.NoError(t, err)
+	require.Len(t, claimed, 1)
+	require.Equal(t, driver.Fence{PID: other.PID, Key: key}, other)
+}

@@ -28,11 +28,14 @@ type session struct {
 	listening  bool
 	trigger    uint32  // the OID of the one that notifies
 	lockKeys   []int64 // of the locks that it holds
+	// fence, if set, shows that this process leads, for a session that holds no locks.
+	fence func() driver.Fence
 }
 
 var (
 	_ driver.Session = (*session)(nil)
 	_ driver.Poller  = (*session)(nil)
+	_ driver.Fenced  = (*session)(nil)
 )
 
 // errNoFingerprint is a mistake of the caller.
@@ -146,7 +149,16 @@ func (s *session) Polls() bool { return s.conn.Pooled() }
 
 // excluding has what follows happen only if no other runner serves the database, until the function
 // that it returns is called. Without a pooler, the session holds its locks all the time.
-func (s *session) excluding() (restore func()) { return s.conn.Exclude(s.lockKeys) }
+func (s *session) excluding() (restore func()) {
+	var fence driver.Fence
+	if s.fence != nil {
+		fence = s.fence()
+	}
+	return s.conn.Exclude(s.lockKeys, fence)
+}
+
+// SetFence implements [driver.Fenced].
+func (s *session) SetFence(fence func() driver.Fence) { s.fence = fence }
 
 // Running implements [driver.Session]. An index serves it: add-ons of every series have one of the
 // state.
