@@ -179,7 +179,7 @@ type file struct {
 	kind, tag string
 }
 
-//go:embed index.html app.css app.js explorer.js icon.svg
+//go:embed index.html app.css app.js explorer.js history.js icon.svg
 var embedded embed.FS
 
 // Provision implements [caddy.Provisioner].
@@ -210,6 +210,7 @@ func (h *Handler) Provision(caddy.Context) error {
 	h.pages = map[string]caddyhttp.HandlerFunc{
 		"data": h.data, "history": h.history, "failures": h.failures,
 		"waiting": asking(getWaiting), "why": asking(getWhy), "jobs": asking(getJobs), "job": asking(getJob),
+		"past": asking(admin.GetHistory), "forecast": asking(admin.GetForecast), "simulate": asking(admin.GetSimulation),
 		"pause": h.acting(admin.PostPause), "resume": h.acting(admin.PostResume),
 		"drain": h.acting(admin.PostDrain), "undrain": h.acting(admin.PostUndrain),
 		"requeue": h.acting(admin.ChangeJobs(driver.Requeue, bulkLimit)), "cancel": h.acting(admin.ChangeJobs(driver.Cancel, bulkLimit)),

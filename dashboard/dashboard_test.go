@@ -70,7 +70,7 @@ func TestDashboardPages(t *testing.T) {
 	require.Equal(t, policy, res.Header.Get("Content-Security-Policy"))
 	require.NotContains(t, body, "http:", "no outside resources")
 	require.NotContains(t, body, "https:")
-	for file, kind := range map[string]string{"app.css": "text/css; charset=utf-8", "app.js": "text/javascript; charset=utf-8", "explorer.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"} {
+	for file, kind := range map[string]string{"app.css": "text/css; charset=utf-8", "app.js": "text/javascript; charset=utf-8", "explorer.js": "text/javascript; charset=utf-8", "history.js": "text/javascript; charset=utf-8", "icon.svg": "image/svg+xml"} {
 		res, _ := send(t, http.MethodGet, site+"/jobrunner/"+file, "")
 		require.Equal(t, kind, res.Header.Get("Content-Type"))
 		require.Equal(t, "nosniff", res.Header.Get("X-Content-Type-Options"))

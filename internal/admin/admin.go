@@ -41,6 +41,7 @@ func (API) Routes() []caddy.AdminRoute {
 		get("databases", getDatabases), get("channels", getChannels), get("upstreams", getUpstreams),
 		get("tasks", getTasks), get("jobs", getJobs), get("jobs/{uuid}", getJob),
 		get("jobs/{database}/{uuid}", getJob), get("events", getEvents), get("history", GetHistory),
+		get("simulate", GetSimulation), get("forecast", GetForecast),
 		post("pause", PostPause), post("resume", PostResume), post("drain", PostDrain), post("undrain", PostUndrain),
 		post("requeue", ChangeJobs(driver.Requeue, 0)), post("cancel", ChangeJobs(driver.Cancel, 0)),
 		post("set-done", ChangeJobs(driver.SetDone, 0)), post("postpone", ChangeJobs(driver.Postpone, 0)),

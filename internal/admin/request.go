@@ -130,7 +130,7 @@ func Query(r *http.Request, known ...string) (url.Values, error) {
 		if !slices.Contains(known, name) {
 			return nil, Error(http.StatusBadRequest, "unknown parameter %q, known are: %s", name, strings.Join(known, ", "))
 		}
-		if len(list) > 1 && name != "state" && name != "event" {
+		if len(list) > 1 && name != "state" && name != "event" && name != "set" {
 			return nil, Error(http.StatusBadRequest, "parameter %s is given more than once", name)
 		}
 	}

@@ -60,7 +60,7 @@ func addCommands(cmd *cobra.Command) {
 	f.String("runner", "", "Name of the runner; needed for actions if there are several")
 	f.Bool("json", false, "Print the answer as JSON")
 	cmd.AddCommand(showCommands()...)
-	cmd.AddCommand(whyCommand(), jobsCommand(), jobCommand(), eventsCommand(), historyCommand())
+	cmd.AddCommand(whyCommand(), jobsCommand(), jobCommand(), eventsCommand(), historyCommand(), simulateCommand(), forecastCommand())
 	cmd.AddCommand(controlCommands()...)
 	cmd.AddCommand(changeCommands()...)
 	cmd.AddCommand(doctorCommand())

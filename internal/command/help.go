@@ -81,6 +81,13 @@ that took the most time first, or by channel, database or interval. WAIT and RUN
 quantiles: half of the attempts (P50), or 95 of 100 (P95), waited or ran no longer. It
 is what this node has run: a node that stands by says who leads now. --from and --to
 are times, or durations back from now; --csv writes all numbers for a spreadsheet.`, []string{"history", "history --from 7d --by channel", "history --database shop --function \"sale.order.*\" --intervals --step 1h", "history --from 2030-11-29T00:00:00Z --to 2030-11-30T00:00:00Z --csv"}},
+	"forecast": {`Says of each channel when none of its jobs will wait any more: fifteen times, the
+scheduler that runs the jobs is run into the future, with the jobs that wait, with as
+many as came lately, and with how long they ran.`, []string{"forecast", "forecast --json"}},
+	"simulate": {`Replays the jobs of the last hour, or of another time of the last day, with other
+capacities, through the scheduler that runs them, and shows how long they would have
+waited beside how long they did. It refuses where something else than slots kept jobs
+waiting, such as Odoo's workers, and says what it assumes. Nothing is changed.`, []string{"simulate --set root.mail=4", "simulate --set root=12,root.mail=6 --from 24h", "simulate --set root.export=1 --from 6h --to 2h --json"}},
 	"events": {`Prints what happens, until interrupted.`, []string{"events", "events --event job_failed,job_rescued --database shop", "events --json"}},
 	"pause": {`Pauses a channel, a database or everything: no more of its jobs is started.
 

@@ -124,12 +124,12 @@ func (e *encoder) signed(n int64) { e.number(uint64(n)<<1 ^ uint64(n>>63)) } //n
 
 func (d *decoder) signed() int64 {
 	n := d.number()
-	return int64(n>>1) ^ -int64(n&1) //nolint:gosec // zigzag
+	return int64(n>>1) ^ -int64(n&1)
 }
 
 // units reads a time of a recording.
 func (d *decoder) units() time.Duration {
-	return time.Duration(min(d.number(), uint64(1<<62)/uint64(recordUnit))) * recordUnit //nolint:gosec // it is bounded
+	return time.Duration(min(d.number(), uint64(1<<62)/uint64(recordUnit))) * recordUnit
 }
 
 // decodeRecording reads a recording of the interval that begins at a time.

@@ -14,7 +14,7 @@ func TestRecording(t *testing.T) {
 	b := newBook(t, dir)
 	for i := range 30 * 12 {
 		b.at = start.Add(time.Duration(i) * Step)
-		b.notes.put(note{at: b.at.Add(time.Minute).UnixNano(), series: mail, wait: time.Duration(i+1) * time.Second, run: 7 * time.Millisecond, priority: int32(i - 5), outcome: Retried}) //nolint:gosec // small
+		b.notes.put(note{at: b.at.Add(time.Minute).UnixNano(), series: mail, wait: time.Duration(i+1) * time.Second, run: 7 * time.Millisecond, priority: int32(i - 5), outcome: Retried})
 		b.notes.put(note{at: b.at.Add(time.Second).UnixNano(), series: Series{"test", "root", "m", "f"}, wait: time.Millisecond, run: time.Hour})
 		b.notes.put(note{at: b.at.UnixNano(), series: mail, outcome: NotRun, run: time.Second}) // was not sent
 		b.notes.put(note{at: b.at.UnixNano(), series: mail, run: time.Second})                  // since when it waited is not known

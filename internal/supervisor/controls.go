@@ -73,6 +73,10 @@ type Runner struct {
 	now     runner.Controls
 	// failsOn is the health from which on the runner does not count as ready.
 	failsOn runner.Health
+	// config is the configuration in force.
+	config runner.Config
+	// backlogs are samples of what waited.
+	backlogs []Backlog
 	// unsaved is set while now is newer than what is stored.
 	unsaved bool
 	// complaint is what was logged last.
@@ -121,7 +125,14 @@ func newRunner(name string, engine operated, storage certmagic.Storage, log *zap
 func (r *Runner) use(m *Member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.storage, r.log, r.failsOn = m.Storage, m.Config.Logger, m.failsOn()
+	r.storage, r.log, r.failsOn, r.config = m.Storage, m.Config.Logger, m.failsOn(), m.Config
+}
+
+// Config is the configuration in force.
+func (r *Runner) Config() runner.Config {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.config
 }
 
 func (r *Runner) remember(l *history.Log) { r.history.Store(l) }
@@ -139,10 +150,13 @@ func (r *Runner) run(ctx context.Context) {
 	defer close(r.ended)
 	ticker := time.NewTicker(controlsInterval)
 	defer ticker.Stop()
-	for {
+	for n := 0; ; n++ {
 		select {
 		case <-ticker.C:
 			_ = guard.Call(func() error { r.sync(ctx); return nil })
+			if n%int(backlogInterval/controlsInterval) == 0 {
+				_ = guard.Call(func() error { r.sample(ctx); return nil })
+			}
 		case <-ctx.Done():
 			return
 		}

@@ -33,7 +33,7 @@ func (tb *testBed) endpoints(failed string) map[string]endpoint {
 		"postpone":               {http.MethodPost, "postpone", `{"all":true,"for":"1h"}`},
 		"resync":                 {http.MethodPost, "resync", `{}`},
 	}
-	for _, path := range []string{"status", "live", "ready", "databases", "channels", "upstreams", "tasks", "jobs", "history", "events"} {
+	for _, path := range []string{"status", "live", "ready", "databases", "channels", "upstreams", "tasks", "jobs", "history", "simulate", "forecast", "events"} {
 		all[path] = endpoint{http.MethodGet, path, ""}
 	}
 	return all

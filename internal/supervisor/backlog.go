@@ -1,0 +1,57 @@
+package supervisor
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+)
+
+const (
+	// backlogInterval is the time between two samples of what waits, backlogKeep how many are kept, and
+	// backlogLimit bounds the channels of a sample.
+	backlogInterval = time.Minute
+	backlogKeep     = 61
+	backlogLimit    = 5000
+)
+
+// Backlog is how many jobs waited at a time, by database and channel.
+type Backlog struct {
+	At      time.Time
+	Waiting map[channels.ID]int
+}
+
+// Backlogs are samples of what has waited, one a minute for an hour, the oldest first. There are none unless
+// this process leads and the runner has a history.
+func (r *Runner) Backlogs() []Backlog {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.backlogs)
+}
+
+// sample takes one.
+func (r *Runner) sample(ctx context.Context) {
+	if r.History() == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, controlsTimeout)
+	defer cancel()
+	st, err := r.Operations.Status(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil || !st.Leader || st.TakingOver || len(st.Counts) > backlogLimit {
+		r.backlogs = nil
+		return
+	}
+	b := Backlog{At: time.Now(), Waiting: make(map[channels.ID]int)}
+	for _, c := range st.Counts {
+		if c.Pending > 0 {
+			b.Waiting[channels.ID{DB: c.DB, Channel: c.Channel}] = c.Pending
+		}
+	}
+	r.backlogs = append(r.backlogs, b)
+	if extra := len(r.backlogs) - backlogKeep; extra > 0 {
+		r.backlogs = slices.Delete(r.backlogs, 0, extra)
+	}
+}

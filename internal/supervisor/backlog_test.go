@@ -1,0 +1,37 @@
+package supervisor
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/history"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+)
+
+// TestBacklogs: what waits is sampled by the leader of a runner with a history, for an hour.
+func TestBacklogs(t *testing.T) {
+	engine := &statusOf{status: runner.Status{Leader: true, Counts: []channels.Count{{DB: "a", Channel: "root", Pending: 3}, {DB: "a", Channel: "root.x"}}}}
+	r := &Runner{Operations: engine}
+	r.sample(t.Context())
+	require.Empty(t, r.Backlogs(), "nothing is remembered")
+	l := history.Start("backlogs", history.Options{Dir: t.TempDir(), Logger: zap.NewNop()})
+	defer func() { l.Stop(); l.Wait() }()
+	r.remember(l)
+	for range backlogKeep + 3 {
+		r.sample(t.Context())
+	}
+	list := r.Backlogs()
+	require.Len(t, list, backlogKeep)
+	require.Equal(t, map[channels.ID]int{{DB: "a", Channel: "root"}: 3}, list[0].Waiting)
+	require.WithinDuration(t, time.Now(), list[0].At, time.Minute)
+	engine.status.Leader = false
+	r.sample(t.Context())
+	require.Empty(t, r.Backlogs(), "another node knows")
+	engine.status = runner.Status{Leader: true, Counts: make([]channels.Count, backlogLimit+1)}
+	r.sample(t.Context())
+	require.Empty(t, r.Backlogs())
+}
