@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
 // block makes a Caddyfile of a jobrunner block that lacks nothing but its lines.
@@ -78,6 +79,8 @@ func TestProvision(t *testing.T) {
 	require.True(t, cfg.ReleaseDependents)
 	require.True(t, cfg.UpgradeGate)
 	require.True(t, cfg.Payloads)
+	require.Empty(t, cfg.Site, "the servers are named")
+	require.Implements(t, (*driver.Linker)(nil), cfg.Driver)
 	require.NotNil(t, cfg.Driver)
 	require.NotNil(t, cfg.Exiting)
 }
@@ -97,6 +100,7 @@ func TestDefaults(t *testing.T) {
 	require.False(t, cfg.ReleaseDependents)
 	require.False(t, cfg.UpgradeGate)
 	require.False(t, cfg.Payloads)
+	require.Equal(t, "https://odoo.example.com", cfg.Site)
 	require.Equal(t, runner.ShutdownTimeoutDefault, cfg.ShutdownTimeout)
 	require.Equal(t, []string{"http://10.0.0.5:8069"}, upstreamNames(t, cfg))
 }

@@ -97,6 +97,7 @@ func (r *Runner) resolved(ctx caddy.Context, log *zap.Logger) (cfg runner.Config
 	if cfg.Targets, err = r.targets(ctx, log); err != nil {
 		return cfg, nil, err
 	}
+	cfg.Site = r.publicSite(ctx)
 	if cfg.Server.Workers > 0 {
 		if err := site.CountVisitors(ctx, cfg.Targets); err != nil {
 			return cfg, nil, fmt.Errorf("server: workers: %w; use max_jobs alone", err)
@@ -146,6 +147,15 @@ func (r *Runner) targets(ctx caddy.Context, log *zap.Logger) (runner.Targets, er
 		return nil, err
 	}
 	return site.OfProxy(ctx, address, log)
+}
+
+// publicSite is the address of Odoo's site for people; empty where the Odoo servers are named without one.
+func (r *Runner) publicSite(ctx caddy.Context) string {
+	address, err := resolve("site", r.Site)
+	if err != nil || len(r.Upstreams) > 0 || r.found.upstream != "" {
+		return ""
+	}
+	return site.Address(ctx, address)
 }
 
 // openSites lists the sites that let the public ask for the route by which Odoo runs jobs, and warns

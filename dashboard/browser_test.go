@@ -125,7 +125,7 @@ func (s *busySite) Job(_ context.Context, key channels.Key) (runner.Why, error) 
 	return runner.Why{
 		Key: key, Found: true, Code: "failed", Detail: &d, Text: "the job failed with odoo.exceptions.UserError and runs again only if it is requeued",
 		Record: &driver.Record{
-			Detail: d, Message: "The journal Sales is locked until 30 November.", Ran: 2300 * time.Millisecond, Worker: 48213, Company: 1, User: 7,
+			Detail: d, Page: "https://odoo.example.com/web?db=prod_eu#id=815", Message: "The journal Sales is locked until 30 November.", Ran: 2300 * time.Millisecond, Worker: 48213, Company: 1, User: 7,
 			Graph:     "5f1b9a3e-0c55-4b8e-a6a4-3d5a1f4c2b90",
 			Relatives: []driver.Relative{{UUID: child.UUID, Child: true, State: "wait_dependencies", Model: child.Model, Method: child.Method}},
 			Payload: &driver.Payload{

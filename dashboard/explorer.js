@@ -190,7 +190,7 @@
       make('p', { class: 'text' }, tag(said.why.replaceAll('_', ' '), KINDS[said.why] ?? 'info'), ' ' + plain(sentence(said.text)) + (said.text.endsWith('.') ? '' : '.')),
       ...one(job, said),
       make('dl', { class: 'facts' }, ...facts.flatMap(([k, v]) => [make('dt', {}, k), make('dd', {}, plain(v))])),
-      ...timeline(record.timeline), ...relatives(said.database, record), ...payload(record.payload));
+      ...record.page ? [make('p', {}, make('a', { href: record.page, rel: 'noreferrer' }, 'Open it in Odoo'))] : [], ...timeline(record.timeline), ...relatives(said.database, record), ...payload(record.payload));
   }
 
   // one are the buttons of the actions that are possible for a job.

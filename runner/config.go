@@ -115,6 +115,10 @@ type Config struct {
 	// that still runs then is run a second time. Default: 0, never.
 	RescueStartedAfter time.Duration
 
+	// Site is the address of the application's site for people, such as "https://odoo.example.com"; its
+	// host may be a wildcard. It serves for links only. Default: none is known.
+	Site string
+
 	// Payloads lets those who may ask for a job see its arguments, its result and its traceback, too.
 	// Default: false, they are not even read.
 	Payloads bool

@@ -121,6 +121,9 @@ func (r *Runner) Job(ctx context.Context, key channels.Key) (Why, error) {
 		})
 		if w.Record != nil {
 			w.Detail = &w.Record.Detail
+			if l, ok := r.config().Driver.(driver.Linker); ok && r.config().Site != "" {
+				w.Record.Page = l.Page(r.config().Site, key.DB, w.Record.ID)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", key.DB, err)

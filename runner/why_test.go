@@ -504,12 +504,29 @@ func TestWhy(t *testing.T) {
 	})
 }
 
+// pages is a driver whose application has a page for each job.
+type pages struct {
+	fakeDriver
+	driver.Operator
+}
+
+func (*pages) Page(site, database string, id int64) string {
+	return fmt.Sprint(site, "/", database, "/", id)
+}
+
+func linker(d driver.Driver) driver.Driver {
+	operator, _ := driver.AsOperator(d)
+	return &pages{fakeDriver{Driver: d}, operator}
+}
+
 // TestJob: of a job, all is told that its row says, what is confidential only where that is wanted, and why it
 // does not run as [runner.Runner.Why] tells it.
 func TestJob(t *testing.T) {
 	for _, payloads := range []bool{false, true} {
 		inBubble(t, func(b *bench) {
-			r := b.prod("root:9", func(cfg *runner.Config) { cfg.Payloads = payloads })
+			r := b.prod("root:9", func(cfg *runner.Config) {
+				cfg.Payloads, cfg.Site, cfg.Driver = payloads, "https://odoo", linker(cfg.Driver)
+			})
 			b.control(r, runner.Pause{})
 			k := b.one("prod", "a")
 			b.settle(time.Second)
@@ -520,6 +537,7 @@ func TestJob(t *testing.T) {
 			require.NoError(b, err)
 			require.Equal(b, k, job.Record.Key)
 			require.Equal(b, payloads, job.Record.Payload != nil)
+			require.Equal(b, fmt.Sprint("https://odoo/prod/", job.Detail.ID), job.Record.Page)
 			job.Record, job.Detail, why.Detail = nil, nil, nil
 			require.Equal(b, why, job)
 

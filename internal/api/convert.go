@@ -269,7 +269,7 @@ func NewWhy(name string, w *runner.Why) Why {
 // newRecord describes what the row of a job says beyond [NewJob].
 func newRecord(r *driver.Record) *Record {
 	v := &Record{
-		Timeline: timeline(r), Message: r.Message, Ran: r.Ran.Seconds(), Worker: r.Worker, Company: r.Company, User: r.User, Graph: r.Graph,
+		Timeline: timeline(r), Page: r.Page, Message: r.Message, Ran: r.Ran.Seconds(), Worker: r.Worker, Company: r.Company, User: r.User, Graph: r.Graph,
 		Relatives: make([]Relative, 0, len(r.Relatives)), More: r.MoreRelatives, RelativesProblem: r.RelativesProblem,
 	}
 	for _, o := range r.Relatives {

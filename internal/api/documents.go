@@ -318,6 +318,8 @@ type Why struct {
 type Record struct {
 	// Timeline is when what happened to the job, the first first, as far as its row says.
 	Timeline []Moment `json:"timeline"`
+	// Page is the address of the job's form in Odoo, if Odoo's site is known.
+	Page string `json:"page,omitempty"`
 	// Message is that of the exception; it may be cut.
 	Message string `json:"message,omitempty"`
 	// Ran is how long the job ran, as Odoo says.

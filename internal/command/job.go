@@ -86,6 +86,7 @@ func jobFacts(v *api.Why) (facts [][2]string) {
 		add("user", strconv.FormatInt(r.User, 10))
 		add("worker", strconv.FormatInt(r.Worker, 10))
 		add("graph", r.Graph)
+		add("in Odoo", r.Page)
 	}
 	return facts
 }

@@ -95,7 +95,7 @@ func (s *scene) Job(ctx context.Context, key channels.Key) (runner.Why, error) {
 	if w.Detail != nil {
 		hour := time.Now().Add(-time.Hour)
 		w.Record = &driver.Record{
-			Detail: *w.Detail, Message: "no address\n\x1b[2Jat all", Ran: 1500 * time.Millisecond, Worker: 4711, Company: 1, User: 2, Graph: "g-1",
+			Detail: *w.Detail, Message: "no address\n\x1b[2Jat all", Ran: 1500 * time.Millisecond, Worker: 4711, Page: "https://odoo.example.com/web?db=prod#id=7", Company: 1, User: 2, Graph: "g-1",
 			Relatives: []driver.Relative{{UUID: running, State: "done", Model: "mail.mail", Method: "prepare"}, {UUID: "gone", Child: true}}, MoreRelatives: 3,
 			Payload: &driver.Payload{
 				Arguments: driver.Text{Text: `["a\u0041"]`, Bytes: 11}, Traceback: driver.Text{Text: "Traceback:\n  line\u202e 7\n", Bytes: 1 << 20},

@@ -116,6 +116,9 @@ type Record struct {
 	Relatives        []Relative
 	MoreRelatives    int
 	RelativesProblem string
+	// Page is the address of the job's page in the application; empty if that is not known. A
+	// [Linker] knows it.
+	Page string
 	// Payload is nil unless it was asked for.
 	Payload *Payload
 }

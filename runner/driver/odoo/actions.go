@@ -46,12 +46,14 @@ func (d *Driver) OpenOperations(ctx context.Context, pg *pgx.ConnConfig, databas
 	return o, nil
 }
 
-// setUp has plans of which each part is read only as far as it is wanted: by an index, row by row.
+// setUp has plans of which each part is read only as far as it is wanted: by an index, row by row. A database
+// that does not know its encoding sends its bytes as they are, in place of refusing rows that are not in ours.
 func (o *operations) setUp(ctx context.Context) error {
 	if o.conn.Pooling == postgres.TransactionPooling {
 		return nil // detect refuses it
 	}
-	_, err := o.conn.Exec(ctx, "SELECT set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false)", pgx.QueryExecModeExec)
+	_, err := o.conn.Exec(ctx, `SELECT set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false),
+		set_config('client_encoding', CASE current_setting('server_encoding') WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, false)`, pgx.QueryExecModeExec)
 	return o.conn.Failed(err, "set up the connection for operations")
 }
 

@@ -2,17 +2,21 @@ package odoo_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/drivertest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/odoo"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
 )
 
 // openOperations opens operations for the test.
@@ -120,4 +124,38 @@ func TestRelatives(t *testing.T) {
 		require.Equal(t, 1, r.WaitsFor)
 		require.Equal(t, "late", r.FirstParent)
 	}
+}
+
+// TestBytesThatAreNoText: a database that does not know its encoding holds anything, which is shown as it can be.
+func TestBytesThatAreNoText(t *testing.T) {
+	pg := pgtest.Shared(t)
+	h := &harness{t: t, pg: pg, gen: odoostub.QueueJobLock}
+	h.db = pg.NewDatabase(t) + "_ascii"
+	require.NoError(t, pg.Exec(t.Context(), "postgres", "CREATE DATABASE "+h.db+" TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"))
+	t.Cleanup(func() {
+		require.NoError(t, pg.Exec(context.Background(), "postgres", "DROP DATABASE "+h.db+" WITH (FORCE)"))
+	})
+	h.admin = h.connect()
+	require.NoError(t, odoostub.Install(t.Context(), h.admin, h.gen))
+	h.Insert(drivertest.Job{UUID: "a", State: "failed"})
+	h.exec(`UPDATE queue_job SET name = E'caf\xe9', model_name = E'\xff', method_name = E'\xff', exc_name = E'\xff', exc_message = E'\xff', args = E'\xff',
+		exc_info = E'\xff', identity_key = E'\xff', channel = E'root.\xff', dependencies = E'{"depends_on": ["\xff"]}'`)
+	o := h.openOperations()
+	for name, f := range map[string]driver.Filter{
+		"all": {}, "name": {Name: "CAF"}, "failed": {States: []channels.State{channels.Failed}}, "exception": {Exception: "\xff"}, "channel": {Channel: "\xff"},
+	} {
+		out, err := o.List(h.deadline(), f, 0, 10)
+		require.NoError(t, err, name)
+		require.Len(t, out.Jobs, 1, name)
+		require.Equal(t, "caf\xe9", out.Jobs[0].Name)
+	}
+	r, err := o.Record(h.deadline(), "a", true)
+	require.NoError(t, err)
+	require.Equal(t, "\xff", r.Message)
+	raw, err := json.Marshal(r)
+	require.NoError(t, err)
+	require.True(t, utf8.Valid(raw))
+	changed, err := o.Change(h.deadline(), driver.Change{Action: driver.Requeue}, driver.Filter{Name: "caf"}, 0, 10, false)
+	require.NoError(t, err)
+	require.Len(t, changed.UUIDs, 1)
 }
