@@ -513,7 +513,7 @@ func TestForestPassTouchesOnlyWhatChanged(t *testing.T) {
 // BenchmarkForestChange is what a busy runner does all the time, a job ends and the next one
 // starts: the same change in one of so many databases.
 func BenchmarkForestChange(b *testing.B) {
-	for _, n := range []int{1, 10, 300} {
+	for _, n := range []int{1, 10, 300, 10_000} {
 		b.Run(fmt.Sprintf("databases=%d", n), func(b *testing.B) {
 			f, running := many(b, n)
 			for b.Loop() {

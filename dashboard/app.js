@@ -306,6 +306,8 @@
         if (c.throttle_seconds) said.push(['every ' + span(c.throttle_seconds), '']);
         if (c.window) said.push([(c.window.capacity ? `at most ${number(c.window.capacity)} at once` : 'nothing starts') + (c.window.until ? ', until ' + when(c.window.until) : ''), 'info']);
         if (c.min) said.push([plural(c.min, 'slot') + ' of its own', '']);
+        if (c.capacity_percent) said.push([`${number(c.capacity_percent)} % of the channel above`, '']);
+        if (c.passed_by) said.push([plural(c.passed_by, 'job is', 'jobs are') + ' passed by: a policy holds them back', 'info']);
         if (c.capacity_auto) said.push(['as much as the servers bear', '']);
         if (c.rate_waits) said.push([plural(c.rate_waits, 'database waits', 'databases wait') + ' for the rate' + (c.rate_next ? ', next at ' + when(c.rate_next) : ''), 'info']);
         if (c.rate) said.push(c.queued && !c.rate.available ? [`${c.rate.line}, next at ${when(c.rate.next)}`, 'info'] : [c.rate.line, '']);
@@ -333,6 +335,8 @@
         const b = button(td, 'pause', 'quiet small', paused ? 'Resume' : 'Pause', `${paused ? 'Resume' : 'Pause'} channel ${c.channel}` + (c.database ? ' in every database' : ''),
           () => tr.item.pause ? resume(tr.item.pause) : pause({ channel: tr.item.channel }));
         hide(b, !now.actions);
+        const slots = button(td, 'slots', 'quiet small', 'Slots', `Change the slots of channel ${c.channel}`, () => document.dispatchEvent(new CustomEvent('jobrunner-slots', { detail: tr.item })));
+        hide(slots, !now.actions || !c.configured || !c.capacity || !!c.database || c.sequential || c.capacity_auto || !!c.capacity_percent);
       }],
     ]);
   }
@@ -400,7 +404,15 @@
     hide($('no-upstreams'), ups.length);
     rows($('upstreams'), ups, u => u.upstream, () => make('li'), (li, u) => {
       const state = u.drain ? (u.safe_to_stop ? ['drained, safe to stop', 'good'] : ['draining', 'info']) : u.up ? ['up', 'good'] : ['down', 'bad'];
-      const side = entry(li, u.upstream, [state], plural(u.in_flight, 'job') + ' running' + (u.drain?.by ? `, drained by ${u.drain.by}` : '') + (u.drain?.note ? ': ' + u.drain.note : '') + (u.up ? '' : u.reason ? ', ' + u.reason : ''));
+      const marks = [state];
+      if (u.pool) marks.push(['pool ' + u.pool, '']);
+      if (u.up && !u.drain && u.full) marks.push(['full', 'warn']);
+      const said = [plural(u.in_flight, 'job') + (u.max_jobs ? ` of ${number(u.max_jobs)}` : '') + ' running'];
+      if (u.visitors != null) said.push(plural(u.visitors, 'visitor') + (u.workers ? `, ${plural(u.workers, 'worker')}` : '') + (u.reserve ? `, ${number(u.reserve)} kept for them` : ''));
+      if (u.drain?.by) said.push(`drained by ${u.drain.by}`);
+      if (u.up && !u.drain && u.full) said.push(u.full);
+      if (!u.up && u.reason) said.push(u.reason + (u.until ? `, until ${when(u.until)}` : ''));
+      const side = entry(li, u.upstream, marks, said.join(', ') + (u.drain?.note ? ': ' + u.drain.note : ''));
       const b = button(side, 'drain', 'quiet small', u.drain ? 'Undrain' : 'Drain', `${u.drain ? 'Undrain' : 'Drain'} ${u.upstream}`,
         () => li.item.drain ? undrain(li.item) : drain(li.item));
       hide(b, !now.actions);

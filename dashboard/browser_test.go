@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/browsertest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddytest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
@@ -45,11 +47,53 @@ func (*busySite) Tasks(context.Context) ([]runner.TaskStatus, error) {
 	}, nil
 }
 
+// explorerPage is how many jobs the list of all jobs asks for.
+const explorerPage = 50
+
+// everyJob lists jobs of all kinds, as far as the question's states want them.
+func everyJob(q runner.JobQuery) (p runner.JobPage) {
+	for i, c := range []struct {
+		db, channel, model, method, name, exception string
+		state                                       channels.State
+		retry                                       int32
+	}{
+		{"prod_eu", "root.imports.shop", "product.feed", "import_batch", "Import batch 4711 of the shop", "requests.exceptions.ConnectTimeout", channels.Failed, 5},
+		{"prod_eu", "root.imports.shop", "product.feed", "import_batch", "Import batch 4712 of the shop", "", channels.Started, 0},
+		{"prod_eu", "root.invoices", "account.move", "action_post", "Post the invoice INV/2026/00815", "odoo.exceptions.UserError", channels.Failed, 1},
+		{"prod_eu", "root.invoices", "account.move", "send_by_mail", "Send the invoice INV/2026/00815", "", channels.WaitDependencies, 0},
+		{"prod_eu", "root.mail", "mail.mail", "send", "Send 12 mails", "", channels.Done, 0},
+		{"prod_eu", "root.stock", "stock.picking", "sync_carrier", "Tell the carrier of WH/OUT/00042", "", channels.Cancelled, 0},
+		{"prod_us", "root.mail", "mail.mail", "send", "Send 3 mails", "", channels.Pending, 0},
+		{"prod_us", "root", "sale.order", "action_confirm", "Confirm S00123", "psycopg2.errors.LockNotAvailable", channels.Failed, 3},
+		{"prod_us", "root.reports", "report.sales", "build", "The sales of November", "", channels.Pending, 0},
+		{"prod_us", "root.mail", "mail.mail", "send", "Send 7 mails", "", channels.Done, 0},
+	} {
+		if len(q.States) > 0 && !slices.Contains(q.States, c.state) {
+			continue
+		}
+		d := driver.Detail{
+			Row: driver.Row{
+				Job: channels.Job{
+					Key: channels.Key{DB: c.db, UUID: fmt.Sprintf("%08x-5a1e-4c1b-9d53-6f2f1c0a7e11", (i+7)*2654435761)}, Channel: c.channel, ID: int64(900 - i),
+					Priority: 10, Created: time.Now().Add(-time.Duration(i*i+1) * 3 * time.Minute).UnixMicro(),
+				},
+				State: c.state, RawState: c.state.String(), Retry: c.retry,
+			},
+			Model: c.model, Method: c.method, Name: c.name, Exception: c.exception, MaxRetries: 5,
+		}
+		p.Jobs = append(p.Jobs, d)
+	}
+	return p
+}
+
 // well reports whether it is a good day: nothing is wrong with the invoices.
 func (s *busySite) well() bool { return len(s.Says.Channels) > 3 && s.Says.Channels[3].Queued == 0 }
 
 func (s *busySite) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage, error) {
 	var p runner.JobPage
+	if q.Limit == explorerPage {
+		return everyJob(q), nil
+	}
 	add := func(n int, exception, model, method, channel string, ago time.Duration) {
 		for i := range n {
 			p.Jobs = append(p.Jobs, driver.Detail{
@@ -73,9 +117,23 @@ func (s *busySite) Jobs(_ context.Context, q runner.JobQuery) (runner.JobPage, e
 	return p, nil
 }
 
-// Job says the same as Why.
-func (s *busySite) Job(ctx context.Context, key channels.Key) (runner.Why, error) {
-	return s.Why(ctx, key)
+// Job tells of an invoice that could not be posted, whose mail waits for it.
+func (s *busySite) Job(_ context.Context, key channels.Key) (runner.Why, error) {
+	d := everyJob(runner.JobQuery{}).Jobs[2]
+	d.Key, d.Started, d.Enqueued = key, time.Now().Add(-9*time.Minute), time.Now().Add(-9*time.Minute-40*time.Millisecond).UnixMicro()
+	child := everyJob(runner.JobQuery{}).Jobs[3]
+	return runner.Why{
+		Key: key, Found: true, Code: "failed", Detail: &d, Text: "the job failed with odoo.exceptions.UserError and runs again only if it is requeued",
+		Record: &driver.Record{
+			Detail: d, Message: "The journal Sales is locked until 30 November.", Ran: 2300 * time.Millisecond, Worker: 48213, Company: 1, User: 7,
+			Graph:     "5f1b9a3e-0c55-4b8e-a6a4-3d5a1f4c2b90",
+			Relatives: []driver.Relative{{UUID: child.UUID, Child: true, State: "wait_dependencies", Model: child.Model, Method: child.Method}},
+			Payload: &driver.Payload{
+				Arguments: driver.Text{Text: "[]"}, Records: driver.Text{Text: `{"_type": "odoo_recordset", "model": "account.move", "ids": [815]}`},
+				Traceback: driver.Text{Text: "Traceback (most recent call last):\n  File \"/opt/odoo/addons/account/models/account_move.py\", line 4471, in action_post\nodoo.exceptions.UserError: The journal Sales is locked until 30 November."},
+			},
+		},
+	}, nil
 }
 
 // Why says what the engine would, in its words.
@@ -261,6 +319,29 @@ func TestScreenshots(t *testing.T) {
 	shoot(manyStatus(now), "dashboard-60-channels", browsertest.Device{Width: 1440, Height: 1180}, "scrollTo(0, 560)")
 }
 
+// TestScreenshotsOfJobs takes those of the list of all jobs and of one of them.
+func TestScreenshotsOfJobs(t *testing.T) {
+	address := startBusy(t, busyStatus(time.Now()))
+	for name, c := range map[string]struct {
+		hash, drawn string
+		device      browsertest.Device
+	}{
+		"jobs":       {"#/jobs?state=failed,pending,started,done,cancelled,wait_dependencies", "#jobs tbody tr", browsertest.Device{Width: 1440, Height: 860}},
+		"job":        {"#/job/prod_eu/3c6ef372-5a1e-4c1b-9d53-6f2f1c0a7e11", "#relatives", browsertest.Device{Width: 1440, Height: 1000, Dark: true}},
+		"jobs-phone": {"#/jobs?state=failed", "#jobs tbody tr", browsertest.Device{Width: 390, Height: 1100, Phone: true}},
+	} {
+		p := browsertest.New(t)
+		p.Use(c.device)
+		p.Open("http://" + address + "/jobrunner/" + c.hash)
+		p.Until("document.querySelector('" + c.drawn + "')")
+		browsertest.Eval[any](p, "document.activeElement.blur(), document.querySelectorAll('.payload').forEach(d => d.open = true), scrollTo(0, 0), null")
+		p.Screenshot(filepath.Join("..", "docs", "dashboard-"+name+".png"))
+		require.NotRegexp(t, `\d{4}-\d\d-\d\dT`, browsertest.Eval[string](p, "document.body.innerText"), "times are for people")
+		require.Empty(t, p.Problems())
+		require.Equal(t, []string{address}, p.Hosts())
+	}
+}
+
 // overlaps counts the labels of the plots that lie upon each other, or leave their plot.
 const overlaps = `[...document.querySelectorAll('.plot')].flatMap(plot => {
 	const frame = plot.getBoundingClientRect(), boxes = [...plot.querySelectorAll('text')].map(t => t.getBoundingClientRect());
@@ -312,4 +393,28 @@ func TestBrowserStandby(t *testing.T) {
 	require.NoError(t, caddy.Stop())
 	p.Until("document.body.classList.contains('stale') && Number(getComputedStyle(document.querySelector('#main .columns')).opacity) < .6")
 	require.Equal(t, "1", browsertest.Eval[string](p, "getComputedStyle(document.querySelector('#offline')).opacity"))
+}
+
+// TestBrowserPolicies: the page says what policies do with servers and channels.
+func TestBrowserPolicies(t *testing.T) {
+	st := busyStatus(time.Now())
+	for i := range st.Upstreams {
+		if u := &st.Upstreams[i]; u.Name == "http://10.0.0.6:8069" {
+			u.Pool, u.Visitors, u.Counted, u.Full = "heavy", 5, true, "3 of 8 workers are kept for visitors"
+			u.Limits = upstream.Limits{Workers: 8, MaxJobs: 6, Reserve: 2}
+		}
+	}
+	st.Channels[2].PassedBy, st.Channels[4].Percent = 12, 25
+	address := startBusy(t, st)
+	p := browsertest.New(t)
+	p.Use(browsertest.Device{Width: 1440, Height: 1000})
+	p.Open("http://" + address + "/jobrunner/")
+	p.Until(isDrawn)
+	servers := p.Text("#upstreams")
+	for _, said := range []string{"pool heavy", "full", "3 jobs of 6 running", "5 visitors", "8 workers", "2 kept for them", "3 of 8 workers are kept for visitors"} {
+		require.Contains(t, servers, said)
+	}
+	require.Contains(t, p.Text("#channels"), "12 jobs are passed by")
+	require.Contains(t, p.Text("#channels"), "25 % of the channel above")
+	require.Empty(t, p.Problems())
 }

@@ -55,14 +55,18 @@ type Handler struct {
 	// The path of the page, with everything below it. Default: `/jobrunner`.
 	Path string `json:"path,omitempty"`
 
-	// Lets visitors pause and resume channels, databases and everything, drain Odoo servers, and
-	// requeue, cancel and set done jobs. Whoever may see the page may then do so. Default: false.
+	// Lets visitors pause and resume channels, databases and everything, drain Odoo servers, requeue,
+	// cancel and set done jobs, and change the capacities of channels. Whoever may see the page may then do so. Default: false.
 	Actions bool `json:"actions,omitempty"`
 
 	// The addresses of the dashboards of the other nodes, such as
 	// `https://b.example.com/jobrunner/`. A page whose process stands by links to them, because only
 	// the leader knows what runs. Default: none.
 	Nodes []string `json:"nodes,omitempty"`
+
+	// The address of Caddy's admin API, through which visitors change capacities if they may act:
+	// `localhost:2019` or `unix//run/caddy/admin.sock`. Default: `CADDY_ADMIN` or `localhost:2019`.
+	Admin string `json:"admin,omitempty"`
 
 	files map[string]file
 	pages map[string]caddyhttp.HandlerFunc
@@ -98,6 +102,7 @@ func parseDirective(helper httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, e
 //	jobrunner_dashboard [<path>] {
 //		actions
 //		nodes <url>...
+//		admin <address>
 //	}
 func (h *Handler) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
 	disp.Next()
@@ -117,6 +122,15 @@ func (h *Handler) UnmarshalCaddyfile(disp *caddyfile.Dispenser) error {
 		case option == "nodes":
 			if h.Nodes = disp.RemainingArgs(); len(h.Nodes) == 0 {
 				return disp.Err("nodes takes one or more URLs, as in: nodes https://ops-b.example.com/jobrunner/")
+			}
+			if err := h.check(); err != nil {
+				return disp.WrapErr(err)
+			}
+		case option == "admin" && h.Admin != "":
+			return disp.Err("admin may stand only once")
+		case option == "admin":
+			if !disp.Args(&h.Admin) || disp.NextArg() {
+				return disp.Err("admin takes one address of Caddy's admin API, as in: admin localhost:2019")
 			}
 			if err := h.check(); err != nil {
 				return disp.WrapErr(err)
@@ -149,6 +163,11 @@ func (h *Handler) check() error {
 	for _, node := range h.Nodes {
 		if u, err := url.Parse(node); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
 			return fmt.Errorf("node %q is no address of a page, such as https://b.example.com/jobrunner/", node)
+		}
+	}
+	if h.Admin != "" {
+		if _, err := api.NewClient(h.Admin); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -195,13 +214,13 @@ func (h *Handler) Provision(caddy.Context) error {
 		"pause": h.acting(admin.PostPause), "resume": h.acting(admin.PostResume),
 		"drain": h.acting(admin.PostDrain), "undrain": h.acting(admin.PostUndrain),
 		"requeue": h.acting(admin.ChangeJobs(driver.Requeue, bulkLimit)), "cancel": h.acting(admin.ChangeJobs(driver.Cancel, bulkLimit)),
-		"set-done": h.acting(admin.ChangeJobs(driver.SetDone, bulkLimit)),
+		"set-done": h.acting(admin.ChangeJobs(driver.SetDone, bulkLimit)), "capacity": h.acting(admin.PostCapacity(h.Admin)),
 	}
 	return nil
 }
 
 // actionPages are the pages that change something.
-var actionPages = []string{"pause", "resume", "drain", "undrain", "requeue", "cancel", "set-done"}
+var actionPages = []string{"pause", "resume", "drain", "undrain", "requeue", "cancel", "set-done", "capacity"}
 
 // ServeHTTP implements [caddyhttp.MiddlewareHandler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {

@@ -87,7 +87,7 @@ func TestDashboardPages(t *testing.T) {
 		{"GET", "jobs?database=prod&state=failed", 200}, {"GET", "jobs?x=1", 400}, {"GET", "jobs?state=sleeping", 400},
 		{"GET", "jobs?runner=none&database=prod", 404}, {"GET", "job", 400}, {"GET", "job?database=prod&uuid=x", 404},
 		{"GET", "job?database=prod&uuid=known", 200}, {"POST", "job", 405}, {"GET", "requeue", 405}, {"POST", "requeue", 403},
-		{"POST", "cancel", 403}, {"POST", "set-done", 403}, {"POST", "postpone", 404},
+		{"POST", "cancel", 403}, {"POST", "set-done", 403}, {"POST", "capacity", 403}, {"POST", "postpone", 404},
 		{"GET", "waiting?database=prod", 200}, {"GET", "history?runner=default", 200}, {"GET", "history?runner=none", 404}, {"HEAD", "data", 200},
 	} {
 		res, body := send(t, c.method, site+"/jobrunner/"+c.page, "")
@@ -184,13 +184,15 @@ func TestDashboardCaddyfile(t *testing.T) {
 		"jobrunner_dashboard {\n\tactions on\n}",
 		"jobrunner_dashboard {\n\tnodes\n}", "jobrunner_dashboard {\n\tnodes javascript:alert(1)\n}", "jobrunner_dashboard {\n\tnodes https://a.example https://u:p@b.example\n}",
 		"jobrunner_dashboard {\n\tnodes https://a.example\n\tnodes https://b.example\n}", "jobrunner_dashboard /a/*b",
+		"jobrunner_dashboard {\n\tadmin\n}", "jobrunner_dashboard {\n\tadmin a:1 b:1\n}", "jobrunner_dashboard {\n\tadmin a:1\n\tadmin b:1\n}",
+		"jobrunner_dashboard {\n\tadmin localhost:1-9\n}",
 	} {
 		_, err := caddytest.Adapt(":1 {\n" + bad + "\n}")
 		require.ErrorContains(t, err, "Caddyfile:", bad)
 	}
-	raw, err := caddytest.Adapt(":1 {\n\treverse_proxy a:1\n\tjobrunner_dashboard /x/ {\n\tactions\n\tnodes https://b.example/x/\n}\n}")
+	raw, err := caddytest.Adapt(":1 {\n\treverse_proxy a:1\n\tjobrunner_dashboard /x/ {\n\tactions\n\tnodes https://b.example/x/\n\tadmin unix//run/admin.sock\n}\n}")
 	require.NoError(t, err)
-	require.Contains(t, string(raw), `{"match":[{"path":["/x","/x/*"]}],"handle":[{"actions":true,"handler":"jobrunner_dashboard","nodes":["https://b.example/x/"],"path":"/x/"}]},{"handle":[{"handler":"reverse_proxy"`)
+	require.Contains(t, string(raw), `{"match":[{"path":["/x","/x/*"]}],"handle":[{"actions":true,"admin":"unix//run/admin.sock","handler":"jobrunner_dashboard","nodes":["https://b.example/x/"],"path":"/x/"}]},{"handle":[{"handler":"reverse_proxy"`)
 }
 
 func TestHistory(t *testing.T) {

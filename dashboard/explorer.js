@@ -231,6 +231,31 @@
       make('details', { class: 'payload', id: 'payload-' + k }, make('summary', {}, title + (p[k].bytes ? `, the beginning of ${number(p[k].bytes)} bytes` : '')), make('pre', { tabindex: 0 }, plain(p[k].text))));
   }
 
+  // ---- the slots of a channel
+
+  document.addEventListener('jobrunner-slots', async ev => {
+    const { channel, capacity } = ev.detail, dialog = $('slots'), field = $('slots-number');
+    try {
+      // The configuration is asked first: it may say why that is not possible.
+      const before = (await act('capacity', { runner: now.runner, channel, capacity, dry_run: true })).body;
+      set($('slots-title'), `Slots of channel ${channel}`);
+      set($('slots-text'), `The configuration says ${number(before.before)}. The change is in force at once, without stopping a job, and on this Caddy only, until its configuration is loaded again.`);
+      field.value = before.before;
+      set($('slots-line'), before.line);
+      field.oninput = () => set($('slots-line'), before.line.replace(/\d+$/, field.value));
+      $('slots-note').value = '';
+      dialog.returnValue = '';
+      dialog.showModal();
+      await new Promise(resolve => dialog.addEventListener('close', resolve, { once: true }));
+      if (dialog.returnValue !== 'ok') return;
+      const done = (await act('capacity', { runner: now.runner, channel, capacity: Number(field.value), note: $('slots-note').value })).body;
+      toast(`Channel ${channel}: ${plural(done.after, 'job')} at once, ${number(done.before)} before. To keep it: ${done.line}`);
+    } catch (err) {
+      toast(`That did not work: ${plain(err.message)}`, true);
+    }
+    refresh();
+  });
+
   // ---- where the reader is
 
   function route() {

@@ -26,11 +26,12 @@ func FuzzDashboard(f *testing.F) {
 		f.Add("GET", "/jobrunner"+page, []byte{}, "", "", true, int64(math.MaxInt64), "\xff")
 	}
 	f.Add("POST", "/jobrunner/pause", []byte(`{"all": true}`), "cross-site", "http://evil", true, int64(0), "")
+	f.Add("POST", "/jobrunner/capacity", []byte(`{"channel": "root", "capacity": 4}`), "same-origin", "http://admin", true, int64(0), "")
 	f.Add("POST", "/jobrunner/pause", []byte(`{"all": true}`), "", "null", true, int64(0), "")
 	f.Fuzz(func(t *testing.T, method, target string, body []byte, site, origin string, actions bool, micros int64, text string) {
 		e, logs := fakerunner.RunFuzzed(t, micros, text)
 		before := e.State(t)
-		h := &Handler{Actions: actions}
+		h := &Handler{Actions: actions, Admin: "127.0.0.1:1"} // where nobody answers
 		require.NoError(t, h.Provision(caddy.Context{}))
 		next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errNotOurs })
 		page := func(w http.ResponseWriter, r *http.Request) error {

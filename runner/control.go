@@ -195,6 +195,7 @@ func (e *engine) control(c Controls) {
 	}
 	e.pausedAll = c.pause("", "")
 	e.databases.pause(c)
+	e.wakeUnbarred(time.Now())
 	drained, undrained := e.pool.Drain(c.Drains)
 	for _, d := range drained {
 		e.notes.drain(EventUpstreamDrained, d)

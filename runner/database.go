@@ -72,6 +72,9 @@ type database struct {
 	// waited is set while it connects after it has waited for a connection: that it fails as it did
 	// before is no news then.
 	waited bool
+	// barred are the pending jobs that are no reason to keep the connection, as they were when it was last
+	// found that there is nothing else to do.
+	barred barred
 	// leaving is until when nothing of it is started, so that it can give its connection to others.
 	leaving time.Time
 	// left is set from when it has done so until it is served again.

@@ -266,6 +266,7 @@ func (e *engine) configure(cfg Config) error {
 	e.targetsAt = time.Time{}
 	e.limit(cfg.Policies)
 	e.connections.apply()
+	e.wakeUnbarred(time.Now())
 	e.maint.Rediscover()
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
 // open is a driver whose requests end when they are given up.
@@ -505,4 +506,32 @@ func TestWhenTheLoopTurns(t *testing.T) {
 	require.Equal(t, e.scanAt, e.nextTick(now))
 	e.timeouts.set = &policy.Set{}
 	require.Equal(t, e.timeouts.at, e.nextTick(now))
+}
+
+// Seats are counted where servers have limits, or pools do. Without a quarantine, setbacks are forgotten,
+// and a configuration with a mistake changes nothing.
+func TestWhatAConfigurationPutsIntoForce(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change                 func(*Config)
+		refused, limited, kept bool
+	}{
+		"nothing":    {func(*Config) {}, false, false, false},
+		"limits":     {func(cfg *Config) { cfg.Server.MaxJobs = 1 }, false, true, false},
+		"pools":      {func(cfg *Config) { cfg.Pools = map[string]upstream.Limits{"heavy": {}} }, false, true, false},
+		"quarantine": {func(cfg *Config) { cfg.Quarantine = &Quarantine{Attempts: 3, Within: time.Hour} }, false, false, true},
+		"a mistake": {func(cfg *Config) {
+			cfg.Server.MaxJobs = 1
+			cfg.Channels = append(cfg.Channels, channels.Config{Name: "root", Capacity: 2})
+		}, true, false, true},
+	} {
+		e, _ := served()
+		e.setbacks.add(channels.Key{DB: "prod", UUID: "a"}, Setback{At: time.Now().Add(-time.Second)}, time.Hour)
+		cfg := e.config()
+		cfg.Channels = []channels.Config{{Name: "root", Capacity: 1}}
+		c.change(&cfg)
+		require.Equal(t, c.refused, e.configure(cfg) != nil, name)
+		require.Equal(t, c.limited, e.seats.limited, name)
+		require.Equal(t, c.kept, len(e.setbacks.of) == 1, name)
+	}
 }

@@ -149,15 +149,20 @@ func (e *engine) room(now time.Time) int {
 	return min(max(free, 0), passLimit)
 }
 
-// rooms tells the tree how many jobs of each class may start.
+// rooms tells the tree how many jobs of each class may start. Those that run on the same servers now share
+// the room of the first of their classes.
 func (e *engine) rooms(now time.Time) {
 	rows := e.seats.rows
 	rooms := make([]channels.Room, len(rows))
 	taken := make(map[string]int, len(rows)) // by the pool that serves the row now
+	gates := make(map[string]string, len(rows))
 	for i, row := range rows {
-		serving := e.pool.Serving(row.class)
-		if rooms[i].Gate = row.class.String(); serving != row.class.Pool {
-			rooms[i].Of = rows[0].class.String()
+		serving, gate := e.pool.Serving(row.class), row.class.String()
+		rooms[i].Gate = gate
+		if first, ok := gates[serving]; ok {
+			rooms[i].Of = first
+		} else {
+			gates[serving] = gate
 		}
 		taken[serving] += row.taken
 	}

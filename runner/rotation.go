@@ -63,6 +63,8 @@ type sleep struct {
 	vain int
 	// stirred is set while it is awake because something was written.
 	stirred bool
+	// barred is set if it has jobs that cannot start for long.
+	barred bool
 	// until is when it was woken.
 	until time.Time
 }
@@ -134,7 +136,7 @@ func wanting(p session.Pressure, served int) int {
 // layDown orders a database to sleep.
 func (e *engine) layDown(db *database) {
 	e.rotation.resting[db] = struct{}{}
-	db.session.Sleep()
+	db.session.Sleep(db.barred.uuids)
 }
 
 // take has databases with jobs leave their connections to others whose jobs may have been waiting for
@@ -205,7 +207,8 @@ func (e *engine) engaged() map[string]bool {
 	return dbs
 }
 
-// idle reports whether there is nothing to do in a database, as far as the engine knows.
+// idle reports whether there is nothing to do in a database, as far as the engine knows. Jobs that cannot
+// start for long are noted.
 func (e *engine) idle(db *database, now time.Time) bool {
 	if _, resting := e.rotation.resting[db]; resting || now.Before(db.restlessUntil) {
 		return false
@@ -213,6 +216,7 @@ func (e *engine) idle(db *database, now time.Time) bool {
 	if db.session == nil || len(db.lostClaims) > 0 || len(db.causes) > 0 || len(db.reserved) > 0 {
 		return false
 	}
+	db.barred = barred{opens: never}
 	switch n := e.tree.Unfinished(db.Name); {
 	case n == 0:
 		return true
@@ -220,12 +224,21 @@ func (e *engine) idle(db *database, now time.Time) bool {
 		return false
 	}
 	soon := now.Add(2 * session.SleepHorizon).UnixMicro()
-	looked := 0
+	looked, bars, out := 0, e.barsOf(db), barred{opens: never}
 	for j, state := range e.tree.Jobs(db.Name) {
-		if looked++; looked > etasLimit || state.Running() || state == channels.Pending && (j.ETA < soon || e.sequential(j.Key)) {
+		if looked++; looked > etasLimit || state.Running() {
 			return false
 		}
+		if state != channels.Pending || j.ETA >= soon && !e.sequential(j.Key) {
+			continue
+		}
+		until := bars.job(j.Key)
+		if until < soon {
+			return false
+		}
+		out.uuids, out.opens = append(out.uuids, j.UUID), min(out.opens, until)
 	}
+	db.barred = out
 	return true
 }
 
@@ -257,7 +270,7 @@ func (e *engine) asleep(db *database, rest driver.Rest) {
 	now := time.Now()
 	delete(e.rotation.resting, db)
 	check := e.naps().Check
-	s := &sleep{since: now, rest: rest, latest: now.Add(timing.Jitter(check))}
+	s := &sleep{since: now, rest: rest, barred: len(db.barred.uuids) > 0, latest: now.Add(timing.Jitter(check))}
 	if was := db.slept; was != nil && db.useful.Before(was.since) {
 		if s.vain = was.vain; was.stirred {
 			s.vain++
@@ -271,12 +284,17 @@ func (e *engine) asleep(db *database, rest driver.Rest) {
 			s.latest = at
 		}
 	}
+	if opens := db.barred.opens; len(db.barred.uuids) > 0 && opens != never {
+		if at := time.UnixMicro(opens).Add(-etaAhead); at.Before(s.latest) {
+			s.latest = at
+		}
+	}
 	e.stopSession(db)
 	db.slept, db.quiet = s, true
 	e.rotation.asleep[db] = s
 	e.watch()
 	e.step(db, stepSleep, "")
-	if e.tree.Unfinished(db.Name) > 0 && rest.Next.IsZero() {
+	if e.tree.Unfinished(db.Name) > len(db.barred.uuids) && rest.Next.IsZero() || e.unbarred(db, now) {
 		e.wake(db, session.Pressing) // the engine knows of a job that was not there
 	}
 	if len(e.rotation.resting) == 0 {
@@ -286,6 +304,10 @@ func (e *engine) asleep(db *database, rest driver.Rest) {
 
 // detail says what it means that a database is asleep.
 func (s *sleep) detail() string {
+	if s.barred {
+		return "none of its jobs can start, because of a pause or of a capacity of 0 at this time, and it has had nothing else to do since " +
+			s.since.UTC().Format(time.RFC3339) + ", so that it needs no connection"
+	}
 	return "it has had nothing to do since " + s.since.UTC().Format(time.RFC3339) + ", so that it needs no connection"
 }
 

@@ -56,6 +56,7 @@ func TestUpgradeIsTakenIn(t *testing.T) {
 
 		e.databases.gate(true)
 		require.True(t, db.upgrade.Active)
+		require.True(t, e.databases.gating)
 		e.databases.gate(true)
 		require.True(t, db.upgrade.Active)
 		cfg.UpgradeGate = false

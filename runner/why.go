@@ -252,6 +252,7 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 		w.say(WhyNoLeader, "no process leads the runner%s", with(": ", e.leadership.detail))
 	case db == nil:
 		w.say(WhyNotServed, "database %s is not among those that this runner serves", w.Key.DB)
+	case db.stage == stageAsleep && w.barred(e, db):
 	case e.wake(db, session.Pressing):
 		w.say("database_"+DatabaseAsleep.String(), "database %s is asleep: %s; it is connected now", db.Name, db.slept.detail())
 	case db.state == DatabaseUpgrading:
@@ -271,6 +272,23 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 	}
 	w.setbacks(e, now)
 	return known || t != nil
+}
+
+// barred explains a job that has let its database sleep, because it cannot start for long. It reports
+// whether it is one.
+func (w *Why) barred(e *engine, db *database) bool {
+	if !slices.Contains(db.barred.uuids, w.Key.UUID) {
+		return false
+	}
+	switch {
+	case e.pausedAll != nil:
+		w.paused(WhyPaused, "everything", e.pausedAll)
+	case db.pause != nil:
+		w.paused(WhyPausedDatabase, "database "+db.Name, db.pause)
+	default:
+		return false
+	}
+	return true
 }
 
 // setbacks says how near a job is to its quarantine.

@@ -44,17 +44,21 @@ func asleepAll(ctx context.Context, l *lab) error {
 		}
 		l.Leave(db)
 	}
-	alone, err := l.serverShare(ctx, func() error { return sleep(ctx, pick(l.bench, 30*time.Second, time.Second)) })
-	if err != nil {
-		return err
-	}
-	l.report.add("processor of PostgreSQL with these databases, without the runner", "% of a core", 2, nil, alone)
 	s := served{pattern: sleeperPrefix + "*", channels: "root:60,root.long:50", options: asleepOptions}
 	c, err := l.caddy(ctx, s)
 	if err != nil {
 		return err
 	}
-	return errors.Join(asleepRun(ctx, l, c, awake, asleep), c.Stop())
+	if err := errors.Join(asleepRun(ctx, l, c, awake, asleep), c.Stop()); err != nil {
+		return err
+	}
+	// Afterwards, because autovacuum visits those databases only that have been used.
+	alone, err := l.serverShare(ctx, func() error { return sleep(ctx, pick(l.bench, time.Minute, time.Second)) })
+	if err != nil {
+		return err
+	}
+	l.report.add("processor of PostgreSQL at rest, without the runner", "% of a core", 2, nil, alone)
+	return nil
 }
 
 func asleepRun(ctx context.Context, l *lab, c *testbed.Caddy, awake, asleep []string) error {

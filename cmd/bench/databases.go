@@ -42,8 +42,13 @@ func databasesAll(ctx context.Context, l *lab) error {
 
 // copies makes very many databases out of the template.
 func (l *lab) copies(ctx context.Context) ([]string, error) {
+	return l.copiesOf(ctx, pick(l.bench, 300, 30))
+}
+
+// copiesOf makes so many.
+func (l *lab) copiesOf(ctx context.Context, n int) ([]string, error) {
 	l.Leave(templateDB)
-	names := make([]string, pick(l.bench, 300, 30))
+	names := make([]string, n)
 	for i := range names {
 		names[i] = fmt.Sprintf("%s%03d", manyPrefix, i)
 	}

@@ -130,6 +130,7 @@ var scenarios = []scenario{
 	{"channels", "a change and a pass of the scheduler with 100,000 channels and with 10", nil, channelsAll},
 	{"reload", "reloads with 1,000,000 jobs in memory while jobs run", []string{benchDB}, reloadAll},
 	{"status", "questions to the admin API with 1,000,000 jobs and 300 databases, while jobs run", []string{templateDB}, statusAll},
+	{"explorer", "lists of jobs among 5,000,000 of 50 databases, while jobs run", []string{templateDB}, explorerAll},
 	{"visitors", "visitors of a site while jobs are queued, with and without reserved workers", []string{benchDB}, visitorsAll},
 	{"tenants", "one job a second of a small tenant beside 100,000 of a big one, with `fair database`", []string{bigTenant, smallTenant}, tenantsAll},
 	{"sustained", "jobs that are committed one by one at a steady rate: all loads, then one for long", []string{benchDB, limitDB}, sustainedAll},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
@@ -55,6 +56,7 @@ func method(want string, h caddy.AdminHandlerFunc) caddy.AdminHandlerFunc {
 			return err
 		}
 		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set(api.ProcessHeader, process)
 		return h(w, r)
 	}
 }

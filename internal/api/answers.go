@@ -110,6 +110,18 @@ type ResyncAnswer struct {
 	Runner    string `json:"runner"`
 }
 
+// CapacityAnswer is the answer to a change of a channel's capacity.
+type CapacityAnswer struct {
+	Runner  string `json:"runner"`
+	Channel string `json:"channel"`
+	// Before and After are the capacities.
+	Before int `json:"before"`
+	After  int `json:"after"`
+	// Path is where the configuration has it, Line what keeps it in a Caddyfile.
+	Path string `json:"path"`
+	Line string `json:"line"`
+}
+
 // ErrorAnswer is the answer to a request that failed.
 type ErrorAnswer struct {
 	Error string `json:"error"`

@@ -329,8 +329,18 @@ func (c *Client) answered(raw []byte) {
 	}
 }
 
-// send sends a request and returns the answer if it is none of an error.
+// send sends a request to the job runners.
 func (c *Client) send(ctx context.Context, method, path string, q url.Values, body any) (*http.Response, error) {
+	path = "/jobrunner/" + path
+	if len(q) > 0 {
+		path += "?" + q.Encode()
+	}
+	return c.sendTo(ctx, method, path, "", body)
+}
+
+// sendTo sends a request and returns the answer if it is none of an error. With a tag, it is meant only for
+// what still has that one.
+func (c *Client) sendTo(ctx context.Context, method, uri, tag string, body any) (*http.Response, error) {
 	var reader io.Reader
 	if body != nil {
 		raw, err := json.Marshal(body)
@@ -339,15 +349,14 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 		}
 		reader = bytes.NewReader(raw)
 	}
-	uri := c.origin + "/jobrunner/" + path
-	if len(q) > 0 {
-		uri += "?" + q.Encode()
-	}
-	req, err := http.NewRequestWithContext(ctx, method, uri, reader)
+	req, err := http.NewRequestWithContext(ctx, method, c.origin+uri, reader)
 	if err != nil {
 		return nil, fmt.Errorf("writing the request: %w", err)
 	}
 	req.Header = c.header.Clone()
+	if tag != "" {
+		req.Header.Set("If-Match", tag)
+	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}

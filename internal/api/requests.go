@@ -69,6 +69,17 @@ type ChangeRequest struct {
 	For   string    `json:"for,omitempty"`
 }
 
+// CapacityRequest is the body of the dashboard's POST capacity.
+type CapacityRequest struct {
+	Actor
+	// Channel is one that the configuration names.
+	Channel string `json:"channel"`
+	// Capacity is how many of its jobs may run at once, at least 1.
+	Capacity int `json:"capacity"`
+	// DryRun only tells what would be changed.
+	DryRun bool `json:"dry_run,omitempty"`
+}
+
 // ResyncRequest is the body of POST /jobrunner/resync.
 type ResyncRequest struct {
 	Actor

@@ -12,8 +12,8 @@ type Sleeper interface {
 	// Sleep reads how much has been written to the database, and after that, in another transaction,
 	// what there is to do. The order matters: whatever is committed after the second has not been
 	// counted by the first, so that it shows later. A pending job whose eta is further away than soon
-	// is not to be done yet. The session remains as it is.
-	Sleep(ctx context.Context, soon time.Duration) (Rest, error)
+	// is not to be done yet, nor are those whose uuids are barred. The session remains as it is.
+	Sleep(ctx context.Context, soon time.Duration, barred []string) (Rest, error)
 }
 
 // Watcher is implemented by cluster connections that can tell of all databases, in one query, how

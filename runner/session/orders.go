@@ -27,8 +27,9 @@ type orders struct {
 	resync, channels, upgrade bool
 	// poll says that something was written to the database.
 	poll bool
-	// sleep asks for the end of the session, if there is nothing to do.
-	sleep bool
+	// sleep asks for the end of the session, if there is nothing to do but what is barred.
+	sleep  bool
+	barred []string
 	// read is the number of the last order to read; see [Session.Read].
 	read uint64
 }

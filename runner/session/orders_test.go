@@ -200,7 +200,7 @@ func TestOrdersEndTheWait(t *testing.T) {
 		"unclaim": func(s *Session) { s.Unclaim(driver.Task{}) }, "inspect": func(s *Session) { s.Inspect([]string{"a"}) },
 		"rescue": func(s *Session) { s.Rescue(driver.Liveness{}) }, "resync": func(s *Session) { s.Resync() },
 		"cancel": func(s *Session) { s.Stop(driver.Task{}, false) }, "terminate": func(s *Session) { s.Stop(driver.Task{}, true) },
-		"sleep":          func(s *Session) { s.Sleep() },
+		"sleep":          func(s *Session) { s.Sleep(nil) },
 		"account":        func(s *Session) { s.Account(driver.Cause{}) },
 		"channels":       func(s *Session) { s.ReloadChannels() },
 		"fail dead":      func(s *Session) { s.FailDead(driver.Liveness{}, "why") },

@@ -108,7 +108,7 @@ func (s *Session) finish(ctx context.Context, o *orders) error {
 		}
 	}
 	if o.sleep {
-		if err := s.sleep(ctx); err != nil {
+		if err := s.sleep(ctx, o.barred); err != nil {
 			return err
 		}
 	}

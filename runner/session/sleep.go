@@ -24,17 +24,18 @@ var (
 )
 
 // Sleep orders to close the connection, and to end, if there is nothing to do, which
-// [Listener.Asleep] answers; if there is something, [Listener.Awake] does.
-func (s *Session) Sleep() {
+// [Listener.Asleep] answers; if there is something, [Listener.Awake] does. Pending jobs that are barred do
+// not count.
+func (s *Session) Sleep(barred []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.todo.sleep = true
+	s.todo.sleep, s.todo.barred = true, barred
 	s.wake()
 }
 
 // sleep finds whether there is nothing to do. What was committed before the look, the look sees. What
 // was committed after it has not been counted before it, so that it shows without a connection.
-func (s *Session) sleep(ctx context.Context) error {
+func (s *Session) sleep(ctx context.Context, barred []string) error {
 	sleeper, ok := s.conn.(driver.Sleeper)
 	if !ok || s.occupied() {
 		s.out.Awake()
@@ -42,7 +43,7 @@ func (s *Session) sleep(ctx context.Context) error {
 	}
 	var rest driver.Rest
 	err := s.call(ctx, "look for jobs to do", sleepTimeout, func(ctx context.Context) (err error) {
-		rest, err = sleeper.Sleep(ctx, SleepHorizon)
+		rest, err = sleeper.Sleep(ctx, SleepHorizon, barred)
 		return err
 	})
 	if err == nil {

@@ -35,7 +35,7 @@ func (d *drowsy) Close(context.Context) error {
 	return nil
 }
 
-func (d *drowsy) Sleep(_ context.Context, soon time.Duration) (driver.Rest, error) {
+func (d *drowsy) Sleep(_ context.Context, soon time.Duration, _ []string) (driver.Rest, error) {
 	if d.looked != nil {
 		d.looked()
 	}
@@ -110,7 +110,7 @@ func TestSleep(t *testing.T) {
 				synctest.Wait()
 				require.Equal(t, 1, q.Pressure().Held)
 				c.set(d, s, func() { notified <- struct{}{} })
-				s.Sleep()
+				s.Sleep(nil)
 				timing.Sleep(t.Context(), time.Millisecond)
 				synctest.Wait()
 				if c.asleep {
@@ -155,10 +155,10 @@ func TestSleepFails(t *testing.T) {
 	d, out := &drowsy{err: failed}, &sleeper{}
 	_, s := faultyOf(out, nil)
 	s.conn = d
-	require.ErrorIs(t, s.sleep(t.Context()), failed)
+	require.ErrorIs(t, s.sleep(t.Context(), nil), failed)
 	require.Zero(t, out.awake+out.asleep)
 	s.conn = &faulty{}
-	require.NoError(t, s.sleep(t.Context()))
+	require.NoError(t, s.sleep(t.Context(), nil))
 	require.Equal(t, 1, out.awake)
 }
 

@@ -61,7 +61,7 @@ func pooledKilled(mode string) fault {
 		name: "PgBouncer as pooler, in " + mode + " mode, killed", bound: 30 * time.Second,
 		prepare: func(tb *testBed) { b = pooled(tb, mode) },
 		strike: func(tb *testBed) {
-			b.kill()
+			b.Kill()
 			tb.wait(2 * time.Second)
 			b.start()
 		},

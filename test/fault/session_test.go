@@ -95,7 +95,7 @@ func bouncerKilled() fault {
 		name: "PgBouncer in session mode, killed", bound: 30 * time.Second,
 		prepare: func(tb *testBed) { b = behindBouncer(tb, "session") },
 		strike: func(tb *testBed) {
-			b.kill()
+			b.Kill()
 			tb.wait(2 * time.Second)
 			b.start()
 		},

@@ -27,7 +27,7 @@ func TestBrowserExplorer(t *testing.T) {
 	tb := newTestBed(t, odoostub.QueueJobLock, 2, 1)
 	tb.tree = "root:3,root.mail:1"
 	tb.more = "payloads"
-	tb.routes = "jobrunner_dashboard {\n\t\tactions\n\t}\n\t" + tb.routes
+	tb.routes = "jobrunner_dashboard {\n\t\tactions\n\t\tadmin " + tb.admin + "\n\t}\n\t" + tb.routes
 	c := tb.startProcess(t.TempDir())
 	one, two := tb.dbs[0], tb.dbs[1]
 	mail := "root.mail"
@@ -149,6 +149,23 @@ func TestBrowserExplorer(t *testing.T) {
 		require.Equal(t, http.StatusOK, status, body)
 		b.Click("#next-page")
 		b.Until(jobsListed + ` === 20`)
+	})
+	require.Empty(t, b.Problems())
+	t.Run("changes the slots of a channel, through the configuration", func(*testing.T) {
+		b.Open("http://" + tb.site + "/jobrunner/#")
+		slots := `#channels [aria-label="Change the slots of channel root.mail"]`
+		b.Until(`document.querySelector('` + slots + `')?.checkVisibility()`)
+		b.Click(slots)
+		b.Until(`document.querySelector('#slots').open`)
+		require.Contains(t, b.Text("#slots-text"), "The configuration says 2.")
+		browsertest.Eval[any](b, `document.querySelector('#slots-number').select(), null`)
+		b.Type("#slots-number", "7")
+		b.Until(`document.querySelector('#slots-line').innerText === 'channel root.mail 7'`)
+		b.Type("#slots-note", "a campaign\r")
+		b.Until(cell(mail, "Running") + ` === '0 of 7'`)
+		status, body := tb.request(http.MethodGet, "/config/apps/jobrunner/runners/default/channels/root.mail", "")
+		require.Equal(t, http.StatusOK, status)
+		require.JSONEq(t, `{"capacity": 7}`, body)
 	})
 	require.Empty(t, b.Problems())
 	t.Run("is accessible", func(*testing.T) {

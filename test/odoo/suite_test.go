@@ -27,6 +27,8 @@ func TestOdoo19(t *testing.T) { testSeries(t, 19) }
 type site struct {
 	*server
 	db *database
+	// options are further lines of the runner's block.
+	options string
 }
 
 func testSeries(t *testing.T, series int) {
@@ -66,6 +68,7 @@ func testSeries(t *testing.T, series int) {
 		{"Upgrade", testUpgrade},
 		{"OtherRunner", testOtherRunner},
 		{"SideBySide", testSideBySide},
+		{"Pooled", testPooled},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
 	}
@@ -74,7 +77,7 @@ func testSeries(t *testing.T, series int) {
 // caddy starts a Caddy for the shared database, and waits until it is served.
 func (s *site) caddy(t *testing.T, channels string) *caddy {
 	t.Helper()
-	c := startCaddy(t, s.server, caddyOptions{Databases: s.db.name, Channels: channels})
+	c := startCaddy(t, s.server, caddyOptions{Databases: s.db.name, Channels: channels, Options: s.options})
 	c.waitReady(t, s.db.name)
 	return c
 }

@@ -16,7 +16,7 @@ func testSleep(b *bench) {
 		return // it is optional
 	}
 	sleep := func() driver.Rest {
-		r, err := sleeper.Sleep(b.ctx, time.Minute)
+		r, err := sleeper.Sleep(b.ctx, time.Minute, nil)
 		require.NoError(b.t, err)
 		return r
 	}
@@ -41,6 +41,18 @@ func testSleep(b *bench) {
 	rest(false, later)
 	b.Insert(Job{UUID: nothing, State: "pending", Created: ago(time.Hour), ETA: soon})
 	rest(true, soon)
+	r, err := sleeper.Sleep(b.ctx, time.Minute, []string{nothing, jobC})
+	require.NoError(b.t, err)
+	require.False(b.t, r.Busy, "what is barred is not to be done")
+	require.WithinDuration(b.t, later, r.Next, time.Second)
+	r, err = sleeper.Sleep(b.ctx, time.Minute, []string{jobA, jobB})
+	require.NoError(b.t, err)
+	require.True(b.t, r.Busy)
+	b.SetState(jobA, "started")
+	r, err = sleeper.Sleep(b.ctx, time.Minute, []string{nothing, jobA})
+	require.NoError(b.t, err)
+	require.True(b.t, r.Busy, "what runs counts")
+	b.SetState(jobA, "failed")
 	b.Delete(nothing)
 
 	watcher := b.cluster().(driver.Watcher)

@@ -2,6 +2,7 @@ package mock
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
@@ -78,7 +79,7 @@ func (db *database) writes() driver.Writes {
 }
 
 // Sleep implements [driver.Sleeper].
-func (s *session) Sleep(ctx context.Context, soon time.Duration) (r driver.Rest, err error) {
+func (s *session) Sleep(ctx context.Context, soon time.Duration, barred []string) (r driver.Rest, err error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	if err := s.do(ctx, "Sleep", nil, false, func() error {
@@ -97,6 +98,9 @@ func (s *session) Sleep(ctx context.Context, soon time.Duration) (r driver.Rest,
 			switch j.State {
 			case channels.Failed, channels.Done, channels.Cancelled, channels.WaitDependencies:
 			case channels.Pending:
+				if slices.Contains(barred, j.UUID) {
+					continue
+				}
 				r.Busy = r.Busy || j.ETA <= time.Now().Add(soon).UnixMicro()
 				if j.ETA != 0 && (r.Next.IsZero() || j.ETA < r.Next.UnixMicro()) {
 					r.Next = time.UnixMicro(j.ETA)

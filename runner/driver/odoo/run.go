@@ -91,7 +91,7 @@ func runPath(t driver.Task) string {
 // those count as refusals that failing jobs hardly produce (docs/contract.md 1.4). The row decides
 // anyway.
 func classify(status int, body []byte) (driver.Outcome, error) {
-	page := len(body) > 0 && strings.HasPrefix(http.DetectContentType(body), "text/html")
+	page := strings.HasPrefix(http.DetectContentType(body), "text/html")
 	switch {
 	case gaveUp(status):
 		return driver.Broken, fmt.Errorf("status %d: something between here and Odoo stopped waiting; the job may go on", status)

@@ -68,6 +68,35 @@ func TestRequest(t *testing.T) {
 	require.Empty(t, r.Header.Get("X-Odoo-Database"))
 }
 
+// A request carries the ID of its attempt if that is one of a trace, and the context of a trace that there
+// is already.
+func TestIDsOfARequest(t *testing.T) {
+	seen := make(chan http.Header, 1)
+	up := web(t, func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header })
+	const id = "0af7651916cd43dd8448eb211c80319c"
+	for name, c := range map[string]struct {
+		id          string
+		trace       map[string]string
+		sent, trail string
+	}{
+		"none":       {"", nil, "", ""},
+		"too short":  {id[1:], nil, "", ""},
+		"not hex":    {"x" + id[1:], nil, "", ""},
+		"not traced": {id, nil, id, "00-" + id + "-8448eb211c80319c-01"},
+		"traced":     {id, map[string]string{"Traceparent": "00-ab", "Baggage": "a=b"}, id, "00-ab"},
+		"by others":  {id, map[string]string{"B3": "0"}, id, ""},
+	} {
+		res := odoo.New(odoo.Options{}).Run(t.Context(), up, driver.Task{Key: task.Key, ID: c.id, Trace: c.trace})
+		require.Equal(t, driver.Answered, res.Outcome, name)
+		h := <-seen
+		require.Equal(t, c.sent, h.Get("X-Request-ID"), name)
+		require.Equal(t, c.trail, h.Get("Traceparent"), name)
+		for header, value := range c.trace {
+			require.Equal(t, value, h.Get(header), name)
+		}
+	}
+}
+
 const page = "<!DOCTYPE html>\n<html><head><title>Odoo</title></head></html>"
 
 func TestAnswers(t *testing.T) {
@@ -177,6 +206,7 @@ func TestBrokenExchanges(t *testing.T) {
 			require.Equal(t, driver.Broken, res.Outcome, res.Err)
 			require.Equal(t, test.status, res.Status)
 			require.Error(t, res.Err)
+			require.NotContains(t, res.Err.Error(), "did not arrive within")
 			require.Equal(t, int32(1), n.Load(), "sent once")
 		})
 	}

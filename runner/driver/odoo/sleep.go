@@ -14,20 +14,20 @@ import (
 
 var _ driver.Sleeper = (*session)(nil)
 
-// restSQL finds whether there is something to do within $1, and the earliest eta. States that are not
-// known count as something.
+// restSQL finds whether there is something to do within $1, and the earliest eta, of which the pending
+// jobs of $2 are none. States that are not known count as something.
 func (g *generation) restSQL() string {
 	eta := "NULL::timestamp"
 	if slices.Contains(g.columns, "eta") {
 		eta = "j.eta"
 	}
 	return `SELECT EXISTS (SELECT FROM queue_job j WHERE ` + unfinished + ` AND j.state NOT IN ('pending', 'failed'))
-	OR EXISTS (SELECT FROM queue_job j WHERE j.state = 'pending' AND (` + eta + ` IS NULL OR ` + eta + ` <= now() AT TIME ZONE 'UTC' + $1::interval)),
-	(SELECT min(` + eta + `) FROM queue_job j WHERE j.state = 'pending')`
+	OR EXISTS (SELECT FROM queue_job j WHERE j.state = 'pending' AND (j.uuid = ANY($2::varchar[])) IS NOT TRUE AND (` + eta + ` IS NULL OR ` + eta + ` <= now() AT TIME ZONE 'UTC' + $1::interval)),
+	(SELECT min(` + eta + `) FROM queue_job j WHERE j.state = 'pending' AND (j.uuid = ANY($2::varchar[])) IS NOT TRUE)`
 }
 
 // Sleep implements [driver.Sleeper].
-func (s *session) Sleep(ctx context.Context, soon time.Duration) (r driver.Rest, err error) {
+func (s *session) Sleep(ctx context.Context, soon time.Duration, barred []string) (r driver.Rest, err error) {
 	if s.generation == nil {
 		return r, errNoFingerprint
 	}
@@ -37,7 +37,7 @@ func (s *session) Sleep(ctx context.Context, soon time.Duration) (r driver.Rest,
 	}
 	blind := err != nil // nothing would tell that it has to be woken
 	var next pgtype.Timestamp
-	switch err := s.conn.QueryRow(ctx, s.statements.rest, soon).Scan(&r.Busy, &next); {
+	switch err := s.conn.QueryRow(ctx, s.statements.rest, soon, barred).Scan(&r.Busy, &next); {
 	case waited(err): // the table is being changed
 		r.Busy = true
 		return r, nil

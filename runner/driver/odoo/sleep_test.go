@@ -23,7 +23,7 @@ func TestSleepLooksLast(t *testing.T) {
 	require.Eventually(t, func() bool { // what made the database is counted late
 		was := before
 		var err error
-		before, err = s.Sleep(h.deadline(), time.Minute)
+		before, err = s.Sleep(h.deadline(), time.Minute, nil)
 		require.NoError(t, err)
 		return was.Writes == before.Writes
 	}, 30*time.Second, 1500*time.Millisecond)
@@ -37,7 +37,7 @@ func TestSleepLooksLast(t *testing.T) {
 	looked := make(chan result, 1)
 	ctx := h.deadline()
 	go func() {
-		rest, err := s.Sleep(ctx, time.Minute)
+		rest, err := s.Sleep(ctx, time.Minute, nil)
 		looked <- result{rest, err}
 	}()
 	require.Eventually(t, func() bool {
@@ -66,11 +66,11 @@ func TestSleepMeetsALock(t *testing.T) {
 	h := newHarness(t, odoostub.QueueJobLock)
 	s := h.session()
 	tx := writes(t, h.connect(), "LOCK TABLE queue_job IN ACCESS EXCLUSIVE MODE")
-	r, err := s.(driver.Sleeper).Sleep(h.deadline(), time.Minute)
+	r, err := s.(driver.Sleeper).Sleep(h.deadline(), time.Minute, nil)
 	require.NoError(t, err)
 	require.True(t, r.Busy)
 	require.NoError(t, tx.Rollback(t.Context()))
-	r, err = s.(driver.Sleeper).Sleep(h.deadline(), time.Minute)
+	r, err = s.(driver.Sleeper).Sleep(h.deadline(), time.Minute, nil)
 	require.NoError(t, err)
 	require.False(t, r.Busy)
 }
@@ -83,7 +83,7 @@ func TestSleepBeforeAnEtaThatNeverComes(t *testing.T) {
 	h.Insert(drivertest.Job{UUID: "a", State: "pending"})
 	for _, eta := range []string{"infinity", "294270-01-01"} {
 		h.exec("UPDATE queue_job SET eta = '" + eta + "'")
-		r, err := h.session().(driver.Sleeper).Sleep(h.deadline(), time.Minute)
+		r, err := h.session().(driver.Sleeper).Sleep(h.deadline(), time.Minute, nil)
 		require.NoError(t, err)
 		require.False(t, r.Busy, eta)
 		require.True(t, r.Next.After(time.Now().AddDate(1000, 0, 0)), "%s: %s", eta, r.Next)
@@ -102,7 +102,7 @@ func TestSleepWithoutStatistics(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, s.Close(context.Background())) })
 	_, err = s.Fingerprint(h.deadline())
 	require.NoError(t, err)
-	r, err := s.(driver.Sleeper).Sleep(h.deadline(), time.Minute)
+	r, err := s.(driver.Sleeper).Sleep(h.deadline(), time.Minute, nil)
 	require.NoError(t, err)
 	require.True(t, r.Busy)
 	require.NoError(t, s.Probe(h.deadline()))

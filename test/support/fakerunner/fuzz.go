@@ -155,7 +155,7 @@ func CheckAnswer(t *testing.T, w *httptest.ResponseRecorder, logs *observer.Obse
 	}
 	if w.Code >= 400 {
 		require.Equal(t, "application/json", kind)
-		require.Contains(t, []int{400, 403, 404, 405, 413, 415, 503}, w.Code, w.Body.String())
+		require.Contains(t, []int{400, 403, 404, 405, 413, 415, 502, 503}, w.Code, w.Body.String())
 	}
 	for _, entry := range logs.All() {
 		require.Equal(t, "action", entry.Message, "what comes from outside stands in fields")
