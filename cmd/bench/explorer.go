@@ -78,7 +78,7 @@ func (l *lab) pages(ctx context.Context, c *testbed.Caddy, names []string) error
 		var times []time.Duration
 		for range pick(l.bench, 100, 20) {
 			began := time.Now()
-			if _, err := c.Get(ctx, "/jobrunner/jobs?limit=50&"+q.query); err != nil {
+			if _, err := c.Get(ctx, "/jobrunner/jobs?within=100ms&limit=50&"+q.query); err != nil {
 				return err
 			}
 			times = append(times, time.Since(began))
@@ -95,7 +95,7 @@ func (l *lab) toTheEnd(ctx context.Context, c *testbed.Caddy, query string) erro
 	began, cursor := time.Now(), ""
 	for more := true; more; more = cursor != "" {
 		asked := time.Now()
-		raw, err := c.Get(ctx, "/jobrunner/jobs?limit=50&"+query+"&cursor="+cursor)
+		raw, err := c.Get(ctx, "/jobrunner/jobs?within=100ms&limit=50&"+query+"&cursor="+cursor)
 		if err != nil {
 			return err
 		}
@@ -124,7 +124,7 @@ func dispatchWhileSearched(ctx context.Context, l *lab, c *testbed.Caddy, names 
 	}
 	// One after the other, as a person does who waits for each page.
 	ask := func(ctx context.Context) error {
-		_, err := c.Get(ctx, "/jobrunner/jobs?limit=50&name=nothing")
+		_, err := c.Get(ctx, "/jobrunner/jobs?within=100ms&limit=50&name=nothing")
 		return err
 	}
 	for range turns {

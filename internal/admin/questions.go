@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -190,6 +191,10 @@ func getTasks(w http.ResponseWriter, r *http.Request) error {
 	return Answer(w, http.StatusOK, api.Tasks{Tasks: views, Rest: rest})
 }
 
+// jobsPatience is how long a page of jobs is looked for, unless the request says otherwise: who types a
+// command would rather wait than ask again.
+const jobsPatience = 3 * time.Second
+
 // getJobs reads one page of one runner's jobs.
 func getJobs(w http.ResponseWriter, r *http.Request) error {
 	jq, name, err := JobQuery(r)
@@ -202,6 +207,7 @@ func getJobs(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), api.QuestionTimeout)
 	defer cancel()
+	jq.Patience = cmp.Or(jq.Patience, jobsPatience)
 	page, err := k.Jobs(ctx, jq)
 	if err != nil {
 		return Failure(err)
@@ -212,7 +218,7 @@ func getJobs(w http.ResponseWriter, r *http.Request) error {
 // JobQuery reads which page of which jobs a request asks for, and of which runner.
 func JobQuery(r *http.Request) (jq runner.JobQuery, name string, err error) {
 	q, err := Query(r, "runner", "database", "channel", "state", "exception", "function", "name", "identity", "older_than", "newer_than",
-		"uuid", "cursor", "limit")
+		"uuid", "cursor", "limit", "within")
 	if err != nil {
 		return jq, "", err
 	}
@@ -229,6 +235,11 @@ func JobQuery(r *http.Request) (jq runner.JobQuery, name string, err error) {
 	}
 	if uuid := q.Get("uuid"); uuid != "" {
 		byUUID(&jq.Filter, uuid)
+	}
+	if s := q.Get("within"); s != "" {
+		if jq.Patience, err = duration("within", s); err != nil {
+			return jq, "", err
+		}
 	}
 	jq.Limit, err = number(q, "limit", 1, 0)
 	return jq, q.Get("runner"), err

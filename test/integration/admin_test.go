@@ -123,24 +123,25 @@ func TestQuestions(t *testing.T) {
 	require.Equal(t, "stub.model", tasks[0]["model"])
 	require.Len(t, tasks[0]["request_id"], 32)
 
-	jobs := tb.get("jobs", http.StatusOK)
-	require.Nil(t, jobs["problems"])
-	require.Len(t, list(jobs, "jobs"), 5)
-	require.Len(t, list(tb.get("jobs?state=failed,done", http.StatusOK), "jobs"), 2)
-	require.Len(t, list(tb.get("jobs?channel=root.mail&database="+tb.dbs[0], http.StatusOK), "jobs"), 2)
-	require.Empty(t, list(tb.get("jobs?older_than=1h", http.StatusOK), "jobs"))
-	var seen []string
-	for path := "jobs?limit=2"; path != ""; {
-		page := tb.get(path, http.StatusOK)
-		for _, j := range list(page, "jobs") {
-			seen = append(seen, j["uuid"].(string))
+	require.Nil(t, tb.get("jobs", http.StatusOK)["problems"])
+	listed := func(query string) (seen []string) {
+		for path := "jobs?" + query; path != ""; {
+			page := tb.get(path, http.StatusOK)
+			for _, j := range list(page, "jobs") {
+				seen = append(seen, j["uuid"].(string))
+			}
+			path = ""
+			if next, ok := page["next"].(string); ok {
+				path = "jobs?" + query + "&cursor=" + next
+			}
 		}
-		path = ""
-		if next, ok := page["next"].(string); ok {
-			path = "jobs?limit=2&cursor=" + next
-		}
+		return seen
 	}
-	require.Len(t, seen, 5)
+	require.Len(t, listed("limit=100"), 5)
+	require.Len(t, listed("state=failed,done"), 2)
+	require.Len(t, listed("channel=root.mail&database="+tb.dbs[0]), 2)
+	require.Empty(t, listed("older_than=1h"))
+	require.Len(t, listed("limit=2"), 5)
 	_, text := tb.request(http.MethodGet, "/jobrunner/jobs", "")
 	require.NotContains(t, text, "gate", "no arguments of jobs")
 

@@ -57,6 +57,7 @@ func (tb *testBed) quickStart(role string) string {
 // TestREADME: the Quick start of the README runs jobs as it is, and each of its commands says what the
 // README promises.
 func TestREADME(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", t.TempDir()) // a history without the jobs of other tests
 	tb := newTestBed(t, odoostub.QueueJobLock, 1, 2)
 	tb.connectAsOwner()
 	db := tb.dbs[0]
@@ -75,17 +76,18 @@ func TestREADME(t *testing.T) {
 	promised := map[string]string{
 		"doctor": "0 errors", "status": "ready", "channels --watch": "root.mail", "why": "to run it again: caddy jobrunner requeue",
 		"pause": "mail server is down", "drain": "can be stopped", "requeue": "would be changed: 1",
-		"history": "stub.model",
+		"history": "stub.model", "simulate": "2 > 4",
 	}
 	failed := tb.enqueue(db, in("root.mail", odoostub.JobSpec{State: "failed"}))[0]
 	start := func() {
 		require.NoError(t, caddy.Load(loaded, true))
 		t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
 		tb.untilReady()
-		tb.enqueue(db, repeat(8, odoostub.JobSpec{})...)
-		tb.untilStates(map[string]int{"done": 8, "failed": 1})
+		tb.enqueue(db, repeat(20, odoostub.JobSpec{})...)
+		tb.enqueue(db, repeat(2, in("root.mail", odoostub.JobSpec{}))...)
+		tb.untilStates(map[string]int{"done": 22, "failed": 1})
 		tb.until("they are in the history", func() bool {
-			return tb.get("history", http.StatusOK)["total"].(map[string]any)["attempts"].(float64) == 8
+			return tb.get("history?database="+db, http.StatusOK)["total"].(map[string]any)["attempts"].(float64) == 22
 		})
 	}
 	var seen []string
