@@ -7,9 +7,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/history"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
 const (
@@ -36,12 +36,12 @@ func historyKeep(word string) (keep time.Duration, on bool, err error) {
 }
 
 // history is what the option asks for; nil if nothing is to be remembered.
-func (r *Runner) history(log *zap.Logger) (*history.Options, error) {
+func (r *Runner) history(cfg *runner.Config) (*history.Options, error) {
 	keep, on, err := historyKeep(r.History)
 	if err != nil || !on {
 		return nil, err
 	}
-	return &history.Options{Dir: filepath.Join(caddy.AppDataDir(), "jobrunner"), Keep: keep, Logger: log}, nil
+	return &history.Options{Dir: filepath.Join(caddy.AppDataDir(), "jobrunner"), Keep: keep, Policies: cfg.Policies, Logger: cfg.Logger}, nil
 }
 
 // parseHistory reads: history <duration>|off.

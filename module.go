@@ -373,7 +373,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		if gen.Runners[name].FailsOn, err = readyFailsOn(a.Runners[name].ReadyFailsOn); err != nil {
 			return fmt.Errorf("runner %s: %w", name, err)
 		}
-		if gen.Runners[name].History, err = a.Runners[name].history(cfg.Logger); err != nil {
+		if gen.Runners[name].History, err = a.Runners[name].history(&cfg); err != nil {
 			return fmt.Errorf("runner %s: %w", name, err)
 		}
 		a.open[name] = a.Runners[name].openSites(ctx, cfg)

@@ -88,6 +88,11 @@ func readHistory(ctx context.Context, name string, k *supervisor.Runner, query h
 	}
 	doc := newHistory(found)
 	doc.Runner, doc.By, doc.Leader = name, string(query.By), st.Leader
+	for _, o := range log.Objectives() {
+		doc.Objectives = append(doc.Objectives, api.HistoryObjective{
+			Policy: o.Policy, Wait: o.Wait.Seconds(), Target: o.Target, Attempts: o.Attempts, Late: o.Late,
+		})
+	}
 	if !st.Leader {
 		doc.LeaderDetail = st.LeaderDetail
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/history"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
 )
 
@@ -21,7 +22,9 @@ import (
 // who leads.
 func TestHistory(t *testing.T) {
 	e := &fakerunner.Engine{Says: runner.Status{LeaderKnown: true, LeaderDetail: "node-b"}}
-	k := fakerunner.RunWith(t, "default", e, zap.NewNop(), &history.Options{Dir: t.TempDir(), Logger: zap.NewNop()})
+	k := fakerunner.RunWith(t, "default", e, zap.NewNop(), &history.Options{
+		Dir: t.TempDir(), Logger: zap.NewNop(), Policies: []policy.Policy{{Channels: []string{"root"}, Objective: &policy.Objective{Wait: time.Millisecond, Percent: 90}}},
+	})
 	for i, method := range []string{"send", "=cmd()", "send"} {
 		history.Observe(runner.Event{
 			Kind: []runner.EventKind{runner.EventJobDone, runner.EventJobFailed, runner.EventJobRescued}[i], Runner: "default", Time: time.Now(),
@@ -48,6 +51,7 @@ func TestHistory(t *testing.T) {
 	require.EqualValues(t, 1, doc.Total.Rescued)
 	require.InEpsilon(t, 60, *doc.Total.RunMost, 1e-9)
 	require.InEpsilon(t, 60, *doc.Total.Run95, .26)
+	require.Equal(t, []api.HistoryObjective{{Policy: "policy root", Wait: .001, Target: .9, Attempts: 3, Late: 3}}, doc.Objectives)
 	require.Len(t, doc.Groups, 1)
 	require.Equal(t, 1, doc.More)
 	require.Len(t, doc.Intervals, 13)

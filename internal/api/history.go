@@ -32,6 +32,10 @@ type History struct {
 	Groups []HistoryGroup `json:"groups"`
 	More   int            `json:"more,omitempty"`
 
+	// Objectives are those of policies, with a percentage below 100, and how well they have been kept since
+	// this process began.
+	Objectives []HistoryObjective `json:"objectives,omitempty"`
+
 	// Folded counts attempts that have lost their names, because there were too many, and are under
 	// "other". Lost counts those of this process that could not be kept, and UnreadableIntervals what a
 	// damaged file has lost.
@@ -62,6 +66,17 @@ type HistorySums struct {
 	RunMost *float64 `json:"run_max_seconds,omitempty"`
 	// Run is how long all of them ran together.
 	Run float64 `json:"run_total_seconds"`
+}
+
+// HistoryObjective is how well the jobs of a policy keep its objective.
+type HistoryObjective struct {
+	Policy string `json:"policy"`
+	// Wait is how long the Target, a part of 1, of the jobs may wait at most.
+	Wait   float64 `json:"wait_seconds"`
+	Target float64 `json:"target"`
+	// Attempts is how many were sent and have ended, Late how many of them had waited longer.
+	Attempts uint64 `json:"attempts"`
+	Late     uint64 `json:"late"`
 }
 
 // HistoryInterval is what ended in one step.

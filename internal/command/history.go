@@ -118,6 +118,13 @@ func (c *call) historyRemarks(doc *api.History) {
 	if !doc.Leader {
 		c.out.line("%s: this process stands by, and has the history of the time in which it led; ask the leader: %s", doc.Runner, doc.LeaderDetail)
 	}
+	for i := range doc.Objectives {
+		if o := &doc.Objectives[i]; o.Attempts > 0 {
+			kept := 100 * (1 - float64(o.Late)/float64(o.Attempts))
+			c.out.line("%s: %s, since this Caddy started: %.1f%% of %d jobs waited no longer than %s, the objective is %.0f%%", doc.Runner, o.Policy, kept,
+				o.Attempts, seconds(&o.Wait), 100*o.Target)
+		}
+	}
 	if doc.Folded > 0 {
 		c.out.line(`%s: %d attempts are under "other", because their databases have too many channels or functions`, doc.Runner, doc.Folded)
 	}

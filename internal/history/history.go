@@ -21,6 +21,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
 const (
@@ -48,6 +49,8 @@ type Options struct {
 	Dir string
 	// Keep is for how long hours are kept. Default: [KeepDefault].
 	Keep time.Duration
+	// Policies are those whose objectives are counted.
+	Policies []policy.Policy
 	// Logger gets what is wrong with the file.
 	Logger *zap.Logger
 }
@@ -78,6 +81,7 @@ type Log struct {
 	// complaint is what is wrong with the file, and aside where one was put that could not be used.
 	complaint, aside string
 	lost             uint64
+	objectives       objectives
 }
 
 // interval is what ended in one interval of the shortest length.
@@ -188,12 +192,14 @@ func Start(name string, o Options) *Log {
 }
 
 func newLog(name string, o Options, now func() time.Time) *Log {
-	return &Log{
+	l := &Log{
 		name: name, now: now, options: o, wake: make(chan struct{}, 1), due: make(chan struct{}, 1), stop: make(chan struct{}),
 		turn: make(chan struct{}, 1),
 		// So that no note ever allocates.
 		notes: notes{list: make([]note, 0, notesLimit), spare: make([]note, 0, notesLimit)},
 	}
+	l.objectives.configure(o.Policies)
+	return l
 }
 
 // guarded runs a goroutine of the history. A panic ends the history, and nothing else.
@@ -208,6 +214,7 @@ func (l *Log) Configure(o Options) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.options = o
+	l.objectives.configure(o.Policies)
 }
 
 // Stop ends the history: what is known is written, in the background.
@@ -279,6 +286,7 @@ func (l *Log) count() {
 		}
 		l.present.add(&list[i])
 		l.present.recording.add(&list[i])
+		l.objectives.add(&list[i])
 	}
 	clear(list) // its texts belong to others
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/guard"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/history"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
@@ -60,13 +61,16 @@ var (
 	connectionsDesc      = gauge("connections", "Connections to PostgreSQL that the runner has or is making.", "runner")
 	connectionsLimitDesc = gauge("connections_limit", "Connections to PostgreSQL that the runner may have; absent without a limit.", "runner")
 	pausesDesc           = gauge("pauses", "Pauses that operators have ordered, by what they concern: all, database, channel.", "runner", "scope")
+	objectiveDesc        = gauge("objective_target", "Which part of the jobs is to wait no longer than the objective of their policy says, for objectives with a percentage.", "runner", "policy")
+	objectiveSentDesc    = gauge("objective_attempts_total", "Attempts at jobs with such an objective that were sent and have ended.", "runner", "policy")
+	objectiveLateDesc    = gauge("objective_late_total", "Those of them that had waited longer.", "runner", "policy")
 	exchangesDesc        = gauge("open_exchanges", "Open requests of the process, also those of runners that were removed from the configuration.")
 )
 
 var liveDescs = []*prometheus.Desc{
 	upDesc, leaderDesc, leaderKnownDesc, readyDesc, stateDesc, servedDesc, jobsDesc, unknownDesc, sharingDesc, oldestDesc, capacityDesc, runningDesc, queuedDesc, passedByDesc, failedDesc, pausedDesc,
 	blockedDesc, limitedDesc, limitedUntilDesc, databasesDesc, connectedDesc, silenceDesc, syncedDesc, upstreamUpDesc, upstreamInFlightDesc,
-	upstreamDrainedDesc, upstreamVisitorsDesc, upstreamFullDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc, connectionsDesc, connectionsLimitDesc, pausesDesc, exchangesDesc,
+	upstreamDrainedDesc, upstreamVisitorsDesc, upstreamFullDesc, maxCapacityDesc, tasksDesc, overdueDesc, stuckDesc, connectionsDesc, connectionsLimitDesc, pausesDesc, objectiveDesc, objectiveSentDesc, objectiveLateDesc, exchangesDesc,
 }
 
 func gauge(name, help string, labels ...string) *prometheus.Desc {
@@ -89,6 +93,7 @@ func (liveMetrics) Collect(ch chan<- prometheus.Metric) {
 		if st != nil {
 			set.runner(name, &st.Status, time.Now())
 			set.to(readyDesc, flag(!st.fails), name)
+			set.objectives(name, st.objectives)
 		}
 	}
 }
@@ -97,7 +102,8 @@ func (liveMetrics) Collect(ch chan<- prometheus.Metric) {
 type answer struct {
 	runner.Status
 
-	fails bool
+	fails      bool
+	objectives []history.Objective
 }
 
 // statuses asks all runners at once. One that does not answer in time is nil.
@@ -115,7 +121,10 @@ func statuses() map[string]*answer {
 			_ = guard.Call(func() error {
 				st, err := k.Status(ctx)
 				if err == nil {
-					said = &answer{st, k.Fails(st.Health(time.Now()))}
+					said = &answer{Status: st, fails: k.Fails(st.Health(time.Now()))}
+					if l := k.History(); l != nil {
+						said.objectives = l.Objectives()
+					}
 				}
 				return err
 			})
@@ -166,6 +175,17 @@ func (set setter) runner(name string, st *runner.Status, now time.Time) {
 	set.channels(name, st, now, set.jobs(name, st))
 	forgetNames(name, now)
 	set.upstreams(name, st)
+}
+
+// objectives sends how well policies keep their objectives.
+func (set setter) objectives(name string, list []history.Objective) {
+	for i := range list {
+		o := &list[i]
+		set.to(objectiveDesc, o.Target, name, o.Policy)
+		for desc, n := range map[*prometheus.Desc]uint64{objectiveSentDesc: o.Attempts, objectiveLateDesc: o.Late} {
+			set <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), name, o.Policy)
+		}
+	}
 }
 
 func (set setter) databases(name string, st *runner.Status, now time.Time) {

@@ -16,7 +16,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/history"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
 )
 
@@ -107,6 +109,36 @@ caddy_jobrunner_upstream_drained{runner="live",upstream="http://b:1"} 1
 `), "caddy_jobrunner_channel_blocked", "caddy_jobrunner_channel_capacity", "caddy_jobrunner_channel_paused",
 		"caddy_jobrunner_jobs", "caddy_jobrunner_leader", "caddy_jobrunner_pauses", "caddy_jobrunner_session_connected",
 		"caddy_jobrunner_upstream_drained"))
+}
+
+// TestObjectiveMetrics: how well policies keep their objectives is told by the history.
+func TestObjectiveMetrics(t *testing.T) {
+	k := fakerunner.RunWith(t, "objective", &fakerunner.Engine{Says: fakerunner.Status(time.Now())}, zap.NewNop(), &history.Options{
+		Dir: t.TempDir(), Logger: zap.NewNop(),
+		Policies: []policy.Policy{{Channels: []string{"root.mail"}, Objective: &policy.Objective{Wait: time.Minute, Percent: 95}}},
+	})
+	for i := range 3 {
+		history.Observe(runner.Event{
+			Kind: runner.EventJobDone, Runner: "objective", Time: time.Now(), Database: "prod", Channel: "root.mail", Outcome: "answered",
+			Wait: time.Duration(i+1) * 40 * time.Second, Run: time.Second,
+		})
+	}
+	require.Eventually(t, func() bool { return k.History().Objectives()[0].Attempts == 3 }, time.Minute, 10*time.Millisecond)
+	reg := registry(t)
+	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(`
+# HELP caddy_jobrunner_objective_attempts_total Attempts at jobs with such an objective that were sent and have ended.
+# TYPE caddy_jobrunner_objective_attempts_total counter
+caddy_jobrunner_objective_attempts_total{policy="policy root.mail",runner="objective"} 3
+# HELP caddy_jobrunner_objective_late_total Those of them that had waited longer.
+# TYPE caddy_jobrunner_objective_late_total counter
+caddy_jobrunner_objective_late_total{policy="policy root.mail",runner="objective"} 2
+# HELP caddy_jobrunner_objective_target Which part of the jobs is to wait no longer than the objective of their policy says, for objectives with a percentage.
+# TYPE caddy_jobrunner_objective_target gauge
+caddy_jobrunner_objective_target{policy="policy root.mail",runner="objective"} 0.95
+`), "caddy_jobrunner_objective_attempts_total", "caddy_jobrunner_objective_late_total", "caddy_jobrunner_objective_target"))
+	problems, err := testutil.GatherAndLint(reg)
+	require.NoError(t, err)
+	require.Empty(t, problems)
 }
 
 // TestMetricsOfDatabaseChannels: the same channel of two databases is two series.
