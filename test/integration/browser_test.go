@@ -96,7 +96,8 @@ func TestDashboardInABrowser(t *testing.T) {
 	})
 	t.Run("has no accessible control without a name", func(*testing.T) {
 		nameless := browsertest.Eval[[]string](b, `[...document.querySelectorAll('button, input, select')].filter(e =>
-			!(e.innerText?.trim() || e.getAttribute('aria-label') || e.labels?.[0]?.innerText.trim())).map(e => e.outerHTML)`)
+			!(e.tagName === 'BUTTON' && e.textContent.trim() || e.getAttribute('aria-label') ||
+				[...e.labels?.[0]?.childNodes ?? []].some(n => n !== e && n.textContent.trim()))).map(e => e.outerHTML)`)
 		require.Empty(t, nameless)
 	})
 	t.Run("fits a phone", func(*testing.T) {
