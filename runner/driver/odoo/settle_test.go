@@ -25,7 +25,7 @@ func TestUnsettled(t *testing.T) {
 	who, sure := unsettled()
 	require.Contains(t, who, "odoo, process ", "the harness has just installed the add-on")
 	require.False(t, sure)
-	require.Eventually(t, quiet, 10*time.Second, 100*time.Millisecond)
+	require.Eventually(t, quiet, 30*time.Second, 100*time.Millisecond)
 
 	cfg := h.pg.ConnConfig(h.db)
 	cfg.RuntimeParams["application_name"] = "psql"
@@ -37,7 +37,7 @@ func TestUnsettled(t *testing.T) {
 	who, sure = unsettled()
 	require.Contains(t, who, "psql, process ")
 	require.True(t, sure)
-	require.Eventually(t, quiet, 10*time.Second, 100*time.Millisecond, "an operator who only looks")
+	require.Eventually(t, quiet, 30*time.Second, 100*time.Millisecond, "an operator who only looks")
 
 	// Who may only connect must not keep the database from being served.
 	cfg.User = h.role("visitor")
@@ -53,5 +53,5 @@ func TestUnsettled(t *testing.T) {
 	h.exec("SELECT pg_sleep(1.1)")
 	require.Never(t, quiet, 1500*time.Millisecond, 100*time.Millisecond, "a transaction is open")
 	h.exec("COMMIT")
-	require.Eventually(t, quiet, 10*time.Second, 100*time.Millisecond)
+	require.Eventually(t, quiet, 30*time.Second, 100*time.Millisecond)
 }
