@@ -116,24 +116,13 @@ func (l *lab) toTheEnd(ctx context.Context, c *testbed.Caddy, query string) erro
 
 // dispatchWhileSearched measures the latency of single jobs, in turns with and without searches.
 func dispatchWhileSearched(ctx context.Context, l *lab, c *testbed.Caddy, names []string) error {
-	quiet, asked := &lane{databases: names, priority: 1}, &lane{databases: names, priority: 1}
-	const turns = 10
-	each := pick(l.bench, 300, 30) / turns
-	if err := l.compare(ctx, 0, quiet); err != nil {
-		return err
-	}
-	// One after the other, as a person does who waits for each page.
-	ask := func(ctx context.Context) error {
+	// One search after the other, as a person does who waits for each page.
+	quiet, asked, err := l.whileAsked(ctx, names, time.Second, func(ctx context.Context) error {
 		_, err := c.Get(ctx, "/jobrunner/jobs?within=100ms&limit=50&name=nothing")
 		return err
-	}
-	for range turns {
-		if err := l.alternate(ctx, each, quiet); err != nil {
-			return err
-		}
-		if err := every(ctx, time.Second, ask, func() error { return l.alternate(ctx, each, asked) }); err != nil {
-			return err
-		}
+	})
+	if err != nil {
+		return err
 	}
 	r := l.report
 	r.add("commit to request, p50, nobody searches", "ms", 2, nil, quiet.percentile(50))

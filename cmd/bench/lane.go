@@ -58,6 +58,25 @@ func (l *lab) alternate(ctx context.Context, n int, lanes ...*lane) error {
 	return nil
 }
 
+// whileAsked sends single jobs in turns, alone and while something is asked at a steady rate.
+func (l *lab) whileAsked(ctx context.Context, databases []string, interval time.Duration, ask func(context.Context) error) (alone, asked *lane, err error) {
+	const turns = 10
+	alone, asked = &lane{databases: databases, priority: 1}, &lane{databases: databases, priority: 1}
+	each := pick(l.bench, 300, 30) / turns
+	if err := l.compare(ctx, 0, alone); err != nil {
+		return nil, nil, err
+	}
+	for range turns {
+		if err := l.alternate(ctx, each, alone); err != nil {
+			return nil, nil, err
+		}
+		if err := every(ctx, interval, ask, func() error { return l.alternate(ctx, each, asked) }); err != nil {
+			return nil, nil, err
+		}
+	}
+	return alone, asked, nil
+}
+
 // send sends one job, and waits until it is done.
 func (l *lab) send(ctx context.Context, lane *lane) error {
 	db := lane.databases[lane.sent%len(lane.databases)]

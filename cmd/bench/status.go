@@ -72,23 +72,12 @@ func answerTimes(ctx context.Context, l *lab, c *testbed.Caddy, loaded string) e
 // dispatchWhileAsked measures the latency of single jobs, in turns with and without questions for
 // the status.
 func dispatchWhileAsked(ctx context.Context, l *lab, c *testbed.Caddy, names []string) error {
-	quiet, asked := &lane{databases: names, priority: 1}, &lane{databases: names, priority: 1}
-	const turns = 10
-	each := pick(l.bench, 300, 30) / turns
-	if err := l.compare(ctx, 0, quiet); err != nil {
-		return err
-	}
-	ask := func(ctx context.Context) error {
+	quiet, asked, err := l.whileAsked(ctx, names, askInterval, func(ctx context.Context) error {
 		_, err := c.Get(ctx, "/jobrunner/status")
 		return err
-	}
-	for range turns {
-		if err := l.alternate(ctx, each, quiet); err != nil {
-			return err
-		}
-		if err := every(ctx, askInterval, ask, func() error { return l.alternate(ctx, each, asked) }); err != nil {
-			return err
-		}
+	})
+	if err != nil {
+		return err
 	}
 	r := l.report
 	r.add("commit to request, p50, not asked", "ms", 2, nil, quiet.percentile(50))
