@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/admin"
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/histogram"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
@@ -58,21 +59,10 @@ func (l *latencies) add(d time.Duration) {
 // quantile returns, in seconds, the time that a share of them does not exceed;
 // nil if there are none. It is right up to latencyRatio.
 func (l *latencies) quantile(share float64) *float64 {
-	total := uint32(0)
-	for _, n := range l {
-		total += n
+	if multiple, ok := histogram.Quantile(l[:], latencyRatio, share); ok {
+		return new(latencyLeast.Seconds() * multiple)
 	}
-	if total == 0 {
-		return nil
-	}
-	rank, seen := share*float64(total), 0.0
-	i := 0
-	for ; i < latencyBuckets-1 && seen+float64(l[i]) < rank; i++ {
-		seen += float64(l[i])
-	}
-	// Between the bounds of its bucket, by ratio, as if it were filled evenly.
-	part := min((rank-seen)/float64(max(l[i], 1)), 1)
-	return new(latencyLeast.Seconds() * math.Pow(latencyRatio, float64(i)-1+part))
+	return nil
 }
 
 func pointNumber(t time.Time) int64 { return t.UnixNano() / int64(historyStep) }

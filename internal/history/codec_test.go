@@ -133,3 +133,12 @@ func TestYear(t *testing.T) {
 		databases, perDatabase, len(block)>>10, perHour*24*90/(1<<20), sizeLimit>>20)
 	require.Less(t, perHour*24*90, float64(sizeLimit))
 }
+
+// Count is how many times were counted.
+func (l *Latencies) Count() uint64 {
+	total := uint64(0)
+	for _, n := range l {
+		total = plus(total, n)
+	}
+	return total
+}

@@ -4,6 +4,8 @@ import (
 	"math"
 	"math/bits"
 	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/histogram"
 )
 
 const (
@@ -13,6 +15,9 @@ const (
 	latencyParts   = 3
 	latencyLeast   = time.Millisecond
 )
+
+// latencyRatio is how many times as long a bucket is as the one before.
+var latencyRatio = math.Exp2(1. / latencyParts)
 
 // Latencies counts times by bucket. Whatever the number of times, it has the same size.
 type Latencies [latencyBuckets]uint64
@@ -36,30 +41,11 @@ func (l *Latencies) merge(o *Latencies) {
 	}
 }
 
-// Count is how many times were counted.
-func (l *Latencies) Count() uint64 {
-	total := uint64(0)
-	for _, n := range l {
-		total = plus(total, n)
-	}
-	return total
-}
-
 // Quantile returns the time that a share of them, 0 to 1, does not exceed; false if there are none. It is
 // off by a quarter at most, which is how wide a bucket is.
 func (l *Latencies) Quantile(share float64) (time.Duration, bool) {
-	total := l.Count()
-	if total == 0 {
-		return 0, false
-	}
-	rank, seen := share*float64(total), 0.0
-	i := 0
-	for ; i < latencyBuckets-1 && seen+float64(l[i]) < rank; i++ {
-		seen += float64(l[i])
-	}
-	// Between the bounds of its bucket, by ratio, as if it were filled evenly.
-	part := min((rank-seen)/float64(max(l[i], 1)), 1)
-	return time.Duration(float64(latencyLeast) * math.Exp2((float64(i)-1+part)/latencyParts)), true
+	multiple, ok := histogram.Quantile(l[:], latencyRatio, share)
+	return time.Duration(float64(latencyLeast) * multiple), ok
 }
 
 // Above is how many of them were longer than a time, as far as the buckets tell: those of the time's own
