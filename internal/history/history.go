@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -401,6 +402,28 @@ func (l *Log) open() (err error) {
 	}
 	l.file.store, err = openStore(path)
 	return err
+}
+
+// openWritten is open for what only reads: it makes no file, and reports whether there is one.
+func (l *Log) openWritten() (written bool, err error) {
+	if l.file.store == nil {
+		if _, err := os.Stat(l.path()); errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+	}
+	return true, l.open()
+}
+
+// unwritten goes through the intervals that are not in the file; the caller holds mu.
+func (l *Log) unwritten(yield func(*interval) bool) {
+	for _, iv := range l.pending {
+		if !yield(iv) {
+			return
+		}
+	}
+	if l.present != nil {
+		yield(l.present)
+	}
 }
 
 // damaged closes a file that has turned out to be so. It is put aside when it is opened again; one that

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -198,12 +196,11 @@ func (l *Log) Query(ctx context.Context, q Query) (*Result, error) {
 	for at := q.From; at.Before(q.To); at = at.Add(q.Step) {
 		a.Points = append(a.Points, Point{Begin: at})
 	}
-	select {
-	case l.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for the history: %w", context.Cause(ctx))
+	release, err := l.takeTurn(ctx)
+	if err != nil {
+		return nil, err
 	}
-	defer func() { <-l.turn }()
+	defer release()
 	if err := l.read(ctx, &a); err != nil {
 		return nil, err
 	}
@@ -217,15 +214,22 @@ func (l *Log) Query(ctx context.Context, q Query) (*Result, error) {
 	return a.Result, nil
 }
 
+// takeTurn waits until nothing else reads or writes the file.
+func (l *Log) takeTurn(ctx context.Context) (release func(), err error) {
+	select {
+	case l.turn <- struct{}{}:
+		return func() { <-l.turn }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for the history: %w", context.Cause(ctx))
+	}
+}
+
 // read adds what is in the file; the caller has the turn.
 func (l *Log) read(ctx context.Context, a *answer) error {
-	if l.file.store == nil {
-		if _, err := os.Stat(l.path()); errors.Is(err, fs.ErrNotExist) {
-			return nil // nothing has been written yet, and a question makes no file
-		}
-	}
-	if err := l.open(); err != nil {
+	if written, err := l.openWritten(); err != nil {
 		l.complain(err)
+		return nil
+	} else if !written {
 		return nil
 	}
 	bucket := coarseBucket
@@ -256,11 +260,7 @@ func (l *Log) read(ctx context.Context, a *answer) error {
 func (l *Log) remembered(a *answer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	all := l.pending
-	if l.present != nil {
-		all = append(slices.Clip(all), l.present)
-	}
-	for _, iv := range all {
+	for iv := range l.unwritten {
 		begin := iv.begin()
 		if a.Known.IsZero() || begin.Before(a.Known) {
 			a.Known = begin

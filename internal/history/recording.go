@@ -2,10 +2,7 @@ package history
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -206,12 +203,11 @@ type Recording struct {
 // Recording returns the attempts that ended between two times, as far as they are kept. It fails if ctx
 // ends, or if the file cannot be read.
 func (l *Log) Recording(ctx context.Context, from, to time.Time) (*Recording, error) {
-	select {
-	case l.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for the history: %w", context.Cause(ctx))
+	release, err := l.takeTurn(ctx)
+	if err != nil {
+		return nil, err
 	}
-	defer func() { <-l.turn }()
+	defer release()
 	out := new(Recording)
 	take := func(r *recording, begin time.Time) {
 		if out.Known.IsZero() || begin.Before(out.Known) {
@@ -233,11 +229,8 @@ func (l *Log) Recording(ctx context.Context, from, to time.Time) (*Recording, er
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, iv := range l.pending {
+	for iv := range l.unwritten {
 		take(&iv.recording, iv.begin())
-	}
-	if l.present != nil {
-		take(&l.present.recording, l.present.begin())
 	}
 	slices.SortStableFunc(out.Attempts, func(a, b Attempt) int { return a.End.Compare(b.End) })
 	return out, nil
@@ -245,12 +238,7 @@ func (l *Log) Recording(ctx context.Context, from, to time.Time) (*Recording, er
 
 // readRecording hands on what the file has; the caller has the turn.
 func (l *Log) readRecording(ctx context.Context, from, to time.Time, out *Recording, take func(*recording, time.Time)) error {
-	if l.file.store == nil {
-		if _, err := os.Stat(l.path()); errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-	}
-	if err := l.open(); err != nil {
+	if written, err := l.openWritten(); err != nil || !written {
 		return err
 	}
 	first := true
