@@ -229,24 +229,16 @@ type Use struct {
 // Measure adds up what became of jobs between two times, by channel, sorted by name. own says that each
 // database has its own tree.
 func Measure(jobs []Job, sent []time.Time, from, until time.Time, own bool) []Use {
-	type edge struct {
-		at   time.Time
-		step int
-	}
 	type sums struct {
 		left  int
 		waits []time.Duration
 		busy  time.Duration
-		edges []edge
+		edges edges
 	}
 	all := make(map[channels.ID]*sums)
 	for i := range jobs {
 		j := &jobs[i]
-		at := channels.ID{Channel: j.Channel}
-		if own {
-			at.DB = j.Database
-		}
-		for ; at.Channel != ""; at.Channel = channels.Parent(at.Channel) {
+		for at := range above(j.Database, j.Channel, own) {
 			s := all[at]
 			if s == nil {
 				s = new(sums)
@@ -265,22 +257,19 @@ func Measure(jobs []Job, sent []time.Time, from, until time.Time, own bool) []Us
 			}
 			if over.After(begin) {
 				s.busy += over.Sub(begin)
-				s.edges = append(s.edges, edge{begin, 1}, edge{over, -1})
+				s.edges.add(begin, over)
 			}
 		}
 	}
 	list := make([]Use, 0, len(all))
 	for at, s := range all {
 		slices.Sort(s.waits)
-		slices.SortFunc(s.edges, func(a, b edge) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.step, b.step)) })
-		u := Use{Database: at.DB, Channel: at.Channel, Jobs: len(s.waits), Left: s.left, Wait50: quantile(s.waits, .5), Wait95: quantile(s.waits, .95)}
+		u := Use{
+			Database: at.DB, Channel: at.Channel, Jobs: len(s.waits), Left: s.left, Most: s.edges.most(),
+			Wait50: quantile(s.waits, .5), Wait95: quantile(s.waits, .95),
+		}
 		if span := until.Sub(from); span > 0 {
 			u.Busy = s.busy.Seconds() / span.Seconds()
-		}
-		n := 0
-		for _, e := range s.edges {
-			n += e.step
-			u.Most = max(u.Most, n)
 		}
 		list = append(list, u)
 	}
@@ -288,6 +277,27 @@ func Measure(jobs []Job, sent []time.Time, from, until time.Time, own bool) []Us
 		return cmp.Or(cmp.Compare(a.Database, b.Database), cmp.Compare(a.Channel, b.Channel))
 	})
 	return list
+}
+
+// edges are when jobs begin and end.
+type edges []edge
+
+type edge struct {
+	at   time.Time
+	step int
+}
+
+func (e *edges) add(begin, over time.Time) { *e = append(*e, edge{begin, 1}, edge{over, -1}) }
+
+// most is how many jobs ran at the same time at most. One that ends when another begins does not meet it.
+func (e edges) most() (most int) {
+	slices.SortFunc(e, func(a, b edge) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.step, b.step)) })
+	n := 0
+	for _, edge := range e {
+		n += edge.step
+		most = max(most, n)
+	}
+	return most
 }
 
 func later(a, b time.Time) time.Time {

@@ -128,26 +128,11 @@ func explained(jobs []Job, was, same []time.Time, from, until time.Time) error {
 
 // atOnce is how many jobs ran at the same time at most.
 func atOnce(jobs []Job, sent []time.Time) int {
-	type edge struct {
-		at   time.Time
-		step int
-	}
-	var edges []edge
+	var e edges
 	for i := range jobs {
 		if !sent[i].IsZero() {
-			edges = append(edges, edge{sent[i], 1}, edge{sent[i].Add(jobs[i].Run), -1})
+			e.add(sent[i], sent[i].Add(jobs[i].Run))
 		}
 	}
-	slices.SortFunc(edges, func(a, b edge) int {
-		if c := a.at.Compare(b.at); c != 0 {
-			return c
-		}
-		return a.step - b.step
-	})
-	n, most := 0, 0
-	for _, e := range edges {
-		n += e.step
-		most = max(most, n)
-	}
-	return most
+	return e.most()
 }
