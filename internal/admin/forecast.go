@@ -34,12 +34,11 @@ func GetForecast(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), api.QuestionTimeout)
 	defer cancel()
-	select {
-	case simulating <- struct{}{}:
-	case <-ctx.Done():
-		return Error(http.StatusServiceUnavailable, "another forecast is under way")
+	release, err := simulatingTurn(ctx, "forecast")
+	if err != nil {
+		return err
 	}
-	defer func() { <-simulating }()
+	defer release()
 	doc, err := predict(ctx, k, time.Now())
 	if err != nil {
 		return err

@@ -33,6 +33,16 @@ const (
 // simulating lets one simulation at a time have a processor.
 var simulating = make(chan struct{}, 1)
 
+// simulatingTurn waits until no other simulation, or forecast, is computed.
+func simulatingTurn(ctx context.Context, what string) (release func(), err error) {
+	select {
+	case simulating <- struct{}{}:
+		return func() { <-simulating }, nil
+	case <-ctx.Done():
+		return nil, Error(http.StatusServiceUnavailable, "another %s is under way", what)
+	}
+}
+
 // GetSimulation tells what other capacities would have made of the jobs of one runner. It changes nothing.
 func GetSimulation(w http.ResponseWriter, r *http.Request) error {
 	q, err := Query(r, "runner", "set", "from", "to")
@@ -67,12 +77,11 @@ func GetSimulation(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), api.QuestionTimeout)
 	defer cancel()
-	select {
-	case simulating <- struct{}{}:
-	case <-ctx.Done():
-		return Error(http.StatusServiceUnavailable, "another simulation is under way")
+	release, err := simulatingTurn(ctx, "simulation")
+	if err != nil {
+		return err
 	}
-	defer func() { <-simulating }()
+	defer release()
 	doc, err := simulate(ctx, k, set, from, to)
 	switch {
 	case errors.Is(err, forecast.ErrRefused):
