@@ -197,26 +197,16 @@ func getWaiting(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	name, k, err := admin.OneRunner(q.Get("runner"))
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), failuresTimeout)
-	defer cancel()
-	var page runner.JobPage
-	err = visit(ctx, func() (err error) {
-		page, err = k.Jobs(ctx, runner.JobQuery{
-			Database: q.Get("database"), Limit: waitingShown,
-			Filter: driver.Filter{States: []channels.State{channels.Pending, channels.WaitDependencies}, Channel: q.Get("channel")},
-		})
-		return err
+	name, page, err := listed(r.Context(), q.Get("runner"), runner.JobQuery{
+		Database: q.Get("database"), Limit: waitingShown,
+		Filter: driver.Filter{States: []channels.State{channels.Pending, channels.WaitDependencies}, Channel: q.Get("channel")},
 	})
 	if err != nil {
-		return failure(err)
+		return err
 	}
 	views := []api.Job{}
 	for i := range page.Jobs {
 		views = append(views, api.NewJob(name, &page.Jobs[i]))
 	}
-	return admin.Answer(w, http.StatusOK, map[string]any{"jobs": views, "more": page.Next != "", "problems": discreet(page.Problems)})
+	return admin.Answer(w, http.StatusOK, map[string]any{"jobs": views, "more": page.Next != "", "problems": page.Problems})
 }

@@ -27,22 +27,31 @@ func getJobs(w http.ResponseWriter, r *http.Request) error {
 	if q.Limit == 0 || q.Limit > jobsShown {
 		q.Limit = jobsShown
 	}
-	name, k, err := admin.OneRunner(name)
+	name, page, err := listed(r.Context(), name, q)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), failuresTimeout)
-	defer cancel()
+	return admin.Answer(w, http.StatusOK, api.NewJobPage(name, &page))
+}
+
+// listed reads a page of the jobs of a runner for a visitor, and says which runner that is.
+func listed(ctx context.Context, name string, q runner.JobQuery) (string, runner.JobPage, error) {
 	var page runner.JobPage
+	name, k, err := admin.OneRunner(name)
+	if err != nil {
+		return "", page, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, failuresTimeout)
+	defer cancel()
 	err = visit(ctx, func() (err error) {
 		page, err = k.Jobs(ctx, q)
 		return err
 	})
 	if err != nil {
-		return failure(err)
+		return "", page, failure(err)
 	}
 	page.Problems = discreet(page.Problems)
-	return admin.Answer(w, http.StatusOK, api.NewJobPage(name, &page))
+	return name, page, nil
 }
 
 // getWhy says why a job does or does not run, getJob also all that its row says.
