@@ -194,7 +194,7 @@ func TestFairIsTheReference(t *testing.T) {
 			},
 			"end": func(t *rapid.T) {
 				if len(running) == 0 {
-					t.Skip("none runs")
+					return // nothing can end, and nothing has changed
 				}
 				name := rapid.SampledFrom(slices.Sorted(maps.Keys(running))).Draw(t, "job")
 				db, uuid, _ := strings.Cut(name, "/")
