@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // get asks the admin API and decodes the answer.
@@ -248,9 +249,9 @@ func TestMistakesInRequests(t *testing.T) {
 // refuses requires that a request is refused as one the client must not send.
 func (tb *testBed) refuses(req *http.Request) {
 	tb.Helper()
-	res, err := http.DefaultClient.Do(req)
+	res, err := testbed.Client.Do(req)
 	require.NoError(tb, err)
-	defer http.DefaultClient.CloseIdleConnections()
+	defer testbed.Client.CloseIdleConnections()
 	defer res.Body.Close()
 	require.GreaterOrEqual(tb, res.StatusCode, 400)
 	require.Less(tb, res.StatusCode, 500)
@@ -472,9 +473,9 @@ func TestEventStream(t *testing.T) {
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+tb.admin+"/jobrunner/events?event=dispatched,job_done", nil)
 	require.NoError(t, err)
-	res, err := http.DefaultClient.Do(req)
+	res, err := testbed.Client.Do(req)
 	require.NoError(t, err)
-	defer http.DefaultClient.CloseIdleConnections()
+	defer testbed.Client.CloseIdleConnections()
 	defer res.Body.Close()
 	require.Equal(t, "text/event-stream", res.Header.Get("Content-Type"))
 	lines := bufio.NewScanner(res.Body)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // visit sends an action as the page of the dashboard does.
@@ -22,9 +23,9 @@ func (tb *testBed) visit(path, body string) (status int, answer string) {
 	for name, value := range map[string]string{"Content-Type": "application/json", "X-Jobrunner-Dashboard": "1", "Sec-Fetch-Site": "same-origin"} {
 		req.Header.Set(name, value)
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := testbed.Client.Do(req)
 	require.NoError(tb, err)
-	defer http.DefaultClient.CloseIdleConnections()
+	defer testbed.Client.CloseIdleConnections()
 	defer res.Body.Close()
 	raw, err := io.ReadAll(res.Body)
 	require.NoError(tb, err)

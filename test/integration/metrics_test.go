@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // scrape reads metrics, by name and labels.
@@ -18,13 +19,13 @@ func (tb *testBed) scrape(url string) map[string]float64 {
 	tb.Helper()
 	req, err := http.NewRequestWithContext(tb.Context(), http.MethodGet, url, nil)
 	require.NoError(tb, err)
-	res, err := http.DefaultClient.Do(req)
+	res, err := testbed.Client.Do(req)
 	require.NoError(tb, err)
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	require.NoError(tb, err)
 	require.Equal(tb, http.StatusOK, res.StatusCode, string(body))
-	http.DefaultClient.CloseIdleConnections()
+	testbed.Client.CloseIdleConnections()
 	all := make(map[string]float64)
 	for _, m := range regexp.MustCompile(`(?m)^(caddy_jobrunner_\S+) (\S+)$`).FindAllStringSubmatch(string(body), -1) {
 		require.NotContains(tb, all, m[1], "twice")
@@ -94,6 +95,6 @@ func TestMetricsOfARunningCaddy(t *testing.T) {
 	}
 	tb.enqueue(db, odoostub.JobSpec{})
 	check(11, 6)
-	http.DefaultClient.CloseIdleConnections()
+	testbed.Client.CloseIdleConnections()
 	tb.until("goroutines are as many as before", func() bool { return runtime.NumGoroutine() <= before+10 })
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 func init() {
@@ -58,7 +59,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 	tb.Gates.Open("end")
 	tb.untilStates(map[string]int{"done": 401})
 	tb.exactlyOnce(map[string]int{"root": 4})
-	http.DefaultClient.CloseIdleConnections()
+	testbed.Client.CloseIdleConnections()
 	tb.until("goroutines are as many as before", func() bool { return runtime.NumGoroutine() <= before+10 })
 }
 

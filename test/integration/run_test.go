@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/pgtest"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 func TestRunsJobs(t *testing.T) {
@@ -92,10 +93,10 @@ func TestPostgresAbsentAtStart(t *testing.T) {
 	require.NoError(t, tb.Postgres.Stop(t.Context(), pgtest.Fast))
 
 	tb.run()
-	res, err := http.Get("http://" + tb.site + "/web/health")
+	res, err := testbed.Client.Get("http://" + tb.site + "/web/health")
 	require.NoError(t, err, "Caddy serves its sites without PostgreSQL")
 	require.NoError(t, res.Body.Close())
-	http.DefaultClient.CloseIdleConnections()
+	testbed.Client.CloseIdleConnections()
 	require.Equal(t, http.StatusOK, res.StatusCode)
 
 	require.NoError(t, tb.Postgres.StartAgain(t.Context()))

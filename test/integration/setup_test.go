@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -310,7 +309,7 @@ func (tb *testBed) neverTwice(capacities map[string]int) {
 
 // request sends a request to Caddy's admin endpoint.
 func (tb *testBed) request(method, path, body string) (int, string) {
-	defer http.DefaultClient.CloseIdleConnections()
+	defer testbed.Client.CloseIdleConnections()
 	status, text, err := testbed.Admin(tb.admin).Request(tb.Context(), method, path, "application/json", body)
 	require.NoError(tb, err)
 	return status, text

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // endpoint is one path of the admin API. Its body is one that would be accepted.
@@ -46,9 +47,9 @@ func (tb *testBed) answerTo(method, path, body string, change func(*http.Request
 	require.NoError(tb, err)
 	req.Header.Set("Content-Type", "application/json")
 	change(req)
-	res, err := http.DefaultClient.Do(req)
+	res, err := testbed.Client.Do(req)
 	require.NoError(tb, err)
-	defer http.DefaultClient.CloseIdleConnections()
+	defer testbed.Client.CloseIdleConnections()
 	defer res.Body.Close()
 	raw := make([]byte, 1<<10)
 	n, _ := res.Body.Read(raw) // an empty answer is one, too

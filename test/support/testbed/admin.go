@@ -35,7 +35,7 @@ func (a Admin) Request(ctx context.Context, method, path, contentType, body stri
 	req.Header.Set("Content-Type", contentType)
 	// A load ends the endpoint of before, and its connections with it.
 	req.Close = method != http.MethodGet
-	res, err := http.DefaultClient.Do(req)
+	res, err := Client.Do(req)
 	if err != nil {
 		return 0, "", fmt.Errorf("asking caddy for %s: %w", path, err)
 	}
