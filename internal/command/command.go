@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/user"
@@ -60,7 +61,7 @@ func addCommands(cmd *cobra.Command) {
 	f.String("runner", "", "Name of the runner; needed for actions if there are several")
 	f.Bool("json", false, "Print the answer as JSON")
 	cmd.AddCommand(showCommands()...)
-	cmd.AddCommand(whyCommand(), jobsCommand(), jobCommand(), eventsCommand(), historyCommand(), simulateCommand(), forecastCommand())
+	cmd.AddCommand(whyCommand(), jobsCommand(), jobCommand(), eventsCommand(), topCommand(), historyCommand(), simulateCommand(), forecastCommand())
 	cmd.AddCommand(controlCommands()...)
 	cmd.AddCommand(changeCommands()...)
 	cmd.AddCommand(doctorCommand())
@@ -94,7 +95,9 @@ type call struct {
 	// api prints every answer as it came with --json; quiet does not.
 	api, quiet *api.Client
 	out        *printer
-	now        func() time.Time
+	// keys is where keys are read from.
+	keys io.Reader
+	now  func() time.Time
 }
 
 func newCall(cmd *cobra.Command, fl caddycmd.Flags, args []string) (*call, error) {
@@ -105,8 +108,8 @@ func newCall(cmd *cobra.Command, fl caddycmd.Flags, args []string) (*call, error
 	if err := adminOff(fl); err != nil {
 		return nil, err
 	}
-	c := &call{ctx: cmd.Context(), flags: fl, args: args, runner: fl.String("runner"), out: newPrinter(cmd.OutOrStdout()), now: time.Now}
-	if fl.Lookup("wide") != nil && fl.Bool("wide") {
+	c := &call{ctx: cmd.Context(), flags: fl, args: args, runner: fl.String("runner"), out: newPrinter(cmd.OutOrStdout()), keys: cmd.InOrStdin(), now: time.Now}
+	if c.wide() {
 		c.out.width = 0
 	}
 	if c.api, err = api.NewClient(address); err != nil {
@@ -168,6 +171,9 @@ func (c *call) exit(code int, err error) (int, error) {
 func wideFlag(cmd *cobra.Command) {
 	cmd.Flags().Bool("wide", false, "Show each row in one line, with its runner, however wide that is")
 }
+
+// wide reports whether each row is to be one line.
+func (c *call) wide() bool { return c.flags.Lookup("wide") != nil && c.flags.Bool("wide") }
 
 // text returns the value of a flag, empty for one that the sub-command does not have.
 func (c *call) text(flag string) string {

@@ -76,6 +76,10 @@ database, all are asked.
 	"why": {`Says why a job does, or does not, run. Without a database, all are asked.
 
 ` + uuidWords, []string{"why 3f2a9b54", "why shop 3f2a9b54-6c1e-4d0c-9a7e-5b8f0f6f2a11"}},
+	"top": {`Shows a screen, until q is pressed: the runners, the channels with jobs, what runs, the
+longest running first, and the newest events, such as jobs that ended. What does not
+fit is counted. While Caddy does not answer, the screen says so and keeps what was last
+known. Where there is no terminal, it is printed once, without the events.`, []string{"top", "top --interval 500ms", "top --once"}},
 	"history": {`Shows what became of the jobs of the last day, or of another time: by function, the one
 that took the most time first, or by channel, database or interval. WAIT and RUN are
 quantiles: half of the attempts (P50), or 95 of 100 (P95), waited or ran no longer. It

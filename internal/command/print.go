@@ -21,11 +21,14 @@ type printer struct {
 	// width is that of the terminal, 0 elsewhere.
 	width  int
 	colour bool
+	// live is whether a screen can be drawn.
+	live bool
 }
 
 func newPrinter(to io.Writer) *printer {
 	width, colour := terminal(to)
-	return &printer{to: to, width: width, colour: colour && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+	dumb := os.Getenv("TERM") == "dumb"
+	return &printer{to: to, width: width, colour: colour && os.Getenv("NO_COLOR") == "" && !dumb, live: width > 0 && !dumb}
 }
 
 // terminal is how wide a terminal is, 0 for what is none, and whether it may show colours. Tests

@@ -60,6 +60,11 @@ func (c *call) list(t *table, empty string) {
 // elsewhere says of each runner that this process does not lead, who knows of its jobs.
 func (c *call) elsewhere() {
 	runners, _ := c.quiet.Status(c.ctx, c.runner) // without an answer there is nothing to add
+	c.led(runners)
+}
+
+// led says of each runner that this process does not lead, who does.
+func (c *call) led(runners []api.Status) {
 	for i := range runners {
 		switch v := &runners[i]; {
 		case !v.Leader && v.LeaderKnown:
@@ -332,7 +337,7 @@ func several[T any](list []T, runner func(*T) string) bool {
 
 // runnerCells puts the runner before other cells, if there are several runners.
 func (c *call) runnerCells(several bool, runner string, others ...string) []string {
-	if several || c.flags.Bool("wide") {
+	if several || c.wide() {
 		return append([]string{runner}, others...)
 	}
 	return others
@@ -348,6 +353,19 @@ func (c *call) channels() (int, error) {
 		return 0, err
 	}
 	list := doc.Channels
+	c.list(c.channelTable(list), "no channel")
+	for i := range list {
+		c.usedUp(&list[i])
+	}
+	// A process that does not lead knows its configured channels, and of no job: its zeros mean nothing.
+	if len(list) > 0 && !slices.ContainsFunc(list, func(v api.Channel) bool { return v.Running+v.Queued+v.Held+v.Failed > 0 }) {
+		c.elsewhere()
+	}
+	c.rest(doc.Rest)
+	return 0, nil
+}
+
+func (c *call) channelTable(list []api.Channel) *table {
 	// The column of databases is there if one has its own tree.
 	own := slices.ContainsFunc(list, func(v api.Channel) bool { return v.Database != "" })
 	runners := several(list, func(v *api.Channel) string { return v.Runner })
@@ -364,16 +382,7 @@ func (c *call) channels() (int, error) {
 		t.row(cells(v.Runner, v.Database, v.Channel, capacity, strconv.Itoa(v.Running),
 			count(v.Queued+v.Held, v.JobsUnknown), strconv.Itoa(v.Failed), age(v.OldestPending, v.JobsUnknown), yes(v.Paused), strings.Join(options, ", "))...)
 	}
-	c.list(t, "no channel")
-	for i := range list {
-		c.usedUp(&list[i])
-	}
-	// A process that does not lead knows its configured channels, and of no job: its zeros mean nothing.
-	if len(list) > 0 && !slices.ContainsFunc(list, func(v api.Channel) bool { return v.Running+v.Queued+v.Held+v.Failed > 0 }) {
-		c.elsewhere()
-	}
-	c.rest(doc.Rest)
-	return 0, nil
+	return t
 }
 
 // usedUp says when a rate that keeps jobs of a channel waiting lets the next one start. It is a line below
@@ -489,7 +498,12 @@ func (c *call) tasks() (int, error) {
 	if err != nil || c.json() {
 		return 0, err
 	}
-	list := doc.Tasks
+	c.list(c.taskTable(doc.Tasks), "no job runs")
+	c.rest(doc.Rest)
+	return 0, nil
+}
+
+func (c *call) taskTable(list []api.Task) *table {
 	header := []string{"UUID", "AGE", "PHASE", "DATABASE", "CHANNEL", "METHOD", "SERVER"}
 	limited := slices.ContainsFunc(list, func(v api.Task) bool { return v.Timeout != nil })
 	if limited {
@@ -504,9 +518,7 @@ func (c *call) tasks() (int, error) {
 		}
 		t.row(c.runnerCells(t.runners, v.Runner, cells...)...)
 	}
-	c.list(t, "no job runs")
-	c.rest(doc.Rest)
-	return 0, nil
+	return t
 }
 
 // limitStage is how far a job is with its time limit: the limit itself as long as nothing is wrong.

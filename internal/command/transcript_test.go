@@ -189,7 +189,7 @@ var shown = [][]string{
 	{"pause", "--channel", "mail", "--for", "30m", "--by", "ana", "--note", "lunch"}, {"status"}, {"resume", "--channel", "mail"}, {"resume", "--channel", "mail"},
 	{"drain", "10.0.0.5:8069", "--by", "ana"}, {"status"}, {"upstreams"}, {"undrain", "10.0.0.5:8069"}, {"drain", "http://nowhere:1"},
 	{"requeue", "--database", "prod", "3f2a"}, {"cancel", "--state", "failed", "--dry-run"}, {"set-done"}, {"postpone", "--state", "pending", "--for", "2h"},
-	{"postpone", "--all", "--for", "soon"}, {"resync"}, {"jobs", "--state", "sleeping"}, {"jobs", "--limit", "many"}, {"status", "now"},
+	{"postpone", "--all", "--for", "soon"}, {"resync"}, {"top", "--once"}, {"top", "--json"}, {"top", "--interval", "1ms"}, {"jobs", "--state", "sleeping"}, {"jobs", "--limit", "many"}, {"status", "now"},
 }
 
 // adminServer answers as Caddy's admin endpoint does, to anyone.

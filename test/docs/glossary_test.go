@@ -99,7 +99,7 @@ func TestGlossaryOfColumns(t *testing.T) {
 			first[column] = true
 		}
 	}
-	for _, path := range []string{"show.go", "jobs.go", "doctor.go", "history.go", "simulate.go", "forecast.go"} {
+	for _, path := range []string{"show.go", "jobs.go", "doctor.go", "history.go", "simulate.go", "forecast.go", "top.go"} {
 		for _, column := range matches(t, "internal/command/"+path, `"([A-Z][A-Z-]+(?: [A-Z0-9]+)*)"`) {
 			assert.True(t, first[column], "%s does not explain the column %s", glossaryFile, column)
 		}

@@ -76,7 +76,7 @@ func TestREADME(t *testing.T) {
 	promised := map[string]string{
 		"doctor": "0 errors", "status": "ready", "channels --watch": "root.mail", "why": "to run it again: caddy jobrunner requeue",
 		"pause": "mail server is down", "drain": "can be stopped", "requeue": "would be changed: 1",
-		"history": "stub.model", "simulate": "2 > 4",
+		"history": "stub.model", "top": "no job runs", "simulate": "2 > 4",
 	}
 	failed := tb.enqueue(db, in("root.mail", odoostub.JobSpec{State: "failed"}))[0]
 	start := func() {

@@ -167,6 +167,7 @@ func TestEveryCommand(t *testing.T) {
 		"why":      {{4, "there is no job", []string{db, nobody}}, {4, "not among those", []string{"postgres", nobody}}, {1, "takes [<database>] <uuid>", nil}, {4, "no job that begins with", []string{nobody[:13]}}},
 		"job":      {{4, "there is no job", []string{db, nobody}}, {1, "takes [<database>] <uuid>", nil}, {4, "no job that begins with", []string{nobody[:13]}}},
 		"forecast": {other, argument},
+		"top":      {other, argument, {1, "shorter than", []string{"--interval", "0s"}}, {1, "is a screen", []string{"--json"}}},
 		"simulate": {argument, {1, "say what", nil}, {4, "no runner", []string{"--runner", "other", "--set", "root=1"}}, {1, "root=many", []string{"--set", "root=many"}}},
 		"history":  {other, argument, {1, "neither a time", []string{"--from", "long"}}},
 		"events":   {{1, "unknown event", []string{"--event", "nothing"}}, argument},
