@@ -161,5 +161,7 @@ type Event struct {
 	// Priority is that of the job, the lowest first, as it was when it was sent. It is told where Wait is.
 	Priority int32
 	Count    int
-	Detail   string
+	// Exception is the name of the one with which a job failed (job_failed), if the database tells it.
+	Exception string
+	Detail    string
 }

@@ -216,6 +216,9 @@ func (n *notes) ended(key channels.Key, t *task, served bool) {
 	kind, detail := t.ending(served)
 	ev := t.event(kind, key, channel)
 	ev.Detail = detail
+	if kind == EventJobFailed && !t.gone {
+		ev.Exception = t.row.Exception
+	}
 	if kind == EventJobRescued || kind == EventJobFailed && t.trail.rescued {
 		ev.Outcome = outcomeDead
 	}

@@ -124,6 +124,8 @@ func TestTimeoutStages(t *testing.T) {
 				require.Contains(b, b.row(k).Causes[0], "time limit of 1m0s (policy root*)")
 				require.Contains(b, b.row(k).Causes[0], c.cause)
 				require.Contains(b, j.of("a", runner.EventJobFailed)[0].Detail, "policy root* has a time limit of 1m0s")
+				require.Equal(b, driver.StoppedName, j.of("a", runner.EventJobFailed)[0].Exception)
+				require.Empty(b, j.of("a", runner.EventDispatched)[0].Exception)
 				b.requireRanOnce(next)
 				require.False(b, b.RunsOf(next)[0].Opened.Before(run.Closed), "the slot was taken until the end")
 				require.Empty(b, b.Overlaps())

@@ -52,14 +52,19 @@ func GetHistory(w http.ResponseWriter, r *http.Request) error {
 	if format == "" && len(doc.Groups) > limit {
 		doc.Groups, doc.More = doc.Groups[:limit], len(doc.Groups)-limit
 	}
-	switch format {
-	case "intervals":
+	if format == "" && len(doc.Exceptions) > limit {
+		doc.Exceptions, doc.MoreExceptions = doc.Exceptions[:limit], len(doc.Exceptions)-limit
+	}
+	switch {
+	case format == "intervals" && query.By == history.ByException:
+		return table(w, exceptionRows(doc.Exceptions))
+	case format == "intervals":
 		rows := [][]string{append([]string{"begin"}, historyColumns...)}
 		for i := range doc.Intervals {
 			rows = append(rows, append([]string{doc.Intervals[i].Begin.Format(time.RFC3339)}, historyCells(&doc.Intervals[i].HistorySums)...))
 		}
 		return table(w, rows)
-	case "groups":
+	case format == "groups":
 		rows := [][]string{append([]string{doc.By}, historyColumns...)}
 		for i := range doc.Groups {
 			rows = append(rows, append([]string{doc.Groups[i].Name}, historyCells(&doc.Groups[i].HistorySums)...))
@@ -67,6 +72,17 @@ func GetHistory(w http.ResponseWriter, r *http.Request) error {
 		return table(w, rows)
 	}
 	return Answer(w, http.StatusOK, doc)
+}
+
+// exceptionRows is a table of failures by exception and time.
+func exceptionRows(list []api.HistoryException) [][]string {
+	rows := [][]string{{"exception", "begin", "failed"}}
+	for i := range list {
+		for _, c := range list[i].Counts {
+			rows = append(rows, []string{list[i].Name, c.Begin.Format(time.RFC3339), strconv.FormatUint(c.Failed, 10)})
+		}
+	}
+	return rows
 }
 
 // readHistory asks the history of a runner, and who leads that.
@@ -111,9 +127,9 @@ func historyQuery(q url.Values, now time.Time) (out history.Query, err error) {
 	switch out.By {
 	case "":
 		out.By = history.ByFunction
-	case history.ByFunction, history.ByChannel, history.ByDatabase:
+	case history.ByFunction, history.ByChannel, history.ByDatabase, history.ByException:
 	default:
-		return out, Error(http.StatusBadRequest, "by %q is none of function, channel and database", out.By)
+		return out, Error(http.StatusBadRequest, "by %q is none of function, channel, database and exception", out.By)
 	}
 	for name, to := range map[string]*time.Time{"from": &out.From, "to": &out.To} {
 		if *to, err = pastTime(name, q.Get(name), now); err != nil {
@@ -145,10 +161,19 @@ func newHistory(r *history.Result) *api.History {
 	doc := &api.History{
 		From: r.From, To: r.To, Step: r.Step.Seconds(), Known: r.Known, Total: newHistorySums(&r.Total),
 		Intervals: make([]api.HistoryInterval, 0, len(r.Points)), Groups: make([]api.HistoryGroup, 0, len(r.Groups)),
-		Folded: r.Folded, Lost: r.Lost, UnreadableIntervals: r.Unreadable, Problem: r.Problem, PutAside: r.Aside,
+		Exceptions: make([]api.HistoryException, 0, len(r.Exceptions)), Folded: r.Folded, Lost: r.Lost, UnreadableIntervals: r.Unreadable, Problem: r.Problem, PutAside: r.Aside,
 	}
 	for i := range r.Points {
 		doc.Intervals = append(doc.Intervals, api.HistoryInterval{Begin: r.Points[i].Begin, HistorySums: newHistorySums(&r.Points[i].Sums)})
+	}
+	for _, e := range r.Exceptions {
+		out := api.HistoryException{Name: e.Name, Failed: e.Failed}
+		for i, n := range e.Points {
+			if n > 0 {
+				out.Counts = append(out.Counts, api.HistoryCount{Begin: r.Points[i].Begin, Failed: n})
+			}
+		}
+		doc.Exceptions = append(doc.Exceptions, out)
 	}
 	for i := range r.Groups {
 		doc.Groups = append(doc.Groups, api.HistoryGroup{Name: r.Groups[i].Name, HistorySums: newHistorySums(&r.Groups[i].Sums)})

@@ -194,7 +194,7 @@ func (g *alertGroup) data() map[string]any {
 	ev := &g.last
 	return map[string]any{
 		"runner": ev.Runner, "database": ev.Database, "uuid": ev.UUID, "channel": ev.Channel,
-		"model": ev.Model, "method": ev.Method, "upstream": ev.Upstream, "outcome": ev.Outcome,
+		"model": ev.Model, "method": ev.Method, "upstream": ev.Upstream, "outcome": ev.Outcome, "exception": ev.Exception,
 		"status": ev.Status, "retry": ev.Retry, "detail": ev.Detail, "count": g.count,
 	}
 }

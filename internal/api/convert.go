@@ -346,6 +346,6 @@ func NewEvent(ev *runner.Event) Event {
 	return Event{
 		Time: ev.Time.UTC(), Event: string(ev.Kind), Runner: ev.Runner, Database: ev.Database, UUID: ev.UUID,
 		Channel: ev.Channel, Model: ev.Model, Method: ev.Method, Upstream: ev.Upstream, Outcome: ev.Outcome,
-		Status: ev.Status, Wait: ev.Wait.Seconds(), Run: ev.Run.Seconds(), Retry: ev.Retry, Count: ev.Count, Detail: ev.Detail,
+		Status: ev.Status, Wait: ev.Wait.Seconds(), Run: ev.Run.Seconds(), Retry: ev.Retry, Count: ev.Count, Detail: ev.Detail, Exception: ev.Exception,
 	}
 }

@@ -391,6 +391,8 @@ type Event struct {
 	Retry    int32     `json:"retry,omitempty"`
 	Count    int       `json:"count,omitempty"`
 	Detail   string    `json:"detail,omitempty"`
+	// Exception is the name of the one with which a job failed, if Odoo tells it.
+	Exception string `json:"exception,omitempty"`
 }
 
 // The events about the stream itself.

@@ -26,8 +26,12 @@ type History struct {
 
 	Total     HistorySums       `json:"total"`
 	Intervals []HistoryInterval `json:"intervals"`
-	// By is what Groups are by: function, channel or database. The one that took the most time is the
-	// first, and More is how many there are beyond those.
+	// Exceptions are those with which jobs failed, the most frequent first, and MoreExceptions how many
+	// there are beyond those.
+	Exceptions     []HistoryException `json:"exceptions"`
+	MoreExceptions int                `json:"more_exceptions,omitempty"`
+	// By is what Groups are by: function, channel, database or exception. The one that took the most time
+	// is the first, and More is how many there are beyond those. By exception, only what failed counts.
 	By     string         `json:"by"`
 	Groups []HistoryGroup `json:"groups"`
 	More   int            `json:"more,omitempty"`
@@ -66,6 +70,21 @@ type HistorySums struct {
 	RunMost *float64 `json:"run_max_seconds,omitempty"`
 	// Run is how long all of them ran together.
 	Run float64 `json:"run_total_seconds"`
+}
+
+// HistoryException is how many jobs failed with one exception. The name is empty where Odoo tells none,
+// as before 12.0, and "other" where there were too many.
+type HistoryException struct {
+	Name   string `json:"name"`
+	Failed uint64 `json:"failed"`
+	// Counts are the steps in which there were some.
+	Counts []HistoryCount `json:"counts"`
+}
+
+// HistoryCount is how many jobs failed in the step that begins then.
+type HistoryCount struct {
+	Begin  time.Time `json:"begin"`
+	Failed uint64    `json:"failed"`
 }
 
 // HistoryObjective is how well the jobs of a policy keep its objective.

@@ -57,6 +57,7 @@ func eventLine(ev *api.Event) string {
 	add("upstream=", ev.Upstream)
 	add("outcome=", ev.Outcome)
 	add("status=", strconv.Itoa(ev.Status))
+	add("exception=", ev.Exception)
 	if ev.Wait > 0 {
 		add("waited=", seconds(&ev.Wait))
 	}

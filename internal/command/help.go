@@ -81,10 +81,11 @@ longest running first, and the newest events, such as jobs that ended. What does
 fit is counted. While Caddy does not answer, the screen says so and keeps what was last
 known. Where there is no terminal, it is printed once, without the events.`, []string{"top", "top --interval 500ms", "top --once"}},
 	"history": {`Shows what became of the jobs of the last day, or of another time: by function, the one
-that took the most time first, or by channel, database or interval. WAIT and RUN are
+that took the most time first, or by channel, database or interval; or which jobs
+failed with which exception, and when (--by exception). WAIT and RUN are
 quantiles: half of the attempts (P50), or 95 of 100 (P95), waited or ran no longer. It
 is what this node has run: a node that stands by says who leads now. --from and --to
-are times, or durations back from now; --csv writes all numbers for a spreadsheet.`, []string{"history", "history --from 7d --by channel", "history --database shop --function \"sale.order.*\" --intervals --step 1h", "history --from 2030-11-29T00:00:00Z --to 2030-11-30T00:00:00Z --csv"}},
+are times, or durations back from now; --csv writes all numbers for a spreadsheet.`, []string{"history", "history --from 7d --by channel", "history --by exception", "history --database shop --function \"sale.order.*\" --intervals --step 1h", "history --from 2030-11-29T00:00:00Z --to 2030-11-30T00:00:00Z --csv"}},
 	"forecast": {`Says of each channel when none of its jobs will wait any more: fifteen times, the
 scheduler that runs the jobs is run into the future, with the jobs that wait, with as
 many as came lately, and with how long they ran.`, []string{"forecast", "forecast --json"}},

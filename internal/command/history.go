@@ -1,9 +1,11 @@
 package command
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,11 +22,11 @@ func historyCommand() *cobra.Command {
 	f.String("from", "24h", "Since when, a time or a duration back from now")
 	f.String("to", "", "Until when, a time or a duration back from now; now if empty")
 	f.String("step", "", "Length of an interval, for example 5m, 1h or 24h")
-	f.String("by", "function", "What to show a line for: function, channel or database")
+	f.String("by", "function", "What to show a line for: function, channel, database, or the exception of what failed")
 	f.Bool("intervals", false, "Show a line for each interval instead")
 	f.Bool("csv", false, "Print comma-separated values")
 	f.Int("limit", 50, "How many lines to show")
-	_ = cmd.RegisterFlagCompletionFunc("by", cobra.FixedCompletions([]string{"function", "channel", "database"}, cobra.ShellCompDirectiveNoFileComp)) // fails only for a flag that does not exist
+	_ = cmd.RegisterFlagCompletionFunc("by", cobra.FixedCompletions([]string{"function", "channel", "database", "exception"}, cobra.ShellCompDirectiveNoFileComp)) // fails only for a flag that does not exist
 	return cmd
 }
 
@@ -48,9 +50,14 @@ func (c *call) history() (int, error) {
 	if err != nil || c.json() {
 		return 0, err
 	}
-	if c.flags.Bool("intervals") {
+	switch intervals := c.flags.Bool("intervals"); {
+	case doc.By == "exception" && intervals:
+		c.historyFailures(&doc, limit)
+	case doc.By == "exception":
+		c.historyExceptions(&doc)
+	case intervals:
 		c.historyIntervals(&doc, limit)
-	} else {
+	default:
 		c.historyGroups(&doc)
 	}
 	c.historyRemarks(&doc)
@@ -89,6 +96,52 @@ func (c *call) historyGroups(doc *api.History) {
 	t.print()
 	if doc.More > 0 {
 		c.out.line("%d more: --limit %d", doc.More, len(doc.Groups)+doc.More)
+	}
+}
+
+// historyExceptions shows how many jobs failed with which exception, and in which intervals the first
+// and the last.
+func (c *call) historyExceptions(doc *api.History) {
+	if len(doc.Exceptions) == 0 {
+		c.out.line("no job has failed between %s and %s", written(doc.From), written(doc.To))
+		return
+	}
+	t := c.out.table("EXCEPTION", "FAILED", "FIRST", "LAST")
+	for i := range doc.Exceptions {
+		e := &doc.Exceptions[i]
+		first, last := "", ""
+		if n := len(e.Counts); n > 0 {
+			first, last = written(e.Counts[0].Begin), written(e.Counts[n-1].Begin)
+		}
+		t.row(cmp.Or(e.Name, "(unknown)"), strconv.FormatUint(e.Failed, 10), first, last)
+	}
+	t.print()
+	if doc.MoreExceptions > 0 {
+		c.out.line("%d more: --limit %d", doc.MoreExceptions, len(doc.Exceptions)+doc.MoreExceptions)
+	}
+}
+
+// historyFailures shows the last intervals in which jobs failed, the newest first.
+func (c *call) historyFailures(doc *api.History, limit int) {
+	type failures struct {
+		begin  time.Time
+		failed uint64
+		name   string
+	}
+	var list []failures
+	for i := range doc.Exceptions {
+		for _, n := range doc.Exceptions[i].Counts {
+			list = append(list, failures{n.Begin, n.Failed, cmp.Or(doc.Exceptions[i].Name, "(unknown)")})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b failures) int { return b.begin.Compare(a.begin) })
+	t := c.out.table("INTERVAL", "FAILED", "EXCEPTION")
+	for _, f := range list[:min(len(list), limit)] {
+		t.row(written(f.begin), strconv.FormatUint(f.failed, 10), f.name)
+	}
+	t.print()
+	if more := len(list) - limit; more > 0 {
+		c.out.line("%d more before: --limit %d, or a longer --step", more, len(list))
 	}
 }
 

@@ -2,6 +2,7 @@ package history
 
 import (
 	"bytes"
+	"cmp"
 	"compress/flate"
 	"encoding/binary"
 	"errors"
@@ -108,7 +109,25 @@ func (t *table) encode() ([]byte, error) {
 		e.duration(sums.RunTotal)
 		e.duration(sums.RunMost)
 	}
+	e.failures(&t.failures)
 	return e.seal()
+}
+
+// failures come last, so that a version that does not know them reads what is before.
+func (e *encoder) failures(f *failures) {
+	e.number(uint64(len(f.of)))
+	order := make([]Failure, 0, len(f.of))
+	for x := range f.of {
+		order = append(order, x)
+	}
+	slices.SortFunc(order, func(a, b Failure) int {
+		return cmp.Or(compareSeries(a.Series, b.Series), strings.Compare(a.Exception, b.Exception))
+	})
+	for _, x := range order {
+		e.series(&x.Series)
+		e.name(x.Exception)
+		e.number(f.of[x])
+	}
 }
 
 func compareSeries(a, b Series) int {
@@ -199,8 +218,9 @@ func (d *decoder) latencies(l *Latencies) {
 	}
 }
 
-// decode reads a table, handing each series on. It stops at the first mistake, which it returns.
-func decode(block []byte, see func(s Series, sums *Sums)) (folded uint64, err error) {
+// decode reads a table, handing on each series, and each kind of failure. It stops at the first mistake,
+// which it returns.
+func decode(block []byte, see func(s Series, sums *Sums), failed func(f Failure, n uint64)) (folded uint64, err error) {
 	d, err := open(block)
 	if err != nil {
 		return 0, err
@@ -219,6 +239,17 @@ func decode(block []byte, see func(s Series, sums *Sums)) (folded uint64, err er
 			return folded, d.err
 		}
 		see(s, &sums)
+	}
+	if len(d.in) == 0 { // of a version that did not count failures
+		return folded, d.err
+	}
+	for range d.count() {
+		f := Failure{d.series(), d.name()}
+		n := d.number()
+		if d.err != nil {
+			return folded, d.err
+		}
+		failed(f, n)
 	}
 	return folded, d.err
 }

@@ -39,7 +39,7 @@ func TestLatencies(t *testing.T) {
 func sample() *table {
 	tb := newTable()
 	tb.add(&note{outcome: Done, series: mail, wait: time.Minute, run: time.Hour})
-	tb.add(&note{outcome: Failed, series: Series{"prod", "root", "", "f"}, wait: time.Millisecond, run: time.Second})
+	tb.add(&note{outcome: Failed, series: Series{"prod", "root", "", "f"}, exception: "odoo.exceptions.UserError", wait: time.Millisecond, run: time.Second})
 	tb.add(&note{outcome: Gone, series: Series{"\xff", "root", "", "f"}})
 	return tb
 }
@@ -53,14 +53,52 @@ func TestBlocks(t *testing.T) {
 	folded, err := decode(block, func(s Series, sums *Sums) {
 		into, _ := got.place(s)
 		into.Merge(sums)
-	})
+	}, got.failures.add)
 	require.NoError(t, err)
 	require.Equal(t, tb.series, got.series)
+	require.Equal(t, map[Failure]uint64{{Series{"prod", "root", "", "f"}, "odoo.exceptions.UserError"}: 1}, got.failures.of)
 	require.EqualValues(t, 1, folded)
 	for i := range block { // torn off
-		_, err := decode(block[:i], func(Series, *Sums) {})
+		_, err := decode(block[:i], func(Series, *Sums) {}, func(Failure, uint64) {})
 		require.Error(t, err)
 	}
+}
+
+// TestBlocksOfBefore: a block of a version that did not count failures is read, and one of today has them
+// after all that such a version reads.
+func TestBlocksOfBefore(t *testing.T) {
+	tb := sample()
+	before := encoder{known: make(map[string]uint64)}
+	before.number(7)
+	before.number(1)
+	before.series(&mail)
+	for _, n := range tb.series[mail].Outcomes {
+		before.number(n)
+	}
+	before.latencies(&tb.series[mail].Wait)
+	before.latencies(&tb.series[mail].Run)
+	for range 3 {
+		before.number(1)
+	}
+	block, err := before.seal()
+	require.NoError(t, err)
+	seen := 0
+	folded, err := decode(block, func(s Series, _ *Sums) { seen++; require.Equal(t, mail, s) }, func(Failure, uint64) { t.Error("there are none") })
+	require.NoError(t, err)
+	require.EqualValues(t, 7, folded)
+	require.Equal(t, 1, seen)
+
+	block, err = tb.encode()
+	require.NoError(t, err)
+	today, err := open(block)
+	require.NoError(t, err)
+	tb.failures = failures{}
+	block, err = tb.encode()
+	require.NoError(t, err)
+	none, err := open(block)
+	require.NoError(t, err)
+	require.Equal(t, none.in[:len(none.in)-1], today.in[:len(none.in)-1])
+	require.Zero(t, none.in[len(none.in)-1], "how many kinds of failures there are")
 }
 
 // FuzzDecode: whatever a file holds, it is read or refused.
@@ -76,7 +114,8 @@ func FuzzDecode(f *testing.F) {
 			_, _ = decode(block, func(s Series, sums *Sums) {
 				into, _ := sum.place(s)
 				into.Merge(sums)
-			})
+			}, sum.failures.add)
+			require.LessOrEqual(t, len(sum.failures.of), failuresLimit+databaseLimit+1)
 			require.LessOrEqual(t, len(sum.series), seriesLimit+databaseLimit+1)
 		}
 	})
@@ -99,6 +138,11 @@ func TestYear(t *testing.T) {
 		tb := newTable()
 		for d := range databases {
 			for s := range perDatabase {
+				// Some jobs of each database fail, with one exception or another.
+				tb.add(&note{
+					outcome: Failed, run: time.Second, exception: fmt.Sprint("odoo.addons.sale.exceptions.Error", rng.IntN(10)),
+					series: Series{fmt.Sprintf("customer_%03d", d), fmt.Sprint("root.c", s%3), "sale.order", fmt.Sprint("_job_", s)},
+				})
 				for range 1 + rng.IntN(20) {
 					tb.add(&note{
 						outcome: Done, wait: time.Duration(rng.ExpFloat64() * float64(5*time.Second)), run: time.Duration(rng.ExpFloat64() * float64(time.Second)),

@@ -171,7 +171,7 @@ func Observe(ev runner.Event) {
 	if l == nil {
 		return
 	}
-	n := note{at: ev.Time.UnixNano(), outcome: outcome, series: Series{ev.Database, ev.Channel, ev.Model, ev.Method}, run: ev.Run, priority: ev.Priority}
+	n := note{at: ev.Time.UnixNano(), outcome: outcome, series: Series{ev.Database, ev.Channel, ev.Model, ev.Method}, run: ev.Run, priority: ev.Priority, exception: ev.Exception}
 	if ev.Waited() {
 		n.wait = ev.Wait
 	}

@@ -184,7 +184,7 @@ func TestHostileNames(t *testing.T) {
 	}
 	n := 0
 	require.NoError(t, b.file.store.scan(coarseBucket, start, start.Add(time.Minute), func(_ time.Time, block []byte) error {
-		_, err := decode(block, func(Series, *Sums) { n++ })
+		_, err := decode(block, func(Series, *Sums) { n++ }, func(Failure, uint64) {})
 		return err
 	}))
 	require.LessOrEqual(t, n, seriesLimit+databaseLimit+1)

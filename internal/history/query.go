@@ -25,6 +25,8 @@ const (
 	ByFunction By = "function"
 	ByChannel  By = "channel"
 	ByDatabase By = "database"
+	// ByException groups only those that failed.
+	ByException By = "exception"
 )
 
 // Query selects attempts. What is empty does not restrict them.
@@ -65,6 +67,8 @@ type Result struct {
 	Points []Point
 	// Groups are sorted by the time that they took, the most first.
 	Groups []Group
+	// Exceptions are those with which jobs failed, the most frequent first.
+	Exceptions []Exception
 	// Folded counts attempts that have lost their names, because there were too many.
 	Folded uint64
 	// Unreadable counts intervals that are lost, Lost attempts that could not be counted.
@@ -159,31 +163,50 @@ type answer struct {
 
 	query  *Query
 	groups map[string]*Sums
+
+	exceptions map[string]*Exception
+}
+
+// step returns the number of the point in which an interval is, and whether a series of it counts.
+func (a *answer) step(begin time.Time, s *Series) (i int, wanted bool) {
+	i = int(begin.Sub(a.query.From) / a.query.Step)
+	return i, a.query.wants(s) && !begin.Before(a.query.From) && i < len(a.Points)
 }
 
 // add adds a series of the interval that begins at a time.
 func (a *answer) add(begin time.Time, s Series, sums *Sums) {
-	if !a.query.wants(&s) {
-		return
-	}
-	i := int(begin.Sub(a.query.From) / a.query.Step)
-	if begin.Before(a.query.From) || i >= len(a.Points) {
+	i, wanted := a.step(begin, &s)
+	if !wanted {
 		return
 	}
 	a.Points[i].Merge(sums)
 	a.Total.Merge(sums)
-	name := a.query.group(&s)
-	group := a.groups[name]
-	if group == nil {
-		if len(a.groups) >= groupsLimit {
-			name = Other
-		}
-		if group = a.groups[name]; group == nil {
-			group = new(Sums)
-			a.groups[name] = group
-		}
+	if a.query.By != ByException {
+		a.group(a.query.group(&s)).Merge(sums)
 	}
-	group.Merge(sums)
+}
+
+// addFailures adds failures of the interval that begins at a time.
+func (a *answer) addFailures(begin time.Time, f Failure, n uint64) {
+	i, wanted := a.step(begin, &f.Series)
+	if !wanted {
+		return
+	}
+	a.fail(i, &f, n)
+	if a.query.By == ByException {
+		a.group(f.Exception).Merge(&Sums{Outcomes: [outcomes]uint64{Failed: n}})
+	}
+}
+
+// group returns the sums of a name, or of what it is folded into.
+func (a *answer) group(name string) *Sums {
+	if a.groups[name] == nil && len(a.groups) >= groupsLimit {
+		name = Other
+	}
+	if a.groups[name] == nil {
+		a.groups[name] = new(Sums)
+	}
+	return a.groups[name]
 }
 
 // Query answers from the file, and from what is not written yet. It fails with [ErrQuery], or if ctx ends;
@@ -192,7 +215,7 @@ func (l *Log) Query(ctx context.Context, q Query) (*Result, error) {
 	if err := q.settle(l.now()); err != nil {
 		return nil, err
 	}
-	a := answer{Result: &Result{From: q.From, To: q.To, Step: q.Step}, query: &q, groups: make(map[string]*Sums)}
+	a := answer{Result: &Result{From: q.From, To: q.To, Step: q.Step}, query: &q, groups: make(map[string]*Sums), exceptions: make(map[string]*Exception)}
 	for at := q.From; at.Before(q.To); at = at.Add(q.Step) {
 		a.Points = append(a.Points, Point{Begin: at})
 	}
@@ -210,6 +233,12 @@ func (l *Log) Query(ctx context.Context, q Query) (*Result, error) {
 	}
 	slices.SortFunc(a.Groups, func(x, y Group) int {
 		return cmp.Or(cmp.Compare(y.RunTotal, x.RunTotal), cmp.Compare(y.Attempts(), x.Attempts()), strings.Compare(x.Name, y.Name))
+	})
+	for _, e := range a.exceptions {
+		a.Exceptions = append(a.Exceptions, *e)
+	}
+	slices.SortFunc(a.Exceptions, func(x, y Exception) int {
+		return cmp.Or(cmp.Compare(y.Failed, x.Failed), strings.Compare(x.Name, y.Name))
 	})
 	return a.Result, nil
 }
@@ -237,7 +266,8 @@ func (l *Log) read(ctx context.Context, a *answer) error {
 		bucket = fineBucket
 	}
 	err := l.file.store.scan(bucket, a.query.From, a.query.To, func(begin time.Time, block []byte) error {
-		folded, err := decode(block, func(s Series, sums *Sums) { a.add(begin, s, sums) })
+		folded, err := decode(block, func(s Series, sums *Sums) { a.add(begin, s, sums) },
+			func(f Failure, n uint64) { a.addFailures(begin, f, n) })
 		a.Folded = plus(a.Folded, folded)
 		if err != nil {
 			a.Unreadable++
@@ -271,6 +301,9 @@ func (l *Log) remembered(a *answer) {
 		a.Folded = plus(a.Folded, iv.attempts)
 		for s, sums := range iv.series {
 			a.add(begin, s, sums)
+		}
+		for f, n := range iv.failures.of {
+			a.addFailures(begin, f, n)
 		}
 	}
 	a.Problem, a.Aside, a.Lost = l.complaint, l.aside, l.lost

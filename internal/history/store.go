@@ -185,7 +185,7 @@ func mergeInto(b *bolt.Bucket, begin time.Time, t *table) error {
 		folded, _ := decode(old, func(s Series, sums *Sums) {
 			into, _ := sum.place(s)
 			into.Merge(sums)
-		})
+		}, sum.failures.add)
 		sum.attempts = folded
 		sum.merge(t)
 		t = sum

@@ -118,6 +118,8 @@ type note struct {
 	// wait and run are 0 if they are not known.
 	wait, run time.Duration
 	priority  int32
+	// exception is of what failed.
+	exception string
 }
 
 func (s *Sums) add(n *note) {
@@ -141,6 +143,8 @@ type table struct {
 	folded int
 	// Folded counts the attempts that are in such a series.
 	attempts uint64
+
+	failures failures
 }
 
 func newTable() *table {
@@ -183,6 +187,9 @@ func (t *table) add(n *note) {
 	if folded {
 		t.attempts++
 	}
+	if n.outcome == Failed {
+		t.failures.add(Failure{n.series, n.exception}, 1)
+	}
 }
 
 // merge adds the series of another table, in any order: what does not fit is folded.
@@ -195,4 +202,5 @@ func (t *table) merge(o *table) {
 		}
 	}
 	t.attempts = plus(t.attempts, o.attempts)
+	t.failures.merge(&o.failures)
 }

@@ -206,6 +206,9 @@ type Row struct {
 	Enqueued int64
 	// Retry is the number of attempts so far.
 	Retry int32
+	// Exception is the name of the exception with which the job failed; empty in any other state, where
+	// the database does not tell, and in what [Session.Snapshot] reads.
+	Exception string
 	// Nameless is set for a row whose uuid is NULL. No request can name it, so it never runs; only
 	// [Session.Snapshot] finds it.
 	Nameless bool

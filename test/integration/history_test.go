@@ -32,6 +32,19 @@ func TestHistory(t *testing.T) {
 	require.Equal(t, "root.mail", list(doc, "groups")[0]["name"])
 	require.Contains(t, list(doc, "groups")[0], "wait_p95_seconds")
 
+	tb.enqueue(tb.dbs[0], repeat(2, odoostub.JobSpec{Behaviour: odoostub.Behaviour{Fail: "odoo.exceptions.UserError"}})...)
+	tb.until("the failures are counted", func() bool { n, _ := attempts(); return n == 8 })
+	doc = tb.get("history?from=1h&by=exception", http.StatusOK)
+	require.Equal(t, "odoo.exceptions.UserError", list(doc, "exceptions")[0]["name"])
+	require.Equal(t, 2.0, list(doc, "exceptions")[0]["failed"])
+	require.Equal(t, 2.0, list(list(doc, "exceptions")[0], "counts")[0]["failed"])
+	out, code := tb.caddy("jobrunner", "history", "--by", "exception", "--intervals", "--address", tb.admin)
+	require.Zero(t, code, out)
+	require.Regexp(t, `(?m)^\S+ +2 +odoo.exceptions.UserError$`, out)
+	out, code = tb.caddy("jobrunner", "history", "--by", "exception", "--intervals", "--csv", "--address", tb.admin)
+	require.Zero(t, code, out)
+	require.Regexp(t, `(?m)^exception,begin,failed\nodoo.exceptions.UserError,\S+Z,2$`, out)
+
 	require.NoError(t, caddy.Stop())
 	files, err := filepath.Glob(filepath.Join(home, "*", "jobrunner", "default", "history.db"))
 	require.NoError(t, err)
@@ -42,5 +55,5 @@ func TestHistory(t *testing.T) {
 	tb.startProcess(home)
 	tb.untilReady()
 	n, _ := attempts()
-	require.Equal(t, 6.0, n)
+	require.Equal(t, 8.0, n)
 }

@@ -105,7 +105,7 @@ func (o *operations) Change(ctx context.Context, a driver.Change, f driver.Filte
 func change(a driver.Change, j *Job) {
 	switch a.Action {
 	case driver.Requeue:
-		j.State, j.Retry, j.Enqueued = channels.Pending, 0, 0
+		j.State, j.Retry, j.Enqueued, j.Exception = channels.Pending, 0, 0, ""
 	case driver.Cancel:
 		j.State = channels.Cancelled
 	case driver.SetDone:

@@ -103,9 +103,8 @@ type Job struct {
 	LockPID uint32
 	// Causes are what [driver.Stopper.Account] has appended.
 	Causes []string
-	// Exception is the name of the exception with which it failed, and Info what is known of its
-	// failures; only a quarantine writes them.
-	Exception, Info string
+	// Info is what is known of its failures. Only a quarantine, or a time limit, writes it and Exception.
+	Info string
 }
 
 // NewJob returns a pending job of the root channel with Odoo's defaults: priority 10, five retries.

@@ -15,6 +15,7 @@ type scanner struct {
 	database               string
 	id, priority, retry    pgtype.Int8
 	uuid, channel, state   pgtype.Text
+	exception              pgtype.Text
 	created, eta, enqueued pgtype.Timestamp
 	keys                   driver.Keys // those that are read
 	company                pgtype.Int8
@@ -24,7 +25,7 @@ type scanner struct {
 // scan reads the columns of rowColumns and then those of more.
 func (s *scanner) scan(rows pgx.Rows, more ...any) (driver.Row, error) {
 	targets := []any{
-		&s.id, &s.uuid, &s.channel, &s.state, &s.priority, &s.created, &s.eta, &s.enqueued, &s.retry,
+		&s.id, &s.uuid, &s.channel, &s.state, &s.priority, &s.created, &s.eta, &s.enqueued, &s.retry, &s.exception,
 	}
 	if s.keys.Companies {
 		targets = append(targets, &s.company)
@@ -47,11 +48,12 @@ func (s *scanner) scan(rows pgx.Rows, more ...any) (driver.Row, error) {
 			Created:  micros(s.created),
 			ETA:      etaMicros(s.eta),
 		},
-		State:    channels.ParseState(s.state.String),
-		RawState: s.state.String,
-		Enqueued: micros(s.enqueued),
-		Retry:    narrow(s.retry.Int64),
-		Nameless: !s.uuid.Valid || len(s.uuid.String) > UUIDLimit,
+		State:     channels.ParseState(s.state.String),
+		RawState:  s.state.String,
+		Enqueued:  micros(s.enqueued),
+		Retry:     narrow(s.retry.Int64),
+		Exception: s.exception.String,
+		Nameless:  !s.uuid.Valid || len(s.uuid.String) > UUIDLimit,
 	}, nil
 }
 

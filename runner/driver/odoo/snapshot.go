@@ -84,6 +84,7 @@ const (
 	atETA
 	atEnqueued
 	atRetry
+	atException
 	atKeys // those that are read: the company, then the identity key
 )
 
@@ -102,7 +103,7 @@ func columnsOf(keys driver.Keys) int {
 // atText reports whether a column is a text.
 func atText(at int, keys driver.Keys) bool {
 	switch at {
-	case atUUID, atChannel, atState:
+	case atUUID, atChannel, atState, atException:
 		return true
 	}
 	return keys.Identities && at == columnsOf(keys)-1
@@ -178,11 +179,12 @@ func (r *reader) decode(values [][]byte, database string, keys driver.Keys) driv
 			Created:  wireMicros(values[atCreated]),
 			ETA:      eta,
 		},
-		State:    channels.ParseState(state),
-		RawState: state,
-		Enqueued: wireMicros(values[atEnqueued]),
-		Retry:    narrow(wireInt(values[atRetry])),
-		Nameless: values[atUUID] == nil || len(values[atUUID]) > UUIDLimit,
+		State:     channels.ParseState(state),
+		RawState:  state,
+		Enqueued:  wireMicros(values[atEnqueued]),
+		Retry:     narrow(wireInt(values[atRetry])),
+		Exception: string(values[atException]),
+		Nameless:  values[atUUID] == nil || len(values[atUUID]) > UUIDLimit,
 	}
 }
 

@@ -40,7 +40,7 @@ func (g *generation) statements() statements {
 	columns := g.rowColumns()
 	s := statements{
 		running:   "SELECT " + columns + " FROM queue_job j WHERE j.state IN ('enqueued', 'started')",
-		snapshot:  "SELECT " + columns + " FROM queue_job j WHERE " + unfinished,
+		snapshot:  "SELECT " + g.rowColumnsBut(noFailure) + " FROM queue_job j WHERE " + unfinished,
 		read:      "SELECT " + columns + " FROM queue_job j WHERE j.uuid = ANY($1)",
 		claim:     g.claimSQL(columns, g.unmarkedSQL()),
 		claimCopy: g.claimSQL(columns, ""),
@@ -102,7 +102,19 @@ func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "'
 // rowColumns is the select list that a scanner reads. A column that does not exist is NULL. The keys
 // come last, and only those that are wanted.
 func (g *generation) rowColumns() string {
-	list := selectList(rowColumns, g.columns)
+	failure := noFailure
+	if slices.Contains(g.readable, "exc_name") {
+		failure = fmt.Sprintf("CASE WHEN j.state = 'failed' THEN left(j.exc_name, %d) END", textLimit)
+	}
+	return g.rowColumnsBut(failure)
+}
+
+// noFailure is read where it does not matter why jobs failed.
+const noFailure = "NULL::varchar"
+
+// rowColumnsBut is rowColumns with another expression for the exception.
+func (g *generation) rowColumnsBut(failure string) string {
+	list := selectList(rowColumns, g.columns) + ", " + failure
 	if columns := keyColumns(g.keys); len(columns) > 0 {
 		list += ", " + g.optional(columns)
 	}
@@ -150,7 +162,7 @@ var (
 	noClaimColumns = selectList(claimColumns, nil)
 )
 
-// rowColumns are the columns of a [driver.Row], in the order of a scanner.
+// rowColumns are the columns of a [driver.Row], in the order of a scanner, before the exception.
 var rowColumns = []column{
 	{"id", "int4"}, {"uuid", "varchar"}, {"channel", "varchar"}, {"state", "varchar"}, {"priority", "int4"},
 	{"date_created", "timestamp"}, {"eta", "timestamp"}, {"date_enqueued", "timestamp"}, {"retry", "int4"},

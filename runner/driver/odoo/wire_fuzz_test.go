@@ -111,6 +111,7 @@ func wireSession(t *testing.T, rows, told [][]byte) *session {
 		g.columns = append(g.columns, c.name)
 		server.columns = append(server.columns, wireTypes[c.kind])
 	}
+	server.columns = append(server.columns, pgtype.VarcharOID) // the exception
 	cfg, err := pgx.ParseConfig("host=127.0.0.1 user=x dbname=x sslmode=disable")
 	require.NoError(t, err)
 	cfg.DialFunc, cfg.Fallbacks, cfg.OnNotification = server.dial, nil, s.inbox.put
@@ -176,7 +177,7 @@ func TestFarTimestamps(t *testing.T) {
 	for wire, want := range map[int64]int64{
 		0: y2k, wireFirst: wireFirst + y2k, wireLast: math.MaxInt64, math.MaxInt64: math.MaxInt64, math.MinInt64: 0,
 	} {
-		s := wireSession(t, [][]byte{wireRow(1, goodUUID+"1", nil, "pending", 10, wire, wire, nil, nil)}, nil)
+		s := wireSession(t, [][]byte{wireRow(1, goodUUID+"1", nil, "pending", 10, wire, wire, nil, nil, nil)}, nil)
 		rows, err := s.Read(t.Context(), []string{"x"})
 		require.NoError(t, err)
 		require.Len(t, rows, 1)
@@ -189,21 +190,21 @@ func TestFarTimestamps(t *testing.T) {
 func FuzzRows(f *testing.F) {
 	row := wireRow
 	f.Add([]byte{}, int64(0))
-	f.Add(frames(row(7, goodUUID+"7", "root.a.b", "pending", 10, int64(0), nil, nil, 0)), int64(0))
-	f.Add(frames(row(nil, nil, nil, nil, nil, nil, nil, nil, nil)), int64(0))
-	f.Add(frames(row(-1, "no uuid", "a\x00\xff\n..b.", "started", math.MinInt32, int64(wireFirst), int64(wireLast), int64(1), -1),
-		row(-1, "no uuid", "", "pending", math.MaxInt32, int64(math.MaxInt64), int64(math.MinInt64), nil, math.MaxInt32)), int64(math.MaxInt32))
-	f.Add(frames(row(1, "", "root", "", 0, int64(-y2k), int64(-y2k), nil, nil), row(2, "x", "seq.x", "failed", 0, nil, nil, nil, nil),
-		row(3, "y", "seq.x", "pending", 0, nil, nil, nil, nil), row(4, "z", "slow", "pending\n", 0, nil, nil, nil, nil)), int64(-1))
-	f.Add(frames(row(5, "deep", strings.Repeat(".", 10000), "enqueued", 1, nil, nil, nil, nil),
-		row(6, "long", strings.Repeat("x", 100000), "pending", 1, nil, int64(5), nil, nil)), int64(1e15))
+	f.Add(frames(row(7, goodUUID+"7", "root.a.b", "pending", 10, int64(0), nil, nil, 0, nil)), int64(0))
+	f.Add(frames(row(nil, nil, nil, nil, nil, nil, nil, nil, nil, nil)), int64(0))
+	f.Add(frames(row(-1, "no uuid", "a\x00\xff\n..b.", "started", math.MinInt32, int64(wireFirst), int64(wireLast), int64(1), -1, nil),
+		row(-1, "no uuid", "", "pending", math.MaxInt32, int64(math.MaxInt64), int64(math.MinInt64), nil, math.MaxInt32, nil)), int64(math.MaxInt32))
+	f.Add(frames(row(1, "", "root", "", 0, int64(-y2k), int64(-y2k), nil, nil, nil), row(2, "x", "seq.x", "failed", 0, nil, nil, nil, nil, nil),
+		row(3, "y", "seq.x", "pending", 0, nil, nil, nil, nil, nil), row(4, "z", "slow", "pending\n", 0, nil, nil, nil, nil, nil)), int64(-1))
+	f.Add(frames(row(5, "deep", strings.Repeat(".", 10000), "enqueued", 1, nil, nil, nil, nil, nil),
+		row(6, "long", strings.Repeat("x", 100000), "pending", 1, nil, int64(5), nil, nil, nil)), int64(1e15))
 	f.Add(frames([]byte{0, 9, 0, 0, 0, 3, 1, 2, 3}, []byte{0}, []byte{0, 1, 0, 0, 0, 4, 0, 0, 0, 1}), int64(0))
 	f.Fuzz(func(t *testing.T, data []byte, now int64) {
 		bodies := unframe(data)
 		if len(bodies) > 100 {
 			return
 		}
-		good := func(name string) []byte { return row(1, name, "good", "pending", 10, int64(0), nil, nil, nil) }
+		good := func(name string) []byte { return row(1, name, "good", "pending", 10, int64(0), nil, nil, nil, nil) }
 		wire := slices.Concat([][]byte{good("A")}, bodies, [][]byte{good("Z")})
 		s := wireSession(t, wire, nil)
 		var rows []driver.Row

@@ -22,7 +22,7 @@ var allKeys = []driver.Keys{{}, {Companies: true}, {Identities: true}, {Companie
 
 // positions are those of the columns of a row, by what is expected there.
 func positions(keys driver.Keys) (texts, times, numbers []int) {
-	texts, times, numbers = []int{atUUID, atChannel, atState}, []int{atCreated, atETA, atEnqueued}, []int{atID, atPriority, atRetry}
+	texts, times, numbers = []int{atUUID, atChannel, atState, atException}, []int{atCreated, atETA, atEnqueued}, []int{atID, atPriority, atRetry}
 	at := atKeys
 	if keys.Companies {
 		numbers = append(numbers, at)
@@ -105,12 +105,13 @@ func TestDecodedRows(t *testing.T) {
 		require.Equal(t, driver.Row{Job: channels.Job{Key: channels.Key{DB: "prod"}}, State: channels.ParseState(""), Nameless: true}, r.decode(values, "prod", keys))
 		values[atID], values[atPriority], values[atRetry] = number(1<<40), number(1<<40), []byte{0, 0, 0, 3}
 		values[atUUID], values[atChannel], values[atState] = []byte("a"), []byte("root.b"), []byte("pending")
+		values[atException] = []byte("odoo.Error")
 		values[atCreated], values[atETA], values[atEnqueued] = moment, number(math.MinInt64), moment
 		want := driver.Row{
 			Job: channels.Job{
 				Key: channels.Key{DB: "prod", UUID: "a"}, Channel: "root.b", ID: 1 << 40, Priority: math.MaxInt32, Created: at.UnixMicro(),
 			},
-			State: channels.Pending, RawState: "pending", Enqueued: at.UnixMicro(), Retry: 3,
+			State: channels.Pending, RawState: "pending", Enqueued: at.UnixMicro(), Retry: 3, Exception: "odoo.Error",
 		}
 		if keys.Companies {
 			values[atKeys], want.Company = number(7), 7
@@ -186,7 +187,10 @@ func TestPartsOfStatements(t *testing.T) {
 	require.Equal(t, `set_config('search_path', '"it''s", public', true)`, g.pathSQL())
 
 	plain := g.rowColumns()
-	require.Equal(t, len(rowColumns)-1, strings.Count(plain, ", "))
+	require.Equal(t, len(rowColumns), strings.Count(plain, ", "))
+	require.True(t, strings.HasSuffix(plain, ", NULL::varchar"), plain)
+	g.readable = []string{"exc_name"}
+	require.Contains(t, g.rowColumns(), ", CASE WHEN j.state = 'failed' THEN left(j.exc_name, 256) END")
 	g.keys, g.readable = driver.Keys{Companies: true}, []string{companyColumn.name}
 	require.Equal(t, plain+", j."+companyColumn.name, g.rowColumns())
 	g.readable = nil
