@@ -5,7 +5,7 @@
   const { $, make, set, hide, number, plural, rows, ask, now } = window.jobrunner;
   const EVERY = 60000; // ms between two questions while it is open
   const SPANS = { '24h': 'last 24 hours', '7d': 'last 7 days', '30d': 'last 30 days' };
-  const BY = { function: 'Function', channel: 'Channel', database: 'Database' };
+  const BY = { function: 'Function', channel: 'Channel', database: 'Database', exception: 'Exception' };
   const plain = text => String(text ?? '').replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029]/g, '\ufffd');
 
   // lasted writes seconds as people do.
@@ -28,14 +28,15 @@
   const groups = headed('past-groups', [['Function'], ['Attempts', 'num'], ['Failed', 'num'], ['Wait p95', 'num'], ['Run median', 'num'], ['Run p95', 'num'], ['Time', 'num']]);
   const coming = headed('past-forecast', [['Channel'], ['Waiting', 'num'], ['Come per hour', 'num'], ['None waits in', 'num']]);
   const comingNote = make('p', { class: 'muted' });
-  const form = make('form', { id: 'what-if' },
+  const legend = make('ul', { class: 'legend', id: 'past-legend' });
+  const form = make('form', { id: 'what-if', class: 'fields' },
     make('label', {}, 'Channel ', make('input', { name: 'channel', value: 'root', autocomplete: 'off', spellcheck: 'false', required: true })),
     make('label', {}, 'Capacity ', make('input', { name: 'capacity', type: 'number', min: 1, max: 100000, value: 4, required: true })),
     make('label', {}, 'Jobs of ', choice('what-if-span', { '1h': 'the last hour', '6h': 'the last 6 hours', '24h': 'the last day' })),
     make('button', { type: 'submit' }, 'What if?'));
   const answer = make('div', { id: 'what-if-answer', 'aria-live': 'polite' });
   const details = make('details', { id: 'past' }, make('summary', {}, 'Show'),
-    make('div', { class: 'fields' }, make('label', {}, 'Time ', span), make('label', {}, 'By ', by)), note, plot, groups, make('p', {}, csv),
+    make('div', { class: 'fields' }, make('label', {}, 'Time ', span), make('label', {}, 'By ', by)), note, plot, legend, groups, make('p', {}, csv),
     make('h3', {}, 'When will none wait?'), coming, comingNote,
     make('h3', {}, 'What if a channel had another capacity?'), form, answer);
   const section = make('section', { class: 'card', 'aria-labelledby': 'h-past' }, make('div', { class: 'title' }, make('h2', { id: 'h-past' }, 'History and forecast')), details);
@@ -49,15 +50,37 @@
     hide(table, !items.length);
   }
 
+  const NS = 'http://www.w3.org/2000/svg', w = 600, h = 120;
+  function picture(label) {
+    const svg = document.createElementNS(NS, 'svg');
+    for (const [name, value] of Object.entries({ viewBox: `0 0 ${w} ${h}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': label })) svg.setAttribute(name, value);
+    plot.replaceChildren(svg);
+    return svg;
+  }
+  const explain = (...items) => legend.replaceChildren(...items.map(([cls, text]) => make('li', { class: cls }, text)));
+
+  // drawFailures plots how many jobs failed in each interval, with the most frequent exception as the lowest part.
+  function drawFailures(doc) {
+    const all = doc.exceptions ?? [], svg = picture(`Failures between ${doc.from} and ${doc.to}: ${all.map(e => `${number(e.failed)} with ${plain(e.name) || 'an unknown exception'}`).join(', ') || 'none'}`);
+    const at = new Map(doc.intervals.map((p, i) => [p.begin, i])), sums = doc.intervals.map(() => 0), first = doc.intervals.map(() => 0);
+    all.forEach((e, k) => { for (const c of e.counts ?? []) { const i = at.get(c.begin); sums[i] += c.failed; if (!k) first[i] += c.failed; } });
+    const most = Math.max(1, ...sums), wide = w / Math.max(1, sums.length);
+    const bar = (i, from, to, opacity) => {
+      if (to <= from) return;
+      const rect = document.createElementNS(NS, 'rect'), y = n => h - (h - 4) * n / most;
+      for (const [name, value] of Object.entries({ x: (i * wide).toFixed(1), width: Math.max(1, wide * .8).toFixed(1), y: y(to).toFixed(1), height: (y(from) - y(to)).toFixed(1), fill: 'var(--bad)', opacity })) rect.setAttribute(name, value);
+      svg.append(rect);
+    };
+    sums.forEach((n, i) => { bar(i, 0, first[i], 1); bar(i, first[i], n, .45); });
+    if (all.length) explain(['s-failed', `${plain(all[0].name) || '(unknown)'}; other exceptions are paler`], ['s-top', `top: ${number(most)} in ${lasted(doc.step_seconds)}`]);
+    else explain();
+  }
+
   // draw plots the 95th percentiles of wait and run over time, on a scale of powers.
   function draw(doc) {
-    const ns = 'http://www.w3.org/2000/svg', w = 600, h = 120;
-    const svg = document.createElementNS(ns, 'svg');
-    svg.setAttribute('viewBox', `0 0 ${w} ${h}`);
-    svg.setAttribute('preserveAspectRatio', 'none');
-    svg.setAttribute('role', 'img');
-    svg.setAttribute('aria-label', `Wait and run, 95th percentile, between ${doc.from} and ${doc.to}; in all: wait ${lasted(doc.total.wait_p95_seconds)}, run ${lasted(doc.total.run_p95_seconds)}`);
+    const svg = picture(`Wait and run, 95th percentile, between ${doc.from} and ${doc.to}; in all: wait ${lasted(doc.total.wait_p95_seconds)}, run ${lasted(doc.total.run_p95_seconds)}`);
     const list = doc.intervals, most = Math.max(1, ...list.flatMap(p => [p.wait_p95_seconds ?? 0, p.run_p95_seconds ?? 0]));
+    explain(['s-wait', 'wait, p95'], ['s-run', 'run, p95'], ['s-top', `top: ${lasted(most)}, not to scale`]);
     const y = s => h - 4 - (h - 8) * Math.log1p(s * 1000) / Math.log1p(most * 1000);
     for (const [field, cls] of [['wait_p95_seconds', 's-wait'], ['run_p95_seconds', 's-run']]) {
       let d = '', pen = false;
@@ -67,7 +90,7 @@
         d += `${pen ? 'L' : 'M'}${(w * (i + .5) / list.length).toFixed(1)} ${y(s).toFixed(1)}` + (pen ? '' : 'h.1');
         pen = true;
       });
-      const path = document.createElementNS(ns, 'path');
+      const path = document.createElementNS(NS, 'path');
       path.setAttribute('d', d || 'M0 0');
       path.setAttribute('class', 'line ' + cls);
       path.setAttribute('fill', 'none');
@@ -76,19 +99,20 @@
       path.setAttribute('vector-effect', 'non-scaling-stroke');
       svg.append(path);
     }
-    plot.replaceChildren(svg);
   }
 
   async function past() {
     const params = { runner: now.runner, from: span.value, by: by.value, limit: 20 };
-    csv.href = 'past?' + new URLSearchParams({ ...Object.fromEntries(Object.entries(params).filter(([k, v]) => v && k !== 'limit')), csv: 'groups' });
+    csv.href = 'past?' + new URLSearchParams({ ...Object.fromEntries(Object.entries(params).filter(([k, v]) => v && k !== 'limit')), csv: by.value === 'exception' ? 'intervals' : 'groups' });
     try {
       const doc = (await ask('past', params)).body;
       set(groups.tHead.rows[0].cells[0], BY[doc.by]);
       fill(groups, doc.groups, g => g.name, g => [plain(g.name) || '(unknown)', number(g.attempts), number(g.failed), lasted(g.wait_p95_seconds),
         lasted(g.run_p50_seconds), lasted(g.run_p95_seconds), lasted(g.run_total_seconds)]);
-      draw(doc);
-      const said = [`${plural(doc.total.attempts, 'attempt')} in the ${SPANS[span.value]}; the plot shows wait and run, 95 of 100`];
+      const failures = doc.by === 'exception';
+      (failures ? drawFailures : draw)(doc);
+      const said = [`${plural(doc.total.attempts, 'attempt')} in the ${SPANS[span.value]}; the plot shows ${failures ? 'how many jobs failed' : 'wait and run, 95 of 100'}`];
+      groups.classList.toggle('counts', failures);
       if (doc.more) said.push(`${number(doc.more)} more in the table`);
       if (!doc.leader) said.push(`this node stands by, ask the leader: ${plain(doc.leader_detail)}`);
       for (const o of doc.objectives ?? []) if (o.attempts) said.push(`${plain(o.policy)}: ${(100 - 100 * o.late / o.attempts).toFixed(1)} % of ${plural(o.attempts, 'job')} waited no longer than ${lasted(o.wait_seconds)} since this Caddy started, the objective is ${Math.round(100 * o.target)} %`);
@@ -106,7 +130,7 @@
     try {
       const doc = (await ask('forecast', { runner: now.runner })).body;
       fill(coming, doc.channels, c => c.database + ' ' + c.channel, c => [plain([c.database, c.channel].filter(Boolean).join(', ')), number(c.waiting), number(Math.round(c.arrivals_per_hour)),
-        c.verdict === 'drains' ? `${lasted(c.empty_in_seconds)} (${lasted(c.least_seconds)} to ${lasted(c.most_seconds)})` : c.verdict === 'later' ? 'not within ' + lasted(c.least_seconds) : WORDS[c.verdict]]);
+        c.verdict === 'drains' ? c.least_seconds === c.most_seconds ? lasted(c.empty_in_seconds) : `${lasted(c.empty_in_seconds)} (${lasted(c.least_seconds)} to ${lasted(c.most_seconds)})` : c.verdict === 'later' ? 'not within ' + lasted(c.least_seconds) : WORDS[c.verdict]]);
       set(comingNote, doc.channels.length ? 'Assumed: ' + doc.assumes.join('; ') + '.' : 'No job waits.');
     } catch (err) {
       hide(coming, true);

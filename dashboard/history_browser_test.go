@@ -44,9 +44,15 @@ func TestBrowserHistory(t *testing.T) {
 			Wait: time.Duration(10*i)*time.Second + 10*time.Millisecond, Run: 9990 * time.Millisecond, Outcome: "answered",
 		})
 	}
+	for i := range 3 {
+		past.Observe(runner.Event{
+			Kind: runner.EventJobFailed, Runner: "default", Time: now.Add(time.Duration(i-3) * time.Hour), Database: "prod", Channel: "root.mail", Method: "f",
+			Exception: []string{"odoo.<i>Error</i>", "odoo.<i>Error</i>", "\u202eother"}[i],
+		})
+	}
 	require.Eventually(t, func() bool {
 		r, err := k.History().Query(t.Context(), past.Query{})
-		return err == nil && r.Total.Attempts() == 60
+		return err == nil && r.Total.Attempts() == 63
 	}, time.Minute, 10*time.Millisecond)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -63,15 +69,21 @@ func TestBrowserHistory(t *testing.T) {
 		p.Open("http://" + address + "/jobrunner/")
 		p.Until("document.querySelector('#past')")
 		browsertest.Eval[any](p, "document.querySelector('#past').open = true, null")
-		p.Until("document.querySelectorAll('#past-groups tbody tr').length === 1 && document.querySelectorAll('#past-forecast tbody tr').length === 2")
+		p.Until("document.querySelectorAll('#past-groups tbody tr').length === 2 && document.querySelectorAll('#past-forecast tbody tr').length === 2")
 		require.Contains(t, p.Text("#past-groups tbody"), "<b>send</b>")
-		require.Contains(t, p.Text("#past-note"), "60 attempts in the last 24 hours")
+		require.Contains(t, p.Text("#past-note"), "63 attempts in the last 24 hours")
 		require.Contains(t, p.Text("#past-forecast tbody"), "30")
 		require.Contains(t, p.Text("#past"), "no more jobs come")
 		require.NotEmpty(t, browsertest.Eval[string](p, "document.querySelector('#past-plot svg').getAttribute('aria-label')"))
 		browsertest.Eval[any](p, "document.querySelector('#past-by').value = 'channel', document.querySelector('#past-by').dispatchEvent(new Event('change')), null")
 		p.Until("document.querySelector('#past-groups tbody').innerText.includes('root.mail')")
 		require.Contains(t, browsertest.Eval[string](p, "document.querySelector('#past-csv').href"), "by=channel&csv=groups")
+		browsertest.Eval[any](p, "document.querySelector('#past-by').value = 'exception', document.querySelector('#past-by').dispatchEvent(new Event('change')), null")
+		p.Until("document.querySelectorAll('#past-groups tbody tr').length === 2 && document.querySelectorAll('#past-plot rect').length === 3")
+		require.Contains(t, p.Text("#past-groups tbody"), "odoo.<i>Error</i>")
+		require.Contains(t, p.Text("#past-groups tbody"), "\ufffdother")
+		require.Contains(t, browsertest.Eval[string](p, "document.querySelector('#past-plot svg').getAttribute('aria-label')"), "2 with odoo.<i>Error</i>, 1 with")
+		require.Contains(t, browsertest.Eval[string](p, "document.querySelector('#past-csv').href"), "by=exception&csv=intervals")
 		browsertest.Eval[any](p, "document.querySelector('#what-if').elements.capacity.value = 2, document.querySelector('#what-if').requestSubmit(), null")
 		p.Until("document.querySelector('#what-if-table tbody tr')")
 		require.Contains(t, p.Text("#what-if-answer"), "1 → 2")

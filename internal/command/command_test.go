@@ -198,6 +198,10 @@ func TestSeconds(t *testing.T) {
 		require.Equal(t, want, seconds(&age))
 	}
 	require.Equal(t, "-", seconds(nil))
+	for want, time := range map[string]float64{"0s": 0, "<1ms": .0004, "1ms": .0006, "340ms": .34, "1s": .9996, "4.2s": 4.21, "10m10s": 610} {
+		require.Equal(t, want, lasted(&time))
+	}
+	require.Equal(t, "-", lasted(nil))
 }
 
 // TestHelp: every command says what its words mean, with examples that it accepts, and points to

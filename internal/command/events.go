@@ -59,10 +59,10 @@ func eventLine(ev *api.Event) string {
 	add("status=", strconv.Itoa(ev.Status))
 	add("exception=", ev.Exception)
 	if ev.Wait > 0 {
-		add("waited=", seconds(&ev.Wait))
+		add("waited=", lasted(&ev.Wait))
 	}
 	if ev.Run > 0 {
-		add("ran=", seconds(&ev.Run))
+		add("ran=", lasted(&ev.Run))
 	}
 	add("count=", strconv.Itoa(ev.Count))
 	if ev.Runner != "default" {

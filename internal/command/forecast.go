@@ -52,9 +52,9 @@ func (c *call) forecast() (int, error) {
 func emptyIn(v *api.ChannelForecast) string {
 	switch v.Verdict {
 	case "drains":
-		return fmt.Sprintf("%s (%s to %s)", seconds(v.In), seconds(v.Least), seconds(v.Most))
+		return fmt.Sprintf("%s (%s to %s)", lasted(v.In), lasted(v.Least), lasted(v.Most))
 	case "later":
-		return "not within " + seconds(v.Least)
+		return "not within " + lasted(v.Least)
 	case "never":
 		return "never at this rate"
 	case "unknown":

@@ -68,8 +68,8 @@ func (c *call) history() (int, error) {
 func historyCells(s *api.HistorySums) []string {
 	return []string{
 		strconv.FormatUint(s.Attempts, 10), strconv.FormatUint(s.Failed, 10), strconv.FormatUint(s.Retried, 10),
-		strconv.FormatUint(s.NotRun+s.Rescued, 10), seconds(s.Wait50), seconds(s.Wait95), seconds(s.Run50), seconds(s.Run95),
-		seconds(s.RunMost), seconds(&s.Run),
+		strconv.FormatUint(s.NotRun+s.Rescued, 10), lasted(s.Wait50), lasted(s.Wait95), lasted(s.Run50), lasted(s.Run95),
+		lasted(s.RunMost), lasted(&s.Run),
 	}
 }
 
@@ -175,7 +175,7 @@ func (c *call) historyRemarks(doc *api.History) {
 		if o := &doc.Objectives[i]; o.Attempts > 0 {
 			kept := 100 * (1 - float64(o.Late)/float64(o.Attempts))
 			c.out.line("%s: %s, since this Caddy started: %.1f%% of %d jobs waited no longer than %s, the objective is %.0f%%", doc.Runner, o.Policy, kept,
-				o.Attempts, seconds(&o.Wait), 100*o.Target)
+				o.Attempts, lasted(&o.Wait), 100*o.Target)
 		}
 	}
 	if doc.Folded > 0 {

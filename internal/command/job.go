@@ -80,7 +80,7 @@ func jobFacts(v *api.Why) (facts [][2]string) {
 	if r := v.Record; r != nil {
 		add("message", oneLine(r.Message))
 		if r.Ran > 0 {
-			add("ran", seconds(&r.Ran))
+			add("ran", lasted(&r.Ran))
 		}
 		add("company", strconv.FormatInt(r.Company, 10))
 		add("user", strconv.FormatInt(r.User, 10))

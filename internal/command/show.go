@@ -268,6 +268,17 @@ func seconds(s *float64) string {
 	return pair(d, 24*time.Hour, "d", time.Hour, "h")
 }
 
+// lasted writes how long something took, as seconds does; below a second, in milliseconds.
+func lasted(s *float64) string {
+	if s == nil || *s <= 0 || *s >= 1 {
+		return seconds(s)
+	}
+	if d := time.Duration(*s * float64(time.Second)).Round(time.Millisecond); d > 0 {
+		return d.String()
+	}
+	return "<1ms"
+}
+
 // pair writes a duration in two units, of which the second is left out when it is 0.
 func pair(d, large time.Duration, letter string, small time.Duration, other string) string {
 	text := strconv.Itoa(int(d/large)) + letter

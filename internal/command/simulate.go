@@ -45,7 +45,7 @@ func (c *call) simulate() (int, error) {
 		v := &doc.Channels[i]
 		cells := []string{
 			v.Channel, pairOf(slotsOf(v.Was.Capacity), slotsOf(v.Would.Capacity)), pairOf(strconv.Itoa(v.Was.Sent), strconv.Itoa(v.Would.Sent)),
-			pairOf(seconds(&v.Was.Wait50), seconds(&v.Would.Wait50)), pairOf(seconds(&v.Was.Wait95), seconds(&v.Would.Wait95)),
+			pairOf(lasted(&v.Was.Wait50), lasted(&v.Would.Wait50)), pairOf(lasted(&v.Was.Wait95), lasted(&v.Would.Wait95)),
 			pairOf(utilisation(&v.Was), utilisation(&v.Would)), pairOf(strconv.Itoa(v.Was.Left), strconv.Itoa(v.Would.Left)),
 		}
 		if own {

@@ -115,19 +115,25 @@ func Run(t testing.TB, name string, e Operated, log *zap.Logger) *supervisor.Run
 	return RunWith(t, name, e, log, nil)
 }
 
-// RunWith is Run with a history.
+// RunWith is [Run] with a history.
 func RunWith(t testing.TB, name string, e Operated, log *zap.Logger, h *history.Options) *supervisor.Runner {
+	t.Helper()
+	return RunConfig(t, runner.Config{Name: name, Logger: log}, e, h)
+}
+
+// RunConfig is [RunWith] of a runner with a configuration of its own.
+func RunConfig(t testing.TB, cfg runner.Config, e Operated, h *history.Options) *supervisor.Runner {
 	t.Helper()
 	sup, err := supervisor.Acquire()
 	require.NoError(t, err)
-	g := &supervisor.Generation{Logger: log, Runners: map[string]*supervisor.Member{name: {
-		Config:  runner.Config{Name: name, Logger: log},
+	g := &supervisor.Generation{Logger: cfg.Logger, Runners: map[string]*supervisor.Member{cfg.Name: {
+		Config:  cfg,
 		New:     func(runner.Config) (supervisor.Engine, error) { return e, nil },
 		Storage: new(Memory),
 		History: h,
 	}}}
 	sup.Push(g)
-	r := sup.Runners()[name]
+	r := sup.Runners()[cfg.Name]
 	remembered := r.History()
 	t.Cleanup(func() {
 		sup.Withdraw(g)
