@@ -41,7 +41,7 @@ func (r *Runner) history(cfg *runner.Config) (*history.Options, error) {
 	if err != nil || !on {
 		return nil, err
 	}
-	return &history.Options{Dir: filepath.Join(caddy.AppDataDir(), "jobrunner"), Keep: keep, Policies: cfg.Policies, Logger: cfg.Logger}, nil
+	return &history.Options{Dir: filepath.Join(caddy.AppDataDir(), "jobrunner"), Keep: keep, Policies: cfg.Policies, Logger: cfg.Logger, Tell: publish}, nil
 }
 
 // parseHistory reads: history <duration>|off.

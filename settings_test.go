@@ -67,3 +67,10 @@ func TestUnlimitedChannels(t *testing.T) {
 	require.Equal(t, 1, logs.Len(), "%v", logs.All())
 	require.Equal(t, "root.all", logs.All()[0].ContextMap()["channel"])
 }
+
+// TestHistoryTells: what a history finds out of objectives goes where all events go.
+func TestHistoryTells(t *testing.T) {
+	o, err := new(Runner).history(&runner.Config{})
+	require.NoError(t, err)
+	require.NotNil(t, o.Tell)
+}

@@ -115,7 +115,7 @@
       groups.classList.toggle('counts', failures);
       if (doc.more) said.push(`${number(doc.more)} more in the table`);
       if (!doc.leader) said.push(`this node stands by, ask the leader: ${plain(doc.leader_detail)}`);
-      for (const o of doc.objectives ?? []) if (o.attempts) said.push(`${plain(o.policy)}: ${(100 - 100 * o.late / o.attempts).toFixed(1)} % of ${plural(o.attempts, 'job')} waited no longer than ${lasted(o.wait_seconds)} since this Caddy started, the objective is ${Math.round(100 * o.target)} %`);
+      for (const o of doc.objectives ?? []) if (o.attempts) said.push(`${plain(o.policy)}: ${(100 - 100 * o.late / o.attempts).toFixed(1)} % of ${plural(o.attempts, 'job')} waited no longer than ${lasted(o.wait_seconds)} since this Caddy started, the objective is ${Math.round(100 * o.target)} %${o.burns ? '; it is not kept now' : ''}`);
       if (doc.folded) said.push(`${plural(doc.folded, 'attempt')} under “other”`);
       if (doc.problem) said.push('the file of the history cannot be used now: ' + plain(doc.problem));
       if (doc.put_aside) said.push('a file that could not be used was put aside: ' + plain(doc.put_aside));

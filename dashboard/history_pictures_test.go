@@ -30,10 +30,10 @@ func day(now time.Time) (events []runner.Event) {
 	}
 	for m := range 24 * 60 {
 		at := now.Add(-time.Duration(m)*time.Minute - 30*time.Second)
-		busy := time.Duration(1 + (m/97)%5)
-		note(runner.Event{Kind: runner.EventJobDone, Time: at, Channel: "root.mail", Model: "mail.mail", Method: "send", Wait: busy * 300 * time.Millisecond, Run: busy * 400 * time.Millisecond})
+		busy := time.Duration(1+(m/97)%5) * 100 * time.Millisecond
+		note(runner.Event{Kind: runner.EventJobDone, Time: at, Channel: "root.mail", Model: "mail.mail", Method: "send", Wait: 3 * busy, Run: 4 * busy})
 		if m%3 == 0 {
-			note(runner.Event{Kind: runner.EventJobDone, Time: at, Channel: "root.stock", Model: "stock.picking", Method: "sync_carrier", Wait: busy * time.Second, Run: 4 * busy * time.Second})
+			note(runner.Event{Kind: runner.EventJobDone, Time: at, Channel: "root.stock", Model: "stock.picking", Method: "sync_carrier", Wait: 10 * busy, Run: 40 * busy})
 		}
 		if m%41 == 0 {
 			note(runner.Event{Kind: runner.EventJobFailed, Time: at, Channel: "root.stock", Model: "stock.picking", Method: "sync_carrier", Run: time.Second, Exception: []string{"requests.exceptions.ConnectionError", "requests.exceptions.ConnectionError", "odoo.exceptions.UserError"}[m%3]})

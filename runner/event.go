@@ -101,6 +101,11 @@ const (
 	EventPaused EventKind = "paused"
 	// EventResumed: that ended.
 	EventResumed EventKind = "resumed"
+	// EventObjectiveBurns: more jobs than the objective of a policy allows wait too long (Detail: of which,
+	// and how many).
+	EventObjectiveBurns EventKind = "objective_burns"
+	// EventObjectiveKept: that ended (Detail: of which policy).
+	EventObjectiveKept EventKind = "objective_kept"
 )
 
 // EventKinds returns every kind.
@@ -112,6 +117,7 @@ func EventKinds() []EventKind {
 		EventDatabaseLost, EventDatabaseHeld, EventDatabaseUpgrading, EventDatabaseStandby, EventResynced, EventResyncRepaired,
 		EventDependentsReleased, EventNotifications, EventLeaderChanged, EventUpstreamUp, EventUpstreamUnhealthy, EventUpstreamDrained,
 		EventUpstreamUndrained, EventChannelBlocked, EventJobQuarantined, EventPaused, EventResumed,
+		EventObjectiveBurns, EventObjectiveKept,
 	}
 }
 

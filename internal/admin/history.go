@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/history"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/supervisor"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
 // groupsShown is how many groups there are unless the request says otherwise.
@@ -106,13 +107,37 @@ func readHistory(ctx context.Context, name string, k *supervisor.Runner, query h
 	doc.Runner, doc.By, doc.Leader = name, string(query.By), st.Leader
 	for _, o := range log.Objectives() {
 		doc.Objectives = append(doc.Objectives, api.HistoryObjective{
-			Policy: o.Policy, Wait: o.Wait.Seconds(), Target: o.Target, Attempts: o.Attempts, Late: o.Late,
+			Policy: o.Policy, Wait: o.Wait.Seconds(), Target: o.Target, Attempts: o.Attempts, Late: o.Late, Burns: o.Burn != nil,
 		})
 	}
 	if !st.Leader {
 		doc.LeaderDetail = st.LeaderDetail
 	}
 	return doc, nil
+}
+
+// burning are the objectives of a runner that are not kept now.
+func burning(k *supervisor.Runner) (list []api.BurningObjective) {
+	log := k.History()
+	if log == nil {
+		return nil
+	}
+	return newBurning(log.Objectives())
+}
+
+func newBurning(objectives []history.Objective) (list []api.BurningObjective) {
+	for i := range objectives {
+		o := &objectives[i]
+		if o.Burn == nil {
+			continue
+		}
+		list = append(list, api.BurningObjective{
+			Code: string(runner.EventObjectiveBurns), Policy: o.Policy, Since: o.Burn.Since.UTC(), Late: o.Burn.Late, Allowed: o.Burn.Allowed,
+			Window: o.Burn.Window.Seconds(), Wait: o.Wait.Seconds(),
+			Text: o.Text() + ": caddy jobrunner history --from 2h --by channel shows where, and caddy jobrunner simulate whether more slots would help",
+		})
+	}
+	return list
 }
 
 // historyQuery reads what a request asks of the history.

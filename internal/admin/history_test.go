@@ -86,3 +86,18 @@ func TestHistoryOff(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, w.Code)
 	require.Contains(t, w.Body.String(), "history off")
 }
+
+// TestBurning: status names the objectives that are not kept, and what to do, and no others.
+func TestBurning(t *testing.T) {
+	since := time.Date(2030, 5, 6, 3, 30, 0, 0, time.UTC)
+	list := newBurning([]history.Objective{
+		{Policy: "policy root.stock", Wait: time.Hour, Target: .95},
+		{Policy: "policy root.mail", Wait: time.Minute, Target: .95, Burn: &history.Burn{Since: since, Late: .5, Allowed: .05, Window: time.Hour}},
+	})
+	require.Equal(t, []api.BurningObjective{{
+		Code: "objective_burns", Policy: "policy root.mail", Since: since, Late: .5, Allowed: .05, Window: 3600, Wait: 60,
+		Text: "policy root.mail: 50% of the jobs of the last 1h waited longer than 1m0s, and its objective allows 5%: " +
+			"caddy jobrunner history --from 2h --by channel shows where, and caddy jobrunner simulate whether more slots would help",
+	}}, list)
+	require.Nil(t, newBurning(nil))
+}

@@ -51,6 +51,7 @@ func getStatus(w http.ResponseWriter, r *http.Request) error {
 	err := each(r, func(name string, k *supervisor.Runner, st *runner.Status, now time.Time) {
 		v := api.NewStatus(name, st, now)
 		v.Ready = !k.Fails(st.Health(now))
+		v.Burning = burning(k)
 		views = append(views, v)
 	})
 	if err != nil {

@@ -2,6 +2,7 @@
 package alerts
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -35,6 +36,7 @@ var alertKinds = map[runner.EventKind]bool{
 	runner.EventTimeoutTerminated: true, runner.EventTimeoutStuck: true,
 	runner.EventDependentsReleased: true,
 	runner.EventJobQuarantined:     true, runner.EventChannelBlocked: true, runner.EventResyncRepaired: true, runner.EventPaused: true, runner.EventResumed: true,
+	runner.EventObjectiveBurns: true, runner.EventObjectiveKept: true,
 }
 
 // process hands the events of this process on. It is global because a reload must not make it forget
@@ -45,6 +47,8 @@ var process = alerter{groups: make(map[alertKey]*alertGroup), emit: emitAlerts}
 type alertKey struct {
 	kind                                runner.EventKind
 	runner, database, channel, upstream string
+	// policy is what an event of an objective says of it.
+	policy string
 }
 
 // alertGroup is the events of one key within a window.
@@ -109,7 +113,10 @@ func (a *alerter) publish(ev runner.Event) {
 	if !alertKinds[ev.Kind] {
 		return
 	}
-	key := alertKey{ev.Kind, ev.Runner, ev.Database, ev.Channel, ev.Upstream}
+	key := alertKey{kind: ev.Kind, runner: ev.Runner, database: ev.Database, channel: ev.Channel, upstream: ev.Upstream}
+	if ev.Kind == runner.EventObjectiveBurns || ev.Kind == runner.EventObjectiveKept {
+		key.policy, _, _ = strings.Cut(ev.Detail, ": ")
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if g := a.groups[key]; g != nil {

@@ -13,6 +13,28 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
+// TestObjectivesAreNotGathered: what is told of an objective is not lost in what is told of another one.
+func TestObjectivesAreNotGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var all []string
+		a := alerter{groups: make(map[alertKey]*alertGroup), emit: func(groups []alertGroup, _ int) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, g := range groups {
+				all = append(all, g.last.Detail)
+			}
+		}}
+		for _, policy := range []string{"mail", "stock"} {
+			a.publish(runner.Event{Kind: runner.EventObjectiveBurns, Runner: "default", Detail: "policy root." + policy + ": 50% of the jobs"})
+		}
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		require.Equal(t, []string{"policy root.mail: 50% of the jobs", "policy root.stock: 50% of the jobs"}, all)
+	})
+}
+
 // TestAlertsAreGathered: the first of many is told at once, the rest as one.
 func TestAlertsAreGathered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

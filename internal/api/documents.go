@@ -68,6 +68,24 @@ type Status struct {
 	Upstreams []Upstream     `json:"upstreams"`
 	Pauses    []Pause        `json:"pauses"`
 	Drains    []Drain        `json:"drains"`
+	// Burning are the objectives of policies that are not kept now. They do not make the runner degraded.
+	Burning []BurningObjective `json:"burning_objectives,omitempty"`
+}
+
+// BurningObjective is an objective of which more jobs than it allows wait too long.
+type BurningObjective struct {
+	// Code is "objective_burns".
+	Code   string    `json:"code"`
+	Policy string    `json:"policy"`
+	Since  time.Time `json:"since"`
+	// Late is which part of the jobs of the last Window seconds waited longer than Wait seconds, and Allowed
+	// which part may.
+	Late    float64 `json:"late"`
+	Allowed float64 `json:"allowed"`
+	Window  float64 `json:"window_seconds"`
+	Wait    float64 `json:"wait_seconds"`
+	// Text says so, and what to do.
+	Text string `json:"text"`
 }
 
 // Connections are the connections to PostgreSQL of one runner.

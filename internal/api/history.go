@@ -96,6 +96,8 @@ type HistoryObjective struct {
 	// Attempts is how many were sent and have ended, Late how many of them had waited longer.
 	Attempts uint64 `json:"attempts"`
 	Late     uint64 `json:"late"`
+	// Burns says that more of them than it allows do so now.
+	Burns bool `json:"burns,omitempty"`
 }
 
 // HistoryInterval is what ended in one step.

@@ -71,6 +71,8 @@ func aNight() []runner.Event {
 		limited(runner.EventTimeoutStuck, "it has run for 1m31s, the time limit of policy mail is 1m0s; its connection to the database was closed"),
 		{Kind: runner.EventDatabaseUpgrading, Database: "prod", Detail: "modules are being installed or upgraded"},
 		{Kind: runner.EventDependentsReleased, Database: "prod", UUID: pending, Count: 2},
+		{Kind: runner.EventObjectiveBurns, Detail: "policy root.mail: 50% of the jobs of the last 1h waited longer than 10m0s, and its objective allows 5%"},
+		{Kind: runner.EventObjectiveKept, Detail: "policy root.mail: its objective is kept again"},
 		limited(runner.EventJobQuarantined, "it was found dead in 3 attempts"),
 	}
 }

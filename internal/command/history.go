@@ -174,8 +174,12 @@ func (c *call) historyRemarks(doc *api.History) {
 	for i := range doc.Objectives {
 		if o := &doc.Objectives[i]; o.Attempts > 0 {
 			kept := 100 * (1 - float64(o.Late)/float64(o.Attempts))
-			c.out.line("%s: %s, since this Caddy started: %.1f%% of %d jobs waited no longer than %s, the objective is %.0f%%", doc.Runner, o.Policy, kept,
-				o.Attempts, lasted(&o.Wait), 100*o.Target)
+			now := ""
+			if o.Burns {
+				now = "; it is not kept now"
+			}
+			c.out.line("%s: %s, since this Caddy started: %.1f%% of %d jobs waited no longer than %s, the objective is %.0f%%%s", doc.Runner, o.Policy, kept,
+				o.Attempts, lasted(&o.Wait), 100*o.Target, now)
 		}
 	}
 	if doc.Folded > 0 {

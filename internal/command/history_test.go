@@ -21,7 +21,7 @@ func TestHistory(t *testing.T) {
 		Runner: "default", From: from, To: from.Add(2 * time.Hour), Step: 3600, Known: from.Add(time.Hour), LeaderDetail: "node-b", Total: sums, By: "function",
 		Intervals: []api.HistoryInterval{{Begin: from}, {Begin: from.Add(time.Hour), HistorySums: sums}},
 		Groups:    []api.HistoryGroup{{Name: "mail.mail.send\x1b", HistorySums: sums}, {HistorySums: api.HistorySums{Attempts: 1}}}, More: 3,
-		Objectives: []api.HistoryObjective{{Policy: "policy root.mail", Wait: 600, Target: .95, Attempts: 80, Late: 10}, {Policy: "policy root.idle", Target: .9}},
+		Objectives: []api.HistoryObjective{{Policy: "policy root.mail", Wait: 600, Target: .95, Attempts: 80, Late: 10, Burns: true}, {Policy: "policy root.idle", Target: .9}},
 		Folded:     7, Lost: 1, UnreadableIntervals: 2, Problem: "no space left on device", PutAside: "/x/history.db.corrupt-1",
 	}
 	var asked string
@@ -44,7 +44,7 @@ func TestHistory(t *testing.T) {
 	for _, want := range []string{
 		"METHOD", "WAIT P95", "mail.mail.send\uFFFD  12        1       1        1         500ms     1m1s      2s       1h1m     1h6m     2h30m",
 		"(unknown)", "3 more: --limit 5", "the history begins 2030-05-06T01:00:00Z", "ask the leader: node-b",
-		"default: policy root.mail, since this Caddy started: 87.5% of 80 jobs waited no longer than 10m, the objective is 95%",
+		"default: policy root.mail, since this Caddy started: 87.5% of 80 jobs waited no longer than 10m, the objective is 95%; it is not kept now",
 		`7 attempts are under "other"`, "1 attempts could not be kept", "2 intervals cannot be read", "no space left", "put aside: /x/history.db.corrupt-1",
 	} {
 		require.Contains(t, out, want)
@@ -63,4 +63,21 @@ func TestHistory(t *testing.T) {
 	out = run()
 	require.Contains(t, out, "no job has ended between")
 	require.Contains(t, out, "there is no history yet")
+}
+
+// TestBurningObjectives: status says which objectives are not kept, which changes its exit status as little as
+// the state of the runner.
+func TestBurningObjectives(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		doc := api.Statuses{Runners: []api.Status{{Runner: "default", State: api.Ready, Ready: true, Leader: true, Burning: []api.BurningObjective{{
+			Code: "objective_burns", Since: time.Date(2030, 5, 6, 3, 30, 0, 0, time.UTC), Text: "policy root.mail: 50% of the jobs waited too long\x1b[2J",
+		}}}}}
+		if err := json.NewEncoder(w).Encode(doc); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	out := transcript(t, server.Listener.Addr().String(), 0, []string{"status"})
+	require.Contains(t, out, "default: policy root.mail: 50% of the jobs waited too long\uFFFD[2J (since 2030-05-06T03:30:00Z (in ")
+	require.Contains(t, out, "exit status 0\n")
 }

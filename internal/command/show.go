@@ -164,6 +164,10 @@ func (c *call) statusTable(runners []api.Status) {
 		for _, p := range slices.Concat(v.Problems, v.Warnings) {
 			c.out.line("%s: %s", v.Runner, c.aged(api.Plain(p))+ends[p])
 		}
+		for j := range v.Burning {
+			o := &v.Burning[j]
+			c.out.line("%s: %s (since %s)", v.Runner, api.Plain(o.Text), c.aged(written(o.Since)))
+		}
 		c.orders(v)
 		if v.State == api.NotReady {
 			c.out.line("%s: for a thorough check, run: caddy jobrunner doctor", v.Runner)

@@ -54,6 +54,9 @@ type Options struct {
 	Policies []policy.Policy
 	// Logger gets what is wrong with the file.
 	Logger *zap.Logger
+	// Tell gets [runner.EventObjectiveBurns] and [runner.EventObjectiveKept], one at a time. Default: they are
+	// not told.
+	Tell func(runner.Event)
 }
 
 // Log is the history of one runner.
@@ -239,8 +242,7 @@ func (l *Log) fold() {
 	timer := time.NewTimer(Step)
 	defer timer.Stop()
 	for ended := false; !ended; {
-		now := l.now()
-		timer.Reset(now.Truncate(Step).Add(Step).Sub(now))
+		timer.Reset(l.beat(l.now()))
 		select {
 		case <-l.wake:
 			ended = l.collect()
@@ -249,6 +251,7 @@ func (l *Log) fold() {
 			ended = true
 		}
 		l.count()
+		l.watch()
 		l.closeInterval(ended)
 	}
 }

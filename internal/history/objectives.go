@@ -18,35 +18,46 @@ type Objective struct {
 	Target float64
 	// Attempts is how many were sent and have ended, and Late how many of them had waited longer.
 	Attempts, Late uint64
+	// Burn says how it is not kept now; nil if it is.
+	Burn *Burn
 }
 
 // objectives count how well policies keep their objectives. Those of all jobs have none that could be
 // missed a little, and are not counted.
 type objectives struct {
 	set  *policy.Set
-	list []*Objective
-	of   map[*policy.Objective]*Objective
+	list []*counted
+	of   map[*policy.Objective]*counted
 	// known are those that were found, nil where there is none.
-	known map[[2]string]*Objective
+	known map[[2]string]*counted
+	// dropped are those that burned when a configuration without them came.
+	dropped []*counted
 }
 
 // configure makes the objectives of policies those that count. What is known of one that stays is kept.
 func (o *objectives) configure(policies []policy.Policy) {
-	old := o.list
-	*o = objectives{set: policy.Compile(policies), of: make(map[*policy.Objective]*Objective), known: make(map[[2]string]*Objective)}
+	old, dropped := o.list, o.dropped
+	*o = objectives{set: policy.Compile(policies), of: make(map[*policy.Objective]*counted), known: make(map[[2]string]*counted)}
 	for i := range policies {
 		p := &policies[i]
 		if p.Objective == nil || p.Objective.Percent == 0 || p.Objective.Percent == 100 {
 			continue
 		}
-		next := &Objective{Policy: p.String(), Wait: p.Objective.Wait, Target: float64(p.Objective.Percent) / 100}
-		for _, was := range old {
-			if was.Policy == next.Policy && was.Wait == next.Wait {
-				next.Attempts, next.Late = was.Attempts, was.Late
+		next := &counted{Objective: Objective{Policy: p.String(), Wait: p.Objective.Wait, Target: float64(p.Objective.Percent) / 100}}
+		for i, was := range old {
+			if was != nil && was.Policy == next.Policy && was.Wait == next.Wait {
+				target := next.Target
+				*next, old[i] = *was, nil
+				next.Target = target
 			}
 		}
 		o.list = append(o.list, next)
 		o.of[p.Objective] = next
+	}
+	for _, was := range append(old, dropped...) {
+		if was != nil && was.Burn != nil {
+			o.dropped = append(o.dropped, was)
+		}
 	}
 }
 
@@ -68,9 +79,11 @@ func (o *objectives) add(n *note) {
 		return
 	}
 	found.Attempts++
-	if n.wait > found.Wait {
+	late := n.wait > found.Wait
+	if late {
 		found.Late++
 	}
+	found.minutes.add(minute(time.Unix(0, n.at)), late)
 }
 
 // Objectives says how well the policies have kept their objectives, those of all jobs left out.
@@ -78,7 +91,7 @@ func (l *Log) Objectives() (list []Objective) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, o := range l.objectives.list {
-		list = append(list, *o)
+		list = append(list, o.Objective)
 	}
 	return list
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
@@ -58,4 +59,77 @@ func TestObjectives(t *testing.T) {
 	b.count()
 	require.LessOrEqual(t, len(b.objectives.known), objectiveCache)
 	require.EqualValues(t, objectiveCache+11, b.Objectives()[1].Attempts)
+}
+
+// TestBurn: an objective burns when what the alert rules ask for has held for two minutes, ends when it has
+// not for two, and each is told once; a reload forgets nothing, and what it takes away is told to be over.
+func TestBurn(t *testing.T) {
+	b := newBook(t, t.TempDir())
+	b.at = start.Truncate(time.Minute)
+	mailPolicy := []policy.Policy{{Channels: []string{"root.mail"}, Objective: &policy.Objective{Wait: time.Minute, Percent: 95}}}
+	var told []runner.Event
+	configure := func(policies []policy.Policy) {
+		b.Configure(Options{Dir: b.options.Dir, Logger: zap.NewNop(), Policies: policies, Tell: func(ev runner.Event) { told = append(told, ev) }})
+	}
+	require.Equal(t, Step, b.beat(b.at.Truncate(Step)), "without an objective nothing is watched")
+	configure(mailPolicy)
+	require.Equal(t, time.Minute, b.beat(b.at))
+	// pass lets jobs end in each of some minutes, late ones among them.
+	pass := func(minutes, jobs, late int) {
+		for range minutes {
+			for i := range jobs {
+				wait := time.Second
+				if i < late {
+					wait = time.Hour
+				}
+				b.notes.put(note{at: b.at.UnixNano(), series: Series{Channel: "root.mail", Database: "prod"}, wait: wait, run: 1})
+			}
+			b.at = b.at.Add(time.Minute)
+			b.count()
+			b.watch()
+		}
+	}
+	pass(120, 20, 1)
+	require.Empty(t, told, "5 of 100 may be late")
+	pass(30, 20, 10)
+	require.Len(t, told, 1, "twice as many may not, and it is told once")
+	require.Equal(t, runner.EventObjectiveBurns, told[0].Kind)
+	require.Equal(t, "default", told[0].Runner)
+	require.Regexp(t, `^policy root\.mail: 1\d% of the jobs of the last 6h waited longer than 1m0s, and its objective allows 5%$`, told[0].Detail)
+	burn := b.Objectives()[0].Burn
+	require.InDelta(t, .14, burn.Late, .01)
+	require.Equal(t, told[0].Time, burn.Since)
+	configure(mailPolicy)
+	pass(1, 20, 10)
+	require.Len(t, told, 1, "a reload forgets nothing")
+	pass(60, 20, 0)
+	require.Len(t, told, 2)
+	require.Equal(t, runner.Event{Time: told[1].Time, Kind: runner.EventObjectiveKept, Runner: "default", Detail: "policy root.mail: its objective is kept again"}, told[1])
+	require.Nil(t, b.Objectives()[0].Burn)
+	pass(400, 0, 0)
+	require.Len(t, told, 2)
+	pass(4, 1, 1)
+	require.Len(t, told, 2, "four late ones are chance")
+	pass(4, 1, 1)
+	require.Len(t, told, 3)
+	configure(nil)
+	pass(1, 0, 0)
+	require.Len(t, told, 4)
+	require.Equal(t, runner.EventObjectiveKept, told[3].Kind)
+	require.Contains(t, told[3].Detail, "has no such objective any more")
+}
+
+// TestMinutes: a minute is not counted twice, whatever the clock does.
+func TestMinutes(t *testing.T) {
+	var m minutes
+	at := start
+	sum := func(window time.Duration) float64 { n, _ := m.sum(at, window); return n }
+	m.add(minute(at), true)
+	m.add(minute(at)-burnKept, true)
+	require.EqualValues(t, 1, sum(6*time.Hour), "what is too old does not replace what is new")
+	m.add(minute(at)+1, true)
+	require.EqualValues(t, 1, sum(6*time.Hour), "the future does not count yet")
+	m.add(minute(at)+burnKept, true)
+	require.Zero(t, sum(time.Hour))
+	m.add(-7, true) // before 1970
 }

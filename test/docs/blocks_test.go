@@ -64,6 +64,7 @@ var checkedElsewhere = map[string]map[string]string{
 		"SECURITY.md":         "the attack suite",
 		"docs/model.md":       "output",
 		"docs/reliability.md": "output",
+		"docs/benchmarks.md":  "output of TestListPlans",
 		"docs/reference.md":   "TestReference",
 	},
 	"mermaid": {"docs/architecture.md": "a picture"},
