@@ -135,17 +135,18 @@
     return { states: state.split(','), ...(older_than && { older_than }), ...(newer_than && { newer_than }), ...(database && { database }), ...(channel && { channel }),
       ...(exception && { exception }), ...(calls && { function: calls }), ...(name && { name }), ...(identity && { identity }) };
   };
-  const count = answer => (answer.more ? 'at least ' : '') + plural(answer.changed, 'job');
+  const count = answer => (answer.more || answer.partial ? 'at least ' : '') + plural(answer.changed, 'job');
 
   async function bulk(action) {
     const filter = filterOf();
     try {
       const preview = (await act(action.path, { runner: now.runner, ...filter, dry_run: true })).body;
       const problems = preview.problems?.length ? ` Not every database could be read: ${plain(preview.problems[0])}.` : '';
-      if (!preview.changed) { toast('No job is selected that this is possible for.' + problems, true); return; }
+      if (!preview.changed && !preview.partial) { toast('No job is selected that this is possible for.' + problems, true); return; }
       const words = [...here.filter].filter(([k]) => k !== 'cursor' && k !== 'runner').map(([k, v]) => `${k.replace('_', ' ')} ${plain(v)}`).join(', ');
       const answer = await confirmed(`${action.name} ${count(preview)}?`, `Selected: ${words}. ${action.text}` +
-        (preview.more ? ` One action changes ${number(preview.changed)} at most, the oldest first; repeat it for the others.` : '') + problems, action.name, false);
+        (preview.more ? ` One action changes ${number(preview.changed)} at most, the oldest first; repeat it for the others.` : '') +
+        (preview.partial ? ' These are those found so far: looking for more took too long. The action looks for all of them.' : '') + problems, action.name, false);
       if (answer) await change(action, { ...filter, note: answer.note });
     } catch (err) {
       toast(`That did not work: ${err.message}`, true);

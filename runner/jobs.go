@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 	"strconv"
@@ -32,6 +33,8 @@ const (
 	// pagePatience is how long a page is looked for, unless its query says otherwise. What it has by
 	// then is the page, and the next one goes on. A statement that is under way is waited for.
 	pagePatience = 100 * time.Millisecond
+	// previewPatience is the same for a dry run of an action, of which one wants to know the number.
+	previewPatience = 5 * time.Second
 	// changeBatch is the number of jobs that one transaction changes, and
 	// changeNamed how many of them a [ChangeResult] names.
 	changeBatch = 500
@@ -169,6 +172,8 @@ type JobChange struct {
 	Limit int
 	// DryRun changes nothing and only counts.
 	DryRun bool
+	// Patience is how long a dry run looks for jobs. A statement that is under way is waited for. Default: 5 s.
+	Patience time.Duration
 }
 
 // ChangeResult is what became of it.
@@ -176,10 +181,11 @@ type ChangeResult struct {
 	// Changed is the number of jobs that were, or would be, changed, Followed
 	// that of jobs that depended on them and changed with them.
 	Changed, Followed int
-	// Jobs names the first of them.
+	// Jobs names the first of them; those of a dry run are the newest of each database.
 	Jobs []channels.Key
-	// More is set when the limit was reached before the end.
-	More bool
+	// More is set when the limit was reached before the end, Partial when a dry run ended before that, because
+	// looking for jobs took its time.
+	More, Partial bool
 	// Problems names databases in which it failed, with the reason. What had
 	// been done there before stays done.
 	Problems []string
@@ -194,22 +200,79 @@ func (r *Runner) Change(ctx context.Context, c JobChange) (ChangeResult, error) 
 	if err != nil {
 		return result, err
 	}
-	for _, name := range names {
-		err := r.operate(ctx, name, func(ops driver.Operations) error { return r.changeIn(ctx, ops, name, c, &result) })
+	if c.Patience <= 0 {
+		c.Patience = previewPatience
+	}
+	until := time.Now().Add(c.Patience)
+	for i, name := range names {
+		if c.DryRun && i > 0 && !time.Now().Before(until) {
+			result.Partial = true
+			break
+		}
+		err := r.operate(ctx, name, func(ops driver.Operations) error {
+			if c.DryRun {
+				return previewIn(ctx, ops, name, c, until, &result)
+			}
+			return r.changeIn(ctx, ops, name, c, &result)
+		})
 		switch {
 		case errors.Is(err, ErrNoOperator) || ctx.Err() != nil:
 			return result, err
 		case err != nil && !errors.Is(err, driver.ErrUndetected):
 			result.Problems = append(result.Problems, name+": "+err.Error())
 		}
-		if result.More {
+		if result.More || result.Partial {
 			break
 		}
 	}
 	r.log().Info("jobs changed by hand", zap.Stringer("action", c.Action), zap.String("by", c.By), zap.Bool("dry_run", c.DryRun),
 		zap.String("database", c.Database), zap.String("channel", c.Channel), zap.Int("changed", result.Changed),
-		zap.Int("followed", result.Followed), zap.Strings("problems", result.Problems))
+		zap.Int("followed", result.Followed), zap.Bool("partial", result.Partial), zap.Strings("problems", result.Problems))
 	return result, nil
+}
+
+// previewIn counts the jobs of one database that an action would change. It looks for them as a list does,
+// each statement of which looks at a bounded number of rows: what is rare would take an unbounded time.
+func previewIn(ctx context.Context, ops driver.Operations, database string, c JobChange, until time.Time, result *ChangeResult) error {
+	// An action that is not possible at all says so; there are no such ids, so nothing is looked for.
+	err := timing.Within(ctx, operateTimeout, func(ctx context.Context) error {
+		_, err := ops.Change(ctx, c.Change, c.Filter, math.MaxInt64, 1, true)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if c.States = c.Action.Permitted(c.States); len(c.States) == 0 {
+		return nil
+	}
+	for next, first := int64(0), true; first || next != 0; first = false {
+		n := changeBatch
+		if c.Limit > 0 {
+			n = min(n, c.Limit-result.Changed)
+		}
+		switch {
+		case n <= 0:
+			result.More = true
+			return nil
+		case !first && !time.Now().Before(until):
+			result.Partial = true
+			return nil
+		}
+		var out driver.Listed
+		err := timing.Within(ctx, operateTimeout, func(ctx context.Context) (err error) {
+			out, err = ops.List(ctx, c.Filter, next, n)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		next = out.Next
+		result.Changed += len(out.Jobs)
+		for i := range out.Jobs[:min(len(out.Jobs), changeNamed-len(result.Jobs))] {
+			result.Jobs = append(result.Jobs, channels.Key{DB: database, UUID: out.Jobs[i].UUID})
+		}
+	}
+	return nil
 }
 
 // changeIn does it in one database.
@@ -225,13 +288,13 @@ func (r *Runner) changeIn(ctx context.Context, ops driver.Operations, database s
 		}
 		var out driver.Changed
 		err := timing.Within(ctx, operateTimeout, func(ctx context.Context) (err error) {
-			out, err = ops.Change(ctx, c.Change, c.Filter, after, n, c.DryRun)
+			out, err = ops.Change(ctx, c.Change, c.Filter, after, n, false)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		if c.Action == driver.Postpone && !c.DryRun {
+		if c.Action == driver.Postpone {
 			r.postponed(ctx, database, out.UUIDs, c.Until)
 		}
 		after, more = out.Last, out.More

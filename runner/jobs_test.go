@@ -171,6 +171,74 @@ func TestPagesTakeTheirTime(t *testing.T) {
 	}
 }
 
+// A dry run ends when its time is over, and says that there may be more; the action itself finds all.
+func TestDryRunsTakeTheirTime(t *testing.T) {
+	for name, c := range map[string]struct {
+		takes, patience time.Duration
+		windows         int
+		want            runner.ChangeResult
+	}{
+		"nothing is slow":                {0, 0, 3, runner.ChangeResult{Changed: 5}},
+		"databases are slow":             {time.Second, 1500 * time.Millisecond, 0, runner.ChangeResult{Changed: 2, Partial: true}},
+		"tables are large":               {time.Second, 6 * time.Second, 3, runner.ChangeResult{Changed: 1, Partial: true}},
+		"five seconds are what it takes": {time.Second, 0, 20, runner.ChangeResult{Partial: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				for _, name := range b.many(5) {
+					b.failed(name, 1)
+				}
+				cfg := b.config("root:1")
+				cfg.Driver = &struct {
+					fakeDriver
+					driver.Operator
+				}{fakeDriver{Driver: cfg.Driver}, &slowOperator{cfg.Driver.(driver.Operator), c.takes, c.windows, map[string]*slowOperations{}}}
+				r := b.start(cfg)
+				b.settle(time.Second)
+				change := runner.JobChange{Change: driver.Change{Action: driver.Cancel}, Patience: c.patience, DryRun: true}
+				began := time.Now()
+				got, err := r.Change(b.Context(), change)
+				require.NoError(b, err)
+				require.Len(b, got.Jobs, got.Changed)
+				got.Jobs = nil
+				require.Equal(b, c.want, got)
+				require.LessOrEqual(b, time.Since(began), 7*time.Second)
+				change.DryRun = false
+				got, err = r.Change(b.Context(), change)
+				require.NoError(b, err)
+				require.Equal(b, 5, got.Changed)
+				require.False(b, got.Partial)
+			})
+		})
+	}
+}
+
+// A dry run counts what the action permits, and no more than it may.
+func TestDryRunsCount(t *testing.T) {
+	for limit, want := range map[int]runner.ChangeResult{
+		0: {Changed: 1400}, 1: {Changed: 1, More: true}, 700: {Changed: 700, More: true}, 1401: {Changed: 1400},
+	} {
+		inBubble(t, func(b *bench) {
+			b.AddDatabase("one", "two")
+			b.failed("one", 700)
+			b.failed("two", 700)
+			r := b.start(b.config("root:1"))
+			b.settle(time.Second)
+			change := runner.JobChange{Change: driver.Change{Action: driver.Cancel}, Limit: limit, DryRun: true}
+			got, err := r.Change(b.Context(), change)
+			require.NoError(b, err)
+			require.Len(b, got.Jobs, min(want.Changed, 100))
+			got.Jobs = nil
+			require.Equal(b, want, got, limit)
+			change.States = []channels.State{channels.Started}
+			got, err = r.Change(b.Context(), change)
+			require.NoError(b, err)
+			require.Zero(b, got, "no action permits that state")
+			require.Zero(b, b.Count("one", channels.Cancelled))
+		})
+	}
+}
+
 // As many jobs are changed as may be, and the first of them are named.
 func TestHowManyJobsAreChanged(t *testing.T) {
 	for limit, want := range map[int]runner.ChangeResult{

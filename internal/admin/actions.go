@@ -397,7 +397,7 @@ func ChangeJobs(action driver.Action, most int) caddy.AdminHandlerFunc {
 		}
 		out := api.ChangeAnswer{
 			Runner: name, DryRun: change.DryRun, Changed: result.Changed, Followed: result.Followed,
-			Jobs: []api.JobKey{}, More: result.More, Problems: result.Problems,
+			Jobs: []api.JobKey{}, More: result.More, Partial: result.Partial, Problems: result.Problems,
 		}
 		for _, key := range result.Jobs {
 			out.Jobs = append(out.Jobs, api.JobKey{Database: key.DB, UUID: key.UUID})

@@ -90,8 +90,10 @@ type ChangeAnswer struct {
 	Followed int  `json:"followed"`
 	// Jobs are the first of those that were changed.
 	Jobs []JobKey `json:"jobs"`
-	// More is set if the limit was reached.
-	More bool `json:"more"`
+	// More is set if the limit was reached, Partial if a dry run ended before that, because looking for jobs
+	// took its time: there may be more than Changed.
+	More    bool `json:"more"`
+	Partial bool `json:"partial,omitempty"`
 	// Problems are the databases in which it failed.
 	Problems []string `json:"problems,omitempty"`
 	Runner   string   `json:"runner"`

@@ -258,7 +258,7 @@ func (c *call) changed(doc api.ChangeAnswer, err error) (int, error) {
 	switch {
 	case len(doc.Problems) > 0:
 		err = errors.New("it failed in some databases")
-	case doc.Changed == 0:
+	case doc.Changed == 0 && !doc.Partial:
 		code = exitNothing
 	}
 	if c.json() {
@@ -267,6 +267,9 @@ func (c *call) changed(doc api.ChangeAnswer, err error) (int, error) {
 	text := fmt.Sprintf("jobs changed: %d", doc.Changed)
 	if doc.DryRun {
 		text = fmt.Sprintf("jobs that would be changed: %d", doc.Changed)
+		if doc.Partial {
+			text = fmt.Sprintf("jobs that would be changed: at least %d", doc.Changed)
+		}
 	}
 	if doc.Followed > 0 {
 		text += fmt.Sprintf(", and %d that depend on them", doc.Followed)
@@ -274,6 +277,9 @@ func (c *call) changed(doc api.ChangeAnswer, err error) (int, error) {
 	c.out.line("%s", text)
 	for _, p := range alike(doc.Problems) {
 		c.out.line("not done: %s", api.Plain(p))
+	}
+	if doc.Partial {
+		c.out.line("these are those found so far, looking for more took too long: --database, or a narrower filter, makes it faster")
 	}
 	if doc.More {
 		c.out.line("the limit was reached, there may be more")

@@ -2,7 +2,10 @@ package command
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -73,4 +76,24 @@ func TestUnexamined(t *testing.T) {
 		complain(&out, unexamined(errors.New(text), "Caddyfile"))
 		require.Equal(t, want, out.String())
 	}
+}
+
+// TestPartialDryRun: what a dry run has not looked at is said, and nothing found so far is not nothing.
+func TestPartialDryRun(t *testing.T) {
+	answer := api.ChangeAnswer{Runner: "default", DryRun: true, Partial: true, Changed: 7}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	run := func() string {
+		return transcript(t, server.Listener.Addr().String(), 0, []string{"requeue", "--dry-run", "--name", "rare"})
+	}
+	require.Contains(t, run(), "jobs that would be changed: at least 7\nthese are those found so far")
+	answer.Changed = 0
+	require.Contains(t, run(), "at least 0\n")
+	require.Contains(t, run(), "exit status 0\n")
+	answer.Partial = false
+	require.NotContains(t, run(), "exit status 0\n")
 }

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -190,6 +191,16 @@ func (a Action) Permits(s channels.State) bool {
 	default:
 		return false
 	}
+}
+
+// Permitted are the states that an action may find, restricted to the wanted ones; none are all.
+func (a Action) Permitted(wanted []channels.State) (states []channels.State) {
+	for s := channels.WaitDependencies; s <= channels.Failed; s++ {
+		if a.Permits(s) && (len(wanted) == 0 || slices.Contains(wanted, s)) {
+			states = append(states, s)
+		}
+	}
+	return states
 }
 
 // Change is an action with what it needs.

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
 )
@@ -99,7 +98,7 @@ func (o *operations) Change(ctx context.Context, a driver.Change, f driver.Filte
 	if a.Action == driver.Cancel && !slices.Contains(o.g.columns, "date_cancelled") {
 		return driver.Changed{}, errNoCancelled
 	}
-	states := permitted(a.Action, f.States)
+	states := a.Action.Permitted(f.States)
 	if len(states) == 0 {
 		return driver.Changed{}, nil
 	}
@@ -122,17 +121,6 @@ func (o *operations) Change(ctx context.Context, a driver.Change, f driver.Filte
 		return err
 	})
 	return out, o.conn.Failed(err, a.Action.String()+" jobs")
-}
-
-// permitted are the states that an action may find, restricted to the wanted ones.
-func permitted(a driver.Action, wanted []channels.State) []channels.State {
-	var states []channels.State
-	for s := channels.WaitDependencies; s <= channels.Failed; s++ {
-		if a.Permits(s) && (len(wanted) == 0 || slices.Contains(wanted, s)) {
-			states = append(states, s)
-		}
-	}
-	return states
 }
 
 // choose finds the next jobs and, unless nothing shall change, locks them.
