@@ -92,5 +92,5 @@ func tell(w http.ResponseWriter, r *http.Request, ask func(*supervisor.Runner, c
 	if !why.Found && (why.Code == runner.WhyUnknownJob || why.Code == runner.WhyNotServed) {
 		return admin.Error(http.StatusNotFound, "%s", why.Text)
 	}
-	return admin.Answer(w, http.StatusOK, api.NewWhy(name, &why))
+	return admin.Answer(w, http.StatusOK, admin.TellOfJob(name, &why))
 }

@@ -208,7 +208,7 @@
     return [make('h3', {}, 'Timeline'), make('ol', { class: 'timeline' }, ...list.map((m, i) => {
       const gap = i ? (new Date(m.at) - new Date(list[i - 1].at)) / 1000 : 0;
       return make('li', {}, make('b', {}, words[m.what] ?? m.what), ' ', make('time', { datetime: m.at }, new Date(m.at).toLocaleString([], { dateStyle: 'medium', timeStyle: 'medium' })),
-        make('span', { class: 'muted' }, gap > 0 ? ` ${span(gap)} later` : ''));
+        make('span', { class: 'muted' }, (gap > 0 ? ` ${span(gap)} later` : '') + (m.upstream ? ` on ${plain(m.upstream)}` : '') + (m.detail ? `: ${plain(m.detail)}` : '')));
     }))];
   }
   function relatives(database, record) {

@@ -7,8 +7,12 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
-// Observe hands an event on to those who read GET /jobrunner/events. It does not block.
-func Observe(ev runner.Event) { streams.publish(ev) }
+// Observe hands an event on to those who read GET /jobrunner/events, and remembers attempts that did not
+// end well. It does not block.
+func Observe(ev runner.Event) {
+	streams.publish(ev)
+	attempts.note(&ev)
+}
 
 // streamBuffer is how many events a reader may be behind before it misses some.
 const streamBuffer = 1024

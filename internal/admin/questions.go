@@ -273,7 +273,7 @@ func getJob(w http.ResponseWriter, r *http.Request) error {
 		}
 		served := why.Code != runner.WhyUnknownJob && why.Code != runner.WhyNotServed
 		if why.Found || served && len(all) == 1 {
-			return Answer(w, http.StatusOK, api.NewWhy(name, &why))
+			return Answer(w, http.StatusOK, TellOfJob(name, &why))
 		}
 		if why.Problem != "" {
 			return Error(http.StatusBadGateway, "%s; reading the row failed: %s", why.Text, why.Problem)

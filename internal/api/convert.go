@@ -307,8 +307,8 @@ func timeline(r *driver.Record) []Moment {
 		ended = "failed"
 	}
 	list := []Moment{
-		{"created", at(r.Created)}, {"eta", at(r.ETA)}, {"enqueued", at(r.Enqueued)}, {"started", shown(r.Started)},
-		{ended, shown(r.Done)}, {"cancelled", shown(r.Cancelled)},
+		{What: "created", At: at(r.Created)}, {What: "eta", At: at(r.ETA)}, {What: "enqueued", At: at(r.Enqueued)},
+		{What: "started", At: shown(r.Started)}, {What: ended, At: shown(r.Done)}, {What: "cancelled", At: shown(r.Cancelled)},
 	}
 	list = slices.DeleteFunc(list, func(m Moment) bool { return m.At.IsZero() })
 	slices.SortStableFunc(list, func(a, b Moment) int { return a.At.Compare(b.At) })

@@ -357,9 +357,14 @@ type Record struct {
 
 // Moment is when something happened to a job.
 type Moment struct {
-	// What is created, eta, enqueued, started, done, failed or cancelled.
+	// What is created, eta, enqueued, started, done, failed or cancelled, as the row says; or, as this
+	// process has seen it lately, how an attempt ended: failed, retried, not run, rescued, lost or unclaimed,
+	// or how far it was with its time limit.
 	What string    `json:"what"`
 	At   time.Time `json:"at"`
+	// Upstream is the Odoo server of the attempt, Detail what else is known of its end.
+	Upstream string `json:"upstream,omitempty"`
+	Detail   string `json:"detail,omitempty"`
 }
 
 // Relative is a job of the same graph.

@@ -109,7 +109,14 @@ func (c *call) facts(list [][2]string) {
 func (c *call) timeline(list []api.Moment) {
 	facts := make([][2]string, len(list))
 	for i, m := range list {
-		facts[i] = [2]string{m.What, c.aged(written(m.At))}
+		where := ""
+		if m.Upstream != "" {
+			where = ", on " + m.Upstream
+		}
+		if m.Detail != "" {
+			where += ": " + api.Plain(m.Detail)
+		}
+		facts[i] = [2]string{m.What, c.aged(written(m.At)) + where}
 	}
 	c.facts(facts)
 }
