@@ -9,11 +9,10 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
-const (
-	explorerDatabases = 50
-	// archived is the number of old jobs in each of them.
-	archivedEach = 100_000
-)
+const explorerDatabases = 50
+
+// question is one that people ask, as the query of a request.
+type question struct{ name, query string }
 
 // archive fills a table with the jobs of years: of a hundred, 97 are done, one failed, one was
 // cancelled, and one waits for another. Each has arguments, and a failed one a traceback.
@@ -30,14 +29,18 @@ FROM generate_series(1, %[1]d) i, LATERAL (SELECT now() AT TIME ZONE 'UTC' - (%[
 
 // explorerAll asks for jobs as people do, among millions of them.
 func explorerAll(ctx context.Context, l *lab) error {
-	each := pick(l.bench, archivedEach, 10_000)
+	each := pick(l.bench, l.archived, 10_000)
 	if err := l.exec(ctx, templateDB, "SET session_replication_role = replica; "+fmt.Sprintf(archive, each)+"; RESET session_replication_role"); err != nil {
 		return err
 	}
 	if err := l.settle(ctx, templateDB); err != nil {
 		return err
 	}
-	names, err := l.copiesOf(ctx, pick(l.bench, explorerDatabases, 20))
+	databases := pick(l.bench, explorerDatabases, 20)
+	if err := l.fits(ctx, databases); err != nil {
+		return err
+	}
+	names, err := l.copiesOf(ctx, databases)
 	if err != nil {
 		return err
 	}
@@ -67,14 +70,18 @@ func (l *lab) pages(ctx context.Context, c *testbed.Caddy, names []string) error
 	if err := pool.QueryRow(ctx, "SELECT uuid FROM queue_job WHERE id = 77").Scan(&uuid); err != nil {
 		return fmt.Errorf("reading a job of %s: %w", names[7], err)
 	}
-	for _, q := range []struct{ name, query string }{
+	questions := []question{
 		{"no filter", ""}, {"one database", "database=" + names[len(names)/2]}, {"failed", "state=failed"}, {"done", "state=done"},
 		{"a channel", "channel=root.c7"}, {"failed in a channel", "state=failed&channel=root.c7"}, {"a function", "function=model.number3.method2"},
 		{"an exception", "exception=odoo.exceptions.Error300"}, {"failed with an exception", "state=failed&exception=odoo.exceptions.Error300"},
 		{"older than 300 d", "older_than=300d"}, {"newer than 1 h", "newer_than=1h"}, {"an identity key", "identity=key+500"},
 		{"a part of a name", "name=document+777"}, {"a name that no job has", "name=nothing"}, {"the first letters of a uuid", "uuid=" + uuid[:8]},
 		{"a uuid", "uuid=" + uuid}, {"a uuid in a database", "database=" + names[7] + "&uuid=" + uuid},
-	} {
+	}
+	if err := l.plans(ctx, names[7], questions); err != nil {
+		return err
+	}
+	for _, q := range questions {
 		var times []time.Duration
 		for range pick(l.bench, 100, 20) {
 			began := time.Now()

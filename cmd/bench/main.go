@@ -51,16 +51,18 @@ func main() {
 
 // bench is what all scenarios share.
 type bench struct {
-	binary  string
-	dir     string
-	runs    int
-	many    int
-	quick   bool
-	sustain time.Duration
-	load    float64
-	plot    string
-	profile string
-	report  *report
+	binary string
+	dir    string
+	runs   int
+	many   int
+	// archived is the number of old jobs in each of the databases of the explorer.
+	archived int
+	quick    bool
+	sustain  time.Duration
+	load     float64
+	plot     string
+	profile  string
+	report   *report
 }
 
 // command runs the scenarios of the command line, and returns the exit status.
@@ -70,6 +72,7 @@ func command(ctx context.Context) (int, error) {
 	flag.StringVar(&b.dir, "dir", "", "the `folder` for all data, on the disk that is to be measured (default: that for temporary files)")
 	flag.IntVar(&b.runs, "runs", 5, "the `number` of runs")
 	flag.IntVar(&b.many, "databases", 1_000, "the `number` of databases of which most sleep")
+	flag.IntVar(&b.archived, "archived", 100_000, "the `number` of old jobs in each database that is searched")
 	flag.BoolVar(&b.quick, "quick", false, "small numbers, for development: the figures mean nothing")
 	flag.DurationVar(&b.sustain, "sustain", 10*time.Minute, "how long the sustained load lasts")
 	flag.Float64Var(&b.load, "load", 0.8, "the sustained load, as a share of the limit")
