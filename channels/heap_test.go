@@ -1,0 +1,85 @@
+package channels
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestHeapHeight: a heap has as many levels as its size has binary digits.
+func TestHeapHeight(t *testing.T) {
+	t.Parallel()
+	for size, want := range map[int]int{0: 0, 1: 1, 2: 2, 3: 2, 4: 3, 7: 3, 8: 4, 1000: 10} {
+		require.Equal(t, want, height(size), size)
+	}
+}
+
+// TestHeapGrows: a full heap doubles, and one that has room stays where it is.
+func TestHeapGrows(t *testing.T) {
+	t.Parallel()
+	h := heap[*number, numberOrder]{items: make([]*number, 0, 100)}
+	for i := range 100 {
+		h.grow()
+		require.Equal(t, 100, cap(h.items), i)
+		h.push(&number{value: i})
+	}
+	h.grow()
+	require.GreaterOrEqual(t, cap(h.items), 200)
+}
+
+// TestHeapTrims: a large heap gives memory back if more than an eighth of it is unused, and a small
+// one does not.
+func TestHeapTrims(t *testing.T) {
+	t.Parallel()
+	const large = 8 * shrinkAbove
+	for _, c := range []struct {
+		size, capacity int
+		trims          bool
+	}{
+		{1, shrinkAbove, false},
+		{1, shrinkAbove + 8, true},
+		{large / 8 * 7, large, false},
+		{large/8*7 - 1, large, true},
+		{large, large, false},
+	} {
+		h := heap[*number, numberOrder]{items: make([]*number, c.size, c.capacity)}
+		before := &h.items[0]
+		h.trim()
+		require.Len(t, h.items, c.size)
+		require.Equal(t, c.trims, before != &h.items[0], "%+v", c)
+	}
+}
+
+// TestHeapSplitKeepsOrder: where few items stay, they are taken out one by one, and what is taken is in
+// order; the first and the last item may be among them. Where more stay, all is sorted anew.
+func TestHeapSplitKeepsOrder(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		stay   []int
+		sorted bool
+	}{
+		{[]int{}, true},
+		{[]int{9}, true},
+		{[]int{0, 9}, true}, // two times four levels, for eight items
+		{[]int{0, 5, 9}, false},
+	} {
+		var h heap[*number, numberOrder]
+		stays := map[int]bool{}
+		for _, value := range c.stay {
+			stays[value] = true
+		}
+		for i := range 10 {
+			h.push(&number{value: i})
+		}
+		out, sorted := h.split(func(n *number) bool { return !stays[n.value] })
+		require.Equal(t, c.sorted, sorted, c)
+		require.Len(t, out, 10-len(c.stay), c)
+		for _, n := range out {
+			require.False(t, stays[n.value], c)
+		}
+		require.Len(t, h.items, len(c.stay), c)
+		for _, n := range h.items {
+			require.True(t, stays[n.value], c)
+		}
+	}
+}
