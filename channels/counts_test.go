@@ -38,3 +38,13 @@ func TestGateOfAJob(t *testing.T) {
 	require.Empty(t, f.Gate(Key{DB: "another", UUID: "a"}))
 	require.Empty(t, NewForest().Gate(key("a")))
 }
+
+// TestRemoveAllButOfAnUnknownDatabase: only the jobs of a database that exists can be removed.
+func TestRemoveAllButOfAnUnknownDatabase(t *testing.T) {
+	t.Parallel()
+	f := newForest(t, Capacities{Max: 1}, "", "db")
+	fill(f, "db", "", 3)
+	require.Zero(t, f.RemoveAllBut("unknown", nil))
+	require.Equal(t, 3, f.RemoveAllBut("db", nil))
+	require.Zero(t, f.Unfinished("db"))
+}
