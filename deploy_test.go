@@ -70,7 +70,7 @@ func TestDeployedNamesExist(t *testing.T) {
 	}
 }
 
-// TestAlertsAreExplained: what each means stands in the documentation.
+// TestAlertsAreExplained: what each means stands in the documentation, and promtool plays each through.
 func TestAlertsAreExplained(t *testing.T) {
 	var rules struct {
 		Groups []struct {
@@ -84,9 +84,12 @@ func TestAlertsAreExplained(t *testing.T) {
 	strictYAML(t, "deploy/prometheus/jobrunner.rules.yaml", &rules)
 	doc, err := os.ReadFile("docs/operations.md")
 	require.NoError(t, err)
+	played, err := os.ReadFile("deploy/prometheus/jobrunner.rules.test.yaml")
+	require.NoError(t, err)
 	require.Len(t, rules.Groups, 1)
 	for _, r := range rules.Groups[0].Rules {
 		require.Contains(t, string(doc), "`"+r.Alert+"`")
+		require.Regexp(t, `alertname(: |=")`+r.Alert+`\b`, string(played), "no case of promtool sees it fire")
 		require.Contains(t, []string{"info", "warning", "critical"}, r.Labels["severity"], r.Alert)
 		require.NotEmpty(t, r.Annotations["summary"], r.Alert)
 		require.NotEmpty(t, r.Annotations["description"], r.Alert)

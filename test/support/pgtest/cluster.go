@@ -234,9 +234,11 @@ func (c *Cluster) settings() []string {
 		"port":                    strconv.Itoa(c.port),
 		"unix_socket_directories": c.dir,
 		"max_connections":         "400",
-		"logging_collector":       "off",
-		"log_line_prefix":         "%m [%p] %a@%d ",
-		"log_timezone":            "UTC",
+		// So that pg_stat_activity has our statements as a whole.
+		"track_activity_query_size": "16384",
+		"logging_collector":         "off",
+		"log_line_prefix":           "%m [%p] %a@%d ",
+		"log_timezone":              "UTC",
 		// The contract's timestamps are UTC whatever the server's zone is; an odd
 		// zone brings a mistake to light.
 		"timezone": "Asia/Kathmandu",
