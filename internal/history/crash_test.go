@@ -76,6 +76,13 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// endsOfMany notes the ends of sixty attempts with names of their own, which take room in the file.
+func (b *book) endsOfMany(i int) {
+	for j := range 60 {
+		b.ends(1, Done, Series{"prod", "root", "m", fmt.Sprintf("%d-%d-%x", i, j, i*j*2654435761)})
+	}
+}
+
 // TestFullDisk: where the file cannot grow, that is told, what happens is kept in memory, and what was
 // written before stays; nothing ends the process.
 func TestFullDisk(t *testing.T) {
@@ -101,9 +108,7 @@ func TestFullDisk(t *testing.T) {
 	b := newBook(t, dir)
 	for i := range 300 {
 		b.at = start.Add(time.Duration(i) * Step)
-		for j := range 60 {
-			b.ends(1, Done, Series{"prod", "root", "m", fmt.Sprintf("%d-%d-%x", i, j, i*j*2654435761)})
-		}
+		b.endsOfMany(i)
 		b.save()
 	}
 	// Now and then a page becomes free and a write succeeds, so that the next failure is told again.

@@ -17,15 +17,13 @@ const (
 // failures counts failed jobs by what they have in common.
 type failures struct {
 	of map[Failure]uint64
-	// own counts the kinds of each database, and folded those of them that are for the rest.
-	own    map[string]int
-	folded int
+	quota
 }
 
 // add counts failures. What there is no room for is counted as [Other] of its database, or of all.
 func (f *failures) add(x Failure, n uint64) {
 	if f.of == nil {
-		f.of, f.own = make(map[Failure]uint64), make(map[string]int)
+		f.of, f.limit, f.each = make(map[Failure]uint64), failuresLimit, failuresQuota
 	}
 	if _, ok := f.of[x]; !ok {
 		x = f.place(x)
@@ -35,22 +33,11 @@ func (f *failures) add(x Failure, n uint64) {
 
 // place returns under what failures of a new kind are counted.
 func (f *failures) place(x Failure) Failure {
-	named := permitted(x.Database) && x.Database != ""
-	if named && permitted(x.Channel) && permitted(x.Model) && permitted(x.Method) && permitted(x.Exception) && !x.rest() &&
-		len(f.of)-f.folded < failuresLimit && f.own[x.Database] < failuresQuota {
-		f.own[x.Database]++
-		return x
+	counted := func(rest Series) bool { _, ok := f.of[Failure{rest, Other}]; return ok }
+	if at, rest := f.quota.place(x.Series, len(f.of), counted, x.Exception); rest {
+		return Failure{at, Other}
 	}
-	rest := Failure{Series{Database: Other, Channel: Other, Method: Other}, Other}
-	if own := (Failure{Series{Database: x.Database, Channel: Other, Method: Other}, Other}); named {
-		if _, ok := f.of[own]; ok || f.folded < databaseLimit {
-			rest = own
-		}
-	}
-	if _, ok := f.of[rest]; !ok {
-		f.folded++
-	}
-	return rest
+	return x
 }
 
 func (f *failures) merge(o *failures) {

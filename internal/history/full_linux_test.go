@@ -43,9 +43,7 @@ func TestFullFileSystem(t *testing.T) {
 	filler := func() string { return fmt.Sprintf("%s/filler%d", dir, fillers) }
 	step := func(i int) {
 		b.at = start.Add(time.Duration(i) * Step)
-		for j := range 60 {
-			b.ends(1, Done, Series{"prod", "root", "m", fmt.Sprintf("%d-%d-%x", i, j, i*j*2654435761)})
-		}
+		b.endsOfMany(i)
 		all += 60
 		b.save()
 	}

@@ -182,10 +182,7 @@ func mergeInto(b *bolt.Bucket, begin time.Time, t *table) error {
 	key := keyOf(begin)
 	if old := b.Get(key); old != nil {
 		sum := newTable()
-		folded, _ := decode(old, func(s Series, sums *Sums) {
-			into, _ := sum.place(s)
-			into.Merge(sums)
-		}, sum.failures.add)
+		folded, _ := sum.take(old)
 		sum.attempts = folded
 		sum.merge(t)
 		t = sum

@@ -68,7 +68,15 @@ const (
 	nameLimit = 200
 )
 
-func permitted(name string) bool { return len(name) <= nameLimit && utf8.ValidString(name) }
+// permitted reports whether names can be kept.
+func permitted(names ...string) bool {
+	for _, name := range names {
+		if len(name) > nameLimit || !utf8.ValidString(name) {
+			return false
+		}
+	}
+	return true
+}
 
 // Sums is what is known of the attempts of one series in one interval.
 type Sums struct {
@@ -138,17 +146,15 @@ func (s *Sums) add(n *note) {
 // table is the series of one interval, of which there are never more than seriesLimit and databaseLimit.
 type table struct {
 	series map[Series]*Sums
-	// own counts the series of each database, and folded those of them that are for the rest.
-	own    map[string]int
-	folded int
-	// Folded counts the attempts that are in such a series.
+	quota
+	// attempts counts those that are in a series for the rest.
 	attempts uint64
 
 	failures failures
 }
 
 func newTable() *table {
-	return &table{series: make(map[Series]*Sums), own: make(map[string]int)}
+	return &table{series: make(map[Series]*Sums), quota: quota{limit: seriesLimit, each: seriesQuota}}
 }
 
 // place returns the sums of a series, or of what it is folded into, and whether it was.
@@ -156,30 +162,12 @@ func (t *table) place(s Series) (sums *Sums, folded bool) {
 	if sums = t.series[s]; sums != nil {
 		return sums, s.rest()
 	}
-	named := permitted(s.Database) && s.Database != ""
-	if named && permitted(s.Channel) && permitted(s.Model) && permitted(s.Method) && !s.rest() &&
-		len(t.series)-t.folded < seriesLimit && t.own[s.Database] < seriesQuota {
-		t.own[s.Database]++
-		sums = new(Sums)
-		t.series[s] = sums
-		return sums, false
+	at, folded := t.quota.place(s, len(t.series), func(rest Series) bool { return t.series[rest] != nil })
+	if t.series[at] == nil {
+		t.series[at] = new(Sums)
 	}
-	rest := Series{Database: Other, Channel: Other, Method: Other}
-	if named {
-		if own := (Series{Database: s.Database, Channel: Other, Method: Other}); t.series[own] != nil || t.folded < databaseLimit {
-			rest = own
-		}
-	}
-	if sums = t.series[rest]; sums == nil {
-		sums = new(Sums)
-		t.series[rest] = sums
-		t.folded++
-	}
-	return sums, true
+	return t.series[at], folded
 }
-
-// rest reports whether the series is that of what is folded.
-func (s *Series) rest() bool { return s.Channel == Other && s.Model == "" && s.Method == Other }
 
 func (t *table) add(n *note) {
 	sums, folded := t.place(n.series)
@@ -190,6 +178,15 @@ func (t *table) add(n *note) {
 	if n.outcome == Failed {
 		t.failures.add(Failure{n.series, n.exception}, 1)
 	}
+}
+
+// take adds what a block has, up to the first mistake in it, and returns how many attempts of that have
+// lost their names before.
+func (t *table) take(block []byte) (folded uint64, err error) {
+	return decode(block, func(s Series, sums *Sums) {
+		into, _ := t.place(s)
+		into.Merge(sums)
+	}, t.failures.add)
 }
 
 // merge adds the series of another table, in any order: what does not fit is folded.

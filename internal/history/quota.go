@@ -1,0 +1,40 @@
+package history
+
+// quota bounds the kinds of something that are counted in one interval, because each name comes from a
+// database that may belong to anyone. What there is no room for is counted for the rest of its database,
+// or of all.
+type quota struct {
+	// limit bounds the kinds of all databases, and each those of one.
+	limit, each int
+	// own counts the kinds of each database, and folded those that are for the rest.
+	own    map[string]int
+	folded int
+}
+
+// place returns the series under which a new kind is counted, and whether that is for the rest. kinds is
+// how many there are, counted tells whether a series for the rest is one of them, and names are those that
+// the kind has beside the series.
+func (q *quota) place(s Series, kinds int, counted func(rest Series) bool, names ...string) (at Series, rest bool) {
+	owned := permitted(s.Database) && s.Database != ""
+	if owned && permitted(append(names, s.Channel, s.Model, s.Method)...) && !s.rest() && kinds-q.folded < q.limit && q.own[s.Database] < q.each {
+		if q.own == nil {
+			q.own = make(map[string]int)
+		}
+		q.own[s.Database]++
+		return s, false
+	}
+	at = restOf(Other)
+	if own := restOf(s.Database); owned && (counted(own) || q.folded < databaseLimit) {
+		at = own
+	}
+	if !counted(at) {
+		q.folded++
+	}
+	return at, true
+}
+
+// restOf is the series for the rest of a database.
+func restOf(database string) Series { return Series{Database: database, Channel: Other, Method: Other} }
+
+// rest reports whether the series is one for the rest.
+func (s *Series) rest() bool { return *s == restOf(s.Database) }
