@@ -169,5 +169,7 @@ type Event struct {
 	Count    int
 	// Exception is the name of the one with which a job failed (job_failed), if the database tells it.
 	Exception string
-	Detail    string
+	// Policy is whose objective is meant (objective_burns, objective_kept).
+	Policy string
+	Detail string
 }

@@ -2,7 +2,6 @@
 package alerts
 
 import (
-	"strings"
 	"sync"
 	"time"
 
@@ -45,10 +44,8 @@ var process = alerter{groups: make(map[alertKey]*alertGroup), emit: emitAlerts}
 
 // alertKey is what events have in common that are gathered.
 type alertKey struct {
-	kind                                runner.EventKind
-	runner, database, channel, upstream string
-	// policy is what an event of an objective says of it.
-	policy string
+	kind                                        runner.EventKind
+	runner, database, channel, upstream, policy string
 }
 
 // alertGroup is the events of one key within a window.
@@ -113,10 +110,7 @@ func (a *alerter) publish(ev runner.Event) {
 	if !alertKinds[ev.Kind] {
 		return
 	}
-	key := alertKey{kind: ev.Kind, runner: ev.Runner, database: ev.Database, channel: ev.Channel, upstream: ev.Upstream}
-	if ev.Kind == runner.EventObjectiveBurns || ev.Kind == runner.EventObjectiveKept {
-		key.policy, _, _ = strings.Cut(ev.Detail, ": ")
-	}
+	key := alertKey{ev.Kind, ev.Runner, ev.Database, ev.Channel, ev.Upstream, ev.Policy}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if g := a.groups[key]; g != nil {

@@ -26,7 +26,7 @@ func TestObjectivesAreNotGathered(t *testing.T) {
 			}
 		}}
 		for _, policy := range []string{"mail", "stock"} {
-			a.publish(runner.Event{Kind: runner.EventObjectiveBurns, Runner: "default", Detail: "policy root." + policy + ": 50% of the jobs"})
+			a.publish(runner.Event{Kind: runner.EventObjectiveBurns, Runner: "default", Policy: policy, Detail: "policy root." + policy + ": 50% of the jobs"})
 		}
 		synctest.Wait()
 		mu.Lock()

@@ -123,17 +123,20 @@ func (o *objectives) watches() bool { return len(o.list) > 0 || len(o.dropped) >
 
 // check returns an event for each objective that has begun or ended to burn; the caller holds the history's mu.
 func (o *objectives) check(now time.Time) (events []runner.Event) {
+	tell := func(kind runner.EventKind, c *counted, detail string) {
+		events = append(events, runner.Event{Kind: kind, Policy: c.Policy, Detail: detail})
+	}
 	for _, c := range o.dropped {
-		events = append(events, runner.Event{Kind: runner.EventObjectiveKept, Detail: c.Policy + ": it has no such objective any more"})
+		tell(runner.EventObjectiveKept, c, c.Policy+": it has no such objective any more")
 	}
 	o.dropped = nil
 	for _, c := range o.list {
 		switch {
 		case !c.check(now):
 		case c.Burn != nil:
-			events = append(events, runner.Event{Kind: runner.EventObjectiveBurns, Detail: c.Text()})
+			tell(runner.EventObjectiveBurns, c, c.Text())
 		default:
-			events = append(events, runner.Event{Kind: runner.EventObjectiveKept, Detail: c.Policy + ": its objective is kept again"})
+			tell(runner.EventObjectiveKept, c, c.Policy+": its objective is kept again")
 		}
 	}
 	return events

@@ -104,7 +104,7 @@ func TestBurn(t *testing.T) {
 	require.Len(t, told, 1, "a reload forgets nothing")
 	pass(60, 20, 0)
 	require.Len(t, told, 2)
-	require.Equal(t, runner.Event{Time: told[1].Time, Kind: runner.EventObjectiveKept, Runner: "default", Detail: "policy root.mail: its objective is kept again"}, told[1])
+	require.Equal(t, runner.Event{Time: told[1].Time, Kind: runner.EventObjectiveKept, Runner: "default", Policy: "policy root.mail", Detail: "policy root.mail: its objective is kept again"}, told[1])
 	require.Nil(t, b.Objectives()[0].Burn)
 	pass(400, 0, 0)
 	require.Len(t, told, 2)
