@@ -68,6 +68,6 @@ func eventLine(ev *api.Event) string {
 	if ev.Runner != "default" {
 		add("runner=", ev.Runner)
 	}
-	add("", strings.Join(strings.Fields(api.Plain(ev.Detail)), " "))
+	add("", oneLine(api.Plain(ev.Detail)))
 	return strings.Join(words, " ")
 }

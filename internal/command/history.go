@@ -75,6 +75,9 @@ func historyCells(s *api.HistorySums) []string {
 
 var historyHeader = []string{"ATTEMPTS", "FAILED", "RETRIED", "PUT BACK", "WAIT P50", "WAIT P95", "RUN P50", "RUN P95", "LONGEST", "TIME"}
 
+// named is a name, or what stands for one that the database does not tell.
+func named(name string) string { return cmp.Or(name, "(unknown)") }
+
 func (c *call) historyGroups(doc *api.History) {
 	column := map[string]string{"channel": "CHANNEL", "database": "DATABASE"}[doc.By]
 	if column == "" {
@@ -83,11 +86,7 @@ func (c *call) historyGroups(doc *api.History) {
 	t := c.out.table(append([]string{column}, historyHeader...)...)
 	for i := range doc.Groups {
 		g := &doc.Groups[i]
-		name := g.Name
-		if name == "" {
-			name = "(unknown)"
-		}
-		t.row(append([]string{name}, historyCells(&g.HistorySums)...)...)
+		t.row(append([]string{named(g.Name)}, historyCells(&g.HistorySums)...)...)
 	}
 	if len(doc.Groups) == 0 {
 		c.out.line("no job has ended between %s and %s", written(doc.From), written(doc.To))
@@ -113,7 +112,7 @@ func (c *call) historyExceptions(doc *api.History) {
 		if n := len(e.Counts); n > 0 {
 			first, last = written(e.Counts[0].Begin), written(e.Counts[n-1].Begin)
 		}
-		t.row(cmp.Or(e.Name, "(unknown)"), strconv.FormatUint(e.Failed, 10), first, last)
+		t.row(named(e.Name), strconv.FormatUint(e.Failed, 10), first, last)
 	}
 	t.print()
 	if doc.MoreExceptions > 0 {
@@ -131,7 +130,7 @@ func (c *call) historyFailures(doc *api.History, limit int) {
 	var list []failures
 	for i := range doc.Exceptions {
 		for _, n := range doc.Exceptions[i].Counts {
-			list = append(list, failures{n.Begin, n.Failed, cmp.Or(doc.Exceptions[i].Name, "(unknown)")})
+			list = append(list, failures{n.Begin, n.Failed, named(doc.Exceptions[i].Name)})
 		}
 	}
 	slices.SortStableFunc(list, func(a, b failures) int { return b.begin.Compare(a.begin) })
@@ -140,9 +139,7 @@ func (c *call) historyFailures(doc *api.History, limit int) {
 		t.row(written(f.begin), strconv.FormatUint(f.failed, 10), f.name)
 	}
 	t.print()
-	if more := len(list) - limit; more > 0 {
-		c.out.line("%d more before: --limit %d, or a longer --step", more, len(list))
-	}
+	c.before(len(list), limit)
 }
 
 // historyIntervals shows the last intervals, the newest first.
@@ -150,13 +147,17 @@ func (c *call) historyIntervals(doc *api.History, limit int) {
 	t := c.out.table(append([]string{"INTERVAL"}, historyHeader...)...)
 	list := slices.Clone(doc.Intervals)
 	slices.Reverse(list)
-	more := max(len(list)-limit, 0)
-	for i := range list[:len(list)-more] {
+	for i := range list[:min(len(list), limit)] {
 		t.row(append([]string{written(list[i].Begin)}, historyCells(&list[i].HistorySums)...)...)
 	}
 	t.print()
-	if more > 0 {
-		c.out.line("%d more before: --limit %d, or a longer --step", more, len(list))
+	c.before(len(list), limit)
+}
+
+// before says how many intervals are not shown.
+func (c *call) before(intervals, limit int) {
+	if more := intervals - limit; more > 0 {
+		c.out.line("%d more before: --limit %d, or a longer --step", more, intervals)
 	}
 }
 

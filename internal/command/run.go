@@ -55,7 +55,7 @@ func hint(err error, format string, args ...any) error {
 
 // complain prints an error, and what to do about it, in one line.
 func complain(to io.Writer, err error) {
-	text := strings.Join(strings.Fields(api.Plain(err.Error())), " ")
+	text := oneLine(api.Plain(err.Error()))
 	if h, ok := errors.AsType[*hinted](err); ok {
 		text += "; " + h.hint
 	} else if _, ok := errors.AsType[*api.UnreachableError](err); ok {

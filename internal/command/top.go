@@ -122,10 +122,7 @@ func (s *screen) run() (int, error) {
 		options = append(options, tea.WithInput(s.c.keys)) // by itself, it looks for the terminal
 	}
 	_, err := tea.NewProgram(s, options...).Run()
-	switch {
-	case errors.Is(err, tea.ErrInterrupted) || err == nil:
-		return 0, nil
-	case errors.Is(err, context.Canceled):
+	if err == nil || errors.Is(err, tea.ErrInterrupted) || errors.Is(err, context.Canceled) {
 		return 0, nil
 	}
 	return 1, fmt.Errorf("showing the screen: %w", err)
@@ -204,7 +201,7 @@ func (s *screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		s.look, s.problem = msg, ""
 		return s, s.wait()
 	case noLook:
-		s.problem = api.Printable(strings.Join(strings.Fields(api.Plain(msg.err.Error())), " "))
+		s.problem = api.Printable(oneLine(api.Plain(msg.err.Error())))
 		return s, s.wait()
 	}
 	return s, nil
@@ -294,35 +291,15 @@ func (s *screen) wrapped(text string) []string {
 	return strings.Split(text, "\n")
 }
 
-// fit chooses the lines of parts that are shown in height lines, with an empty one between two parts:
-// all of a part that is short, and equal shares for the others. A part that is cut says so.
+// fit chooses the lines of parts that are shown in height lines, with an empty one between two parts. A
+// part that is cut says so.
 func fit(parts [][]string, height int) []string {
-	room := max(height-(len(parts)-1), 0)
-	shares := make([]int, len(parts))
-	for room > 0 {
-		open := 0
-		for i, part := range parts {
-			if shares[i] < len(part) {
-				open++
-			}
-		}
-		if open == 0 {
-			break
-		}
-		share := max(room/open, 1)
-		for i, part := range parts {
-			if n := min(share, len(part)-shares[i], room); n > 0 {
-				shares[i] += n
-				room -= n
-			}
-		}
-	}
 	var lines []string
-	for i, part := range parts {
+	for i, n := range shares(parts, height-(len(parts)-1)) {
 		if i > 0 {
 			lines = append(lines, "")
 		}
-		n := shares[i]
+		part := parts[i]
 		lines = append(lines, part[:n]...)
 		if n > 0 && n < len(part) {
 			lines[len(lines)-1] = fmt.Sprintf("… %d more lines", len(part)-n+1)
@@ -332,4 +309,23 @@ func fit(parts [][]string, height int) []string {
 		lines = append(lines, "")
 	}
 	return lines[:max(height, 0)]
+}
+
+// shares says how many lines of each part have room: all of a part that is short, and equally many of the
+// others.
+func shares(parts [][]string, room int) []int {
+	list, open := make([]int, len(parts)), len(parts)
+	for room > 0 && open > 0 {
+		share := max(room/open, 1)
+		open = 0
+		for i, part := range parts {
+			n := min(share, len(part)-list[i], room)
+			list[i] += n
+			room -= n
+			if list[i] < len(part) {
+				open++
+			}
+		}
+	}
+	return list
 }
