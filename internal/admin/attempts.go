@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -113,7 +112,7 @@ func (m *memory) tell(name string, key channels.Key, record *api.Record) {
 		}
 		record.Timeline = append(record.Timeline, one)
 	}
-	slices.SortStableFunc(record.Timeline, func(a, b api.Moment) int { return cmp.Compare(a.At.UnixNano(), b.At.UnixNano()) })
+	slices.SortStableFunc(record.Timeline, func(a, b api.Moment) int { return a.At.Compare(b.At) })
 }
 
 // TellOfJob is the answer to a question for one job: what its row says, and what this process has seen.

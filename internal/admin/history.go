@@ -50,29 +50,39 @@ func GetHistory(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if format == "" && len(doc.Groups) > limit {
+	if format != "" {
+		return table(w, historyRows(doc, format))
+	}
+	if len(doc.Groups) > limit {
 		doc.Groups, doc.More = doc.Groups[:limit], len(doc.Groups)-limit
 	}
-	if format == "" && len(doc.Exceptions) > limit {
+	if len(doc.Exceptions) > limit {
 		doc.Exceptions, doc.MoreExceptions = doc.Exceptions[:limit], len(doc.Exceptions)-limit
 	}
-	switch {
-	case format == "intervals" && query.By == history.ByException:
-		return table(w, exceptionRows(doc.Exceptions))
-	case format == "intervals":
-		rows := [][]string{append([]string{"begin"}, historyColumns...)}
-		for i := range doc.Intervals {
-			rows = append(rows, append([]string{doc.Intervals[i].Begin.Format(time.RFC3339)}, historyCells(&doc.Intervals[i].HistorySums)...))
-		}
-		return table(w, rows)
-	case format == "groups":
-		rows := [][]string{append([]string{doc.By}, historyColumns...)}
-		for i := range doc.Groups {
-			rows = append(rows, append([]string{doc.Groups[i].Name}, historyCells(&doc.Groups[i].HistorySums)...))
-		}
-		return table(w, rows)
-	}
 	return Answer(w, http.StatusOK, doc)
+}
+
+// historyRows is a document as a table: of groups, or of intervals.
+func historyRows(doc *api.History, format string) [][]string {
+	switch {
+	case format == "intervals" && doc.By == string(history.ByException):
+		return exceptionRows(doc.Exceptions)
+	case format == "intervals":
+		return sumRows("begin", doc.Intervals, func(v *api.HistoryInterval) (string, *api.HistorySums) {
+			return v.Begin.Format(time.RFC3339), &v.HistorySums
+		})
+	}
+	return sumRows(doc.By, doc.Groups, func(v *api.HistoryGroup) (string, *api.HistorySums) { return v.Name, &v.HistorySums })
+}
+
+// sumRows is a table of sums, each with what it is of.
+func sumRows[T any](of string, list []T, cells func(*T) (string, *api.HistorySums)) [][]string {
+	rows := [][]string{append([]string{of}, historyColumns...)}
+	for i := range list {
+		first, sums := cells(&list[i])
+		rows = append(rows, append([]string{first}, historyCells(sums)...))
+	}
+	return rows
 }
 
 // exceptionRows is a table of failures by exception and time.
