@@ -679,5 +679,5 @@
   });
 
   // What the other scripts of the page use.
-  window.jobrunner = { $, make, set, setClass, hide, number, plural, span, since, when, sentence, tag, rows, table, ask, act, now, current, confirmed, toast, refresh };
+  window.jobrunner = { $, make, set, setClass, hide, number, plural, span, since, when, sentence, tag, rows, table, ask, act, now, current, confirmed, toast, refresh, draw };
 })();

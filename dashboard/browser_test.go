@@ -267,20 +267,20 @@ func startBusy(t *testing.T, st runner.Status) string {
 	fakerunner.Run(t, "default", &busySite{fakerunner.Engine{Says: st}}, zap.NewNop())
 	hour = history{started: time.Now().Add(-2 * time.Hour), runners: make(map[string]*[historyPoints]point)}
 	anHour("default")
+	return serve(t, `{
+		actions
+		nodes https://b.example.com/jobrunner/
+	}`)
+}
+
+// serve has a Caddy show the dashboard with some options, and returns its address.
+func serve(t *testing.T, options string) (address string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	address := l.Addr().String()
+	address = l.Addr().String()
 	l.Close()
-	raw, err := caddytest.Adapt(`{
-		admin off
-		auto_https off
-	}
-	http://` + address + ` {
-		jobrunner_dashboard {
-			actions
-			nodes https://b.example.com/jobrunner/
-		}
-	}`)
+	raw, err := caddytest.Adapt("{\n\tadmin off\n\tauto_https off\n}\nhttp://" + address + " {\n\tjobrunner_dashboard " + options + "\n}\n")
 	require.NoError(t, err)
 	require.NoError(t, caddy.Load(raw, true))
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })

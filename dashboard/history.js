@@ -2,7 +2,7 @@
 // What became of the jobs of the last days, when those that wait will have been started, and what other
 // capacities would have meant. It asks only while it is open.
 (() => {
-  const { $, make, set, hide, number, plural, rows, ask, now } = window.jobrunner;
+  const { $, make, set, hide, number, plural, rows, ask, now, draw: shape } = window.jobrunner;
   const EVERY = 60000; // ms between two questions while it is open
   const SPANS = { '24h': 'last 24 hours', '7d': 'last 7 days', '30d': 'last 30 days' };
   const BY = { function: 'Function', channel: 'Channel', database: 'Database', exception: 'Exception' };
@@ -50,10 +50,9 @@
     hide(table, !items.length);
   }
 
-  const NS = 'http://www.w3.org/2000/svg', w = 600, h = 120;
+  const w = 600, h = 120;
   function picture(label) {
-    const svg = document.createElementNS(NS, 'svg');
-    for (const [name, value] of Object.entries({ viewBox: `0 0 ${w} ${h}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': label })) svg.setAttribute(name, value);
+    const svg = shape('svg', { viewBox: `0 0 ${w} ${h}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': label });
     plot.replaceChildren(svg);
     return svg;
   }
@@ -67,9 +66,8 @@
     const most = Math.max(1, ...sums), wide = w / Math.max(1, sums.length);
     const bar = (i, from, to, opacity) => {
       if (to <= from) return;
-      const rect = document.createElementNS(NS, 'rect'), y = n => h - (h - 4) * n / most;
-      for (const [name, value] of Object.entries({ x: (i * wide).toFixed(1), width: Math.max(1, wide * .8).toFixed(1), y: y(to).toFixed(1), height: (y(from) - y(to)).toFixed(1), fill: 'var(--bad)', opacity })) rect.setAttribute(name, value);
-      svg.append(rect);
+      const y = n => h - (h - 4) * n / most;
+      svg.append(shape('rect', { x: (i * wide).toFixed(1), width: Math.max(1, wide * .8).toFixed(1), y: y(to).toFixed(1), height: (y(from) - y(to)).toFixed(1), fill: 'var(--bad)', opacity }));
     };
     sums.forEach((n, i) => { bar(i, 0, first[i], 1); bar(i, first[i], n, .45); });
     if (all.length) explain(['s-failed', `${plain(all[0].name) || '(unknown)'}; other exceptions are paler`], ['s-top', `top: ${number(most)} in ${lasted(doc.step_seconds)}`]);
@@ -90,14 +88,7 @@
         d += `${pen ? 'L' : 'M'}${(w * (i + .5) / list.length).toFixed(1)} ${y(s).toFixed(1)}` + (pen ? '' : 'h.1');
         pen = true;
       });
-      const path = document.createElementNS(NS, 'path');
-      path.setAttribute('d', d || 'M0 0');
-      path.setAttribute('class', 'line ' + cls);
-      path.setAttribute('fill', 'none');
-      path.setAttribute('stroke', cls === 's-wait' ? 'var(--wait)' : 'var(--run)');
-      path.setAttribute('stroke-width', '2');
-      path.setAttribute('vector-effect', 'non-scaling-stroke');
-      svg.append(path);
+      svg.append(shape('path', { d: d || 'M0 0', class: 'line ' + cls, fill: 'none', stroke: cls === 's-wait' ? 'var(--wait)' : 'var(--run)', 'stroke-width': '2', 'vector-effect': 'non-scaling-stroke' }));
     }
   }
 
@@ -126,11 +117,16 @@
   }
 
   const WORDS = { never: 'never at this rate', unknown: 'not known', empty: 'none waits' };
+  function emptyIn(c) {
+    if (c.verdict === 'later') return 'not within ' + lasted(c.least_seconds);
+    if (c.verdict !== 'drains') return WORDS[c.verdict];
+    return lasted(c.empty_in_seconds) + (c.least_seconds === c.most_seconds ? '' : ` (${lasted(c.least_seconds)} to ${lasted(c.most_seconds)})`);
+  }
   async function future() {
     try {
       const doc = (await ask('forecast', { runner: now.runner })).body;
       fill(coming, doc.channels, c => c.database + ' ' + c.channel, c => [plain([c.database, c.channel].filter(Boolean).join(', ')), number(c.waiting), number(Math.round(c.arrivals_per_hour)),
-        c.verdict === 'drains' ? c.least_seconds === c.most_seconds ? lasted(c.empty_in_seconds) : `${lasted(c.empty_in_seconds)} (${lasted(c.least_seconds)} to ${lasted(c.most_seconds)})` : c.verdict === 'later' ? 'not within ' + lasted(c.least_seconds) : WORDS[c.verdict]]);
+        emptyIn(c)]);
       set(comingNote, doc.channels.length ? 'Assumed: ' + doc.assumes.join('; ') + '.' : 'No job waits.');
     } catch (err) {
       hide(coming, true);

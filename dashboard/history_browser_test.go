@@ -4,11 +4,10 @@ package dashboard
 
 import (
 	"context"
-	"net"
+	"fmt"
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
@@ -16,7 +15,6 @@ import (
 	past "github.com/caddy-jobrunner/caddy-jobrunner/internal/history"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/browsertest"
-	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddytest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
 )
 
@@ -24,6 +22,24 @@ import (
 type quiet struct{ busySite }
 
 func (*quiet) Tasks(context.Context) ([]runner.TaskStatus, error) { return nil, nil }
+
+// openPast opens the page, and unfolds the past.
+func openPast(p *browsertest.Page, address string) {
+	p.Open("http://" + address + "/jobrunner/")
+	p.Until("document.querySelector('#past')")
+	browsertest.Eval[any](p, "document.querySelector('#past').open = true, null")
+}
+
+// showBy chooses what the past is grouped by.
+func showBy(p *browsertest.Page, by string) {
+	browsertest.Eval[any](p, "document.querySelector('#past-by').value = '"+by+"', document.querySelector('#past-by').dispatchEvent(new Event('change')), null")
+}
+
+// whatIf asks what a channel with another capacity would have meant.
+func whatIf(p *browsertest.Page, channel string, capacity int) {
+	browsertest.Eval[any](p, fmt.Sprintf("document.querySelector('#what-if').elements.channel.value = '%s', "+
+		"document.querySelector('#what-if').elements.capacity.value = %d, document.querySelector('#what-if').requestSubmit(), null", channel, capacity))
+}
 
 // TestBrowserHistory: the page shows what became of the jobs, when none will wait, and what another capacity
 // would have meant; names of others stay texts.
@@ -54,42 +70,33 @@ func TestBrowserHistory(t *testing.T) {
 		r, err := k.History().Query(t.Context(), past.Query{})
 		return err == nil && r.Total.Attempts() == 63
 	}, time.Minute, 10*time.Millisecond)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := l.Addr().String()
-	l.Close()
-	raw, err := caddytest.Adapt("{\n\tadmin off\n\tauto_https off\n}\nhttp://" + address + " {\n\tjobrunner_dashboard\n}\n")
-	require.NoError(t, err)
-	require.NoError(t, caddy.Load(raw, true))
-	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
+	address := serve(t, "")
 
 	for _, d := range []browsertest.Device{{Width: 1280, Height: 900}, {Width: 320, Height: 700, Phone: true}} {
 		p := browsertest.New(t)
 		p.Use(d)
-		p.Open("http://" + address + "/jobrunner/")
-		p.Until("document.querySelector('#past')")
-		browsertest.Eval[any](p, "document.querySelector('#past').open = true, null")
+		openPast(p, address)
 		p.Until("document.querySelectorAll('#past-groups tbody tr').length === 2 && document.querySelectorAll('#past-forecast tbody tr').length === 2")
 		require.Contains(t, p.Text("#past-groups tbody"), "<b>send</b>")
 		require.Contains(t, p.Text("#past-note"), "63 attempts in the last 24 hours")
 		require.Contains(t, p.Text("#past-forecast tbody"), "30")
 		require.Contains(t, p.Text("#past"), "no more jobs come")
 		require.NotEmpty(t, browsertest.Eval[string](p, "document.querySelector('#past-plot svg').getAttribute('aria-label')"))
-		browsertest.Eval[any](p, "document.querySelector('#past-by').value = 'channel', document.querySelector('#past-by').dispatchEvent(new Event('change')), null")
+		showBy(p, "channel")
 		p.Until("document.querySelector('#past-groups tbody').innerText.includes('root.mail')")
 		require.Contains(t, browsertest.Eval[string](p, "document.querySelector('#past-csv').href"), "by=channel&csv=groups")
-		browsertest.Eval[any](p, "document.querySelector('#past-by').value = 'exception', document.querySelector('#past-by').dispatchEvent(new Event('change')), null")
+		showBy(p, "exception")
 		p.Until("document.querySelectorAll('#past-groups tbody tr').length === 2 && document.querySelectorAll('#past-plot rect').length === 3")
 		require.Contains(t, p.Text("#past-groups tbody"), "odoo.<i>Error</i>")
 		require.Contains(t, p.Text("#past-groups tbody"), "\ufffdother")
 		require.Contains(t, browsertest.Eval[string](p, "document.querySelector('#past-plot svg').getAttribute('aria-label')"), "2 with odoo.<i>Error</i>, 1 with")
 		require.Contains(t, browsertest.Eval[string](p, "document.querySelector('#past-csv').href"), "by=exception&csv=intervals")
-		browsertest.Eval[any](p, "document.querySelector('#what-if').elements.capacity.value = 2, document.querySelector('#what-if').requestSubmit(), null")
+		whatIf(p, "root", 2)
 		p.Until("document.querySelector('#what-if-table tbody tr')")
 		require.Contains(t, p.Text("#what-if-answer"), "1 → 2")
 		require.Contains(t, p.Text("#what-if-answer"), "Nothing was changed.")
 		p.Until("document.documentElement.scrollWidth <= innerWidth")
-		browsertest.Eval[any](p, "document.querySelector('#what-if').elements.channel.value = 'no=channel', document.querySelector('#what-if').requestSubmit(), null")
+		whatIf(p, "no=channel", 2)
 		p.Until("document.querySelector('#what-if-answer').innerText.includes('no channel with its capacity')")
 	}
 }

@@ -3,13 +3,11 @@
 package dashboard
 
 import (
-	"net"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
@@ -17,7 +15,6 @@ import (
 	past "github.com/caddy-jobrunner/caddy-jobrunner/internal/history"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/browsertest"
-	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/caddytest"
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/fakerunner"
 )
 
@@ -77,14 +74,7 @@ func TestScreenshotsOfHistory(t *testing.T) {
 		}, time.Minute, 10*time.Millisecond)
 		begun = ev.Time
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := l.Addr().String()
-	l.Close()
-	raw, err := caddytest.Adapt("{\n\tadmin off\n\tauto_https off\n}\nhttp://" + address + " {\n\tjobrunner_dashboard\n}\n")
-	require.NoError(t, err)
-	require.NoError(t, caddy.Load(raw, true))
-	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
+	address := serve(t, "")
 	for name, c := range map[string]struct {
 		by     string
 		device browsertest.Device
@@ -95,11 +85,10 @@ func TestScreenshotsOfHistory(t *testing.T) {
 	} {
 		p := browsertest.New(t)
 		p.Use(c.device)
-		p.Open("http://" + address + "/jobrunner/")
-		p.Until("document.querySelector('#past')")
-		browsertest.Eval[any](p, "document.querySelector('#past').open = true, document.querySelector('#past-by').value = '"+c.by+"', document.querySelector('#past-by').dispatchEvent(new Event('change')), null")
+		openPast(p, address)
+		showBy(p, c.by)
 		p.Until("document.querySelector('#past-groups tbody tr') && document.querySelector('#past-forecast tbody tr')")
-		browsertest.Eval[any](p, "document.querySelector('#what-if').elements.channel.value = 'root.export', document.querySelector('#what-if').elements.capacity.value = 2, document.querySelector('#what-if').requestSubmit(), null")
+		whatIf(p, "root.export", 2)
 		p.Until("document.querySelector('#what-if-table tbody tr')")
 		browsertest.Eval[any](p, "document.activeElement.blur(), document.querySelector('[aria-labelledby=h-past]').scrollIntoView(), null")
 		p.Screenshot(filepath.Join("..", "docs", "dashboard-"+name+".png"))
