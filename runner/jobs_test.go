@@ -126,6 +126,16 @@ func (o *slowOperator) OpenOperations(ctx context.Context, pg *pgx.ConnConfig, d
 	return o.asked[database], err
 }
 
+// startSlow starts a runner with operations that take their time.
+func (b *bench) startSlow(takes time.Duration, windows int) *runner.Runner {
+	cfg := b.config("root:1")
+	cfg.Driver = &struct {
+		fakeDriver
+		driver.Operator
+	}{fakeDriver{Driver: cfg.Driver}, &slowOperator{cfg.Driver.(driver.Operator), takes, windows, map[string]*slowOperations{}}}
+	return b.start(cfg)
+}
+
 // A page ends when its time is over, says how many databases it has left, and the next one goes on there
 // until all jobs have been found.
 func TestPagesTakeTheirTime(t *testing.T) {
@@ -147,12 +157,7 @@ func TestPagesTakeTheirTime(t *testing.T) {
 				for _, name := range names {
 					b.failed(name, 1)
 				}
-				cfg := b.config("root:1")
-				cfg.Driver = &struct {
-					fakeDriver
-					driver.Operator
-				}{fakeDriver{Driver: cfg.Driver}, &slowOperator{cfg.Driver.(driver.Operator), c.takes, c.windows, map[string]*slowOperations{}}}
-				r := b.start(cfg)
+				r := b.startSlow(c.takes, c.windows)
 				b.settle(time.Second)
 				var left []int
 				found := 0
@@ -188,12 +193,7 @@ func TestDryRunsTakeTheirTime(t *testing.T) {
 				for _, name := range b.many(5) {
 					b.failed(name, 1)
 				}
-				cfg := b.config("root:1")
-				cfg.Driver = &struct {
-					fakeDriver
-					driver.Operator
-				}{fakeDriver{Driver: cfg.Driver}, &slowOperator{cfg.Driver.(driver.Operator), c.takes, c.windows, map[string]*slowOperations{}}}
-				r := b.start(cfg)
+				r := b.startSlow(c.takes, c.windows)
 				b.settle(time.Second)
 				change := runner.JobChange{Change: driver.Change{Action: driver.Cancel}, Patience: c.patience, DryRun: true}
 				began := time.Now()
