@@ -18,8 +18,9 @@ const (
 
 // Client asks a Caddy that may be loading a configuration. During a load, two sockets listen on one
 // port, and the kernel resets the connections that it has given to the older one when that closes
-// before it has accepted them. Nothing was sent on them, so that another one can be opened.
-var Client = &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: http.DefaultMaxIdleConnsPerHost}}
+// before it has accepted them. Of one that is reset while it is opened, nothing was sent, so that
+// another one is opened.
+var Client = &http.Client{Transport: &http.Transport{DialContext: dial}}
 
 func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout}
