@@ -61,8 +61,9 @@
   // drawFailures plots how many jobs failed in each interval, with the most frequent exception as the lowest part.
   function drawFailures(doc) {
     const all = doc.exceptions ?? [], svg = picture(`Failures between ${doc.from} and ${doc.to}: ${all.map(e => `${number(e.failed)} with ${plain(e.name) || 'an unknown exception'}`).join(', ') || 'none'}`);
-    const at = new Map(doc.intervals.map((p, i) => [p.begin, i])), sums = doc.intervals.map(() => 0), first = doc.intervals.map(() => 0);
-    all.forEach((e, k) => { for (const c of e.counts ?? []) { const i = at.get(c.begin); sums[i] += c.failed; if (!k) first[i] += c.failed; } });
+    const at = new Map(doc.intervals.map((p, i) => [p.begin, i])), first = doc.intervals.map(() => 0);
+    for (const c of all[0]?.counts ?? []) first[at.get(c.begin)] = c.failed;
+    const sums = doc.intervals.map((p, i) => Math.max(p.failed, first[i]));
     const most = Math.max(1, ...sums), wide = w / Math.max(1, sums.length);
     const bar = (i, from, to, opacity) => {
       if (to <= from) return;

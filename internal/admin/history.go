@@ -202,7 +202,7 @@ func newHistory(r *history.Result) *api.History {
 		doc.Intervals = append(doc.Intervals, api.HistoryInterval{Begin: r.Points[i].Begin, HistorySums: newHistorySums(&r.Points[i].Sums)})
 	}
 	for _, e := range r.Exceptions {
-		out := api.HistoryException{Name: e.Name, Failed: e.Failed}
+		out := api.HistoryException{Name: e.Name, Failed: e.Failed, Counts: []api.HistoryCount{}}
 		for i, n := range e.Points {
 			if n > 0 {
 				out.Counts = append(out.Counts, api.HistoryCount{Begin: r.Points[i].Begin, Failed: n})

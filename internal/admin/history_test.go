@@ -79,6 +79,33 @@ func TestHistory(t *testing.T) {
 	require.Equal(t, http.StatusOK, status)
 }
 
+// TestHistoryByException: the answer names so many exceptions, and counts the others.
+func TestHistoryByException(t *testing.T) {
+	k := fakerunner.RunWith(t, "default", new(fakerunner.Engine), zap.NewNop(), &history.Options{Dir: t.TempDir(), Logger: zap.NewNop()})
+	for i := range 6 {
+		history.Observe(runner.Event{
+			Kind: runner.EventJobFailed, Runner: "default", Time: time.Now(), Database: "prod", Channel: "root", Method: "f",
+			Exception: []string{"A", "B", "C"}[i/2], Run: time.Second,
+		})
+	}
+	require.Eventually(t, func() bool {
+		r, err := k.History().Query(t.Context(), history.Query{})
+		return err == nil && r.Total.Attempts() == 6
+	}, time.Minute, 10*time.Millisecond)
+	_, w := fakerunner.Ask(t, adminMux("history"), http.MethodGet, "/jobrunner/history?by=exception&limit=2", nil, nil)
+	var doc api.History
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &doc))
+	require.Len(t, doc.Exceptions, 2)
+	require.Equal(t, "A", doc.Exceptions[0].Name)
+	require.EqualValues(t, 2, doc.Exceptions[0].Failed)
+	require.Equal(t, 1, doc.MoreExceptions)
+	require.Len(t, doc.Groups, 2)
+	require.Equal(t, 1, doc.More)
+
+	none := newHistory(&history.Result{Exceptions: []history.Exception{{Name: "A"}}})
+	require.NotNil(t, none.Exceptions[0].Counts, "no null for who reads it")
+}
+
 // TestHistoryOff: without a history, that is said.
 func TestHistoryOff(t *testing.T) {
 	fakerunner.Run(t, "default", new(fakerunner.Engine), zap.NewNop())

@@ -30,6 +30,9 @@ func historyCommand() *cobra.Command {
 	return cmd
 }
 
+// exceptionsAsked is more than an answer has.
+const exceptionsAsked = 1000
+
 func (c *call) history() (int, error) {
 	limit := c.flags.Int("limit")
 	if limit < 1 {
@@ -39,8 +42,12 @@ func (c *call) history() (int, error) {
 		Runner: c.runner, Database: c.text("database"), Channel: c.text("channel"), Function: c.text("function"),
 		From: c.text("from"), To: c.text("to"), Step: c.text("step"), By: c.text("by"), Limit: limit,
 	}
+	intervals := c.flags.Bool("intervals")
+	if intervals && q.By == "exception" {
+		q.Limit = max(limit, exceptionsAsked) // the limit is that of the lines, and an exception has many
+	}
 	if c.flags.Bool("csv") {
-		raw, err := c.quiet.HistoryCSV(c.ctx, q, c.flags.Bool("intervals"))
+		raw, err := c.quiet.HistoryCSV(c.ctx, q, intervals)
 		if err == nil {
 			c.out.raw(raw)
 		}
@@ -50,7 +57,9 @@ func (c *call) history() (int, error) {
 	if err != nil || c.json() {
 		return 0, err
 	}
-	switch intervals := c.flags.Bool("intervals"); {
+	switch {
+	case doc.By == "exception" && len(doc.Exceptions) == 0:
+		c.out.line("no job has failed between %s and %s", written(doc.From), written(doc.To))
 	case doc.By == "exception" && intervals:
 		c.historyFailures(&doc, limit)
 	case doc.By == "exception":
@@ -101,10 +110,6 @@ func (c *call) historyGroups(doc *api.History) {
 // historyExceptions shows how many jobs failed with which exception, and in which intervals the first
 // and the last.
 func (c *call) historyExceptions(doc *api.History) {
-	if len(doc.Exceptions) == 0 {
-		c.out.line("no job has failed between %s and %s", written(doc.From), written(doc.To))
-		return
-	}
 	t := c.out.table("EXCEPTION", "FAILED", "FIRST", "LAST")
 	for i := range doc.Exceptions {
 		e := &doc.Exceptions[i]

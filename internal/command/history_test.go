@@ -65,6 +65,43 @@ func TestHistory(t *testing.T) {
 	require.Contains(t, out, "there is no history yet")
 }
 
+// TestHistoryByException: the limit is that of the lines, and the exceptions that are left out are counted.
+func TestHistoryByException(t *testing.T) {
+	from := time.Date(2030, 5, 6, 0, 0, 0, 0, time.UTC)
+	at := func(hours, failed int) api.HistoryCount {
+		return api.HistoryCount{Begin: from.Add(time.Duration(hours) * time.Hour), Failed: uint64(failed)}
+	}
+	doc := api.History{Runner: "default", From: from, To: from.Add(4 * time.Hour), Known: from, Leader: true, By: "exception", Exceptions: []api.HistoryException{
+		{Name: "UserError", Failed: 5, Counts: []api.HistoryCount{at(0, 3), at(2, 2)}}, {Failed: 1, Counts: []api.HistoryCount{at(1, 1)}},
+	}, MoreExceptions: 4}
+	var asked string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.URL.Query().Get("limit")
+		if err := json.NewEncoder(w).Encode(doc); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	run := func(args ...string) string {
+		return transcript(t, server.Listener.Addr().String(), 0, append([]string{"history", "--by", "exception"}, args...))
+	}
+	require.Equal(t, "EXCEPTION  FAILED  FIRST                 LAST\n"+
+		"UserError  5       2030-05-06T00:00:00Z  2030-05-06T02:00:00Z\n"+
+		"(unknown)  1       2030-05-06T01:00:00Z  2030-05-06T01:00:00Z\n"+
+		"4 more: --limit 6\nexit status 0\n", run("--limit", "2"))
+	require.Equal(t, "2", asked)
+	require.Equal(t, "INTERVAL              FAILED  EXCEPTION\n"+
+		"2030-05-06T02:00:00Z  2       UserError\n"+
+		"2030-05-06T01:00:00Z  1       (unknown)\n"+
+		"1 more before: --limit 3, or a longer --step\nexit status 0\n", run("--intervals", "--limit", "2"))
+	require.Equal(t, "1000", asked)
+	run("--intervals", "--limit", "1500")
+	require.Equal(t, "1500", asked)
+	doc.Exceptions = nil
+	require.Equal(t, "no job has failed between 2030-05-06T00:00:00Z and 2030-05-06T04:00:00Z\nexit status 0\n", run())
+	require.Equal(t, "no job has failed between 2030-05-06T00:00:00Z and 2030-05-06T04:00:00Z\nexit status 0\n", run("--intervals"))
+}
+
 // TestBurningObjectives: status says which objectives are not kept, which changes its exit status as little as
 // the state of the runner.
 func TestBurningObjectives(t *testing.T) {

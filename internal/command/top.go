@@ -35,6 +35,8 @@ const (
 	topEnds = 200
 	// topPause is the time before the events are asked for again.
 	topPause = time.Second
+	// topPatient is how long a look may take at least.
+	topPatient = 5 * time.Second
 )
 
 // topKinds are the events that top shows: how attempts ended, and what an operator has to know. The
@@ -56,8 +58,8 @@ func (c *call) top() (int, error) {
 	if interval < topLeast {
 		return 1, fmt.Errorf("interval %s is shorter than %s", interval, topLeast)
 	}
-	s := &screen{c: c, interval: interval, ends: &ends{}}
-	if s.look, err = s.ask(); err != nil {
+	s := &screen{c: c, interval: interval, patience: patience(interval), ends: &ends{}}
+	if s.look, err = s.ask(c.ctx); err != nil {
 		return 1, err
 	}
 	if !c.out.live || c.flags.Bool("once") {
@@ -70,10 +72,15 @@ func (c *call) top() (int, error) {
 	return s.run()
 }
 
+// patience is how long a look may take: what the screen shows is not much older than that before it says so.
+func patience(interval time.Duration) time.Duration { return max(3*interval, topPatient) }
+
 // screen is what top shows: the answers to the last look, and what has happened since it began.
 type screen struct {
 	c        *call
 	interval time.Duration
+	// patience is how long a look may take.
+	patience time.Duration
 	height   int
 	look     look
 	ends     *ends
@@ -95,17 +102,17 @@ type noLook struct{ err error }
 // next is a message that it is time for another look.
 type next struct{}
 
-func (s *screen) ask() (l look, err error) {
+func (s *screen) ask(ctx context.Context) (l look, err error) {
 	c := s.c
 	l.at = c.now()
-	if l.runners, err = c.quiet.Status(c.ctx, c.runner); err != nil {
+	if l.runners, err = c.quiet.Status(ctx, c.runner); err != nil {
 		return l, err
 	}
 	q := api.ListQuery{Runner: c.runner, Limit: topRows}
-	if l.channels, err = c.quiet.Channels(c.ctx, q); err != nil {
+	if l.channels, err = c.quiet.Channels(ctx, q); err != nil {
 		return l, err
 	}
-	l.tasks, err = c.quiet.Tasks(c.ctx, q)
+	l.tasks, err = c.quiet.Tasks(ctx, q)
 	return l, err
 }
 
@@ -137,13 +144,17 @@ func (s *screen) gather(ctx context.Context) {
 	}()
 	q := api.EventQuery{Runner: s.c.runner, Kinds: topKinds()}
 	for ctx.Err() == nil {
-		// What is wrong with Caddy is said by the next look.
-		_ = s.c.quiet.Events(ctx, q, func(ev api.Event) error {
+		s.ends.refused("")
+		err := s.c.quiet.Events(ctx, q, func(ev api.Event) error {
 			if ev.Event != api.EventEnd {
 				s.ends.add(eventLine(&ev))
 			}
 			return nil
 		})
+		// That Caddy is not there is said by the next look.
+		if refusal, ok := errors.AsType[*api.Error](err); ok {
+			s.ends.refused(refusal.Message)
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(topPause):
@@ -155,6 +166,14 @@ func (s *screen) gather(ctx context.Context) {
 type ends struct {
 	mu    sync.Mutex
 	lines []string
+	// refusal is why there are no events now: a Caddy of another version may not know what is asked.
+	refusal string
+}
+
+func (e *ends) refused(why string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.refusal = why
 }
 
 func (e *ends) add(line string) {
@@ -163,12 +182,16 @@ func (e *ends) add(line string) {
 	if len(e.lines) == topEnds {
 		e.lines = e.lines[:topEnds-1]
 	}
-	e.lines = slices.Insert(e.lines, 0, api.Printable(line))
+	e.lines = slices.Insert(e.lines, 0, line)
 }
 
+// list returns the lines, after the one that says why there are no more.
 func (e *ends) list() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.refusal != "" {
+		return append([]string{"the events cannot be shown: " + oneLine(api.Plain(e.refusal))}, e.lines...)
+	}
 	return slices.Clone(e.lines)
 }
 
@@ -190,13 +213,7 @@ func (s *screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 			return s, tea.Quit
 		}
 	case next:
-		return s, func() tea.Msg {
-			l, err := s.ask()
-			if err != nil {
-				return noLook{err}
-			}
-			return l
-		}
+		return s, s.again
 	case look:
 		s.look, s.problem = msg, ""
 		return s, s.wait()
@@ -205,6 +222,17 @@ func (s *screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		return s, s.wait()
 	}
 	return s, nil
+}
+
+// again looks once more, and not for long: meanwhile, the screen shows what was.
+func (s *screen) again() tea.Msg {
+	ctx, cancel := context.WithTimeout(s.c.ctx, s.patience)
+	defer cancel()
+	l, err := s.ask(ctx)
+	if err != nil {
+		return noLook{err}
+	}
+	return l
 }
 
 // View implements [tea.Model].

@@ -2,9 +2,12 @@ package command
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -112,6 +115,63 @@ func TestTopShowsWhatEnds(t *testing.T) {
 	}
 	require.Subset(t, api.EventKinds(), topSteps)
 	require.Len(t, topKinds(), len(api.EventKinds())-len(topSteps))
+}
+
+// TestTopTellsWhyThereAreNoEvents: a Caddy that refuses them is asked again, and its last word is no event.
+func TestTopTellsWhyThereAreNoEvents(t *testing.T) {
+	t.Parallel()
+	asked := make(chan bool)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch _, open := <-asked; {
+		case open:
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = fmt.Fprint(w, `{"error":"no event is called objective_burns\n\u001b[2J"}`)
+		default:
+			w.Header().Set("Content-Type", "text/event-stream")
+			for _, kind := range []string{"job_done", api.EventEnd} {
+				_, _ = fmt.Fprintf(w, "event: %s\ndata: {\"event\":%q,\"database\":\"prod\"}\n\n", kind, kind)
+			}
+			http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}
+	}))
+	defer srv.Close()
+	s := topScreen()
+	var err error
+	s.c.quiet, err = api.NewClient(srv.Listener.Addr().String())
+	require.NoError(t, err)
+	s.Update(tea.WindowSizeMsg{Width: 100, Height: 40})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan bool)
+	go func() { defer close(ended); s.gather(ctx) }()
+	asked <- true
+	require.Eventually(t, func() bool {
+		return strings.Contains(s.View().Content, "LATEST\nthe events cannot be shown: no event is called objective_burns \ufffd[2J\n")
+	}, 10*time.Second, 10*time.Millisecond)
+	close(asked)
+	require.Eventually(t, func() bool { return strings.Contains(s.View().Content, "job_done") }, 10*time.Second, 10*time.Millisecond)
+	require.Len(t, s.ends.list(), 1)
+	cancel()
+	<-ended
+	require.Len(t, s.ends.list(), 1, "neither the end of the stream nor a refusal")
+}
+
+// TestTopWaitsNotForEver: a look that gets no answer ends after a while, and the screen says so.
+func TestTopWaitsNotForEver(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	defer srv.Close()
+	s := topScreen()
+	s.c.ctx, s.patience = t.Context(), 50*time.Millisecond
+	var err error
+	s.c.quiet, err = api.NewClient(srv.Listener.Addr().String())
+	require.NoError(t, err)
+	_, cmd := s.Update(next{})
+	failed, ok := cmd().(noLook)
+	require.True(t, ok)
+	require.ErrorContains(t, failed.err, "no answer in time")
+	require.Equal(t, topPatient, patience(topLeast))
+	require.Equal(t, 30*time.Second, patience(10*time.Second))
 }
 
 // TestTopQuits: by each of the keys that people try.

@@ -16,8 +16,15 @@ import (
 // errMalformed is what reading a block ends with that was not written by this code.
 var errMalformed = errors.New("malformed block of the history")
 
-// blockLimit bounds what a block may hold uncompressed, in bytes.
-const blockLimit = 64 << 20
+const (
+	// blockLimit bounds what a block may hold uncompressed, in bytes.
+	blockLimit = 64 << 20
+	// seriesMost and failuresMost are how many a table has at most, and namesMost how many names those
+	// have. A block that tells of more was not written by this code, and could take all memory.
+	seriesMost   = seriesLimit + databaseLimit + 1
+	failuresMost = failuresLimit + databaseLimit + 1
+	namesMost    = 4*seriesMost + 5*failuresMost
+)
 
 // encoder writes numbers of variable length, and names by their place in a list.
 type encoder struct {
@@ -153,9 +160,9 @@ func open(block []byte) (*decoder, error) {
 		return nil, fmt.Errorf("%w: %d bytes, %v", errMalformed, len(raw), err) //nolint:errorlint // one error is enough to tell
 	}
 	d := &decoder{in: raw}
-	for range d.count() {
+	for range d.count(namesMost) {
 		n := d.number()
-		if n > uint64(len(d.in)) {
+		if n > nameLimit || n > uint64(len(d.in)) {
 			return nil, errMalformed
 		}
 		d.names = append(d.names, string(d.in[:n]))
@@ -174,10 +181,10 @@ func (d *decoder) number() uint64 {
 	return n
 }
 
-// count reads how many things follow, each of which takes a byte at least.
-func (d *decoder) count() uint64 {
+// count reads how many things follow, of which there are no more than most.
+func (d *decoder) count(most uint64) uint64 {
 	n := d.number()
-	if n > uint64(len(d.in)) {
+	if n > most {
 		d.in, d.err = nil, errMalformed
 		return 0
 	}
@@ -207,7 +214,7 @@ func (d *decoder) series() Series {
 
 func (d *decoder) latencies(l *Latencies) {
 	at := uint64(0)
-	for range d.count() {
+	for range d.count(latencyBuckets) {
 		step, n := d.number(), d.number()
 		if step >= latencyBuckets || at+step >= latencyBuckets {
 			d.in, d.err = nil, errMalformed
@@ -226,7 +233,7 @@ func decode(block []byte, see func(s Series, sums *Sums), failed func(f Failure,
 		return 0, err
 	}
 	folded = d.number()
-	for range d.count() {
+	for range d.count(seriesMost) {
 		var sums Sums
 		s := d.series()
 		for i := range sums.Outcomes {
@@ -243,7 +250,7 @@ func decode(block []byte, see func(s Series, sums *Sums), failed func(f Failure,
 	if len(d.in) == 0 { // of a version that did not count failures
 		return folded, d.err
 	}
-	for range d.count() {
+	for range d.count(failuresMost) {
 		f := Failure{d.series(), d.name()}
 		n := d.number()
 		if d.err != nil {

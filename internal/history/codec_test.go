@@ -1,10 +1,12 @@
 package history
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,8 +111,8 @@ func FuzzDecode(f *testing.F) {
 		for _, block := range [][]byte{raw, sealed(t, raw)} {
 			sum := newTable()
 			_, _ = sum.take(block)
-			require.LessOrEqual(t, len(sum.failures.of), failuresLimit+databaseLimit+1)
-			require.LessOrEqual(t, len(sum.series), seriesLimit+databaseLimit+1)
+			require.LessOrEqual(t, len(sum.failures.of), failuresMost)
+			require.LessOrEqual(t, len(sum.series), seriesMost)
 		}
 	})
 }
@@ -122,6 +124,68 @@ func sealed(t *testing.T, raw []byte) []byte {
 	block, err := e.seal()
 	require.NoError(t, err)
 	return block
+}
+
+// TestBlocksOfNobody: a small block that tells of more than a table can have is refused, before it takes
+// memory or time.
+func TestBlocksOfNobody(t *testing.T) {
+	numbers := func(list ...uint64) (out []byte) {
+		var e encoder
+		for _, n := range list {
+			e.number(n)
+		}
+		return e.out
+	}
+	// repeated is a block of so many names, and of a head and many times the same.
+	repeated := func(names int, name string, head []byte, times int, each ...uint64) []byte {
+		e := encoder{out: append(head, bytes.Repeat(numbers(each...), times)...)}
+		for range names {
+			e.names = append(e.names, name)
+		}
+		block, err := e.seal()
+		require.NoError(t, err)
+		require.Less(t, len(block), 1<<20)
+		return block
+	}
+	empty := []uint64{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0} // names, outcomes, times
+	read := func(block []byte) (seen int, err error) {
+		_, err = decode(block, func(Series, *Sums) { seen++ }, func(Failure, uint64) { seen++ })
+		return seen, err
+	}
+	for _, c := range []struct {
+		name  string
+		block func(more int) []byte
+		most  int
+	}{
+		{"names", func(more int) []byte { return repeated(namesMost+more, "", numbers(0, 0), 0) }, 0},
+		{"a long name", func(more int) []byte { return repeated(1, strings.Repeat("x", nameLimit+more), numbers(0, 0), 0) }, 0},
+		{"series", func(more int) []byte {
+			return repeated(1, "", numbers(0, uint64(seriesMost+more)), seriesMost+more, empty...)
+		}, seriesMost},
+		{"failures", func(more int) []byte {
+			return repeated(1, "", numbers(0, 0, uint64(failuresMost+more)), failuresMost+more, 0, 0, 0, 0, 0, 1)
+		}, failuresMost},
+	} {
+		seen, err := read(c.block(0))
+		require.NoError(t, err, c.name)
+		require.Equal(t, c.most, seen, c.name)
+		seen, err = read(c.block(1))
+		require.ErrorIs(t, err, errMalformed, c.name)
+		require.Zero(t, seen, c.name)
+	}
+	for name, block := range map[string]func(more int) []byte{
+		"series of a recording": func(more int) []byte {
+			return repeated(1, "", numbers(0, uint64(seriesLimit+more)), seriesLimit+more+1, 0, 0, 0, 0)
+		},
+		"attempts": func(more int) []byte {
+			return repeated(1, "", numbers(0, 1, 0, 0, 0, 0, uint64(attemptsLimit+more)), attemptsLimit+more, 0, 0, 1, 1, 0, 0)
+		},
+	} {
+		_, err := decodeRecording(block(0), start)
+		require.NoError(t, err, name)
+		_, err = decodeRecording(block(1), start)
+		require.ErrorIs(t, err, errMalformed, name)
+	}
 }
 
 // TestYear: how large the file of many databases is after a year, which the test prints.

@@ -90,3 +90,108 @@ func TestHostileExceptions(t *testing.T) {
 	require.True(t, len(r.Exceptions) >= exceptionsLimit && len(r.Exceptions) <= exceptionsLimit+1, len(r.Exceptions))
 	require.Equal(t, Other, r.Exceptions[0].Name)
 }
+
+// TestFrequentExceptions: the most frequent exceptions of a long time are told, however many rare ones a
+// database had before.
+func TestFrequentExceptions(t *testing.T) {
+	b := newBook(t, t.TempDir())
+	all := uint64(0)
+	for i := range 60 {
+		for j := range failuresQuota {
+			b.fails(1, mail, fmt.Sprint("Rare", i, "/", j))
+		}
+		all += failuresQuota
+		if i > 40 {
+			b.fails(2, Series{"shop", "root", "m", "f"}, "Frequent")
+			all += 2
+		}
+		b.save()
+		b.at = b.at.Add(Step)
+	}
+	r := b.ask(Query{From: start, Step: Step, By: ByException})
+	require.Len(t, r.Exceptions, exceptionsLimit+1)
+	require.Equal(t, Other, r.Exceptions[0].Name)
+	require.Equal(t, "Frequent", r.Exceptions[1].Name)
+	require.EqualValues(t, 38, r.Exceptions[1].Failed)
+	require.EqualValues(t, 2, r.Exceptions[1].Points[59])
+	sum, points := uint64(0), uint64(0)
+	for _, e := range r.Exceptions {
+		sum += e.Failed
+		for _, n := range e.Points {
+			points += n
+		}
+	}
+	require.Equal(t, all, sum)
+	require.Equal(t, all, points)
+	require.Equal(t, r.Total.Outcomes[Failed], sum)
+	require.Len(t, r.Groups, len(r.Exceptions))
+}
+
+// TestFrequentFunctions: as with exceptions, the functions that took the most time are told.
+func TestFrequentFunctions(t *testing.T) {
+	b := newBook(t, t.TempDir())
+	for i := range groupsLimit/seriesQuota + 2 {
+		for j := range seriesQuota {
+			b.ends(1, Done, Series{"prod", "root", "m", fmt.Sprint("f", i, "/", j)})
+		}
+		b.save()
+		b.at = b.at.Add(Step)
+	}
+	b.ends(2, Done, Series{"shop", "root", "sale.order", "invoice"})
+	r := b.ask(Query{From: start, Step: Step})
+	require.Equal(t, Other, r.Groups[0].Name)
+	require.Equal(t, "sale.order.invoice", r.Groups[1].Name)
+	require.LessOrEqual(t, len(r.Groups), groupsLimit+1)
+	sum := uint64(0)
+	for i := range r.Groups {
+		sum += r.Groups[i].Attempts()
+	}
+	require.Equal(t, r.Total.Attempts(), sum)
+}
+
+// TestFailuresWithoutRoom: a database with many failing functions loses the functions before the
+// exceptions, and only a few of those are kept so.
+func TestFailuresWithoutRoom(t *testing.T) {
+	var f failures
+	for i := range failuresQuota + 10 {
+		f.add(Failure{Series{"prod", "root", "m", fmt.Sprint("f", i)}, "UserError"}, 1)
+	}
+	rest := restOf("prod")
+	require.Len(t, f.of, failuresQuota+1)
+	require.EqualValues(t, 10, f.of[Failure{rest, "UserError"}])
+	for i := range exceptionsQuota + 5 {
+		f.add(Failure{Series{"prod", "root", "m", "f"}, fmt.Sprint("Error", i)}, 2)
+	}
+	require.Len(t, f.of, failuresQuota+exceptionsQuota+1)
+	require.EqualValues(t, 12, f.of[Failure{rest, Other}], "six of fifteen had no room")
+	var sum failures
+	sum.merge(&f)
+	require.Equal(t, f.of, sum.of)
+	f.add(Failure{Series{"prod", "root", "m", "f"}, Other}, 1)
+	require.EqualValues(t, 13, f.of[Failure{rest, Other}])
+
+	// All databases together.
+	f = failures{}
+	for d := range databaseLimit + 100 {
+		for i := range failuresQuota + exceptionsQuota + 1 {
+			f.add(Failure{Series{fmt.Sprint("d", d), "root", "m", "f"}, fmt.Sprint("Error", i)}, 1)
+		}
+	}
+	require.Len(t, f.of, failuresMost)
+	require.Equal(t, databaseLimit+1, f.folded)
+	require.EqualValues(t, 1, f.of[Failure{restOf("d0"), Other}])
+}
+
+// TestFailuresUnaccounted: failures of which the exception is not known are told as such.
+func TestFailuresUnaccounted(t *testing.T) {
+	b := newBook(t, t.TempDir())
+	b.fails(3, mail, "UserError")
+	b.save()
+	b.at = start.Add(Step)
+	b.fails(2, mail, "UserError")
+	b.count()
+	b.present.failures = failures{} // as a version that did not count by exception leaves it
+	r := b.ask(Query{From: start, Step: Step, By: ByException})
+	require.Equal(t, []Exception{{"UserError", 3, []uint64{3, 0}}, {"", 2, []uint64{0, 2}}}, r.Exceptions)
+	require.Len(t, r.Groups, 2)
+}

@@ -161,10 +161,49 @@ func (q *Query) group(s *Series) string {
 type answer struct {
 	*Result
 
-	query  *Query
-	groups map[string]*Sums
+	query      *Query
+	groups     ranking[Sums]
+	exceptions ranking[Exception]
+}
 
-	exceptions map[string]*Exception
+func newAnswer(q *Query) *answer {
+	a := &answer{Result: &Result{From: q.From, To: q.To, Step: q.Step}, query: q}
+	for at := q.From; at.Before(q.To); at = at.Add(q.Step) {
+		a.Points = append(a.Points, Point{Begin: at})
+	}
+	a.groups = ranking[Sums]{
+		of: make(map[string]*Sums), limit: groupsLimit, compare: compareSums, merge: (*Sums).Merge,
+		make: func(string) *Sums { return new(Sums) },
+	}
+	a.exceptions = ranking[Exception]{
+		of: make(map[string]*Exception), limit: exceptionsSeen, compare: compareExceptions, merge: (*Exception).merge,
+		make: func(name string) *Exception { return &Exception{Name: name, Points: make([]uint64, len(a.Points))} },
+	}
+	return a
+}
+
+// compareSums orders what took the most time first.
+func compareSums(x, y *Sums) int {
+	return cmp.Or(cmp.Compare(y.RunTotal, x.RunTotal), cmp.Compare(y.Attempts(), x.Attempts()))
+}
+
+// settle sorts what was added up.
+func (a *answer) settle() {
+	a.unnamed()
+	a.Exceptions = a.sorted()
+	if a.query.By == ByException {
+		for i := range a.Exceptions {
+			e := &a.Exceptions[i]
+			a.Groups = append(a.Groups, Group{e.Name, Sums{Outcomes: [outcomes]uint64{Failed: e.Failed}}})
+		}
+		return
+	}
+	for name, sums := range a.groups.of {
+		a.Groups = append(a.Groups, Group{name, *sums})
+	}
+	slices.SortFunc(a.Groups, func(x, y Group) int {
+		return cmp.Or(compareSums(&x.Sums, &y.Sums), strings.Compare(x.Name, y.Name))
+	})
 }
 
 // step returns the number of the point in which an interval is, and whether a series of it counts.
@@ -182,31 +221,15 @@ func (a *answer) add(begin time.Time, s Series, sums *Sums) {
 	a.Points[i].Merge(sums)
 	a.Total.Merge(sums)
 	if a.query.By != ByException {
-		a.group(a.query.group(&s)).Merge(sums)
+		a.groups.at(a.query.group(&s)).Merge(sums)
 	}
 }
 
 // addFailures adds failures of the interval that begins at a time.
 func (a *answer) addFailures(begin time.Time, f Failure, n uint64) {
-	i, wanted := a.step(begin, &f.Series)
-	if !wanted {
-		return
+	if i, wanted := a.step(begin, &f.Series); wanted {
+		a.exceptions.at(f.Exception).add(i, n)
 	}
-	a.fail(i, &f, n)
-	if a.query.By == ByException {
-		a.group(f.Exception).Merge(&Sums{Outcomes: [outcomes]uint64{Failed: n}})
-	}
-}
-
-// group returns the sums of a name, or of what it is folded into.
-func (a *answer) group(name string) *Sums {
-	if a.groups[name] == nil && len(a.groups) >= groupsLimit {
-		name = Other
-	}
-	if a.groups[name] == nil {
-		a.groups[name] = new(Sums)
-	}
-	return a.groups[name]
 }
 
 // Query answers from the file, and from what is not written yet. It fails with [ErrQuery], or if ctx ends;
@@ -215,31 +238,17 @@ func (l *Log) Query(ctx context.Context, q Query) (*Result, error) {
 	if err := q.settle(l.now()); err != nil {
 		return nil, err
 	}
-	a := answer{Result: &Result{From: q.From, To: q.To, Step: q.Step}, query: &q, groups: make(map[string]*Sums), exceptions: make(map[string]*Exception)}
-	for at := q.From; at.Before(q.To); at = at.Add(q.Step) {
-		a.Points = append(a.Points, Point{Begin: at})
-	}
+	a := newAnswer(&q)
 	release, err := l.takeTurn(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	if err := l.read(ctx, &a); err != nil {
+	if err := l.read(ctx, a); err != nil {
 		return nil, err
 	}
-	l.remembered(&a)
-	for name, sums := range a.groups {
-		a.Groups = append(a.Groups, Group{name, *sums})
-	}
-	slices.SortFunc(a.Groups, func(x, y Group) int {
-		return cmp.Or(cmp.Compare(y.RunTotal, x.RunTotal), cmp.Compare(y.Attempts(), x.Attempts()), strings.Compare(x.Name, y.Name))
-	})
-	for _, e := range a.exceptions {
-		a.Exceptions = append(a.Exceptions, *e)
-	}
-	slices.SortFunc(a.Exceptions, func(x, y Exception) int {
-		return cmp.Or(cmp.Compare(y.Failed, x.Failed), strings.Compare(x.Name, y.Name))
-	})
+	l.remembered(a)
+	a.settle()
 	return a.Result, nil
 }
 

@@ -11,27 +11,35 @@ type quota struct {
 	folded int
 }
 
-// place returns the series under which a new kind is counted, and whether that is for the rest. kinds is
-// how many there are, counted tells whether a series for the rest is one of them, and names are those that
-// the kind has beside the series.
-func (q *quota) place(s Series, kinds int, counted func(rest Series) bool, names ...string) (at Series, rest bool) {
-	owned := permitted(s.Database) && s.Database != ""
-	if owned && permitted(append(names, s.Channel, s.Model, s.Method)...) && !s.rest() && kinds-q.folded < q.limit && q.own[s.Database] < q.each {
-		if q.own == nil {
-			q.own = make(map[string]int)
-		}
-		q.own[s.Database]++
-		return s, false
+// admit reports whether there is room for a new kind, and takes it. kinds is how many there are, and names
+// are those that the kind has beside the series.
+func (q *quota) admit(s Series, kinds int, names ...string) bool {
+	if !owned(s) || !permitted(append(names, s.Channel, s.Model, s.Method)...) || s.rest() ||
+		kinds-q.folded >= q.limit || q.own[s.Database] >= q.each {
+		return false
 	}
-	at = restOf(Other)
-	if own := restOf(s.Database); owned && (counted(own) || q.folded < databaseLimit) {
+	if q.own == nil {
+		q.own = make(map[string]int)
+	}
+	q.own[s.Database]++
+	return true
+}
+
+// fold returns the series under which a kind is counted for which there is no room. counted tells whether
+// a series for the rest is one of the kinds.
+func (q *quota) fold(s Series, counted func(rest Series) bool) Series {
+	at := restOf(Other)
+	if own := restOf(s.Database); owned(s) && (counted(own) || q.folded < databaseLimit) {
 		at = own
 	}
 	if !counted(at) {
 		q.folded++
 	}
-	return at, true
+	return at
 }
+
+// owned reports whether a series can be counted for its database.
+func owned(s Series) bool { return permitted(s.Database) && s.Database != "" }
 
 // restOf is the series for the rest of a database.
 func restOf(database string) Series { return Series{Database: database, Channel: Other, Method: Other} }

@@ -66,9 +66,13 @@ func (r *recording) add(n *note) {
 		r.missing++
 		return
 	}
-	i, ok := r.known[n.series]
+	series := n.series
+	if !permitted(series.Model, series.Method) {
+		series.Model, series.Method = "", Other
+	}
+	i, ok := r.known[series]
 	if !ok {
-		if len(r.series) >= seriesLimit || !permitted(n.series.Channel) || !permitted(n.series.Database) {
+		if len(r.series) >= seriesLimit || !permitted(series.Channel, series.Database) {
 			r.missing++
 			return
 		}
@@ -76,8 +80,8 @@ func (r *recording) add(n *note) {
 			r.known = make(map[Series]uint32)
 		}
 		i = uint32(len(r.series)) //nolint:gosec // it is below seriesLimit
-		r.known[n.series] = i
-		r.series = append(r.series, n.series)
+		r.known[series] = i
+		r.series = append(r.series, series)
 	}
 	r.list = append(r.list, attempt{end: n.at, wait: n.wait, run: n.run, series: i, priority: n.priority, outcome: n.outcome})
 }
@@ -136,13 +140,13 @@ func decodeRecording(block []byte, begin time.Time) (*recording, error) {
 		return nil, err
 	}
 	r := &recording{missing: d.number(), known: make(map[Series]uint32)}
-	for range d.count() {
+	for range d.count(seriesLimit) {
 		s := d.series()
 		r.known[s] = uint32(len(r.series)) //nolint:gosec // a block is not that large
 		r.series = append(r.series, s)
 	}
 	last := begin.UnixNano()
-	for range d.count() {
+	for range d.count(attemptsLimit) {
 		last += d.signed() * int64(recordUnit)
 		n, wait, run, priority, outcome := d.number(), d.units(), d.units(), d.signed(), d.number()
 		if n >= uint64(len(r.series)) || outcome >= uint64(outcomes) || priority != int64(int32(priority)) { //nolint:gosec // that is the question

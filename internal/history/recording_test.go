@@ -2,6 +2,7 @@ package history
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,6 +63,13 @@ func TestRecordingIsBounded(t *testing.T) {
 	r.add(&note{series: Series{Channel: "\xff"}, wait: 1, run: 1})
 	require.EqualValues(t, 6, r.missing)
 	require.Len(t, r.list, seriesLimit)
+	r = recording{}
+	for _, function := range []string{"\xff", strings.Repeat("x", nameLimit+1)} {
+		r.add(&note{series: Series{"prod", "root", "m", function}, wait: 1, run: 1})
+		r.add(&note{series: Series{"prod", "root", function, "f"}, wait: 1, run: 1})
+	}
+	require.Equal(t, []Series{{"prod", "root", "", Other}}, r.series, "what is needed to try another capacity is kept")
+	require.Len(t, r.list, 4)
 }
 
 // FuzzRecording: whatever a file holds, it is read or refused.

@@ -162,7 +162,10 @@ func (t *table) place(s Series) (sums *Sums, folded bool) {
 	if sums = t.series[s]; sums != nil {
 		return sums, s.rest()
 	}
-	at, folded := t.quota.place(s, len(t.series), func(rest Series) bool { return t.series[rest] != nil })
+	at := s
+	if folded = !t.admit(s, len(t.series)); folded {
+		at = t.fold(s, func(rest Series) bool { return t.series[rest] != nil })
+	}
 	if t.series[at] == nil {
 		t.series[at] = new(Sums)
 	}

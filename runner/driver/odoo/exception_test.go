@@ -31,6 +31,11 @@ func TestExceptionOfAFailedJob(t *testing.T) {
 	rows = nil
 	require.NoError(t, s.Snapshot(h.deadline(), func(row driver.Row) { rows = append(rows, row) }))
 	require.Empty(t, exceptions(rows)["a"])
+
+	h.exec("ALTER TABLE queue_job ALTER exc_name TYPE jsonb USING to_jsonb(exc_name)")
+	rows, err = h.session().Read(h.deadline(), uuids)
+	require.NoError(t, err, "a column of another type")
+	require.Equal(t, `"odoo.UserError"`, exceptions(rows)["a"])
 }
 
 // TestNoExceptionColumn: the add-ons that have none run as ever.

@@ -104,7 +104,7 @@ func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "'
 func (g *generation) rowColumns() string {
 	failure := noFailure
 	if slices.Contains(g.readable, "exc_name") {
-		failure = fmt.Sprintf("CASE WHEN j.state = 'failed' THEN left(j.exc_name, %d) END", textLimit)
+		failure = fmt.Sprintf("CASE WHEN j.state = 'failed' THEN left(j.exc_name::text, %d) END", textLimit)
 	}
 	return g.rowColumnsBut(failure)
 }
