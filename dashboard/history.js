@@ -126,7 +126,7 @@
   async function future() {
     try {
       const doc = (await ask('forecast', { runner: now.runner })).body;
-      fill(coming, doc.channels, c => c.database + ' ' + c.channel, c => [plain([c.database, c.channel].filter(Boolean).join(', ')), number(c.waiting), number(Math.round(c.arrivals_per_hour)),
+      fill(coming, doc.channels, c => c.database + ' ' + c.channel, c => [plain([c.database, c.channel].filter(Boolean).join(', ')), number(c.waiting) + (c.scheduled ? ` and ${number(c.scheduled)} later` : ''), number(Math.round(c.arrivals_per_hour)),
         emptyIn(c)]);
       set(comingNote, doc.channels.length ? 'Assumed: ' + doc.assumes.join('; ') + '.' : 'No job waits.');
     } catch (err) {

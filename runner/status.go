@@ -250,6 +250,12 @@ func (r *Runner) Tasks(ctx context.Context) (tasks []TaskStatus, err error) {
 	return tasks, err
 }
 
+// Coming tells how many jobs wait for their eta, unless they are too many; see [channels.Forest.Coming].
+func (r *Runner) Coming(ctx context.Context, limit int) (list []channels.Coming, all bool, err error) {
+	err = r.ask(ctx, func(e *engine) { list, all = e.tree.Coming(time.Now(), limit) })
+	return list, all, err
+}
+
 // status describes what the engine is doing.
 func (e *engine) status(now time.Time) Status {
 	l := &e.leadership

@@ -63,6 +63,10 @@ func predict(ctx context.Context, k *supervisor.Runner, now time.Time) (*api.For
 	if err != nil {
 		return nil, err
 	}
+	coming, all, err := k.Coming(ctx, forecastLimit)
+	if err != nil {
+		return nil, Failure(err)
+	}
 	p := forecast.Present{Now: now, Waiting: make(map[forecast.Place]int), Recent: recent, Own: st.DatabaseChannels}
 	waiting := 0
 	for _, c := range st.Counts {
@@ -72,6 +76,7 @@ func predict(ctx context.Context, k *supervisor.Runner, now time.Time) (*api.For
 	if waiting > forecastLimit {
 		return nil, Error(http.StatusConflict, "%d jobs wait, and of more than %d no forecast is made", waiting, forecastLimit)
 	}
+	later(&p, coming)
 	for i := range tasks {
 		if t := &tasks[i]; !t.Since.IsZero() {
 			p.Running = append(p.Running, forecast.Job{Database: t.Key.DB, Channel: channels.Normalize(t.Channel), Priority: 10, Sent: t.Since})
@@ -83,9 +88,10 @@ func predict(ctx context.Context, k *supervisor.Runner, now time.Time) (*api.For
 	if err != nil {
 		return nil, Failure(err)
 	}
-	doc := &api.Forecast{At: now.UTC(), Channels: []api.ChannelForecast{}, Assumes: []string{
-		"jobs run for as long as those of the last hour did, and those that wait for their eta could run now",
-	}}
+	doc := &api.Forecast{At: now.UTC(), Channels: []api.ChannelForecast{}, Assumes: []string{"jobs run for as long as those of the last hour did"}}
+	if !all {
+		doc.Assumes = append(doc.Assumes, fmt.Sprintf("those that wait for their eta could run now, because they are more than %d", forecastLimit))
+	}
 	if p.Minutes < minutesLeast {
 		doc.Assumes = append(doc.Assumes, "no more jobs come: how many do is known a few minutes after the start")
 	} else {
@@ -97,30 +103,40 @@ func predict(ctx context.Context, k *supervisor.Runner, now time.Time) (*api.For
 	return doc, nil
 }
 
+// later makes those that wait for their eta come then.
+func later(p *forecast.Present, coming []channels.Coming) {
+	p.Coming = make(map[forecast.Place]map[int]int)
+	for i := range coming {
+		c := &coming[i]
+		at := forecast.Place{Database: c.DB, Channel: c.Channel}
+		if p.Coming[at] == nil {
+			p.Coming[at] = make(map[int]int)
+		}
+		p.Coming[at][c.Minutes] += c.Jobs
+		p.Waiting[at] = max(p.Waiting[at]-c.Jobs, 0) // it was counted a moment earlier
+	}
+}
+
 // arrivals finds how many jobs came in each minute between samples of what waited: what was sent, and what
-// waits in addition.
+// waits in addition. Those whose eta came are told apart, where it is known how many waited for theirs.
 func arrivals(p *forecast.Present, samples []supervisor.Backlog) {
 	p.Minutes = max(len(samples)-1, 0)
 	if p.Minutes < minutesLeast {
 		p.Minutes = 0
 		return
 	}
-	p.Arrived = make(map[forecast.Place][]int)
-	add := func(at forecast.Place, minute, n int) {
-		if p.Arrived[at] == nil {
-			p.Arrived[at] = make([]int, p.Minutes)
-		}
-		p.Arrived[at][minute] += n
-	}
-	for i, s := range samples {
-		for id, n := range s.Waiting {
-			at := forecast.Place{Database: id.DB, Channel: id.Channel}
-			if i > 0 {
-				add(at, i-1, n)
-			}
-			if i < p.Minutes {
-				add(at, i, -n)
-			}
+	a := counted{p.Minutes, make(map[forecast.Place][]int)}
+	due := counted{p.Minutes, make(map[forecast.Place][]int)}
+	p.Arrived, p.Due = a.of, due.of
+	for i := range p.Minutes {
+		before, after := &samples[i], &samples[i+1]
+		a.add(i, before.Waiting, -1)
+		a.add(i, after.Waiting, 1)
+		if before.Later != nil && after.Later != nil {
+			a.add(i, before.Later, 1)
+			a.add(i, after.Later, -1)
+			a.add(i, before.Due, -1)
+			due.add(i, before.Due, 1)
 		}
 	}
 	minute := func(sent time.Time) int {
@@ -134,9 +150,25 @@ func arrivals(p *forecast.Present, samples []supervisor.Backlog) {
 	for _, jobs := range [][]forecast.Job{p.Recent, p.Running} {
 		for i := range jobs {
 			if m := minute(jobs[i].Sent); m >= 0 {
-				add(forecast.Place{Database: jobs[i].Database, Channel: jobs[i].Channel}, m, 1)
+				a.add(m, map[channels.ID]int{{DB: jobs[i].Database, Channel: jobs[i].Channel}: 1}, 1)
 			}
 		}
+	}
+}
+
+// counted is how many jobs came in each minute.
+type counted struct {
+	minutes int
+	of      map[forecast.Place][]int
+}
+
+func (c *counted) add(minute int, jobs map[channels.ID]int, by int) {
+	for id, n := range jobs {
+		at := forecast.Place{Database: id.DB, Channel: id.Channel}
+		if c.of[at] == nil {
+			c.of[at] = make([]int, c.minutes)
+		}
+		c.of[at][minute] += by * n
 	}
 }
 
@@ -177,7 +209,7 @@ func presentTree(cfg runner.Config, st *runner.Status, now time.Time) func() (*c
 }
 
 func newForecast(o *forecast.Outlook) api.ChannelForecast {
-	out := api.ChannelForecast{Database: o.Database, Channel: o.Channel, Waiting: o.Waiting, PerHour: o.PerHour, Verdict: string(o.Verdict)}
+	out := api.ChannelForecast{Database: o.Database, Channel: o.Channel, Waiting: o.Waiting, Scheduled: o.Scheduled, PerHour: o.PerHour, Verdict: string(o.Verdict)}
 	switch o.Verdict {
 	case forecast.Drains:
 		out.In, out.Least, out.Most = new(o.In.Seconds()), new(o.Least.Seconds()), new(o.Most.Seconds())

@@ -22,7 +22,12 @@ import (
 // office is a runner of which tests say what runs.
 type office struct {
 	fakerunner.Engine
-	tasks []runner.TaskStatus
+	tasks  []runner.TaskStatus
+	coming []channels.Coming
+}
+
+func (o *office) Coming(_ context.Context, limit int) ([]channels.Coming, bool, error) {
+	return o.coming, limit == forecastLimit && o.coming != nil, nil
 }
 
 func (o *office) Tasks(context.Context) ([]runner.TaskStatus, error) { return o.tasks, nil }
@@ -60,7 +65,17 @@ func TestForecast(t *testing.T) {
 	require.Equal(t, 30, mail.Waiting)
 	require.InDelta(t, 300, *mail.In, 30)
 	require.Equal(t, "never", shut.Verdict, "its database is paused")
-	require.Contains(t, doc.Assumes[1], "no more jobs come")
+	require.Contains(t, doc.Assumes[1], "those that wait for their eta could run now")
+	require.Contains(t, doc.Assumes[2], "no more jobs come")
+	e.coming = []channels.Coming{{DB: "prod", Channel: "root.mail", Minutes: 5, Jobs: 7}, {DB: "prod", Channel: "root.mail", Minutes: 700, Jobs: 8}, {DB: "prod", Channel: "root", Jobs: 2}}
+	_, doc, body = ask()
+	require.Len(t, doc.Assumes, 2)
+	require.Equal(t, "root.mail", doc.Channels[1].Channel)
+	require.Equal(t, 15, doc.Channels[1].Waiting, body)
+	require.Equal(t, 15, doc.Channels[1].Scheduled)
+	require.InDelta(t, 150, *doc.Channels[1].In, 20)
+	require.Equal(t, 17, doc.Channels[0].Scheduled)
+	require.Equal(t, 17, doc.Channels[0].Waiting, "no fewer than none in root itself")
 
 	e.Says.Channels = []runner.ChannelStatus{{Status: channels.Status{FullName: "root", Stopped: true}}}
 	_, doc, _ = ask()
@@ -95,6 +110,12 @@ func TestArrivals(t *testing.T) {
 	arrivals(&p, samples)
 	require.Equal(t, 3, p.Minutes)
 	require.Equal(t, map[forecast.Place][]int{at: {2, 6, 98}}, p.Arrived)
+	p.Arrived = nil
+	samples[1].Later, samples[1].Due = map[channels.ID]int{id: 3}, map[channels.ID]int{id: 2}
+	samples[2].Later, samples[2].Due = map[channels.ID]int{id: 5}, map[channels.ID]int{}
+	arrivals(&p, samples)
+	require.Equal(t, map[forecast.Place][]int{at: {2, 2, 98}}, p.Arrived, "two of six got an eta, and two more had one")
+	require.Equal(t, map[forecast.Place][]int{at: {0, 2, 0}}, p.Due)
 	p.Arrived = nil
 	arrivals(&p, samples[:3])
 	require.Zero(t, p.Minutes)

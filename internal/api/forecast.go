@@ -20,13 +20,15 @@ type ChannelForecast struct {
 	// Database is there where each database has its own channels.
 	Database string `json:"database,omitempty"`
 	Channel  string `json:"channel"`
-	Waiting  int    `json:"waiting"`
+	// Waiting is how many jobs wait that could run, Scheduled how many wait for their eta.
+	Waiting   int `json:"waiting"`
+	Scheduled int `json:"scheduled"`
 	// PerHour is how many jobs come in an hour, apart from bursts.
 	PerHour float64 `json:"arrivals_per_hour"`
 	// Verdict is empty, drains, later (not within 24 hours, or what could be looked at), never (as long as
 	// jobs come as they do, or the channel is held back) or unknown.
 	Verdict string `json:"verdict"`
-	// In is when no job waits for the first time, Least and Most are between which times eight of ten
+	// In is when no job waits that could run, for the first time, Least and Most are between which times eight of ten
 	// tries were. They are there where it drains; Least is how far was looked where it does so later.
 	In    *float64 `json:"empty_in_seconds,omitempty"`
 	Least *float64 `json:"least_seconds,omitempty"`

@@ -24,14 +24,14 @@ func (c *call) forecast() (int, error) {
 	for i := range doc.Channels {
 		own = own || doc.Channels[i].Database != ""
 	}
-	header := []string{"CHANNEL", "WAITING", "PER HOUR", "EMPTY IN"}
+	header := []string{"CHANNEL", "WAITING", "SCHEDULED", "PER HOUR", "EMPTY IN"}
 	if own {
 		header = append([]string{"DATABASE"}, header...)
 	}
 	t := c.out.table(header...)
 	for i := range doc.Channels {
 		v := &doc.Channels[i]
-		cells := []string{v.Channel, strconv.Itoa(v.Waiting), fmt.Sprintf("%.0f", v.PerHour), emptyIn(v)}
+		cells := []string{v.Channel, strconv.Itoa(v.Waiting), strconv.Itoa(v.Scheduled), fmt.Sprintf("%.0f", v.PerHour), emptyIn(v)}
 		if own {
 			cells = append([]string{v.Database}, cells...)
 		}

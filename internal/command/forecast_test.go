@@ -15,7 +15,7 @@ import (
 func TestForecast(t *testing.T) {
 	doc := api.Forecast{
 		Channels: []api.ChannelForecast{
-			{Channel: "root", Waiting: 12, PerHour: 90.4, Verdict: "drains", In: new(411.0), Least: new(355.0), Most: new(506.0)},
+			{Channel: "root", Waiting: 12, Scheduled: 340, PerHour: 90.4, Verdict: "drains", In: new(411.0), Least: new(355.0), Most: new(506.0)},
 			{Channel: "root.a", Waiting: 1, Verdict: "later", Least: new(86400.0)}, {Channel: "root.b", Waiting: 1, Verdict: "never"},
 			{Channel: "root.c", Waiting: 1, Verdict: "unknown"}, {Channel: "root.d", Verdict: "empty"},
 		},
@@ -31,12 +31,12 @@ func TestForecast(t *testing.T) {
 		return transcript(t, server.Listener.Addr().String(), 0, append([]string{"forecast"}, args...))
 	}
 	require.Equal(t, ""+
-		"CHANNEL  WAITING  PER HOUR  EMPTY IN\n"+
-		"root     12       90        6m51s (5m55s to 8m26s)\n"+
-		"root.a   1        0         not within 24h\n"+
-		"root.b   1        0         never at this rate\n"+
-		"root.c   1        0         unknown, because no job has ended lately\n"+
-		"root.d   0        0         no job waits\n"+
+		"CHANNEL  WAITING  SCHEDULED  PER HOUR  EMPTY IN\n"+
+		"root     12       340        90        6m51s (5m55s to 8m26s)\n"+
+		"root.a   1        0          0         not within 24h\n"+
+		"root.b   1        0          0         never at this rate\n"+
+		"root.c   1        0          0         unknown, because no job has ended lately\n"+
+		"root.d   0        0          0         no job waits\n"+
 		"assumed: no more jobs come\nexit status 0\n", run())
 	doc.Channels[0].Database = "prod"
 	require.Contains(t, run(), "DATABASE")

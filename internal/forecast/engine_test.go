@@ -130,6 +130,8 @@ type recorded struct {
 	cfg         runner.Config
 	from, until time.Time
 	jobs        []forecast.Job
+	// made is when each of them was created.
+	made []time.Time
 }
 
 // records are those that were made, because several tests look at the same ones.
@@ -148,6 +150,8 @@ func record(t *testing.T, l load) (out recorded) {
 		defer w.Close()
 		w.AddDatabase("a")
 		w.AddDatabase("b")
+		made := make(map[string]time.Time)
+		var uuids []string
 		cfgs, _, err := channels.ParseConfigs(l.tree)
 		require.NoError(t, err)
 		for i := range cfgs {
@@ -160,6 +164,7 @@ func record(t *testing.T, l load) (out recorded) {
 			Events: func(ev runner.Event) {
 				if ev.Waited() && ev.Run > 0 {
 					sent := ev.Time.Add(-ev.Run)
+					uuids = append(uuids, ev.UUID)
 					out.jobs = append(out.jobs, forecast.Job{
 						Database: ev.Database, Channel: ev.Channel, Priority: ev.Priority, Ready: sent.Add(-ev.Wait), Run: ev.Run, Sent: sent,
 					})
@@ -187,6 +192,7 @@ func record(t *testing.T, l load) (out recorded) {
 				if a.eta > 0 {
 					j.ETA = time.Now().Add(a.eta).UnixMicro()
 				}
+				made[j.Key.UUID] = time.Now()
 				w.PlanFor(j.Key, mock.Plan{RunFor: a.run})
 				batch = append(batch, j)
 			}
@@ -199,6 +205,9 @@ func record(t *testing.T, l load) (out recorded) {
 		cancel()
 		require.NoError(t, r.Stop(ctx))
 		require.Greater(t, len(out.jobs), len(arrivals)*9/10)
+		for _, uuid := range uuids {
+			out.made = append(out.made, made[uuid])
+		}
 	})
 	return out
 }

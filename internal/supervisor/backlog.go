@@ -14,12 +14,19 @@ const (
 	backlogInterval = time.Minute
 	backlogKeep     = 61
 	backlogLimit    = 5000
+	// comingLimit bounds the jobs that wait for an eta and are visited for a sample, which takes the
+	// runner a millisecond.
+	comingLimit = 10_000
 )
 
 // Backlog is how many jobs waited at a time, by database and channel.
 type Backlog struct {
-	At      time.Time
+	At time.Time
+	// Waiting are those that were pending.
 	Waiting map[channels.ID]int
+	// Later are those of them that waited for their eta, and Due those of these whose eta came in the
+	// minute after that. Both are nil if there were too many.
+	Later, Due map[channels.ID]int
 }
 
 // Backlogs are samples of what has waited, one a minute for an hour, the oldest first. There are none unless
@@ -38,6 +45,11 @@ func (r *Runner) sample(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, controlsTimeout)
 	defer cancel()
 	st, err := r.Operations.Status(ctx)
+	var coming []channels.Coming
+	all := false
+	if err == nil && st.Leader {
+		coming, all, err = r.Coming(ctx, comingLimit)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil || !st.Leader || st.TakingOver || len(st.Counts) > backlogLimit {
@@ -50,8 +62,24 @@ func (r *Runner) sample(ctx context.Context) {
 			b.Waiting[channels.ID{DB: c.DB, Channel: c.Channel}] = c.Pending
 		}
 	}
+	if all {
+		b.later(coming)
+	}
 	r.backlogs = append(r.backlogs, b)
 	if extra := len(r.backlogs) - backlogKeep; extra > 0 {
 		r.backlogs = slices.Delete(r.backlogs, 0, extra)
+	}
+}
+
+// later adds what waits for its eta.
+func (b *Backlog) later(coming []channels.Coming) {
+	b.Later, b.Due = make(map[channels.ID]int), make(map[channels.ID]int)
+	for i := range coming {
+		c := &coming[i]
+		id := channels.ID{DB: c.DB, Channel: c.Channel}
+		b.Later[id] += c.Jobs
+		if c.Minutes == 0 {
+			b.Due[id] += c.Jobs
+		}
 	}
 }

@@ -28,6 +28,12 @@ func TestBacklogs(t *testing.T) {
 	require.Len(t, list, backlogKeep)
 	require.Equal(t, map[channels.ID]int{{DB: "a", Channel: "root"}: 3}, list[0].Waiting)
 	require.WithinDuration(t, time.Now(), list[0].At, time.Minute)
+	require.Nil(t, list[0].Later, "too many wait for their eta")
+	engine.coming = []channels.Coming{{DB: "a", Channel: "root", Jobs: 2}, {DB: "a", Channel: "root", Minutes: 1, Jobs: 5}}
+	r.sample(t.Context())
+	last := r.Backlogs()[backlogKeep-1]
+	require.Equal(t, map[channels.ID]int{{DB: "a", Channel: "root"}: 7}, last.Later)
+	require.Equal(t, map[channels.ID]int{{DB: "a", Channel: "root"}: 2}, last.Due)
 	engine.status.Leader = false
 	r.sample(t.Context())
 	require.Empty(t, r.Backlogs(), "another node knows")

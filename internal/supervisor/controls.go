@@ -36,6 +36,7 @@ const (
 type Operations interface {
 	Status(ctx context.Context) (runner.Status, error)
 	Tasks(ctx context.Context) ([]runner.TaskStatus, error)
+	Coming(ctx context.Context, limit int) (list []channels.Coming, all bool, err error)
 	Jobs(ctx context.Context, q runner.JobQuery) (runner.JobPage, error)
 	Why(ctx context.Context, key channels.Key) (runner.Why, error)
 	Job(ctx context.Context, key channels.Key) (runner.Why, error)

@@ -66,6 +66,11 @@ type statusOf struct {
 	Operations
 	status runner.Status
 	err    error
+	coming []channels.Coming
+}
+
+func (s *statusOf) Coming(context.Context, int) ([]channels.Coming, bool, error) {
+	return s.coming, s.coming != nil, nil
 }
 
 func (s *statusOf) Status(context.Context) (runner.Status, error) { return s.status, s.err }
