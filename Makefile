@@ -202,7 +202,8 @@ soak-asleep: ## Insert jobs at the edge of their databases' sleep for SOAK (defa
 
 ## watch
 .PHONY: test-browser
-test-browser: ## Drive the dashboard in a headless Chromium, and take the pictures in docs (needs chromium)
+test-browser: build ## Drive the dashboard in a headless Chromium, and take the pictures in docs (needs chromium)
+	@$(GO) build -trimpath -tags $(TAGS) -o bin/demo ./cmd/demo
 	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) -tags $(TAGS),browser -run 'Screenshots|Browser' ./dashboard ./test/integration
 
 .PHONY: test-deploy

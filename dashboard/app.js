@@ -511,7 +511,7 @@
       if (d) svg.append(draw('path', { class: l.cls, d }));
       for (const [cx, cy] of dots) svg.append(draw('circle', { class: l.cls, cx, cy, r: 2.6 }));
     }
-    if (!seen.some(v => v > 0)) svg.append(draw('text', { class: 'note', x: left + (w - left - right) / 2, y: height / 2, 'text-anchor': 'middle' }, 'Nothing has happened yet'));
+    if (!seen.some(v => v > 0)) svg.append(draw('text', { class: 'note', x: left + (w - left - right) / 2, y: height / 2, 'text-anchor': 'middle' }, h.done[n] || h.failed[n] ? 'What happens now is drawn in a moment' : 'Nothing has happened yet'));
     const cross = svg.appendChild(draw('line', { class: 'cross', y1: top, y2: height - bottom, x1: -9, x2: -9 }));
     const point = i => {
       i = Math.max(from, Math.min(n - 1, i));
