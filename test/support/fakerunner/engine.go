@@ -50,6 +50,9 @@ func (*Engine) Reconfigure(runner.Config) error { return nil }
 // Stop implements [supervisor.Engine].
 func (*Engine) Stop(context.Context) error { return nil }
 
+// Coming says that no job waits for its eta.
+func (*Engine) Coming(context.Context, int) ([]channels.Coming, bool, error) { return nil, true, nil }
+
 // Control remembers the controls.
 func (e *Engine) Control(_ context.Context, c runner.Controls) error {
 	e.mu.Lock()
