@@ -190,7 +190,7 @@ func TestPartsOfStatements(t *testing.T) {
 	require.Equal(t, len(rowColumns), strings.Count(plain, ", "))
 	require.True(t, strings.HasSuffix(plain, ", NULL::varchar"), plain)
 	g.readable = []string{"exc_name"}
-	require.Contains(t, g.rowColumns(), ", CASE WHEN j.state = 'failed' THEN left(j.exc_name, 256) END")
+	require.Contains(t, g.rowColumns(), ", CASE WHEN j.state = 'failed' THEN left(j.exc_name::text, 256) END")
 	g.keys, g.readable = driver.Keys{Companies: true}, []string{companyColumn.name}
 	require.Equal(t, plain+", j."+companyColumn.name, g.rowColumns())
 	g.readable = nil
