@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -61,10 +62,15 @@ func (b *bench) withLab(ctx context.Context, databases []string, f func(context.
 // open starts PostgreSQL, with the extension that counts statements if the server has it.
 func (l *lab) open(ctx context.Context) (*testbed.Bed, error) {
 	s := maps.Clone(settings)
+	if name, value, ok := strings.Cut(l.postgres, "="); ok {
+		s[name] = value
+	}
 	s["shared_preload_libraries"], s["pg_stat_statements.track"] = "pg_stat_statements", "none"
 	bed, err := testbed.Open(ctx, pgtest.Options{Dir: l.dir, Durable: true, Settings: s})
 	if err != nil && ctx.Err() == nil {
-		return testbed.Open(ctx, pgtest.Options{Dir: l.dir, Durable: true, Settings: settings})
+		delete(s, "shared_preload_libraries")
+		delete(s, "pg_stat_statements.track")
+		return testbed.Open(ctx, pgtest.Options{Dir: l.dir, Durable: true, Settings: s})
 	}
 	return bed, err
 }
@@ -87,15 +93,24 @@ func (l *lab) fill(ctx context.Context, databases []string) (err error) {
 		if _, err := l.AddDatabase(ctx, db, odoostub.QueueJobLock); err != nil {
 			return err
 		}
+		if l.table == "" {
+			continue
+		}
+		if err := l.exec(ctx, db, "ALTER TABLE queue_job SET ("+l.table+")"); err != nil {
+			return err
+		}
 	}
 	if l.stub, err = startPartner(ctx, "Stub", StubArgs{l.Postgres.DSN("postgres"), stubWorkers}, &l.address); err != nil {
 		return err
 	}
 	l.OnClose(l.stub.stop)
+	if err := l.pinOdoo(); err != nil {
+		return err
+	}
 	if !slices.Contains(databases, limitDB) {
 		return nil
 	}
-	for _, db := range []string{benchDB, limitDB} {
+	for _, db := range databases {
 		if _, err := l.limit(ctx, db, stubWorkers, jobs{count: 1_000}); err != nil {
 			return err
 		}
@@ -159,7 +174,11 @@ func (l *lab) caddy(ctx context.Context, s served) (*testbed.Caddy, error) {
 	if l.profile == "" { // otherwise it is this program, see main
 		o.Binary = l.binary
 	}
-	return l.StartCaddy(ctx, o)
+	c, err := l.StartCaddy(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return c, l.pinClients(c.PID())
 }
 
 // ready starts a Caddy and waits until it serves all databases.

@@ -44,18 +44,9 @@ func runjob(ctx context.Context, address, db, uuid string) error {
 // rows are enqueued already.
 func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*Records, error) {
 	j.state = "enqueued"
-	if err := l.insert(ctx, db, j); err != nil {
-		return nil, err
-	}
-	// So many enqueued jobs at once are not what Odoo's statements meet otherwise; without
-	// statistics they would go through all of them for each job.
-	if err := l.exec(ctx, db, "ANALYZE queue_job"); err != nil {
-		return nil, err
-	}
-	rows, _ := l.Pool(db).Query(ctx, "SELECT uuid FROM queue_job WHERE state = 'enqueued' ORDER BY id") // rows has the error
-	uuids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	uuids, err := l.limitJobs(ctx, db, j)
 	if err != nil {
-		return nil, fmt.Errorf("reading the jobs of %s: %w", db, err)
+		return nil, err
 	}
 	work := make(chan string, len(uuids))
 	for _, uuid := range uuids {
@@ -74,4 +65,22 @@ func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*Recor
 		return nil, err
 	}
 	return l.stub.take(ctx)
+}
+
+// limitJobs inserts jobs and returns their uuids.
+func (l *lab) limitJobs(ctx context.Context, db string, j jobs) ([]string, error) {
+	if err := l.insert(ctx, db, j); err != nil {
+		return nil, err
+	}
+	// So many jobs at once are not what Odoo's statements meet otherwise; without statistics they would go
+	// through all of them for each job.
+	if err := l.exec(ctx, db, "ANALYZE queue_job"); err != nil {
+		return nil, err
+	}
+	rows, _ := l.Pool(db).Query(ctx, "SELECT uuid FROM queue_job ORDER BY id") // rows has the error
+	uuids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("reading the jobs of %s: %w", db, err)
+	}
+	return uuids, nil
 }

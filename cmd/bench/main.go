@@ -54,7 +54,10 @@ type bench struct {
 	binary string
 	dir    string
 	runs   int
-	many   int
+	pin    bool
+	// table has storage parameters of queue_job, and postgres settings of the server.
+	table, postgres string
+	many            int
 	// archived is the number of old jobs in each of the databases of the explorer.
 	archived int
 	quick    bool
@@ -73,9 +76,12 @@ func command(ctx context.Context) (int, error) {
 	flag.IntVar(&b.runs, "runs", 5, "the `number` of runs")
 	flag.IntVar(&b.many, "databases", 1_000, "the `number` of databases of which most sleep")
 	flag.IntVar(&b.archived, "archived", 100_000, "the `number` of old jobs in each database that is searched")
+	flag.BoolVar(&b.pin, "pin", false, "keep PostgreSQL and Odoo on one half of the processors, Caddy and all clients on the other")
+	flag.StringVar(&b.table, "table", "", "storage `parameters` of queue_job, as ALTER TABLE ... SET takes them")
+	flag.StringVar(&b.postgres, "postgres", "", "a `setting` of PostgreSQL, as name=value")
 	flag.BoolVar(&b.quick, "quick", false, "small numbers, for development: the figures mean nothing")
 	flag.DurationVar(&b.sustain, "sustain", 10*time.Minute, "how long the sustained load lasts")
-	flag.Float64Var(&b.load, "load", 0.8, "the sustained load, as a share of the limit")
+	flag.Float64Var(&b.load, "load", 0.7, "the sustained load, as a share of the limit")
 	flag.StringVar(&b.plot, "plot", "", "write the plot of latency and throughput over load to an SVG `file`")
 	flag.StringVar(&b.profile, "profile", "", "write profiles of the drain and of the idle state into a `folder`, and measure nothing")
 	jsonFile := flag.String("json", "", "write all figures to a `file`, too")
@@ -122,8 +128,8 @@ type scenario struct {
 }
 
 var scenarios = []scenario{
-	{"drain", "10,000 jobs that do nothing, against bare HTTP clients", []string{benchDB, limitDB}, drainAll},
-	{"slow", "3,000 jobs of 100 ms at root:64", []string{benchDB, limitDB}, slowAll},
+	{"drain", "10,000 jobs that do nothing, against bare HTTP clients, and such with a runner's writes", []string{benchDB, limitDB, writesDB}, drainAll},
+	{"slow", "3,000 jobs of 100 ms at root:64", []string{benchDB, limitDB, writesDB}, slowAll},
 	{"burst", "the first request after a commit of very many rows", []string{benchDB, limitDB}, burstAll},
 	{"idle", "single jobs, against the least that gets a job to Odoo", []string{benchDB, floorDB}, idleAll},
 	{"million", "1,000,000 waiting jobs", []string{benchDB, idleDB}, millionAll},
@@ -136,7 +142,8 @@ var scenarios = []scenario{
 	{"explorer", "lists of jobs among 5,000,000 of 50 databases, while jobs run", []string{templateDB}, explorerAll},
 	{"visitors", "visitors of a site while jobs are queued, with and without reserved workers", []string{benchDB}, visitorsAll},
 	{"tenants", "one job a second of a small tenant beside 100,000 of a big one, with `fair database`", []string{bigTenant, smallTenant}, tenantsAll},
-	{"sustained", "jobs that are committed one by one at a steady rate: all loads, then one for long", []string{benchDB, limitDB}, sustainedAll},
+	{"sweep", "jobs that are committed one by one at a steady rate: one load after the other", []string{benchDB, limitDB}, sweepAll},
+	{"sustained", "jobs that are committed one by one at a steady rate for ten minutes", []string{benchDB, limitDB}, sustainedAll},
 }
 
 // choose returns the named scenarios, or all.

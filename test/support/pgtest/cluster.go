@@ -324,6 +324,9 @@ func (c *Cluster) logSince(offset int64) string {
 	return strings.TrimSpace(string(b[offset:]))
 }
 
+// PID is that of the server process; the cluster has to run.
+func (c *Cluster) PID() int { return c.server.PID() }
+
 // Running reports whether the server process lives.
 func (c *Cluster) Running() bool {
 	c.mu.Lock()
