@@ -53,7 +53,7 @@ func asleepAll(ctx context.Context, l *lab) error {
 		return err
 	}
 	// Afterwards, because autovacuum visits those databases only that have been used.
-	alone, err := l.serverShare(ctx, func() error { return sleep(ctx, pick(l.bench, time.Minute, time.Second)) })
+	alone, err := l.serverShare(func() error { return sleep(ctx, pick(l.bench, time.Minute, time.Second)) })
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func asleepRest(ctx context.Context, l *lab, c *testbed.Caddy) error {
 		most = max(most, n)
 		return err
 	}
-	server, err := l.serverShare(ctx, func() error {
+	server, err := l.serverShare(func() error {
 		return timeProcessor(c, &used, func() error {
 			return every(ctx, time.Second, count, func() error { return sleep(ctx, nothing) })
 		})

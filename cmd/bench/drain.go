@@ -27,7 +27,7 @@ var drainBounds = []struct {
 const writesShare = 0.95
 
 func drainAll(ctx context.Context, l *lab) error {
-	j := jobs{count: pick(l.bench, 10_000, 1_000)}
+	j := jobs{count: pick(l.bench, 10_000, 1_000), analyze: true}
 	for run := range l.runs {
 		for _, d := range drainBounds {
 			root := fmt.Sprintf("root:%d", d.capacity)
@@ -43,6 +43,7 @@ func drainAll(ctx context.Context, l *lab) error {
 			r.add(root+", ratio to the limit with a runner's writes", "", 3, atLeast(writesShare), m.got.rate()/m.writes.rate())
 			r.add(root+", most in flight", "", 0, nil, float64(m.got.Most))
 			r.add(root+", CPU of Caddy per 1,000 jobs", "s", 3, atMost(d.processor), m.got.processor.Seconds()*1000/float64(j.count))
+			m.addServer(r, root, j.count)
 		}
 	}
 	return countStatements(ctx, l, j)
@@ -70,9 +71,21 @@ func slowAll(ctx context.Context, l *lab) error {
 }
 
 // measured is what the limits and the runner did with as many jobs.
-type measured struct {
-	bare, writes *Records
-	got          *drained
+type measured struct{ bare, writes, got *drained }
+
+// addServer adds what PostgreSQL took for a job: for the runner, and for Odoo more than in the limit.
+func (m *measured) addServer(r *report, root string, count int) {
+	per := func(d time.Duration) float64 { return testbed.Milliseconds(d) / float64(count) }
+	odoo := func(w work) time.Duration { return w.all - w.sessions }
+	r.add(root+", CPU of PostgreSQL for a job, limit", "ms", 3, nil, per(m.bare.server.all))
+	for _, of := range []struct {
+		name string
+		work work
+	}{{"the limit's writes", m.writes.server}, {"the runner", m.got.server}} {
+		r.add(root+", CPU of PostgreSQL for a job, in the sessions of "+of.name, "ms", 3, nil, per(of.work.sessions))
+		r.add(root+", CPU of PostgreSQL for a job, for Odoo, more than in the limit, with "+of.name, "ms", 3, nil,
+			per(odoo(of.work)-odoo(m.bare.server)))
+	}
 }
 
 // drainAndLimits measures the limits and the runner one after the other, each time in another order.
@@ -93,10 +106,11 @@ func (l *lab) drainAndLimits(ctx context.Context, run, capacity int, j jobs) (m 
 	return m, nil
 }
 
-// drained is what was measured in one drain.
+// drained is what was measured in one drain, or of a limit, where no Caddy takes processor time.
 type drained struct {
 	*Records
 	processor time.Duration
+	server    work
 }
 
 // drain starts a Caddy, commits jobs at once while it is idle, and waits until all are done.
@@ -104,7 +118,13 @@ func (l *lab) drain(ctx context.Context, capacity int, j jobs) (*drained, error)
 	d := new(drained)
 	err := l.whileServed(ctx, one(benchDB, fmt.Sprintf("root:%d", capacity)), func(c *testbed.Caddy) error {
 		return timeProcessor(c, &d.processor, func() (err error) {
-			d.Records, err = l.insertAndWait(ctx, j)
+			if err := l.insert(ctx, benchDB, j); err != nil {
+				return err
+			}
+			done, err := l.whileWorking(ctx, "usename = '"+runnerRole+"'", func() error { return l.stub.awaitDone(ctx, j.count) })
+			if err == nil {
+				d.Records, d.server = done.Records, done.server
+			}
 			return err
 		})
 	})

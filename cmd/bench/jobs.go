@@ -20,6 +20,9 @@ type jobs struct {
 	kwargs   string // the behaviour as JSON; default {}
 	// silent inserts without notifications, as rows that were there before.
 	silent bool
+	// analyze tells the planner of them in the same transaction. A table that was empty a moment ago has
+	// no statistics, and Odoo's statements would not find a job by its index, which no site sees.
+	analyze bool
 }
 
 const (
@@ -47,6 +50,9 @@ func (l *lab) insert(ctx context.Context, db string, j jobs) error {
 		}
 		_, err := tx.Exec(ctx, insertMany, j.count,
 			cmp.Or(j.kwargs, "{}"), cmp.Or(j.state, "pending"), cmp.Or(j.channel, "root"), cmp.Or(j.priority, 10))
+		if err == nil && j.analyze {
+			_, err = tx.Exec(ctx, "ANALYZE queue_job")
+		}
 		return err
 	})
 	if err != nil {

@@ -42,7 +42,7 @@ func runjob(ctx context.Context, address, db, uuid string) error {
 
 // limit is what the machine can do without any runner: so many clients have the stub run jobs whose
 // rows are enqueued already.
-func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*Records, error) {
+func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*drained, error) {
 	j.state = "enqueued"
 	uuids, err := l.limitJobs(ctx, db, j)
 	if err != nil {
@@ -53,18 +53,27 @@ func (l *lab) limit(ctx context.Context, db string, clients int, j jobs) (*Recor
 		work <- uuid
 	}
 	close(work)
-	err = parallel(clients, func(int) error {
-		for uuid := range work {
-			if err := runjob(ctx, l.address, db, uuid); err != nil {
-				return err
+	return l.whileWorking(ctx, "false", func() error {
+		return parallel(clients, func(int) error {
+			for uuid := range work {
+				if err := runjob(ctx, l.address, db, uuid); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
-	if err != nil {
+}
+
+// whileWorking returns what the stub recorded while f worked, and what PostgreSQL took for that. which
+// selects the sessions that stand for a runner.
+func (l *lab) whileWorking(ctx context.Context, which string, f func() error) (d *drained, err error) {
+	d = new(drained)
+	if d.server, err = l.serverWork(ctx, which, f); err != nil {
 		return nil, err
 	}
-	return l.stub.take(ctx)
+	d.Records, err = l.stub.take(ctx)
+	return d, err
 }
 
 // limitJobs inserts jobs and returns their uuids.

@@ -9,7 +9,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/procfs"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // machine returns what the figures depend on. PostgreSQL adds itself once it runs.
@@ -62,27 +65,23 @@ func stolen(before, after procfs.CPUStat) (share float64, ok bool) {
 }
 
 // serverShare returns what PostgreSQL uses while f works, in percent of a core.
-func (l *lab) serverShare(ctx context.Context, f func() error) (float64, error) {
+func (l *lab) serverShare(f func() error) (float64, error) {
 	began := time.Now()
-	before, err := l.serverTime(ctx)
+	before, err := l.serverTime()
 	if err == nil {
 		err = f()
 	}
 	if err != nil {
 		return 0, err
 	}
-	after, err := l.serverTime(ctx)
+	after, err := l.serverTime()
 	return 100 * (after - before).Seconds() / time.Since(began).Seconds(), err
 }
 
 // serverTime returns the processor time that all processes of PostgreSQL have used so far, those that
 // have ended included.
-func (l *lab) serverTime(ctx context.Context) (time.Duration, error) {
-	var postmaster int
-	const sql = `SELECT split_part(pg_read_file('postmaster.pid'), E'\n', 1)::int`
-	if err := l.admin.QueryRow(ctx, sql).Scan(&postmaster); err != nil {
-		return 0, fmt.Errorf("reading the processor time of PostgreSQL: %w", err)
-	}
+func (l *lab) serverTime() (time.Duration, error) {
+	postmaster := l.Postgres.PID()
 	all, err := procfs.AllProcs()
 	if err != nil {
 		return 0, fmt.Errorf("reading the processor time of PostgreSQL: %w", err)
@@ -100,4 +99,41 @@ func (l *lab) serverTime(ctx context.Context) (time.Duration, error) {
 	}
 	const perSecond = 100 // USER_HZ, which Linux has fixed
 	return time.Duration(ticks) * time.Second / perSecond, nil
+}
+
+// work is the processor time that PostgreSQL took: all of it, and in the sessions of the runner's role,
+// or of the connection that stands for it.
+type work struct{ all, sessions time.Duration }
+
+// serverWork measures what PostgreSQL does while f works. which selects the sessions in
+// pg_stat_activity, all of which have to be there from the beginning to the end.
+func (l *lab) serverWork(ctx context.Context, which string, f func() error) (w work, err error) {
+	all, sessions, err := l.serverTimes(ctx, which)
+	if err != nil {
+		return w, err
+	}
+	if err := f(); err != nil {
+		return w, err
+	}
+	w.all, w.sessions, err = l.serverTimes(ctx, which)
+	w.all -= all
+	w.sessions -= sessions
+	return w, err
+}
+
+func (l *lab) serverTimes(ctx context.Context, which string) (all, sessions time.Duration, err error) {
+	rows, _ := l.admin.Query(ctx, "SELECT pid FROM pg_stat_activity WHERE "+which) // rows has the error
+	pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	if err != nil {
+		return 0, 0, fmt.Errorf("listing sessions: %w", err)
+	}
+	for _, pid := range pids {
+		t, err := testbed.ProcessorTime(pid)
+		if err != nil {
+			return 0, 0, err
+		}
+		sessions += t
+	}
+	all, err = l.serverTime()
+	return all, sessions, err
 }

@@ -17,7 +17,7 @@ const leastClaim = `UPDATE queue_job SET state = 'enqueued', date_enqueued = dat
 // else: so many clients have the stub run jobs that one connection claims for them, as many at once
 // as clients are free. It listens, so that PostgreSQL signals and sends what it sends to a runner. It
 // knows all jobs beforehand and reads no row.
-func (l *lab) writingLimit(ctx context.Context, db string, clients int, j jobs) (*Records, error) {
+func (l *lab) writingLimit(ctx context.Context, db string, clients int, j jobs) (*drained, error) {
 	conn, err := l.connect(ctx, db)
 	if err != nil {
 		return nil, err
@@ -36,24 +36,22 @@ func (l *lab) writingLimit(ctx context.Context, db string, clients int, j jobs) 
 	for range clients {
 		free <- struct{}{}
 	}
-	err = parallel(clients+1, func(i int) error {
-		if i == clients {
-			defer close(work)
-			return claimAll(ctx, conn, uuids, free, work)
-		}
-		for uuid := range work {
-			if err := runjob(ctx, l.address, db, uuid); err != nil {
-				cancel() // the others may wait for this one
-				return err
+	return l.whileWorking(ctx, fmt.Sprint("pid = ", conn.PgConn().PID()), func() error {
+		return parallel(clients+1, func(i int) error {
+			if i == clients {
+				defer close(work)
+				return claimAll(ctx, conn, uuids, free, work)
 			}
-			free <- struct{}{}
-		}
-		return nil
+			for uuid := range work {
+				if err := runjob(ctx, l.address, db, uuid); err != nil {
+					cancel() // the others may wait for this one
+					return err
+				}
+				free <- struct{}{}
+			}
+			return nil
+		})
 	})
-	if err != nil {
-		return nil, err
-	}
-	return l.stub.take(ctx)
 }
 
 // claimAll claims jobs for those who are free.
