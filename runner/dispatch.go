@@ -118,7 +118,7 @@ func (e *engine) dispatch(key channels.Key, t *task) {
 	if t.attempt.ID == "" {
 		t.attempt.ID = newTaskID()
 	}
-	x, started := cfg.Exchanges.Start(cfg.Driver, up, t.attempt, e.log, e.exchangeEnded)
+	x, started := cfg.Exchanges.Start(cfg.Driver, up, t.attempt, e.logger, e.ended)
 	if !started {
 		// Another engine of this process still waits for an earlier attempt, which may be executing.
 		e.pool.Release(up.Name, driver.Result{})

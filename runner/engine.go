@@ -9,6 +9,8 @@ import (
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/cluster"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/exchange"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/internal/timing"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
@@ -62,6 +64,9 @@ type engine struct {
 	targetsAt  time.Time
 	// awaited are closed after the next pass.
 	awaited []chan struct{}
+	// logger and ended are log and exchangeEnded, which each exchange is given.
+	logger func() *zap.Logger
+	ended  func(*exchange.Exchange, driver.Result)
 }
 
 func newEngine(config func() Config) *engine {
@@ -79,6 +84,7 @@ func newEngine(config func() Config) *engine {
 		handover:    handover{turn: newTurn()},
 		setbacks:    setbacks{turn: newTurn()},
 	}
+	e.logger, e.ended = e.log, e.exchangeEnded
 	e.seats.configure(false, nil)
 	e.connections.queue.Pressed = e.pressed
 	e.notes = &notes{config: config, tree: e.tree}
@@ -101,9 +107,11 @@ func (e *engine) loop() {
 	defer timer.Stop()
 	for {
 		e.tree.Observe(time.Now())
-		for _, f := range e.mail.take() {
+		letters := e.mail.take()
+		for _, f := range letters {
 			f()
 		}
+		e.mail.giveBack(letters)
 		if e.ctx.Err() != nil {
 			return
 		}

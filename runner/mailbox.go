@@ -12,6 +12,7 @@ type mailbox struct {
 
 	mu      sync.Mutex // guards the following
 	letters []func()
+	spare   []func() // memory for letters
 	closed  bool
 }
 
@@ -35,13 +36,26 @@ func (m *mailbox) post(f func()) bool {
 	return true
 }
 
+// spareLimit is how many letters fit into the memory that is used again.
+const spareLimit = 1000
+
 // take empties the mailbox.
 func (m *mailbox) take() []func() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	letters := m.letters
-	m.letters = nil
+	m.letters, m.spare = m.spare, nil
 	return letters
+}
+
+// giveBack returns the memory of letters that were taken and have been read.
+func (m *mailbox) giveBack(letters []func()) {
+	clear(letters) // or it would keep what they refer to
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if cap(letters) <= spareLimit && !m.closed {
+		m.spare = letters[:0]
+	}
 }
 
 // close drops what was left and makes every later post fail.
@@ -49,7 +63,7 @@ func (m *mailbox) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.closed {
-		m.closed, m.letters = true, nil
+		m.closed, m.letters, m.spare = true, nil, nil
 		close(m.gone)
 	}
 }

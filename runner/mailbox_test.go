@@ -26,6 +26,43 @@ func TestMailbox(t *testing.T) {
 	<-m.gone
 }
 
+// Letters that are being read are not overwritten by those that arrive meanwhile, and nothing of those
+// that have been read is kept.
+func TestMemoryOfLetters(t *testing.T) {
+	m := newMailbox()
+	var read []string
+	letter := func(name string) func() { return func() { read = append(read, name) } }
+	var before []func()
+	for round := range 3 {
+		m.post(func() { m.post(letter("later")); m.post(letter("later still")) })
+		m.post(letter("now"))
+		letters := m.take()
+		for _, f := range letters {
+			f()
+		}
+		m.giveBack(letters)
+		for _, f := range letters {
+			require.Nil(t, f)
+		}
+		before = letters
+		require.Equal(t, []string{"now"}, read, round)
+		rest := m.take()
+		require.Len(t, rest, 2)
+		for _, f := range rest {
+			f()
+		}
+		m.giveBack(rest)
+		require.Equal(t, []string{"now", "later", "later still"}, read)
+		read = nil
+	}
+	require.LessOrEqual(t, cap(before), 4, "memory is used again")
+	m.giveBack(make([]func(), spareLimit+1))
+	require.LessOrEqual(t, cap(m.take()), 4, "but not that of very many")
+	m.close()
+	m.giveBack(before)
+	require.Zero(t, cap(m.take()))
+}
+
 func TestStateNames(t *testing.T) {
 	for s := DatabaseConnecting; s <= DatabaseYielding; s++ {
 		require.NotEmpty(t, s.String())

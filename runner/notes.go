@@ -28,6 +28,8 @@ type notes struct {
 	tree   *channels.Forest
 	// odd counts rows that nothing can be made of.
 	odd map[oddity]*oddities
+	// attempts is the logger of the ends of attempts, made of base.
+	attempts, base *zap.Logger
 }
 
 // oddInterval is the time between two log lines of the same oddity: a database may hold millions of
@@ -278,7 +280,10 @@ var endings = map[EventKind]string{
 
 // logEnd writes that line, with its own logger so that it can be selected.
 func (n *notes) logEnd(ev *Event) {
-	entry := n.log().Named("attempt").Check(zap.InfoLevel, endings[ev.Kind])
+	if base := n.log(); n.base != base {
+		n.attempts, n.base = base.Named("attempt"), base
+	}
+	entry := n.attempts.Check(zap.InfoLevel, endings[ev.Kind])
 	if entry == nil {
 		return
 	}

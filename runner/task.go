@@ -296,7 +296,7 @@ func (e *engine) join(t *task, x *exchange.Exchange) {
 	t.phase, t.exchange, t.sent = phaseOpen, x, true
 	t.trail.upstream = x.Upstream.Name
 	e.pool.Adopt(x.Upstream)
-	x.Attach(e.exchangeEnded)
+	x.Attach(e.ended)
 }
 
 // settle ends a task: the row says that the job does not run, and no exchange is open. Nothing else

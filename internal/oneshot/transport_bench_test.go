@@ -122,6 +122,7 @@ var transports = []struct {
 	name string
 	make func(Endpoint) http.RoundTripper
 }{
+	{"sender", func(e Endpoint) http.RoundTripper { return New(e) }},
 	{"oneshot", func(e Endpoint) http.RoundTripper { return New(e) }},
 	{"standard", func(e Endpoint) http.RoundTripper { return standard(e) }},
 }
@@ -133,9 +134,11 @@ func BenchmarkExchange(b *testing.B) {
 		for _, c := range transports {
 			b.Run(fmt.Sprintf("workers=%d/%s", workers, c.name), func(b *testing.B) {
 				e := Endpoint{Network: "tcp", Address: startAnswerer(b)}
-				exchanges(b, workers, driver.Upstream{
-					Name: e.Name(), Scheme: e.Scheme(), Host: e.Address, Transport: c.make(e),
-				})
+				up := driver.Upstream{Name: e.Name(), Scheme: e.Scheme(), Host: e.Address, Transport: c.make(e)}
+				if s := NewSender(e); s != nil && c.name == "sender" {
+					up.Sender = s
+				}
+				exchanges(b, workers, up)
 			})
 		}
 	}
@@ -178,7 +181,7 @@ func exchanges(b *testing.B, workers int, up driver.Upstream) {
 // BenchmarkOpen keeps requests open, as jobs that run for long do. The figures that count are what
 // each of them occupies: "B/request" of memory and "goroutines/request".
 func BenchmarkOpen(b *testing.B) {
-	for _, c := range transports {
+	for _, c := range transports[1:] { // a sender does not tell when it has sent
 		b.Run(c.name, func(b *testing.B) {
 			e := Endpoint{Network: "tcp", Address: startAnswerer(b)}
 			transport := c.make(e)

@@ -61,17 +61,13 @@ func oneExchange(t *testing.T, ctx context.Context, e Endpoint) (status int, bod
 	return res.StatusCode, string(text), err
 }
 
-// Whatever a server sends, it is asked once, and either it is an answer or an
-// error says why not.
-func TestAnswers(t *testing.T) {
-	hint := "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
-	for name, c := range map[string]struct {
-		answer string
-		body   string
-		fails  string
-	}{
+// answerCases are what servers may send, and what is made of it.
+func answerCases() map[string]answerCase {
+	const hint = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+	return map[string]answerCase{
 		"a length":             {answer: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", body: "ok"},
 		"nothing":              {answer: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
+		"nothing by chunks":    {answer: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
 		"chunks":               {answer: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", body: "ok"},
 		"until the end":        {answer: "HTTP/1.0 200 OK\r\n\r\nuntil", body: "until"},
 		"hints before":         {answer: hint + hint + "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", body: "ok"},
@@ -80,11 +76,26 @@ func TestAnswers(t *testing.T) {
 		"hints for ever":       {answer: strings.Repeat(hint, 100), fails: "more than 5 informational answers"},
 		"no answer":            {fails: "the connection was closed before the answer"},
 		"half a head":          {answer: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", fails: "the connection was closed before the answer"},
+		"half an empty answer": {answer: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", fails: "the connection was closed before the answer"},
 		"half a body":          {answer: "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", fails: "unexpected EOF"},
 		"another protocol":     {answer: "SSH-2.0-OpenSSH_9.6\r\n\r\n", fails: "malformed HTTP"},
+		"the request":          {answer: "GET / HTTP/1.1\r\n\r\n", fails: "malformed HTTP"},
+		"a long head":          {answer: "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2*bufferSize) + "\r\nContent-Length: 2\r\n\r\nok", body: "ok"},
 		"a head without end":   {answer: "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2*maxResponseHeader), fails: "the head of the answer is longer than 65536 bytes"},
 		"a body beyond a head": {answer: "HTTP/1.0 200 OK\r\n\r\n" + strings.Repeat("x", 2*maxResponseHeader), body: strings.Repeat("x", 2*maxResponseHeader)},
-	} {
+	}
+}
+
+type answerCase struct {
+	answer string
+	body   string
+	fails  string
+}
+
+// Whatever a server sends, it is asked once, and either it is an answer or an
+// error says why not.
+func TestAnswers(t *testing.T) {
+	for name, c := range answerCases() {
 		t.Run(name, func(t *testing.T) {
 			e, _ := answering(t, c.answer, false)
 			status, body, err := oneExchange(t, t.Context(), e)

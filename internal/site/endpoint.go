@@ -25,13 +25,17 @@ func upstream(e oneshot.Endpoint, hostHeader string) driver.Upstream {
 	if e.Network == "unix" {
 		host = "localhost"
 	}
-	return driver.Upstream{
+	up := driver.Upstream{
 		Name:       e.Name(),
 		Scheme:     e.Scheme(),
 		Host:       host,
 		HostHeader: hostHeader,
 		Transport:  oneshot.New(e),
 	}
+	if s := oneshot.NewSender(e); s != nil {
+		up.Sender = s
+	}
+	return up
 }
 
 // CheckUpstream reports what is wrong with the address of a server.

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/internal/oneshot"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
@@ -388,6 +389,9 @@ func TestParseUpstream(t *testing.T) {
 		e, err := parseUpstream(address)
 		require.NoError(t, err, address)
 		require.Equal(t, want, e.Name())
+		up := upstream(e, "")
+		require.NotNil(t, up.Transport)
+		require.Equal(t, oneshot.NewSender(e) != nil, up.Sender != nil, address)
 	}
 	for _, address := range []string{
 		"", "odoo", ":8069", "http://", "http://:8069", "ftp://odoo", "http://odoo/path", "http://odoo?x=y",

@@ -1,6 +1,9 @@
 package driver
 
-import "net/http"
+import (
+	"context"
+	"net/http"
+)
 
 // Upstream is a server that runs tasks.
 type Upstream struct {
@@ -27,6 +30,9 @@ type Upstream struct {
 	// Transport sends the request: once, without reuse of connections.
 	Transport http.RoundTripper
 
+	// Sender sends to the same server at less cost; nil means that this is not possible.
+	Sender Sender
+
 	// Available reports whether the proxy believes that the server is up; nil means that it has
 	// none.
 	Available func() bool
@@ -34,4 +40,13 @@ type Upstream struct {
 	// Load is the number of requests that the proxy itself has under way there; nil means that it
 	// is not known.
 	Load func() int
+}
+
+// Sender sends requests that a driver has written itself.
+type Sender interface {
+	// Send sends a GET request for HTTP/1.1, of which text is all, once, on a new connection that is
+	// closed after the answer. text is not kept beyond the call. connected is false if there was no
+	// connection, so that certainly not a byte was delivered. The body must be closed; the answer may
+	// be shared, and must not be changed.
+	Send(ctx context.Context, text []byte) (res *http.Response, connected bool, err error)
 }

@@ -36,11 +36,14 @@ type Exchange struct {
 
 	cancel context.CancelFunc
 
+	// started is told the result: the runner that started it.
+	started func(*Exchange, driver.Result)
+
 	mu     sync.Mutex // guards the following
-	result *driver.Result
-	// ended are told the result: the runner that started it and those that attached later. Some of
-	// them may have ended themselves meanwhile.
-	ended []func(*Exchange, driver.Result)
+	over   bool
+	result driver.Result // once it is over
+	// attached are told the result, too. They, and started, may have ended themselves meanwhile.
+	attached []func(*Exchange, driver.Result)
 }
 
 // NewRegister returns an empty register.
@@ -91,8 +94,7 @@ func (r *Register) Start(
 	// No deadline: the request lasts as long as the job. It does not end with the runner either,
 	// because a job cannot be called back.
 	ctx, cancel := context.WithCancel(context.Background())
-	x = &Exchange{Attempt: attempt, Upstream: up, Opened: time.Now(), cancel: cancel}
-	x.ended = append(x.ended, ended)
+	x = &Exchange{Attempt: attempt, Upstream: up, Opened: time.Now(), cancel: cancel, started: ended}
 	r.mu.Lock()
 	if open := r.open[attempt.Key]; open != nil {
 		r.mu.Unlock()
@@ -101,25 +103,29 @@ func (r *Register) Start(
 	}
 	r.open[attempt.Key] = x
 	r.mu.Unlock()
-	go func() {
-		defer cancel()
-		result := driver.Result{Outcome: driver.Broken}
-		safego.Run(log, "dispatch", func() { result = d.Run(ctx, up, attempt) })
-		r.mu.Lock()
-		delete(r.open, attempt.Key) // it is x: no other one starts while x is open
-		r.mu.Unlock()
-		safego.Run(log, "dispatch", func() { x.finish(result) })
-	}()
+	go x.run(ctx, r, d, log)
 	return x, true
+}
+
+// run is the whole life of an exchange.
+func (x *Exchange) run(ctx context.Context, r *Register, d driver.Driver, log func() *zap.Logger) {
+	defer x.cancel()
+	result := driver.Result{Outcome: driver.Broken}
+	safego.Run(log, "dispatch", func() { result = d.Run(ctx, x.Upstream, x.Attempt) })
+	r.mu.Lock()
+	delete(r.open, x.Attempt.Key) // it is x: no other one starts while x is open
+	r.mu.Unlock()
+	safego.Run(log, "dispatch", func() { x.finish(result) })
 }
 
 // finish records the result and passes it on.
 func (x *Exchange) finish(result driver.Result) {
 	x.mu.Lock()
-	x.result = &result
-	ended := x.ended
+	x.result, x.over = result, true
+	attached := x.attached
 	x.mu.Unlock()
-	for _, tell := range ended {
+	x.started(x, result)
+	for _, tell := range attached {
 		tell(x, result)
 	}
 }
@@ -128,11 +134,11 @@ func (x *Exchange) finish(result driver.Result) {
 // once.
 func (x *Exchange) Attach(ended func(*Exchange, driver.Result)) {
 	x.mu.Lock()
-	x.ended = append(x.ended, ended)
-	result := x.result
+	x.attached = append(x.attached, ended)
+	over, result := x.over, x.result
 	x.mu.Unlock()
-	if result != nil {
-		ended(x, *result)
+	if over {
+		ended(x, result)
 	}
 }
 

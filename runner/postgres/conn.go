@@ -125,15 +125,25 @@ func open(ctx context.Context, cfg *pgx.ConnConfig, database, applicationName st
 	if cfg.DefaultQueryExecMode != pgx.QueryExecModeCacheDescribe {
 		cfg.DescriptionCacheCapacity = 0
 	}
-	messages := new(messages)
-	cfg.BuildFrontend = messages.frontend
 	var met server
 	cfg.ValidateConnect = met.validate(cfg.ValidateConnect)
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	c, err := Raw(ctx, cfg)
 	if err != nil {
 		return nil, lost(err, "connect to "+cfg.Database)
 	}
-	return &Conn{Conn: conn, PID: met.pid, messages: messages}, nil
+	c.PID = met.pid
+	return c, nil
+}
+
+// Raw opens a connection of which nothing is known, and asks for nothing. It changes cfg.
+func Raw(ctx context.Context, cfg *pgx.ConnConfig) (*Conn, error) {
+	messages := new(messages)
+	cfg.BuildFrontend = messages.frontend
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{Conn: conn, messages: messages}, nil
 }
 
 // server is what the server says about a new connection.

@@ -148,7 +148,7 @@ func TestMissingEchoEndsTheConnection(t *testing.T) {
 					d.wait = func(context.Context) (driver.Notifications, error) {
 						return driver.Notifications{Echoes: []string{"a"}}, nil
 					}
-					require.NoError(t, s.collect(t.Context()))
+					require.NoError(t, s.collect())
 				}
 				timing.Sleep(t.Context(), 1)
 				err := s.attend(t.Context())
@@ -180,7 +180,7 @@ func TestChangesOfOthersAreNoEcho(t *testing.T) {
 		s := scripted(d, &ear{})
 		require.NoError(t, s.claim(t.Context(), []string{"a"}, nil))
 		timing.Sleep(t.Context(), time.Second)
-		require.NoError(t, s.collect(t.Context()))
+		require.NoError(t, s.collect())
 		require.False(t, s.echoSince.IsZero())
 		require.Equal(t, time.Now(), s.heard, "but PostgreSQL was heard")
 	})
@@ -196,7 +196,7 @@ func TestProbes(t *testing.T) {
 		s.resyncAt, s.heard, s.probed = now.Add(time.Hour), now, now
 		require.Equal(t, now.Add(probeInterval), s.deadline())
 		timing.Sleep(t.Context(), probeInterval-1)
-		require.NoError(t, s.collect(t.Context()))
+		require.NoError(t, s.collect())
 		require.Equal(t, now, s.heard)
 		require.NoError(t, s.attend(t.Context()))
 		require.Zero(t, d.probes)

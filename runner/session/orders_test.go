@@ -365,11 +365,11 @@ func TestMoreChangesThanMayWait(t *testing.T) {
 	d.wait = func(context.Context) (driver.Notifications, error) {
 		return driver.Notifications{Changed: changed}, nil
 	}
-	require.NoError(t, s.collect(t.Context()))
+	require.NoError(t, s.collect())
 	require.False(t, s.overflow)
 	require.Equal(t, backlogLimit, s.dirty.len())
 	changed = []string{"y", "z"}
-	require.NoError(t, s.collect(t.Context()))
+	require.NoError(t, s.collect())
 	require.True(t, s.overflow)
 	require.Equal(t, backlogLimit, s.dirty.len())
 }
@@ -386,15 +386,15 @@ func TestNotifications(t *testing.T) {
 		} {
 			timing.Sleep(t.Context(), time.Second)
 			next = n
-			require.NoError(t, s.collect(t.Context()))
+			require.NoError(t, s.collect())
 			require.Equal(t, time.Now(), s.heard, name)
 			require.True(t, s.Pulse().Heard.Equal(time.Now()), name)
 		}
 		require.EqualValues(t, 1, s.Pulse().Notifications)
 		next = driver.Notifications{Changed: []string{"b"}, Overflow: true}
-		require.NoError(t, s.collect(t.Context()))
+		require.NoError(t, s.collect())
 		next = driver.Notifications{Changed: []string{"c"}}
-		require.NoError(t, s.collect(t.Context()))
+		require.NoError(t, s.collect())
 		require.True(t, s.overflow)
 		require.True(t, s.reload)
 		s.deliver([]string{"a"}, rowsOf(channels.Pending, "a"))
@@ -408,10 +408,10 @@ func TestNotifications(t *testing.T) {
 			next.Changed = append(next.Changed, fmt.Sprint(i))
 		}
 		next.Changed = next.Changed[1:]
-		require.NoError(t, s.collect(t.Context()))
+		require.NoError(t, s.collect())
 		require.False(t, s.overflow)
 		next.Changed = []string{"x", "y"}
-		require.NoError(t, s.collect(t.Context()))
+		require.NoError(t, s.collect())
 		require.Equal(t, backlogLimit, s.dirty.len())
 		require.True(t, s.overflow)
 	})

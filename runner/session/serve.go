@@ -117,12 +117,13 @@ func (s *Session) finish(ctx context.Context, o *orders) error {
 
 // wait collects notifications, and blocks as long as there is nothing to do.
 func (s *Session) wait(ctx context.Context) error {
-	wctx, cancel := context.WithDeadline(ctx, s.deadline())
-	defer cancel()
 	s.mu.Lock()
 	if !s.todo.empty() || s.mayRead() || s.reload || len(s.dependents) > 0 {
-		cancel() // only what has arrived already
+		s.mu.Unlock()
+		return s.collect()
 	}
+	wctx, cancel := context.WithDeadline(ctx, s.deadline())
+	defer cancel()
 	s.interrupt = cancel
 	s.mu.Unlock()
 	defer func() {
@@ -137,11 +138,14 @@ func (s *Session) wait(ctx context.Context) error {
 func (s *Session) mayRead() bool { return s.dirty.len() > 0 && !time.Now().Before(s.readAfter) }
 
 // collect takes the notifications that have arrived already.
-func (s *Session) collect(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+func (s *Session) collect() error { return s.listen(over) }
+
+// over is a context that has ended.
+var over = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	return s.listen(ctx)
-}
+	return ctx
+}()
 
 // listen waits for notifications as long as ctx allows, and notes the jobs.
 func (s *Session) listen(ctx context.Context) error {

@@ -47,7 +47,7 @@ func (s *Session) sleep(ctx context.Context, barred []string) error {
 		return err
 	})
 	if err == nil {
-		err = s.collect(ctx)
+		err = s.collect()
 	}
 	switch {
 	case err != nil:

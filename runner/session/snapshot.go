@@ -71,7 +71,7 @@ func (s *Session) readAll(ctx context.Context) error {
 		return fmt.Errorf("snapshot: %w", err)
 	}
 	s.out.SnapshotRows(ctx, chunk)
-	if err := s.collect(ctx); err != nil {
+	if err := s.collect(); err != nil {
 		return err
 	}
 	var named map[string]struct{}

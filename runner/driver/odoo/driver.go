@@ -71,9 +71,7 @@ func (d *Driver) OpenCluster(ctx context.Context, pg *pgx.ConnConfig) (driver.Cl
 
 // OpenSession implements [driver.Driver].
 func (d *Driver) OpenSession(ctx context.Context, pg *pgx.ConnConfig, database string) (driver.Session, error) {
-	s := &session{database: database, runNeutralized: d.options.RunNeutralized}
-	pg = pg.Copy()
-	pg.OnNotification = s.inbox.put
+	s := &session{database: database, runNeutralized: d.options.RunNeutralized, decoder: newDecoder()}
 	conn, err := postgres.Connect(ctx, pg, database, "session")
 	if err != nil {
 		return nil, err
@@ -86,6 +84,7 @@ func (d *Driver) OpenSession(ctx context.Context, pg *pgx.ConnConfig, database s
 	}
 	s.conn = conn
 	s.inbox.own = conn.PID
+	conn.Hear(s.inbox.put)
 	return s, nil
 }
 

@@ -2,16 +2,14 @@ package odoo
 
 import (
 	"context"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-// inbox collects notifications, which pgx hands over whenever it reads from the connection, also
+// inbox collects notifications, which arrive whenever something is read from the connection, also
 // while another statement runs.
 type inbox struct {
 	// own is the backend of this session.
@@ -33,23 +31,44 @@ type set struct {
 	seen map[string]struct{}
 }
 
-func (s *set) add(v string) {
+// setFirst is how many texts a list has room for at first, setFew how many may have been in a set whose
+// memory is used again.
+const (
+	setFirst = 16
+	setFew   = 100
+)
+
+func (s *set) add(text []byte) {
 	if s.seen == nil {
 		s.seen = map[string]struct{}{}
 	}
-	if _, ok := s.seen[v]; !ok {
+	if _, ok := s.seen[string(text)]; !ok {
+		v := string(text)
 		s.seen[v] = struct{}{}
+		if s.list == nil {
+			s.list = make([]string, 0, setFirst)
+		}
 		s.list = append(s.list, v)
 	}
 }
 
-// put is the handler that pgx calls.
-func (b *inbox) put(_ *pgconn.PgConn, n *pgconn.Notification) {
+// take empties the set, and returns its list, which is the caller's.
+func (s *set) take() (list []string) {
+	list, s.list = s.list, nil
+	if len(list) > setFew {
+		s.seen = nil
+	}
+	clear(s.seen)
+	return list
+}
+
+// put is called for each notification.
+func (b *inbox) put(pid uint32, payload []byte) {
 	switch {
-	case n.PID == b.own:
-		b.echoes.add(n.Payload)
+	case pid == b.own:
+		b.echoes.add(payload)
 		return
-	case len(n.Payload) > UUIDLimit:
+	case len(payload) > UUIDLimit:
 		// No job has such a name, so all that it can announce is a configuration.
 		b.reload = true
 		return
@@ -57,21 +76,25 @@ func (b *inbox) put(_ *pgconn.PgConn, n *pgconn.Notification) {
 		b.overflow = true
 		return
 	}
-	b.changed.add(n.Payload)
-	b.reload = b.reload || isReload(n.Payload)
+	b.changed.add(payload)
+	b.reload = b.reload || isReload(payload)
 }
 
 // isReload reports whether a payload announces a changed configuration: all that is known of that
 // payload is that it is no uuid (docs/contract.md 6.2). As a job might have an odd uuid too, such a
 // payload is also looked up as one.
-func isReload(payload string) bool {
-	return len(payload) != 36 || uuid.Validate(payload) != nil
+func isReload(payload []byte) bool {
+	if len(payload) != uuidSize {
+		return true
+	}
+	_, err := uuid.ParseBytes(payload)
+	return err != nil
 }
 
 // take empties the inbox.
 func (b *inbox) take() driver.Notifications {
-	n := driver.Notifications{Changed: b.changed.list, Echoes: b.echoes.list, Reload: b.reload, Overflow: b.overflow}
-	b.changed, b.echoes, b.reload, b.overflow = set{}, set{}, false, false
+	n := driver.Notifications{Changed: b.changed.take(), Echoes: b.echoes.take(), Reload: b.reload, Overflow: b.overflow}
+	b.reload, b.overflow = false, false
 	return n
 }
 
@@ -103,40 +126,10 @@ func (s *session) Wait(ctx context.Context) (driver.Notifications, error) {
 		<-ctx.Done()
 		return driver.Notifications{}, nil
 	}
-	for s.inbox.empty() {
-		err := s.conn.PgConn().WaitForNotification(ctx)
-		if err == nil {
-			continue
+	if s.inbox.empty() {
+		if err := s.conn.WaitHeard(ctx); err != nil {
+			return driver.Notifications{}, s.conn.Failed(err, "wait for notifications")
 		}
-		if ctx.Err() != nil && !s.conn.IsClosed() {
-			return s.inbox.take(), nil
-		}
-		return driver.Notifications{}, s.conn.Failed(err, "wait for notifications")
 	}
-	s.drain()
 	return s.inbox.take(), nil
-}
-
-const (
-	// drainTimeout bounds the wait for the rest of a message whose beginning has been read already.
-	drainTimeout = 100 * time.Millisecond
-	// drainLimit is how many jobs are enough to begin with. What follows them is read along with
-	// the answer to the next statement.
-	drainLimit = 200
-)
-
-// drain collects the notifications that have been read from the network. It does not care about
-// errors: the next statement meets them again. The deadline is the connection's, since one of a
-// context would cost more than a message.
-func (s *session) drain() {
-	pg := s.conn.PgConn()
-	if pg.Frontend().ReadBufferLen() == 0 || pg.Conn().SetReadDeadline(time.Now().Add(drainTimeout)) != nil {
-		return
-	}
-	for !s.conn.IsClosed() && pg.Frontend().ReadBufferLen() > 0 && len(s.inbox.changed.list) < drainLimit {
-		if pg.WaitForNotification(context.Background()) != nil {
-			break
-		}
-	}
-	_ = pg.Conn().SetReadDeadline(time.Time{})
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
@@ -25,7 +24,7 @@ func TestIsReload(t *testing.T) {
 		"reload":                                 true,
 		"":                                       true,
 	} {
-		require.Equal(t, want, isReload(payload), payload)
+		require.Equal(t, want, isReload([]byte(payload)), payload)
 	}
 }
 
@@ -51,10 +50,10 @@ func TestInboxProperties(t *testing.T) {
 			}
 			p := rapid.SampledFrom(payloads).Draw(t, "payload")
 			if rapid.Bool().Draw(t, "own") {
-				b.put(nil, &pgconn.Notification{PID: 1, Payload: p})
+				b.put(1, []byte(p))
 				echoes = add(echoes, p)
 			} else {
-				b.put(nil, &pgconn.Notification{PID: 2, Payload: p})
+				b.put(2, []byte(p))
 				changed = add(changed, p)
 				reload = reload || len(p) != 36
 			}

@@ -54,10 +54,7 @@ func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) dri
 	if failed != nil {
 		return *failed
 	}
-	x := d.exchange(ctx, up, call{
-		task: t, path: runPath(t), cookies: cookies,
-		query: "db=" + url.QueryEscape(t.DB) + "&job_uuid=" + url.QueryEscape(t.UUID),
-	})
+	x := d.runExchange(ctx, up, t, cookies)
 	result := driver.Result{Status: x.status}
 	switch {
 	case errors.Is(x.err, errUnspeakable):
@@ -76,6 +73,22 @@ func (d *Driver) Run(ctx context.Context, up driver.Upstream, t driver.Task) dri
 		d.sessions.drop(up.Name, t.DB)
 	}
 	return result
+}
+
+// runExchange sends the request that runs a task: where that is possible, written by the driver itself.
+func (d *Driver) runExchange(ctx context.Context, up driver.Upstream, t driver.Task, cookies []*http.Cookie) exchange {
+	if up.Sender != nil && len(cookies) == 0 && ctx.Err() == nil {
+		text, _ := requests.Get().(*[]byte)
+		defer requests.Put(text)
+		var ok bool
+		if *text, ok = d.appendRequest((*text)[:0], up, t); ok {
+			return sendWritten(ctx, up.Sender, *text)
+		}
+	}
+	return d.exchange(ctx, up, call{
+		task: t, path: runPath(t), cookies: cookies,
+		query: "db=" + url.QueryEscape(t.DB) + "&job_uuid=" + url.QueryEscape(t.UUID),
+	})
 }
 
 // runPath is the path of the request that runs a task.
@@ -179,6 +192,11 @@ func (d *Driver) exchange(ctx context.Context, up driver.Upstream, c call) excha
 	if err != nil {
 		return exchange{connected: trace.got.Load(), unsent: trace.unsent(err), err: err}
 	}
+	return read(res)
+}
+
+// read reads an answer.
+func read(res *http.Response) exchange {
 	defer res.Body.Close()
 	x := exchange{connected: true, status: res.StatusCode, header: res.Header}
 	if x.status < http.StatusOK {

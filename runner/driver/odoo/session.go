@@ -5,7 +5,7 @@ import (
 	"errors"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/postgres"
@@ -25,9 +25,13 @@ type session struct {
 
 	generation *generation
 	statements statements
-	listening  bool
-	trigger    uint32  // the OID of the one that notifies
-	lockKeys   []int64 // of the locks that it holds
+	// reading and claiming are those of the statements that are executed for every job, and decoder
+	// reads their rows.
+	reading, claiming repeated
+	decoder           reader
+	listening         bool
+	trigger           uint32  // the OID of the one that notifies
+	lockKeys          []int64 // of the locks that it holds
 	// fence, if set, shows that this process leads, for a session that holds no locks.
 	fence func() driver.Fence
 }
@@ -174,7 +178,51 @@ func (s *session) Read(ctx context.Context, uuids []string) ([]driver.Row, error
 	if s.generation == nil {
 		return nil, errNoFingerprint
 	}
-	return s.rows(ctx, "read jobs", s.statements.read, uuids)
+	rows, err := s.readRows(ctx, uuids)
+	if err != nil {
+		return nil, upgradingOr(s.conn.Failed(err, "read jobs"))
+	}
+	return rows, nil
+}
+
+// readRows reads jobs: mostly by decoding what the server sends.
+func (s *session) readRows(ctx context.Context, uuids []string) ([]driver.Row, error) {
+	direct, err := s.direct(ctx, &s.reading, "jobrunner_read", s.statements.read, s.readFit)
+	if err != nil {
+		return nil, err
+	}
+	found := newRowSet(len(uuids))
+	if !direct {
+		err = s.query(ctx, s.statements.read, []any{uuids}, func(rows pgx.Rows, scan *scanner) error {
+			row, err := scan.scan(rows)
+			if err == nil {
+				found.add(row)
+			}
+			return err
+		})
+		if err != nil {
+			s.reading.forget()
+		}
+		return found.list, err
+	}
+	s.decoder.begin(len(uuids))
+	err = s.reading.execute(ctx, s.conn.Conn, func(values [][]byte) error {
+		if !wellFormed(values, s.keys) {
+			return errRow
+		}
+		found.add(s.decoder.decode(values, s.database, s.keys))
+		return nil
+	}, uuids)
+	return found.list, err
+}
+
+// direct reports whether a statement can be executed as a repeated one.
+func (s *session) direct(ctx context.Context, r *repeated, name, sql string, fit func([]pgconn.FieldDescription) bool) (bool, error) {
+	if s.conn.Pooled() {
+		return false, nil
+	}
+	r.name = name
+	return r.prepare(ctx, s.conn.Conn, sql, fit)
 }
 
 // rows runs a statement that returns rows, and makes them one per uuid.
@@ -196,19 +244,49 @@ func (s *session) rows(ctx context.Context, doing, sql string, args ...any) ([]d
 // rowSet collects rows, of several of one uuid the one that matters.
 type rowSet struct {
 	list  []driver.Row
-	index map[string]int
+	index index
 }
 
+// newRowSet makes room for so many rows.
+func newRowSet(n int) rowSet { return rowSet{list: make([]driver.Row, 0, n)} }
+
 func (r *rowSet) add(row driver.Row) {
-	if r.index == nil {
-		r.index = make(map[string]int)
-	}
-	if i, ok := r.index[row.UUID]; !ok {
-		r.index[row.UUID] = len(r.list)
+	i := r.index.find(len(r.list), func(i int) string { return r.list[i].UUID }, row.UUID)
+	if i < 0 {
 		r.list = append(r.list, row)
 	} else if better(row, r.list[i]) {
 		r.list[i] = row
 	}
+}
+
+// index finds the elements of a list by their names. The zero value is that of an empty list.
+type index struct{ all map[string]int }
+
+// indexLimit is the length of the longest list that is searched from its beginning.
+const indexLimit = 16
+
+// find returns where a name is in a list of n, of which at returns the names. If it is not there, -1
+// is returned, and the name is to be appended to the list.
+func (x *index) find(n int, at func(int) string, name string) int {
+	if n < indexLimit {
+		for i := range n {
+			if at(i) == name {
+				return i
+			}
+		}
+		return -1
+	}
+	if x.all == nil {
+		x.all = make(map[string]int)
+		for i := range n {
+			x.all[at(i)] = i
+		}
+	}
+	if i, ok := x.all[name]; ok {
+		return i
+	}
+	x.all[name] = n
+	return -1
 }
 
 // query runs a statement and calls each for every row, as the rows arrive.
@@ -233,37 +311,18 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 		return nil, nil, errNoFingerprint
 	}
 	defer s.excluding()()
-	var tasks []driver.Task
-	var read rowSet
-	var model, method pgtype.Text
-	var claimed bool
-	seen := map[string]bool{}
-	err := s.query(ctx, s.claimStatement(), []any{uuids, others}, func(rows pgx.Rows, scan *scanner) error {
-		row, err := scan.scan(rows, &model, &method, &claimed)
-		switch {
-		case err != nil:
-			return err
-		case !claimed:
-			read.add(row)
-		case !seen[row.UUID]: // two rows of one uuid are one task: Odoo runs by uuid
-			seen[row.UUID] = true
-			tasks = append(tasks, driver.Task{
-				Key: row.Key, Enqueued: row.Enqueued, Retry: row.Retry,
-				Model: model.String, Method: method.String, DriverState: s.generation.driverState(),
-			})
-		}
-		return nil
-	})
-	if err != nil {
+	c := claim{session: s, tasks: make([]driver.Task, 0, len(uuids)), read: newRowSet(len(others))}
+	if err := c.run(ctx, uuids, others); err != nil {
 		return nil, nil, upgradingOr(s.conn.Failed(err, "claim jobs"))
 	}
+	tasks := c.tasks
 	if len(tasks) == 0 && len(uuids) > 0 {
 		// Others may have taken all of them, or there is a new mark.
 		if err := s.unchanged(ctx); err != nil {
 			return nil, nil, upgradingOr(err)
 		}
 	}
-	return tasks, read.list, nil
+	return tasks, c.read.list, nil
 }
 
 // claimStatement is the one that claims as the options in force want it.

@@ -1,6 +1,7 @@
 package odoo
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"hash/maphash"
@@ -53,8 +54,19 @@ type reader struct {
 
 	uuids           block
 	channel, states interned
+	models, methods interned // of claims
 	names           doubles
 }
+
+// newDecoder makes a reader that lives as long as a session.
+func newDecoder() reader {
+	few := interned{limit: internedFew}
+	return reader{channel: few, states: few, models: few, methods: few}
+}
+
+// begin makes room for the uuids of so many rows, whose memory becomes free with theirs. Unlike those of
+// a snapshot, the rows of one statement have nothing to do with those of the next.
+func (r *reader) begin(rows int) { r.uuids = block{size: min(rows, blockRows) * uuidSize} }
 
 // row returns the row that has arrived.
 func (r *reader) row(rows pgx.Rows, scan *scanner) (row driver.Row, err error) {
@@ -221,11 +233,16 @@ func wireMicros(value []byte) int64 {
 // interned are the texts of a column that has few different ones. Where it has many, because
 // somebody wants it so, most are not remembered.
 type interned struct {
-	last string
-	all  map[string]string
+	last  string
+	all   map[string]string
+	limit int // Default: internedLimit
 }
 
-const internedLimit = 2000
+// internedLimit is of a snapshot, internedFew of a session, of which there may be thousands.
+const (
+	internedLimit = 2000
+	internedFew   = 50
+)
 
 func (i *interned) get(text []byte) string {
 	if string(text) == i.last {
@@ -237,7 +254,7 @@ func (i *interned) get(text []byte) string {
 			i.all = make(map[string]string)
 		}
 		found = string(text)
-		if len(i.all) < internedLimit {
+		if len(i.all) < cmp.Or(i.limit, internedLimit) {
 			i.all[found] = found
 		}
 	}
@@ -245,16 +262,23 @@ func (i *interned) get(text []byte) string {
 	return found
 }
 
-// blockSize is that of 64 uuids.
-const blockSize = 64 * 36
+const (
+	// uuidSize is the length of a uuid, blockRows how many share memory.
+	uuidSize  = 36
+	blockRows = 64
+	blockSize = blockRows * uuidSize
+)
 
 // block makes strings that share memory, many of one allocation.
-type block struct{ text strings.Builder }
+type block struct {
+	text strings.Builder
+	size int // Default: blockSize
+}
 
 func (b *block) add(text []byte) string {
 	if b.text.Cap()-b.text.Len() < len(text) {
 		b.text = strings.Builder{}
-		b.text.Grow(max(blockSize, len(text)))
+		b.text.Grow(max(cmp.Or(b.size, blockSize), len(text)))
 	}
 	start := b.text.Len()
 	b.text.Write(text)

@@ -114,15 +114,16 @@ func wireSession(t *testing.T, rows, told [][]byte) *session {
 	server.columns = append(server.columns, pgtype.VarcharOID) // the exception
 	cfg, err := pgx.ParseConfig("host=127.0.0.1 user=x dbname=x sslmode=disable")
 	require.NoError(t, err)
-	cfg.DialFunc, cfg.Fallbacks, cfg.OnNotification = server.dial, nil, s.inbox.put
-	conn, err := pgx.ConnectConfig(t.Context(), cfg)
+	cfg.DialFunc, cfg.Fallbacks = server.dial, nil
+	conn, err := postgres.Raw(t.Context(), cfg)
 	require.NoError(t, err)
+	conn.Hear(s.inbox.put)
 	t.Cleanup(func() {
 		_ = conn.PgConn().Conn().Close() // the server may not be listening
 		_ = conn.Close(context.Background())
 		<-conn.PgConn().CleanupDone()
 	})
-	s.conn, s.generation, s.statements = &postgres.Conn{Conn: conn}, g, g.statements()
+	s.conn, s.generation, s.statements = conn, g, g.statements()
 	return s
 }
 
@@ -332,7 +333,7 @@ func FuzzNotifications(f *testing.F) {
 			if n.PID == 1 {
 				whose = 1
 			}
-			reload = reload || whose == 0 && isReload(n.Payload)
+			reload = reload || whose == 0 && isReload([]byte(n.Payload))
 			if !slices.Contains(want[whose], n.Payload) {
 				want[whose] = append(want[whose], n.Payload)
 			}

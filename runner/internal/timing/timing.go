@@ -51,7 +51,7 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 
 // Within runs f with a deadline. The error says so if the deadline has passed.
 func Within(ctx context.Context, d time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, d, fmt.Errorf("no result within %s", d))
+	ctx, cancel := context.WithTimeoutCause(ctx, d, late(d))
 	defer cancel()
 	err := f(ctx)
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -59,6 +59,11 @@ func Within(ctx context.Context, d time.Duration, f func(context.Context) error)
 	}
 	return err
 }
+
+// late is the error of a deadline that has passed. It is made for each, and said of few.
+type late time.Duration
+
+func (d late) Error() string { return "no result within " + time.Duration(d).String() }
 
 // Earliest returns the first of several moments.
 func Earliest(first time.Time, others ...time.Time) time.Time {
