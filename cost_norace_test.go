@@ -2,5 +2,8 @@
 
 package jobrunner
 
-// costRace is what the race detector would add.
-const costRace = 0
+// What the race detector would add, and by what it would multiply.
+const (
+	costRace = 0
+	costBusy = 1
+)
