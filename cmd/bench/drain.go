@@ -146,14 +146,11 @@ func timeProcessor(c *testbed.Caddy, used *time.Duration, f func() error) error 
 }
 
 // insertAndWait commits jobs at once and waits until all are done.
-func (l *lab) insertAndWait(ctx context.Context, j jobs) (*Records, error) {
+func (l *lab) insertAndWait(ctx context.Context, j jobs) error {
 	if err := l.insert(ctx, benchDB, j); err != nil {
-		return nil, err
+		return err
 	}
-	if err := l.stub.awaitDone(ctx, j.count); err != nil {
-		return nil, err
-	}
-	return l.stub.take(ctx)
+	return l.stub.awaitDone(ctx, j.count)
 }
 
 // countStatements drains once more, while PostgreSQL counts what the runner's role executes.
@@ -176,7 +173,7 @@ func countStatements(ctx context.Context, l *lab, j jobs) error {
 			if err := l.exec(ctx, "postgres", "SELECT pg_stat_statements_reset()"); err != nil {
 				return err
 			}
-			if _, err := l.insertAndWait(ctx, j); err != nil {
+			if err := l.insertAndWait(ctx, j); err != nil {
 				return err
 			}
 			return l.addStatements(ctx, j.count)

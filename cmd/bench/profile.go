@@ -39,8 +39,7 @@ func profileAll(ctx context.Context, l *lab) error {
 		work func() error
 	}{
 		{"drain", one(benchDB, "root:16"), func() error {
-			_, err := l.insertAndWait(ctx, jobs{count: pick(l.bench, 20_000, 2_000)})
-			return err
+			return l.insertAndWait(ctx, jobs{count: pick(l.bench, 20_000, 2_000)})
 		}},
 		{"single", one(benchDB, "root:16"), func() error {
 			return l.alternate(ctx, pick(l.bench, 1_500, 200), &lane{databases: []string{benchDB}, priority: 10})
