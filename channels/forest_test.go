@@ -447,6 +447,13 @@ func TestForestViews(t *testing.T) {
 	require.Equal(t, []Count{{DB: "a", Channel: "root", Pending: 2, Enqueued: 1}, {DB: "b", Channel: "root.mail", Pending: 2}}, f.Counts())
 	require.Len(t, f.Oldest(at(9)), 2)
 	require.Contains(t, f.Oldest(at(9)), ID{"b", "root.mail"})
+	waiting := func() (n int) {
+		f.Waiting(at(9), func(Waiting) { n++ })
+		return n
+	}
+	require.Equal(t, 4, waiting())
+	require.Equal(t, 2, f.Unfinished("b"))
+	require.Zero(t, f.Unfinished("none"))
 	st, ok := f.Channel("b", "root.mail")
 	require.True(t, ok)
 	require.Equal(t, "b", st.DB)
@@ -468,6 +475,7 @@ func TestForestViews(t *testing.T) {
 	require.Empty(t, st.DB)
 	require.Contains(t, f.Oldest(at(9)), ID{"", "root"})
 	require.Len(t, f.Counts(), 2)
+	require.Equal(t, 4, waiting())
 	f.Withhold("a")
 	require.NoError(t, f.ConfigureDatabase("a", nil))
 	require.Nil(t, f.DatabaseChannels("a"))

@@ -98,6 +98,33 @@ func TestGate(t *testing.T) {
 	require.False(t, m.Gated("heavy"))
 }
 
+// TestWaitsForTheGateAlone: a job that something else holds back as well does not wait for the gate.
+func TestWaitsForTheGateAlone(t *testing.T) {
+	t.Parallel()
+	heavy := Share{Gate: "heavy"}
+	for name, c := range map[string]struct {
+		config string
+		share  Share
+		want   bool
+	}{
+		"the gate alone":    {"root:9,a:2", heavy, true},
+		"a limit":           {"root:9,a:2", Share{Gate: "heavy", Limit: 1, Per: PerDatabase}, false},
+		"its channel":       {"root:9,a:1", heavy, false},
+		"the channel above": {"root:1,a:2", heavy, false},
+		"a throttle":        {"root:9,a:2:throttle=60", heavy, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := limitFixture(t, c.config, shareList{{"root.a", "*", c.share}})
+			m.SetRooms([]Room{{Gate: "heavy", Free: 1}})
+			addTo(m, "db", "a", "runs", "waits")
+			require.Equal(t, []string{"runs"}, started(m))
+			require.True(t, m.Gated("heavy"))
+			require.Equal(t, c.want, m.Waits("heavy"))
+		})
+	}
+}
+
 // TestGateSpansTrees: where each database has its own tree, all of them take the room of a gate.
 func TestGateSpansTrees(t *testing.T) {
 	t.Parallel()
