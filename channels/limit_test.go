@@ -202,6 +202,37 @@ func TestPassedByIsNotCountedAnew(t *testing.T) {
 	require.Zero(t, budget)
 }
 
+// TestExplainLeavesOutWhatIsHeld: a job whose eta has come, which no pass has seen yet, goes before another
+// one only if nothing holds it back.
+func TestExplainLeavesOutWhatIsHeld(t *testing.T) {
+	t.Parallel()
+	limit, identity, gate := Share{Limit: 1, Per: PerDatabase}, Share{Serialize: "root"}, Share{Gate: "heavy"}
+	for name, c := range map[string]struct {
+		share Share
+		other State // of a job that is like it
+		room  int
+		ahead int
+	}{
+		"nothing":             {Share{}, Started, 0, 1},
+		"a limit":             {limit, Started, 0, 0},
+		"a limit with room":   {limit, Pending, 0, 1},
+		"an identity":         {identity, Started, 0, 0},
+		"an identity at rest": {identity, Pending, 0, 1},
+		"a gate":              {gate, Pending, 0, 0},
+		"a gate with room":    {gate, Pending, 1, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := limitFixture(t, "root:9", shareList{{"root", "two", c.share}})
+			m.SetRooms([]Room{{Gate: "heavy", Free: c.room}})
+			m.Set(Job{Key: Key{"two", "due"}, Identity: 7, ETA: at(1).UnixMicro()}, Pending)
+			m.Set(Job{Key: Key{"two", "other"}, Identity: 7, Created: 99}, c.other)
+			addTo(m, "one", "", "job")
+			require.Equal(t, c.ahead, why(t, m, "one", "job").Ahead)
+		})
+	}
+}
+
 // TestOldestOfEachKey: the best job of each key is among those that are visited, also while others have
 // very many.
 func TestOldestOfEachKey(t *testing.T) {

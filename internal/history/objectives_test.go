@@ -132,4 +132,81 @@ func TestMinutes(t *testing.T) {
 	m.add(minute(at)+burnKept, true)
 	require.Zero(t, sum(time.Hour))
 	m.add(-7, true) // before 1970
+	m = minutes{}
+	m.add(minute(at)-59, true)
+	m.add(minute(at)-60, true)
+	require.EqualValues(t, 1, sum(time.Hour), "an hour is of sixty minutes")
+}
+
+// TestBurnLimits: an objective burns if more than its limit were late in both windows, and more than chance.
+func TestBurnLimits(t *testing.T) {
+	type span struct{ ago, attempts, late int }
+	for name, c := range map[string]struct {
+		target float64
+		spans  []span
+		window time.Duration // 0: it does not burn
+	}{
+		"chance":             {.5, []span{{0, 4, 4}}, 0},
+		"more than chance":   {.5, []span{{0, 5, 5}}, time.Hour},
+		"nine of ten":        {.5, []span{{0, 10, 9}}, 0},
+		"ten of ten":         {.5, []span{{0, 10, 10}}, time.Hour},
+		"not lately":         {.5, []span{{40, 100, 100}, {0, 10, 9}}, 0},
+		"still":              {.5, []span{{40, 100, 100}, {4, 10, 10}}, time.Hour},
+		"over since a while": {.5, []span{{40, 100, 100}, {5, 10, 10}, {4, 10, 0}}, 0},
+		"six times":          {.95, []span{{0, 1000, 301}}, time.Hour},
+		"two times":          {.95, []span{{0, 1000, 101}}, 6 * time.Hour},
+		"not two times":      {.95, []span{{0, 1000, 99}}, 0},
+		"of six hours":       {.95, []span{{359, 100, 100}, {0, 1000, 101}}, 6 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			watched := counted{Objective: Objective{Target: c.target}}
+			late, all := 0, 0
+			for _, s := range c.spans {
+				for i := range s.attempts {
+					watched.minutes.add(minute(start)-int64(s.ago), i < s.late)
+				}
+				late, all = late+s.late, all+s.attempts
+			}
+			burn := watched.burns(start)
+			if c.window == 0 {
+				require.Nil(t, burn)
+				return
+			}
+			require.Equal(t, &Burn{Since: start, Late: float64(late) / float64(all), Allowed: 1 - c.target, Window: c.window}, burn)
+		})
+	}
+}
+
+// TestBurnHolds: what begins or ends counts after two minutes, by whatever the clock says then, and a burn
+// is as old as when it was told.
+func TestBurnHolds(t *testing.T) {
+	late := func(c *counted, at time.Time) {
+		for range burnLeast {
+			c.minutes.add(minute(at), true)
+		}
+	}
+	c := counted{Objective: Objective{Target: .5}}
+	late(&c, start)
+	require.False(t, c.check(start))
+	require.False(t, c.check(start.Add(burnHold-1)))
+	require.True(t, c.check(start.Add(burnHold)))
+	since := c.Burn.Since
+	require.Equal(t, start.Add(burnHold), since)
+	late(&c, start.Add(3*time.Minute))
+	require.False(t, c.check(start.Add(3*time.Minute)))
+	require.Equal(t, since, c.Burn.Since)
+	over := start.Add(time.Hour)
+	require.False(t, c.check(over))
+	require.NotNil(t, c.Burn)
+	require.True(t, c.check(over.Add(burnHold)))
+	require.Nil(t, c.Burn)
+
+	c = counted{Objective: Objective{Target: .5}}
+	back := start.Add(-time.Hour)
+	late(&c, back)
+	late(&c, start)
+	require.False(t, c.check(start))
+	require.False(t, c.check(back), "the clock has been set back")
+	require.False(t, c.check(back.Add(burnHold-1)))
+	require.True(t, c.check(back.Add(burnHold)))
 }
