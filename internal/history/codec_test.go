@@ -63,6 +63,28 @@ func TestBlocks(t *testing.T) {
 	}
 }
 
+// TestBlockOfAFullTable: as many series and kinds of failures as a table ever has, with names of their own,
+// are read again.
+func TestBlockOfAFullTable(t *testing.T) {
+	tb := newTable()
+	for d := range databaseLimit + seriesLimit {
+		s := Series{fmt.Sprint("d", d), fmt.Sprint("root.", d), fmt.Sprint("m", d), fmt.Sprint("f", d)}
+		for range 2 { // the second one has no room
+			tb.add(&note{outcome: Failed, series: s, exception: fmt.Sprint("Error", d)})
+			s.Method += "x"
+		}
+	}
+	require.Len(t, tb.series, seriesLimit+databaseLimit+1)
+	require.Len(t, tb.failures.of, failuresLimit+databaseLimit+1)
+	block, err := tb.encode()
+	require.NoError(t, err)
+	got := newTable()
+	_, err = got.take(block)
+	require.NoError(t, err)
+	require.Equal(t, tb.series, got.series)
+	require.Equal(t, tb.failures.of, got.failures.of)
+}
+
 // TestBlocksOfBefore: a block of a version that did not count failures is read, and one of today has them
 // after all that such a version reads.
 func TestBlocksOfBefore(t *testing.T) {
