@@ -66,14 +66,16 @@ func TestBlocks(t *testing.T) {
 // TestBlockOfAFullTable: as many series and kinds of failures as a table ever has, with names of their own,
 // are read again.
 func TestBlockOfAFullTable(t *testing.T) {
-	tb := newTable()
-	for d := range databaseLimit + seriesLimit {
-		s := Series{fmt.Sprint("d", d), fmt.Sprint("root.", d), fmt.Sprint("m", d), fmt.Sprint("f", d)}
-		for range 2 { // the second one has no room
-			tb.add(&note{outcome: Failed, series: s, exception: fmt.Sprint("Error", d)})
-			s.Method += "x"
+	tb, names := newTable(), 0
+	add := func(n int, outcome Outcome) {
+		for range n {
+			names++
+			name := fmt.Sprint(names)
+			tb.add(&note{outcome: outcome, series: Series{"db" + name, "root." + name, "model" + name, "method" + name}, exception: "Error" + name})
 		}
 	}
+	add(seriesLimit+databaseLimit, Done)
+	add(failuresLimit+databaseLimit+1, Failed)
 	require.Len(t, tb.series, seriesLimit+databaseLimit+1)
 	require.Len(t, tb.failures.of, failuresLimit+databaseLimit+1)
 	block, err := tb.encode()

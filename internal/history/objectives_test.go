@@ -150,6 +150,7 @@ func TestBurnLimits(t *testing.T) {
 		"more than chance":   {.5, []span{{0, 5, 5}}, time.Hour},
 		"nine of ten":        {.5, []span{{0, 10, 9}}, 0},
 		"ten of ten":         {.5, []span{{0, 10, 10}}, time.Hour},
+		"nine in all":        {.5, []span{{40, 10, 8}, {0, 10, 10}}, 0},
 		"not lately":         {.5, []span{{40, 100, 100}, {0, 10, 9}}, 0},
 		"still":              {.5, []span{{40, 100, 100}, {4, 10, 10}}, time.Hour},
 		"over since a while": {.5, []span{{40, 100, 100}, {5, 10, 10}, {4, 10, 0}}, 0},
