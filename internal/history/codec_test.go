@@ -268,3 +268,14 @@ func (l *Latencies) Count() uint64 {
 	}
 	return total
 }
+
+// TestBlockLimit: a block that takes more memory than one may is refused, whatever it says.
+func TestBlockLimit(t *testing.T) {
+	for more, want := range map[int]error{0: nil, 1: errMalformed} {
+		empty := encoder{out: make([]byte, blockLimit-1+more)} // and the number of names
+		block, err := empty.seal()
+		require.NoError(t, err)
+		_, err = open(block)
+		require.ErrorIs(t, err, want)
+	}
+}
