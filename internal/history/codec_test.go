@@ -61,6 +61,18 @@ func TestBlocks(t *testing.T) {
 		_, err := decode(block[:i], func(Series, *Sums) {}, func(Failure, uint64) {})
 		require.Error(t, err)
 	}
+	whole, err := open(block)
+	require.NoError(t, err)
+	read := 0
+	for i := range whole.in {
+		short := encoder{out: whole.in[:i], names: whole.names}
+		block, err := short.seal()
+		require.NoError(t, err)
+		if _, err = decode(block, func(Series, *Sums) {}, func(Failure, uint64) {}); err == nil {
+			read++
+		}
+	}
+	require.Equal(t, 1, read, "up to where failures begin, which a version of before did not write")
 }
 
 // TestBlockOfAFullTable: as many series and kinds of failures as a table ever has, with names of their own,
