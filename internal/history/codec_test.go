@@ -209,6 +209,8 @@ func TestBlocksOfNobody(t *testing.T) {
 		require.ErrorIs(t, err, errMalformed, c.name)
 		require.Zero(t, seen, c.name)
 	}
+	_, err := read(repeated(1, "", numbers(0, 1), 1, 1))
+	require.ErrorIs(t, err, errMalformed, "a name that is not in the list")
 	for name, block := range map[string]func(more int) []byte{
 		"series of a recording": func(more int) []byte {
 			return repeated(1, "", numbers(0, uint64(seriesLimit+more)), seriesLimit+more+1, 0, 0, 0, 0)
