@@ -293,3 +293,19 @@ func TestBlockLimit(t *testing.T) {
 		require.ErrorIs(t, err, want)
 	}
 }
+
+// TestBucketsOfNobody: times are counted in buckets that there are.
+func TestBucketsOfNobody(t *testing.T) {
+	for _, steps := range [][]uint64{{latencyBuckets}, {latencyBuckets - 1, 1}, {50, 50}, {1, math.MaxUint64}} {
+		var e encoder
+		e.number(uint64(len(steps)))
+		for _, step := range steps {
+			e.number(step)
+			e.number(7)
+		}
+		d := decoder{in: e.out}
+		var l Latencies
+		d.latencies(&l)
+		require.ErrorIs(t, d.err, errMalformed, steps)
+	}
+}
