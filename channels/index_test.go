@@ -54,7 +54,7 @@ func TestIndexIsAMap(t *testing.T) {
 func TestIndexStaysSmall(t *testing.T) {
 	t.Parallel()
 	var x index
-	const jobs = 100
+	const jobs = 130 // which fit into a page that is filled anew now and then
 	for i := range 100_000 {
 		x.add(&record{uuid: numbered(i)})
 		if i >= jobs {
@@ -63,10 +63,43 @@ func TestIndexStaysSmall(t *testing.T) {
 		}
 	}
 	require.Equal(t, jobs, x.len())
-	require.LessOrEqual(t, len(x.pages), 2)
+	require.Len(t, x.pages, 1)
 	x.each(func(r *record) bool {
 		x.remove(r)
 		return true
 	})
 	require.Zero(t, x)
+}
+
+// TestIndexGrowsByPages: neither does a page become larger than that, nor do pages that have been split more
+// often than others lose a record.
+func TestIndexGrowsByPages(t *testing.T) {
+	t.Parallel()
+	var x index
+	var all []*record
+	add := func(half uint64, n int) {
+		for i := len(all) * 10; n > 0; i++ {
+			r := &record{uuid: numbered(i)}
+			if r.uuid.hash()>>63 != half || x.get(&r.uuid) != nil {
+				continue
+			}
+			x.add(r)
+			all = append(all, r)
+			n--
+		}
+	}
+	add(0, pageSize)
+	add(1, 20*pageSize) // by then, what has the first half stands for many pages
+	add(0, 5*pageSize)
+	require.Greater(t, x.bits, x.pages[0].bits)
+	for _, p := range x.pages {
+		require.LessOrEqual(t, len(p.slots), pageSize)
+	}
+	seen := make(map[*record]int)
+	x.each(func(r *record) bool { seen[r]++; return true })
+	require.Len(t, seen, len(all))
+	for _, r := range all {
+		require.Same(t, r, x.get(&r.uuid))
+		require.Equal(t, 1, seen[r], "each once")
+	}
 }

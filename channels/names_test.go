@@ -267,6 +267,44 @@ func TestSharedChannelsBecomeConfigured(t *testing.T) {
 	}
 }
 
+// TestStrays: a job stays in the channel that it shares as long as its name belongs there.
+func TestStrays(t *testing.T) {
+	t.Parallel()
+	m := NewManager()
+	m.names.each = 0
+	require.NoError(t, m.Configure([]Config{{Name: "root"}, {Name: "A", Capacity: 2}, {Name: "B", Capacity: 2}}))
+	m.Set(Job{Key: key("a"), Channel: "A.x"}, Pending)
+	h := m.dbs["db"].homes["root.A."+OthersName]
+	require.True(t, h.shared)
+	for name, want := range map[string]bool{"A.x": false, "A.y.z": false, "A": true, "B.x": true, "c": true} {
+		require.Equal(t, want, m.strays(h, name), name)
+	}
+}
+
+// TestNamesAtTheirLimits: as many names as are allowed have channels of their own, and so has one that is
+// configured.
+func TestNamesAtTheirLimits(t *testing.T) {
+	t.Parallel()
+	channelOf := func(m *Manager, name string) string {
+		m.Set(Job{Key: key(name), Channel: name}, Pending)
+		j, _, _ := m.Lookup(key(name))
+		return Normalize(j.Channel)
+	}
+	for _, names := range []allowance{{each: 2, all: 9}, {each: 9, all: 2}} {
+		m := NewManager()
+		m.names = &names
+		require.Equal(t, "root.a", channelOf(m, "a"))
+		require.Equal(t, "root.b", channelOf(m, "b"))
+		require.Equal(t, "root."+OthersName, channelOf(m, "c"))
+	}
+	m := NewManager()
+	m.names.each = 0
+	require.NoError(t, m.Configure([]Config{{Name: "root"}, {Name: "A", CapacityDefault: 1}}))
+	require.Equal(t, "root.A."+OthersName, channelOf(m, "A.x"))
+	require.Equal(t, "root.A", channelOf(m, "A"))
+	require.Equal(t, 2, m.place("root..a").levels, "an empty part is one, too")
+}
+
 // TestSnapshotOfBeforeDoesNotDo: rows that were read before the channels changed place no job.
 func TestSnapshotOfBeforeDoesNotDo(t *testing.T) {
 	t.Parallel()

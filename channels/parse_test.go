@@ -116,18 +116,28 @@ func TestParseConfigs(t *testing.T) {
 	}, cfgs)
 	require.Len(t, warnings, 3)
 
+	for input, warns := range map[string]bool{
+		"S:2:throttle=0": false, "S:2:throttle=-1": true, "S:2:throttle=1000000000": false, "S:2:throttle=-1000000000": true,
+	} {
+		_, warnings, err := ParseConfigs(input)
+		require.NoError(t, err, input)
+		require.Equal(t, warns, len(warnings) > 0, input)
+	}
+
 	for input, want := range map[string]string{
-		"root:paused":           "invalid channel config root:paused: invalid capacity paused: root needs one before its options",
-		"sub:pause":             "invalid channel config sub:pause: invalid capacity pause",
-		"sub:":                  "invalid channel config sub:: invalid capacity ",
-		"sub:2x:paused":         "invalid channel config sub:2x:paused: invalid capacity 2x",
-		"sub:paused=1=2":        "invalid channel config sub:paused=1=2: invalid capacity paused=1=2",
-		"sub:paused:paused":     "invalid channel config sub:paused:paused: duplicate key paused",
-		"sub:paused:capacity=3": "invalid channel config sub:paused:capacity=3: incorrect config item capacity=3: the capacity is the number behind the name",
-		"sub:sequential":        "channel root.sub: a sequential channel must have a capacity of 1",
-		"root:x":                "invalid channel config root:x: invalid capacity x",
-		"S:2:sequential":        "channel root.S: a sequential channel must have a capacity of 1",
-		"S:2:throttle=x":        `channel root.S: throttle "x" is not a whole number of a sensible size`,
+		"root:paused":              "invalid channel config root:paused: invalid capacity paused: root needs one before its options",
+		"sub:pause":                "invalid channel config sub:pause: invalid capacity pause",
+		"sub:":                     "invalid channel config sub:: invalid capacity ",
+		"sub:2x:paused":            "invalid channel config sub:2x:paused: invalid capacity 2x",
+		"sub:paused=1=2":           "invalid channel config sub:paused=1=2: invalid capacity paused=1=2",
+		"sub:paused:paused":        "invalid channel config sub:paused:paused: duplicate key paused",
+		"sub:paused:capacity=3":    "invalid channel config sub:paused:capacity=3: incorrect config item capacity=3: the capacity is the number behind the name",
+		"sub:sequential":           "channel root.sub: a sequential channel must have a capacity of 1",
+		"root:x":                   "invalid channel config root:x: invalid capacity x",
+		"S:2:sequential":           "channel root.S: a sequential channel must have a capacity of 1",
+		"S:2:throttle=x":           `channel root.S: throttle "x" is not a whole number of a sensible size`,
+		"S:2:throttle=1000000001":  `channel root.S: throttle "1000000001" is not a whole number of a sensible size`,
+		"S:2:throttle=-1000000001": `channel root.S: throttle "-1000000001" is not a whole number of a sensible size`,
 		"S:2:capacity_default=2:sequential_default": "channel root.S: sequential_default requires a capacity_default of 1",
 		"root:99999999999999999999":                 "invalid channel config root:99999999999999999999: invalid capacity 99999999999999999999",
 		"root:_1":                                   "invalid channel config root:_1: invalid capacity _1",
