@@ -41,3 +41,33 @@ func TestConfigAtItsLimits(t *testing.T) {
 		}
 	}
 }
+
+// TestPercentOfAChannelThatIsNotConfigured: root has a capacity all the same, and so has a channel whose
+// parent hands one out.
+func TestPercentOfAChannelThatIsNotConfigured(t *testing.T) {
+	t.Parallel()
+	half := Config{Name: "a.b", Percent: 50}
+	require.NoError(t, NewManager().Configure([]Config{{Name: "a", Percent: 50}}))
+	require.NoError(t, NewManager().Configure([]Config{{Name: "root", Capacity: 4, CapacityDefault: 2}, half}))
+	require.ErrorContains(t, NewManager().Configure([]Config{half}), "50% of the capacity of root.a, which has no limit")
+}
+
+// TestResize: only a root that is Auto changes its capacity so, and where each database has its own tree,
+// none does.
+func TestResize(t *testing.T) {
+	t.Parallel()
+	for _, auto := range []bool{false, true} {
+		f := NewForest()
+		require.NoError(t, f.Configure([]Config{{Name: "root", Capacity: 4, Auto: auto}}))
+		for _, c := range []struct{ to, want int }{{1, 1}, {0, 1}, {-1, 1}, {9, 9}} {
+			f.Resize(c.to)
+			if !auto {
+				c.want = 4
+			}
+			require.Equal(t, c.want, f.shared.root.slots())
+		}
+		f.ConfigureDatabases(Capacities{Max: 3})
+		f.Resize(2)
+		require.Equal(t, 3, f.capacities.Max)
+	}
+}

@@ -302,3 +302,19 @@ func TestChannelBelowNone(t *testing.T) {
 	_, ok := f.Channel("A")
 	require.True(t, ok)
 }
+
+// TestUUIDs: a uuid that is not canonical in one place is none.
+func TestUUIDs(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"00000000-0000-0000-0000-000000000000", "01234567-89ab-cdef-0123-456789abcdef"} {
+		id, ok := parseUUID(text)
+		require.True(t, ok)
+		require.Equal(t, text, id.String())
+		for i := range text {
+			for _, other := range []string{"g", "F", "", "00"} {
+				_, ok = parseUUID(text[:i] + other + text[i+1:])
+				require.False(t, ok, "%q at %d", other, i)
+			}
+		}
+	}
+}

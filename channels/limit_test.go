@@ -200,6 +200,23 @@ func TestPassedByIsNotCountedAnew(t *testing.T) {
 	m.root.ready.each(&budget, func(*record) { visited++ })
 	require.Equal(t, 3, visited)
 	require.Zero(t, budget)
+	visited, budget = 0, 1
+	m.root.ready.each(&budget, func(*record) { visited++ })
+	require.Equal(t, 1, visited, "although there are two keys")
+}
+
+// TestBudgetOfKeys: what the jobs of one key leave of their share is not lost.
+func TestBudgetOfKeys(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:1", twoPerDatabase)
+	addTo(m, "few", "", "x")
+	addTo(m, "many", "", "a", "b", "c", "d", "e", "f", "g", "h", "i")
+	for range 20 { // either may be the first
+		visited, budget := 0, 8
+		m.root.ready.each(&budget, func(*record) { visited++ })
+		require.Equal(t, 8, visited+budget)
+		require.GreaterOrEqual(t, visited, 5)
+	}
 }
 
 // TestExplainLeavesOutWhatIsHeld: a job whose eta has come, which no pass has seen yet, goes before another

@@ -43,6 +43,38 @@ func TestPauseCallsBack(t *testing.T) {
 	require.Equal(t, []Key{key("b")}, f.Next(at(3), 0))
 }
 
+// TestPauseCallsBackFromEverywhere: jobs of one channel may wait on several levels above it.
+func TestPauseCallsBackFromEverywhere(t *testing.T) {
+	t.Parallel()
+	for range 20 { // the order in which levels are visited is by chance
+		f := newFixture(t, "root:9,A:2,A.B:5")
+		f.add("A.B", "a", "b", "c")
+		require.Len(t, f.Next(at(1), 1), 1)
+		require.True(t, f.Pending(), "b waits in root, and c in A")
+		f.Pause("A.B", true)
+		require.False(t, f.Pending())
+		checkInvariants(t, f.Manager)
+	}
+}
+
+// TestPauseDisplaces: only what is paused has the jobs read anew that share a channel, and only where there
+// are others.
+func TestPauseDisplaces(t *testing.T) {
+	t.Parallel()
+	m := NewManager()
+	m.names.each = 0
+	crowd(m, "db", 2)
+	m.Pause("root", true)
+	m.Pause("root", false)
+	require.Empty(t, m.Displaced())
+	m.Pause("c1", true)
+	require.Equal(t, []string{"db"}, m.Displaced())
+	m.BeginSnapshot("db")
+	m.EndSnapshot("db")
+	m.Pause("c1", false)
+	require.Empty(t, m.Displaced())
+}
+
 // TestPauseOfAChannelToCome: a channel need not exist yet.
 func TestPauseOfAChannelToCome(t *testing.T) {
 	t.Parallel()

@@ -144,6 +144,28 @@ func TestNewLeaderCallsBack(t *testing.T) {
 	require.Equal(t, []string{"a1"}, names(m, 1060))
 }
 
+// TestNewLeaderCallsBackByRules: it is the same with the rate of a channel.
+func TestNewLeaderCallsBackByRules(t *testing.T) {
+	t.Parallel()
+	m := loaded(t, 0, 1, "root:1")
+	names(m, 1)
+	m.Govern(func(channel string) (r Rules) {
+		if channel == "root.x" {
+			r.Rate = &Rate{Starts: 1, Period: time.Minute, Burst: 2}
+		}
+		return r
+	})
+	m.Set(Job{Key: Key{DB: "b", UUID: "runs"}, ID: 1}, Started)
+	addTo(m, "a", "x", "a1")
+	require.Empty(t, names(m, 1000), "a1 waits in root")
+	require.Equal(t, 1, m.root.ready.len())
+	m.EmptyBuckets(at(1000))
+	require.Zero(t, m.root.ready.len())
+	m.Remove(Key{DB: "b", UUID: "runs"})
+	require.Empty(t, names(m, 1001))
+	require.Equal(t, []string{"a1"}, names(m, 1060))
+}
+
 // TestTokenBelongsToItsDatabase: jobs that hold slots of a channel further down, and have no token
 // further up, give them back.
 func TestTokenBelongsToItsDatabase(t *testing.T) {

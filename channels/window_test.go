@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
 func mustWindow(t testing.TB, line string) Window {
@@ -228,4 +230,26 @@ func slowlyOpen(w *Window, clocks []int) []bool {
 		}
 	}
 	return open
+}
+
+// TestWindowCallsBack: what has passed a channel and waits further up does not start when a window has shut
+// the channel meanwhile.
+func TestWindowCallsBack(t *testing.T) {
+	t.Parallel()
+	m := loaded(t, 0, 1, "root:1")
+	m.Govern(func(channel string) (r Rules) {
+		if channel == "root.x" {
+			r.Windows = windowsOf(t, "0 daily 10:00-11:00 Europe/Brussels")
+		}
+		return r
+	})
+	m.Set(Job{Key: key("runs"), ID: 1}, Started)
+	m.Set(Job{Key: key("a"), Channel: "x", ID: 2}, Pending)
+	require.Empty(t, m.Next(brussels(t, "2026-07-10 09:59:59"), 0))
+	require.Equal(t, 1, m.root.ready.len())
+	require.Empty(t, m.Next(brussels(t, "2026-07-10 10:00:00"), 0))
+	require.Zero(t, m.root.ready.len())
+	m.Remove(key("runs"))
+	require.Empty(t, m.Next(brussels(t, "2026-07-10 10:59:59"), 0))
+	require.Equal(t, []Key{key("a")}, m.Next(brussels(t, "2026-07-10 11:00:00"), 0))
 }
