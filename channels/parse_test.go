@@ -101,9 +101,9 @@ func TestEntryConfig(t *testing.T) {
 
 func TestParseConfigs(t *testing.T) {
 	t.Parallel()
-	cfgs, warnings, err := ParseConfigs("root:4\nsub:2:throttle=3,root.sub:1")
+	cfgs, warnings, err := ParseConfigs("root:4\nsub:2:throttle=3,root.sub:1,later:3")
 	require.NoError(t, err)
-	require.Equal(t, []Config{{Name: "root", Capacity: 4}, {Name: "root.sub", Capacity: 1}}, cfgs)
+	require.Equal(t, []Config{{Name: "root", Capacity: 4}, {Name: "root.sub", Capacity: 1}, {Name: "later", Capacity: 3}}, cfgs)
 	require.Equal(t, []string{"channel root.sub: listed again, the last entry counts"}, warnings)
 
 	// The spellings that came with 18.0.4 (docs/compatibility.md, "Defaults of channels").

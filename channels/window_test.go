@@ -253,3 +253,18 @@ func TestWindowCallsBack(t *testing.T) {
 	require.Empty(t, m.Next(brussels(t, "2026-07-10 10:59:59"), 0))
 	require.Equal(t, []Key{key("a")}, m.Next(brussels(t, "2026-07-10 11:00:00"), 0))
 }
+
+// TestWindowOfPercents: where nothing but parts of capacities is configured, they follow a window, too.
+func TestWindowOfPercents(t *testing.T) {
+	t.Parallel()
+	m := NewManager()
+	require.NoError(t, m.Configure([]Config{{Name: "a", Percent: 50}}))
+	m.Govern(func(channel string) (r Rules) {
+		if channel == "root" {
+			r.Windows = windowsOf(t, "10 daily 10:00-11:00 Europe/Brussels")
+		}
+		return r
+	})
+	m.Next(brussels(t, "2026-07-10 10:30:00"), 0)
+	require.Equal(t, 5, m.find("root.a").slots())
+}

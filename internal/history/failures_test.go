@@ -191,7 +191,8 @@ func TestFailuresUnaccounted(t *testing.T) {
 	b.fails(2, mail, "UserError")
 	b.count()
 	b.present.failures = failures{} // as a version that did not count by exception leaves it
+	b.fails(1, mail, "UserError")
 	r := b.ask(Query{From: start, Step: Step, By: ByException})
-	require.Equal(t, []Exception{{"UserError", 3, []uint64{3, 0}}, {"", 2, []uint64{0, 2}}}, r.Exceptions)
+	require.Equal(t, []Exception{{"UserError", 4, []uint64{3, 1}}, {"", 2, []uint64{0, 2}}}, r.Exceptions)
 	require.Len(t, r.Groups, 2)
 }
