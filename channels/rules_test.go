@@ -341,3 +341,21 @@ func TestRulesOfDatabases(t *testing.T) {
 		})
 	})
 }
+
+// TestRefundOfTrees: a token that is given back serves the next job, and one of nobody is none.
+func TestRefundOfTrees(t *testing.T) {
+	t.Parallel()
+	f := newForest(t, Capacities{Max: 9}, "root:9", "db")
+	f.Govern(func(string, string) Rules { return Rules{Rate: &Rate{Starts: 1, Period: time.Minute}} })
+	fill(f, "db", "", 2)
+	require.Empty(t, f.Next(at(1000), 0))
+	started := f.Next(at(1060), 0)
+	require.Len(t, started, 1)
+	j, _, _ := f.Lookup(started[0])
+	f.Refund(key("unknown"))
+	f.Refund(Key{"unknown", "x"})
+	f.Set(j, Pending)
+	require.Empty(t, f.Next(at(1060), 0))
+	f.Refund(started[0])
+	require.Equal(t, started, f.Next(at(1060), 0))
+}
