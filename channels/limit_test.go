@@ -120,6 +120,14 @@ func TestPassGoesOnForOthers(t *testing.T) {
 	}
 }
 
+// TestOrderOfKeys: what is over a limit with a burst comes after what is not.
+func TestOrderOfKeys(t *testing.T) {
+	t.Parallel()
+	over, under := &keyQueue{over: 1}, new(keyQueue)
+	require.True(t, keyOrder{}.before(under, over))
+	require.False(t, keyOrder{}.before(over, under))
+}
+
 // TestBurst: a key exceeds its limit while nobody else can use the slots.
 func TestBurst(t *testing.T) {
 	t.Parallel()

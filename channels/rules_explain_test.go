@@ -61,7 +61,7 @@ func TestTokensInAStatus(t *testing.T) {
 		}
 		return r
 	})
-	m.Set(Job{Key: key("runs"), ID: 1}, Started)
+	m.Set(Job{Key: key("runs"), Channel: "x", ID: 1}, Started) // it has paid
 	m.Set(Job{Key: key("a"), Channel: "x", ID: 2}, Failed)
 	tokens := func(now float64, want int, next float64) {
 		t.Helper()
@@ -108,5 +108,29 @@ func TestRatesInWords(t *testing.T) {
 		"5 jobs in 1m30s":                       {Starts: 5, Period: 90 * time.Second},
 	} {
 		require.Equal(t, want, r.spell())
+	}
+}
+
+// TestLimitedBy: a policy is named where jobs are queued that it holds back.
+func TestLimitedBy(t *testing.T) {
+	t.Parallel()
+	window, rate := &Window{Capacity: 2}, &Rate{Starts: 1, Period: time.Second}
+	for _, c := range []struct {
+		status Status
+		by     string
+		until  time.Time
+	}{
+		{Status{Rated: 1, RatedUntil: at(1)}, "rate", at(1)},
+		{Status{Queued: 1}, "", time.Time{}},
+		{Status{Window: window, Running: 2, WindowUntil: at(2)}, "", time.Time{}},
+		{Status{Queued: 1, Window: window, Running: 2, WindowUntil: at(2)}, "window", at(2)},
+		{Status{Queued: 1, Window: window, Running: 3, WindowUntil: at(2)}, "window", at(2)},
+		{Status{Queued: 1, Window: window, Running: 1, WindowUntil: at(2)}, "", time.Time{}},
+		{Status{Queued: 1, Rate: rate, NextToken: at(3)}, "rate", at(3)},
+		{Status{Queued: 1, Rate: rate, Tokens: 1, NextToken: at(3)}, "", time.Time{}},
+	} {
+		by, until := c.status.LimitedBy()
+		require.Equal(t, c.by, by, "%+v", c.status)
+		require.Equal(t, c.until, until, "%+v", c.status)
 	}
 }

@@ -54,6 +54,8 @@ func TestSerialize(t *testing.T) {
 	require.Equal(t, ReasonSerialized, e.Reason)
 	require.Equal(t, key("a"), e.Blocker)
 	require.Equal(t, "job db/c waits: job db/a, which has the same identity key, goes first (policy root), and 1 job goes before it", e.String())
+	e, _ = m.Explain(key("a"), at(1))
+	require.Equal(t, ReasonReady, e.Reason, "it does not wait for itself")
 	require.ElementsMatch(t, []Key{key("a"), key("d"), key("f"), {DB: "other", UUID: "g"}}, m.Next(at(1), 0))
 	e, _ = m.Explain(key("b"), at(1))
 	require.Equal(t, ReasonSerialized, e.Reason)
