@@ -210,3 +210,34 @@ func BenchmarkTolls(b *testing.B) {
 		})
 	}
 }
+
+// TestRestingIsBounded: buckets that nobody needs do not pile up, and those that say nothing go first.
+func TestRestingIsBounded(t *testing.T) {
+	t.Parallel()
+	rate := Rate{Starts: 1, Period: time.Minute, Burst: 1}
+	used := func(at int64) bucket {
+		b := newBucket(rate, at)
+		b.add(-1)
+		return b
+	}
+	var p resting
+	fill := func(from, n int, at int64) {
+		for i := range n {
+			p.put(restingKey{db: fmt.Sprint(from + i)}, used(at), at)
+		}
+	}
+	require.Positive(t, restingLimit)
+	fill(0, restingLimit, 1e9)
+	require.Len(t, p.of, restingLimit)
+	fill(restingLimit, 1, 1e9)
+	require.Empty(t, p.of, "all of them say something, so all begin anew")
+	require.EqualValues(t, 1e9, p.since)
+
+	p.empty(0)
+	const gone = restingLimit/2 + 1
+	fill(0, gone, 1e9)
+	later := int64(1e9 + 3600e6)
+	fill(gone, restingLimit-gone, later)
+	fill(restingLimit, 1, later)
+	require.Len(t, p.of, restingLimit-gone+1, "the first ones are full by now")
+}
