@@ -241,3 +241,11 @@ func TestRestingIsBounded(t *testing.T) {
 	fill(restingLimit, 1, later)
 	require.Len(t, p.of, restingLimit-gone+1, "the first ones are full by now")
 }
+
+// TestOrderOfTokens: the token that comes first is waited for first.
+func TestOrderOfTokens(t *testing.T) {
+	t.Parallel()
+	first, second := &tally{toll: &toll{due: 1}}, &tally{toll: &toll{due: 2}}
+	require.True(t, dueOrder{}.before(first, second))
+	require.False(t, dueOrder{}.before(second, first))
+}
