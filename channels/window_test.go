@@ -33,6 +33,7 @@ func TestParseWindow(t *testing.T) {
 		{"3 fri-mon 22:00-06:00 America/New_York", "3 mon,fri-sun 22:00-06:00 America/New_York"},
 		{"3 MON,wed,Fri 22:00-00:00 Asia/Tokyo", "3 mon,wed,fri 22:00-00:00 Asia/Tokyo"},
 		{"3 mon-sun 22:00-06:00 UTC", "3 daily 22:00-06:00 UTC"},
+		{"3 sun 00:59-23:59 UTC", ""},
 	} {
 		want := c.want
 		if want == "" {
@@ -58,7 +59,7 @@ func TestParseWindowMistakes(t *testing.T) {
 		"1 mon, 08:00-20:00 UTC":         "days",
 		"1 mon 08:00 UTC":                "hours",
 		"1 mon 8:00-20:00 UTC":           "8:00",
-		"1 mon 08:00-24:01 UTC":          "24:01",
+		"1 mon 08:00-24:01 UTC":          "\"24:01\" is not a time",
 		"1 mon 08:60-20:00 UTC":          "08:60",
 		"1 mon 08:0x-20:00 UTC":          "08:0x",
 		"1 mon +8:00-20:00 UTC":          "+8:00",
@@ -75,6 +76,11 @@ func TestParseWindowMistakes(t *testing.T) {
 	}
 	if _, err := ParseWindow("1", "mon", "08:00-20:00", ""); err == nil {
 		t.Error("no zone was accepted")
+	}
+	for _, days := range []Days{0, 1 << 7, 1<<7 | 1} {
+		if err := (Window{Days: days, Zone: time.UTC, To: 60}).Validate(); err == nil || !strings.Contains(err.Error(), "without days") {
+			t.Errorf("days %b: %v", days, err)
+		}
 	}
 }
 
