@@ -134,3 +134,29 @@ func TestLimitedBy(t *testing.T) {
 		require.Equal(t, c.until, until, "%+v", c.status)
 	}
 }
+
+// TestStatusOfWindows: the status is right although no pass has come since another window is in force, and
+// knows no end of one that has none.
+func TestStatusOfWindows(t *testing.T) {
+	t.Parallel()
+	m := loaded(t, 0, 1, "root:1")
+	m.Govern(func(channel string) (r Rules) {
+		switch channel {
+		case "root.x":
+			r.Windows = windowsOf(t, "0 daily 10:00-11:00 Europe/Brussels")
+		case "root.never":
+			r.Windows = windowsOf(t, "0 daily 00:00-24:00 Europe/Brussels")
+		}
+		return r
+	})
+	m.Set(Job{Key: key("a"), Channel: "x"}, Started)
+	m.Set(Job{Key: key("b"), Channel: "never"}, Started)
+	m.Next(brussels(t, "2026-07-10 09:59:00"), 0)
+	require.Nil(t, statusOf(m, "root.x").Window)
+	require.Equal(t, brussels(t, "2026-07-10 10:00:00").UTC(), statusOf(m, "root.x").WindowUntil)
+	m.Observe(brussels(t, "2026-07-10 10:00:00"))
+	require.NotNil(t, statusOf(m, "root.x").Window)
+	require.Equal(t, brussels(t, "2026-07-10 11:00:00").UTC(), statusOf(m, "root.x").WindowUntil)
+	require.NotNil(t, statusOf(m, "root.never").Window)
+	require.Zero(t, statusOf(m, "root.never").WindowUntil)
+}

@@ -249,3 +249,70 @@ func TestOrderOfTokens(t *testing.T) {
 	require.True(t, dueOrder{}.before(first, second))
 	require.False(t, dueOrder{}.before(second, first))
 }
+
+// TestTollsInUseAreKept: when there are many, those of databases are forgotten of which nothing runs or waits
+// and that have all their tokens, and no others.
+func TestTollsInUseAreKept(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:2", nil)
+	m.Next(at(1), 0)
+	m.SetShares(shareList{{"root", "*", perDatabase(1, 1, time.Minute)}})
+	key := func(db string) Key { return Key{DB: db, UUID: "a"} }
+	run := func(seconds float64, db string) {
+		addTo(m, db, "", "a")
+		require.Equal(t, []Key{key(db)}, m.Next(at(seconds), 0))
+	}
+	run(100, "runs")
+	for i := range tollsFirst - 3 {
+		db := fmt.Sprint("db", i)
+		run(100, db)
+		m.Remove(key(db))
+	}
+	require.Len(t, m.root.tolls.of, tollsFirst-2)
+	run(1000, "used")
+	addTo(m, "waits", "", "a")
+	require.Empty(t, m.Next(at(1000), 0), "both slots are taken")
+	require.Len(t, m.root.tolls.of, tollsFirst)
+	addTo(m, "new", "", "a")
+	var left []string
+	for db := range m.root.tolls.of {
+		left = append(left, db)
+	}
+	require.ElementsMatch(t, []string{"runs", "used", "waits", "new"}, left)
+	require.Equal(t, 2*3+tollsFirst, m.root.tolls.many)
+	checkTolls(t, m, m.root)
+	m.Remove(key("runs"))
+	require.Equal(t, []Key{key("waits")}, m.Next(at(1000), 0))
+	m.Remove(key("used"))
+	require.Equal(t, []Key{key("new")}, m.Next(at(1000), 0))
+	checkTolls(t, m, m.root)
+}
+
+// TestRatedDatabases: the status counts the databases of which jobs wait for a token, not those that wait for
+// a slot, and not those of which none waits.
+func TestRatedDatabases(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:1", nil)
+	m.Next(at(1), 0)
+	m.SetShares(shareList{{"root", "*", perDatabase(1, 1, time.Minute)}})
+	addTo(m, "a", "", "a1")
+	require.Equal(t, []string{"a1"}, names(m, 100))
+	require.Zero(t, statusOf(m, "root").Rated, "it has no token, and needs none")
+	addTo(m, "b", "", "b2")
+	require.Empty(t, names(m, 100))
+	require.Zero(t, statusOf(m, "root").Rated, "b has a token, and no slot")
+	m.Remove(Key{DB: "b", UUID: "b2"})
+	addTo(m, "a", "", "a2")
+	addTo(m, "b", "", "b1")
+	require.Empty(t, names(m, 100))
+	require.Equal(t, 1, statusOf(m, "root").Rated)
+	e, ok := m.Explain(Key{DB: "b", UUID: "b1"}, at(100))
+	require.True(t, ok)
+	require.Equal(t, ReasonChannelFull, e.Reason)
+	require.Zero(t, e.Ahead, "a2 is passed by")
+	m.Remove(Key{DB: "a", UUID: "a1"})
+	e, ok = m.Explain(Key{DB: "b", UUID: "b1"}, at(100))
+	require.True(t, ok)
+	require.NotEqual(t, ReasonRate, e.Reason, "its one token is enough")
+	require.Equal(t, []string{"b1"}, names(m, 100))
+}

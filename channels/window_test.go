@@ -238,6 +238,23 @@ func slowlyOpen(w *Window, clocks []int) []bool {
 	return open
 }
 
+// TestWindowOfAWeek: the next change is found on whatever day of the week it is looked for.
+func TestWindowOfAWeek(t *testing.T) {
+	t.Parallel()
+	windows := windowsOf(t, "1 sat 10:00-11:00 Europe/Brussels")
+	begin := brussels(t, "2026-07-11 11:00:00") // a Saturday
+	opens := brussels(t, "2026-07-18 10:00:00")
+	for now := begin; now.Before(opens); now = now.Add(time.Hour) {
+		at, changes := nextChange(windows, now)
+		require.True(t, changes)
+		require.Equal(t, opens.UTC(), at.UTC(), now)
+		require.Nil(t, inForce(windows, now))
+	}
+	at, changes := nextChange(windows, opens)
+	require.True(t, changes)
+	require.Equal(t, opens.Add(time.Hour).UTC(), at.UTC())
+}
+
 // TestWindowCallsBack: what has passed a channel and waits further up does not start when a window has shut
 // the channel meanwhile.
 func TestWindowCallsBack(t *testing.T) {
