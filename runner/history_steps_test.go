@@ -126,13 +126,15 @@ func (m *moment) plan() mock.Plan {
 	if m.one(6) {
 		p.RunFor *= 6
 	}
-	switch m.dice.IntN(14) {
+	switch m.dice.IntN(15) {
 	case 12:
 		p.StartAfter, p.DropConnAfter = 0, 5*time.Second+m.pause(20*time.Second)
 		p.RunFor, p.IgnoresCancel = time.Minute+m.pause(time.Minute), m.one(2)
 	case 13:
 		p.RunFor, p.IgnoresCancel = time.Minute+m.pause(2*time.Minute), m.one(2)
 		p.IgnoresTerminate = m.one(2)
+	case 14:
+		p.StartAfter, p.AnswerAfter = 0, 1+m.pause(time.Second) // no answer comes before the job has begun
 	case 0:
 		p.FailBeforeSend = true
 	case 1:

@@ -108,6 +108,9 @@ type Plan struct {
 	Until <-chan struct{}
 	// DropConnAfter breaks the connection after that time, 0 means never. The job runs on.
 	DropConnAfter time.Duration
+	// AnswerAfter has the request answered with 200 after that time, 0 means when the job has ended. The
+	// job runs on.
+	AnswerAfter time.Duration
 	// Crash kills the worker when the job would end: the row stays started, the lock row is free
 	// and the connection breaks.
 	Crash bool
@@ -246,15 +249,18 @@ func refusal(status int) driver.Outcome {
 func (w *World) exchange(ctx context.Context, run *Run, plan Plan, t driver.Task) driver.Result {
 	answer := make(chan driver.Result, 1)
 	w.workers.Go(func() { answer <- w.work(run, plan, t) })
-	var drop <-chan time.Time
-	if plan.DropConnAfter > 0 {
-		timer := time.NewTimer(plan.DropConnAfter)
-		defer timer.Stop()
-		drop = timer.C
+	after := func(d time.Duration) <-chan time.Time {
+		if d == 0 {
+			return nil
+		}
+		return time.After(d)
 	}
+	drop, early := after(plan.DropConnAfter), after(plan.AnswerAfter)
 	select {
 	case res := <-answer:
 		return res
+	case <-early:
+		return driver.Result{Outcome: driver.Answered, Status: http.StatusOK}
 	case <-drop:
 		return broken(errors.New("connection reset by peer"))
 	case <-ctx.Done():

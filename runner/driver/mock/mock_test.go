@@ -84,6 +84,7 @@ func TestRunPlans(t *testing.T) {
 		{"stays enqueued", mock.Plan{StayEnqueued: true}, driver.Answered, 0, channels.Enqueued},
 		{"drops the connection", mock.Plan{RunFor: time.Hour, DropConnAfter: time.Second}, driver.Broken, time.Second, channels.Started},
 		{"crashes", mock.Plan{RunFor: time.Second, Crash: true}, driver.Broken, time.Second, channels.Started},
+		{"answers early", mock.Plan{RunFor: time.Hour, AnswerAfter: time.Second}, driver.Answered, time.Second, channels.Started},
 		{"answers late", mock.Plan{RunFor: time.Second, HoldAnswer: time.Second}, driver.Answered, 2 * time.Second, channels.Done},
 	}
 	for _, test := range tests {
