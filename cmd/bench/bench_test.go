@@ -4,6 +4,9 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -87,4 +90,44 @@ func TestStolen(t *testing.T) {
 	_, ok = stolen(before, before)
 	require.False(t, ok)
 	require.NotZero(t, cpuTimes())
+}
+
+func TestExponent(t *testing.T) {
+	for _, c := range []struct {
+		v    []float64
+		want float64
+	}{{[]float64{7, 7, 7}, 0}, {[]float64{1, 10, 100}, 1}, {[]float64{100, 10, 1}, -1}, {[]float64{1, 100, 10_000}, 2}} {
+		require.InDelta(t, c.want, exponent([]int{100, 1_000, 10_000}, c.v), 1e-9)
+	}
+	require.False(t, math.IsNaN(exponent([]int{1, 10, 100}, []float64{0, 1, 2})), "nothing at all")
+}
+
+// The table says which version was measured, and what is wrong with a folder that is no add-on.
+func TestVersionOfOCA(t *testing.T) {
+	folder := t.TempDir()
+	_, err := ocaVersion(folder)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	for content, want := range map[string]string{
+		`{"version": "19.0.2.4.0", "x": 1}`: "19.0.2.4.0",
+		`{"x": 1}`:                          "",
+		`{"version": "19.0`:                 "",
+		`{"version": "` + strings.Repeat("1", 33) + `", "x": 1}`: "",
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(folder, "__manifest__.py"), []byte(content), 0o600))
+		got, err := ocaVersion(folder)
+		require.Equal(t, want, got)
+		require.Equal(t, want == "", err != nil)
+	}
+}
+
+func TestTail(t *testing.T) {
+	var said tail
+	for range 3 {
+		n, err := said.Write([]byte(strings.Repeat("a", tailSize-1)))
+		require.NoError(t, err)
+		require.Equal(t, tailSize-1, n)
+	}
+	_, _ = said.Write([]byte("z"))
+	require.Len(t, said.String(), tailSize)
+	require.True(t, strings.HasSuffix(said.String(), "az"))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -62,6 +63,9 @@ func (b *bench) withLab(ctx context.Context, databases []string, f func(context.
 // open starts PostgreSQL, with the extension that counts statements if the server has it.
 func (l *lab) open(ctx context.Context) (*testbed.Bed, error) {
 	s := maps.Clone(settings)
+	if l.connections > 0 {
+		s["max_connections"] = strconv.Itoa(l.connections)
+	}
 	if name, value, ok := strings.Cut(l.postgres, "="); ok {
 		s[name] = value
 	}
@@ -111,6 +115,9 @@ func (l *lab) fill(ctx context.Context, databases []string) (err error) {
 		return nil
 	}
 	for _, db := range databases {
+		if db == templateDB { // nobody may be connected to it
+			continue
+		}
 		if _, err := l.limit(ctx, db, stubWorkers, jobs{count: 1_000}); err != nil {
 			return err
 		}

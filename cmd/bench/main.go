@@ -57,7 +57,11 @@ type bench struct {
 	pin    bool
 	// table has storage parameters of queue_job, and postgres settings of the server.
 	table, postgres string
-	many            int
+	// oca is the folder of OCA's add-on.
+	oca  string
+	many int
+	// connections are those that PostgreSQL allows. Default: enough for most scenarios.
+	connections int
 	// archived is the number of old jobs in each of the databases of the explorer.
 	archived int
 	quick    bool
@@ -79,6 +83,7 @@ func command(ctx context.Context) (int, error) {
 	flag.BoolVar(&b.pin, "pin", false, "keep PostgreSQL and Odoo on one half of the processors, Caddy and all clients on the other")
 	flag.StringVar(&b.table, "table", "", "storage `parameters` of queue_job, as ALTER TABLE ... SET takes them")
 	flag.StringVar(&b.postgres, "postgres", "", "a `setting` of PostgreSQL, as name=value")
+	flag.StringVar(&b.oca, "oca", "", "the `folder` of the add-on queue_job whose runner is measured, too")
 	flag.BoolVar(&b.quick, "quick", false, "small numbers, for development: the figures mean nothing")
 	flag.DurationVar(&b.sustain, "sustain", 10*time.Minute, "how long the sustained load lasts")
 	flag.Float64Var(&b.load, "load", 0.7, "the sustained load, as a share of the limit")
@@ -130,6 +135,7 @@ type scenario struct {
 var scenarios = []scenario{
 	{"drain", "10,000 jobs that do nothing, against bare HTTP clients, and such with a runner's writes", []string{benchDB, limitDB, writesDB}, drainAll},
 	{"slow", "3,000 jobs of 100 ms at root:64", []string{benchDB, limitDB, writesDB}, slowAll},
+	{"oca", "3,000 jobs that do nothing, with OCA's runner and with this one (needs -oca)", []string{benchDB, limitDB}, ocaAll},
 	{"burst", "the first request after a commit of very many rows", []string{benchDB, limitDB}, burstAll},
 	{"idle", "single jobs, against the least that gets a job to Odoo", []string{benchDB, floorDB}, idleAll},
 	{"million", "1,000,000 waiting jobs", []string{benchDB, idleDB}, millionAll},
@@ -137,6 +143,7 @@ var scenarios = []scenario{
 	{"databases", "300 databases, one connection each", []string{templateDB, idleDB}, databasesAll},
 	{"asleep", "1,000 databases, or -databases, of which 50 have jobs and the others sleep", []string{templateDB, idleDB}, asleepAll},
 	{"channels", "a change and a pass of the scheduler with 100,000 channels and with 10", nil, channelsAll},
+	{"scale", "10,000,000 jobs, 2,000 requests, 1,000 databases, 100,000 channels: what grows with what", nil, scaleAll},
 	{"reload", "reloads with 1,000,000 jobs in memory while jobs run", []string{benchDB}, reloadAll},
 	{"status", "questions to the admin API with 1,000,000 jobs and 300 databases, while jobs run", []string{templateDB}, statusAll},
 	{"explorer", "lists of jobs among 5,000,000 of 50 databases, while jobs run", []string{templateDB}, explorerAll},

@@ -152,6 +152,9 @@ func isRunjob(path string) bool { return path == runjobPath || path == connector
 func (s *Server) runjob(ctx context.Context, pid int, q *http.Request, f Fault) (answer, error) {
 	query := q.URL.Query()
 	name, uuid := query.Get("db"), query.Get("job_uuid")
+	if name == "" {
+		name = q.Header.Get(databaseHeader)
+	}
 	if s.opts.DBFilter != nil {
 		name = q.Header.Get(databaseHeader)
 		host, _, _ := strings.Cut(q.Host, ":")

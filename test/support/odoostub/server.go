@@ -38,7 +38,7 @@ type Options struct {
 	// DBFilter, when set, makes the server of several databases one of Odoo 19
 	// with that dbfilter: the database is that of the header X-Odoo-Database,
 	// if the filter accepts it for the Host header; otherwise the answer is 404.
-	// Default: the parameter db says it.
+	// Default: the parameter db says it, or the header if there is none.
 	DBFilter func(host, database string) bool
 	// IdleTime is how long a connection is kept that no worker uses. Default: half an hour.
 	IdleTime time.Duration
