@@ -59,6 +59,7 @@ func TestConfigMistakes(t *testing.T) {
 		"channels and database_channels exclude each other": with(func(c *Config) { c.DatabaseChannels = &channels.Capacities{} }),
 		"connections must be at least 3":                    with(func(c *Config) { c.Connections = ConnectionsLeast - 1 }),
 		"connections must be at least 3: one":               with(func(c *Config) { c.Connections = -1 }),
+		"poll of pooler must be at least 500ms":             with(func(c *Config) { c.Poll = PollLeast - 1 }),
 		"discover_interval must not be negative":            with(func(c *Config) { c.DiscoverInterval = -1 }),
 		"rescue_started_after must not be negative":         with(func(c *Config) { c.RescueStartedAfter = -1 }),
 		"the driver does not name its application":          with(cannot(func(can *driver.Capabilities) { can.Application = "" })),
@@ -84,7 +85,7 @@ func TestConfigMistakes(t *testing.T) {
 	nothing := cannot(func(can *driver.Capabilities) { *can = driver.Capabilities{Application: "Odoo"} })
 	for name, cfg := range map[string]Config{
 		"nothing":                   with(nothing),
-		"the least":                 with(func(c *Config) { c.Connections = ConnectionsLeast }),
+		"the least":                 with(func(c *Config) { c.Connections, c.Poll = ConnectionsLeast, PollLeast }),
 		"channels of the databases": with(own),
 		"all that a driver can do": with(func(c *Config) {
 			c.ReleaseDependents, c.UpgradeGate, c.Quarantine = true, true, &Quarantine{Attempts: 1, Within: QuarantineWithinLeast}
@@ -154,7 +155,7 @@ func TestHibernateBounds(t *testing.T) {
 func TestConfigDefaults(t *testing.T) {
 	t.Parallel()
 	c := Config{}.withDefaults()
-	require.Equal(t, []time.Duration{DiscoverIntervalDefault, ShutdownTimeoutDefault}, []time.Duration{c.DiscoverInterval, c.ShutdownTimeout})
+	require.Equal(t, []time.Duration{30 * time.Second, 3 * time.Second, 5 * time.Second}, []time.Duration{c.DiscoverInterval, c.ShutdownTimeout, c.Poll})
 	require.NotNil(t, c.Logger)
 	require.NotNil(t, c.Exchanges)
 	require.False(t, c.Exiting())

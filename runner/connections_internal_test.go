@@ -176,4 +176,6 @@ func TestUrgency(t *testing.T) {
 	require.Equal(t, 1, e.connections.used(), "the maintenance connection")
 	require.NoError(t, e.connections.operators.enter(t.Context()))
 	require.Equal(t, 2, e.connections.used())
+	e.connections.operators.leave()
+	require.Equal(t, 1, e.connections.used())
 }

@@ -57,9 +57,9 @@ type bench struct {
 	pin    bool
 	// table has storage parameters of queue_job, and postgres settings of the server.
 	table, postgres string
-	// oca is the folder of OCA's add-on.
-	oca  string
-	many int
+	// oca is the folder of OCA's add-on, and before the Caddy of another revision.
+	oca, before string
+	many        int
 	// connections are those that PostgreSQL allows. Default: enough for most scenarios.
 	connections int
 	// archived is the number of old jobs in each of the databases of the explorer.
@@ -84,6 +84,7 @@ func command(ctx context.Context) (int, error) {
 	flag.StringVar(&b.table, "table", "", "storage `parameters` of queue_job, as ALTER TABLE ... SET takes them")
 	flag.StringVar(&b.postgres, "postgres", "", "a `setting` of PostgreSQL, as name=value")
 	flag.StringVar(&b.oca, "oca", "", "the `folder` of the add-on queue_job whose runner is measured, too")
+	flag.StringVar(&b.before, "before", "", "the Caddy `binary` of another revision, to be measured by turns with this one")
 	flag.BoolVar(&b.quick, "quick", false, "small numbers, for development: the figures mean nothing")
 	flag.DurationVar(&b.sustain, "sustain", 10*time.Minute, "how long the sustained load lasts")
 	flag.Float64Var(&b.load, "load", 0.7, "the sustained load, as a share of the limit")
@@ -136,6 +137,7 @@ var scenarios = []scenario{
 	{"drain", "10,000 jobs that do nothing, against bare HTTP clients, and such with a runner's writes", []string{benchDB, limitDB, writesDB}, drainAll},
 	{"slow", "3,000 jobs of 100 ms at root:64", []string{benchDB, limitDB, writesDB}, slowAll},
 	{"oca", "3,000 jobs that do nothing, with OCA's runner and with this one (needs -oca)", []string{benchDB, limitDB}, ocaAll},
+	{"before", "another revision and this one by turns: drains, 400 jobs/s, the start with 1,000,000 jobs (needs -before)", []string{benchDB, limitDB}, beforeAll},
 	{"burst", "the first request after a commit of very many rows", []string{benchDB, limitDB}, burstAll},
 	{"idle", "single jobs, against the least that gets a job to Odoo", []string{benchDB, floorDB}, idleAll},
 	{"million", "1,000,000 waiting jobs", []string{benchDB, idleDB}, millionAll},

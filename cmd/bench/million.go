@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
@@ -69,32 +68,15 @@ func (l *lab) insertBacklog(ctx context.Context, db string, waiting, failed int)
 // new jobs in comparison with an idle Caddy.
 func backlogRun(ctx context.Context, l *lab, idle *testbed.Caddy, b backlog) (err error) {
 	r := l.report
-	if _, err := l.stub.take(ctx); err != nil {
-		return err
-	}
-	if err := l.insert(ctx, benchDB, jobs{count: 1, priority: 1, silent: true}); err != nil {
-		return err
-	}
-	c, err := l.caddy(ctx, one(benchDB, backlogTree))
+	c, first, err := l.firstRequest(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Stop()) }()
-	if err := l.stub.awaitDone(ctx, 1); err != nil {
-		return err
-	}
-	got, err := l.stub.take(ctx)
-	if err != nil {
-		return err
-	}
-	if err := c.WaitReady(ctx, readyTimeout, benchDB); err != nil {
-		return err
-	}
 	if err := heapPerJob(ctx, l, c, idle, b); err != nil {
 		return err
 	}
-	i := slices.IndexFunc(got.Requests, func(q request) bool { return q.UUID == got.Executions[0].UUID })
-	r.add("first dispatch after the start of Caddy", "s", 2, b.first, got.Requests[i].At.Sub(c.Began).Seconds())
+	r.add("first dispatch after the start of Caddy", "s", 2, b.first, first.Seconds())
 
 	loaded, empty := &lane{databases: []string{benchDB}, priority: 1}, &lane{databases: []string{idleDB}, priority: 1}
 	if err := l.compare(ctx, pick(l.bench, 300, 30), loaded, empty); err != nil {

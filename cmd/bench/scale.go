@@ -131,28 +131,11 @@ func (l *lab) emptyHeap(ctx context.Context) (heap int, err error) {
 }
 
 func (l *lab) scaleBacklog(ctx context.Context, s *sizes, n, empty int) (err error) {
-	if _, err := l.stub.take(ctx); err != nil {
-		return err
-	}
-	if err := l.insert(ctx, benchDB, jobs{count: 1, priority: 1, silent: true}); err != nil {
-		return err
-	}
-	c, err := l.caddy(ctx, one(benchDB, backlogTree))
+	c, start, err := l.firstRequest(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Stop()) }()
-	if err := l.stub.awaitDone(ctx, 1); err != nil {
-		return err
-	}
-	got, err := l.stub.take(ctx)
-	if err != nil {
-		return err
-	}
-	start := got.Executions[0].End.Sub(c.Began)
-	if err := c.WaitReady(ctx, readyTimeout, benchDB); err != nil {
-		return err
-	}
 	return l.measureSize(ctx, c, s, n, empty, start, benchDB)
 }
 
