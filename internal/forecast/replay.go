@@ -274,7 +274,7 @@ func Measure(jobs []Job, sent []time.Time, from, until time.Time, own bool) []Us
 		list = append(list, u)
 	}
 	slices.SortFunc(list, func(a, b Use) int {
-		return cmp.Or(cmp.Compare(a.Database, b.Database), cmp.Compare(a.Channel, b.Channel))
+		return Place{a.Database, a.Channel}.compare(Place{b.Database, b.Channel})
 	})
 	return list
 }

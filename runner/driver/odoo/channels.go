@@ -54,7 +54,7 @@ func (s *session) Channels(ctx context.Context) ([]channels.Config, error) {
 	// Nothing is prepared: the table can change while we are connected.
 	rows, err := s.conn.Query(ctx, s.generation.named(channelsSQL), pgx.QueryExecModeExec)
 	if err != nil {
-		return nil, upgradingOr(s.conn.Failed(err, "read the channels"))
+		return nil, s.failed(err, "read the channels")
 	}
 	var list []channels.Config
 	var c channels.Config
@@ -65,5 +65,5 @@ func (s *session) Channels(ctx context.Context) ([]channels.Config, error) {
 		list = append(list, c)
 		return nil
 	})
-	return list, upgradingOr(s.conn.Failed(err, "read the channels"))
+	return list, s.failed(err, "read the channels")
 }

@@ -3,7 +3,6 @@ package odoo
 import (
 	"context"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -31,13 +30,8 @@ func (c *claim) run(ctx context.Context, uuids, others []string) error {
 	}
 	var model, method pgtype.Text
 	var claimed bool
-	err = s.query(ctx, sql, []any{uuids, others}, func(rows pgx.Rows, scan *scanner) error {
-		row, err := scan.scan(rows, &model, &method, &claimed)
-		if err == nil {
-			c.add(row, claimed, model.String, method.String)
-		}
-		return err
-	})
+	add := func(row driver.Row) { c.add(row, claimed, model.String, method.String) }
+	err = s.scanRows(ctx, sql, []any{uuids, others}, add, &model, &method, &claimed)
 	if err != nil {
 		s.claiming.forget()
 	}

@@ -50,7 +50,7 @@ func (s *session) Inspect(ctx context.Context, uuids []string) ([]driver.Livenes
 		return nil
 	})
 	if err != nil {
-		return nil, upgradingOr(s.conn.Failed(err, "inspect jobs"))
+		return nil, s.failed(err, "inspect jobs")
 	}
 	list := make([]driver.Liveness, 0, len(uuids))
 	for _, uuid := range uuids {

@@ -180,7 +180,7 @@ func (s *session) Read(ctx context.Context, uuids []string) ([]driver.Row, error
 	}
 	rows, err := s.readRows(ctx, uuids)
 	if err != nil {
-		return nil, upgradingOr(s.conn.Failed(err, "read jobs"))
+		return nil, s.failed(err, "read jobs")
 	}
 	return rows, nil
 }
@@ -193,14 +193,7 @@ func (s *session) readRows(ctx context.Context, uuids []string) ([]driver.Row, e
 	}
 	found := newRowSet(len(uuids))
 	if !direct {
-		err = s.query(ctx, s.statements.read, []any{uuids}, func(rows pgx.Rows, scan *scanner) error {
-			row, err := scan.scan(rows)
-			if err == nil {
-				found.add(row)
-			}
-			return err
-		})
-		if err != nil {
+		if err = s.scanRows(ctx, s.statements.read, []any{uuids}, found.add); err != nil {
 			s.reading.forget()
 		}
 		return found.list, err
@@ -228,15 +221,8 @@ func (s *session) direct(ctx context.Context, r *repeated, name, sql string, fit
 // rows runs a statement that returns rows, and makes them one per uuid.
 func (s *session) rows(ctx context.Context, doing, sql string, args ...any) ([]driver.Row, error) {
 	var found rowSet
-	err := s.query(ctx, sql, args, func(rows pgx.Rows, scan *scanner) error {
-		row, err := scan.scan(rows)
-		if err == nil {
-			found.add(row)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, upgradingOr(s.conn.Failed(err, doing))
+	if err := s.scanRows(ctx, sql, args, found.add); err != nil {
+		return nil, s.failed(err, doing)
 	}
 	return found.list, nil
 }
@@ -305,6 +291,18 @@ func (s *session) query(ctx context.Context, sql string, args []any, each func(p
 	return rows.Err()
 }
 
+// scanRows runs a statement and passes its rows to add, as they arrive. The columns that follow those
+// of a job are in more by then.
+func (s *session) scanRows(ctx context.Context, sql string, args []any, add func(driver.Row), more ...any) error {
+	return s.query(ctx, sql, args, func(rows pgx.Rows, scan *scanner) error {
+		row, err := scan.scan(rows, more...)
+		if err == nil {
+			add(row)
+		}
+		return err
+	})
+}
+
 // Claim implements [driver.Session].
 func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.Task, []driver.Row, error) {
 	if s.generation == nil {
@@ -313,7 +311,7 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 	defer s.excluding()()
 	c := claim{session: s, tasks: make([]driver.Task, 0, len(uuids)), read: newRowSet(len(others))}
 	if err := c.run(ctx, uuids, others); err != nil {
-		return nil, nil, upgradingOr(s.conn.Failed(err, "claim jobs"))
+		return nil, nil, s.failed(err, "claim jobs")
 	}
 	tasks := c.tasks
 	if len(tasks) == 0 && len(uuids) > 0 {

@@ -31,7 +31,7 @@ func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 		return err
 	})
 	if err != nil {
-		return upgradingOr(s.conn.Failed(err, "read all jobs"))
+		return s.failed(err, "read all jobs")
 	}
 	again := read.names.end()
 	if len(again) == 0 {
@@ -41,7 +41,7 @@ func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 	for _, row := range chosen {
 		yield(row)
 	}
-	return upgradingOr(err)
+	return err
 }
 
 // reader reads the rows of a snapshot, of which there can be millions: it decodes the server's

@@ -138,6 +138,12 @@ func upgradingOr(err error) error {
 	return err
 }
 
+// failed says what a statement was to do that ended with an error, and whether that tells of an upgrade.
+// It returns nil for nil.
+func (s *session) failed(err error, doing string) error {
+	return upgradingOr(s.conn.Failed(err, doing))
+}
+
 // upgrade collects what is seen of one.
 type upgrade struct {
 	marked, writers []string
