@@ -113,15 +113,26 @@ func (s *Sender) open(text []byte) (fd, n int, err error) {
 	}
 	err = syscall.Connect(fd, s.address())
 	if err == nil || errors.Is(err, syscall.EINPROGRESS) || errors.Is(err, syscall.EINTR) {
-		if n, err = syscall.Write(fd, text); err == nil {
-			return fd, n, nil
-		}
-		if errors.Is(err, syscall.EAGAIN) || broken(err) {
-			return fd, 0, nil // finish sees to it
-		}
+		n, err = begin(fd, text)
 	}
-	_ = syscall.Close(fd)
-	return -1, 0, s.failed("dial", os.NewSyscallError("connect", err))
+	if err != nil {
+		_ = syscall.Close(fd)
+		return -1, 0, s.failed("dial", os.NewSyscallError("connect", err))
+	}
+	return fd, n, nil
+}
+
+// begin tries to send, and returns how much was sent. An error is one of connecting. What else is in
+// the way, finish comes upon: there is no connection yet, or none any more.
+func begin(fd int, text []byte) (n int, err error) {
+	n, err = syscall.Write(fd, text)
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.Is(err, syscall.EAGAIN), broken(err):
+		return 0, nil
+	}
+	return 0, err
 }
 
 // keepAlive has the kernel notice that a host has vanished. As in package net, it need not succeed.

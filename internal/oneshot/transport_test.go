@@ -69,6 +69,12 @@ func answerCases() map[string]answerCase {
 		"nothing":              {answer: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
 		"nothing by chunks":    {answer: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
 		"chunks":               {answer: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", body: "ok"},
+		"trailers":             {answer: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n2\r\nok\r\n0\r\nX: y\r\n\r\n", body: "ok"},
+		"trailers for ever":    {answer: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: " + strings.Repeat("x", 2*bufferSize), fails: "trailer"},
+		"a chunk without end":  {answer: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("0", 2*bufferSize), fails: "header line too long"},
+		"two lengths":          {answer: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 2\r\n\r\nok", fails: "Content-Length"},
+		"chunks and a length":  {answer: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", body: "ok"},
+		"more than nothing":    {answer: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 503 Busy\r\n\r\n"},
 		"until the end":        {answer: "HTTP/1.0 200 OK\r\n\r\nuntil", body: "until"},
 		"hints before":         {answer: hint + hint + "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", body: "ok"},
 		"five hints before":    {answer: strings.Repeat(hint, 5) + "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", body: "ok"},
@@ -95,10 +101,19 @@ type answerCase struct {
 // Whatever a server sends, it is asked once, and either it is an answer or an
 // error says why not.
 func TestAnswers(t *testing.T) {
+	eachAnswer(t, func(t *testing.T, e Endpoint) (int, string, error) {
+		t.Helper()
+		return oneExchange(t, t.Context(), e)
+	})
+}
+
+// eachAnswer sends a request to a server for each of answerCases.
+func eachAnswer(t *testing.T, send func(*testing.T, Endpoint) (status int, body string, err error)) {
+	t.Helper()
 	for name, c := range answerCases() {
 		t.Run(name, func(t *testing.T) {
 			e, _ := answering(t, c.answer, false)
-			status, body, err := oneExchange(t, t.Context(), e)
+			status, body, err := send(t, e)
 			if c.fails != "" {
 				require.ErrorContains(t, err, c.fails)
 				return
