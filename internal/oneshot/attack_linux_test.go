@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"syscall"
 	"testing"
 
@@ -90,6 +91,19 @@ func TestLongRequest(t *testing.T) {
 	require.True(t, bytes.Equal(text, <-got))
 }
 
+// A request of which a part was sent counts as sent, although nothing was the matter with the
+// connection: it was given up while the rest waited.
+func TestGivenUpInTheMiddleOfARequest(t *testing.T) {
+	l, err := net.Listen("unix", t.TempDir()+"/odoo.sock") // it reads nothing
+	require.NoError(t, err)
+	defer l.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, connected, err := NewSender(Endpoint{Network: "unix", Address: l.Addr().String()}).Send(ctx, make([]byte, 4<<20))
+	require.True(t, connected)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
 // sockets counts the sockets of this process that are open.
 func sockets(t *testing.T) (n int) {
 	t.Helper()
@@ -110,6 +124,7 @@ func TestNoSocketIsLeft(t *testing.T) {
 	require.NoError(t, err)
 	defer l.Close()
 	silent := NewSender(Endpoint{Network: "unix", Address: l.Addr().String()})
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would close what is left
 	before := sockets(t)
 	for range 3 {
 		for _, c := range answerCases() {
