@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -102,6 +103,44 @@ func TestGivenUpInTheMiddleOfARequest(t *testing.T) {
 	_, connected, err := NewSender(Endpoint{Network: "unix", Address: l.Addr().String()}).Send(ctx, make([]byte, 4<<20))
 	require.True(t, connected)
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// watched is a context that counts who waits for its end.
+type watched struct {
+	context.Context //nolint:containedctx // it is one
+	waiting         *atomic.Int32
+}
+
+// Value keeps package context from finding the one below, which it would ask itself.
+func (watched) Value(any) any { return nil }
+
+// AfterFunc is what [context.AfterFunc] calls.
+func (w watched) AfterFunc(f func()) func() bool {
+	w.waiting.Add(1)
+	stop := context.AfterFunc(w.Context, f)
+	return func() bool {
+		stopped := stop()
+		if stopped {
+			w.waiting.Add(-1)
+		}
+		return stopped
+	}
+}
+
+// Nothing of an exchange that is over waits for the end of its context, which may serve others.
+func TestNothingWaitsForTheContext(t *testing.T) {
+	for name, c := range answerCases() {
+		t.Run(name, func(t *testing.T) {
+			e, _ := answering(t, c.answer, false)
+			ctx := watched{t.Context(), new(atomic.Int32)}
+			res, _, err := NewSender(e).Send(ctx, []byte(requestText))
+			if err == nil && res.Body != http.NoBody {
+				require.EqualValues(t, 1, ctx.waiting.Load())
+				require.NoError(t, res.Body.Close())
+			}
+			require.Zero(t, ctx.waiting.Load())
+		})
+	}
 }
 
 // sockets counts the sockets of this process that are open.
