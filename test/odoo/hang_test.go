@@ -184,6 +184,11 @@ func (b *stopping) waitHanging(h hang, uuid string) {
 	b.t.Helper()
 	if h.busy == "" {
 		require.True(b.t, poll(jobsTimeout, func() bool { return len(b.db.executions(b.t, "hanging "+h.method)) == 1 }))
+		require.True(b.t, poll(jobsTimeout, func() bool { // its backend may take a moment to notice
+			found, err := b.session.Inspect(b.t.Context(), []string{uuid})
+			require.NoError(b.t, err)
+			return found[0].PID == 0
+		}))
 		return
 	}
 	if h.busy != "active" && !b.locks(b.t) {
