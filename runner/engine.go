@@ -39,9 +39,11 @@ type engine struct {
 	watching    *atomic.Bool // while a database is asleep
 	databases   *databases
 	tasks       map[channels.Key]*task
-	seats       seats
-	delays      delays
-	notes       *notes
+	// granted is the database whose session may claim a job by itself, nil if none may.
+	granted *database
+	seats   seats
+	delays  delays
+	notes   *notes
 
 	leadership leadership
 	// controls are what operators have ordered; pausedAll is the one that concerns everything.
@@ -121,6 +123,7 @@ func (e *engine) loop() {
 		}
 		e.tick(now)
 		e.pass(now)
+		e.grant()
 		for _, waiting := range e.awaited {
 			close(waiting)
 		}
@@ -195,7 +198,7 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	if e.config().Hibernate != nil {
 		next = timing.Earliest(next, e.rotation.hibernateAt)
 	}
-	if !e.dispatchable() {
+	if !e.dispatchable() || e.granted != nil && e.granted.claims() {
 		return next
 	}
 	pass := e.tree.Wakeup()
@@ -216,7 +219,7 @@ func (e *engine) dispatchable() bool {
 
 // pass asks the scheduler what to start now and sends it off to be claimed.
 func (e *engine) pass(now time.Time) {
-	if !e.dispatchable() {
+	if free := e.withdraw(); !free || !e.dispatchable() {
 		return
 	}
 	limit := e.room(now)

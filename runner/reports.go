@@ -114,6 +114,10 @@ func (r *sessionReports) Claimed(c session.Claims) {
 	r.post(func() { r.engine.claimed(r.db, c) })
 }
 
+func (r *sessionReports) Vacant(v session.Vacant) {
+	r.post(func() { r.engine.vacant(r.db, v) })
+}
+
 // Scheduled returns after the next pass of the loop.
 func (r *sessionReports) Scheduled(ctx context.Context) {
 	e := r.engine

@@ -316,7 +316,7 @@ func TestForeseenNotificationsWait(t *testing.T) {
 		b.AddDatabase("prod")
 		b.SetPlan(mock.Plan{RunFor: 50 * time.Millisecond})
 		r := b.start(b.config("root:4"))
-		reads := func() int { return b.Calls("prod", "Read") }
+		reads := func() int { return b.Calls("prod", "Read") + b.Calls("prod", "ClaimVacant") }
 		before := reads()
 		k := b.one("prod", "a")
 		b.settle(40 * time.Millisecond)

@@ -122,6 +122,7 @@ func (e *engine) startSession(db *database) {
 // stopSession ends the session; what it still has to say is not heard.
 func (e *engine) stopSession(db *database) {
 	e.forgetSleep(db)
+	e.forgetGrant(db)
 	if db.cancel == nil {
 		return
 	}
@@ -133,6 +134,7 @@ func (e *engine) stopSession(db *database) {
 // claimed has not been sent, so its slots are free for other databases; how the claim ended is found
 // by the next connection. It returns how many these were.
 func (e *engine) lose(db *database) (claiming int) {
+	claiming = e.forgetGrant(db)
 	for key, t := range e.tasks {
 		if key.DB != db.Name {
 			continue
@@ -140,9 +142,7 @@ func (e *engine) lose(db *database) (claiming int) {
 		switch t.phase {
 		case phaseClaiming:
 			claiming++
-			if !db.fingerprint.Unguarded || e.leadership.alone(t.chosen) {
-				db.loseClaim(key.UUID, t.chosen)
-			}
+			e.loseClaim(db, key.UUID, t.chosen)
 			delete(e.tasks, key)
 			e.refund(key, t)
 			e.seats.leave(t)
@@ -153,6 +153,13 @@ func (e *engine) lose(db *database) (claiming int) {
 		}
 	}
 	return claiming
+}
+
+// loseClaim remembers a claim of which it is not known whether it was made.
+func (e *engine) loseClaim(db *database, uuid string, ordered time.Time) {
+	if !db.fingerprint.Unguarded || e.leadership.alone(ordered) {
+		db.loseClaim(uuid, ordered)
+	}
 }
 
 // step takes in what happened to a database, and what that means for its tasks.

@@ -117,6 +117,7 @@ func (b *bench) control(r *runner.Runner, pauses ...runner.Pause) {
 // queued asks for the last of some jobs before a pass has looked at any of them.
 func queued(b *bench, jobs int) (*runner.Runner, channels.Key) {
 	release := make(chan struct{})
+	b.AddDatabase("other") // or a session would claim what it reads
 	r := b.prod("root:1", func(cfg *runner.Config) {
 		cfg.Events = func(ev runner.Event) {
 			if ev.Kind == runner.EventPaused {
@@ -237,7 +238,7 @@ var whyCases = map[string]whyCase{
 	"claiming": {"is being claimed", func(b *bench) (*runner.Runner, channels.Key) {
 		r := b.prod("root:9")
 		b.Fault("prod", func(f *mock.Faults) { f.HangClaim = true })
-		return r, b.one("prod", "a")
+		return r, b.jobs("prod", "", "a", 2)[1]
 	}},
 	"unclaiming": {"is being put back: Odoo answered without running it", func(b *bench) (*runner.Runner, channels.Key) {
 		hang := make(chan struct{})

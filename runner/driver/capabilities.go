@@ -35,6 +35,10 @@ type Capabilities struct {
 	// failed. Default: false, a configuration that wants that is refused.
 	Quarantine bool
 
+	// VacantClaims is set when sessions implement [VacantClaimer], so that a task for which a slot is
+	// free is claimed by the statement that reads it. Default: false, it takes two.
+	VacantClaims bool
+
 	// Companies is set when sessions implement [Sharer], so that the jobs of a company can be counted.
 	// Default: false, a configuration that wants that is refused.
 	Companies bool

@@ -98,6 +98,7 @@ type deaf struct{ Listener }
 
 func (deaf) Rows(Reading)              {}
 func (deaf) Claimed(Claims)            {}
+func (deaf) Vacant(Vacant)             {}
 func (deaf) Scheduled(context.Context) {}
 
 // The row that comes with a claim is older than the claim: it has not ended the job.

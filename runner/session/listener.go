@@ -40,6 +40,9 @@ type Listener interface { //nolint:interfacebloat // what a session tells is one
 	Rows(r Reading)
 	// Claimed brings the result of a claim.
 	Claimed(c Claims)
+	// Vacant answers [Session.Grant] when it was used: the row of one job, and the job itself if it was
+	// claimed. Where that could not be tried, it is empty. [Session.Answered] is to be called then.
+	Vacant(v Vacant)
 	// Scheduled returns when the listener has taken in what it was told, and has given its orders.
 	Scheduled(ctx context.Context)
 	// Unclaimed brings the tasks that were to be put back, and the rows of those that were.
@@ -100,4 +103,10 @@ type Claims struct {
 	Missed []driver.Row
 	Gone   []string
 	Locked []string
+}
+
+// Vacant is what became of a grant.
+type Vacant struct {
+	Reading Reading
+	Got     []driver.Task
 }

@@ -184,6 +184,10 @@ func (c *clerk) Claimed(r Claims) {
 	c.tell(fmt.Sprintf("%d claimed, %d missed, %d gone", len(r.Got), len(r.Missed), len(r.Gone)))
 }
 
+func (c *clerk) Vacant(v Vacant) {
+	c.tell(fmt.Sprintf("vacant: %d rows, %d claimed", len(v.Reading.Rows), len(v.Got)))
+}
+
 func faultyOf(out Listener, errs map[string]error) (*faulty, *Session) {
 	d := &faulty{errs: errs, found: driver.Fingerprint{Health: driver.Healthy}}
 	s := New("prod", func() Config {

@@ -218,7 +218,7 @@ func (s *Session) execute(ctx context.Context, o *orders) error {
 		}
 		o.claims = nil
 	}
-	if err := s.claimAll(ctx, o.claims, s.nextRead(o.reads)); err != nil {
+	if err := s.claimAndRead(ctx, o); err != nil {
 		return err
 	}
 	if len(o.unclaims) > 0 {
@@ -239,6 +239,15 @@ func (s *Session) execute(ctx context.Context, o *orders) error {
 		return err
 	}
 	return s.quarantine(ctx, o)
+}
+
+// claimAndRead makes the claims that have been ordered, and the next read along with them.
+func (s *Session) claimAndRead(ctx context.Context, o *orders) error {
+	reads := s.nextRead(o.reads)
+	if len(reads) == 1 && len(o.reads) == 0 && len(o.claims) == 0 && s.batch == 0 && s.useGrant(reads[0]) {
+		return s.claimVacant(ctx, reads)
+	}
+	return s.claimAll(ctx, o.claims, reads)
 }
 
 // nextRead takes the jobs of one read: of those that changed or were asked for, the latter first,
@@ -301,7 +310,10 @@ func (s *Session) readAlone(ctx context.Context, uuids []string) error {
 // deliver hands over what was read. The listener's Scheduled is to be called after it: what the rows
 // let start is ordered by then, so that the claim is the next thing that the connection does, and
 // waiting for notifications need not be interrupted.
-func (s *Session) deliver(uuids []string, rows []driver.Row) {
+func (s *Session) deliver(uuids []string, rows []driver.Row) { s.out.Rows(s.reading(uuids, rows)) }
+
+// reading is what the listener is told of a read.
+func (s *Session) reading(uuids []string, rows []driver.Row) Reading {
 	for i := range rows {
 		if !rows[i].State.Running() {
 			s.foreseen.end(rows[i].UUID, s.heard)
@@ -311,8 +323,9 @@ func (s *Session) deliver(uuids []string, rows []driver.Row) {
 	for _, uuid := range missing {
 		s.foreseen.end(uuid, s.heard)
 	}
-	s.out.Rows(Reading{Rows: rows, Gone: missing, Read: s.read, Notified: s.notified})
+	r := Reading{Rows: rows, Gone: missing, Read: s.read, Notified: s.notified}
 	s.notified = 0
+	return r
 }
 
 func (s *Session) readRows(ctx context.Context, uuids []string) (rows []driver.Row, err error) {
@@ -360,17 +373,10 @@ func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
 	if err != nil {
 		return err
 	}
-	if len(got) > 0 && s.echoSince.IsZero() && !s.polls.on {
-		s.echoSince = time.Now()
-	}
 	if len(reads) > 0 {
 		s.deliver(reads, rows)
 	}
-	for i := range got {
-		if !s.polls.on {
-			s.foreseen.claimed(got[i].UUID)
-		}
-	}
+	s.claimed(got)
 	// At once: should the read below fail, these have been claimed all the same.
 	s.out.Claimed(Claims{Got: got})
 	if len(reads) > 0 {
@@ -389,6 +395,19 @@ func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
 		}
 	}
 	return s.missed(ctx, without(uuids, taken))
+}
+
+// claimed notes which notifications are to come of what was got.
+func (s *Session) claimed(got []driver.Task) {
+	if s.polls.on {
+		return
+	}
+	if len(got) > 0 && s.echoSince.IsZero() {
+		s.echoSince = time.Now()
+	}
+	for i := range got {
+		s.foreseen.claimed(got[i].UUID)
+	}
 }
 
 // unclaimed reads after a claim that met a lock, such as that of an upgrade.

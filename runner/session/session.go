@@ -85,6 +85,11 @@ type Session struct {
 	mu        sync.Mutex // guards the following
 	todo      orders
 	interrupt context.CancelFunc
+	// granted is set while the session may claim one job by itself, and claiming is the job that it has
+	// begun to claim so, at claimingAt.
+	granted    bool
+	claiming   string
+	claimingAt time.Time
 
 	// The rest belongs to the session's goroutine.
 	dirty    backlog

@@ -77,15 +77,9 @@ func (s *Session) admit(ctx context.Context, claims []string) ([]string, error) 
 		s.out.Claimed(Claims{Locked: claims})
 		return nil, nil
 	}
-	if !s.gating {
-		return claims, nil
-	}
-	if time.Since(s.upgradeAt) >= upgradeInterval {
-		if err := s.checkUpgrade(ctx); err != nil {
-			return nil, err
-		}
-	}
-	if !s.upgrade.Active {
+	if open, err := s.open(ctx); err != nil {
+		return nil, err
+	} else if open {
 		return claims, nil
 	}
 	for len(claims) > 0 {
@@ -96,6 +90,16 @@ func (s *Session) admit(ctx context.Context, claims []string) ([]string, error) 
 		claims = claims[n:]
 	}
 	return nil, nil
+}
+
+// open reports whether the database is not being upgraded, as far as that is watched.
+func (s *Session) open(ctx context.Context) (bool, error) {
+	if s.gating && time.Since(s.upgradeAt) >= upgradeInterval {
+		if err := s.checkUpgrade(ctx); err != nil {
+			return false, err
+		}
+	}
+	return !s.gating || !s.upgrade.Active, nil
 }
 
 // missed reads the rows of jobs that were not claimed, so that the listener learns why.

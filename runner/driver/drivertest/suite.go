@@ -51,6 +51,7 @@ func run(t *testing.T, fresh func(*testing.T) Harness, locks, pooled bool) {
 		{"Read", testRead, false, false},
 		{"Claim", testClaim, false, false},
 		{"ClaimAndRead", testClaimAndRead, false, false},
+		{"ClaimVacant", testClaimVacant, false, false},
 		{"Unclaim", testUnclaim, false, false},
 		{"Inspect", testInspect, true, false},
 		{"Rescue", testRescue, true, false},
@@ -116,6 +117,8 @@ func testCapabilities(b *bench) {
 	require.Equal(b.t, can.Releases, releases)
 	_, quarantines := s.(driver.Quarantiner)
 	require.Equal(b.t, can.Quarantine, quarantines)
+	_, vacant := s.(driver.VacantClaimer)
+	require.Equal(b.t, can.VacantClaims, vacant)
 	_, shares := s.(driver.Sharer)
 	require.Equal(b.t, can.Companies || can.Identities, shares)
 	_, pools := d.(driver.PoolDriver)
@@ -397,6 +400,53 @@ func testClaimAndRead(b *bench) {
 	require.NoError(b.t, err)
 	require.Empty(b.t, tasks)
 	require.Len(b.t, rows, 1)
+}
+
+// testClaimVacant: a job that wants a slot of root at once is claimed, and every other one is only read.
+func testClaimVacant(b *bench) {
+	if !b.Driver().Capabilities().VacantClaims {
+		return
+	}
+	s := b.ready()
+	claimer, _ := s.(driver.VacantClaimer)
+	uuid := func(n int) string { return fmt.Sprintf("%s%012d", jobA[:24], n) }
+	for i, test := range []struct {
+		state, channel string
+		eta            time.Time
+		claimed        bool
+	}{
+		{"pending", "", time.Time{}, true},
+		{"pending", "root", time.Time{}, true},
+		{"pending", "root.x", time.Time{}, false},
+		{"pending", "x", time.Time{}, false},
+		{"pending", "root", time.Now().Add(time.Hour), false},
+		{"pending", "root", ago(time.Hour), false},
+		{"enqueued", "root", time.Time{}, false},
+		{"started", "root", time.Time{}, false},
+		{"done", "root", time.Time{}, false},
+		{"failed", "root", time.Time{}, false},
+		{"cancelled", "root", time.Time{}, false},
+	} {
+		b.Insert(Job{UUID: uuid(i), State: test.state, Channel: test.channel, Created: ago(time.Hour), ETA: test.eta})
+		tasks, rows, err := claimer.ClaimVacant(b.ctx, uuid(i))
+		require.NoError(b.t, err)
+		require.Len(b.t, rows, 1)
+		require.Equal(b.t, test.state, rows[0].RawState, "as before the claim")
+		row := b.row(s, uuid(i))
+		if !test.claimed {
+			require.Empty(b.t, tasks, "%+v", test)
+			require.Equal(b.t, test.state, row.RawState)
+			continue
+		}
+		require.Len(b.t, tasks, 1, "%+v", test)
+		require.Equal(b.t, uuid(i), tasks[0].UUID)
+		require.Equal(b.t, channels.Enqueued, row.State)
+		require.Equal(b.t, tasks[0].Enqueued, row.Enqueued)
+	}
+	tasks, rows, err := claimer.ClaimVacant(b.ctx, nothing)
+	require.NoError(b.t, err)
+	require.Empty(b.t, tasks)
+	require.Empty(b.t, rows)
 }
 
 func testUnclaim(b *bench) {

@@ -26,7 +26,7 @@ func (w *World) Driver() *Driver { return &Driver{w: w} }
 
 // Capabilities implements [driver.Driver]. The mock plays Odoo, so that is what it is called.
 func (d *Driver) Capabilities() driver.Capabilities {
-	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Stopping: true, Upgrades: true, Releases: true, Quarantine: true, Companies: true, Identities: true, Poolers: true}
+	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Stopping: true, Upgrades: true, Releases: true, Quarantine: true, VacantClaims: true, Companies: true, Identities: true, Poolers: true}
 }
 
 // OpenCluster implements [driver.Driver]. The configuration is ignored.

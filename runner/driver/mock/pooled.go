@@ -44,7 +44,7 @@ func (s *session) SetFence(fence func() driver.Fence) {
 }
 
 // writes are the methods that another runner excludes, and Probe, which finds it out.
-var writes = []string{"Claim", "Unclaim", "FailUnclaimed", "Rescue", "FailDead", "FailStopped", "Probe"}
+var writes = []string{"Claim", "ClaimVacant", "Unclaim", "FailUnclaimed", "Rescue", "FailDead", "FailStopped", "Probe"}
 
 // excluded is the error of a session through a pooler while another runner has the lock, or another process
 // leads.

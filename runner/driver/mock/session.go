@@ -244,9 +244,22 @@ func (s *session) jobs(uuids []string) (jobs []*Job) {
 }
 
 func (s *session) Claim(ctx context.Context, uuids, others []string) (tasks []driver.Task, rows []driver.Row, err error) {
+	return s.claim(ctx, "Claim", uuids, others, func(*Job) bool { return true })
+}
+
+var _ driver.VacantClaimer = (*session)(nil)
+
+func (s *session) ClaimVacant(ctx context.Context, uuid string) (tasks []driver.Task, rows []driver.Row, err error) {
+	return s.claim(ctx, "ClaimVacant", []string{uuid}, []string{uuid}, func(j *Job) bool {
+		return (j.Channel == "" || j.Channel == "root") && j.ETA == 0
+	})
+}
+
+// claim claims those jobs that may be.
+func (s *session) claim(ctx context.Context, method string, uuids, others []string, may func(*Job) bool) (tasks []driver.Task, rows []driver.Row, err error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
-	err = s.do(ctx, "Claim", s.db.faults.ClaimErr, s.db.faults.HangClaim, func() error {
+	err = s.do(ctx, method, s.db.faults.ClaimErr, s.db.faults.HangClaim, func() error {
 		if s.db.holder != s && !s.pooled {
 			s.w.violation("Claim on %s without the lock", s.db.name)
 		}
@@ -255,7 +268,7 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) (tasks []dr
 		}
 		now := time.Now().Truncate(time.Second).UnixMicro()
 		for _, j := range s.jobs(uuids) {
-			if j.State != channels.Pending || s.db.faults.ClaimSkips[j.UUID] || s.gated && s.db.upgrade.marked != "" {
+			if j.State != channels.Pending || s.db.faults.ClaimSkips[j.UUID] || s.gated && s.db.upgrade.marked != "" || !may(j) {
 				continue
 			}
 			s.w.update(j.Key, s.pid, func(j *Job) { j.State, j.Enqueued = channels.Enqueued, now })
@@ -265,7 +278,7 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) (tasks []dr
 			s.db.faults.LoseAfterClaim = false
 			tasks, rows = nil, nil
 			s.lose()
-			return s.failed("Claim", driver.ErrLost)
+			return s.failed(method, driver.ErrLost)
 		}
 		return nil
 	})

@@ -16,24 +16,28 @@ type claim struct {
 	read    rowSet
 }
 
-// run claims jobs and reads others: mostly by decoding what the server sends.
-func (c *claim) run(ctx context.Context, uuids, others []string) error {
+// run claims jobs and reads others: mostly by decoding what the server sends. With vacant, it claims
+// only those that want nothing but a slot of root.
+func (c *claim) run(ctx context.Context, uuids, others []string, vacant bool) error {
 	s := c.session
-	sql := s.claimStatement()
-	direct, err := s.direct(ctx, &s.claiming, "jobrunner_claim", sql, s.claimFit)
+	sql, prepared, name := s.claimStatement(vacant), &s.claiming, "jobrunner_claim"
+	if vacant {
+		prepared, name = &s.vacant, "jobrunner_claim_vacant"
+	}
+	direct, err := s.direct(ctx, prepared, name, sql, s.claimFit)
 	if err != nil {
 		return err
 	}
 	if direct {
 		s.decoder.begin(len(uuids) + len(others))
-		return s.claiming.execute(ctx, s.conn.Conn, c.decode, uuids, others)
+		return prepared.execute(ctx, s.conn.Conn, c.decode, uuids, others)
 	}
 	var model, method pgtype.Text
 	var claimed bool
 	add := func(row driver.Row) { c.add(row, claimed, model.String, method.String) }
 	err = s.scanRows(ctx, sql, []any{uuids, others}, add, &model, &method, &claimed)
 	if err != nil {
-		s.claiming.forget()
+		prepared.forget()
 	}
 	return err
 }

@@ -61,7 +61,7 @@ func New(options Options) *Driver {
 
 // Capabilities implements [driver.Driver].
 func (d *Driver) Capabilities() driver.Capabilities {
-	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Examination: true, Stopping: true, Upgrades: true, Releases: true, Quarantine: true, Companies: true, Identities: true, Poolers: true}
+	return driver.Capabilities{Application: "Odoo", DatabaseChannels: true, Operations: true, Examination: true, Stopping: true, Upgrades: true, Releases: true, Quarantine: true, VacantClaims: true, Companies: true, Identities: true, Poolers: true}
 }
 
 // OpenCluster implements [driver.Driver].

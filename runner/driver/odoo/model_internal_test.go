@@ -52,7 +52,7 @@ func TestModelOfStatements(t *testing.T) {
 	locks := &generation{contract: queueJob, columns: all, locks: true}
 	for _, g := range []*generation{guarded, locks} {
 		s := g.statements()
-		require.Contains(t, flat(s.claim), "SET state = 'enqueued', date_enqueued = date_trunc('second', now() AT TIME ZONE 'UTC')"+
+		require.Contains(t, flat(s.claims[0]), "SET state = 'enqueued', date_enqueued = date_trunc('second', now() AT TIME ZONE 'UTC')"+
 			" FROM durable WHERE (j.state = 'pending') IS TRUE AND")
 		require.Contains(t, flat(s.unclaim), "ON j.uuid = t.uuid AND j.date_enqueued = t.enqueued WHERE j.state = 'enqueued'")
 		require.Contains(t, flat(s.unclaim), "SET state = 'pending', date_enqueued = NULL FROM path, c WHERE j.id = c.id AND j.state = 'enqueued'")

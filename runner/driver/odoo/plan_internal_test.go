@@ -31,6 +31,6 @@ func TestStatementsArePlannedOnce(t *testing.T) {
 	var statements, generic, custom int
 	require.NoError(t, s.conn.QueryRow(t.Context(), `SELECT count(*), sum(generic_plans), sum(custom_plans)
 		FROM pg_prepared_statements WHERE statement = ANY($1)`, pgx.QueryExecModeExec,
-		[]string{s.statements.read, s.statements.claim}).Scan(&statements, &generic, &custom))
+		[]string{s.statements.read, s.statements.claims[0]}).Scan(&statements, &generic, &custom))
 	require.Equal(t, []int{2, 20, 0}, []int{statements, generic, custom})
 }

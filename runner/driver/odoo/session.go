@@ -25,21 +25,22 @@ type session struct {
 
 	generation *generation
 	statements statements
-	// reading and claiming are those of the statements that are executed for every job, and decoder
+	// reading, claiming and vacant are those of the statements that are executed for every job, and decoder
 	// reads their rows.
-	reading, claiming repeated
-	decoder           reader
-	listening         bool
-	trigger           uint32  // the OID of the one that notifies
-	lockKeys          []int64 // of the locks that it holds
+	reading, claiming, vacant repeated
+	decoder                   reader
+	listening                 bool
+	trigger                   uint32  // the OID of the one that notifies
+	lockKeys                  []int64 // of the locks that it holds
 	// fence, if set, shows that this process leads, for a session that holds no locks.
 	fence func() driver.Fence
 }
 
 var (
-	_ driver.Session = (*session)(nil)
-	_ driver.Poller  = (*session)(nil)
-	_ driver.Fenced  = (*session)(nil)
+	_ driver.Session       = (*session)(nil)
+	_ driver.VacantClaimer = (*session)(nil)
+	_ driver.Poller        = (*session)(nil)
+	_ driver.Fenced        = (*session)(nil)
 )
 
 // errNoFingerprint is a mistake of the caller.
@@ -305,16 +306,26 @@ func (s *session) scanRows(ctx context.Context, sql string, args []any, add func
 
 // Claim implements [driver.Session].
 func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.Task, []driver.Row, error) {
+	return s.claim(ctx, uuids, others, false)
+}
+
+// ClaimVacant implements [driver.VacantClaimer].
+func (s *session) ClaimVacant(ctx context.Context, uuid string) ([]driver.Task, []driver.Row, error) {
+	uuids := []string{uuid}
+	return s.claim(ctx, uuids, uuids, true)
+}
+
+func (s *session) claim(ctx context.Context, uuids, others []string, vacant bool) ([]driver.Task, []driver.Row, error) {
 	if s.generation == nil {
 		return nil, nil, errNoFingerprint
 	}
 	defer s.excluding()()
 	c := claim{session: s, tasks: make([]driver.Task, 0, len(uuids)), read: newRowSet(len(others))}
-	if err := c.run(ctx, uuids, others); err != nil {
+	if err := c.run(ctx, uuids, others, vacant); err != nil {
 		return nil, nil, s.failed(err, "claim jobs")
 	}
 	tasks := c.tasks
-	if len(tasks) == 0 && len(uuids) > 0 {
+	if len(tasks) == 0 && len(uuids) > 0 && !vacant {
 		// Others may have taken all of them, or there is a new mark.
 		if err := s.unchanged(ctx); err != nil {
 			return nil, nil, upgradingOr(err)
@@ -324,16 +335,18 @@ func (s *session) Claim(ctx context.Context, uuids, others []string) ([]driver.T
 }
 
 // claimStatement is the one that claims as the options in force want it.
-func (s *session) claimStatement() string {
-	switch {
-	case s.runNeutralized && s.gated:
-		return s.statements.claimCopySettled
-	case s.runNeutralized:
-		return s.statements.claimCopy
-	case s.gated:
-		return s.statements.claimSettled
+func (s *session) claimStatement(vacant bool) string {
+	var c claimCondition
+	if s.runNeutralized {
+		c |= evenCopies
 	}
-	return s.statements.claim
+	if s.gated {
+		c |= whereSettled
+	}
+	if vacant {
+		c |= intoVacancy
+	}
+	return s.statements.claims[c]
 }
 
 // Unclaim implements [driver.Session]. A row that another session has locked is left alone.

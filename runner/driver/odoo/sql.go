@@ -22,10 +22,9 @@ const Grace = 10 * time.Second
 // times on the database's clock in UTC. Names without a schema are PostgreSQL's, because our
 // sessions search nowhere else; tables are named with theirs.
 type statements struct {
-	running, snapshot, read, claim, unclaim, inspect, rescue, account string
-	// claimCopy claims in a neutralized database, too. claimSettled and claimCopySettled claim only
-	// where no module is being changed.
-	claimCopy, claimSettled, claimCopySettled string
+	running, snapshot, read, unclaim, inspect, rescue, account string
+	// claims are by their conditions.
+	claims [claimConditions]string
 	// marks tells whether the database is still what its fingerprint says, and upgrade whether Odoo is
 	// being changed.
 	marks, upgrade string
@@ -39,18 +38,16 @@ type statements struct {
 func (g *generation) statements() statements {
 	columns := g.rowColumns()
 	s := statements{
-		running:   "SELECT " + columns + " FROM queue_job j WHERE j.state IN ('enqueued', 'started')",
-		snapshot:  "SELECT " + g.rowColumnsBut(noFailure) + " FROM queue_job j WHERE " + unfinished,
-		read:      "SELECT " + columns + " FROM queue_job j WHERE j.uuid = ANY($1)",
-		claim:     g.claimSQL(columns, g.unmarkedSQL()),
-		claimCopy: g.claimSQL(columns, ""),
-		marks:     g.marksSQL(),
-		upgrade:   upgradeSQL,
-		rest:      g.restSQL(),
-		unclaim:   fmt.Sprintf(claimedSQL+unclaimSQL, g.pathSQL(), "", "", "") + columns,
-		inspect:   "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
-		rescue:    fmt.Sprintf(foundSQL+g.rescueExpiredSQL(), g.pathSQL(), "", "", "") + columns,
-		account:   g.accountSQL() + columns,
+		running:  "SELECT " + columns + " FROM queue_job j WHERE j.state IN ('enqueued', 'started')",
+		snapshot: "SELECT " + g.rowColumnsBut(noFailure) + " FROM queue_job j WHERE " + unfinished,
+		read:     "SELECT " + columns + " FROM queue_job j WHERE j.uuid = ANY($1)",
+		marks:    g.marksSQL(),
+		upgrade:  upgradeSQL,
+		rest:     g.restSQL(),
+		unclaim:  fmt.Sprintf(claimedSQL+unclaimSQL, g.pathSQL(), "", "", "") + columns,
+		inspect:  "SELECT " + columns + ", now() AT TIME ZONE 'UTC', 0::int8, false FROM queue_job j WHERE j.uuid = ANY($1)",
+		rescue:   fmt.Sprintf(foundSQL+g.rescueExpiredSQL(), g.pathSQL(), "", "", "") + columns,
+		account:  g.accountSQL() + columns,
 
 		failUnclaimed: fmt.Sprintf(claimedSQL+g.failSQL(driver.QuarantineName)+stillClaimed, g.pathSQL(), ", t.why", ", $3::text[]", ", why") + columns,
 	}
@@ -58,7 +55,9 @@ func (g *generation) statements() statements {
 		return fmt.Sprintf(foundSQL+g.failSQL(name)+dead, g.pathSQL(), ", d.why", ", $4::text[]", ", why") + columns
 	}
 	dead := stillExpired
-	s.claimSettled, s.claimCopySettled = g.claimSQL(columns, g.unmarkedSQL()+g.settledSQL()), g.claimSQL(columns, g.settledSQL())
+	for c := range claimConditions {
+		s.claims[c] = unique.Make(g.named(g.claimSQL(columns, c))).Value()
+	}
 	if g.locks {
 		s.inspect = "SELECT " + columns + inspectSQL
 		s.rescue = fmt.Sprintf(foundSQL+rescueSQL, g.pathSQL(), "", "", "") + columns
@@ -66,8 +65,7 @@ func (g *generation) statements() statements {
 	}
 	s.failDead, s.failStopped = fail(driver.QuarantineName, dead), fail(driver.StoppedName, dead)
 	for _, sql := range []*string{
-		&s.running, &s.snapshot, &s.read, &s.claim, &s.claimCopy, &s.claimSettled, &s.claimCopySettled, &s.marks, &s.upgrade, &s.rest,
-		&s.unclaim, &s.inspect, &s.rescue, &s.account, &s.failUnclaimed, &s.failDead, &s.failStopped,
+		&s.running, &s.snapshot, &s.read, &s.marks, &s.upgrade, &s.rest, &s.unclaim, &s.inspect, &s.rescue, &s.account, &s.failUnclaimed, &s.failDead, &s.failStopped,
 	} {
 		*sql = unique.Make(g.named(*sql)).Value() // thousands of databases have the same
 	}
@@ -198,7 +196,7 @@ WITH durable AS (
 	SET state = 'enqueued', date_enqueued = date_trunc('second', now() AT TIME ZONE 'UTC')
 	FROM durable
 	WHERE (j.state = 'pending') IS TRUE AND j.id = ANY(ARRAY(
-		SELECT id FROM queue_job WHERE uuid = ANY($1) AND (state = 'pending') IS TRUE
+		SELECT id FROM queue_job WHERE uuid = ANY($1) AND (state = 'pending') IS TRUE%[7]s
 		FOR NO KEY UPDATE SKIP LOCKED
 	))%[6]s
 	RETURNING %[2]s, %[3]s, true
@@ -212,12 +210,47 @@ SELECT %[2]s, %[4]s, false FROM queue_job j WHERE j.uuid = ANY($2)`
 // the claim has lost the start too, and the job is pending without having run. A commit that
 // notifies holds a lock that every other such commit waits for, so that all of them would wait for
 // the disk. Older add-ons test in one transaction and commit in another (docs/contract.md 1.5, A).
-func (g *generation) claimSQL(columns, unmarked string) string {
+func (g *generation) claimSQL(columns string, c claimCondition) string {
+	var where, vacant string
+	if c&evenCopies == 0 {
+		where += g.unmarkedSQL()
+	}
+	if c&whereSettled != 0 {
+		where += g.settledSQL()
+	}
+	if c&intoVacancy != 0 {
+		vacant = g.vacantSQL()
+	}
 	durable := "current_setting('synchronous_commit')"
 	if g.locks {
 		durable = "'off'"
 	}
-	return fmt.Sprintf(claimSQL, durable, columns, g.optional(claimColumns), noClaimColumns, g.pathSQL(), unmarked)
+	return fmt.Sprintf(claimSQL, durable, columns, g.optional(claimColumns), noClaimColumns, g.pathSQL(), where, vacant)
+}
+
+// claimCondition is a set of what a claim depends on beyond the state.
+type claimCondition uint8
+
+const (
+	// evenCopies: it claims in a neutralized database, too.
+	evenCopies claimCondition = 1 << iota
+	// whereSettled: it claims only where no module is being changed.
+	whereSettled
+	// intoVacancy: it claims only what wants nothing but a slot of root.
+	intoVacancy
+	claimConditions
+)
+
+// vacantSQL is the condition that a row asks for no channel but root, and for no time. It stands where
+// the row is locked, so that it holds for what the row says then.
+func (g *generation) vacantSQL() (sql string) {
+	if slices.Contains(g.columns, "channel") {
+		sql += " AND coalesce(nullif(channel, ''), 'root') = 'root'"
+	}
+	if slices.Contains(g.columns, "eta") {
+		sql += " AND eta IS NULL"
+	}
+	return sql
 }
 
 // claimedSQL are the attempts that are still as their claims left them. A row that another session

@@ -1,0 +1,12 @@
+package driver
+
+import "context"
+
+// VacantClaimer is implemented by sessions that claim a task along with its first read. A driver whose
+// sessions implement it sets [Capabilities].VacantClaims.
+type VacantClaimer interface {
+	// ClaimVacant is Claim of one task and Read of it, provided that its row asks for nothing but a slot
+	// of root: no other channel, and no eta. Otherwise it is only read. The row is as it was before the
+	// claim.
+	ClaimVacant(ctx context.Context, uuid string) ([]Task, []Row, error)
+}

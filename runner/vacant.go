@@ -1,0 +1,86 @@
+package runner
+
+import (
+	"time"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
+)
+
+// A job that is committed while slots are free is read, chosen and claimed: two statements. Where nothing
+// but its row could keep it from starting, the session of the only database is granted to claim it along
+// with the read. The grant is for one job, and while it is used nothing else is scheduled, so no channel
+// exceeds its capacity. Whatever changes goes through the engine's loop, which withdraws the grant first.
+
+// grant lets the session claim what it reads next, if that could only be started.
+func (e *engine) grant() {
+	if e.granted != nil || len(e.databases.byName) != 1 || !e.dispatchable() {
+		return
+	}
+	cfg := e.config()
+	if len(cfg.Policies) > 0 || cfg.Pooler != nil || len(e.delays) > 0 || len(e.setbacks.of) > 0 || e.seats.limited ||
+		!cfg.Driver.Capabilities().VacantClaims {
+		return
+	}
+	for _, db := range e.databases.byName {
+		if db.serving() && e.tree.Vacant(db.Name) {
+			e.granted = db
+			db.session.Grant()
+		}
+	}
+}
+
+// withdraw takes the grant back, and reports whether it is unused.
+func (e *engine) withdraw() bool {
+	if e.granted == nil {
+		return true
+	}
+	if !e.granted.session.Withdraw() {
+		return false
+	}
+	e.granted = nil
+	return true
+}
+
+// claims reports whether the session of a database uses a grant.
+func (db *database) claims() bool {
+	uuid, _ := db.session.Claiming()
+	return uuid != ""
+}
+
+// forgetGrant ends a grant with its session. It returns how many claims are lost.
+func (e *engine) forgetGrant(db *database) int {
+	if e.granted != db {
+		return 0
+	}
+	e.granted = nil
+	if db.session == nil || db.session.Withdraw() {
+		return 0
+	}
+	uuid, since := db.session.Claiming()
+	db.session.Answered()
+	e.loseClaim(db, uuid, since)
+	return 1
+}
+
+// vacant takes in what became of a grant. What was claimed has the slot that was free, and goes the way of
+// what the scheduler has chosen.
+func (e *engine) vacant(db *database, v session.Vacant) {
+	e.granted = nil
+	db.session.Answered()
+	e.rowsRead(db, v.Reading)
+	now := time.Now()
+	for _, attempt := range v.Got {
+		if e.tasks[attempt.Key] != nil {
+			continue
+		}
+		e.tasks[attempt.Key] = &task{phase: phaseClaiming, chosen: now}
+		if job, _, ok := e.tree.Lookup(attempt.Key); ok {
+			e.tree.Set(job, channels.Enqueued)
+		}
+		db.useful = now
+	}
+	if len(v.Got) > 0 {
+		e.claimed(db, session.Claims{Got: v.Got})
+	}
+}

@@ -1,0 +1,72 @@
+package runner
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
+)
+
+// claimed is the answer to a grant.
+func claimed(key channels.Key, state channels.State) session.Vacant {
+	return session.Vacant{
+		Reading: session.Reading{Rows: []driver.Row{*jobRow(key, state, 0)}},
+		Got:     []driver.Task{{Key: key, Enqueued: 5}},
+	}
+}
+
+// What was claimed by a grant takes a slot, and is sent or put back as any other claim.
+func TestAnswerToAGrant(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		set  func(e *engine)
+		want phase
+	}{
+		"no server": {func(*engine) {}, phaseUnclaiming},
+		"the end":   {func(e *engine) { e.shutdown.begun = true }, phaseUnclaiming},
+	} {
+		e, db := served()
+		e.granted = db
+		c.set(e)
+		key := channels.Key{DB: "prod", UUID: "a"}
+		e.vacant(db, claimed(key, channels.Pending))
+		require.Nil(t, e.granted, name)
+		require.Equal(t, c.want, e.tasks[key].phase, name)
+		require.True(t, e.tasks[key].ours, name)
+		_, state, _ := e.tree.Lookup(key)
+		require.Equal(t, channels.Enqueued, state, name)
+	}
+	e, db := served()
+	key := channels.Key{DB: "prod", UUID: "a"}
+	e.vacant(db, session.Vacant{Reading: session.Reading{Rows: []driver.Row{*jobRow(key, channels.Pending, 0)}}})
+	require.Empty(t, e.tasks, "it was only read")
+	_, state, _ := e.tree.Lookup(key)
+	require.Equal(t, channels.Pending, state)
+
+	was := &task{phase: phaseWatched, row: jobRow(key, channels.Enqueued, 5)}
+	e.tasks[key] = was
+	e.vacant(db, session.Vacant{Got: []driver.Task{{Key: key, Enqueued: 5}}})
+	require.Equal(t, phaseUnclaiming, e.tasks[key].phase, "what the engine has not given a slot is put back")
+}
+
+// A grant that is not used is withdrawn by the next pass.
+func TestPassWithdrawsTheGrant(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	e.granted = db
+	db.session.Grant()
+	e.pass(time.Now())
+	require.Nil(t, e.granted)
+	e.granted = db
+	db.session.Grant()
+	require.Zero(t, e.forgetGrant(e.databases.get("lost")))
+	require.Zero(t, e.forgetGrant(db), "it was not used")
+	require.Nil(t, e.granted)
+	e.granted = db
+	db.session = nil
+	require.Zero(t, e.forgetGrant(db))
+}
