@@ -18,7 +18,7 @@ func (e *engine) grant() {
 		return
 	}
 	cfg := e.config()
-	if len(cfg.Policies) > 0 || cfg.Pooler != nil || len(e.delays) > 0 || len(e.setbacks.of) > 0 || e.seats.limited ||
+	if len(cfg.Policies) > 0 || len(e.delays) > 0 || len(e.setbacks.of) > 0 || e.seats.limited ||
 		!cfg.Driver.Capabilities().VacantClaims {
 		return
 	}

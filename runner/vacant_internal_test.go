@@ -2,6 +2,7 @@ package runner
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -69,4 +70,31 @@ func TestPassWithdrawsTheGrant(t *testing.T) {
 	e.granted = db
 	db.session = nil
 	require.Zero(t, e.forgetGrant(db))
+}
+
+// A database that is held back, and a job that has come to harm before, are for the scheduler, whatever
+// the tree says.
+func TestWhatIsNeverGranted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, set := range map[string]func(e *engine, db *database){
+			"":                 func(*engine, *database) {},
+			"a suspected job":  func(e *engine, _ *database) { e.setbacks.of[channels.Key{DB: "prod", UUID: "b"}] = nil },
+			"a held database":  func(_ *engine, db *database) { db.pause = &Pause{} },
+			"not yet read":     func(_ *engine, db *database) { db.stage = stageLoading },
+			"another database": func(e *engine, _ *database) { e.databases.byName["other"] = &database{} },
+		} {
+			e := paired(t)
+			cfg := e.config()
+			cfg.Driver = able{can: driver.Capabilities{VacantClaims: true}}
+			cfg.Exiting = func() bool { return false }
+			e.config = func() Config { return cfg }
+			e.leadership.leading, e.leadership.settled = true, true
+			db := &database{Database: driver.Database{Name: "prod"}, stage: stageServed, session: session.New("prod", nil, nil)}
+			e.databases.byName = map[string]*database{"prod": db}
+			e.setbacks.of = make(map[channels.Key][]Setback)
+			set(e, db)
+			e.grant()
+			require.Equal(t, name == "", e.granted == db, name)
+		}
+	})
 }

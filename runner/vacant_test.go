@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
@@ -47,7 +46,6 @@ func TestNothingIsGranted(t *testing.T) {
 		"another database":        {change: func(b *bench, _ *runner.Config) { b.AddDatabase("other") }, runs: true},
 		"a policy":                {change: func(b *bench, cfg *runner.Config) { cfg.Policies = b.rate("root.x", "1/h", 1) }, runs: true},
 		"limits of servers":       {change: func(_ *bench, cfg *runner.Config) { cfg.Server = upstream.Limits{MaxJobs: 3} }, runs: true},
-		"a pooler":                {change: func(_ *bench, cfg *runner.Config) { cfg.Pooler, cfg.Poll = &pgx.ConnConfig{}, time.Second }, runs: true},
 		"an incapable driver":     {change: func(_ *bench, cfg *runner.Config) { cfg.Driver = incapable{cfg.Driver} }, runs: true},
 		"a pause of all":          {before: func(b *bench, r *runner.Runner) { b.control(r, runner.Pause{}) }},
 		"a pause of root":         {before: func(b *bench, r *runner.Runner) { b.control(r, runner.Pause{Channel: "root"}) }},
@@ -188,7 +186,7 @@ func TestGrantThatGetsLost(t *testing.T) {
 func TestGrantsKeepTheCapacity(t *testing.T) {
 	for seed := range uint64(20) {
 		inBubble(t, func(b *bench) {
-			dice := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // it is to be repeated
+			dice := rand.New(rand.NewPCG(seed, 1))
 			b.AddDatabase("prod")
 			b.SetPlan(mock.Plan{RunFor: 30 * time.Millisecond})
 			cfg := b.config("root:2")
