@@ -85,7 +85,6 @@ func (e *engine) ending() bool { return e.shutdown.begun || e.config().Exiting()
 // drain begins the end: nothing new is claimed, and what was about to be is not.
 func (e *engine) drain() {
 	e.shutdown.begun = true
-	e.withdraw()
 	for _, db := range e.databases.byName {
 		if db.session == nil {
 			continue

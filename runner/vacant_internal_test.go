@@ -48,10 +48,10 @@ func TestAnswerToAGrant(t *testing.T) {
 	_, state, _ := e.tree.Lookup(key)
 	require.Equal(t, channels.Pending, state)
 
-	was := &task{phase: phaseWatched, row: jobRow(key, channels.Enqueued, 5)}
+	was := &task{phase: phaseWatched, ours: true, attempt: driver.Task{Key: key, Enqueued: 5}}
 	e.tasks[key] = was
 	e.vacant(db, session.Vacant{Got: []driver.Task{{Key: key, Enqueued: 5}}})
-	require.Equal(t, phaseUnclaiming, e.tasks[key].phase, "what the engine has not given a slot is put back")
+	require.Same(t, was, e.tasks[key], "it has one already")
 }
 
 // A grant that is not used is withdrawn by the next pass.
@@ -65,6 +65,7 @@ func TestPassWithdrawsTheGrant(t *testing.T) {
 	e.granted = db
 	db.session.Grant()
 	require.Zero(t, e.forgetGrant(e.databases.get("lost")))
+	require.Same(t, db, e.granted)
 	require.Zero(t, e.forgetGrant(db), "it was not used")
 	require.Nil(t, e.granted)
 	e.granted = db

@@ -168,6 +168,8 @@ func TestGrantThatGetsLost(t *testing.T) {
 					b.Fault("prod", fault)
 					keys := b.jobs("prod", "", "a", 1)
 					b.settle(2 * time.Second)
+					lost := name == "after it was made" || name == "the server is ready"
+					require.Equal(b, lost, b.logged("holding back the jobs of a database") > 0)
 					keys = append(keys, b.jobs("prod", "", "b", 2)...)
 					b.settle(8 * time.Second)
 					b.Fault("prod", func(f *mock.Faults) { f.HangClaim, f.ClaimErr = false, nil })
@@ -243,5 +245,21 @@ func TestGrantEndsWithTheEngine(t *testing.T) {
 		require.Empty(b, b.RunsOf(k))
 		row, _ := b.Row(k)
 		require.Equal(b, channels.Pending, row.State)
+	})
+}
+
+// A grant ends with its database.
+func TestGrantEndsWithTheDatabase(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.start(b.config("root:2"))
+		b.DropDatabase("prod")
+		b.settle(2 * time.Minute)
+		b.AddDatabase("new")
+		b.settle(2 * time.Minute)
+		k := b.one("new", "a")
+		b.settle(time.Second)
+		b.requireRanOnce(k)
+		require.Equal(b, 1, b.Calls("new", "ClaimVacant"))
 	})
 }
