@@ -263,3 +263,19 @@ func TestGrantEndsWithTheDatabase(t *testing.T) {
 		require.Equal(b, 1, b.Calls("new", "ClaimVacant"))
 	})
 }
+
+// So it does where the database is there, and not served any more.
+func TestGrantEndsWithTheService(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		cfg := b.config("root:2")
+		r := b.start(cfg)
+		cfg.Databases = []string{"other"}
+		require.NoError(b, r.Reconfigure(cfg))
+		b.settle(time.Minute)
+		k := b.one("prod", "a")
+		b.settle(time.Minute)
+		require.Empty(b, b.RunsOf(k))
+		b.requireIdle(r)
+	})
+}
