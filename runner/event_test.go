@@ -108,6 +108,23 @@ func TestEveryAttemptEndsOnce(t *testing.T) {
 	})
 }
 
+// TestWaited: an attempt ends with a wait if something was sent for it, and the job has been waited for.
+func TestWaited(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		ev   runner.Event
+		want bool
+	}{
+		"done":       {runner.Event{Kind: runner.EventJobDone, Wait: 1}, true},
+		"found":      {runner.Event{Kind: runner.EventJobDone}, false},
+		"goes on":    {runner.Event{Kind: runner.EventJobLost, Wait: 1}, false},
+		"not run":    {runner.Event{Kind: runner.EventJobNotRun, Wait: 1}, false},
+		"never sent": {runner.Event{Kind: runner.EventJobGone, Outcome: driver.NotSent.String(), Wait: 1}, false},
+	} {
+		require.Equal(t, c.want, c.ev.Waited(), name)
+	}
+}
+
 func TestTasksHaveIDs(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.AddDatabase("prod")

@@ -55,6 +55,9 @@ func (o *operations) List(ctx context.Context, f driver.Filter, before int64, li
 	o.w.mu.Lock()
 	defer o.w.mu.Unlock()
 	o.w.checkDeadline(ctx, "List")
+	if err := ctx.Err(); err != nil {
+		return driver.Listed{}, err
+	}
 	jobs := o.db.sorted(func(j *Job) bool { return matches(f, j) && (before == 0 || j.ID < before) })
 	slices.SortFunc(jobs, func(a, b Job) int { return cmp.Compare(b.ID, a.ID) })
 	var out driver.Listed
@@ -91,6 +94,9 @@ func (o *operations) Change(ctx context.Context, a driver.Change, f driver.Filte
 	o.w.mu.Lock()
 	defer o.w.mu.Unlock()
 	o.w.checkDeadline(ctx, "Change")
+	if err := ctx.Err(); err != nil {
+		return driver.Changed{}, err
+	}
 	jobs := o.db.sorted(func(j *Job) bool { return matches(f, j) && j.ID > after && a.Action.Permits(j.State) })
 	out := driver.Changed{More: len(jobs) >= limit}
 	for _, j := range jobs[:min(limit, len(jobs))] {
@@ -115,5 +121,13 @@ func change(a driver.Change, j *Job) {
 	}
 }
 
-// Close implements [driver.Operations].
-func (o *operations) Close(context.Context) error { return nil }
+// Close implements [driver.Operations]. Time for it is left even where what was done has been given up.
+func (o *operations) Close(ctx context.Context) error {
+	o.w.mu.Lock()
+	defer o.w.mu.Unlock()
+	o.w.checkDeadline(ctx, "Close")
+	if ctx.Err() != nil {
+		o.w.violation("Close without time for it")
+	}
+	return nil
+}
