@@ -95,12 +95,11 @@ func (r *Runner) Jobs(ctx context.Context, q JobQuery) (JobPage, error) {
 		return page, err
 	}
 	names = names[sort.SearchStrings(names, from):]
-	until := time.Now().Add(q.Patience)
+	until, late := time.Now().Add(q.Patience), false
 	for i, name := range names {
 		if name > from {
 			before = 0
 		}
-		late := i > 0 && !time.Now().Before(until)
 		if i >= pageDatabases || len(page.Jobs) == q.Limit || late {
 			page.Next, page.Left, page.Partial = cursor(name, before), len(names)-i, len(page.Jobs) < q.Limit
 			return page, nil
@@ -115,6 +114,7 @@ func (r *Runner) Jobs(ctx context.Context, q JobQuery) (JobPage, error) {
 			page.Next, page.Left, page.Partial = cursor(name, next), len(names)-i, len(page.Jobs) < q.Limit
 			return page, nil
 		}
+		late = !time.Now().Before(until)
 	}
 	return page, nil
 }
@@ -203,9 +203,9 @@ func (r *Runner) Change(ctx context.Context, c JobChange) (ChangeResult, error) 
 	if c.Patience <= 0 {
 		c.Patience = previewPatience
 	}
-	until := time.Now().Add(c.Patience)
-	for i, name := range names {
-		if c.DryRun && i > 0 && !time.Now().Before(until) {
+	until, late := time.Now().Add(c.Patience), false
+	for _, name := range names {
+		if late {
 			result.Partial = true
 			break
 		}
@@ -224,6 +224,7 @@ func (r *Runner) Change(ctx context.Context, c JobChange) (ChangeResult, error) 
 		if result.More || result.Partial {
 			break
 		}
+		late = c.DryRun && !time.Now().Before(until)
 	}
 	r.log().Info("jobs changed by hand", zap.Stringer("action", c.Action), zap.String("by", c.By), zap.Bool("dry_run", c.DryRun),
 		zap.String("database", c.Database), zap.String("channel", c.Channel), zap.Int("changed", result.Changed),

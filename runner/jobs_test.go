@@ -47,6 +47,8 @@ func TestPages(t *testing.T) {
 				require.Empty(b, page.Problems)
 				require.LessOrEqual(b, len(page.Jobs), limit)
 				got, lengths, q.Cursor = append(got, page.Jobs...), append(lengths, len(page.Jobs)), page.Next
+				require.Equal(b, len(names)-len(got)/3, page.Left)
+				require.Equal(b, page.Next != "" && len(page.Jobs) < limit, page.Partial)
 			}
 			require.Len(b, got, 75, limit)
 			for i := range got {

@@ -148,9 +148,14 @@ func TestRulesAreLive(t *testing.T) {
 		require.NoError(b, r.Reconfigure(cfg))
 		b.settle(90 * time.Second)
 		require.Len(b, b.begun("a"), 5, "it began without tokens, and got one")
+		limit := policy.Policy{Channels: []string{"root"}, Limit: &policy.Limit{Jobs: 9, Per: policy.PerDatabase}}
+		cfg.Policies = append(cfg.Policies, limit) // says nothing of when jobs start
 		require.NoError(b, r.Reconfigure(cfg))
 		b.settle(45 * time.Second)
 		require.Len(b, b.begun("a"), 6, "it went on")
+		b.jobs("prod", "b", "b", 1)
+		b.settle(time.Second)
+		require.Len(b, b.begun("b"), 1, "so did that of a channel that had no jobs")
 	})
 }
 
