@@ -71,7 +71,7 @@ func TestHealthAtItsEdges(t *testing.T) {
 		},
 		"just woken": {func(st *Status) {
 			w := waits
-			w.Woken = now.Add(1 - wakingLimit)
+			w.Woken = now.Add(1 - 10*time.Second)
 			st.Databases = append(st.Databases, w)
 		}, nil},
 		"woken before": {func(st *Status) {

@@ -51,11 +51,14 @@ func TestSpanOfAnAttempt(t *testing.T) {
 		for _, s := range spans.Ended() {
 			uuid := said(s, "job.uuid")
 			outcomes[uuid] = append(outcomes[uuid], said(s, "job.outcome"))
+			told := []string{s.Name(), said(s, "job.attempt"), said(s, "http.response.status_code")}
 			if uuid == resent.UUID {
 				require.Len(b, s.Events(), 2, "a request that was not sent, and one that was answered")
 				require.Equal(b, b.RunsOf(resent)[1].Task.ID, s.SpanContext().TraceID().String())
+				require.Equal(b, []string{"job", "1", "200"}, told)
 			}
 			if said(s, "job.outcome") == "rescued" {
+				require.Equal(b, []string{"job", "1", ""}, told)
 				require.Equal(b, "dead", said(s, "job.request_outcome"))
 				require.Equal(b, codes.Error, s.Status().Code)
 			}
