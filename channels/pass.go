@@ -137,9 +137,7 @@ func (m *Manager) yield(c *channel, now int64) *record {
 // changed, and of all above it that this concerns: at least up to top, the highest channel that was
 // changed itself.
 func (m *Manager) settle(c, top *channel) {
-	if len(m.turned) > 0 {
-		m.turn()
-	}
+	m.turn()
 	reached := false
 	for c != nil {
 		changed := m.derive(c)
