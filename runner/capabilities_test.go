@@ -69,5 +69,7 @@ func TestWordsOfTheApplication(t *testing.T) {
 		require.NotContains(b, w.Text, "Odoo")
 		_, err = r.Jobs(b.Context(), runner.JobQuery{})
 		require.ErrorIs(b, err, runner.ErrNoOperator, "it declares no operations")
+		_, err = r.Change(b.Context(), runner.JobChange{})
+		require.ErrorIs(b, err, runner.ErrNoOperator)
 	})
 }

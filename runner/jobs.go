@@ -221,7 +221,7 @@ func (r *Runner) Change(ctx context.Context, c JobChange) (ChangeResult, error) 
 		case err != nil && !errors.Is(err, driver.ErrUndetected):
 			result.Problems = append(result.Problems, name+": "+err.Error())
 		}
-		if result.More || result.Partial {
+		if result.More {
 			break
 		}
 		late = c.DryRun && !time.Now().Before(until)

@@ -112,6 +112,16 @@ func (o *slowOperations) List(ctx context.Context, f driver.Filter, _ int64, lim
 	return out, err
 }
 
+// Change takes as long, and one more job follows those that it changes.
+func (o *slowOperations) Change(ctx context.Context, a driver.Change, f driver.Filter, after int64, limit int, dryRun bool) (driver.Changed, error) {
+	out, err := o.Operations.Change(ctx, a, f, after, limit, dryRun)
+	if !dryRun {
+		<-time.After(o.takes)
+		out.Followed = 1
+	}
+	return out, err
+}
+
 // slowOperator opens such operations, which begin where the last ones ended.
 type slowOperator struct {
 	driver.Operator
@@ -128,14 +138,16 @@ func (o *slowOperator) OpenOperations(ctx context.Context, pg *pgx.ConnConfig, d
 	return o.asked[database], err
 }
 
-// startSlow starts a runner with operations that take their time.
-func (b *bench) startSlow(takes time.Duration, windows int) *runner.Runner {
+// startSlow starts a runner with operations that take their time, and returns those of the databases that
+// are asked, too.
+func (b *bench) startSlow(takes time.Duration, windows int) (*runner.Runner, map[string]*slowOperations) {
 	cfg := b.config("root:1")
+	asked := map[string]*slowOperations{}
 	cfg.Driver = &struct {
 		fakeDriver
 		driver.Operator
-	}{fakeDriver{Driver: cfg.Driver}, &slowOperator{cfg.Driver.(driver.Operator), takes, windows, map[string]*slowOperations{}}}
-	return b.start(cfg)
+	}{fakeDriver{Driver: cfg.Driver}, &slowOperator{cfg.Driver.(driver.Operator), takes, windows, asked}}
+	return b.start(cfg), asked
 }
 
 // A page ends when its time is over, says how many databases it has left, and the next one goes on there
@@ -159,7 +171,7 @@ func TestPagesTakeTheirTime(t *testing.T) {
 				for _, name := range names {
 					b.failed(name, 1)
 				}
-				r := b.startSlow(c.takes, c.windows)
+				r, _ := b.startSlow(c.takes, c.windows)
 				b.settle(time.Second)
 				var left []int
 				found := 0
@@ -195,7 +207,7 @@ func TestDryRunsTakeTheirTime(t *testing.T) {
 				for _, name := range b.many(5) {
 					b.failed(name, 1)
 				}
-				r := b.startSlow(c.takes, c.windows)
+				r, _ := b.startSlow(c.takes, c.windows)
 				b.settle(time.Second)
 				change := runner.JobChange{Change: driver.Change{Action: driver.Cancel}, Patience: c.patience, DryRun: true}
 				began := time.Now()
@@ -208,7 +220,7 @@ func TestDryRunsTakeTheirTime(t *testing.T) {
 				change.DryRun = false
 				got, err = r.Change(b.Context(), change)
 				require.NoError(b, err)
-				require.Equal(b, 5, got.Changed)
+				require.Equal(b, []int{5, 5}, []int{got.Changed, got.Followed})
 				require.False(b, got.Partial)
 			})
 		})
@@ -239,6 +251,21 @@ func TestDryRunsCount(t *testing.T) {
 			require.Zero(b, b.Count("one", channels.Cancelled))
 		})
 	}
+}
+
+// Once as many jobs are changed as may be, no other database is asked for more.
+func TestChangeEndsAtItsLimit(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		for _, name := range b.many(3) {
+			b.failed(name, 600)
+		}
+		r, asked := b.startSlow(0, 0)
+		b.settle(time.Second)
+		got, err := r.Change(b.Context(), runner.JobChange{Change: driver.Change{Action: driver.Cancel}, Limit: 500})
+		require.NoError(b, err)
+		require.Equal(b, 500, got.Changed)
+		require.Len(b, asked, 1)
+	})
 }
 
 // As many jobs are changed as may be, and the first of them are named.
@@ -291,6 +318,7 @@ func TestPostponed(t *testing.T) {
 				require.Len(b, b.RunsOf(k), map[bool]int{false: 0, true: 1}[dry])
 				b.settle(11 * time.Second)
 				require.Len(b, b.RunsOf(k), 1)
+				require.Zero(b, b.logs.FilterMessage("the engine hears of postponed jobs by notification").Len())
 			})
 		})
 	}

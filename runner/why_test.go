@@ -502,6 +502,9 @@ func TestWhy(t *testing.T) {
 		require.NoError(b, err)
 		require.Equal(b, runner.WhyNoLeader, w.Code)
 		require.NotEmpty(b, w.Problem)
+		page, err := r.Jobs(b.Context(), runner.JobQuery{})
+		require.NoError(b, err, "which databases there are is known still")
+		require.Len(b, page.Problems, 2)
 	})
 }
 
