@@ -167,6 +167,20 @@ func TestMinOfWhoCannot(t *testing.T) {
 	}
 }
 
+// TestMinOfASequentialChannel: its slot is kept for it until one of its jobs has failed.
+func TestMinOfASequentialChannel(t *testing.T) {
+	t.Parallel()
+	m := NewManager()
+	require.NoError(t, m.Configure([]Config{{Name: "root", Capacity: 2}, {Name: "mail", Capacity: 1, Min: 1, Sequential: true}}))
+	addTo(m, "one", "", "a", "b", "c", "d")
+	require.Equal(t, []string{"a", "b"}, started(m))
+	addTo(m, "two", "mail", "m", "n")
+	m.Remove(Key{"one", "a"})
+	require.Equal(t, []string{"m"}, started(m))
+	m.Set(Job{Key: Key{"two", "m"}, Channel: "mail"}, Failed)
+	require.Equal(t, []string{"c"}, started(m))
+}
+
 func TestMinIsValidated(t *testing.T) {
 	t.Parallel()
 	root := Config{Name: "root", Capacity: 4}
