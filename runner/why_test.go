@@ -526,10 +526,20 @@ func linker(d driver.Driver) driver.Driver {
 // TestJob: of a job, all is told that its row says, what is confidential only where that is wanted, and why it
 // does not run as [runner.Runner.Why] tells it.
 func TestJob(t *testing.T) {
-	for _, payloads := range []bool{false, true} {
+	for _, c := range []struct {
+		payloads, links bool
+		site, page      string
+	}{
+		{true, true, "https://odoo", "https://odoo/prod/1004"},
+		{false, true, "", ""},
+		{false, false, "https://odoo", ""},
+	} {
 		inBubble(t, func(b *bench) {
 			r := b.prod("root:9", func(cfg *runner.Config) {
-				cfg.Payloads, cfg.Site, cfg.Driver = payloads, "https://odoo", linker(cfg.Driver)
+				cfg.Payloads, cfg.Site = c.payloads, c.site
+				if c.links {
+					cfg.Driver = linker(cfg.Driver)
+				}
 			})
 			b.control(r, runner.Pause{})
 			k := b.one("prod", "a")
@@ -540,8 +550,8 @@ func TestJob(t *testing.T) {
 			job, err := r.Job(b.Context(), k)
 			require.NoError(b, err)
 			require.Equal(b, k, job.Record.Key)
-			require.Equal(b, payloads, job.Record.Payload != nil)
-			require.Equal(b, fmt.Sprint("https://odoo/prod/", job.Detail.ID), job.Record.Page)
+			require.Equal(b, c.payloads, job.Record.Payload != nil)
+			require.Equal(b, c.page, job.Record.Page)
 			job.Record, job.Detail, why.Detail = nil, nil, nil
 			require.Equal(b, why, job)
 
