@@ -419,6 +419,11 @@ func (e *engine) held(x channels.Explanation) (n int) {
 func (w *Why) noServer(app string, ups []UpstreamStatus, x *channels.Explanation) {
 	reasons, _ := whyNot(ups)
 	w.say(WhyNoServer, "no %s server takes another job now: %s", app, reasons)
+	w.countAhead(x)
+}
+
+// countAhead adds how many jobs go before this one.
+func (w *Why) countAhead(x *channels.Explanation) {
 	if x.Ahead > 0 {
 		w.Text += "; " + x.CountAhead() + " before this one"
 	}
@@ -438,9 +443,7 @@ func (w *Why) noRoom(e *engine, x *channels.Explanation) {
 		of += ", or that belongs to none,"
 	}
 	w.say(WhyNoServer, "no %s server %s takes another job now: %s", e.config().application(), of, cmp.Or(reasons, "there is none"))
-	if x.Ahead > 0 {
-		w.Text += "; " + x.CountAhead() + " before this one"
-	}
+	w.countAhead(x)
 }
 
 // noUpstream says why no server gets jobs.
