@@ -103,6 +103,29 @@ func TestRowsThatDoNotFit(t *testing.T) {
 	require.Len(t, c.tasks, 1)
 }
 
+// What is claimed is a task with what it calls, and two rows of one uuid are one: Odoo runs by uuid.
+func TestDecodedClaims(t *testing.T) {
+	t.Parallel()
+	s := &session{decoder: newDecoder(), generation: &generation{contract: queueJob}}
+	c := claim{session: s}
+	n := columnsOf(s.keys)
+	row := make([][]byte, n+3)
+	row[n], row[n+1] = []byte("res.partner"), []byte("write")
+	for _, uuid := range []string{"a", "a", "b", "a", "b"} {
+		row[atUUID], row[n+2] = []byte(uuid), []byte{1}
+		require.NoError(t, c.decode(row))
+	}
+	row[atUUID], row[n+2] = []byte("c"), []byte{0}
+	require.NoError(t, c.decode(row))
+	var uuids []string
+	for _, task := range c.tasks {
+		uuids = append(uuids, task.UUID)
+		require.Equal(t, "res.partner.write", task.Model+"."+task.Method)
+	}
+	require.Equal(t, []string{"a", "b"}, uuids)
+	require.Len(t, c.read.list, 1, "what is only read is no task")
+}
+
 // sessionOf opens a session on a new database, with a job.
 func sessionOf(t *testing.T, change func(*pgx.ConnConfig)) (*session, *pgxpool.Pool) {
 	t.Helper()
