@@ -200,6 +200,18 @@ func TestStatementsArePreparedAnew(t *testing.T) {
 	}
 }
 
+// Where a site has made the uuid of another type, which is then that of the parameters, pgx encodes them.
+func TestParametersOfAnotherType(t *testing.T) {
+	s, pool := sessionOf(t, func(*pgx.ConnConfig) {})
+	_, err := pool.Exec(t.Context(), "ALTER TABLE queue_job ALTER COLUMN uuid TYPE char(40)")
+	require.NoError(t, err)
+	rows, err := s.Read(t.Context(), []string{"a"})
+	require.NoError(t, err)
+	require.Len(t, rows, 1)
+	require.Equal(t, "a", rows[0].UUID)
+	require.Nil(t, s.reading.description)
+}
+
 // The rows of one statement share memory with each other and not with those of others.
 func TestMemoryOfRows(t *testing.T) {
 	t.Parallel()
