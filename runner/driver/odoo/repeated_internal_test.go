@@ -54,6 +54,28 @@ func TestIndex(t *testing.T) {
 	})
 }
 
+// Of several rows of one uuid, the one that matters is kept, wherever in the list it is.
+func TestRowSet(t *testing.T) {
+	t.Parallel()
+	row := func(uuid string, id int64, state channels.State) driver.Row {
+		return driver.Row{Job: channels.Job{Key: channels.Key{UUID: uuid}, ID: id}, State: state}
+	}
+	for _, before := range []int{0, 1, indexLimit + 1} {
+		found := newRowSet(before)
+		for i := range before {
+			found.add(row(fmt.Sprint(i), int64(i), channels.Failed))
+		}
+		for _, r := range []driver.Row{
+			row("a", 7, channels.Failed), row("a", 8, channels.Pending), row("a", 9, channels.Pending),
+			row("a", 6, channels.Done), row("a", 5, channels.Started), row("a", 4, channels.Enqueued), row("a", 4, channels.Started),
+		} {
+			found.add(r)
+		}
+		require.Len(t, found.list, before+1)
+		require.Equal(t, row("a", 4, channels.Enqueued), found.list[before])
+	}
+}
+
 // Only a claim whose columns are what they should be is decoded.
 func TestWhichClaimsAreDecoded(t *testing.T) {
 	t.Parallel()
