@@ -196,3 +196,32 @@ func TestFailuresUnaccounted(t *testing.T) {
 	require.Equal(t, []Exception{{"UserError", 4, []uint64{3, 1}}, {"", 2, []uint64{0, 2}}}, r.Exceptions)
 	require.Len(t, r.Groups, 2)
 }
+
+// TestRoomForBareExceptions: an exception without channel and function has room as long as all kinds
+// together have some, of which those for the rest are none, and its database.
+func TestRoomForBareExceptions(t *testing.T) {
+	t.Parallel()
+	kinds := func(n int) map[Failure]uint64 {
+		of := make(map[Failure]uint64)
+		for i := range n {
+			of[Failure{Series: mail, Exception: fmt.Sprint(i)}] = 1
+		}
+		return of
+	}
+	x := Failure{restOf("prod"), "Error"}
+	for name, c := range map[string]struct {
+		kinds, folded, bare int
+		room                bool
+	}{
+		"none yet":          {0, 0, 0, true},
+		"one is left":       {4, 0, 0, true},
+		"none is left":      {5, 0, 0, false},
+		"those of the rest": {6, 2, 0, true},
+		"and all others":    {7, 2, 0, false},
+		"one of its own":    {1, 0, exceptionsQuota - 1, true},
+		"none of its own":   {1, 0, exceptionsQuota, false},
+	} {
+		f := failures{of: kinds(c.kinds), bare: map[string]int{"prod": c.bare}, quota: quota{limit: 5, folded: c.folded}}
+		require.Equal(t, c.room, f.admitBare(&x), name)
+	}
+}

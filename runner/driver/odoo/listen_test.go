@@ -1,8 +1,10 @@
 package odoo
 
 import (
+	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,5 +114,45 @@ func TestJudge(t *testing.T) {
 		require.Equal(t, driver.Uncertain, judge(e, false).Verdict)
 		e.held, e.pid = true, 7
 		require.Equal(t, driver.Alive, judge(e, true).Verdict, "a lock is a lock")
+	}
+}
+
+// An inbox keeps so many jobs and no more, and names that are as long as one may be.
+func TestLimitsOfAnInbox(t *testing.T) {
+	t.Parallel()
+	b := inbox{own: 1}
+	longest := strings.Repeat("x", UUIDLimit)
+	b.put(2, []byte(longest))
+	require.Equal(t, []string{longest}, b.take().Changed)
+	b.put(2, []byte(longest+"x"))
+	n := b.take()
+	require.Empty(t, n.Changed)
+	require.True(t, n.Reload)
+
+	for i := range inboxLimit {
+		b.put(2, fmt.Append(nil, i))
+	}
+	require.False(t, b.overflow, "they are just not too many")
+	b.put(2, []byte("one more"))
+	n = b.take()
+	require.True(t, n.Overflow)
+	require.Len(t, n.Changed, inboxLimit)
+	require.True(t, b.empty())
+}
+
+// A set remembers nothing of what was taken from it, and keeps the memory of few texts only.
+func TestMemoryOfASet(t *testing.T) {
+	t.Parallel()
+	for number, kept := range map[int]bool{1: true, setFew: true, setFew + 1: false} {
+		var s set
+		for i := range number {
+			s.add(fmt.Append(nil, i))
+			s.add(fmt.Append(nil, i))
+		}
+		require.Len(t, s.take(), number)
+		require.Equal(t, kept, s.seen != nil, number)
+		require.Empty(t, s.seen)
+		s.add([]byte("0"))
+		require.Equal(t, []string{"0"}, s.take())
 	}
 }

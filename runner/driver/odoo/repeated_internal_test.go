@@ -54,6 +54,28 @@ func TestIndex(t *testing.T) {
 	})
 }
 
+// Of several rows of one uuid, the one that matters is kept, wherever in the list it is.
+func TestRowSet(t *testing.T) {
+	t.Parallel()
+	row := func(uuid string, id int64, state channels.State) driver.Row {
+		return driver.Row{Job: channels.Job{Key: channels.Key{UUID: uuid}, ID: id}, State: state}
+	}
+	for _, before := range []int{0, 1, indexLimit + 1} {
+		found := newRowSet(before)
+		for i := range before {
+			found.add(row(fmt.Sprint(i), int64(i), channels.Failed))
+		}
+		for _, r := range []driver.Row{
+			row("a", 7, channels.Failed), row("a", 8, channels.Pending), row("a", 9, channels.Pending),
+			row("a", 6, channels.Done), row("a", 5, channels.Started), row("a", 4, channels.Enqueued), row("a", 4, channels.Started),
+		} {
+			found.add(r)
+		}
+		require.Len(t, found.list, before+1)
+		require.Equal(t, row("a", 4, channels.Enqueued), found.list[before])
+	}
+}
+
 // Only a claim whose columns are what they should be is decoded.
 func TestWhichClaimsAreDecoded(t *testing.T) {
 	t.Parallel()
@@ -101,6 +123,29 @@ func TestRowsThatDoNotFit(t *testing.T) {
 		require.ErrorIs(t, c.decode(change(append([][]byte(nil), good...))), errRow, name)
 	}
 	require.Len(t, c.tasks, 1)
+}
+
+// What is claimed is a task with what it calls, and two rows of one uuid are one: Odoo runs by uuid.
+func TestDecodedClaims(t *testing.T) {
+	t.Parallel()
+	s := &session{decoder: newDecoder(), generation: &generation{contract: queueJob}}
+	c := claim{session: s}
+	n := columnsOf(s.keys)
+	row := make([][]byte, n+3)
+	row[n], row[n+1] = []byte("res.partner"), []byte("write")
+	for _, uuid := range []string{"a", "a", "b", "a", "b"} {
+		row[atUUID], row[n+2] = []byte(uuid), []byte{1}
+		require.NoError(t, c.decode(row))
+	}
+	row[atUUID], row[n+2] = []byte("c"), []byte{0}
+	require.NoError(t, c.decode(row))
+	var uuids []string
+	for _, task := range c.tasks {
+		uuids = append(uuids, task.UUID)
+		require.Equal(t, "res.partner.write", task.Model+"."+task.Method)
+	}
+	require.Equal(t, []string{"a", "b"}, uuids)
+	require.Len(t, c.read.list, 1, "what is only read is no task")
 }
 
 // sessionOf opens a session on a new database, with a job.
@@ -175,6 +220,18 @@ func TestStatementsArePreparedAnew(t *testing.T) {
 		require.Equal(t, kind != "numeric", s.reading.description != nil, "decoded")
 		require.LessOrEqual(t, prepared(t, s), 1)
 	}
+}
+
+// Where a site has made the uuid of another type, which is then that of the parameters, pgx encodes them.
+func TestParametersOfAnotherType(t *testing.T) {
+	s, pool := sessionOf(t, func(*pgx.ConnConfig) {})
+	_, err := pool.Exec(t.Context(), "ALTER TABLE queue_job ALTER COLUMN uuid TYPE char(40)")
+	require.NoError(t, err)
+	rows, err := s.Read(t.Context(), []string{"a"})
+	require.NoError(t, err)
+	require.Len(t, rows, 1)
+	require.Equal(t, "a", rows[0].UUID)
+	require.Nil(t, s.reading.description)
 }
 
 // The rows of one statement share memory with each other and not with those of others.

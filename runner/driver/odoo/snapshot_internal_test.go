@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"math"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/stretchr/testify/require"
@@ -85,4 +86,30 @@ func TestInternedIsBounded(t *testing.T) {
 		require.Equal(t, "0", texts.get([]byte("0")))
 	}
 	require.Len(t, texts.all, internedLimit)
+}
+
+// Times that are too far to be counted are the farthest one, and an eta that has always been over is none.
+func TestMicros(t *testing.T) {
+	t.Parallel()
+	const last = math.MaxInt64 / 1_000_000
+	at := func(second, nanos int64) pgtype.Timestamp {
+		return pgtype.Timestamp{Time: time.Unix(second, nanos), Valid: true}
+	}
+	never := pgtype.Timestamp{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	for want, c := range map[int64]pgtype.Timestamp{
+		0:                            {},
+		1_700_000_000_000_001:        at(1_700_000_000, 1000),
+		(last-1)*1_000_000 + 999_999: at(last-1, 999_999_999),
+		math.MinInt64:                never,
+	} {
+		require.Equal(t, want, micros(c))
+		if c != never {
+			require.Equal(t, want, etaMicros(c))
+		}
+	}
+	require.Zero(t, etaMicros(never))
+	for _, far := range []pgtype.Timestamp{at(last, 0), at(last+1, 0), {InfinityModifier: pgtype.Infinity, Valid: true}} {
+		require.EqualValues(t, math.MaxInt64, micros(far))
+		require.EqualValues(t, math.MaxInt64, etaMicros(far))
+	}
 }

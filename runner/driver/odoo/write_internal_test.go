@@ -168,6 +168,34 @@ func TestCookiesAreNotWritten(t *testing.T) {
 	require.Equal(t, "session_id=s", cookie)
 }
 
+// A session is begun anew after what may have come of it, and after nothing else.
+func TestWhichAnswersEndASession(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		state  string
+		status int
+		err    error
+		kept   bool
+	}{
+		"well":           {stateSession, 200, nil, true},
+		"just no error":  {stateSession, 399, nil, true},
+		"an error":       {stateSession, 400, nil, false},
+		"no answer":      {stateConnector, 0, io.ErrUnexpectedEOF, false},
+		"has no session": {"", 500, nil, true},
+	} {
+		d := New(Options{})
+		d.sessions.put("odoo", "prod", nil)
+		up := driver.Upstream{
+			Name: "odoo", Scheme: "http", Host: "odoo",
+			Transport: transport(func(*http.Request) (*http.Response, error) { return answer(c.status, ""), c.err }),
+		}
+		res := d.Run(t.Context(), up, driver.Task{Key: channels.Key{DB: "prod", UUID: "x"}, DriverState: c.state})
+		require.Equal(t, c.status, res.Status, name)
+		_, kept := d.sessions.get("odoo", "prod")
+		require.Equal(t, c.kept, kept, name)
+	}
+}
+
 type transport func(*http.Request) (*http.Response, error)
 
 func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
