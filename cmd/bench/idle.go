@@ -34,8 +34,8 @@ func idleAll(ctx context.Context, l *lab) (err error) {
 		r.add("commit to request, p99 of the floor", "ms", 2, nil, bare.percentile(99))
 		r.add("commit to request, p50", "ms", 2, atMost(1), runner.percentile(50))
 		r.add("commit to request, p99", "ms", 2, nil, runner.percentile(99))
-		r.add("p50, ratio to the floor", "", 2, atMost(1.3), runner.percentile(50)/bare.percentile(50))
-		r.add("p99, ratio to the floor", "", 2, atMost(2), runner.percentile(99)/bare.percentile(99))
+		r.add("p50, ratio to the floor", "", 2, atMost(1), runner.percentile(50)/bare.percentile(50))
+		r.add("p99, ratio to the floor", "", 2, atMost(1.1), runner.percentile(99)/bare.percentile(99))
 	}
 	return nil
 }

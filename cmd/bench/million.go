@@ -27,7 +27,7 @@ type backlog struct {
 
 func millionAll(ctx context.Context, l *lab) error {
 	return backlogAll(ctx, l, l.runs, backlog{
-		waiting: pick(l.bench, 1_000_000, 50_000), bytes: atMost(160), first: atMost(2), ratio: atMost(1.2),
+		waiting: pick(l.bench, 1_000_000, 50_000), bytes: atMost(160), first: atMost(1.2), ratio: atMost(1.2),
 	})
 }
 
