@@ -192,7 +192,7 @@ func TestGrantsKeepTheCapacity(t *testing.T) {
 			b.AddDatabase("prod")
 			b.SetPlan(mock.Plan{RunFor: 30 * time.Millisecond})
 			cfg := b.config("root:2")
-			sessions(func(s driver.Session) driver.Session { return unhurried{s, dice} })(&cfg)
+			sessions(func(s driver.Session) driver.Session { return unhurried{s, rand.New(rand.NewPCG(seed, 2))} })(&cfg)
 			r := b.start(cfg)
 			var keys []channels.Key
 			for i := range 200 {
