@@ -162,7 +162,7 @@ func asleepRest(ctx context.Context, l *lab, c *testbed.Caddy) error {
 		return err
 	}
 	server, err := l.serverShare(func() error {
-		return timeProcessor(c, &used, func() error {
+		return timeProcessor(c.PID(), &used, func() error {
 			return every(ctx, time.Second, count, func() error { return sleep(ctx, nothing) })
 		})
 	})

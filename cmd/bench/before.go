@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -21,7 +20,6 @@ func beforeAll(ctx context.Context, l *lab) error {
 	}
 	now, b := l.binary, *l.bench
 	l.bench = &b
-	// Both are started, so that neither is the first that reads the rows.
 	for run := range l.runs {
 		var got [2]measures
 		for i := range 2 {
@@ -47,11 +45,12 @@ type measures struct {
 	processor time.Duration
 }
 
-var beforeCapacities = [3]int{4, 16, 64}
+// comparedAt are the capacities at which runners are compared.
+var comparedAt = [3]int{4, 16, 64}
 
 func (l *lab) measureRevision(ctx context.Context) (m measures, err error) {
 	m.count = pick(l.bench, 5_000, 300)
-	for i, capacity := range beforeCapacities {
+	for i, capacity := range comparedAt {
 		if err := l.clear(ctx, benchDB); err != nil {
 			return m, err
 		}
@@ -65,7 +64,7 @@ func (l *lab) measureRevision(ctx context.Context) (m measures, err error) {
 	err = l.whileServed(ctx, one(benchDB, "root:16"), func(c *testbed.Caddy) error {
 		var o *offered
 		var used time.Duration
-		err := timeProcessor(c, &used, func() (err error) {
+		err := timeProcessor(c.PID(), &used, func() (err error) {
 			o, err = l.offer(ctx, benchDB, steadyRate, pick(l.bench, 20*time.Second, 2*time.Second), nil)
 			return err
 		})
@@ -85,7 +84,7 @@ func (m *measures) report(r *report, now measures) {
 		r.add(what+", ratio", "", 2, b, after/before)
 	}
 	per := func(d *drained) float64 { return d.processor.Seconds() * 1000 / float64(m.count) }
-	for i, capacity := range beforeCapacities {
+	for i, capacity := range comparedAt {
 		root := fmt.Sprintf("root:%d, ", capacity)
 		both(root+"jobs/s of the runner", "", 0, nil, m.drains[i].rate(), now.drains[i].rate())
 		both(root+"CPU of Caddy per 1,000 jobs", "s", 3, nil, per(m.drains[i]), per(now.drains[i]))
@@ -123,32 +122,4 @@ func (l *lab) startsBefore(ctx context.Context, now string) error {
 		l.report.add(what, "s", 2, atMost(1.2), took[1])
 	}
 	return nil
-}
-
-// firstRequest starts a Caddy while jobs wait behind one that never ends, and an urgent one waits, too,
-// and returns how long that one takes to be sent.
-func (l *lab) firstRequest(ctx context.Context) (c *testbed.Caddy, took time.Duration, err error) {
-	if _, err := l.stub.take(ctx); err != nil {
-		return nil, 0, err
-	}
-	if err := l.insert(ctx, benchDB, jobs{count: 1, priority: 1, silent: true}); err != nil {
-		return nil, 0, err
-	}
-	if c, err = l.caddy(ctx, one(benchDB, backlogTree)); err != nil {
-		return nil, 0, err
-	}
-	err = l.stub.awaitDone(ctx, 1)
-	if err != nil {
-		return nil, 0, errors.Join(err, c.Stop())
-	}
-	got, err := l.stub.take(ctx)
-	if err != nil {
-		return nil, 0, errors.Join(err, c.Stop())
-	}
-	for _, q := range got.Requests {
-		if q.UUID == got.Executions[0].UUID {
-			took = q.At.Sub(c.Began)
-		}
-	}
-	return c, took, c.WaitReady(ctx, readyTimeout, benchDB)
 }

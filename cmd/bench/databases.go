@@ -90,7 +90,7 @@ func databasesRun(ctx context.Context, l *lab, c *testbed.Caddy, names []string)
 
 	var used time.Duration
 	nothing := pick(l.bench, 40*time.Second, 5*time.Second)
-	if err := timeProcessor(c, &used, func() error { return sleep(ctx, nothing) }); err != nil {
+	if err := timeProcessor(c.PID(), &used, func() error { return sleep(ctx, nothing) }); err != nil {
 		return err
 	}
 	r.add("processor of an idle Caddy", "% of a core", 2, atMost(1), 100*used.Seconds()/nothing.Seconds())

@@ -114,33 +114,39 @@ type drained struct {
 }
 
 // drain starts a Caddy, commits jobs at once while it is idle, and waits until all are done.
-func (l *lab) drain(ctx context.Context, capacity int, j jobs) (*drained, error) {
-	d := new(drained)
-	err := l.whileServed(ctx, one(benchDB, fmt.Sprintf("root:%d", capacity)), func(c *testbed.Caddy) error {
-		return timeProcessor(c, &d.processor, func() (err error) {
-			if err := l.insert(ctx, benchDB, j); err != nil {
-				return err
-			}
-			done, err := l.whileWorking(ctx, "usename = '"+runnerRole+"'", func() error { return l.stub.awaitDone(ctx, j.count) })
-			if err == nil {
-				d.Records, d.server = done.Records, done.server
-			}
-			return err
-		})
+func (l *lab) drain(ctx context.Context, capacity int, j jobs) (d *drained, err error) {
+	err = l.whileServed(ctx, one(benchDB, fmt.Sprintf("root:%d", capacity)), func(c *testbed.Caddy) error {
+		d, err = l.drainBy(ctx, c.PID(), j)
+		return err
 	})
 	return d, err
 }
 
-// timeProcessor measures what Caddy uses of the processors while f runs.
-func timeProcessor(c *testbed.Caddy, used *time.Duration, f func() error) error {
-	before, err := testbed.ProcessorTime(c.PID())
+// drainBy is drain with a runner that is ready, by the number of its process.
+func (l *lab) drainBy(ctx context.Context, pid int, j jobs) (*drained, error) {
+	d := new(drained)
+	return d, timeProcessor(pid, &d.processor, func() error {
+		if err := l.insert(ctx, benchDB, j); err != nil {
+			return err
+		}
+		done, err := l.whileWorking(ctx, "usename = '"+runnerRole+"'", func() error { return l.stub.awaitDone(ctx, j.count) })
+		if err == nil {
+			d.Records, d.server = done.Records, done.server
+		}
+		return err
+	})
+}
+
+// timeProcessor measures what a process uses of the processors while f runs.
+func timeProcessor(pid int, used *time.Duration, f func() error) error {
+	before, err := testbed.ProcessorTime(pid)
 	if err != nil {
 		return err
 	}
 	if err := f(); err != nil {
 		return err
 	}
-	after, err := testbed.ProcessorTime(c.PID())
+	after, err := testbed.ProcessorTime(pid)
 	*used = after - before
 	return err
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
@@ -87,6 +89,34 @@ func backlogRun(ctx context.Context, l *lab, idle *testbed.Caddy, b backlog) (er
 	r.add("p50, ratio to an idle runner", "", 2, b.ratio, loaded.percentile(50)/empty.percentile(50))
 	r.add("p99, ratio to an idle runner", "", 2, nil, loaded.percentile(99)/empty.percentile(99))
 	return nil
+}
+
+// firstRequest starts a Caddy while jobs wait behind one that never ends, and an urgent one waits, too,
+// and returns how long that one takes to be sent.
+func (l *lab) firstRequest(ctx context.Context) (c *testbed.Caddy, took time.Duration, err error) {
+	if _, err := l.stub.take(ctx); err != nil {
+		return nil, 0, err
+	}
+	if err := l.insert(ctx, benchDB, jobs{count: 1, priority: 1, silent: true}); err != nil {
+		return nil, 0, err
+	}
+	if c, err = l.caddy(ctx, one(benchDB, backlogTree)); err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Stop())
+		}
+	}()
+	if err := l.stub.awaitDone(ctx, 1); err != nil {
+		return c, 0, err
+	}
+	got, err := l.stub.take(ctx)
+	if err != nil {
+		return c, 0, err
+	}
+	i := slices.IndexFunc(got.Requests, func(q request) bool { return q.UUID == got.Executions[0].UUID })
+	return c, got.Requests[i].At.Sub(c.Began), c.WaitReady(ctx, readyTimeout, benchDB)
 }
 
 // heapPerJob compares the live heap of a Caddy that knows the whole backlog with that of an idle

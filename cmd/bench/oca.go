@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/child"
-	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/testbed"
 )
 
 // ocaLauncher runs the add-on's runner in a Python process of its own, without Odoo.
@@ -41,7 +40,7 @@ func ocaAll(ctx context.Context, l *lab) error {
 	l.report.know("OCA's queue_job", version)
 	j := jobs{count: pick(l.bench, 3_000, 300), analyze: true}
 	for run := range l.runs {
-		for _, capacity := range []int{4, 16, 64} {
+		for _, capacity := range comparedAt {
 			if err := l.compareOCA(ctx, run, capacity, j); err != nil {
 				return fmt.Errorf("run %d at root:%d: %w", run+1, capacity, err)
 			}
@@ -86,26 +85,13 @@ func (l *lab) compareOCA(ctx context.Context, run, capacity int, j jobs) error {
 }
 
 // drainOCA is drain with OCA's runner.
-func (l *lab) drainOCA(ctx context.Context, capacity int, j jobs) (d *drained, err error) {
+func (l *lab) drainOCA(ctx context.Context, capacity int, j jobs) (*drained, error) {
 	p, err := l.startOCA(ctx, capacity)
 	if err != nil {
 		return nil, err
 	}
 	defer p.Kill()
-	before, err := testbed.ProcessorTime(p.PID())
-	if err != nil {
-		return nil, err
-	}
-	if err := l.insert(ctx, benchDB, j); err != nil {
-		return nil, err
-	}
-	d, err = l.whileWorking(ctx, "usename = '"+runnerRole+"'", func() error { return l.stub.awaitDone(ctx, j.count) })
-	if err != nil {
-		return nil, err
-	}
-	after, err := testbed.ProcessorTime(p.PID())
-	d.processor = after - before
-	return d, err
+	return l.drainBy(ctx, p.PID(), j)
 }
 
 // startOCA starts OCA's runner, and returns when it has read the jobs of its database.

@@ -146,7 +146,7 @@ func (l *lab) measureSize(ctx context.Context, c *testbed.Caddy, s *sizes, n, em
 	}
 	var used time.Duration
 	count := pick(l.bench, scaleChanges, 40) / len(databases)
-	err := timeProcessor(c, &used, func() error {
+	err := timeProcessor(c.PID(), &used, func() error {
 		for _, db := range databases {
 			if err := l.insert(ctx, db, jobs{count: count, priority: 1}); err != nil {
 				return err

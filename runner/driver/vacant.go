@@ -7,6 +7,6 @@ import "context"
 type VacantClaimer interface {
 	// ClaimVacant is Claim of one task and Read of it, provided that its row asks for nothing but a slot
 	// of root: no other channel, and no eta. Otherwise it is only read. The row is as it was before the
-	// claim.
+	// claim. That nothing was claimed is no sign that the database has changed: the next Claim tells.
 	ClaimVacant(ctx context.Context, uuid string) ([]Task, []Row, error)
 }
