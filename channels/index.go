@@ -19,8 +19,10 @@ type page struct {
 	bits uint8 // of the hash, which all of its records share
 	// used are the slots that are not free, gone those of them whose record was removed.
 	used, gone int
-	tags       []uint8
-	slots      []*record
+	// hashes say what is in the slots. With them, a page is split without a look at its records, each of
+	// which is somewhere else in memory.
+	hashes []uint32
+	slots  []*record
 }
 
 const (
@@ -29,28 +31,28 @@ const (
 	pageBits = 24
 )
 
-// A tag says what is in a slot: nothing, a record that was removed, or else a part of the hash.
+// These are in a slot instead of a hash if there is nothing, or if its record was removed.
 const (
-	tagFree uint8 = 0
-	tagGone uint8 = 1
-	tagUsed uint8 = 0x80
+	hashFree uint32 = iota
+	hashGone
+	hashFirst
 )
 
 // indexSeed keeps whoever writes uuids from knowing which ones share a slot.
 var indexSeed = maphash.MakeSeed()
 
-func (id *uuid) hash() uint64 { return maphash.Bytes(indexSeed, id[:]) }
+// hash is at least hashFirst.
+func (id *uuid) hash() uint32 {
+	h := uint32(maphash.Bytes(indexSeed, id[:]) >> 32) //nolint:gosec // 32 bits are left
+	return max(h, hashFirst)
+}
 
 func newPage(bits uint8, size int) *page {
-	return &page{bits: bits, tags: make([]uint8, size), slots: make([]*record, size)}
+	return &page{bits: bits, hashes: make([]uint32, size), slots: make([]*record, size)}
 }
 
-// at is the slot in which the search for a hash begins, and its tag.
-func (p *page) at(hash uint64) (slot int, tag uint8) {
-	const low = 1<<32 - 1
-	slot = int(hash & low * uint64(len(p.slots)) >> 32)
-	return slot, uint8(hash>>32&0x7f) | tagUsed
-}
+// at is the slot in which the search for a hash begins: by the bits that its records do not share.
+func (p *page) at(hash uint32) int { return int(uint64(hash<<p.bits) * uint64(len(p.slots)) >> 32) }
 
 func (p *page) next(slot int) int {
 	if slot++; slot < len(p.slots) {
@@ -64,54 +66,52 @@ func (p *page) full() bool { return p.used >= len(p.slots)-len(p.slots)/8-1 }
 
 func (x *index) len() int { return x.count }
 
-func (x *index) page(hash uint64) *page { return x.pages[hash>>(64-x.bits)] }
+func (x *index) page(hash uint32) *page { return x.pages[hash>>(32-x.bits)] }
 
-// get returns the record of a uuid, nil if there is none.
-func (x *index) get(id *uuid) *record {
+// get returns the record of a uuid with this hash, nil if there is none.
+func (x *index) get(id *uuid, hash uint32) *record {
 	if x.count == 0 {
 		return nil
 	}
-	hash := id.hash()
 	p := x.page(hash)
-	for slot, tag := p.at(hash); p.tags[slot] != tagFree; slot = p.next(slot) {
-		if p.tags[slot] == tag && p.slots[slot].uuid == *id {
+	for slot := p.at(hash); p.hashes[slot] != hashFree; slot = p.next(slot) {
+		if p.hashes[slot] == hash && p.slots[slot].uuid == *id {
 			return p.slots[slot]
 		}
 	}
 	return nil
 }
 
-// add adds a record whose uuid is not in it.
-func (x *index) add(r *record) {
+// add adds a record whose uuid has this hash, and is not in it.
+func (x *index) add(r *record, hash uint32) {
 	if x.pages == nil {
 		x.pages = []*page{newPage(0, pageFirst)}
 	}
-	hash := r.uuid.hash()
 	for x.page(hash).full() {
 		x.makeRoom(hash)
 	}
-	x.page(hash).add(hash, r)
+	x.page(hash).add(r, hash)
 	x.count++
 }
 
-func (p *page) add(hash uint64, r *record) {
-	slot, tag := p.at(hash)
-	for p.tags[slot] > tagGone {
+func (p *page) add(r *record, hash uint32) {
+	slot := p.at(hash)
+	for p.hashes[slot] > hashGone {
 		slot = p.next(slot)
 	}
-	if p.tags[slot] == tagGone {
+	if p.hashes[slot] == hashGone {
 		p.gone--
 	} else {
 		p.used++
 	}
-	p.tags[slot], p.slots[slot] = tag, r
+	p.hashes[slot], p.slots[slot] = hash, r
 }
 
 // remove removes a record that is in it.
 func (x *index) remove(r *record) {
 	hash := r.uuid.hash()
 	p := x.page(hash)
-	slot, _ := p.at(hash)
+	slot := p.at(hash)
 	for p.slots[slot] != r {
 		slot = p.next(slot)
 	}
@@ -122,13 +122,13 @@ func (x *index) remove(r *record) {
 }
 
 func (p *page) remove(slot int) {
-	p.tags[slot], p.slots[slot] = tagGone, nil
+	p.hashes[slot], p.slots[slot] = hashGone, nil
 	p.gone++
-	if p.tags[p.next(slot)] != tagFree {
+	if p.hashes[p.next(slot)] != hashFree {
 		return
 	}
-	for p.tags[slot] == tagGone { // no search has to go on here
-		p.tags[slot] = tagFree
+	for p.hashes[slot] == hashGone { // no search has to go on here
+		p.hashes[slot] = hashFree
 		p.used--
 		p.gone--
 		if slot--; slot < 0 {
@@ -138,41 +138,35 @@ func (p *page) remove(slot int) {
 }
 
 // makeRoom lets the page of a hash have a free slot, or halves what it is responsible for.
-func (x *index) makeRoom(hash uint64) {
+func (x *index) makeRoom(hash uint32) {
 	p := x.page(hash)
 	switch {
 	case p.gone > len(p.slots)/4:
-		p.refill(p.slots)
+		p.become(newPage(p.bits, len(p.slots)))
 	case len(p.slots) < pageSize || p.bits >= pageBits:
-		old := p.slots
-		p.tags, p.slots = make([]uint8, 2*len(old)), make([]*record, 2*len(old))
-		p.refill(old)
+		p.become(newPage(p.bits, 2*len(p.slots)))
 	default:
-		x.split(hash)
+		x.split(p, hash)
 	}
 }
 
-func (p *page) empty() {
-	clear(p.tags)
-	clear(p.slots)
-	p.used, p.gone = 0, 0
+// become moves all records into another page and takes its place.
+func (p *page) become(other *page) {
+	p.each(other.add)
+	*p = *other
 }
 
-// refill puts records into a page anew. They may be its own.
-func (p *page) refill(records []*record) {
-	var own [pageSize]*record
-	all := append(own[:0], records...)
-	p.empty()
-	for _, r := range all {
+// each calls yield for all records of a page.
+func (p *page) each(yield func(*record, uint32)) {
+	for slot, r := range p.slots {
 		if r != nil {
-			p.add(r.uuid.hash(), r)
+			yield(r, p.hashes[slot])
 		}
 	}
 }
 
 // split makes two pages of the one of a hash, by its next bit.
-func (x *index) split(hash uint64) {
-	p := x.page(hash)
+func (x *index) split(p *page, hash uint32) {
 	if p.bits == x.bits {
 		twice := make([]*page, 0, 2*len(x.pages))
 		for _, both := range x.pages {
@@ -181,22 +175,15 @@ func (x *index) split(hash uint64) {
 		x.pages = twice
 		x.bits++
 	}
-	p.bits++
+	old := *p
+	*p = *newPage(old.bits+1, len(old.slots))
 	second := newPage(p.bits, len(p.slots))
 	n := 1 << (x.bits - p.bits)
-	half := int(hash>>(64-x.bits))&^(2*n-1) + n //nolint:gosec // less than the number of pages
+	half := int(hash>>(32-x.bits))&^(2*n-1) + n
 	for i := range n {
 		x.pages[half+i] = second
 	}
-	var own [pageSize]*record
-	all := append(own[:0], p.slots...)
-	p.empty()
-	for _, r := range all {
-		if r != nil {
-			of := r.uuid.hash()
-			x.page(of).add(of, r)
-		}
-	}
+	old.each(func(r *record, of uint32) { x.page(of).add(r, of) })
 }
 
 // each calls yield for all records until it returns false. Records may be removed meanwhile.

@@ -28,7 +28,7 @@ func TestIndexIsAMap(t *testing.T) {
 				switch known := want[id]; {
 				case adds && known == nil:
 					want[id] = &record{uuid: id}
-					x.add(want[id])
+					x.add(want[id], id.hash())
 				case !adds && known != nil:
 					x.remove(known)
 					delete(want, id)
@@ -37,7 +37,7 @@ func TestIndexIsAMap(t *testing.T) {
 			require.Equal(t, len(want), x.len())
 			for i := range 4001 {
 				id := numbered(i)
-				require.Same(t, want[id], x.get(&id))
+				require.Same(t, want[id], x.get(&id, id.hash()))
 			}
 			found := 0
 			require.True(t, x.each(func(r *record) bool {
@@ -56,10 +56,11 @@ func TestIndexStaysSmall(t *testing.T) {
 	var x index
 	const jobs = 130 // which fit into a page that is filled anew now and then
 	for i := range 100_000 {
-		x.add(&record{uuid: numbered(i)})
+		id := numbered(i)
+		x.add(&record{uuid: id}, id.hash())
 		if i >= jobs {
 			id := numbered(i - jobs)
-			x.remove(x.get(&id))
+			x.remove(x.get(&id, id.hash()))
 		}
 	}
 	require.Equal(t, jobs, x.len())
@@ -77,13 +78,13 @@ func TestIndexGrowsByPages(t *testing.T) {
 	t.Parallel()
 	var x index
 	var all []*record
-	add := func(half uint64, n int) {
+	add := func(half uint32, n int) {
 		for i := len(all) * 10; n > 0; i++ {
 			r := &record{uuid: numbered(i)}
-			if r.uuid.hash()>>63 != half || x.get(&r.uuid) != nil {
+			if r.uuid.hash()>>31 != half || x.get(&r.uuid, r.uuid.hash()) != nil {
 				continue
 			}
-			x.add(r)
+			x.add(r, r.uuid.hash())
 			all = append(all, r)
 			n--
 		}
@@ -99,7 +100,7 @@ func TestIndexGrowsByPages(t *testing.T) {
 	x.each(func(r *record) bool { seen[r]++; return true })
 	require.Len(t, seen, len(all))
 	for _, r := range all {
-		require.Same(t, r, x.get(&r.uuid))
+		require.Same(t, r, x.get(&r.uuid, r.uuid.hash()))
 		require.Equal(t, 1, seen[r], "each once")
 	}
 }

@@ -100,13 +100,17 @@ func newDatabase(name string) *database {
 // name is the uuid of a row, as memory holds it.
 type name struct {
 	uuid uuid
-	odd  bool // it is not canonical: text counts
+	hash uint32 // of the uuid, if it is canonical
+	odd  bool   // it is not: text counts
 	text string
 }
 
 func newName(text string) name {
 	id, ok := parseUUID(text)
-	return name{uuid: id, odd: !ok, text: text}
+	if !ok {
+		return name{odd: true, text: text}
+	}
+	return name{uuid: id, hash: id.hash(), text: text}
 }
 
 // find returns the record of a job, nil if there is none. A nil database has none.
@@ -117,7 +121,7 @@ func (d *database) find(n *name) *record {
 	if n.odd {
 		return d.odd[n.text]
 	}
-	return d.jobs.get(&n.uuid)
+	return d.jobs.get(&n.uuid, n.hash)
 }
 
 // records returns those of the uuids that are known, each once.
@@ -142,7 +146,7 @@ func (d *database) add(n *name) *record {
 		d.oddNames[r] = text
 		return r
 	}
-	d.jobs.add(r)
+	d.jobs.add(r, n.hash)
 	return r
 }
 

@@ -143,14 +143,21 @@ func selectList(columns []column, present []string) string {
 		case !slices.Contains(present, c.name):
 			list = append(list, "NULL::"+c.kind)
 		case c.name == "uuid":
-			list = append(list, fmt.Sprintf("left(j.uuid, %d)", UUIDLimit+1))
+			list = append(list, atMost("j.uuid", UUIDLimit+1))
 		case c.kind == "varchar":
-			list = append(list, fmt.Sprintf("left(j.%s, %d)", c.name, textLimit))
+			list = append(list, atMost("j."+c.name, textLimit))
 		default:
 			list = append(list, "j."+c.name)
 		}
 	}
 	return strings.Join(list, ", ")
+}
+
+// atMost is the beginning of a text, of so many characters. For a text that is short enough, left()
+// alone counts its characters and copies it, and that for a million jobs takes half a second of a
+// processor. octet_length() knows the size of a value that is stored elsewhere without reading it.
+func atMost(text string, characters int) string {
+	return fmt.Sprintf("CASE WHEN octet_length(%[1]s) <= %[2]d THEN %[1]s ELSE left(%[1]s, %[2]d) END", text, characters)
 }
 
 // claimColumns are what a claim reads for people, and noClaimColumns replace them in the other

@@ -179,7 +179,9 @@ func TestWhichRowMatters(t *testing.T) {
 func TestPartsOfStatements(t *testing.T) {
 	t.Parallel()
 	columns := []column{{"uuid", "varchar"}, {"state", "varchar"}, {"retry", "int4"}, {"eta", "timestamp"}}
-	require.Equal(t, "left(j.uuid, 129), left(j.state, 256), j.retry, NULL::timestamp", selectList(columns, []string{"uuid", "state", "retry"}))
+	require.Equal(t, "CASE WHEN octet_length(j.uuid) <= 129 THEN j.uuid ELSE left(j.uuid, 129) END, "+
+		"CASE WHEN octet_length(j.state) <= 256 THEN j.state ELSE left(j.state, 256) END, j.retry, NULL::timestamp",
+		selectList(columns, []string{"uuid", "state", "retry"}))
 
 	var g generation
 	require.Equal(t, "NULL", g.pathSQL())
