@@ -43,7 +43,7 @@ var indexSeed = maphash.MakeSeed()
 
 // hash is at least hashFirst.
 func (id *uuid) hash() uint32 {
-	h := uint32(maphash.Bytes(indexSeed, id[:]) >> 32) //nolint:gosec // 32 bits are left
+	h := uint32(maphash.Bytes(indexSeed, id[:]) >> 32)
 	return max(h, hashFirst)
 }
 
