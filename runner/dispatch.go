@@ -41,7 +41,11 @@ func (e *engine) claimed(db *database, c session.Claims) {
 // order to claim it was an old one and the scheduler has not given it a slot.
 func (e *engine) claimGot(db *database, attempt driver.Task) {
 	t := e.tasks[attempt.Key]
-	if t != nil && t.ours && t.attempt.Enqueued == attempt.Enqueued {
+	switch {
+	case t != nil && t.phase == phaseOpen:
+		t.reclaim(attempt)
+		return
+	case t != nil && t.ours && t.attempt.Enqueued == attempt.Enqueued:
 		return // of two rows of one uuid
 	}
 	scheduled := t != nil && t.phase == phaseClaiming
@@ -60,6 +64,15 @@ func (e *engine) claimGot(db *database, attempt driver.Task) {
 		return
 	}
 	e.dispatch(attempt.Key, t)
+}
+
+// reclaim takes in another claim of a job whose request is open: somebody has put the job back meanwhile.
+// It keeps its slot, because the request may be what runs it, and nothing else is sent: what the row says
+// when the request has ended decides. What was read of it is older.
+func (t *task) reclaim(attempt driver.Task) {
+	attempt.ID, attempt.Trace = t.attempt.ID, t.attempt.Trace
+	t.attempt, t.ours = attempt, true
+	t.row, t.gone, t.settledAt = nil, false, time.Time{}
 }
 
 // claimMissed gives back the slot of a job that was not claimed. A row that is still pending was

@@ -39,7 +39,8 @@ type engine struct {
 	watching    *atomic.Bool // while a database is asleep
 	databases   *databases
 	tasks       map[channels.Key]*task
-	// granted is the database whose session may claim a job by itself, nil if none may.
+	// granted is the database whose session may claim a job by itself, nil if none may. While the loop
+	// works, it is one whose session does.
 	granted *database
 	seats   seats
 	delays  delays
@@ -109,6 +110,7 @@ func (e *engine) loop() {
 	defer timer.Stop()
 	for {
 		e.tree.Observe(time.Now())
+		e.withdraw()
 		letters := e.mail.take()
 		for _, f := range letters {
 			f()
@@ -119,7 +121,7 @@ func (e *engine) loop() {
 		}
 		now := time.Now()
 		if e.shutdown.begun {
-			e.shutdown.check(e.tasks, e.databases.causes(now))
+			e.shutdown.check(e.tasks, e.granted != nil, e.databases.causes(now))
 		}
 		e.tick(now)
 		e.pass(now)
@@ -219,7 +221,7 @@ func (e *engine) dispatchable() bool {
 
 // pass asks the scheduler what to start now and sends it off to be claimed.
 func (e *engine) pass(now time.Time) {
-	if free := e.withdraw(); !free || !e.dispatchable() {
+	if e.granted != nil || !e.dispatchable() {
 		return
 	}
 	limit := e.room(now)

@@ -23,13 +23,23 @@ func TestWhatTheEndWaitsFor(t *testing.T) {
 		phaseParked:     {quiet: true, drained: true},
 	} {
 		s := shutdown{quiet: make(chan struct{}), drained: make(chan struct{})}
-		s.check(map[channels.Key]*task{{UUID: "a"}: {phase: p}, {UUID: "b"}: {phase: phaseParked}}, causesWritten)
+		s.check(map[channels.Key]*task{{UUID: "a"}: {phase: p}, {UUID: "b"}: {phase: phaseParked}}, false, causesWritten)
 		require.Equal(t, want.quiet, closed(s.quiet), phaseNames[p])
 		require.Equal(t, want.drained, closed(s.drained), phaseNames[p])
-		s.check(nil, causesWritten)
-		s.check(nil, causesWritten)
+		s.check(nil, false, causesWritten)
+		s.check(nil, false, causesWritten)
 		require.True(t, closed(s.quiet) && closed(s.drained))
 	}
+}
+
+// A session that claims by a grant is waited for, although there is no task yet.
+func TestTheEndWaitsForAGrant(t *testing.T) {
+	t.Parallel()
+	s := shutdown{quiet: make(chan struct{}), drained: make(chan struct{})}
+	s.check(nil, true, causesWritten)
+	require.False(t, closed(s.quiet) || closed(s.drained))
+	s.check(nil, false, causesWritten)
+	require.True(t, closed(s.quiet) && closed(s.drained))
 }
 
 // What is being written into rows is waited for, too: at the very end only for what is on its way.
@@ -42,13 +52,13 @@ func TestTheEndWaitsForCauses(t *testing.T) {
 	} {
 		last := make(chan struct{})
 		s := shutdown{quiet: make(chan struct{}), drained: make(chan struct{}), last: []chan struct{}{last}}
-		s.check(map[channels.Key]*task{{UUID: "a"}: {phase: phaseAsked}}, writing)
+		s.check(map[channels.Key]*task{{UUID: "a"}: {phase: phaseAsked}}, false, writing)
 		require.False(t, closed(last))
-		s.check(map[channels.Key]*task{{UUID: "a"}: {phase: phaseParked}}, writing)
+		s.check(map[channels.Key]*task{{UUID: "a"}: {phase: phaseParked}}, false, writing)
 		require.True(t, closed(s.quiet))
 		require.Equal(t, want.drained, closed(s.drained))
 		require.Equal(t, want.finished, closed(last))
-		s.check(nil, writing)
+		s.check(nil, false, writing)
 	}
 }
 

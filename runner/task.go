@@ -34,8 +34,10 @@ const (
 // task is one job that occupies a slot, is about to, or did until its database was lost.
 type task struct {
 	phase phase
-	// chosen is when the scheduler gave it its slot; zero if it did not.
-	chosen time.Time
+	// chosen is when the scheduler gave it its slot, or granted the claim if granted is set; zero if
+	// neither is so.
+	chosen  time.Time
+	granted bool
 	// seat is where room is kept for it at some server, from then until it is sent or is not; nil if none
 	// is.
 	seat *seatRow

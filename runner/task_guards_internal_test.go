@@ -712,11 +712,42 @@ func TestClaimsOfOthers(t *testing.T) {
 	of := func(enqueued int64) session.Claims {
 		return session.Claims{Got: []driver.Task{{Key: opened, Enqueued: enqueued}}}
 	}
+	e.tasks[opened].phase = phaseWatched
 	e.claimed(db, of(5)) // the second row of one uuid
-	require.Equal(t, phaseOpen, e.tasks[opened].phase)
+	require.Equal(t, phaseWatched, e.tasks[opened].phase)
 	e.claimed(db, of(6)) // an order of an earlier connection
 	require.Equal(t, phaseUnclaiming, e.tasks[opened].phase)
 	require.Equal(t, int64(6), e.tasks[opened].attempt.Enqueued)
+}
+
+// A job that is claimed again while its request is open keeps the request and the slot. What was read
+// before is not what its row says now, also if both claims fall into the same second.
+func TestReclaimed(t *testing.T) {
+	t.Parallel()
+	for _, enqueued := range []int64{5, 6} {
+		e, db := served()
+		was := &task{ours: true, attempt: driver.Task{Enqueued: 5, ID: "id", Trace: map[string]string{"a": "b"}}}
+		key := e.sends("prod", "a", "odoo1", was)
+		x := was.exchange
+		e.applyRow(jobRow(key, channels.Pending, 0), 0, e.tree.Set)
+		require.True(t, was.settled())
+		e.claimed(db, session.Claims{Got: []driver.Task{{Key: key, Enqueued: enqueued, Retry: 3}}})
+		require.Same(t, was, e.tasks[key])
+		require.Equal(t, phaseOpen, was.phase)
+		require.Same(t, x, was.exchange)
+		require.False(t, was.settled())
+		require.True(t, was.settledAt.IsZero())
+		require.Equal(t, driver.Task{Key: key, Enqueued: enqueued, Retry: 3, ID: "id", Trace: map[string]string{"a": "b"}}, was.attempt)
+		_, state, _ := e.tree.Lookup(key)
+		require.Equal(t, channels.Enqueued, state)
+		x.Cancel()
+
+		e.applyGone(key)
+		was.ours = false
+		e.claimed(db, session.Claims{Got: []driver.Task{{Key: key, Enqueued: enqueued}}})
+		require.False(t, was.gone)
+		require.True(t, was.ours)
+	}
 }
 
 // What holds slots of a channel are the tasks in it and below, unless their database is out of reach.

@@ -10,7 +10,8 @@ import (
 // A job that is committed while slots are free is read, chosen and claimed: two statements. Where nothing
 // but its row could keep it from starting, the session of the only database is granted to claim it along
 // with the read. The grant is for one job, and while it is used nothing else is scheduled, so no channel
-// exceeds its capacity. Whatever changes goes through the engine's loop, which withdraws the grant first.
+// exceeds its capacity. Whatever changes goes through the engine's loop, which withdraws the grant first:
+// before it takes in what has happened, so that nothing is claimed on the word of what held before.
 
 // grant lets the session claim what it reads next, if that could only be started.
 func (e *engine) grant() {
@@ -30,16 +31,11 @@ func (e *engine) grant() {
 	}
 }
 
-// withdraw takes the grant back, and reports whether it is unused.
-func (e *engine) withdraw() bool {
-	if e.granted == nil {
-		return true
+// withdraw takes the grant back, unless it is being used. It waits for nothing.
+func (e *engine) withdraw() {
+	if e.granted != nil && e.granted.session.Withdraw() {
+		e.granted = nil
 	}
-	if !e.granted.session.Withdraw() {
-		return false
-	}
-	e.granted = nil
-	return true
 }
 
 // claims reports whether the session of a database uses a grant.
@@ -64,21 +60,22 @@ func (e *engine) forgetGrant(db *database) int {
 }
 
 // vacant takes in what became of a grant. What was claimed has the slot that was free, and goes the way of
-// what the scheduler has chosen.
+// what the scheduler has chosen; a job that is a task already has one, and [engine.claimGot] knows what to
+// do with it.
 func (e *engine) vacant(db *database, v session.Vacant) {
+	_, since := db.session.Claiming()
 	e.granted = nil
 	db.session.Answered()
 	e.rowsRead(db, v.Reading)
-	now := time.Now()
 	for _, attempt := range v.Got {
 		if e.tasks[attempt.Key] != nil {
 			continue
 		}
-		e.tasks[attempt.Key] = &task{phase: phaseClaiming, chosen: now}
+		e.tasks[attempt.Key] = &task{phase: phaseClaiming, chosen: since, granted: true}
 		if job, _, ok := e.tree.Lookup(attempt.Key); ok {
 			e.tree.Set(job, channels.Enqueued)
 		}
-		db.useful = now
+		db.useful = time.Now()
 	}
 	if len(v.Got) > 0 {
 		e.claimed(db, session.Claims{Got: v.Got})

@@ -3,7 +3,6 @@ package runner
 import (
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -54,13 +53,13 @@ func TestAnswerToAGrant(t *testing.T) {
 	require.Same(t, was, e.tasks[key], "it has one already")
 }
 
-// A grant that is not used is withdrawn by the next pass.
-func TestPassWithdrawsTheGrant(t *testing.T) {
+// A grant that is not used is withdrawn before the loop does anything, and forgotten with its session.
+func TestTheLoopWithdrawsTheGrant(t *testing.T) {
 	t.Parallel()
 	e, db := served()
 	e.granted = db
 	db.session.Grant()
-	e.pass(time.Now())
+	e.withdraw()
 	require.Nil(t, e.granted)
 	e.granted = db
 	db.session.Grant()

@@ -278,6 +278,7 @@ func TestOrdersOfAnEarlierConnection(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		d.opened = func() {
 			s.Claim("old")
+			s.Grant()
 			s.Read("old")
 			s.Rescue(driver.Liveness{})
 			s.dirty.add("old")
@@ -291,6 +292,7 @@ func TestOrdersOfAnEarlierConnection(t *testing.T) {
 		require.False(t, s.Pulse().Connected.IsZero())
 		require.Empty(t, s.foreseen.stages)
 		require.Zero(t, s.batch)
+		require.False(t, s.useGrant("a"))
 		s.Claim("new")
 		synctest.Wait()
 		require.Equal(t, [][]string{{"new"}}, d.claimed)

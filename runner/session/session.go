@@ -207,6 +207,7 @@ func (s *Session) serve(ctx context.Context, pause *timing.Backoff) (found drive
 	if s.take().upgrade {
 		s.CheckUpgrade()
 	}
+	s.Withdraw() // the slot that was free then may not be now
 	s.dirty.clear()
 	s.foreseen = foreseen{}
 	s.batch = 0

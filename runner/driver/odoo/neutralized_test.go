@@ -217,7 +217,11 @@ func TestClaimsByTheOptionsInForce(t *testing.T) {
 		for o, s := range sessions {
 			uuid := fmt.Sprintf("%s %t %t", what, o.copies, o.gated)
 			h.Insert(drivertest.Job{UUID: uuid, State: "pending"})
+			h.Insert(drivertest.Job{UUID: uuid + " too", State: "pending"})
 			tasks, _, _ := s.Claim(h.deadline(), []string{uuid}, nil)
+			require.Equal(t, want(o), len(tasks) == 1, uuid)
+			tasks, _, err := s.(driver.VacantClaimer).ClaimVacant(h.deadline(), uuid+" too")
+			require.NoError(t, err)
 			require.Equal(t, want(o), len(tasks) == 1, uuid)
 		}
 	}

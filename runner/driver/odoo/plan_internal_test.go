@@ -27,10 +27,12 @@ func TestStatementsArePlannedOnce(t *testing.T) {
 		require.NoError(t, err)
 		_, _, err = s.Claim(t.Context(), []string{"a"}, []string{"b"})
 		require.NoError(t, err)
+		_, _, err = s.ClaimVacant(t.Context(), "a")
+		require.NoError(t, err)
 	}
 	var statements, generic, custom int
 	require.NoError(t, s.conn.QueryRow(t.Context(), `SELECT count(*), sum(generic_plans), sum(custom_plans)
 		FROM pg_prepared_statements WHERE statement = ANY($1)`, pgx.QueryExecModeExec,
-		[]string{s.statements.read, s.statements.claims[0]}).Scan(&statements, &generic, &custom))
-	require.Equal(t, []int{2, 20, 0}, []int{statements, generic, custom})
+		[]string{s.statements.read, s.statements.claims[0], s.statements.claims[intoVacancy]}).Scan(&statements, &generic, &custom))
+	require.Equal(t, []int{3, 30, 0}, []int{statements, generic, custom})
 }
