@@ -125,6 +125,9 @@ func TestEndedIsTold(t *testing.T) {
 		if c.want != nil {
 			c.t.phase = phaseAsked
 		}
+		if c.t.row != nil {
+			c.t.row.Exception = "KeyError" // which the row may keep of an earlier attempt
+		}
 		e.notes.ended(key, &c.t, true)
 		var kinds []EventKind
 		for _, ev := range *told {
@@ -138,6 +141,7 @@ func TestEndedIsTold(t *testing.T) {
 		ev := (*told)[0]
 		require.Equal(t, c.channel, ev.Channel, name)
 		require.Equal(t, c.outcome, ev.Outcome, name)
+		require.Equal(t, ev.Kind == EventJobFailed, ev.Exception != "", name)
 		require.InDelta(t, c.ran, ev.Run, float64(10*time.Second)*min(1, float64(c.ran/time.Minute)), name)
 		require.Equal(t, 1, logs.FilterMessage(endings[ev.Kind]).Len(), name)
 	}

@@ -164,6 +164,29 @@ func TestUpgradeGateIsAnOption(t *testing.T) {
 	})
 }
 
+// TestUpgradeIsAskedAboutDeaths: what a job has died of matters where deaths are counted, and is not asked
+// elsewhere.
+func TestUpgradeIsAskedAboutDeaths(t *testing.T) {
+	for name, q := range map[string]*runner.Quarantine{"no quarantine": nil, "quarantine": {Attempts: 3, Within: time.Hour}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 20 * time.Second, Crash: true})
+				cfg := b.config("root:1")
+				cfg.UpgradeGate, cfg.Quarantine = true, q
+				b.start(cfg)
+				b.one("prod", "a")
+				asked := 0
+				for b.Calls("prod", "Inspect") == 0 {
+					asked = b.Calls("prod", "Upgrading")
+					b.settle(10 * time.Millisecond)
+				}
+				require.Equal(b, q != nil, b.Calls("prod", "Upgrading") > asked)
+			})
+		})
+	}
+}
+
 // TestUpgradeOfTheAddOn: one that cannot be served because of its upgrade is shown as upgraded.
 func TestUpgradeOfTheAddOn(t *testing.T) {
 	inBubble(t, func(b *bench) {
