@@ -48,7 +48,7 @@ func (r *repeated) prepare(ctx context.Context, conn *pgx.Conn, sql string, fit 
 	}
 	r.sql = sql
 	for _, oid := range d.ParamOIDs {
-		if oid != pgtype.TextArrayOID && oid != pgtype.VarcharArrayOID {
+		if oid != pgtype.TextArrayOID { // which it is where the column is a varchar, too
 			r.stale = d
 			return false, nil
 		}
@@ -79,7 +79,7 @@ func (r *repeated) forget() {
 func (r *repeated) execute(ctx context.Context, conn *pgx.Conn, each func(values [][]byte) error, lists ...[]string) error {
 	params := make([][]byte, len(lists))
 	for i, list := range lists {
-		params[i] = textArray(r.description.ParamOIDs[i], list)
+		params[i] = textArray(list)
 	}
 	result := conn.PgConn().ExecStatement(ctx, r.description, params, binaryFormat, binaryFormat)
 	var failed error
@@ -94,21 +94,18 @@ func (r *repeated) execute(ctx context.Context, conn *pgx.Conn, each func(values
 }
 
 // textArray encodes a list as an array of texts, nil as NULL.
-func textArray(oid uint32, list []string) []byte {
+func textArray(list []string) []byte {
 	if list == nil {
 		return nil
 	}
-	element, size := uint32(pgtype.VarcharOID), 20
-	if oid == pgtype.TextArrayOID {
-		element = pgtype.TextOID
-	}
+	size := 20
 	for _, v := range list {
 		size += 4 + len(v)
 	}
 	b := make([]byte, 0, size)
 	b = binary.BigEndian.AppendUint32(b, 1) // dimension
 	b = binary.BigEndian.AppendUint32(b, 0) // there is no NULL
-	b = binary.BigEndian.AppendUint32(b, element)
+	b = binary.BigEndian.AppendUint32(b, pgtype.TextOID)
 	b = binary.BigEndian.AppendUint32(b, length(len(list)))
 	b = binary.BigEndian.AppendUint32(b, 1) // the first index
 	for _, v := range list {

@@ -60,7 +60,7 @@ func (s *wireServer) serve(b *pgproto3.Backend, w net.Conn) {
 		case *pgproto3.Parse:
 			b.Send(&pgproto3.ParseComplete{})
 		case *pgproto3.Describe:
-			b.Send(&pgproto3.ParameterDescription{ParameterOIDs: []uint32{pgtype.VarcharArrayOID}})
+			b.Send(&pgproto3.ParameterDescription{ParameterOIDs: []uint32{pgtype.TextArrayOID}})
 			b.Send(s.description())
 		case *pgproto3.Bind:
 			b.Send(&pgproto3.BindComplete{})
