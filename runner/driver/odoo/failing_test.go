@@ -76,22 +76,6 @@ func TestNothingWithoutAFingerprint(t *testing.T) {
 	refused()
 }
 
-// eachFails requires that the error of each statement of f is one of f.
-func eachFails(t *testing.T, failing *pgtest.Failing, name string, f func() error) {
-	t.Helper()
-	defer failing.Nth(0)
-	for n := 1; ; n++ {
-		failing.Nth(n)
-		err := f()
-		if !failing.Failed() {
-			require.NoError(t, err, name)
-			require.Greater(t, n, 1, "%s has no statement", name)
-			return
-		}
-		require.ErrorIs(t, err, context.Canceled, "%s, statement %d", name, n)
-	}
-}
-
 // failing returns a configuration for connections of which a statement can be made to fail.
 func (h *harness) failing() (*pgx.ConnConfig, *pgtest.Failing) {
 	h.t.Helper()
@@ -107,12 +91,12 @@ func TestStatementsThatFail(t *testing.T) {
 	h.functions()
 	cfg, failing := h.failing()
 	s := h.open(cfg)
-	eachFails(t, failing, "fingerprint", func() error { _, err := s.Fingerprint(h.deadline()); return err })
+	failing.Each(t, "fingerprint", func() error { _, err := s.Fingerprint(h.deadline()); return err })
 	for name, ask := range h.questions(s) {
-		eachFails(t, failing, name, ask)
+		failing.Each(t, name, ask)
 	}
-	eachFails(t, failing, "unsettled", func() error { _, _, err := s.(driver.Settler).Unsettled(h.deadline()); return err })
-	eachFails(t, failing, "probe", func() error { return s.Probe(h.deadline()) })
+	failing.Each(t, "unsettled", func() error { _, _, err := s.(driver.Settler).Unsettled(h.deadline()); return err })
+	failing.Each(t, "probe", func() error { return s.Probe(h.deadline()) })
 	require.NoError(t, s.Probe(h.deadline()), "the session goes on")
 }
 
@@ -135,9 +119,9 @@ func TestStatementsThatFailInOldSeries(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled, "statement %d", n)
 	}
 	s := h.open(cfg)
-	eachFails(t, failing, "fingerprint", func() error { _, err := s.Fingerprint(h.deadline()); return err })
-	eachFails(t, failing, "lock", func() error { _, err := s.Lock(h.deadline()); return err })
-	eachFails(t, failing, "probe", func() error { return s.Probe(h.deadline()) })
+	failing.Each(t, "fingerprint", func() error { _, err := s.Fingerprint(h.deadline()); return err })
+	failing.Each(t, "lock", func() error { _, err := s.Lock(h.deadline()); return err })
+	failing.Each(t, "probe", func() error { return s.Probe(h.deadline()) })
 }
 
 // Nor is one while a connection is made, nor one of an examination.
@@ -147,21 +131,21 @@ func TestStatementsThatFailAtTheBeginning(t *testing.T) {
 		h.Mark("base")
 		cfg, failing := h.failing()
 		d := odoo.New(odoo.Options{})
-		eachFails(t, failing, "session", func() error {
+		failing.Each(t, "session", func() error {
 			s, err := d.OpenSession(h.deadline(), cfg, h.db)
 			if err != nil {
 				return err
 			}
 			return s.Close(h.deadline())
 		})
-		eachFails(t, failing, "operations", func() error {
+		failing.Each(t, "operations", func() error {
 			o, err := d.OpenOperations(h.deadline(), cfg, h.db)
 			if err != nil {
 				return err
 			}
 			return o.Close(h.deadline())
 		})
-		eachFails(t, failing, "examination", func() error {
+		failing.Each(t, "examination", func() error {
 			_, err := d.Examine(h.deadline(), cfg, h.db)
 			return err
 		})
@@ -183,11 +167,11 @@ func TestOperationsThatFail(t *testing.T) {
 	}
 	o := open()
 	defer func() { require.NoError(t, o.Close(context.Background())) }()
-	eachFails(t, failing, "list", func() error { _, err := o.List(h.deadline(), driver.Filter{}, 0, 10); return err })
+	failing.Each(t, "list", func() error { _, err := o.List(h.deadline(), driver.Filter{}, 0, 10); return err })
 	for _, f := range []driver.Filter{{UUIDs: []string{"waiting"}}, {Channel: "root.a"}} {
-		eachFails(t, failing, "list some", func() error { _, err := o.List(h.deadline(), f, 0, 10); return err })
+		failing.Each(t, "list some", func() error { _, err := o.List(h.deadline(), f, 0, 10); return err })
 	}
-	eachFails(t, failing, "record", func() error { _, err := o.Record(h.deadline(), "waiting", true); return err })
+	failing.Each(t, "record", func() error { _, err := o.Record(h.deadline(), "waiting", true); return err })
 
 	states := func() (all string) {
 		require.NoError(t, h.admin.QueryRow(h.deadline(), "SELECT string_agg(uuid || ' ' || state, ', ' ORDER BY uuid) FROM queue_job").Scan(&all))

@@ -2,7 +2,9 @@ package pgtest
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"testing"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -33,6 +35,27 @@ func (f *Failing) Failed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.over
+}
+
+// Each has the statements of do fail, the first, the second and so on, and requires that do returns the
+// error of each. In the end it succeeds.
+func (f *Failing) Each(tb testing.TB, name string, do func() error) {
+	tb.Helper()
+	defer f.Nth(0)
+	for n := 1; ; n++ {
+		f.Nth(n)
+		err := do()
+		switch {
+		case !f.Failed() && n == 1:
+			tb.Fatalf("%s: there is no statement", name)
+		case !f.Failed() && err != nil:
+			tb.Fatalf("%s: %v", name, err)
+		case !f.Failed():
+			return
+		case !errors.Is(err, context.Canceled):
+			tb.Fatalf("%s: statement %d fails, and the error is %v", name, n, err)
+		}
+	}
 }
 
 // next returns a context for the next statement, which has ended if that is the one.
