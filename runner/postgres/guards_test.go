@@ -1,9 +1,12 @@
 package postgres_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -65,4 +68,64 @@ func TestConnectTimeout(t *testing.T) {
 	require.Equal(t, 10*time.Second, connect(t, cfg).Config().ConnectTimeout)
 	cfg.ConnectTimeout = 3 * time.Second
 	require.Equal(t, 3*time.Second, connect(t, cfg).Config().ConnectTimeout)
+}
+
+// A server that the configuration does not want is refused, whatever kind it is.
+func TestUnwantedServer(t *testing.T) {
+	cfg := pgtest.Shared(t).ConnConfig("postgres")
+	for name, want := range map[string]pgconn.ValidateConnectFunc{
+		"standby": pgconn.ValidateConnectTargetSessionAttrsStandby, "read-only": pgconn.ValidateConnectTargetSessionAttrsReadOnly,
+	} {
+		cfg.ValidateConnect = want
+		_, err := postgres.Connect(deadline(t), cfg, "", "test")
+		require.ErrorIs(t, err, driver.ErrLost, name)
+	}
+	cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	c := connect(t, cfg)
+	require.Equal(t, "I", string(c.PgConn().TxStatus()), "no transaction is under way")
+}
+
+// A connection keeps few statements, and descriptions only where these are what it uses.
+func TestMemoryOfAConnection(t *testing.T) {
+	cfg := pgtest.Shared(t).ConnConfig("postgres")
+	config := connect(t, cfg).Config()
+	require.Equal(t, 64, config.StatementCacheCapacity)
+	require.Zero(t, config.DescriptionCacheCapacity)
+	cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	require.Equal(t, cfg.DescriptionCacheCapacity, connect(t, cfg).Config().DescriptionCacheCapacity)
+	cfg.RuntimeParams = nil
+	connect(t, cfg)
+}
+
+// A wait ends with a notification or with its context, and only what ends the connection is an error.
+func TestWaitHeard(t *testing.T) {
+	pg := pgtest.Shared(t)
+	db := pg.NewDatabase(t)
+	c, other := connect(t, pg.ConnConfig(db)), connect(t, pg.ConnConfig(db))
+	var heard []string
+	c.Hear(func(pid uint32, payload []byte) {
+		require.Equal(t, other.PID, pid)
+		heard = append(heard, string(payload))
+	})
+	_, err := c.Exec(deadline(t), "LISTEN x")
+	require.NoError(t, err)
+	notify := func(payload string) {
+		_, err := other.Exec(deadline(t), "SELECT pg_notify('x', $1)", payload)
+		require.NoError(t, err)
+	}
+	for _, payload := range []string{"one", "two"} {
+		notify(payload)
+		require.NoError(t, c.WaitHeard(deadline(t)))
+		require.Equal(t, []string{payload}, heard)
+		heard = nil
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	require.NoError(t, c.WaitHeard(ctx))
+	require.NoError(t, c.WaitHeard(ctx), "it is over")
+	require.Empty(t, heard)
+	require.NoError(t, c.Probe(deadline(t), postgres.Expect{Channel: "x"}), "the connection goes on")
+
+	require.NoError(t, pg.TerminateBackends(t.Context(), db))
+	require.Error(t, c.WaitHeard(deadline(t)))
 }
