@@ -203,23 +203,37 @@ func TestDecodedAndScanned(t *testing.T) {
 	require.Zero(t, prepared(t, scanned))
 }
 
-// A statement whose table has changed fails once, and leaves nothing behind at the server.
+// A statement whose table has changed fails once, and leaves nothing behind at the server; otherwise it is
+// not prepared again.
 func TestStatementsArePreparedAnew(t *testing.T) {
 	s, pool := sessionOf(t, func(*pgx.ConnConfig) {})
-	read := func() ([]driver.Row, error) { return s.Read(t.Context(), []string{"a"}) }
-	_, err := read()
-	require.NoError(t, err)
-	for _, kind := range []string{"bigint", "numeric", "integer"} {
-		_, err = pool.Exec(t.Context(), "ALTER TABLE queue_job ALTER COLUMN priority TYPE "+kind)
+	for name, c := range map[string]struct {
+		statement *repeated
+		run       func() ([]driver.Row, error)
+	}{
+		"read": {&s.reading, func() ([]driver.Row, error) { return s.Read(t.Context(), []string{"a"}) }},
+		"claim": {&s.claiming, func() ([]driver.Row, error) {
+			_, rows, err := s.Claim(t.Context(), nil, []string{"a"})
+			return rows, err
+		}},
+	} {
+		_, err := c.run()
 		require.NoError(t, err)
-		_, err = read()
-		require.Error(t, err, kind)
-		rows, err := read()
-		require.NoError(t, err, kind)
-		require.Len(t, rows, 1)
-		require.EqualValues(t, 7, rows[0].Priority)
-		require.Equal(t, kind != "numeric", s.reading.description != nil, "decoded")
-		require.LessOrEqual(t, prepared(t, s), 1)
+		before := prepared(t, s)
+		for _, kind := range []string{"bigint", "numeric", "integer"} {
+			_, err = pool.Exec(t.Context(), "ALTER TABLE queue_job ALTER COLUMN priority TYPE "+kind)
+			require.NoError(t, err)
+			_, err = c.run()
+			require.Error(t, err, kind)
+			require.Empty(t, c.statement.sql, "forgotten")
+			rows, err := c.run()
+			require.NoError(t, err, kind)
+			require.Len(t, rows, 1)
+			require.EqualValues(t, 7, rows[0].Priority)
+			require.Equal(t, kind != "numeric", c.statement.description != nil, "%s: decoded", name)
+			require.NotEmpty(t, c.statement.sql, "remembered")
+			require.LessOrEqual(t, prepared(t, s), before)
+		}
 	}
 }
 
