@@ -19,6 +19,7 @@ func TestStartedLimits(t *testing.T) {
 		"15.0, 16.0":          {"model.requeue_stuck_jobs(enqueued_delta=1, started_delta=-1)", []driver.StartedLimit{{OfRequest: true}}},
 		"by name":             {"model.requeue_stuck_jobs(\n    started_delta = 60,\n    enqueued_delta=5\n)", []driver.StartedLimit{{After: time.Hour}}},
 		"by position":         {"model.requeue_stuck_jobs(5, 90)", []driver.StartedLimit{{After: 90 * time.Minute}}},
+		"another by name":     {"model.requeue_stuck_jobs(a=1, enqueued_delta=7)", nil},
 		"no limit":            {"model.requeue_stuck_jobs(enqueued_delta=5, started_delta=0)", nil},
 		"negative":            {"model.requeue_stuck_jobs(5, -2)", []driver.StartedLimit{{}}},
 		"a comment":           {"# model.requeue_stuck_jobs(5, 1)\nmodel.autovacuum()", nil},

@@ -2,6 +2,7 @@ package odoo_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -224,6 +225,25 @@ func TestWarnings(t *testing.T) {
 	require.Contains(t, w[0], "queue_job_cron_jobrunner")
 }
 
+// What runs jobs in one series is none of the others', and a table that is not there is not read.
+func TestWarningsOfEachSeries(t *testing.T) {
+	const crons, data, workers = `CREATE TABLE ir_cron (id int, name varchar, active boolean, model varchar);
+		INSERT INTO ir_cron VALUES (1, 'Enqueue Jobs', true, 'queue.worker');`, `CREATE TABLE ir_model_data (module varchar, model varchar, res_id int);
+		INSERT INTO ir_model_data VALUES ('queue_job_cron_jobrunner', 'ir.cron', 1);`,
+		`CREATE TABLE queue_worker (date_alive timestamp); INSERT INTO queue_worker VALUES (now() AT TIME ZONE 'UTC');`
+	const drop = "DROP TABLE IF EXISTS ir_cron, ir_model_data, queue_worker CASCADE;"
+	for gen, wanted := range map[odoostub.Generation]map[string]int{
+		odoostub.Connector8:   {"": 0, crons: 1, workers: 1, data: 0, crons + data: 1, crons + workers: 2, crons + data + workers: 2},
+		odoostub.QueueJobLock: {"": 0, crons: 0, workers: 0, data: 0, crons + data: 1, crons + workers: 0, crons + data + workers: 1},
+	} {
+		h := newHarness(t, gen)
+		for sql, want := range wanted {
+			h.exec(drop + sql)
+			require.Len(t, h.fingerprint().Warnings, want, "%s: %s", gen, sql)
+		}
+	}
+}
+
 // A state that Odoo does not know must not get into its table.
 func TestNoCancelInOldSeries(t *testing.T) {
 	for _, gen := range []odoostub.Generation{odoostub.Connector9, odoostub.QueueJob10, odoostub.QueueJob12} {
@@ -260,6 +280,11 @@ func TestExamine(t *testing.T) {
 	x, err = d.Examine(h.deadline(), h.Postgres(), h.db)
 	require.NoError(t, err)
 	require.Contains(t, x.Holder, "application odoo")
+	h.exec("SELECT pg_advisory_lock(2293787760715711918)")
+	x, err = d.Examine(h.deadline(), h.Postgres(), h.db)
+	require.NoError(t, err)
+	require.Contains(t, x.Holder, fmt.Sprintf("pid %d,", h.admin.PgConn().PID()), "of both locks, the one that every series has")
+	h.exec("SELECT pg_advisory_unlock_all()")
 	x, err = d.Examine(h.deadline(), h.Postgres(), h.Foreign())
 	require.NoError(t, err)
 	require.Equal(t, driver.Undetected, x.Health)
