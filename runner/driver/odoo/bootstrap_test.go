@@ -35,3 +35,11 @@ func TestSessionBehindProxy(t *testing.T) {
 	require.Len(t, b.cookies, 1)
 	require.Equal(t, "bound", b.cookies[0].Value)
 }
+
+// Of several cookies of one name the later counts.
+func TestMergedCookies(t *testing.T) {
+	cookie := func(name, value string) *http.Cookie { return &http.Cookie{Name: name, Value: value} }
+	have := []*http.Cookie{cookie("a", "1"), cookie("b", "1")}
+	require.Equal(t, []*http.Cookie{cookie("a", "2"), cookie("c", "2"), cookie("b", "1")}, merge(have, []*http.Cookie{cookie("a", "2"), cookie("c", "2")}))
+	require.Empty(t, merge(nil, nil))
+}

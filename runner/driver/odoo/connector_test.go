@@ -108,6 +108,8 @@ func TestBootstrapFails(t *testing.T) {
 		"dbfilter":     {answer(http.StatusSeeOther, "/web/database/selector"), driver.Refused},
 		"no location":  {answer(http.StatusFound, ""), driver.Refused},
 		"loop":         {answer(http.StatusFound, "/web/login?db=prod"), driver.Refused},
+		"choices":      {answer(http.StatusMultipleChoices, ""), driver.Refused},
+		"odd location": {answer(http.StatusFound, "http://[::1"), driver.Refused},
 	} {
 		t.Run(name, func(t *testing.T) {
 			up := driver.Upstream{Name: "x", Scheme: "http", Host: "x", Transport: test.transport}
@@ -128,6 +130,50 @@ func TestBootstrapFails(t *testing.T) {
 			require.Equal(t, odoo.BootstrapTimeout, time.Since(begin))
 		})
 	})
+}
+
+// What is a redirect is followed, to where it leads on this server, and nothing else is.
+func TestBootstrapRedirects(t *testing.T) {
+	for status, follows := range map[int]bool{200: false, 299: false, 300: true, 303: true, 399: true, 400: false, 404: false} {
+		var asked []string
+		up := driver.Upstream{Name: "x", Scheme: "http", Host: "x", Transport: roundTripper(func(q *http.Request) (*http.Response, error) {
+			asked = append(asked, q.URL.RequestURI())
+			res := &http.Response{StatusCode: http.StatusNotFound, Header: http.Header{}, Body: http.NoBody}
+			if len(asked) == 1 {
+				res.StatusCode = status
+				res.Header.Set("Location", "https://elsewhere/web/other?a=b")
+			}
+			return res, nil
+		})}
+		d := odoo.New(odoo.Options{})
+		d.Run(t.Context(), up, driver.Task{Key: channels.Key{DB: "prod", UUID: "a"}, DriverState: "connector"})
+		want := []string{"/web/login?db=prod"}
+		if follows {
+			want = append(want, "/web/other?a=b")
+		}
+		if status != http.StatusBadRequest {
+			want = append(want, "/connector/runjob?db=prod&job_uuid=a")
+		}
+		require.Equal(t, want, asked, status)
+	}
+}
+
+// The session of queue_job is a convenience: whatever the server says to it, the job is run.
+func TestBootstrapOfASession(t *testing.T) {
+	for _, status := range []int{http.StatusOK, http.StatusNotFound, http.StatusBadRequest, http.StatusInternalServerError} {
+		runs := 0
+		up := driver.Upstream{Name: "x", Scheme: "http", Host: "x", Transport: roundTripper(func(q *http.Request) (*http.Response, error) {
+			res := &http.Response{StatusCode: status, Header: http.Header{}, Body: http.NoBody}
+			if q.URL.Path == "/queue_job/runjob" {
+				runs++
+				res.StatusCode = http.StatusOK
+			}
+			return res, nil
+		})}
+		res := odoo.New(odoo.Options{}).Run(t.Context(), up, driver.Task{Key: channels.Key{DB: "prod", UUID: "a"}, DriverState: "session"})
+		require.Equal(t, driver.Answered, res.Outcome, status)
+		require.Equal(t, 1, runs, status)
+	}
 }
 
 // A runner of connector 8.0 and this one exclude each other by its own lock.

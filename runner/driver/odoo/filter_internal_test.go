@@ -22,7 +22,9 @@ func TestConditions(t *testing.T) {
 	both := func(a, b string) part { return part{"j.model_name = $::text AND j.method_name = $::text", []any{a, b}} }
 	of := func(p part, name string) part { p.args = []any{name}; return p }
 	all := []string{"identity_key", "channel", "exc_name", "name", "model_name", "method_name"}
-	one := func(column, sql string, args ...any) condition { return condition{column: column, parts: []part{{sql, args}}} }
+	one := func(column, sql string, args ...any) condition {
+		return condition{column: column, parts: []part{{sql, args}}}
+	}
 	for name, c := range map[string]struct {
 		filter   driver.Filter
 		readable []string
