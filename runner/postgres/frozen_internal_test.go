@@ -1,8 +1,6 @@
 package postgres
 
 import (
-	"errors"
-	"strings"
 	"testing"
 	"time"
 
@@ -110,14 +108,4 @@ func TestHolderInWords(t *testing.T) {
 	} {
 		require.Equal(t, want, h.String())
 	}
-}
-
-// TestCut: an error is cut where it is too long, and no earlier.
-func TestCut(t *testing.T) {
-	t.Parallel()
-	just := errors.New(strings.Repeat("x", ErrorLimit))
-	require.Equal(t, just, cut(just))
-	long := errors.New(strings.Repeat("x", ErrorLimit+1))
-	require.Equal(t, just.Error()+"…", cut(long).Error())
-	require.ErrorIs(t, cut(long), long)
 }

@@ -172,7 +172,7 @@ func began(p *pgconn.Pipeline, n int) error {
 // skip reads one result for nothing but its error.
 func skip(p *pgconn.Pipeline) error {
 	result, err := p.GetResults()
-	if r, ok := result.(*pgconn.ResultReader); ok && err == nil {
+	if r, ok := result.(*pgconn.ResultReader); ok {
 		_, err = r.Close()
 	}
 	return err
@@ -183,7 +183,7 @@ func (c *Conn) end(ctx context.Context, p *pgconn.Pipeline) error {
 	var first error
 	for {
 		result, err := p.GetResults()
-		if r, ok := result.(*pgconn.ResultReader); ok && err == nil {
+		if r, ok := result.(*pgconn.ResultReader); ok {
 			_, err = r.Close()
 		}
 		if first == nil {

@@ -86,6 +86,7 @@ func TestPooledStatements(t *testing.T) {
 		idle(t, c)
 		_, err = c.Exec(deadline(t), "DELETE FROM public.t")
 		require.NoError(t, err)
+		require.NoError(t, c.Probe(deadline(t), postgres.Expect{}), "whichever backend it has")
 	}
 }
 
