@@ -107,6 +107,24 @@ func TestNothingIsClaimedOnceNeutralized(t *testing.T) {
 	}
 }
 
+// Whether the database has changed is asked by a claim that gets nothing, so that one that gets something,
+// or is tried before its turn, costs one statement.
+func TestClaimsThatAskForChanges(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.Insert(drivertest.Job{UUID: "a", State: "pending"})
+	s := h.session()
+	h.exec("UPDATE ir_module_module SET latest_version = '99.0.1.0.0' WHERE name = 'queue_job'")
+	tasks, _, err := s.Claim(h.deadline(), []string{"a"}, nil)
+	require.NoError(t, err)
+	require.Len(t, tasks, 1)
+	tasks, rows, err := s.(driver.VacantClaimer).ClaimVacant(h.deadline(), "a")
+	require.NoError(t, err)
+	require.Empty(t, tasks)
+	require.Len(t, rows, 1)
+	_, _, err = s.Claim(h.deadline(), []string{"a"}, nil)
+	require.ErrorIs(t, err, driver.ErrChanged)
+}
+
 // What a fingerprint depends on is looked at by each probe.
 func TestProbeNoticesMarks(t *testing.T) {
 	for name, sql := range map[string]string{
