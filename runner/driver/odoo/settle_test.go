@@ -1,6 +1,7 @@
 package odoo_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -59,4 +60,25 @@ func TestUnsettled(t *testing.T) {
 	require.False(t, quiet(), "the transaction is still open")
 	h.exec("COMMIT")
 	require.Eventually(t, quiet, 30*time.Second, 100*time.Millisecond)
+}
+
+// A statement that runs is work as long as it does.
+func TestUnsettledWhileAStatementRuns(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	s := h.session()
+	for application, tool := range map[string]bool{"odoo": false, "pg_restore": true} {
+		worker := h.connect()
+		_, err := worker.Exec(t.Context(), "SELECT set_config('application_name', $1, false)", application)
+		require.NoError(t, err)
+		ended := h.run(worker, "SELECT pg_sleep(60)")
+		who, sure, err := s.(driver.Settler).Unsettled(h.deadline())
+		require.NoError(t, err)
+		require.Equal(t, tool, sure)
+		if tool { // it comes first
+			require.Equal(t, fmt.Sprintf("pg_restore, process %d", worker.PgConn().PID()), who)
+		}
+		require.NotEmpty(t, who)
+		h.exec("SELECT pg_cancel_backend($1)", worker.PgConn().PID())
+		require.Error(t, <-ended)
+	}
 }
