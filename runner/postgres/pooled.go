@@ -180,29 +180,14 @@ func skip(p *pgconn.Pipeline) error {
 
 // end reads what is left of a transaction, and makes sure that it is over.
 func (c *Conn) end(ctx context.Context, p *pgconn.Pipeline) error {
-	var first error
-	for {
-		result, err := p.GetResults()
-		if r, ok := result.(*pgconn.ResultReader); ok {
-			_, err = r.Close()
-		}
-		if first == nil {
-			first = err
-		}
-		if _, last := result.(*pgconn.PipelineSync); last || err != nil && IsLost(err) || result == nil && err == nil {
-			break
-		}
-	}
-	if err := p.Close(); first == nil {
-		first = err
-	}
+	failed := p.Close()
 	const idle = 'I'
-	if pg := c.PgConn(); !pg.IsClosed() && pg.TxStatus() != idle {
-		if err := pg.Exec(ctx, "ROLLBACK").Close(); err != nil {
+	if c.PgConn().TxStatus() != idle {
+		if err := c.PgConn().Exec(ctx, "ROLLBACK").Close(); err != nil {
 			c.Abandon(ctx) // nobody must inherit it
 		}
 	}
-	return first
+	return failed
 }
 
 // describe finds the types of a statement's parameters and results, in a transaction that is rolled
