@@ -83,3 +83,65 @@ func TestHeapSplitKeepsOrder(t *testing.T) {
 		}
 	}
 }
+
+// TestHeapKeepsItsMemory: a heap that is in use is not copied with each item that leaves, and what a burst
+// took is given back.
+func TestHeapKeepsItsMemory(t *testing.T) {
+	t.Parallel()
+	const most = 4 * shrinkAbove
+	h := heap[*number, numberOrder]{items: make([]*number, 0, most)}
+	for i := range most {
+		h.push(&number{value: i})
+	}
+	place := func() **number { return &h.items[:1][0] }
+	before := place()
+	for h.len() > most/4+1 {
+		h.pop()
+		require.Same(t, before, place(), h.len())
+	}
+	h.pop()
+	require.NotSame(t, before, place())
+	require.Equal(t, most/2, cap(h.items))
+	for h.len() > 0 {
+		h.pop()
+	}
+	require.LessOrEqual(t, cap(h.items), shrinkAbove)
+}
+
+// counted is a number in a heap that counts how often its items were moved.
+type counted struct {
+	number
+	moves *int
+}
+
+type countedOrder struct{}
+
+func (countedOrder) before(a, b counted) bool      { return a.value < b.value }
+func (countedOrder) moved(item counted, index int) { *item.moves++ }
+
+// TestHeapMergesCheaply: a few items are pushed one by one, which moves as many as are above one another;
+// many are put into order together, which moves each a few times.
+func TestHeapMergesCheaply(t *testing.T) {
+	t.Parallel()
+	const large = 1 << 12
+	moves := 0
+	// Each is smaller than those before it, which is the worst order to push them in.
+	falling := func(n, below int) (h heap[counted, countedOrder]) {
+		for i := range n {
+			h.items = append(h.items, counted{number{value: below - i}, &moves})
+		}
+		h.rebuild(0)
+		moves = 0
+		return h
+	}
+	for _, c := range []struct{ into, others, most int }{
+		{large, 1, 2 * height(large)},
+		{1, large, 2 * height(large)},
+		{large, large, 8 * large},
+	} {
+		h, other := falling(c.into, 0), falling(c.others, -large)
+		h.merge(&other)
+		require.Len(t, h.items, c.into+c.others)
+		require.LessOrEqual(t, moves, c.most, c)
+	}
+}

@@ -318,3 +318,42 @@ func TestRoomOfALimit(t *testing.T) {
 	k.hurdles = append(k.hurdles, hurdle{tally: &tally{limit: 1, running: 2}})
 	require.Zero(t, k.room())
 }
+
+// TestAheadOfTheSameKey: of its own key, all that go before a job are counted, however many the limit lets
+// pass.
+func TestAheadOfTheSameKey(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:9", twoPerDatabase)
+	addTo(m, "a", "", "a1", "a2", "a3", "a4", "a5", "a6", "a7")
+	require.Equal(t, []string{"a1", "a2"}, started(m))
+	require.Equal(t, 4, why(t, m, "a", "a7").Ahead)
+}
+
+// TestAheadOfOtherKeys: jobs over their limits do not go before those of others, whichever key is counted
+// first.
+func TestAheadOfOtherKeys(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:21", twoPerDatabase)
+	for i := range 10 {
+		addTo(m, fmt.Sprint("over", i), "", "1", "2", "3")
+	}
+	require.Len(t, started(m), 20)
+	for i := range 10 {
+		addTo(m, fmt.Sprint("under", i), "", "1")
+	}
+	addTo(m, "last", "", "job")
+	require.Equal(t, 10, why(t, m, "last", "job").Ahead)
+}
+
+// TestBurstSendsNoneBack: what has passed a throttled channel does not have to wait for it again when a
+// limit with a burst is no longer reached.
+func TestBurstSendsNoneBack(t *testing.T) {
+	t.Parallel()
+	m := limitFixture(t, "root:1,mail:2:throttle=60", shareList{{"root", "*", Share{Limit: 1, Per: PerDatabase, Burst: true}}})
+	addTo(m, "a", "", "runs")
+	require.Equal(t, []string{"runs"}, started(m))
+	addTo(m, "a", "mail", "waits")
+	require.Empty(t, started(m))
+	m.Remove(Key{DB: "a", UUID: "runs"})
+	require.Equal(t, []string{"waits"}, started(m))
+}

@@ -189,9 +189,12 @@ func TestMinIsValidated(t *testing.T) {
 		"channel root.a: min must not be negative":                                              {root, {Name: "a", Min: -1}},
 		"channel root.a: min 3 is more than its capacity, which is 2":                           {root, {Name: "a", Capacity: 2, Min: 3}},
 		"min of root.a, root.b: 5 in all is more than the capacity of channel root, which is 4": {root, {Name: "a", Min: 2}, {Name: "b", Min: 3}},
-		"min of root.a.b: there is nothing to keep, because channel root.a has no limit":        {root, {Name: "a.b", Min: 2}},
-		"min of root.a: 2 in all is more than the capacity of channel root, which is 1":         {{Name: "a", Min: 2}},
-		"min of root.a.b: 3 in all is more than the capacity of channel root.a, which is 2":     {{Name: "root", Capacity: 4, CapacityDefault: 2}, {Name: "a.b", Min: 3}},
+		"min of root.c, root.d: 6 in all is more than the capacity of channel root, which is 4": {
+			root, {Name: "c", Capacity: 3, Min: 3}, {Name: "d", Min: 3}, {Name: "e", Capacity: 1}, {Name: "c.deep", Min: 1},
+		},
+		"min of root.a.b: there is nothing to keep, because channel root.a has no limit":    {root, {Name: "a.b", Min: 2}},
+		"min of root.a: 2 in all is more than the capacity of channel root, which is 1":     {{Name: "a", Min: 2}},
+		"min of root.a.b: 3 in all is more than the capacity of channel root.a, which is 2": {{Name: "root", Capacity: 4, CapacityDefault: 2}, {Name: "a.b", Min: 3}},
 		"": {{Name: "root", Capacity: 4, Auto: true}, {Name: "a", Min: 5}},
 	} {
 		err := NewManager().Configure(cfgs)
@@ -276,4 +279,61 @@ func TestMinInATreeOfItsOwn(t *testing.T) {
 		f.Set(Job{Key: Key{"db", fmt.Sprint(i)}, Channel: channel, ID: int64(i)}, Pending)
 	}
 	require.ElementsMatch(t, []Key{{"db", "2"}, {"db", "3"}}, f.Next(at(1), 0), "those with a minimum go first")
+}
+
+// TestMinIsNotExceeded: what has had its minimum leaves to others what is kept for them, and has its own
+// again when its jobs have ended.
+func TestMinIsNotExceeded(t *testing.T) {
+	t.Parallel()
+	m := NewManager()
+	require.NoError(t, m.Configure([]Config{{Name: "root", Capacity: 3}, {Name: "a", Min: 1}, {Name: "b", Min: 1}}))
+	addTo(m, "db", "", "r1", "r2", "r3", "r4")
+	require.Equal(t, []string{"r1", "r2", "r3"}, started(m))
+	addTo(m, "db", "a", "a1", "a2", "a3")
+	addTo(m, "db", "b", "b1", "b2")
+	m.Remove(Key{"db", "r1"})
+	m.Remove(Key{"db", "r2"})
+	require.Equal(t, []string{"a1", "b1"}, started(m), "a2, which is before b1, would take what is kept for b")
+	m.Remove(Key{"db", "a1"})
+	require.Equal(t, []string{"a2"}, started(m))
+}
+
+// TestMinIsKeptWhereThereIsOne: a channel without a minimum below it, such as one whose minimum is not
+// configured any more, keeps nothing.
+func TestMinIsKeptWhereThereIsOne(t *testing.T) {
+	t.Parallel()
+	m := NewManager()
+	require.NoError(t, m.Configure([]Config{
+		{Name: "root", Capacity: 3}, {Name: "a", Capacity: 3}, {Name: "a.deep", Min: 2}, {Name: "b", Capacity: 3}, {Name: "b.deep", Capacity: 2},
+	}))
+	require.NotNil(t, m.find("root.a").floors)
+	for _, name := range []string{"root", "root.a.deep", "root.b", "root.b.deep"} {
+		require.Nil(t, m.find(name).floors, name)
+	}
+	addTo(m, "db", "a.deep", "job")
+	require.NoError(t, m.Configure([]Config{{Name: "root", Capacity: 3}, {Name: "a", Capacity: 3}, {Name: "b", Min: 1}}))
+	require.NotNil(t, m.find("root").floors)
+	require.Nil(t, m.find("root.a").floors)
+}
+
+// TestExplainKeptSlots: of a channel with a minimum, a job for which a slot is kept is behind others only
+// where fewer slots are free than are kept.
+func TestExplainKeptSlots(t *testing.T) {
+	t.Parallel()
+	for free, want := range map[int]Reason{1: ReasonBehind, 2: ReasonReady, 3: ReasonReady} {
+		m := NewManager()
+		require.NoError(t, m.Configure([]Config{{Name: "root", Capacity: 4}, {Name: "a", Capacity: 1, Min: 1}, {Name: "b", Capacity: 2, Min: 2}}))
+		m.Pause("root", true)
+		for i := range 4 - free {
+			m.Set(Job{Key: key(fmt.Sprint(i))}, Started)
+		}
+		addTo(m, "db", "a", "a1")
+		addTo(m, "db", "b", "b1")
+		require.Empty(t, started(m), "they come up")
+		m.Pause("root", false)
+		e := why(t, m, "db", "b1")
+		require.Equal(t, want, e.Reason, "%d free", free)
+		require.Equal(t, 1, e.Ahead)
+		require.Equal(t, want == ReasonReady, len(started(m)) == 2, "%d free", free)
+	}
 }
