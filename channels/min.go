@@ -232,7 +232,7 @@ func (c *channel) crowded(r *record, before int, ahead map[*channel]int) bool {
 		kept += min(n, k.floor.kept)
 	}
 	if k := c.floored(r); k != nil && ahead[k] < k.floor.kept {
-		return c.floors.kept > free && kept >= free // others leave it what is kept for it, if there is as much
+		return kept >= free // others leave it what is kept for it, if there is as much
 	}
 	return before-kept >= free-c.floors.kept
 }
