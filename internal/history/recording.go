@@ -260,8 +260,6 @@ func (l *Log) readRecording(ctx context.Context, from, to time.Time, out *Record
 	if ctx.Err() != nil {
 		return fmt.Errorf("reading the history: %w", context.Cause(ctx))
 	}
-	if err != nil {
-		l.damaged(err)
-	}
+	l.damaged(err)
 	return err
 }
