@@ -206,10 +206,10 @@ func (a *answer) settle() {
 	})
 }
 
-// step returns the number of the point in which an interval is, and whether a series of it counts.
+// step returns the number of the point in which an interval is, which is between From and To, and whether
+// a series of it counts.
 func (a *answer) step(begin time.Time, s *Series) (i int, wanted bool) {
-	i = int(begin.Sub(a.query.From) / a.query.Step)
-	return i, a.query.wants(s) && !begin.Before(a.query.From) && i < len(a.Points)
+	return int(begin.Sub(a.query.From) / a.query.Step), a.query.wants(s)
 }
 
 // add adds a series of the interval that begins at a time.
