@@ -48,6 +48,17 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestToken: names are of letters, digits, hyphens and underscores; all else is for net/http to judge.
+func TestToken(t *testing.T) {
+	require.True(t, token([]byte("azAZ09-_")))
+	for c := range 256 {
+		sign := []byte{byte(c)}
+		letter := bytes.ContainsAny(sign, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+		require.Equal(t, letter, token(sign), "%q", sign)
+	}
+	require.False(t, token(nil))
+}
+
 // FuzzJudge compares with net/http: what is judged to be an empty answer is one for it, too.
 func FuzzJudge(f *testing.F) {
 	f.Add([]byte(usual))

@@ -106,7 +106,7 @@ func (s *Sender) Send(ctx context.Context, text []byte) (res *http.Response, con
 func (s *Sender) open(text []byte) (fd, n int, err error) {
 	fd, err = syscall.Socket(s.family, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return -1, 0, s.failed("dial", os.NewSyscallError("socket", err))
+		return 0, 0, s.failed("dial", os.NewSyscallError("socket", err))
 	}
 	if s.family != syscall.AF_UNIX {
 		keepAlive(fd)
@@ -117,7 +117,7 @@ func (s *Sender) open(text []byte) (fd, n int, err error) {
 	}
 	if err != nil {
 		_ = syscall.Close(fd)
-		return -1, 0, s.failed("dial", os.NewSyscallError("connect", err))
+		return 0, 0, s.failed("dial", os.NewSyscallError("connect", err))
 	}
 	return fd, n, nil
 }
@@ -224,9 +224,9 @@ func toItself(conn syscall.Conn) (self bool) {
 		return false
 	}
 	_ = raw.Control(func(fd uintptr) {
-		here, failed := syscall.Getsockname(int(fd))
+		here, _ := syscall.Getsockname(int(fd)) // nil if that fails
 		there, err := syscall.Getpeername(int(fd))
-		self = failed == nil && err == nil && reflect.DeepEqual(here, there)
+		self = err == nil && reflect.DeepEqual(here, there)
 	})
 	return self
 }

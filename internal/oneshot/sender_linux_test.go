@@ -87,6 +87,24 @@ func TestAnswerInParts(t *testing.T) {
 	require.Empty(t, body)
 }
 
+// TestAnswerInPartsIsReadInPlace: the usual answer is not left to net/http because its end comes later.
+func TestAnswerInPartsIsReadInPlace(t *testing.T) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	conn, peer := os.NewFile(uintptr(fds[0]), ""), os.NewFile(uintptr(fds[1]), "")
+	defer conn.Close()
+	defer peer.Close()
+	for _, part := range []string{usual[:1], usual[1:20], usual[20:]} { // each is read for itself
+		_, err := peer.WriteString(part)
+		require.NoError(t, err)
+	}
+	s := NewSender(Endpoint{Network: "unix", Address: "/run/odoo.sock"})
+	res, connected, err := s.answer(conn, func() bool { return true })
+	require.NoError(t, err)
+	require.True(t, connected)
+	require.Same(t, emptyAnswer, res)
+}
+
 // The context ends an exchange wherever it is, and the server notices.
 func TestSendEndsWithItsContext(t *testing.T) {
 	reason := errors.New("given up")
