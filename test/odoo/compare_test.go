@@ -3,6 +3,7 @@
 package odootest
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,9 +19,14 @@ import (
 )
 
 const (
-	compareJobs   = 500
 	compareRounds = 3
 	compareStarts = 20
+)
+
+// What a measurement asks for: go test ... ./test/odoo -compare.jobs 1500 -compare.channels root:8
+var (
+	compareJobs     = flag.Int("compare.jobs", 500, "how many jobs each runner runs in a round")
+	compareChannels = flag.String("compare.channels", "root:4", "the channels of both runners")
 )
 
 // figures are what one runner did in one round, or in all of them.
@@ -32,7 +38,7 @@ type figures struct {
 
 func (f figures) String() string {
 	return fmt.Sprintf("%s jobs/s, %s CPU seconds of the runner for %d jobs, first start after commit %s ms",
-		middle(f.jobsPerSecond), middle(f.cpu), compareJobs, middle(f.firstStart))
+		middle(f.jobsPerSecond), middle(f.cpu), *compareJobs, middle(f.firstStart))
 }
 
 // middle renders the median and the range.
@@ -63,12 +69,12 @@ func testSideBySide(t *testing.T, s *site) {
 	for range compareRounds {
 		t.Run("Ours", func(t *testing.T) {
 			odoo := s.startServer(t, "ours", serverOptions{options: options})
-			c := startCaddy(t, odoo, caddyOptions{Databases: db.name, Channels: "root:4"})
+			c := startCaddy(t, odoo, caddyOptions{Databases: db.name, Channels: *compareChannels})
 			c.waitReady(t, db.name)
 			db.measure(t, &ours, samples, c.PID())
 		})
 		t.Run("Upstream", func(t *testing.T) {
-			odoo := s.startServer(t, "upstream", serverOptions{ownRunner: "root:4", options: options})
+			odoo := s.startServer(t, "upstream", serverOptions{ownRunner: *compareChannels, options: options})
 			// What an idle runner of upstream's has asked last.
 			idle := "pg_stat_activity WHERE datname = current_database() AND usename = '" + odooRole + "' AND query = 'SELECT 1'"
 			if !poll(jobsTimeout, func() bool { return db.count(t, idle) == 1 }) {
@@ -86,9 +92,9 @@ func (d *database) measure(t *testing.T, f *figures, samples [2]string, pid int)
 	t.Helper()
 	d.round(t, samples[0], 100) // every worker has loaded its registry then
 	cpu := cpuSeconds(t, pid)
-	took := d.round(t, samples[0], compareJobs)
+	took := d.round(t, samples[0], *compareJobs)
 	f.cpu = append(f.cpu, cpuSeconds(t, pid)-cpu)
-	f.jobsPerSecond = append(f.jobsPerSecond, compareJobs/took.Seconds())
+	f.jobsPerSecond = append(f.jobsPerSecond, float64(*compareJobs)/took.Seconds())
 	for range compareStarts {
 		before := len(d.executions(t, "first start"))
 		d.copyJob(t, samples[1], 1)
