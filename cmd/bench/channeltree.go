@@ -64,7 +64,12 @@ const treeCapacity = 8
 
 func newTree(count, channelCount int) (*tree, error) {
 	t := &tree{manager: channels.NewManager(), now: time.Unix(1, 0)}
-	if err := t.manager.Configure([]channels.Config{{Name: "root", Capacity: treeCapacity}}); err != nil {
+	// Of those that only rows name, most would share one.
+	configured := []channels.Config{{Name: "root", Capacity: treeCapacity}}
+	for i := range channelCount {
+		configured = append(configured, channels.Config{Name: fmt.Sprintf("root.c%d", i)})
+	}
+	if err := t.manager.Configure(configured); err != nil {
 		return nil, fmt.Errorf("configuring the channels: %w", err)
 	}
 	for i := range count {

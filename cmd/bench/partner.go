@@ -21,8 +21,9 @@ import (
 const (
 	// partnerRole is the first argument of this program when it is a partner.
 	partnerRole = "partner"
-	// stopTimeout is how long a partner may take to end before it is killed.
-	stopTimeout = 5 * time.Second
+	// stopTimeout is how long a partner may take to end before it is killed: a stub of which thousands of
+	// jobs hang closes as many connections to PostgreSQL.
+	stopTimeout = time.Minute
 
 	// countInterval is the time between two questions how many jobs are done. The figures do not
 	// depend on it: they come from the stub's own records.
