@@ -66,9 +66,9 @@ func (e *engine) claimGot(db *database, attempt driver.Task) {
 	e.dispatch(attempt.Key, t)
 }
 
-// reclaim takes in another claim of a job whose request is open: somebody has put the job back meanwhile.
-// It keeps its slot, because the request may be what runs it, and nothing else is sent: what the row says
-// when the request has ended decides. What was read of it is older.
+// reclaim takes in another claim of a job whose request is open: somebody has put the job back
+// meanwhile. It keeps its slot, because the request may be what runs it, and nothing else is sent:
+// what the row says when the request has ended decides. What was read of it before is older.
 func (t *task) reclaim(attempt driver.Task) {
 	attempt.ID, attempt.Trace = t.attempt.ID, t.attempt.Trace
 	t.attempt, t.ours = attempt, true

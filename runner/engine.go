@@ -39,8 +39,8 @@ type engine struct {
 	watching    *atomic.Bool // while a database is asleep
 	databases   *databases
 	tasks       map[channels.Key]*task
-	// granted is the database whose session may claim a job by itself, nil if none may. While the loop
-	// works, it is one whose session does.
+	// granted is the database whose session may claim a job by itself, nil if none may. While the
+	// loop works, it is one whose session does.
 	granted *database
 	seats   seats
 	delays  delays
@@ -200,7 +200,7 @@ func (e *engine) nextTick(now time.Time) time.Time {
 	if e.config().Hibernate != nil {
 		next = timing.Earliest(next, e.rotation.hibernateAt)
 	}
-	if !e.dispatchable() || e.granted != nil && e.granted.claims() {
+	if !e.dispatchable() || e.claims() {
 		return next
 	}
 	pass := e.tree.Wakeup()

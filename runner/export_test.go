@@ -40,7 +40,7 @@ func (r *Runner) Audit(ctx context.Context) (a Audit, err error) {
 
 func (e *engine) audit(now time.Time) (a Audit) {
 	a.Leading, a.Tasks = e.leadership.leading && e.leadership.settled, len(e.tasks)
-	a.Startable = e.dispatchable() && e.tree.Pending() && e.room(now) > 0
+	a.Startable = e.dispatchable() && e.tree.Pending() && e.room(now) > 0 && !e.claims()
 	taken := 0
 	for _, row := range e.seats.rows {
 		taken += row.taken

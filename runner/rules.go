@@ -47,8 +47,8 @@ func channelRules(policies []policy.Policy) func(db, channel string) channels.Ru
 	}
 }
 
-// refund gives back the tokens of a task that the scheduler has chosen, and for which nothing was sent. One
-// that was claimed by a grant took none: there were no rates then.
+// refund gives back the tokens of a task that the scheduler has chosen, and for which nothing was
+// sent. One that was claimed by a grant took none: there were no rates then.
 func (e *engine) refund(key channels.Key, t *task) {
 	if !t.chosen.IsZero() && !t.granted {
 		e.tree.Refund(key)

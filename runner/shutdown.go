@@ -24,9 +24,9 @@ const causeLinger = 10 * time.Second
 
 // check tells [Runner.Stop] when no statement is under way any more, and when no request is. The row of
 // a task whose request has just ended is being read: it may have to be put back, and where the
-// application does not notice a second request, no later engine can. granted is whether a session claims a
-// job by itself, which is no task yet. writing is how far it is that causes are written into rows: no
-// later engine knows them.
+// application does not notice a second request, no later engine can. granted is whether a session
+// claims a job by itself, which is no task yet. writing is how far it is that causes are written into
+// rows: no later engine knows them.
 func (s *shutdown) check(tasks map[channels.Key]*task, granted bool, writing causes) {
 	quiet, drained := !granted, !granted && writing == causesWritten
 	for _, t := range tasks {

@@ -275,6 +275,9 @@ func (e *engine) status(now time.Time) Status {
 		})
 	}
 	st.Databases = e.databases.status(st.Counts)
+	if e.claims() {
+		st.Claiming++ // which is no task yet
+	}
 	for key, t := range e.tasks {
 		switch t.phase {
 		case phaseClaiming:

@@ -7,11 +7,12 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
-// A job that is committed while slots are free is read, chosen and claimed: two statements. Where nothing
-// but its row could keep it from starting, the session of the only database is granted to claim it along
-// with the read. The grant is for one job, and while it is used nothing else is scheduled, so no channel
-// exceeds its capacity. Whatever changes goes through the engine's loop, which withdraws the grant first:
-// before it takes in what has happened, so that nothing is claimed on the word of what held before.
+// A job that is committed while slots are free is read, chosen and claimed: two statements. Where
+// nothing but its row could keep it from starting, the session of the only database is granted to
+// claim it along with the read. The grant is for one job, and while it is used nothing else is
+// scheduled, so no channel exceeds its capacity. Whatever changes goes through the engine's loop,
+// which withdraws the grant first: before it takes in what has happened, so that nothing is claimed
+// on the word of what held before.
 
 // grant lets the session claim what it reads next, if that could only be started.
 func (e *engine) grant() {
@@ -38,10 +39,22 @@ func (e *engine) withdraw() {
 	}
 }
 
-// claims reports whether the session of a database uses a grant.
-func (db *database) claims() bool {
-	uuid, _ := db.session.Claiming()
-	return uuid != ""
+// claiming returns the job that a session claims by a grant, and since when; zero if none does.
+func (e *engine) claiming() (key channels.Key, since time.Time) {
+	if e.granted == nil {
+		return key, since
+	}
+	key.UUID, since = e.granted.session.Claiming()
+	if key.UUID != "" {
+		key.DB = e.granted.Name
+	}
+	return key, since
+}
+
+// claims reports whether one does.
+func (e *engine) claims() bool {
+	key, _ := e.claiming()
+	return key.UUID != ""
 }
 
 // forgetGrant ends a grant with its session. It returns how many claims are lost.
@@ -59,9 +72,9 @@ func (e *engine) forgetGrant(db *database) int {
 	return 1
 }
 
-// vacant takes in what became of a grant. What was claimed has the slot that was free, and goes the way of
-// what the scheduler has chosen; a job that is a task already has one, and [engine.claimGot] knows what to
-// do with it.
+// vacant takes in what became of a grant. What was claimed has the slot that was free, and goes the
+// way of what the scheduler has chosen. A job that is a task already has one, and claimGot knows what
+// becomes of it.
 func (e *engine) vacant(db *database, v session.Vacant) {
 	_, since := db.session.Claiming()
 	e.granted = nil

@@ -17,21 +17,21 @@ import (
 // slowGrants is a session that does something before and after it claims by a grant.
 type slowGrants struct {
 	driver.Session
-	before, after func()
+	before, after func(uuid string)
 }
 
 func (s slowGrants) ClaimVacant(ctx context.Context, uuid string) ([]driver.Task, []driver.Row, error) {
-	s.before()
-	defer s.after()
+	s.before(uuid)
+	defer s.after(uuid)
 	return s.Session.(driver.VacantClaimer).ClaimVacant(ctx, uuid)
 }
 
 // slow has the claims by grants do something before and after.
-func slow(before, after func()) func(*runner.Config) {
+func slow(before, after func(uuid string)) func(*runner.Config) {
 	return sessions(func(s driver.Session) driver.Session { return slowGrants{s, before, after} })
 }
 
-func nothing() {}
+func nothing(string) {}
 
 // A claim by a grant is a statement under way: the end waits for it, and what it has claimed goes back.
 func TestTheEndComesWhileAGrantIsUsed(t *testing.T) {
@@ -42,7 +42,7 @@ func TestTheEndComesWhileAGrantIsUsed(t *testing.T) {
 					b.AddDatabase("prod")
 					var exiting atomic.Bool
 					reached, goOn := make(chan struct{}), make(chan struct{})
-					stop := func() { close(reached); <-goOn }
+					stop := func(string) { close(reached); <-goOn }
 					cfg := b.config("root:1")
 					cfg.Exiting = exiting.Load
 					if claimed {
@@ -119,7 +119,7 @@ func TestGrantOfAJobThatRuns(t *testing.T) {
 					first := func(j *mock.Job) { j.Priority = 1 }
 					cfg := b.config("root:2")
 					again := false
-					slow(nothing, func() {
+					slow(nothing, func(string) {
 						if again && others == nil {
 							others = []channels.Key{b.one("prod", "b", first), b.one("prod", "c", first)}
 						}
@@ -152,7 +152,7 @@ func TestTimesOfAGrant(t *testing.T) {
 		var j journal
 		cfg := b.config("root:1")
 		cfg.Events = j.add
-		slow(func() { <-time.After(100 * time.Millisecond) }, func() { <-time.After(200 * time.Millisecond) })(&cfg)
+		slow(func(string) { <-time.After(100 * time.Millisecond) }, func(string) { <-time.After(200 * time.Millisecond) })(&cfg)
 		b.start(cfg)
 		b.one("prod", "a")
 		b.settle(time.Second)
@@ -172,7 +172,7 @@ func TestGrantsTakeNoTokens(t *testing.T) {
 		var r *runner.Runner
 		cfg := b.config("root:1")
 		cfg.Exiting = exiting.Load
-		slow(func() {
+		slow(func(string) {
 			cfg := cfg
 			cfg.Policies = b.rate("root", "1/h", 1)
 			require.NoError(b, r.Reconfigure(cfg))
@@ -187,5 +187,57 @@ func TestGrantsTakeNoTokens(t *testing.T) {
 		b.settle(2 * time.Minute)
 		b.requireRanOnce(k)
 		require.Equal(b, 1, b.Calls("prod", "ClaimVacant"))
+	})
+}
+
+// A capacity that shrinks while a grant is used counts for what comes then: the claim has its slot.
+func TestCapacityShrinksWhileAGrantIsUsed(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{RunFor: 10 * time.Second})
+		var r *runner.Runner
+		cfg := b.config("root:2")
+		slow(func(uuid string) {
+			if uuid == "b" {
+				cfg := cfg
+				cfg.Channels = b.config("root:1").Channels
+				require.NoError(b, r.Reconfigure(cfg))
+			}
+		}, nothing)(&cfg)
+		r = b.start(cfg)
+		for _, uuid := range []string{"a", "b", "c"} {
+			b.one("prod", uuid)
+			b.settle(time.Second)
+		}
+		require.Len(b, b.Runs(), 2)
+		b.settle(time.Minute)
+		b.requireRanOnce(key("prod", "a"), key("prod", "b"), key("prod", "c"))
+		runs := b.Runs()
+		require.False(b, runs[2].Opened.Before(runs[1].Closed))
+		b.requireIdle(r)
+	})
+}
+
+// A job that is being claimed by a grant is told of as any other.
+func TestWhatIsToldOfAGrantThatIsUsed(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		cfg := b.config("root:1")
+		slow(func(string) { <-time.After(2 * time.Second) }, nothing)(&cfg)
+		r := b.start(cfg)
+		k := b.one("prod", "a")
+		began := time.Now()
+		b.settle(time.Second)
+		require.Equal(b, 1, b.status(r).Claiming)
+		why, err := r.Why(b.Context(), k)
+		require.NoError(b, err)
+		require.Equal(b, runner.WhyClaiming, why.Code)
+		require.Equal(b, began, why.Since)
+		why, err = r.Why(b.Context(), key("prod", "b"))
+		require.NoError(b, err)
+		require.Equal(b, runner.WhyUnknownJob, why.Code)
+		b.settle(2 * time.Second)
+		b.requireRanOnce(k)
+		require.Zero(b, b.status(r).Claiming)
 	})
 }

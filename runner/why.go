@@ -242,9 +242,13 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 	}
 	db := e.databases.get(w.Key.DB)
 	t := e.tasks[w.Key]
+	claimed, since := e.claiming()
 	switch {
 	case t != nil && t.phase != phaseParked:
 		w.task(e, t, now)
+	case e.claims() && claimed == w.Key:
+		w.Since = since
+		w.say(WhyClaiming, "the job is being claimed")
 	case known && x.Reason == channels.ReasonFailed:
 		w.say(x.Reason.String(), "the job failed and runs again only if it is requeued")
 	case e.ending():

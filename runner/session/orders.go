@@ -2,7 +2,6 @@ package session
 
 import (
 	"slices"
-	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -59,48 +58,6 @@ func (s *Session) Claim(uuids ...string) {
 	defer s.mu.Unlock()
 	s.todo.claims = append(s.todo.claims, uuids...)
 	s.wake()
-}
-
-// Grant lets the session claim one job along with its first read, if that wants nothing but a slot of
-// root, which [Listener.Vacant] answers. The driver must be capable of vacant claims.
-func (s *Session) Grant() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.granted = true
-}
-
-// Withdraw takes that back. It reports whether it could: otherwise the claim is under way, and the answer
-// is to come unless the session is lost.
-func (s *Session) Withdraw() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.granted = false
-	return s.claiming == ""
-}
-
-// Claiming returns the job that is being claimed like that, and since when; empty if none is.
-func (s *Session) Claiming() (uuid string, since time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.claiming, s.claimingAt
-}
-
-// Answered says that the answer has been taken in.
-func (s *Session) Answered() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.claiming = ""
-}
-
-// useGrant begins to claim a job, if that is allowed.
-func (s *Session) useGrant(uuid string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.granted || s.claiming != "" {
-		return false
-	}
-	s.granted, s.claiming, s.claimingAt = false, uuid, time.Now()
-	return true
 }
 
 // DropClaims takes back the claims that have not been made yet, and returns them.

@@ -248,9 +248,9 @@ const (
 	claimConditions
 )
 
-// vacantSQL is the condition that a row asks for no channel but root, and for no time. It stands where
-// the row is locked, so that it holds for what the row says then. A uuid that has another row is left to
-// the scheduler, because a job of that name may be running.
+// vacantSQL is the condition that a row asks for no channel but root, and for no time. It stands
+// where the row is locked, so that it holds for what the row says then. A uuid that has another row
+// is left to the scheduler, because a job of that name may be running.
 func (g *generation) vacantSQL() string {
 	sql := " AND NOT EXISTS (SELECT FROM queue_job o WHERE o.uuid = queue_job.uuid AND o.id <> queue_job.id)"
 	if slices.Contains(g.columns, "channel") {
