@@ -73,10 +73,10 @@ func (p *play) sent(s mock.Sent) {
 // docs/reliability.md, "Where the promise ends".
 func (n *player) counts(r *mock.Run) bool {
 	switch db := r.Task.DB; {
+	case r.Node == n.node && r.Open() && !r.Opened.Before(n.began):
+		return true // also if somebody has put it back meanwhile
 	case r.Excused:
 		return false
-	case r.Node == n.node && r.Open() && !r.Opened.Before(n.began):
-		return true
 	case !r.Executing():
 		return false
 	case r.Node == n.node && !r.Opened.Before(n.leads), n.told[db]:

@@ -43,6 +43,7 @@ func init() {
 		"frozen":               {2, func(m *moment) { m.unclear(); m.fault(func(f *mock.Faults) { f.Frozen = true }) }},
 		"answer of claim lost": {5, func(m *moment) { m.fault(func(f *mock.Faults) { f.LoseAfterClaim = true }) }},
 		"claims hang":          {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.HangClaim = true }) }},
+		"claims take long":     {3, func(m *moment) { m.fault(func(f *mock.Faults) { f.SlowClaim = 1 + m.pause(200*time.Millisecond) }) }},
 		"claims fail":          {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.ClaimErr = errFault }) }},
 		"reads fail":           {2, func(m *moment) { m.fault(func(f *mock.Faults) { f.ReadErr = errFault }) }},
 		"snapshots fail": {2, func(m *moment) {

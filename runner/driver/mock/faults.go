@@ -2,6 +2,7 @@ package mock
 
 import (
 	"errors"
+	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
@@ -31,6 +32,8 @@ type Faults struct {
 	// LoseAfterClaim commits the next claim but loses the connection before the result arrives. It
 	// resets itself.
 	LoseAfterClaim bool
+	// SlowClaim is how long a claim takes before it is committed, and again before its result arrives.
+	SlowClaim time.Duration
 	// ClaimSkips holds uuids that Claim finds locked.
 	ClaimSkips map[string]bool
 	// AccountSkips holds uuids that Account finds locked.

@@ -259,6 +259,8 @@ func (s *session) ClaimVacant(ctx context.Context, uuid string) (tasks []driver.
 func (s *session) claim(ctx context.Context, method string, uuids, others []string, may func(*Job) bool) (tasks []driver.Task, rows []driver.Row, err error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
+	slow := s.db.faults.SlowClaim
+	s.take(ctx, slow)
 	err = s.do(ctx, method, s.db.faults.ClaimErr, s.db.faults.HangClaim, func() error {
 		if s.db.holder != s && !s.pooled {
 			s.w.violation("Claim on %s without the lock", s.db.name)
@@ -282,7 +284,30 @@ func (s *session) claim(ctx context.Context, method string, uuids, others []stri
 		}
 		return nil
 	})
+	if err == nil && !s.take(ctx, slow) {
+		s.lose()
+		return nil, nil, s.failed(method, driver.ErrLost)
+	}
 	return tasks, rows, err
+}
+
+// take lets time pass, with the mutex held before and afterwards. It reports whether the session and its
+// context have lasted that long.
+func (s *session) take(ctx context.Context, d time.Duration) bool {
+	if d > 0 {
+		s.w.mu.Unlock()
+		defer s.w.mu.Lock()
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return false
+		case <-s.gone:
+			return false
+		}
+	}
+	return true
 }
 
 var _ driver.Quarantiner = (*session)(nil)
