@@ -459,6 +459,18 @@ func TestIdleDatabases(t *testing.T) {
 			db.causes = map[string]unwritten{"a": {}}
 		},
 		"! reserved slots": func(_ *engine, db *database) { db.reserved = make([]channels.Key, 1) },
+		"a job that is paused for long": func(e *engine, db *database) {
+			e.put("root", now, channels.Pending)
+			db.pause = &Pause{Until: later}
+		},
+		"! a job that is not paused for long": func(e *engine, db *database) {
+			e.put("root", now, channels.Pending)
+			db.pause = &Pause{Until: later.Add(-time.Microsecond)}
+		},
+		"! a paused job that runs": func(e *engine, db *database) {
+			e.put("root", now, channels.Started)
+			db.pause = &Pause{}
+		},
 	} {
 		e, db := served()
 		set(e, db)

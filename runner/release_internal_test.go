@@ -5,6 +5,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
@@ -85,4 +86,29 @@ func TestReleasing(t *testing.T) {
 	done("prod", "running", phaseOpen, channels.Started)
 	done("lost", "elsewhere", phaseOpen, channels.Done)
 	require.Equal(t, []string{"busy"}, e.releasing("prod"))
+}
+
+// All that waits is looked at with each full read, and once a minute where there is one every few seconds.
+func TestHowOftenAllThatWaitsIsLookedAt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		for name, c := range map[string]struct {
+			pooled bool
+			ago    time.Duration
+			looks  bool
+		}{
+			"a moment ago":                {false, 1, true},
+			"pooled, and long ago":        {true, sweepLeast, true},
+			"pooled, and not so long ago": {true, sweepLeast - 1, false},
+		} {
+			e := releasingEngine()
+			if c.pooled {
+				e.with(func(cfg *Config) { cfg.Pooler = &pgx.ConnConfig{} })
+			}
+			db := e.databases.get("prod")
+			db.swept = now.Add(-c.ago)
+			e.sweep(db)
+			require.Equal(t, c.looks, db.swept.Equal(now), name)
+		}
+	})
 }

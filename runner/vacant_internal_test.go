@@ -51,6 +51,10 @@ func TestAnswerToAGrant(t *testing.T) {
 	e.tasks[key] = was
 	e.vacant(db, session.Vacant{Got: []driver.Task{{Key: key, Enqueued: 5}}})
 	require.Same(t, was, e.tasks[key], "it has one already")
+	other := channels.Key{DB: "prod", UUID: "b"}
+	e.vacant(db, session.Vacant{Got: []driver.Task{{Key: key, Enqueued: 5}, {Key: other, Enqueued: 5}}})
+	require.Same(t, was, e.tasks[key])
+	require.Contains(t, e.tasks, other, "whatever else was claimed")
 }
 
 // A grant that is not used is withdrawn before the loop does anything, and forgotten with its session.
