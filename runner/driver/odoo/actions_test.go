@@ -111,10 +111,9 @@ func TestWhatFollowsAnAction(t *testing.T) {
 		h.Insert(drivertest.Job{UUID: "c", State: waits, DependsOn: []string{"b"}})
 		h.Insert(drivertest.Job{UUID: "d", State: waits, DependsOn: []string{"a", "other"}})
 		h.Insert(drivertest.Job{UUID: "e", State: waits, DependsOn: []string{"c", "b"}})
-		h.Insert(drivertest.Job{UUID: "finished", State: "done"})
-		h.Insert(drivertest.Job{UUID: "released", State: waits, DependsOn: []string{"finished"}})
-		if c.action != driver.Postpone {
-			h.exec("DELETE FROM queue_job WHERE uuid = 'released'")
+		if c.action == driver.Postpone { // the others would release it, too
+			h.Insert(drivertest.Job{UUID: "finished", State: "done"})
+			h.Insert(drivertest.Job{UUID: "released", State: waits, DependsOn: []string{"finished"}})
 		}
 		out := h.change(o, c.action, driver.Filter{UUIDs: []string{"a"}})
 		require.Equal(t, []string{"a"}, out.UUIDs, name)
@@ -123,10 +122,18 @@ func TestWhatFollowsAnAction(t *testing.T) {
 			require.Equal(t, want, h.state(uuid), "%s: %s", name, uuid)
 		}
 	}
-	h.exec("UPDATE queue_job SET state = 'failed' WHERE uuid IN ('b', 'released')")
-	h.change(o, driver.Requeue, driver.Filter{UUIDs: []string{"b", "released"}})
-	require.Equal(t, waits, h.state("b"), "its parent is not done")
+}
+
+// A job that is requeued waits as long as a parent of its own is not done.
+func TestRequeueOfDependents(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.Insert(drivertest.Job{UUID: "done", State: "done"})
+	h.Insert(drivertest.Job{UUID: "late", State: "failed"})
+	h.Insert(drivertest.Job{UUID: "released", State: "failed", DependsOn: []string{"done"}})
+	h.Insert(drivertest.Job{UUID: "waiting", State: "failed", DependsOn: []string{"done", "late"}})
+	h.change(h.openOperations(), driver.Requeue, driver.Filter{UUIDs: []string{"released", "waiting"}})
 	require.Equal(t, "pending", h.state("released"))
+	require.Equal(t, "wait_dependencies", h.state("waiting"))
 }
 
 // Operations are refused through a pooler in transaction mode, and leave nothing behind there.
