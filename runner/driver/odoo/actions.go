@@ -248,10 +248,10 @@ UPDATE queue_job j SET ` + set + ` FROM path, c WHERE j.id = c.id AND j.state = 
 		if err != nil {
 			return n, err
 		}
-		n += int(tag.RowsAffected())
-		if tag.RowsAffected() == 0 || a.Action == driver.SetDone {
-			break
+		if tag.RowsAffected() == 0 {
+			return n, nil
 		}
+		n += int(tag.RowsAffected())
 	}
 	return n, nil
 }
