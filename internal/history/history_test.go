@@ -344,15 +344,15 @@ func TestSpoiltBlock(t *testing.T) {
 func TestManyDamagedFiles(t *testing.T) {
 	b := newBook(t, t.TempDir())
 	for i := range 2 * asideLimit {
-		b.at = start.Add(time.Duration(i) * 2 * asideInterval)
+		b.at = start.Add(time.Duration(i) * asideInterval)
 		b.ends(1, Done, mail)
 		b.save()
 		b.shut()
+		aside, err := filepath.Glob(b.path() + ".corrupt-*")
+		require.NoError(t, err)
+		require.Len(t, aside, min(i, asideLimit))
 		require.NoError(t, os.WriteFile(b.path(), []byte(strings.Repeat("?", 1<<16)), 0o600))
 	}
-	aside, err := filepath.Glob(b.path() + ".corrupt-*")
-	require.NoError(t, err)
-	require.Len(t, aside, asideLimit)
 	b.at = b.at.Add(time.Minute)
 	b.ends(1, Done, mail)
 	b.save()
@@ -450,6 +450,19 @@ func TestFold(t *testing.T) {
 		_, err := os.Stat(l.path())
 		return err == nil
 	}, time.Minute, 10*time.Millisecond)
+	l.turn <- struct{}{}
+	require.NotNil(t, l.file.store, "it is not opened for each interval")
+	<-l.turn
+}
+
+// TestIdleLog: a history in which nothing has ended ends without a file, and without a complaint.
+func TestIdleLog(t *testing.T) {
+	core, said := observer.New(zap.InfoLevel)
+	l := Start("idle", Options{Dir: t.TempDir(), Logger: zap.New(core)})
+	l.Stop()
+	l.Wait()
+	require.Zero(t, said.Len())
+	require.NoFileExists(t, l.path())
 }
 
 // TestNotes: the history is woken by the first note, by those that must not wait, and by what is lost.

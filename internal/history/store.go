@@ -94,12 +94,13 @@ func (s *store) prepare() error {
 			if err := meta.Put(formatKey, []byte(strconv.Itoa(format))); err != nil {
 				return err //nolint:wrapcheck // wrapped by the caller
 			}
-		case strconv.Itoa(format):
 		default:
-			if n, err := strconv.Atoi(raw); err != nil || n < format {
+			switch n, err := strconv.Atoi(raw); {
+			case err != nil, n < format:
 				return fmt.Errorf("%w: format %q", errCorrupt, raw)
+			case n > format:
+				return fmt.Errorf("%w: format %s", errNewer, raw)
 			}
-			return fmt.Errorf("%w: format %s", errNewer, raw)
 		}
 		for _, name := range [][]byte{fineBucket, coarseBucket, recordBucket} {
 			err := tx.Bucket(name).ForEach(func(key, _ []byte) error {
