@@ -66,9 +66,7 @@ func (r *Runner) sample(ctx context.Context) {
 		b.later(coming)
 	}
 	r.backlogs = append(r.backlogs, b)
-	if extra := len(r.backlogs) - backlogKeep; extra > 0 {
-		r.backlogs = slices.Delete(r.backlogs, 0, extra)
-	}
+	r.backlogs = slices.Delete(r.backlogs, 0, max(len(r.backlogs)-backlogKeep, 0))
 }
 
 // later adds what waits for its eta.

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -37,7 +38,34 @@ func TestBacklogs(t *testing.T) {
 	engine.status.Leader = false
 	r.sample(t.Context())
 	require.Empty(t, r.Backlogs(), "another node knows")
-	engine.status = runner.Status{Leader: true, Counts: make([]channels.Count, backlogLimit+1)}
-	r.sample(t.Context())
-	require.Empty(t, r.Backlogs())
+}
+
+// TestBacklogsThatAreNotKnown: there are none of a runner that does not answer, is taking over, or has more
+// channels than are kept, and they begin anew.
+func TestBacklogsThatAreNotKnown(t *testing.T) {
+	l := history.Start("unknown backlogs", history.Options{Dir: t.TempDir(), Logger: zap.NewNop()})
+	defer func() { l.Stop(); l.Wait() }()
+	leads := runner.Status{Leader: true, Counts: []channels.Count{{DB: "a", Channel: "root", Pending: 1}}}
+	for name, c := range map[string]struct {
+		status      runner.Status
+		err, coming error
+		want        int
+	}{
+		"it leads":            {leads, nil, nil, 2},
+		"no answer":           {leads, errors.New("stopped"), nil, 0},
+		"half an answer":      {leads, nil, errors.New("stopped"), 0},
+		"another one leads":   {runner.Status{Counts: leads.Counts}, nil, errors.New("not asked"), 0},
+		"taking over":         {runner.Status{Leader: true, TakingOver: true, Counts: leads.Counts}, nil, nil, 0},
+		"as many as are kept": {runner.Status{Leader: true, Counts: make([]channels.Count, backlogLimit)}, nil, nil, 2},
+		"too many channels":   {runner.Status{Leader: true, Counts: make([]channels.Count, backlogLimit+1)}, nil, nil, 0},
+	} {
+		engine := &statusOf{status: leads}
+		r := &Runner{Operations: engine}
+		r.remember(l)
+		r.sample(t.Context())
+		require.Len(t, r.Backlogs(), 1, name)
+		engine.status, engine.err, engine.comingErr = c.status, c.err, c.coming
+		r.sample(t.Context())
+		require.Len(t, r.Backlogs(), c.want, name)
+	}
 }

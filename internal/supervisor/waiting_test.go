@@ -67,10 +67,12 @@ type statusOf struct {
 	status runner.Status
 	err    error
 	coming []channels.Coming
+	// comingErr is what asking for these ends with.
+	comingErr error
 }
 
 func (s *statusOf) Coming(context.Context, int) ([]channels.Coming, bool, error) {
-	return s.coming, s.coming != nil, nil
+	return s.coming, s.coming != nil, s.comingErr
 }
 
 func (s *statusOf) Status(context.Context) (runner.Status, error) { return s.status, s.err }
