@@ -1,8 +1,10 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -68,4 +70,29 @@ func TestBacklogsThatAreNotKnown(t *testing.T) {
 		r.sample(t.Context())
 		require.Len(t, r.Backlogs(), c.want, name)
 	}
+}
+
+// leading is an engine that leads.
+type leading struct{ obedient }
+
+func (*leading) Status(context.Context) (runner.Status, error) {
+	return runner.Status{Leader: true}, nil
+}
+
+func (*leading) Coming(context.Context, int) ([]channels.Coming, bool, error) { return nil, true, nil }
+
+// TestBacklogsInTime: there is a sample soon after the start, and then one in each minute.
+func TestBacklogsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRunner("default", &leading{}, &memory{}, zap.NewNop())
+		defer r.stop()
+		r.remember(new(history.Log))
+		began := time.Now()
+		<-time.After(10 * time.Minute)
+		list := r.Backlogs()
+		require.Len(t, list, 10)
+		for i, b := range list {
+			require.Equal(t, began.Add(controlsInterval+time.Duration(i)*backlogInterval), b.At)
+		}
+	})
 }
