@@ -24,10 +24,7 @@ type Latencies [latencyBuckets]uint64
 
 // bucket returns where a time belongs.
 func bucket(d time.Duration) int {
-	if d <= latencyLeast {
-		return 0
-	}
-	i := int(math.Ceil(latencyParts * math.Log2(float64(d)/float64(latencyLeast))))
+	i := int(math.Ceil(latencyParts * math.Log2(float64(max(d, latencyLeast))/float64(latencyLeast))))
 	return min(i, latencyBuckets-1)
 }
 
