@@ -117,7 +117,7 @@ type counted struct {
 type countedOrder struct{}
 
 func (countedOrder) before(a, b counted) bool      { return a.value < b.value }
-func (countedOrder) moved(item counted, index int) { *item.moves++ }
+func (countedOrder) moved(item counted, _ int) { *item.moves++ }
 
 // TestHeapMergesCheaply: a few items are pushed one by one, which moves as many as are above one another;
 // many are put into order together, which moves each a few times.

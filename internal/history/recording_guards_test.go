@@ -89,9 +89,9 @@ func TestRecordingInUnits(t *testing.T) {
 	require.NoError(t, err)
 	got, err := decodeRecording(block, start)
 	require.NoError(t, err)
-	for i, units := range []time.Duration{1, 1, 2} {
-		require.Equal(t, units*recordUnit, got.list[i].wait)
-		require.Equal(t, units*recordUnit, got.list[i].run)
+	for i, rounded := range []time.Duration{recordUnit, recordUnit, 2 * recordUnit} {
+		require.Equal(t, rounded, got.list[i].wait)
+		require.Equal(t, rounded, got.list[i].run)
 	}
 	require.Equal(t, start.Add(2*recordUnit).UnixNano(), got.list[2].end)
 }

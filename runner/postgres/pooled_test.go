@@ -126,7 +126,7 @@ func TestPooledStatementsThatFail(t *testing.T) {
 			idle(t, c)
 		}
 	}
-	_, err = c.Query(deadline(t), "SELECT $1::int4", struct{}{})
+	_, err = c.Query(deadline(t), "SELECT $1::int4", struct{}{}) //nolint:sqlclosecheck // there are no rows
 	require.Error(t, err, "it cannot be encoded")
 	idle(t, c)
 	var n int
