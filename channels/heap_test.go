@@ -116,7 +116,7 @@ type counted struct {
 
 type countedOrder struct{}
 
-func (countedOrder) before(a, b counted) bool      { return a.value < b.value }
+func (countedOrder) before(a, b counted) bool  { return a.value < b.value }
 func (countedOrder) moved(item counted, _ int) { *item.moves++ }
 
 // TestHeapMergesCheaply: a few items are pushed one by one, which moves as many as are above one another;
