@@ -3,6 +3,7 @@ package runner
 import (
 	"errors"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -131,6 +132,23 @@ func TestDroppedAndReplaced(t *testing.T) {
 		e.dropDatabases(func(*database) bool { return true }, driver.Database{Name: name, OID: 9})
 		require.Empty(t, e.databases.byName)
 		require.Equal(t, kept, e.tasks[key] != nil, name)
+	}
+}
+
+// All databases are dropped that are to be, whichever others there are.
+func TestDroppingSomeOfTheDatabases(t *testing.T) {
+	t.Parallel()
+	e := still(nil)
+	for i := range 8 {
+		for _, name := range []string{"stays", "goes"} {
+			name += strconv.Itoa(i)
+			e.databases.byName[name] = &database{Database: driver.Database{Name: name}}
+		}
+	}
+	e.dropDatabases(func(db *database) bool { return strings.HasPrefix(db.Name, "goes") })
+	require.Len(t, e.databases.byName, 8)
+	for name := range e.databases.byName {
+		require.Contains(t, name, "stays")
 	}
 }
 
