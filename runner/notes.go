@@ -218,7 +218,7 @@ func (n *notes) ended(key channels.Key, t *task, served bool) {
 	kind, detail := t.ending(served)
 	ev := t.event(kind, key, channel)
 	ev.Detail = detail
-	if kind == EventJobFailed && !t.gone {
+	if kind == EventJobFailed {
 		ev.Exception = t.row.Exception
 	}
 	if kind == EventJobRescued || kind == EventJobFailed && t.trail.rescued {

@@ -90,7 +90,5 @@ func (e *engine) vacant(db *database, v session.Vacant) {
 		}
 		db.useful = time.Now()
 	}
-	if len(v.Got) > 0 {
-		e.claimed(db, session.Claims{Got: v.Got})
-	}
+	e.claimed(db, session.Claims{Got: v.Got})
 }
