@@ -2,7 +2,9 @@ package odoo_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -98,24 +100,30 @@ func TestBootstrapFails(t *testing.T) {
 			return &http.Response{StatusCode: status, Header: header, Body: http.NoBody}, nil
 		}
 	}
+	refused := &net.OpError{Op: "dial", Err: errors.New("connection refused")}
 	for name, test := range map[string]struct {
 		transport roundTripper
 		want      driver.Outcome
+		status    int
+		words     string
 	}{
-		"server error": {answer(http.StatusInternalServerError, ""), driver.Refused},
-		"unavailable":  {answer(http.StatusBadGateway, ""), driver.NotSent},
-		"overloaded":   {answer(http.StatusTooManyRequests, ""), driver.Unavailable},
-		"dbfilter":     {answer(http.StatusSeeOther, "/web/database/selector"), driver.Refused},
-		"no location":  {answer(http.StatusFound, ""), driver.Refused},
-		"loop":         {answer(http.StatusFound, "/web/login?db=prod"), driver.Refused},
-		"choices":      {answer(http.StatusMultipleChoices, ""), driver.Refused},
-		"odd location": {answer(http.StatusFound, "http://[::1"), driver.Refused},
+		"server error": {answer(http.StatusInternalServerError, ""), driver.Refused, http.StatusInternalServerError, "status 500"},
+		"unavailable":  {answer(http.StatusBadGateway, ""), driver.NotSent, 0, "status 502"},
+		"not reached":  {func(*http.Request) (*http.Response, error) { return nil, refused }, driver.NotSent, 0, "connection refused"},
+		"overloaded":   {answer(http.StatusTooManyRequests, ""), driver.Unavailable, http.StatusTooManyRequests, "status 429"},
+		"dbfilter":     {answer(http.StatusSeeOther, "/web/database/selector"), driver.Refused, http.StatusSeeOther, "status 303"},
+		"no location":  {answer(http.StatusFound, ""), driver.Refused, http.StatusFound, "status 302"},
+		"loop":         {answer(http.StatusFound, "/web/login?db=prod"), driver.Refused, 0, "too many redirects"},
+		"choices":      {answer(http.StatusMultipleChoices, ""), driver.Refused, http.StatusMultipleChoices, "status 300"},
+		"odd location": {answer(http.StatusFound, "http://[::1"), driver.Refused, http.StatusFound, "status 302"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			up := driver.Upstream{Name: "x", Scheme: "http", Host: "x", Transport: test.transport}
 			res := odoo.New(odoo.Options{}).Run(t.Context(), up, task("connector"))
 			require.Equal(t, test.want, res.Outcome)
+			require.Equal(t, test.status, res.Status)
 			require.ErrorContains(t, res.Err, "begin a session")
+			require.ErrorContains(t, res.Err, test.words)
 		})
 	}
 	t.Run("silence", func(t *testing.T) {

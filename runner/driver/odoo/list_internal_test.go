@@ -171,9 +171,52 @@ func TestListWithoutIndexes(t *testing.T) {
 		}
 		require.Equal(t, archived[name].want, n, name)
 	}
-	one := condition{column: "uuid", begins: true}
-	require.True(t, (&access{indexed: []string{"uuid"}, bytewise: true}).serves(&one))
-	require.False(t, (&access{indexed: []string{"uuid"}}).serves(&one))
+}
+
+// TestServes: an index finds what it is about, and the beginnings of texts where it is ordered by bytes.
+func TestServes(t *testing.T) {
+	t.Parallel()
+	whole, begins, none := condition{column: "uuid"}, condition{column: "uuid", begins: true}, condition{}
+	for name, c := range map[string]struct {
+		access access
+		want   []condition
+	}{
+		"indexed, by bytes": {access{indexed: []string{"id", "uuid"}, bytewise: true}, []condition{whole, begins}},
+		"indexed":           {access{indexed: []string{"uuid"}}, []condition{whole}},
+		"another":           {access{indexed: []string{"id", ""}, bytewise: true}, nil},
+		"no index":          {access{bytewise: true}, nil},
+	} {
+		var served []condition
+		for _, one := range []condition{whole, begins, none} {
+			if c.access.serves(&one) {
+				served = append(served, one)
+			}
+		}
+		require.Equal(t, c.want, served, name)
+	}
+}
+
+// TestListFindsFewAtOnce: what an index finds is found by the first call, however old it is; where there
+// is too much of it, the first call goes through the newest jobs.
+func TestListFindsFewAtOnce(t *testing.T) {
+	o := newArchive(t, odoostub.QueueJobLock)
+	oldest := driver.Filter{Identity: "key 1000", States: []channels.State{channels.Failed}} // by its state
+	out, err := o.List(t.Context(), oldest, 0, 50)
+	require.NoError(t, err)
+	require.Len(t, out.Jobs, 1)
+	require.Zero(t, out.Next)
+	for name, c := range archived {
+		out, err := o.List(t.Context(), c.filter, 0, 200)
+		require.NoError(t, err)
+		switch {
+		case c.index != "":
+			require.InDelta(t, c.want, len(out.Jobs), 1, name)
+			require.Zero(t, out.Next, name)
+		case c.want >= 15000:
+			require.NotEmpty(t, out.Jobs, name)
+			require.NotZero(t, out.Next, name)
+		}
+	}
 }
 
 // TestListOfEverySeries: each filter is possible in each series, and what a series does not have

@@ -255,3 +255,16 @@ func TestFenceOfAPooledSession(t *testing.T) {
 	require.Len(t, claimed, 1)
 	require.Equal(t, driver.Fence{PID: other.PID, Key: key}, other)
 }
+
+// A pooled session finds out that the database has changed by its probe, as others do.
+func TestPooledProbeNoticesMarks(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	s, _ := h.served()
+	require.NoError(t, s.Probe(h.deadline()))
+	h.exec("UPDATE ir_module_module SET latest_version = '99.0.1.0.0' WHERE name = 'queue_job'")
+	require.ErrorIs(t, s.Probe(h.deadline()), driver.ErrChanged)
+	h.exec("UPDATE ir_module_module SET state = 'uninstalled'")
+	_, err := s.Fingerprint(h.deadline())
+	require.NoError(t, err)
+	require.NoError(t, s.Probe(h.deadline()), "it is about the connection alone")
+}

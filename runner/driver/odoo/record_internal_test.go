@@ -55,7 +55,7 @@ func TestCauseText(t *testing.T) {
 	require.Equal(t, strings.Repeat("ä", causeLimit-1)+"…", causeText(just+"ä"))
 }
 
-// The Host header names a database where there is one.
+// The Host header names a database where there is one, and the other one who asks.
 func TestHost(t *testing.T) {
 	t.Parallel()
 	up := driver.Upstream{HostHeader: "odoo"}
@@ -63,4 +63,6 @@ func TestHost(t *testing.T) {
 	named := New(Options{HostTemplate: "{database}.example.com"})
 	require.Equal(t, "db.example.com", named.host(up, "db"))
 	require.Equal(t, "odoo", named.host(up, ""))
+	require.Equal(t, UserAgentDefault, New(Options{}).options.UserAgent)
+	require.Equal(t, "me", New(Options{UserAgent: "me"}).options.UserAgent)
 }

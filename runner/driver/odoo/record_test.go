@@ -124,6 +124,11 @@ func TestRelatives(t *testing.T) {
 		require.Equal(t, 1, r.WaitsFor)
 		require.Equal(t, "late", r.FirstParent)
 	}
+	long := strings.Repeat("x", odoo.UUIDLimit)
+	h.exec("UPDATE queue_job SET dependencies = $1 WHERE uuid = 'a'", `{"depends_on": ["`+long+`x", "`+long+`", "late"]}`)
+	r, err := o.Record(h.deadline(), "a", false)
+	require.NoError(t, err)
+	require.Equal(t, []driver.Relative{{UUID: long}, {UUID: "late", State: "pending", Model: "m", Method: "f"}}, r.Relatives, "all but the one that is too long")
 }
 
 // TestBytesThatAreNoText: a database that does not know its encoding holds anything, which is shown as it can be.
