@@ -45,6 +45,8 @@ type world struct {
 	// nil. own says that each database has its own tree.
 	waiting map[channels.ID]int
 	own     bool
+	// still counts the steps at the same moment since the last one that started something.
+	still int
 }
 
 // count changes how many jobs of a channel wait.
@@ -176,7 +178,7 @@ const checkEvery = 1024
 
 // run lets time pass until a time, or until see says that it is enough, which is asked after every step.
 func (w *world) run(ctx context.Context, from, until time.Time, see func(now time.Time) bool) error {
-	now, still := from, 0
+	now := from
 	for n := 0; ; n++ {
 		if n%checkEvery == 0 && ctx.Err() != nil {
 			return fmt.Errorf("replaying jobs: %w", context.Cause(ctx))
@@ -184,7 +186,7 @@ func (w *world) run(ctx context.Context, from, until time.Time, see func(now tim
 		w.arrive(now)
 		w.settle(now)
 		if w.pass(now) > 0 {
-			still = 0
+			w.still = 0
 		}
 		if see != nil && !see(now) {
 			return nil
@@ -193,15 +195,20 @@ func (w *world) run(ctx context.Context, from, until time.Time, see func(now tim
 		if !ok || at.After(until) {
 			return nil
 		}
-		if !at.After(now) {
-			// The tree counts microseconds, and may ask for a pass that changes nothing yet.
-			at = now
-			if still++; still > 3 {
-				at = now.Add(time.Microsecond)
-			}
-		}
-		now = at
+		now = w.tick(now, at)
 	}
+}
+
+// tick is when the step is that follows, if something happens at a time. The tree counts microseconds, and
+// may ask for a pass that changes nothing yet: after a few of these, time moves on.
+func (w *world) tick(now, at time.Time) time.Time {
+	if at.After(now) {
+		return at
+	}
+	if w.still++; w.still > 3 {
+		return now.Add(time.Microsecond)
+	}
+	return now
 }
 
 // Replay runs jobs through a tree that has none, and returns when each of them was sent; zero if it was not

@@ -90,6 +90,33 @@ func TestReplayOrder(t *testing.T) {
 	require.Equal(t, []float64{2, 1, 0}, seconds(sent))
 }
 
+// TestReplayMovesOn: a tree that asks for a pass again and again, in which nothing starts, does not keep a
+// replay at the same moment.
+func TestReplayMovesOn(t *testing.T) {
+	w := newWorld(tree(t, 1, 1), []Job{job("root", 0, 1)}, noon, 0)
+	require.Equal(t, after(1), w.tick(noon, after(1)))
+	for range 3 {
+		require.Equal(t, noon, w.tick(noon, noon))
+	}
+	require.Equal(t, noon.Add(time.Microsecond), w.tick(noon, noon.Add(-1)))
+	once := func(time.Time) bool { return false }
+	require.NoError(t, w.run(t.Context(), after(-1), noon, once))
+	require.Equal(t, 4, w.still)
+	require.NoError(t, w.run(t.Context(), noon, noon, once))
+	require.Zero(t, w.still, "a job has started")
+}
+
+// TestReplayOfATreeWithOthers: jobs that are none of those that are replayed change nothing.
+func TestReplayOfATreeWithOthers(t *testing.T) {
+	f := tree(t, 9, 1)
+	for _, uuid := range []string{"x", "-1", "1", "18446744073709551616"} {
+		f.Set(channels.Job{Key: channels.Key{DB: "prod", UUID: uuid}}, channels.Pending)
+	}
+	sent, err := Replay(t.Context(), f, []Job{job("root", 3, 1)}, noon, after(60), 0)
+	require.NoError(t, err)
+	require.Equal(t, []float64{3}, seconds(sent))
+}
+
 // TestReplayIsGivenUp: when nobody wants it any more, also in the middle.
 func TestReplayIsGivenUp(t *testing.T) {
 	jobs := make([]Job, 2*checkEvery)

@@ -162,3 +162,34 @@ func TestFence(t *testing.T) {
 	require.NoError(t, m.unlead(t.Context(), key))
 	require.Zero(t, m.Fence())
 }
+
+// parting is a cluster that notes how long it has to close its connection.
+type parting struct {
+	counts
+	left time.Duration
+}
+
+func (p *parting) OpenCluster(context.Context, *pgx.ConnConfig) (driver.Cluster, error) {
+	return p, nil
+}
+
+func (p *parting) Close(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == nil {
+		p.left = time.Until(deadline)
+	}
+	return nil
+}
+
+// TestGoodbye: PostgreSQL is told that a connection ends also when the runner does, and has a moment for it.
+func TestGoodbye(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := &parting{}
+		cfg := Config{Driver: cluster, Postgres: &pgx.ConnConfig{}, DiscoverInterval: time.Hour, Logger: zap.NewNop()}
+		runAMinute(t, cfg, &holders{})
+		require.Equal(t, 2*time.Second, cluster.left)
+		cluster.left = 0
+		_, err := Databases(t.Context(), cfg)
+		require.NoError(t, err)
+		require.Equal(t, 2*time.Second, cluster.left)
+	})
+}
