@@ -5,6 +5,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
@@ -54,10 +55,15 @@ func (c *claim) decode(values [][]byte) error {
 	return nil
 }
 
-// add takes in a row. Two rows of one uuid are one task: Odoo runs by uuid.
+// add takes in a row. Two rows of one uuid are one task: Odoo runs by uuid. A row that is not enqueued,
+// because a trigger of others has changed it, is no claim: Odoo would not run it, and if it is pending,
+// it would be claimed again at once.
 func (c *claim) add(row driver.Row, claimed bool, model, method string) {
 	if !claimed {
 		c.read.add(row)
+		return
+	}
+	if row.State != channels.Enqueued {
 		return
 	}
 	if c.index.find(len(c.tasks), func(i int) string { return c.tasks[i].UUID }, row.UUID) >= 0 {

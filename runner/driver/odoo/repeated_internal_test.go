@@ -110,7 +110,7 @@ func TestRowsThatDoNotFit(t *testing.T) {
 	s := &session{decoder: newDecoder(), generation: &generation{contract: queueJob}}
 	c := claim{session: s}
 	good := make([][]byte, columnsOf(s.keys)+3)
-	good[len(good)-1] = []byte{1}
+	good[atState], good[len(good)-1] = []byte("enqueued"), []byte{1}
 	require.NoError(t, c.decode(good))
 	require.Len(t, c.tasks, 1)
 	for name, change := range map[string]func(v [][]byte) [][]byte{
@@ -124,19 +124,22 @@ func TestRowsThatDoNotFit(t *testing.T) {
 	require.Len(t, c.tasks, 1)
 }
 
-// What is claimed is a task with what it calls, and two rows of one uuid are one: Odoo runs by uuid.
+// What is claimed is a task with what it calls, and two rows of one uuid are one: Odoo runs by uuid. A row
+// that is not enqueued after all is none.
 func TestDecodedClaims(t *testing.T) {
 	t.Parallel()
 	s := &session{decoder: newDecoder(), generation: &generation{contract: queueJob}}
 	c := claim{session: s}
 	n := columnsOf(s.keys)
 	row := make([][]byte, n+3)
-	row[n], row[n+1] = []byte("res.partner"), []byte("write")
+	row[atState], row[n], row[n+1] = []byte("enqueued"), []byte("res.partner"), []byte("write")
 	for _, uuid := range []string{"a", "a", "b", "a", "b"} {
 		row[atUUID], row[n+2] = []byte(uuid), []byte{1}
 		require.NoError(t, c.decode(row))
 	}
 	row[atUUID], row[n+2] = []byte("c"), []byte{0}
+	require.NoError(t, c.decode(row))
+	row[atUUID], row[atState], row[n+2] = []byte("d"), []byte("pending"), []byte{1}
 	require.NoError(t, c.decode(row))
 	var uuids []string
 	for _, task := range c.tasks {
