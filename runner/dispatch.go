@@ -50,6 +50,8 @@ func (e *engine) claimGot(db *database, attempt driver.Task) {
 	}
 	scheduled := t != nil && t.phase == phaseClaiming
 	if !scheduled {
+		// A trigger of others that gives jobs other names would have it claimed again at once.
+		e.delays.add(attempt.Key, retryFirst, retryLimit)
 		t = &task{}
 		e.tasks[attempt.Key] = t
 		if job, _, ok := e.tree.Lookup(attempt.Key); ok {

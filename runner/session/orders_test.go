@@ -99,7 +99,11 @@ func (d *faulty) Snapshot(context.Context, func(driver.Row)) error { return d.er
 func (d *faulty) Claim(_ context.Context, uuids, reads []string) (got []driver.Task, rows []driver.Row, err error) {
 	d.claims, d.reads = append(d.claims, uuids), append(d.reads, reads)
 	for _, uuid := range uuids {
-		if uuid != "locked" {
+		switch uuid {
+		case "locked":
+		case "renamed":
+			got = append(got, driver.Task{Key: channels.Key{UUID: "another"}})
+		default:
 			got = append(got, driver.Task{Key: channels.Key{UUID: uuid}})
 		}
 	}
@@ -324,6 +328,18 @@ func TestMissedClaims(t *testing.T) {
 	require.NoError(t, s.claim(t.Context(), []string{"a", "locked"}, []string{"r"}))
 	require.Equal(t, []string{"1 rows, 0 gone", "1 claimed, 0 missed, 0 gone", "scheduled", "0 claimed, 1 missed, 0 gone"}, out.told)
 	require.Equal(t, [][]string{{"locked"}}, d.read)
+
+	// One that has another name now is none that was got, however many were.
+	for _, uuids := range [][]string{{"renamed"}, {"a", "renamed"}} {
+		out.told, d.read = nil, nil
+		require.NoError(t, s.claim(t.Context(), uuids, nil))
+		require.Equal(t, []string{fmt.Sprintf("%d claimed, 0 missed, 0 gone", len(uuids)), "0 claimed, 1 missed, 0 gone"}, out.told)
+		require.Equal(t, [][]string{{"renamed"}}, d.read)
+	}
+	out.told, d.read = nil, nil
+	require.NoError(t, s.claim(t.Context(), []string{"a", "b"}, nil))
+	require.Equal(t, []string{"2 claimed, 0 missed, 0 gone"}, out.told)
+	require.Empty(t, d.read)
 
 	out.told, d.errs = nil, map[string]error{"Read": failed}
 	require.ErrorIs(t, s.claim(t.Context(), []string{"a", "locked"}, nil), failed)

@@ -382,19 +382,29 @@ func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
 	if len(reads) > 0 {
 		s.out.Scheduled(ctx)
 	}
-	if len(got) == len(uuids) {
+	missing := notGot(uuids, got)
+	if len(missing) == 0 {
 		return nil
-	}
-	taken := make(map[string]struct{}, len(got))
-	for i := range got {
-		taken[got[i].UUID] = struct{}{}
 	}
 	if s.gating && len(got) == 0 { // a mark, perhaps
 		if err := s.checkUpgrade(ctx); err != nil {
 			return err
 		}
 	}
-	return s.missed(ctx, without(uuids, taken))
+	return s.missed(ctx, missing)
+}
+
+// notGot returns those of the jobs that a claim has not got. As many may have been got all the same: a
+// trigger of others can give a job another name.
+func notGot(uuids []string, got []driver.Task) []string {
+	if len(uuids) == 1 && len(got) == 1 && got[0].UUID == uuids[0] {
+		return nil
+	}
+	taken := make(map[string]struct{}, len(got))
+	for i := range got {
+		taken[got[i].UUID] = struct{}{}
+	}
+	return without(uuids, taken)
 }
 
 // claimed notes which notifications are to come of what was got.
