@@ -27,7 +27,9 @@ func (e *engine) grant() {
 	for _, db := range e.databases.byName {
 		if db.serving() && e.tree.Vacant(db.Name) {
 			e.granted = db
-			db.session.Grant()
+			db.session.Grant(func(uuid string) bool {
+				return cfg.Exchanges.Lookup(channels.Key{DB: db.Name, UUID: uuid}) != nil
+			})
 		}
 	}
 }
@@ -74,20 +76,20 @@ func (e *engine) forgetGrant(db *database) int {
 
 // vacant takes in what became of a grant. What was claimed has the slot that was free, and goes the
 // way of what the scheduler has chosen. A job that is a task already has one, and claimGot knows what
-// becomes of it.
+// becomes of it. It may be another job than the one that was read, if a trigger of others has changed
+// the row.
 func (e *engine) vacant(db *database, v session.Vacant) {
 	_, since := db.session.Claiming()
 	e.granted = nil
 	db.session.Answered()
 	e.rowsRead(db, v.Reading)
 	for _, attempt := range v.Got {
-		if e.tasks[attempt.Key] != nil {
-			continue
+		job, state, known := e.tree.Lookup(attempt.Key)
+		if !known || state != channels.Pending || e.tasks[attempt.Key] != nil {
+			continue // it is not what has been read, so it has no slot, and is put back
 		}
 		e.tasks[attempt.Key] = &task{phase: phaseClaiming, chosen: since, granted: true}
-		if job, _, ok := e.tree.Lookup(attempt.Key); ok {
-			e.tree.Set(job, channels.Enqueued)
-		}
+		e.tree.Set(job, channels.Enqueued)
 		db.useful = time.Now()
 	}
 	e.claimed(db, session.Claims{Got: v.Got})

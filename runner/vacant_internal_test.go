@@ -19,6 +19,9 @@ func claimed(key channels.Key, state channels.State) session.Vacant {
 	}
 }
 
+// noneOpen says that there is no open request.
+func noneOpen(string) bool { return false }
+
 // What was claimed by a grant takes a slot, and is sent or put back as any other claim.
 func TestAnswerToAGrant(t *testing.T) {
 	t.Parallel()
@@ -47,6 +50,20 @@ func TestAnswerToAGrant(t *testing.T) {
 	_, state, _ := e.tree.Lookup(key)
 	require.Equal(t, channels.Pending, state)
 
+	e, db = served()
+	renamed := claimed(key, channels.Pending)
+	renamed.Got[0].UUID = "b"
+	e.vacant(db, renamed)
+	other := channels.Key{DB: "prod", UUID: "b"}
+	require.Equal(t, phaseUnclaiming, e.tasks[other].phase, "it is another one, without a slot")
+	require.Contains(t, e.delays, other, "nor is it claimed again at once")
+	require.Nil(t, e.tasks[key])
+	e.vacant(db, claimed(key, channels.Failed))
+	require.Equal(t, phaseUnclaiming, e.tasks[key].phase, "it is not what was read")
+	_, state, _ = e.tree.Lookup(key)
+	require.Equal(t, channels.Enqueued, state, "until it has been put back")
+
+	e, db = served()
 	was := &task{phase: phaseWatched, ours: true, attempt: driver.Task{Key: key, Enqueued: 5}}
 	e.tasks[key] = was
 	e.vacant(db, session.Vacant{Got: []driver.Task{{Key: key, Enqueued: 5}}})
@@ -63,11 +80,11 @@ func TestTheLoopWithdrawsTheGrant(t *testing.T) {
 	t.Parallel()
 	e, db := served()
 	e.granted = db
-	db.session.Grant()
+	db.session.Grant(noneOpen)
 	e.withdraw()
 	require.Nil(t, e.granted)
 	e.granted = db
-	db.session.Grant()
+	db.session.Grant(noneOpen)
 	require.Zero(t, e.forgetGrant(e.databases.get("lost")))
 	require.Same(t, db, e.granted)
 	require.Zero(t, e.forgetGrant(db), "it was not used")

@@ -183,6 +183,35 @@ func TestGrantThatGetsLost(t *testing.T) {
 	}
 }
 
+// A job whose row says pending while an earlier request for it is open is read and not claimed: its turn
+// comes when that has ended.
+func TestNothingIsGrantedWhileItsRequestIsOpen(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.PlanFor(key("prod", "a"), mock.Plan{RunFor: time.Second, HoldAnswer: 30 * time.Second})
+		cfg := b.config("root:3")
+		cfg.Quarantine = &runner.Quarantine{Attempts: 1, Within: time.Hour}
+		var j journal
+		cfg.Events = j.add
+		r := b.start(cfg)
+		k := b.one("prod", "a")
+		b.settle(3 * time.Second)
+		b.SetState(k, channels.Pending) // somebody wants it to run once more
+		b.settle(time.Second)
+		row, _ := b.Row(k)
+		require.Equal(b, channels.Pending, row.State)
+		other := b.one("prod", "b")
+		b.settle(time.Second)
+		require.Equal(b, 2, b.Calls("prod", "ClaimVacant"), "the grant is left for others")
+		b.requireRanOnce(other)
+		b.settle(time.Minute)
+		require.Len(b, b.RunsOf(k), 2)
+		require.Zero(b, b.Calls("prod", "Unclaim"))
+		require.Empty(b, j.of(k.UUID, runner.EventUnclaimed))
+		b.requireIdle(r)
+	})
+}
+
 // Jobs that come at any moment, some later, some together, never exceed the capacity, also while claims
 // take their time.
 func TestGrantsKeepTheCapacity(t *testing.T) {

@@ -85,9 +85,9 @@ type Session struct {
 	mu        sync.Mutex // guards the following
 	todo      orders
 	interrupt context.CancelFunc
-	// granted is set while the session may claim one job by itself, and claiming is the job that it has
-	// begun to claim so, at claimingAt.
-	granted    bool
+	// granted is set while the session may claim one job by itself that it does not name, and claiming is
+	// the job that it has begun to claim so, at claimingAt.
+	granted    func(uuid string) bool
 	claiming   string
 	claimingAt time.Time
 

@@ -8,12 +8,13 @@ import (
 )
 
 // Grant lets the session claim one job along with its first read, if that wants nothing but a slot
-// of root, which [Listener.Vacant] answers. The driver must be capable of vacant claims. It ends with
-// the connection.
-func (s *Session) Grant() {
+// of root, which [Listener.Vacant] answers. The driver must be capable of vacant claims. A job that
+// open names is only read: its row may say pending while an earlier request for it is still open. The
+// session's goroutine calls open. The grant ends with the connection.
+func (s *Session) Grant(open func(uuid string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.granted = true
+	s.granted = open
 }
 
 // Withdraw takes that back. It reports whether it could: otherwise the claim is under way, and the
@@ -21,7 +22,7 @@ func (s *Session) Grant() {
 func (s *Session) Withdraw() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.granted = false
+	s.granted = nil
 	return s.claiming == ""
 }
 
@@ -43,10 +44,10 @@ func (s *Session) Answered() {
 func (s *Session) useGrant(uuid string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.granted || s.claiming != "" {
+	if s.granted == nil || s.claiming != "" || s.granted(uuid) {
 		return false
 	}
-	s.granted, s.claiming, s.claimingAt = false, uuid, time.Now()
+	s.granted, s.claiming, s.claimingAt = nil, uuid, time.Now()
 	return true
 }
 

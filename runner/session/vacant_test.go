@@ -39,6 +39,9 @@ func (d *vacantDatabase) Read(ctx context.Context, uuids []string) ([]driver.Row
 	return d.watched.Read(ctx, uuids)
 }
 
+// noneOpen says that there is no open request.
+func noneOpen(string) bool { return false }
+
 // vacantClerk is a clerk to whom upgrades are nothing.
 type vacantClerk struct{ clerk }
 
@@ -82,6 +85,10 @@ func TestGrantIsUsed(t *testing.T) {
 			dirty: []string{"a"}, set: func(_ *vacantDatabase, s *Session) { s.Read("a") }, statements: []string{"read [a]"},
 			told: []string{"1 rows, 0 gone", scheduled}, left: true,
 		},
+		"its request is open": {
+			dirty: []string{"open"}, statements: []string{"read [open]"},
+			told: []string{"1 rows, 0 gone", scheduled}, left: true,
+		},
 		"many are read": {
 			dirty: []string{"a"}, set: func(_ *vacantDatabase, s *Session) { s.readAfter = time.Now().Add(time.Hour) },
 			left: true,
@@ -114,7 +121,7 @@ func TestGrantIsUsed(t *testing.T) {
 			for _, uuid := range c.dirty {
 				s.dirty.add(uuid)
 			}
-			s.Grant()
+			s.Grant(func(uuid string) bool { return uuid == "open" })
 			if c.set != nil {
 				c.set(d, s)
 			}
@@ -122,7 +129,7 @@ func TestGrantIsUsed(t *testing.T) {
 			require.NoError(t, s.execute(t.Context(), &o))
 			require.Equal(t, c.statements, d.statements)
 			require.Equal(t, c.told, out.told)
-			require.Equal(t, c.left, s.granted)
+			require.Equal(t, c.left, s.granted != nil)
 			uuid, since := s.Claiming()
 			require.Equal(t, !c.left, uuid != "")
 			require.Equal(t, c.left, since.IsZero())
@@ -145,13 +152,13 @@ func TestNoGrant(t *testing.T) {
 		return d.statements[0]
 	}
 	require.Equal(t, "read [a]", read())
-	s.Grant()
+	s.Grant(noneOpen)
 	require.True(t, s.Withdraw())
 	require.Equal(t, "read [a]", read())
-	s.Grant()
+	s.Grant(noneOpen)
 	require.Equal(t, "claim vacant a", read())
 	require.Equal(t, "read [a]", read(), "it was for one job")
-	s.Grant()
+	s.Grant(noneOpen)
 	require.Equal(t, "read [a]", read(), "the answer to the first has not been taken in")
 	s.Answered()
 	require.Equal(t, "claim vacant a", read())
@@ -169,7 +176,7 @@ func TestGrantThatFails(t *testing.T) {
 	} {
 		d, _, s := vacantOf(true)
 		s.dirty.add("a")
-		s.Grant()
+		s.Grant(noneOpen)
 		set(d, s)
 		o := s.take()
 		require.ErrorIs(t, s.execute(t.Context(), &o), failed, name)
@@ -183,7 +190,7 @@ func TestEchoOfAGrant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, _, s := vacantOf(false)
 		s.dirty.add("a")
-		s.Grant()
+		s.Grant(noneOpen)
 		o := s.take()
 		require.NoError(t, s.execute(t.Context(), &o))
 		require.Equal(t, time.Now(), s.echoSince)
