@@ -175,6 +175,13 @@ fault: ## Run the fault suite, ten minutes (FAULT=Odoo-answers narrows; TRANSPOR
 	@$(GO) test -c -tags $(TAGS),fault -o bin/fault.test ./test/fault
 	@JOBRUNNER_PG_VERSION=$(PG) bin/fault.test -transport $(TRANSPORT) -test.timeout 25m -test.run '^(TestFaults|TestGuards)$$/$(FAULT)'
 
+GRANT ?=
+
+.PHONY: grants
+grants: ## Let single jobs be claimed while their databases meddle, five minutes (GRANT=trigger narrows it)
+	@$(GO) test -c -tags $(TAGS),fault -o bin/fault.test ./test/fault
+	@cd test/fault && ../../bin/fault.test -test.timeout 25m -test.run '^TestGrants$$/$(GRANT)'
+
 ATTACK ?=
 
 .PHONY: attack
