@@ -278,7 +278,7 @@ func TestOrdersOfAnEarlierConnection(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		d.opened = func() {
 			s.Claim("old")
-			s.Grant()
+			s.Grant(noneOpen)
 			s.Read("old")
 			s.Rescue(driver.Liveness{})
 			s.dirty.add("old")
