@@ -115,28 +115,19 @@ func TestGrantOfAJobThatRuns(t *testing.T) {
 				inBubble(t, func(b *bench) {
 					b.AddDatabase("prod")
 					set(b.World, "prod")
-					var others []channels.Key
 					first := func(j *mock.Job) { j.Priority = 1 }
-					cfg := b.config("root:2")
-					again := false
-					slow(nothing, func(string) {
-						if again && others == nil {
-							others = []channels.Key{b.one("prod", "b", first), b.one("prod", "c", first)}
-						}
-					})(&cfg)
-					r := b.start(cfg)
+					r := b.start(b.config("root:2"))
 					b.settle(time.Minute)
 					b.SetPlan(mock.Plan{RunFor: 4 * time.Second})
 					a := key("prod", "a")
 					b.PlanFor(a, plan)
 					b.one("prod", "a")
 					b.settle(time.Second)
-					again = true
 					b.SetState(a, channels.Pending)
-					b.settle(time.Second)
-					require.Len(b, others, 2)
+					b.settle(time.Millisecond)
+					keys := []channels.Key{a, b.one("prod", "b", first), b.one("prod", "c", first)}
 					b.settle(2 * time.Minute)
-					b.requireDone(append(others, a)...)
+					b.requireDone(keys...)
 					require.Equal(b, 2, b.MaxConcurrent(nil))
 					b.requireIdle(r)
 				})
