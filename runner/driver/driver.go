@@ -150,9 +150,9 @@ type Session interface {
 	Read(ctx context.Context, uuids []string) ([]Row, error)
 
 	// Claim marks those of the given jobs enqueued that are pending, in one committed statement,
-	// and returns those that are enqueued then. In the same round trip it reads others as Read does; these rows are as they
-	// were before the claim. It claims nothing in a database whose tasks must not run any more, as
-	// [ErrChanged] then tells.
+	// and returns those that are enqueued then. In the same round trip it reads others as Read
+	// does; these rows are as they were before the claim. It claims nothing in a database whose
+	// tasks must not run any more, as [ErrChanged] then tells.
 	Claim(ctx context.Context, uuids, others []string) ([]Task, []Row, error)
 
 	// Unclaim puts tasks back to pending that certainly never reached an upstream, provided their

@@ -394,8 +394,8 @@ func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
 	return s.missed(ctx, missing)
 }
 
-// notGot returns those of the jobs that a claim has not got. As many may have been got all the same: a
-// trigger of others can give a job another name.
+// notGot returns those of the jobs that a claim has not got. As many may have been got all the
+// same: a trigger of others can give a job another name.
 func notGot(uuids []string, got []driver.Task) []string {
 	if len(uuids) == 1 && len(got) == 1 && got[0].UUID == uuids[0] {
 		return nil

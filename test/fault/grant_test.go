@@ -5,6 +5,7 @@ package fault
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,8 +19,8 @@ import (
 const (
 	// streamed is how many jobs come one by one.
 	streamed = 30
-	// grantStatements, grantLines and grantIdle bound what the nodes do in any second of a stream, which
-	// has some thirty jobs, and how much of a processor they use after it.
+	// grantStatements, grantLines and grantIdle bound what the nodes do in any second of a stream,
+	// which has some thirty jobs, and how much of a processor they use after it.
 	grantStatements, grantLines = 300, 200
 	grantIdle                   = 0.05
 	// grantPatience is how long the jobs may take to be done when what was wrong is over.
@@ -43,8 +44,8 @@ type grantFault struct {
 	// capacities are those of the channels. Default: root 1.
 	capacities map[string]int
 	nodes      int
-	// undone says that the jobs cannot be done, unserved that the database cannot be served, and unused
-	// that no grant can be used.
+	// undone says that the jobs cannot be done, unserved that the database cannot be served, and
+	// unused that no grant can be used.
 	undone, unserved, unused bool
 	// statements replaces grantStatements.
 	statements int
@@ -127,11 +128,11 @@ func (f grantFault) run(t *testing.T) (*grantBed, grantReport) {
 	return b, r
 }
 
-// TestGrants lets single jobs be claimed by a grant while something is wrong with their database, their
-// PostgreSQL or their Caddys.
+// TestGrants lets single jobs be claimed by a grant while something is wrong with their database,
+// their PostgreSQL or their Caddys.
 func TestGrants(t *testing.T) {
 	fmt.Fprintln(os.Stdout, grantHeader)
-	for _, f := range append(append(append([]grantFault(nil), grantRows...), grantTriggers...), grantFaults...) {
+	for _, f := range slices.Concat(grantRows, grantTriggers, grantFaults) {
 		if f.channels == "" {
 			f.channels = "root:1"
 		}

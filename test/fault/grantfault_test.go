@@ -155,7 +155,8 @@ func restarted(name string, mode pgtest.Mode) grantFault {
 	}}
 }
 
-// claimWithoutAnswer has the connection end between the commit of a claim by a grant and its answer.
+// claimWithoutAnswer has the connection end between the commit of a claim by a grant and its
+// answer.
 func claimWithoutAnswer(name string, gen odoostub.Generation) grantFault {
 	var proxy *faultproxy.Proxy
 	return grantFault{

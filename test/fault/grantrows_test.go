@@ -96,8 +96,8 @@ func judgeLater(b *grantBed) {
 	}
 }
 
-// cancelAtOnce has users cancel jobs that are still pending a moment after they were committed. None of
-// these runs.
+// cancelAtOnce has users cancel jobs that are still pending a moment after they were committed.
+// None of these runs.
 func cancelAtOnce(b *grantBed) {
 	dice := rand.New(rand.NewPCG(1, 2))
 	cancelled := 0
@@ -117,7 +117,8 @@ func cancelAtOnce(b *grantBed) {
 	b.note("%d of 150 cancelled in time", cancelled)
 }
 
-// requeueRunning has users set jobs to pending that run. While its request is open, a job is not claimed.
+// requeueRunning has users set jobs to pending that run. While its request is open, a job is not
+// claimed.
 func requeueRunning(b *grantBed) {
 	b.stream(3)
 	claimed := 0

@@ -55,9 +55,9 @@ func (c *claim) decode(values [][]byte) error {
 	return nil
 }
 
-// add takes in a row. Two rows of one uuid are one task: Odoo runs by uuid. A row that is not enqueued,
-// because a trigger of others has changed it, is no claim: Odoo would not run it, and if it is pending,
-// it would be claimed again at once.
+// add takes in a row. Two rows of one uuid are one task: Odoo runs by uuid. A row that is not
+// enqueued, because a trigger of others has changed it, is no claim: Odoo would not run it, and if
+// it is pending, it would be claimed again at once.
 func (c *claim) add(row driver.Row, claimed bool, model, method string) {
 	if !claimed {
 		c.read.add(row)

@@ -9,8 +9,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/test/support/odoostub"
 )
 
-// A row that a trigger of others has put into another state in the claim is not claimed, however the
-// claim's rows are read.
+// A row that a trigger of others has put into another state in the claim is not claimed, however
+// the claim's rows are read.
 func TestClaimThatATriggerChanges(t *testing.T) {
 	for name, alter := range map[string]string{
 		"decoded": "SELECT", "scanned": "ALTER TABLE queue_job ALTER eta TYPE timestamptz",
