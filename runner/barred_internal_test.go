@@ -67,8 +67,8 @@ func TestUnbarred(t *testing.T) {
 	}
 }
 
-// Pending jobs that cannot start for long are noted, with when the first of them can. Those of which
-// nothing is to be done anyway are not.
+// Pending jobs that cannot start for long are noted, with when the first of them can. Those of
+// which nothing is to be done anyway are not.
 func TestBarredJobsAreNoted(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_700_000_000, 0)
@@ -120,8 +120,8 @@ func TestHowLongBarredJobsAreSleptOver(t *testing.T) {
 	})
 }
 
-// What is written is watched while a database is asleep, and where sessions hear nothing; these are told
-// of what is new to them.
+// What is written is watched while a database is asleep, and where sessions hear nothing; these are
+// told of what is new to them.
 func TestWhatIsWrittenIsWatched(t *testing.T) {
 	t.Parallel()
 	for _, asleep := range []bool{false, true} {

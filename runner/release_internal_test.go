@@ -88,7 +88,8 @@ func TestReleasing(t *testing.T) {
 	require.Equal(t, []string{"busy"}, e.releasing("prod"))
 }
 
-// All that waits is looked at with each full read, and once a minute where there is one every few seconds.
+// All that waits is looked at with each full read, and once a minute where there is one every few
+// seconds.
 func TestHowOftenAllThatWaitsIsLookedAt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()

@@ -19,8 +19,8 @@ func next(tree *channels.Forest, channel string, jobs int) int {
 	return len(tree.Next(time.Now(), 100))
 }
 
-// A tree to try something with has the channels and the policies of the configuration, which stays as it
-// is, but no pools.
+// A tree to try something with has the channels and the policies of the configuration, which stays
+// as it is, but no pools.
 func TestTree(t *testing.T) {
 	t.Parallel()
 	for auto, capacity := range map[int]int{0: 1, 5: 5} {

@@ -164,8 +164,8 @@ func TestUpgradeGateIsAnOption(t *testing.T) {
 	})
 }
 
-// TestUpgradeIsAskedAboutDeaths: what a job has died of matters where deaths are counted, and is not asked
-// elsewhere.
+// TestUpgradeIsAskedAboutDeaths: what a job has died of matters where deaths are counted, and is
+// not asked elsewhere.
 func TestUpgradeIsAskedAboutDeaths(t *testing.T) {
 	for name, q := range map[string]*runner.Quarantine{"no quarantine": nil, "quarantine": {Attempts: 3, Within: time.Hour}} {
 		t.Run(name, func(t *testing.T) {

@@ -14,8 +14,8 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/upstream"
 )
 
-// The pause after an attempt that came to nothing is why a job waits as long as it lasts. If the job waits
-// for longer, it is for its eta.
+// The pause after an attempt that came to nothing is why a job waits as long as it lasts. If the
+// job waits for longer, it is for its eta.
 func TestWhyOfADelay(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_700_000_000, 0)
