@@ -11,7 +11,6 @@ func (m *Manager) vacant(db string) bool {
 	if d := m.dbs[db]; d != nil && d.suspended {
 		return false
 	}
-	return m.dirtyCount == 0 && r.ready.empty() && r.hasCapacity() && !r.sequential &&
-		r.throttle == 0 && r.pausedUntil == 0 &&
-		r.floors == nil && r.ruling == nil && r.tolls == nil && m.shares == nil
+	return m.dirtyCount == 0 && r.hasCapacity() && !r.sequential && r.throttle == 0 &&
+		r.pausedUntil == 0 && r.floors == nil && r.ruling == nil && m.shares == nil
 }

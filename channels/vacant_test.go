@@ -73,7 +73,36 @@ func TestNotVacant(t *testing.T) {
 	f.ConfigureDatabases(Capacities{Max: 5})
 	require.False(t, f.Vacant("db"), "a tree for each database")
 	f = NewForest()
+	f.Govern(func(_, channel string) Rules {
+		return Rules{Rate: &Rate{Starts: 1, Period: time.Hour, Burst: 1}}
+	})
+	require.False(t, f.Vacant("db"), "rules")
+	for name, c := range map[string]struct {
+		cfgs []Config
+		want bool
+	}{
+		"a throttle":  {[]Config{{Name: "root", Capacity: 2, Throttle: time.Second}}, false},
+		"a minimum":   {[]Config{{Name: "root", Capacity: 2}, {Name: "root.a", Min: 1}}, false},
+		"none of it":  {[]Config{{Name: "root", Capacity: 2}, {Name: "root.a", Capacity: 1}}, true},
+		"without end": {[]Config{{Name: "root"}}, true},
+	} {
+		f = NewForest()
+		require.NoError(t, f.Configure(c.cfgs))
+		require.Equal(t, c.want, f.Vacant("db"), name)
+	}
+	f = NewForest()
 	f.Suspend("db")
 	require.True(t, f.Vacant("other"))
 	require.False(t, f.Vacant("db"))
+}
+
+// The pause of a throttle lasts, also if the throttle is gone by then.
+func TestNotVacantDuringAPause(t *testing.T) {
+	t.Parallel()
+	f, now := NewForest(), time.Unix(1_700_000_000, 0)
+	require.NoError(t, f.Configure([]Config{{Name: "root", Capacity: 2, Throttle: time.Second}}))
+	f.Set(Job{Key: Key{DB: "db", UUID: "a"}}, Pending)
+	require.Len(t, f.Next(now, 0), 1)
+	require.NoError(t, f.Configure([]Config{{Name: "root", Capacity: 2}}))
+	require.Equal(t, f.Wakeup().IsZero(), f.Vacant("db"))
 }

@@ -224,11 +224,40 @@ func TestWhatIsToldOfAGrantThatIsUsed(t *testing.T) {
 		require.NoError(b, err)
 		require.Equal(b, runner.WhyClaiming, why.Code)
 		require.Equal(b, began, why.Since)
-		why, err = r.Why(b.Context(), key("prod", "b"))
+		why, err = r.Why(b.Context(), b.one("prod", "b"))
 		require.NoError(b, err)
-		require.Equal(b, runner.WhyUnknownJob, why.Code)
+		require.Equal(b, runner.WhyUnread, why.Code)
 		b.settle(2 * time.Second)
 		b.requireRanOnce(k)
 		require.Zero(b, b.status(r).Claiming)
+	})
+}
+
+// A database that is not served any more while its session uses a grant takes the grant along.
+func TestServiceEndsWhileAGrantIsUsed(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		var r *runner.Runner
+		cfg := b.config("root:1")
+		slow(func(uuid string) {
+			if uuid == "a" {
+				cfg := cfg
+				cfg.Databases = []string{"other"}
+				require.NoError(b, r.Reconfigure(cfg))
+				<-time.After(time.Second)
+			}
+		}, nothing)(&cfg)
+		r = b.start(cfg)
+		b.one("prod", "a")
+		b.settle(2 * time.Minute)
+		_, served := b.state(r, "prod")
+		require.False(b, served)
+		require.Empty(b, b.Runs())
+		require.NoError(b, r.Reconfigure(cfg))
+		b.settle(2 * time.Minute)
+		k := b.one("prod", "b")
+		b.settle(time.Second)
+		b.requireRanOnce(key("prod", "a"), k)
+		b.requireIdle(r)
 	})
 }

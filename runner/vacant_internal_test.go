@@ -104,6 +104,7 @@ func TestWhatIsNeverGranted(t *testing.T) {
 			"a held database":  func(_ *engine, db *database) { db.pause = &Pause{} },
 			"not yet read":     func(_ *engine, db *database) { db.stage = stageLoading },
 			"another database": func(e *engine, _ *database) { e.databases.byName["other"] = &database{} },
+			"another grant":    func(e *engine, _ *database) { e.granted = &database{} },
 		} {
 			e := paired(t)
 			cfg := e.config()

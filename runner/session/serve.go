@@ -244,7 +244,7 @@ func (s *Session) execute(ctx context.Context, o *orders) error {
 // claimAndRead makes the claims that have been ordered, and the next read along with them.
 func (s *Session) claimAndRead(ctx context.Context, o *orders) error {
 	reads := s.nextRead(o.reads)
-	if len(reads) == 1 && len(o.reads) == 0 && len(o.claims) == 0 && s.batch == 0 && s.useGrant(reads[0]) {
+	if len(reads) == 1 && len(o.reads) == 0 && len(o.claims) == 0 && s.useGrant(reads[0]) {
 		return s.claimVacant(ctx, reads)
 	}
 	return s.claimAll(ctx, o.claims, reads)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -130,6 +131,7 @@ func TestGrantIsUsed(t *testing.T) {
 			require.Equal(t, c.statements, d.statements)
 			require.Equal(t, c.told, out.told)
 			require.Equal(t, c.left, s.granted != nil)
+			require.Equal(t, strings.Contains(name, "a lock"), s.claimAfter.After(time.Now()))
 			uuid, since := s.Claiming()
 			require.Equal(t, !c.left, uuid != "")
 			require.Equal(t, c.left, since.IsZero())
