@@ -68,8 +68,10 @@ func TestAnswerToAGrant(t *testing.T) {
 	e.tasks[key] = was
 	e.vacant(db, session.Vacant{Got: []driver.Task{{Key: key, Enqueued: 5}}})
 	require.Same(t, was, e.tasks[key], "it has one already")
-	other := channels.Key{DB: "prod", UUID: "b"}
-	e.vacant(db, session.Vacant{Got: []driver.Task{{Key: key, Enqueued: 5}, {Key: other, Enqueued: 5}}})
+	e.vacant(db, session.Vacant{
+		Reading: session.Reading{Rows: []driver.Row{*jobRow(other, channels.Pending, 0)}},
+		Got:     []driver.Task{{Key: key, Enqueued: 5}, {Key: other, Enqueued: 5}},
+	})
 	require.Same(t, was, e.tasks[key])
 	require.Contains(t, e.tasks, other)
 	require.NotZero(t, db.useful, "it has the slot that was free")
