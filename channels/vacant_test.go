@@ -73,7 +73,7 @@ func TestNotVacant(t *testing.T) {
 	f.ConfigureDatabases(Capacities{Max: 5})
 	require.False(t, f.Vacant("db"), "a tree for each database")
 	f = NewForest()
-	f.Govern(func(_, channel string) Rules {
+	f.Govern(func(_, _ string) Rules {
 		return Rules{Rate: &Rate{Starts: 1, Period: time.Hour, Burst: 1}}
 	})
 	require.False(t, f.Vacant("db"), "rules")
