@@ -178,7 +178,7 @@ fault: ## Run the fault suite, ten minutes (FAULT=Odoo-answers narrows; TRANSPOR
 GRANT ?=
 
 .PHONY: grants
-grants: ## Let single jobs be claimed while their databases meddle, five minutes (GRANT=trigger narrows it)
+grants: ## Let single jobs be claimed while their databases meddle, ten minutes (GRANT=trigger narrows it)
 	@$(GO) test -c -tags $(TAGS),fault -o bin/fault.test ./test/fault
 	@cd test/fault && ../../bin/fault.test -test.timeout 25m -test.run '^TestGrants$$/$(GRANT)'
 

@@ -52,7 +52,8 @@ type database struct {
 	misconfigured string
 	// unreadable is set when that is because its configuration cannot be read.
 	unreadable bool
-	// servedUntil is when it was served last, or found.
+	// servedUntil is when it was served last for long enough that inspections tell of its jobs, or when
+	// it was found.
 	servedUntil time.Time
 	// reserved are the slots that are kept for jobs of a former leader, since reservedAt.
 	reserved   []channels.Key
@@ -178,7 +179,7 @@ func (d *databases) drop(db *database) {
 // step takes in what happened to a database. It reports whether its jobs were known before, and are
 // not any more.
 func (d *databases) step(db *database, what step, detail string) (lost bool) {
-	was := db.stage
+	was, since := db.stage, db.entered
 	if db.stage = was.after(what); db.stage != was {
 		db.entered = time.Now()
 	}
@@ -196,7 +197,8 @@ func (d *databases) step(db *database, what step, detail string) (lost bool) {
 	case what == stepStandby:
 		db.lostClaims = nil // another program may have made others
 	}
-	if lost = was.known() && !db.stage.known(); lost {
+	lost = was.known() && !db.stage.known()
+	if lost && time.Since(since) >= servedLeast {
 		db.servedUntil = time.Now()
 	}
 	d.derive(db)

@@ -199,6 +199,26 @@ func TestSlotsOfADatabaseThatIsNotServed(t *testing.T) {
 	}
 }
 
+// A database that is lost again before inspections can tell anything keeps no slots for ever.
+func TestSlotsOfADatabaseThatComesAndGoes(t *testing.T) {
+	for served, expires := range map[time.Duration]bool{0: true, servedLeast - 1: true, servedLeast: false} {
+		synctest.Test(t, func(t *testing.T) {
+			e := still(map[string]stage{"prod": stageServed})
+			db := e.databases.get("prod")
+			db.servedUntil = time.Now()
+			task := &task{phase: phaseWatched, since: time.Now()}
+			e.holds("prod", "a", task)
+			time.Sleep(mysteryLimit)
+			db.entered = time.Now().Add(-served)
+			e.step(db, stepFail, "a fault")
+			require.Equal(t, stageUnreachable, db.stage)
+			require.Equal(t, expires, task.expired, served)
+			require.Equal(t, expires, task.phase == phaseParked, served)
+			require.Equal(t, !expires, db.servedUntil.Equal(time.Now()), served)
+		})
+	}
+}
+
 // A request is given up only if all says that nothing will come of it, and a second one does no harm.
 func TestGivingUpAnUnstartedJob(t *testing.T) {
 	t.Parallel()

@@ -88,18 +88,23 @@ func (n *player) counts(r *mock.Run) bool {
 	}
 }
 
-// misled reports whether the node has evidence that a job does not run, which does: the request of
-// another engine broke, and was read only after the node had put the job back and sent it again, so that
-// its own request was answered without running it. And the database was lost before the node could read
-// that the job runs, and is lost still: since the lock was taken, at locked if at all, not all of its jobs
-// have been read. docs/reliability.md, "Where the promise ends".
+// misled reports whether the node has evidence that a job does not run, which does, and whose database was
+// lost before the node could read that it runs, and is lost still: since the lock was taken, at locked if at
+// all, not all of its jobs have been read. Either the node's request was answered while the job goes on.
+// Or the request of another engine broke, and was read only after the node had put the job back and sent
+// it again, so that its own request was answered without running it. docs/reliability.md, "Where the
+// promise ends".
 func (n *player) misled(r *mock.Run, locked time.Time) bool {
-	if r.Open() || r.Node == n.node && !r.Opened.Before(n.began) {
+	ours := r.Node == n.node && !r.Opened.Before(n.began)
+	switch lost := locked.IsZero() || n.read[r.Task.DB].Before(locked); {
+	case r.Open() || !lost:
 		return false
+	case ours:
+		return r.Result.Outcome == driver.Answered
+	default:
+		own := n.own[r.Task.Key]
+		return !own.answered.IsZero() && !r.Started.Before(own.sent) && !r.Started.After(own.answered)
 	}
-	own := n.own[r.Task.Key]
-	return !own.answered.IsZero() && !r.Started.Before(own.sent) && !r.Started.After(own.answered) &&
-		(locked.IsZero() || n.read[r.Task.DB].Before(locked))
 }
 
 // check checks what must hold at any time at which nothing moves.

@@ -18,6 +18,9 @@ const (
 	// runs none of our jobs and has answered nothing for as long: it accepts connections and will never
 	// answer. One whose workers are busy is left its time.
 	unstartedLimit = 10 * time.Minute
+	// servedLeast is how long a database has to be served for the inspections of two scans. One that is
+	// lost again and again before that tells nothing, and must not keep slots for ever.
+	servedLeast = 3 * scanInterval
 )
 
 // deadApart is how far two inspections in a row must lie apart that find nothing

@@ -149,6 +149,9 @@ func (e *engine) lose(db *database) (claiming int) {
 			e.requeue(key)
 		case phaseUnclaiming, phaseAsked, phaseWatched:
 			e.rest(key, t)
+			if t.phase == phaseWatched {
+				e.expire(db, key, t, time.Now()) // it may be there again at each scan, and tell nothing
+			}
 		case phaseOpen, phaseParked:
 		}
 	}

@@ -187,13 +187,14 @@ func (d *Driver) admit(ctx context.Context, up driver.Upstream, t driver.Task) (
 	}
 	run := &Run{Task: t, Upstream: up.Name, Opened: time.Now(), Node: d, stopping: newStopping(&plan)}
 	db := w.databases[t.DB]
+	claimed := 0
 	if db != nil && db.jobs[t.UUID] != nil {
-		run.Job = db.jobs[t.UUID].Job
+		run.Job, claimed = db.jobs[t.UUID].Job, db.jobs[t.UUID].claimed
 	}
 	if w.sent != nil {
 		w.sent(w.sentNow(run))
 	}
-	w.record.add(run, db != nil && db.fingerprint().Unguarded)
+	w.record.add(run, claimed, db != nil && db.fingerprint().Unguarded)
 	faults := w.upstream(up.Name)
 	switch {
 	case ctx.Err() != nil:

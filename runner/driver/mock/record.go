@@ -62,7 +62,10 @@ func (r *record) tick() int {
 	return r.sequence
 }
 
-func (r *record) add(run *Run, unguarded bool) {
+// add notes a request for a job whose last claim has that number, 0 without one. A run that was begun
+// after that claim, by a request of before that had waited, is no overlap: nobody could know, and the
+// application turns this request away.
+func (r *record) add(run *Run, claimed int, unguarded bool) {
 	r.runs = append(r.runs, run)
 	run.openedAt = r.tick()
 	key := run.Task.Key
@@ -71,6 +74,7 @@ func (r *record) add(run *Run, unguarded bool) {
 		case o.Open() && o.Node == run.Node:
 			r.overlap(key, "sent while another request for it was open")
 		case o.Excused:
+		case o.Executing() && o.openedAt < claimed && claimed < o.startedAt:
 		case o.Executing():
 			r.overlap(key, "sent while it was running")
 		case o.Waiting && unguarded:

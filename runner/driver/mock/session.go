@@ -273,7 +273,9 @@ func (s *session) claim(ctx context.Context, method string, uuids, others []stri
 			if j.State != channels.Pending || s.db.faults.ClaimSkips[j.UUID] || s.gated && s.db.upgrade.marked != "" || !may(j) {
 				continue
 			}
-			s.w.update(j.Key, s.pid, func(j *Job) { j.State, j.Enqueued = channels.Enqueued, now })
+			s.w.update(j.Key, s.pid, func(j *Job) {
+				j.State, j.Enqueued, j.claimed = channels.Enqueued, now, s.w.record.tick()
+			})
 			tasks = append(tasks, driver.Task{Key: j.Key, Enqueued: now})
 		}
 		if s.db.faults.LoseAfterClaim {

@@ -105,6 +105,8 @@ type Job struct {
 	Causes []string
 	// Info is what is known of its failures. Only a quarantine, or a time limit, writes it and Exception.
 	Info string
+	// claimed is the number of its last claim, in the order of what happens to runs.
+	claimed int
 }
 
 // NewJob returns a pending job of the root channel with Odoo's defaults: priority 10, five retries.
