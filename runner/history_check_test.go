@@ -292,6 +292,8 @@ func (p *play) operate(dbs []string) {
 				p.serversResume()
 			}
 			lost := row.State == channels.Started && p.base[db] != withLocks || row.State == channels.Started && row.Enqueued == 0
+			// Its connection may have been closed for its time limit: docs/policies.md.
+			lost = lost || row.State == channels.Started && p.h.Limited && broken[k]
 			lost = lost || row.State == channels.Enqueued && (row.Enqueued == 0 && p.touched[k] ||
 				p.base[db] == unguarded && (disturbed || broken[k] || p.touched[k] || time.UnixMicro(row.Enqueued).Before(young)))
 			if lost && !live[k] {
