@@ -400,7 +400,9 @@ func TestStepsOfASession(t *testing.T) {
 func TestRunningInANeutralizedDatabase(t *testing.T) {
 	t.Parallel()
 	e, db := served()
-	runs, over := e.holds("prod", "runs", &task{phase: phaseWatched}), e.holds("prod", "over", &task{phase: phaseWatched})
+	now := time.Now()
+	runs := e.holds("prod", "runs", &task{phase: phaseWatched, since: now})
+	over := e.holds("prod", "over", &task{phase: phaseWatched, since: now})
 	opened, others := e.holds("prod", "open", &task{phase: phaseOpen}), e.holds("lost", "over", &task{phase: phaseWatched})
 	waits := channels.Key{DB: "prod", UUID: "waits"}
 	for _, health := range []driver.Health{driver.Undetected, driver.Neutralized} {

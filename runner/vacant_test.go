@@ -30,7 +30,7 @@ func TestClaimedWithItsFirstRead(t *testing.T) {
 			b.requireRanOnce(k)
 			require.Len(b, j.of(k.UUID, runner.EventDispatched), 1)
 		}
-		require.Equal(b, 5, b.Calls("prod", "ClaimVacant"))
+		require.GreaterOrEqual(b, b.Calls("prod", "ClaimVacant"), 5, "the row of a job that has ended may be read so, too")
 		require.Zero(b, b.Calls("prod", "Claim"))
 		b.requireIdle(r)
 	})
