@@ -246,7 +246,7 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 	switch {
 	case t != nil && t.phase != phaseParked:
 		w.task(e, t, now)
-	case e.claims() && claimed == w.Key:
+	case claimed.UUID != "" && claimed == w.Key:
 		w.Since = since
 		w.say(WhyClaiming, "the job is being claimed")
 	case known && x.Reason == channels.ReasonFailed:

@@ -341,17 +341,17 @@ func gone(uuids []string, rows []driver.Row) []string {
 	if len(rows) == len(uuids) {
 		return nil
 	}
-	found := make(map[string]struct{}, len(rows))
-	for i := range rows {
-		found[rows[i].UUID] = struct{}{}
-	}
-	return without(uuids, found)
+	return untold(uuids, rows, func(r *driver.Row) string { return r.UUID })
 }
 
-// without returns those of list that are not in a set.
-func without(list []string, set map[string]struct{}) (rest []string) {
-	for _, v := range list {
-		if _, ok := set[v]; !ok {
+// untold returns those of the jobs that a statement has told nothing of.
+func untold[T any](uuids []string, told []T, uuid func(*T) string) (rest []string) {
+	found := make(map[string]struct{}, len(told))
+	for i := range told {
+		found[uuid(&told[i])] = struct{}{}
+	}
+	for _, v := range uuids {
+		if _, ok := found[v]; !ok {
 			rest = append(rest, v)
 		}
 	}
@@ -400,11 +400,7 @@ func notGot(uuids []string, got []driver.Task) []string {
 	if len(uuids) == 1 && len(got) == 1 && got[0].UUID == uuids[0] {
 		return nil
 	}
-	taken := make(map[string]struct{}, len(got))
-	for i := range got {
-		taken[got[i].UUID] = struct{}{}
-	}
-	return without(uuids, taken)
+	return untold(uuids, got, func(t *driver.Task) string { return t.UUID })
 }
 
 // claimed notes which notifications are to come of what was got.
