@@ -187,7 +187,8 @@ type Session interface {
 type Notifications struct {
 	// Changed holds the uuids of jobs that others changed, without duplicates.
 	Changed []string
-	// Echoes holds the uuids of jobs that this session changed itself.
+	// Echoes holds the uuids of jobs that this session's statements changed: those that they name,
+	// and what triggers of others add to them.
 	Echoes []string
 	// Reload is set when the application announced a changed configuration.
 	Reload bool

@@ -59,6 +59,10 @@ func (f *foreseen) end(uuid string, now time.Time) {
 	}
 }
 
+// knows reports whether this session has claimed the job lately. What it changed by itself tells
+// nothing then, unlike a job that a trigger of others adds to one of our statements.
+func (f *foreseen) knows(uuid string) bool { return f.stages[uuid] != 0 }
+
 // wait reports whether a notification was foreseen, and has its row wait then.
 func (f *foreseen) wait(uuid string, now time.Time) bool {
 	switch f.stages[uuid] {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -184,6 +185,25 @@ func TestChangesOfOthersAreNoEcho(t *testing.T) {
 		require.False(t, s.echoSince.IsZero())
 		require.Equal(t, time.Now(), s.heard, "but PostgreSQL was heard")
 	})
+}
+
+// A trigger of others can change jobs in a statement of ours, which names them as our own doing. They
+// are read; what was claimed is not.
+func TestOtherJobsOfAnEchoAreRead(t *testing.T) {
+	s := scripted(&script{}, &ear{})
+	hear := func(n driver.Notifications) {
+		s.conn = &script{wait: func(context.Context) (driver.Notifications, error) { return n, nil }}
+		require.NoError(t, s.collect())
+	}
+	require.NoError(t, s.claim(t.Context(), []string{"a"}, nil))
+	hear(driver.Notifications{Echoes: []string{"a", "b"}, Changed: []string{"a"}})
+	require.Equal(t, []string{"b"}, s.dirty.take(nil, 9))
+	for i := range backlogLimit {
+		s.dirty.add(strconv.Itoa(i))
+	}
+	hear(driver.Notifications{Echoes: []string{"c"}})
+	require.Equal(t, backlogLimit, s.dirty.len())
+	require.True(t, s.overflow, "all are read instead")
 }
 
 // A silent session is probed after probeInterval, and one that is never silent after probeLimit;

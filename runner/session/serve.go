@@ -161,13 +161,14 @@ func (s *Session) listen(ctx context.Context) error {
 	}
 	s.reload = s.reload || n.Reload
 	s.overflow = s.overflow || n.Overflow
-	for _, uuid := range n.Changed {
-		if s.dirty.len() >= backlogLimit {
-			s.overflow = true
-			break
+	for _, uuid := range n.Echoes {
+		if !s.foreseen.knows(uuid) {
+			s.changed(uuid)
 		}
+	}
+	for _, uuid := range n.Changed {
 		if !s.foreseen.wait(uuid, s.heard) {
-			s.dirty.add(uuid)
+			s.changed(uuid)
 		}
 	}
 	s.pulse.beat(s.heard)
@@ -176,6 +177,15 @@ func (s *Session) listen(ctx context.Context) error {
 		s.notified += len(n.Changed)
 	}
 	return nil
+}
+
+// changed notes a job to read. Beyond backlogLimit, all are read instead.
+func (s *Session) changed(uuid string) {
+	if s.dirty.len() >= backlogLimit {
+		s.overflow = true
+		return
+	}
+	s.dirty.add(uuid)
 }
 
 // deadline is when the session has something to do by itself.

@@ -49,6 +49,12 @@ var grantTriggers = []grantFault{
 		name: "trigger: 1,000 notifications", sql: onClaim(`PERFORM pg_notify('queue_job', OLD.uuid);
 			PERFORM pg_notify('queue_job', md5(i::text)::uuid::text) FROM generate_series(1, 1000) AS i;`),
 	},
+	{
+		name: "trigger: a job more", sql: onClaim(`IF OLD.name <> 'one more' THEN
+				INSERT INTO queue_job (uuid, name, state, channel, priority, date_created, retry, max_retries)
+				VALUES (md5(OLD.uuid)::uuid, 'one more', 'pending', 'root', 10, now() AT TIME ZONE 'UTC', 0, 5);
+			END IF;`),
+	},
 	{name: "rule: nothing instead of a claim", unused: true, undone: true, sql: "CREATE RULE r AS ON UPDATE TO queue_job WHERE NEW.state = 'enqueued' DO INSTEAD NOTHING"},
 	{
 		name: "rule: something else as well", unused: true, undone: true,

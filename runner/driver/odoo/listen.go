@@ -66,7 +66,7 @@ func (s *set) take() (list []string) {
 func (b *inbox) put(pid uint32, payload []byte) {
 	switch {
 	case pid == b.own:
-		b.echoes.add(payload)
+		b.putEcho(payload)
 		return
 	case len(payload) > UUIDLimit:
 		// No job has such a name, so all that it can announce is a configuration.
@@ -78,6 +78,17 @@ func (b *inbox) put(pid uint32, payload []byte) {
 	}
 	b.changed.add(payload)
 	b.reload = b.reload || isReload(payload)
+}
+
+// putEcho is called for what a statement of ours has caused. Triggers of others may notify in it, too.
+func (b *inbox) putEcho(payload []byte) {
+	switch {
+	case len(payload) > UUIDLimit:
+	case len(b.echoes.list) >= inboxLimit:
+		b.overflow = true
+	default:
+		b.echoes.add(payload)
+	}
 }
 
 // isReload reports whether a payload announces a changed configuration: all that is known of that

@@ -140,6 +140,24 @@ func TestLimitsOfAnInbox(t *testing.T) {
 	require.True(t, b.empty())
 }
 
+// A trigger of others that notifies in our own statements finds the same limits.
+func TestLimitsOfEchoes(t *testing.T) {
+	t.Parallel()
+	b := inbox{own: 1}
+	longest := strings.Repeat("x", UUIDLimit)
+	b.put(1, []byte(longest))
+	b.put(1, []byte(longest+"x"))
+	require.Equal(t, driver.Notifications{Echoes: []string{longest}}, b.take())
+	for i := range inboxLimit {
+		b.put(1, fmt.Append(nil, i))
+	}
+	require.False(t, b.overflow)
+	b.put(1, []byte("one more"))
+	n := b.take()
+	require.True(t, n.Overflow)
+	require.Len(t, n.Echoes, inboxLimit)
+}
+
 // A set remembers nothing of what was taken from it, and keeps the memory of few texts only.
 func TestMemoryOfASet(t *testing.T) {
 	t.Parallel()
