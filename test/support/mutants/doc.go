@@ -7,7 +7,7 @@
 //	mutants prepare   compiles all mutants of a package into one test binary, each behind a
 //	                  condition, and notes which test reaches which of them, and how long it takes
 //	mutants judge     finds out what Gremlins has changed, and runs the tests that reach it, the
-//	                  fastest first, with that one mutant in force
+//	                  likeliest to notice first, with that one mutant in force
 //
 // What cannot be chosen while the program runs, such as an operator in a constant, is compiled for
 // that mutant alone. Verdicts are kept, so that an interrupted run goes on.

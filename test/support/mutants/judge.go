@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -64,7 +65,9 @@ func (b *bench) judge(dir string) (int, error) {
 		return v.exitCode(), nil
 	}
 	start := time.Now()
-	v, by, err := b.try(idx, m)
+	reaches := idx.reaching(m)
+	slices.SortStableFunc(reaches, likeliest(neighbours(verdicts, m)))
+	v, by, err := b.try(idx, m, reaches)
 	if err != nil {
 		return exitBroken, err
 	}
@@ -167,13 +170,18 @@ func difference(name string, original, mutant []byte) (token.Position, token.Tok
 }
 
 // try runs the tests that reach the mutant, and tells which one killed it.
-func (b *bench) try(idx *index, m mutation) (verdict, string, error) {
-	binary, env, reaches := b.binary, []string(nil), idx.reaching(m)
+func (b *bench) try(idx *index, m mutation, reaches []test) (verdict, string, error) {
+	binary, env := b.binary, []string(nil)
 	if n, ok := idx.Mutants[m.key()]; ok {
 		env = []string{fmt.Sprintf("MUTANT=%d", n)}
 	} else {
-		binary = func(judge string) string { return b.binary(judge) + ".one" }
-		overlay := filepath.Join(b.Work, "one.json")
+		one, err := os.MkdirTemp(b.Work, "one_")
+		if err != nil {
+			return "", "", fmt.Errorf("making a folder: %w", err)
+		}
+		defer os.RemoveAll(one)
+		binary = func(judge string) string { return filepath.Join(one, filepath.Base(b.binary(judge))) }
+		overlay := filepath.Join(one, "overlay.json")
 		original := filepath.Join(b.Root, b.Package, m.at.Filename)
 		if err := writeOverlay(overlay, map[string]string{original: m.file}); err != nil {
 			return "", "", err
@@ -193,7 +201,7 @@ func (b *bench) try(idx *index, m mutation) (verdict, string, error) {
 	for _, judge := range b.Judges {
 		for _, group := range groups(reaches, judge) {
 			if v, by := b.attempt(binary(judge), judge, env, group); v != lived {
-				return v, judge + " " + by, nil
+				return v, test{Judge: judge, Name: by}.id(), nil
 			}
 		}
 	}
@@ -205,7 +213,7 @@ func (b *bench) compiles(judge, overlay, binary string) bool {
 	return err == nil
 }
 
-// reaching returns the tests that reach the mutant, the fastest first.
+// reaching returns the tests that reach the mutant.
 func (idx *index) reaching(m mutation) []test {
 	numbers := []int{0}
 	if n, ok := idx.Mutants[m.key()]; ok {
@@ -224,11 +232,56 @@ func (idx *index) reaching(m mutation) []test {
 			found = append(found, t)
 		}
 	}
-	slices.SortStableFunc(found, func(a, b test) int { return cmp.Compare(a.Took, b.Took) })
 	return found
 }
 
-// groups divides the tests of a judge: a mutant that dies by a fast test need not wait for a slow one.
+// likeliest compares tests by how soon they will tell: those that killed the mutants nearby come
+// first, then those that take little time and reach little else, because they look closest.
+func likeliest(nearby []string) func(a, b test) int {
+	rank := func(t test) int {
+		if i := slices.Index(nearby, t.id()); i >= 0 {
+			return i
+		}
+		return len(nearby)
+	}
+	price := func(t test) time.Duration { return t.Took * time.Duration(1+len(t.Reaches)) }
+	return func(a, b test) int { return cmp.Or(rank(a)-rank(b), cmp.Compare(price(a), price(b))) }
+}
+
+// neighbours returns the tests that killed other mutants of the same file, those of the nearest lines
+// first, at most five.
+func neighbours(verdicts string, m mutation) []string {
+	content, err := os.ReadFile(verdicts)
+	if err != nil {
+		return nil
+	}
+	type kill struct {
+		lines int
+		by    string
+	}
+	var kills []kill
+	for line := range strings.Lines(string(content)) {
+		fields := strings.Split(line, "\t")
+		at, ok := strings.CutPrefix(fields[0], m.at.Filename+":")
+		if !ok || len(fields) < 5 || verdict(fields[3]) != killed {
+			continue
+		}
+		at, _, _ = strings.Cut(at, ":")
+		if n, err := strconv.Atoi(at); err == nil {
+			kills = append(kills, kill{max(n-m.at.Line, m.at.Line-n), fields[4]})
+		}
+	}
+	slices.SortStableFunc(kills, func(a, b kill) int { return cmp.Compare(a.lines, b.lines) })
+	var found []string
+	for _, k := range kills {
+		if len(found) < 5 && !slices.Contains(found, k.by) {
+			found = append(found, k.by)
+		}
+	}
+	return found
+}
+
+// groups divides the tests of a judge: a mutant that dies by the first need not wait for the others.
 // What each test spent on the start of a server, they spend once.
 func groups(tests []test, judge string) [][]test {
 	var found [][]test

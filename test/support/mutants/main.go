@@ -32,7 +32,7 @@ func run(args []string) (int, error) {
 		return exitBroken, errors.New("prepare or judge?")
 	}
 	flags := flag.NewFlagSet("mutants "+args[0], flag.ContinueOnError)
-	b := bench{patience: 10 * time.Second}
+	b := bench{patience: 3 * time.Second}
 	flags.StringVar(&b.Root, "root", ".", "the folder of the module")
 	flags.StringVar(&b.Work, "work", "", "the folder for binaries, notes and verdicts of the package")
 	flags.StringVar(&b.Package, "package", "", "the package that is broken, relative to root")

@@ -53,6 +53,9 @@ type test struct {
 	Reaches     []int
 }
 
+// id names a test among those of all judges.
+func (t test) id() string { return t.Judge + " " + t.Name }
+
 func (b *bench) prepare() error {
 	if err := os.MkdirAll(b.Work, 0o750); err != nil {
 		return fmt.Errorf("making a folder: %w", err)
