@@ -91,6 +91,10 @@ type database struct {
 	writes driver.Writes
 	// sharingTold is when it was last said that its jobs name too many channels.
 	sharingTold time.Time
+	// keys are what the rows of the last snapshot told the jobs apart by, and untold is set while policies
+	// ask for more.
+	keys   driver.Keys
+	untold bool
 	// repairs collects the jobs that the present snapshot changed, up to repairsLimit.
 	repairs []string
 }
@@ -108,7 +112,7 @@ func (db *database) repair(uuid string) {
 // serving reports whether jobs of the database may be claimed. What is wrong with its channels is up
 // to its channel tree.
 func (db *database) serving() bool {
-	return db.stage.known() && db.hold.until.IsZero() && db.pause == nil && !db.upgrade.Active && db.leaving.IsZero()
+	return db.stage.known() && !db.untold && db.hold.until.IsZero() && db.pause == nil && !db.upgrade.Active && db.leaving.IsZero()
 }
 
 // settling reports whether a new leader should wait for the database: it may still tell of jobs that
@@ -122,6 +126,8 @@ func (db *database) shown() (DatabaseState, string) {
 		return DatabaseUpgrading, db.upgrade.Description
 	case db.stage != stageServed:
 		return stageStates[db.stage], db.detail
+	case db.untold:
+		return DatabaseLoading, "all jobs are read anew, because policies tell them apart by more"
 	case !db.hold.until.IsZero():
 		return DatabaseHeld, db.hold.why
 	case db.misconfigured != "":
@@ -208,6 +214,7 @@ func (d *databases) step(db *database, what step, detail string) (lost bool) {
 // derive brings up to date what follows from the state of a database: whether its jobs are in the
 // queues, and what users see of it.
 func (d *databases) derive(db *database) {
+	db.untold = !db.keys.Include(keys(d.shares))
 	if db.serving() {
 		d.tree.Resume(db.Name)
 	} else {

@@ -102,8 +102,8 @@ func (r *sessionReports) SnapshotRows(ctx context.Context, rows []driver.Row) (e
 	return earlier
 }
 
-func (r *sessionReports) SnapshotEnd(named map[string]struct{}) {
-	r.post(func() { r.engine.snapshotEnd(r.db, named) })
+func (r *sessionReports) SnapshotEnd(named map[string]struct{}, keys driver.Keys) {
+	r.post(func() { r.engine.snapshotEnd(r.db, named, keys) })
 }
 
 func (r *sessionReports) Rows(read session.Reading) {

@@ -283,7 +283,7 @@ func (e *engine) snapshotRows(db *database, rows []driver.Row) {
 	}
 }
 
-func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
+func (e *engine) snapshotEnd(db *database, named map[string]struct{}, keys driver.Keys) {
 	// Tasks among these have ended meanwhile, or were deleted: their rows tell which.
 	ended, gone := e.tree.RemoveStale(db.Name, e.tasksOf(db), repairsLimit)
 	for _, key := range gone {
@@ -293,12 +293,13 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}) {
 		e.forgetDelays(db.Name)
 		e.forgetSetbacks(db.Name)
 	}
-	db.open = nil
+	db.open, db.keys = nil, keys
 	e.tree.EndSnapshot(db.Name)
 	e.notes.emit(Event{Kind: EventResynced, Database: db.Name, Count: len(db.repairs)})
 	db.accountAgain()
 	e.forgetClosed(db)
 	if db.stage.known() {
+		e.databases.derive(db)
 		e.askEnded(db, ended)
 		e.notes.repaired(db, named)
 		e.sweep(db)

@@ -92,5 +92,6 @@ func (d *databases) share(policies []policy.Policy) {
 		if db.session != nil {
 			db.session.Resync()
 		}
+		d.derive(db)
 	}
 }

@@ -5,6 +5,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/policy"
 )
 
@@ -28,6 +30,86 @@ func TestGatesOfChannels(t *testing.T) {
 		require.Equal(t, c.export, s.Share("root.export", "prod").Gate)
 	}
 	require.Nil(t, channelShares(nil))
+}
+
+// Nothing starts in a database while its rows have not told what policies tell jobs apart by, and a
+// snapshot that began before is not enough.
+func TestNothingStartsUntold(t *testing.T) {
+	t.Parallel()
+	companies, both := driver.Keys{Companies: true}, driver.Keys{Companies: true, Identities: true}
+	per := policy.Policy{Channels: []string{"root"}, Limit: &policy.Limit{Jobs: 1, Per: policy.PerCompany}}
+	serialize := policy.Policy{Channels: []string{"root"}, Serialize: policy.ByIdentityKey}
+	e, db := served()
+	ready := func(want bool) {
+		t.Helper()
+		require.Equal(t, want, db.serving())
+		require.Equal(t, want, db.state == DatabaseReady)
+		if !want {
+			require.Equal(t, DatabaseLoading, db.state)
+			require.Equal(t, "all jobs are read anew, because policies tell them apart by more", db.reason)
+		}
+	}
+	read := func(keys driver.Keys) {
+		e.snapshotBegin(db)
+		e.snapshotEnd(db, nil, keys)
+	}
+	e.databases.derive(db)
+	ready(true)
+	e.databases.share([]policy.Policy{per})
+	ready(false)
+	read(driver.Keys{})
+	ready(false)
+	read(companies)
+	ready(true)
+	e.databases.share([]policy.Policy{per, serialize})
+	ready(false)
+	read(companies)
+	ready(false)
+	read(both)
+	ready(true)
+	e.databases.share([]policy.Policy{serialize})
+	ready(true)
+	read(driver.Keys{Identities: true})
+	ready(true)
+	e.databases.share(nil)
+	ready(true)
+}
+
+// What a job is told apart by is taken in while it has a slot, where a policy asks for it.
+func TestKeysOfWhatRuns(t *testing.T) {
+	t.Parallel()
+	serialize := policy.Policy{Channels: []string{"root"}, Serialize: policy.ByIdentityKey}
+	for name, c := range map[string]struct {
+		policies  []policy.Policy
+		row, want channels.Job
+	}{
+		"company":   {[]policy.Policy{serialize}, channels.Job{Company: 3}, channels.Job{Company: 3}},
+		"identity":  {[]policy.Policy{serialize}, channels.Job{Identity: 5}, channels.Job{Identity: 5}},
+		"no policy": {nil, channels.Job{Company: 3, Identity: 5}, channels.Job{}},
+	} {
+		for _, phase := range []phase{phaseClaiming, phaseOpen, phaseUnclaiming, phaseWatched} {
+			e, _ := served()
+			e.databases.share(c.policies)
+			key := e.holds("prod", "a", &task{phase: phase})
+			_, before, _ := e.tree.Lookup(key)
+			row := jobRow(key, channels.Enqueued, 5)
+			row.Company, row.Identity = c.row.Company, c.row.Identity
+			e.retell(row)
+			job, state, ok := e.tree.Lookup(key)
+			require.True(t, ok, name)
+			require.Equal(t, before, state, name)
+			require.Equal(t, c.want.Company, job.Company, name)
+			require.Equal(t, c.want.Identity, job.Identity, name)
+		}
+		e, _ := served()
+		e.databases.share(c.policies)
+		key := channels.Key{DB: "prod", UUID: "unknown"}
+		row := jobRow(key, channels.Enqueued, 5)
+		row.Company = 3
+		e.retell(row)
+		_, _, ok := e.tree.Lookup(key)
+		require.False(t, ok, name)
+	}
 }
 
 // Policies that tell jobs apart in another way have rows read anew where there is a session.

@@ -98,6 +98,27 @@ func TestLimitPerCompany(t *testing.T) {
 	})
 }
 
+// TestLimitPerCompanyByReload: the companies of jobs that wait already are asked for then.
+func TestLimitPerCompanyByReload(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.SetPlan(mock.Plan{RunFor: time.Hour})
+		r := b.start(b.config("root:1"))
+		b.one("prod", "a", func(j *mock.Job) { j.Company = 1 })
+		b.settle(time.Second)
+		for i, uuid := range []string{"b", "c", "d"} {
+			b.one("prod", uuid, func(j *mock.Job) { j.Company = int32(i) })
+		}
+		b.settle(time.Second)
+		require.NoError(b, r.Reconfigure(b.shared("root:9", policy.Limit{Jobs: 1, Per: policy.PerCompany})))
+		b.settle(10 * time.Second)
+		require.Equal(b, 3, b.Count("prod", channels.Started), "of companies 0, 1 and 2")
+		w, err := r.Why(b.Context(), key("prod", "c"))
+		require.NoError(b, err)
+		require.Contains(b, w.Text, "company 1 of database prod has 1 of at most 1")
+	})
+}
+
 // TestFair: a database with few jobs does not wait behind one with many, and who runs long jobs gets
 // fewer of them.
 func TestFair(t *testing.T) {

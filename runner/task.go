@@ -150,6 +150,7 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 		return e.applyToTree(row, set)
 	}
 	e.seen(row)
+	e.retell(row)
 	row = new(*row)
 	switch t.phase {
 	case phaseClaiming, phaseUnclaiming:
@@ -181,6 +182,19 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 		return e.stillRunning(row, t)
 	}
 	return e.settle(row.Key, t)
+}
+
+// retell takes in what a job that has a slot is told apart by. It was not known before a policy asked for
+// it, and what runs counts.
+func (e *engine) retell(row *driver.Row) {
+	if len(e.databases.shares) == 0 {
+		return
+	}
+	job, state, ok := e.tree.Lookup(row.Key)
+	if ok && (job.Company != row.Company || job.Identity != row.Identity) {
+		job.Company, job.Identity = row.Company, row.Identity
+		e.tree.Set(job, state)
+	}
 }
 
 // countStarted has a job of ours counted among those that Odoo has started. Nothing else depends on it.

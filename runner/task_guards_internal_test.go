@@ -512,7 +512,7 @@ func TestSnapshotForgetsWhatIsGone(t *testing.T) {
 	}
 	e.snapshotBegin(db)
 	e.snapshotRows(db, []driver.Row{*jobRow(stays, channels.Pending, 0)})
-	e.snapshotEnd(db, nil)
+	e.snapshotEnd(db, nil, driver.Keys{})
 	for _, key := range []channels.Key{gone, stays, elsewhere, task} {
 		_, _, known := e.tree.Lookup(key)
 		require.Equal(t, key != gone, known, key)
@@ -811,7 +811,7 @@ func TestParkedTasksAreReadAfterASnapshot(t *testing.T) {
 	e.requeue(elsewhere)
 	e.snapshotBegin(db)
 	e.snapshotRows(db, []driver.Row{*jobRow(runs, channels.Started, 5)})
-	e.snapshotEnd(db, nil)
+	e.snapshotEnd(db, nil, driver.Keys{})
 	for key, want := range map[channels.Key]phase{
 		runs: phaseWatched, ended: phaseAsked, parked: phaseAsked, known: phaseAsked, elsewhere: phaseParked,
 	} {

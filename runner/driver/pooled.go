@@ -35,7 +35,8 @@ type Fencer interface {
 // lead: the error matches [ErrDeposed] and [ErrLost]. It is optional; other sessions of such a driver can go
 // on for a moment when another process leads.
 type Fenced interface {
-	// SetFence gives the function that returns the present fence; a zero one is none.
+	// SetFence gives the function that returns the present fence; a zero one is none, and so is no
+	// function.
 	SetFence(fence func() Fence)
 }
 

@@ -6,6 +6,11 @@ type Keys struct {
 	Companies, Identities bool
 }
 
+// Include reports whether these are all of the others, or more.
+func (k Keys) Include(o Keys) bool {
+	return (k.Companies || !o.Companies) && (k.Identities || !o.Identities)
+}
+
 // Sharer is implemented by sessions of applications whose tasks have such keys. It is optional, and
 // declared by [Capabilities.Companies] and [Capabilities.Identities].
 type Sharer interface {

@@ -31,10 +31,10 @@ type Listener interface { //nolint:interfacebloat // what a session tells is one
 	// SnapshotBegin, SnapshotRows and SnapshotEnd bring a snapshot. SnapshotRows may block until the
 	// listener has caught up; it reports whether it has taken all earlier rows, so that their memory
 	// can be used again. named are the jobs that notifications have named and that have not been read
-	// since; nil if more were named than were kept.
+	// since; nil if more were named than were kept. keys are what the rows tell the jobs apart by.
 	SnapshotBegin()
 	SnapshotRows(ctx context.Context, rows []driver.Row) (earlier bool)
-	SnapshotEnd(named map[string]struct{})
+	SnapshotEnd(named map[string]struct{}, keys driver.Keys)
 
 	// Rows brings rows that were read.
 	Rows(r Reading)

@@ -176,8 +176,10 @@ func (c *clerk) Released(rows []driver.Row)                           { c.tell(f
 func (c *clerk) Stopped([]driver.Task, []driver.Stopped, bool, error) { c.tell("stopped") }
 func (c *clerk) Accounted([]driver.Cause, []driver.Row, error)        { c.tell("accounted") }
 func (c *clerk) SnapshotBegin()                                       { c.tell("snapshot") }
-func (c *clerk) SnapshotEnd(named map[string]struct{})                { c.tell(fmt.Sprintf("%d named", len(named))) }
-func (c *clerk) SnapshotRows(_ context.Context, _ []driver.Row) bool  { return true }
+func (c *clerk) SnapshotEnd(named map[string]struct{}, _ driver.Keys) {
+	c.tell(fmt.Sprintf("%d named", len(named)))
+}
+func (c *clerk) SnapshotRows(_ context.Context, _ []driver.Row) bool { return true }
 
 func (c *clerk) Rows(r Reading) {
 	c.notified = r.Notified

@@ -46,7 +46,7 @@ func (s *Session) snapshot(ctx context.Context) error {
 // readAll is the part of a snapshot that concerns the jobs.
 func (s *Session) readAll(ctx context.Context) error {
 	began := time.Now()
-	s.readKeys()
+	keys := s.readKeys()
 	overflow := s.overflow
 	s.overflow = false
 	s.out.SnapshotBegin()
@@ -79,7 +79,7 @@ func (s *Session) readAll(ctx context.Context) error {
 		named = s.dirty.copy()
 		maps.Copy(named, s.foreseen.waiting.set)
 	}
-	s.out.SnapshotEnd(named)
+	s.out.SnapshotEnd(named, keys)
 	now := time.Now()
 	s.heard, s.probed, s.resyncAt = now, now, now.Add(timing.Jitter(resyncInterval))
 	s.lockedUntil = time.Time{}
@@ -89,12 +89,14 @@ func (s *Session) readAll(ctx context.Context) error {
 	return nil
 }
 
-// readKeys has the connection read what jobs are told apart by, as the configuration wants it now. What
-// was read before is put right by the snapshot that follows a change.
-func (s *Session) readKeys() {
+// readKeys has the connection read what jobs are told apart by, as the configuration wants it now, and
+// returns that. What was read before is put right by the snapshot that follows a change.
+func (s *Session) readKeys() driver.Keys {
+	keys := s.config().Keys
 	if sharer, ok := s.conn.(driver.Sharer); ok {
-		sharer.ReadKeys(s.config().Keys)
+		sharer.ReadKeys(keys)
 	}
+	return keys
 }
 
 // readChannels reads the channels that are configured in the database, where these count.

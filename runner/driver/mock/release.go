@@ -89,7 +89,7 @@ func (s *session) Release(ctx context.Context, ids []int64, quiet time.Duration,
 			}
 			s.w.update(j.Key, s.pid, func(j *Job) { j.State = channels.Pending })
 			s.w.record.releases = append(s.w.record.releases, Release{Key: j.Key, At: time.Now()})
-			rows = append(rows, s.db.jobs[j.UUID].Row)
+			rows = append(rows, s.told(s.db.jobs[j.UUID]))
 		}
 		return nil
 	})

@@ -32,6 +32,8 @@ type session struct {
 	// pooled is set if it hears nothing, and holds no lock.
 	pooled bool
 	fence  func() driver.Fence
+	// keys are those that rows tell.
+	keys driver.Keys
 }
 
 // signal wakes Wait.
@@ -186,7 +188,7 @@ func (s *session) Running(ctx context.Context) (rows []driver.Row, err error) {
 	defer s.w.mu.Unlock()
 	err = s.do(ctx, "Running", nil, false, func() error {
 		for _, j := range s.db.sorted(func(j *Job) bool { return j.State.Running() }) {
-			rows = append(rows, j.Row)
+			rows = append(rows, s.told(&j))
 		}
 		return nil
 	})
@@ -214,7 +216,7 @@ func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 	s.w.mu.Unlock()
 	defer s.w.mu.Lock()
 	for _, j := range rows {
-		yield(j.Row)
+		yield(s.told(&j))
 	}
 	return err
 }
@@ -224,7 +226,7 @@ func (s *session) Read(ctx context.Context, uuids []string) (rows []driver.Row, 
 	defer s.w.mu.Unlock()
 	err = s.do(ctx, "Read", s.db.faults.ReadErr, false, func() error {
 		for _, j := range s.jobs(uuids) {
-			rows = append(rows, j.Row)
+			rows = append(rows, s.told(j))
 		}
 		return nil
 	})
@@ -266,7 +268,7 @@ func (s *session) claim(ctx context.Context, method string, uuids, others []stri
 			s.w.violation("Claim on %s without the lock", s.db.name)
 		}
 		for _, j := range s.jobs(others) {
-			rows = append(rows, j.Row)
+			rows = append(rows, s.told(j))
 		}
 		now := time.Now().Truncate(time.Second).UnixMicro()
 		for _, j := range s.jobs(uuids) {
@@ -335,7 +337,7 @@ func (s *session) unclaim(ctx context.Context, method string, tasks []driver.Tas
 				continue
 			}
 			s.w.update(t.Key, s.pid, effects(i))
-			rows = append(rows, j.Row)
+			rows = append(rows, s.told(j))
 		}
 		return nil
 	})
@@ -412,7 +414,7 @@ func (s *session) rescue(ctx context.Context, method string, dead []driver.Liven
 				continue
 			}
 			s.w.update(j.Key, s.pid, effects(i))
-			rows = append(rows, j.Row)
+			rows = append(rows, s.told(j))
 		}
 		return nil
 	})

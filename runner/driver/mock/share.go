@@ -4,5 +4,21 @@ import "github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 
 var _ driver.Sharer = (*session)(nil)
 
-// ReadKeys implements [driver.Sharer]. Rows tell the keys always.
-func (s *session) ReadKeys(driver.Keys) {}
+// ReadKeys implements [driver.Sharer].
+func (s *session) ReadKeys(keys driver.Keys) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	s.keys = keys
+}
+
+// told is the row of a job as this session reads it. The caller holds the world's mutex.
+func (s *session) told(j *Job) driver.Row {
+	row := j.Row
+	if !s.keys.Companies {
+		row.Company = 0
+	}
+	if !s.keys.Identities {
+		row.Identity = 0
+	}
+	return row
+}

@@ -130,7 +130,7 @@ func (s *session) Account(ctx context.Context, causes []driver.Cause) (rows []dr
 					j.State, j.Enqueued = channels.Pending, 0
 				}
 			})
-			rows = append(rows, j.Row)
+			rows = append(rows, s.told(j))
 		}
 		return nil
 	})
