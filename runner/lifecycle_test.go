@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
@@ -613,6 +614,35 @@ func TestReconfigureKeepsTheRegister(t *testing.T) {
 		b.settle(2 * time.Minute)
 		b.requireRanOnce(k, next)
 		b.requireIdle(r)
+	})
+}
+
+// An engine that panicked is replaced five seconds later by one with the same configuration.
+func TestAfterAPanic(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.panics = true
+		b.AddDatabase("prod")
+		cfg := b.config("root:2")
+		var broken atomic.Bool
+		cfg.Exiting = func() bool {
+			if broken.CompareAndSwap(true, false) {
+				panic("as the test wants it")
+			}
+			return false
+		}
+		r := b.start(cfg)
+		broken.Store(true)
+		b.settle(20 * time.Second)
+		panicked := b.logs.FilterMessage("panic in engine").All()
+		started := b.logs.FilterMessage("initializing database connections").All()
+		require.Len(b, panicked, 1)
+		require.Len(b, started, 2)
+		require.Equal(b, 5*time.Second, started[1].Time.Sub(panicked[0].Time))
+		require.Equal(b, panicked, b.logs.FilterLevelExact(zap.ErrorLevel).All())
+		b.jobs("prod", "", "a", 3)
+		b.settle(time.Minute)
+		require.Equal(b, 2, b.channel(r, "root").Capacity)
+		require.Equal(b, 3, b.Count("prod", channels.Done))
 	})
 }
 

@@ -416,10 +416,11 @@ func TestFollowingTheServers(t *testing.T) {
 		{10, 2 * sizeDelay, true, 10},
 		{5, 3 * sizeDelay, false, 10},
 		{0, 4 * sizeDelay, false, 10}, // none takes jobs
-		{5, 5 * sizeDelay, false, 10},
-		{6, 5*sizeDelay + 1, false, 10},
+		{0, 5 * sizeDelay, false, 10},
 		{5, 6 * sizeDelay, false, 10},
-		{5, 7 * sizeDelay, true, 5},
+		{6, 6*sizeDelay + 1, false, 10},
+		{5, 7 * sizeDelay, false, 10},
+		{5, 8 * sizeDelay, true, 5},
 	} {
 		require.Equal(t, c.follows, s.follow(c.bear, now.Add(c.after)), "%d: %+v", i, c)
 		require.Equal(t, c.want, s.capacity, "%d: %+v", i, c)
@@ -450,6 +451,18 @@ func TestIdleDatabases(t *testing.T) {
 				e.put("root."+strconv.Itoa(i%10)+"_"+strconv.Itoa(i), later, channels.Pending)
 			}
 		},
+		"one among many that have failed": func(e *engine, _ *database) {
+			for i := range etasLimit - 1 {
+				e.put("root."+strconv.Itoa(i%10)+"_"+strconv.Itoa(i), now, channels.Failed)
+			}
+			e.put("root", later, channels.Pending)
+		},
+		"! one among more that have failed": func(e *engine, _ *database) {
+			for i := range etasLimit {
+				e.put("root."+strconv.Itoa(i%10)+"_"+strconv.Itoa(i), now, channels.Failed)
+			}
+			e.put("root", later, channels.Pending)
+		},
 		"! sleeps soon":        func(e *engine, db *database) { e.rotation.resting[db] = struct{}{} },
 		"! had something":      func(_ *engine, db *database) { db.restlessUntil = now.Add(1) },
 		"had something before": func(_ *engine, db *database) { db.restlessUntil = now },
@@ -476,6 +489,17 @@ func TestIdleDatabases(t *testing.T) {
 		set(e, db)
 		require.Equal(t, name[0] != '!', e.idle(db, now), name)
 	}
+}
+
+// A database that had something to do after all is left alone for two seconds.
+func TestRestlessDatabases(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, db := served()
+		e.awake(db)
+		require.False(t, e.idle(db, time.Now().Add(2*time.Second-1)))
+		require.True(t, e.idle(db, time.Now().Add(2*time.Second)))
+	})
 }
 
 // put puts a job of its own into a channel.

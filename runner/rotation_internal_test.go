@@ -293,6 +293,7 @@ func TestWhoGivesUpAConnection(t *testing.T) {
 		now := time.Now()
 		e := crowded(t, "a", "b", "c", "busy", "engaged")
 		require.Equal(t, 2, e.connections.queue.Pressure().Over())
+		require.Equal(t, 2, e.connections.used(), "one for maintenance, one of a database")
 		e.databases.get("a").useful = now
 		e.tree.Set(channels.Job{Key: channels.Key{DB: "busy", UUID: "a"}}, channels.Pending)
 		e.tasks[channels.Key{DB: "engaged", UUID: "a"}] = &task{phase: phaseParked}

@@ -65,12 +65,13 @@ func (r *Runner) Start() {
 	})
 }
 
-// supervise runs the engine, and a new one after a panic: all it knew is in the database.
+// supervise runs the engine, and a new one after a panic: all it knew is in the database. Without one, an
+// engine ends with the runner.
 func (r *Runner) supervise() {
 	for {
 		e := r.engine.Load()
-		ok := safego.Run(r.log, "engine", func() { r.runEngine(e) })
-		if ok || r.ctx.Err() != nil || !timing.Sleep(r.ctx, restartPause) {
+		safego.Run(r.log, "engine", func() { r.runEngine(e) })
+		if !timing.Sleep(r.ctx, restartPause) {
 			return
 		}
 		if wanted := r.wanted.Load(); wanted != nil {

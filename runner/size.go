@@ -69,7 +69,7 @@ func (e *engine) resize(now time.Time) {
 
 // resizeNow does so at once, with limits that a reload has changed.
 func (e *engine) resizeNow(now time.Time) {
-	if e.size.auto && e.pool.Capacity() != 0 {
+	if e.pool.Capacity() != 0 {
 		e.size.capacity = 0
 		e.resize(now)
 	}

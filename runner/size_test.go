@@ -54,6 +54,10 @@ func TestRootFollowsTheServers(t *testing.T) {
 		b.drain(r, "odoo1", "odoo2")
 		b.settle(time.Minute)
 		require.Equal(b, 4, capacity(), "while no server takes jobs, it stays")
+		for range 2 {
+			require.NoError(b, r.Reconfigure(loaded))
+			require.Equal(b, 4, capacity(), "and after a reload")
+		}
 
 		b.drain(r)
 		loaded.Server.MaxJobs = 3

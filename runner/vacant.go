@@ -84,8 +84,8 @@ func (e *engine) vacant(db *database, v session.Vacant) {
 	db.session.Answered()
 	e.rowsRead(db, v.Reading)
 	for _, attempt := range v.Got {
-		job, state, known := e.tree.Lookup(attempt.Key)
-		if !known || state != channels.Pending || e.tasks[attempt.Key] != nil {
+		job, state, _ := e.tree.Lookup(attempt.Key)
+		if state != channels.Pending || e.tasks[attempt.Key] != nil {
 			continue // it is not what has been read, so it has no slot, and is put back
 		}
 		e.tasks[attempt.Key] = &task{phase: phaseClaiming, chosen: since, granted: true}

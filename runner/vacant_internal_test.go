@@ -60,6 +60,7 @@ func TestAnswerToAGrant(t *testing.T) {
 	require.Nil(t, e.tasks[key])
 	e.vacant(db, claimed(key, channels.Failed))
 	require.Equal(t, phaseUnclaiming, e.tasks[key].phase, "it is not what was read")
+	require.False(t, e.tasks[key].granted, "so it is no claim of the grant")
 	_, state, _ = e.tree.Lookup(key)
 	require.Equal(t, channels.Enqueued, state, "until it has been put back")
 

@@ -111,7 +111,7 @@ func TestReadAndNotClaimed(t *testing.T) {
 				r := b.start(b.config("root:1"))
 				k := b.one("prod", "a", c.job)
 				b.settle(2 * time.Second)
-				require.Equal(b, 1, b.Calls("prod", "ClaimVacant"))
+				require.Positive(b, b.Calls("prod", "ClaimVacant"), "it may read the end of the job, too")
 				claims := 0
 				if c.runs && name != "root by name" {
 					claims = 1

@@ -32,6 +32,8 @@ type script struct {
 	claimed [][]string
 	read    [][]string
 	probes  int
+	// patience is how long the end of the connection might have taken.
+	patience time.Duration
 }
 
 func (d *script) OpenSession(context.Context, *pgx.ConnConfig, string) (driver.Session, error) {
@@ -46,7 +48,12 @@ func (d *script) Fingerprint(context.Context) (driver.Fingerprint, error) {
 }
 func (d *script) Lock(context.Context) (driver.Lock, error) { return driver.Lock{Held: true}, nil }
 func (d *script) Listen(context.Context) error              { return nil }
-func (d *script) Close(context.Context) error               { return nil }
+func (d *script) Close(ctx context.Context) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		d.patience = time.Until(deadline)
+	}
+	return nil
+}
 
 func (d *script) Running(context.Context) ([]driver.Row, error) { return nil, nil }
 
@@ -109,11 +116,11 @@ func (e *ear) seen() ([]State, string) {
 	return slices.Clone(e.states), e.detail
 }
 
-func (*ear) Fingerprinted(driver.Fingerprint)    {}
-func (*ear) Channels([]channels.Config, error)   {}
-func (*ear) SnapshotBegin()                      {}
-func (*ear) Running([]driver.Row)                {}
-func (e *ear) SnapshotEnd(m map[string]struct{}) { e.named, e.ends = m, e.ends+1 }
+func (*ear) Fingerprinted(driver.Fingerprint)                   {}
+func (*ear) Channels([]channels.Config, error)                  {}
+func (*ear) SnapshotBegin()                                     {}
+func (*ear) Running([]driver.Row)                               {}
+func (e *ear) SnapshotEnd(m map[string]struct{}, _ driver.Keys) { e.named, e.ends = m, e.ends+1 }
 
 func (e *ear) SnapshotRows(_ context.Context, rows []driver.Row) bool {
 	e.chunks = append(e.chunks, rows)
@@ -163,6 +170,19 @@ func TestMissingEchoEndsTheConnection(t *testing.T) {
 			})
 		})
 	}
+}
+
+// PostgreSQL is told that a connection ends, and given two seconds for it, even if all is to end.
+func TestHowAConnectionEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &script{}
+		s := scripted(d, &ear{})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		s.close(ctx)
+		require.Nil(t, s.conn)
+		require.Equal(t, 2*time.Second, d.patience)
+	})
 }
 
 // A claim that gets nothing has no echo to wait for.

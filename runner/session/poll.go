@@ -40,10 +40,13 @@ func open(ctx context.Context, cfg Config, database string) (driver.Session, err
 		return nil, errNoPooler
 	}
 	s, err := d.OpenPooled(ctx, cfg.Pooler, database)
-	if fenced, ok := s.(driver.Fenced); ok && err == nil && cfg.Fence != nil {
+	if err != nil {
+		return nil, err
+	}
+	if fenced, ok := s.(driver.Fenced); ok {
 		fenced.SetFence(cfg.Fence)
 	}
-	return s, err
+	return s, nil
 }
 
 // startPolling finds out whether the connection hears notifications.

@@ -287,7 +287,10 @@ func TestQueueOrder(t *testing.T) {
 		}
 		order("p1", "p2")
 		enter("p3", Pressing)
-		timing.Sleep(t.Context(), unknownStart+1)
+		timing.Sleep(t.Context(), 5*time.Second)
+		order("p3")
+		enter("p3", Pressing)
+		timing.Sleep(t.Context(), 1)
 		order("u1", "p3", "u2")
 		enter("p4", Pressing)
 		enter("p5", Pressing)

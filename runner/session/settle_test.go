@@ -23,10 +23,15 @@ type newborn struct {
 	began time.Time
 	looks int
 	count int
+	// patience is how long the last look might have taken.
+	patience time.Duration
 }
 
-func (d *newborn) Unsettled(context.Context) (who string, sure bool, err error) {
+func (d *newborn) Unsettled(ctx context.Context) (who string, sure bool, err error) {
 	d.looks++
+	if deadline, ok := ctx.Deadline(); ok {
+		d.patience = time.Until(deadline)
+	}
 	who, sure = d.at(time.Since(d.began))
 	return who, sure, d.errs["Unsettled"]
 }
@@ -87,6 +92,7 @@ func TestNewDatabaseIsLeftInPeace(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, c.waits, time.Since(d.began))
 				require.EqualValues(t, c.waits/settleInterval, d.looks)
+				require.Equal(t, 5*time.Second, d.patience)
 				require.Equal(t, []string{"found healthy", "found healthy"}, out.told, "it is examined again")
 				require.Equal(t, 1, d.listened)
 				states, detail := out.seen()

@@ -174,16 +174,22 @@ func TestLockPatience(t *testing.T) {
 		s.config = func() Config { return config }
 		ctx, cancel := context.WithCancel(t.Context())
 		failed := make(chan error, 1)
-		go func() {
+		wait := func() {
 			_, err := s.lock(ctx)
 			failed <- err
-		}()
+		}
+		go wait()
 		timing.Sleep(t.Context(), time.Minute)
 		synctest.Wait()
 		require.Empty(t, failed, "it waits as long as it takes")
 		q.Limit(1, "one")
 		require.NoError(t, q.connect(ctx, zap.NewNop(), new(turn), func(string) {}, func() error { return nil }))
 		go func() { _ = q.connect(ctx, zap.NewNop(), new(turn), func(string) {}, func() error { return nil }) }()
+		require.ErrorIs(t, <-failed, errCrowded)
+		go wait()
+		timing.Sleep(t.Context(), 10*time.Second-1)
+		synctest.Wait()
+		require.Empty(t, failed, "a lock may be free in a moment")
 		require.ErrorIs(t, <-failed, errCrowded)
 		cancel()
 		synctest.Wait()
