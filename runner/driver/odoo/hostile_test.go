@@ -194,6 +194,27 @@ func TestTriggersOfOthersFindTheirNames(t *testing.T) {
 	require.Contains(t, fp.Warnings, "queue_job has triggers that are not the add-on's, whose code runs as our role: afterwards, before_hand")
 }
 
+// TestPathIsClosedBetweenStatements: where there are triggers of others, a transaction of several
+// statements opens the database's path for them each time, and looks its own names up without it.
+func TestPathIsClosedBetweenStatements(t *testing.T) {
+	h := newHarness(t, odoostub.QueueJobLock)
+	h.jobs()
+	h.exec(`CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+		CREATE TRIGGER nothing BEFORE UPDATE ON queue_job FOR EACH ROW EXECUTE PROCEDURE nothing()`)
+	cfg := h.owner()
+	h.shadow()
+	o, err := odoo.New(odoo.Options{}).OpenOperations(h.deadline(), cfg, h.db)
+	require.NoError(t, err)
+	defer o.Close(context.Background())
+	done := driver.Change{Action: driver.SetDone, By: "an operator"}
+	changed, err := o.Change(h.deadline(), done, driver.Filter{UUIDs: []string{"failed"}}, 0, 2, false)
+	require.NoError(t, err)
+	require.Equal(t, []string{"failed"}, changed.UUIDs)
+	calls, err := hostile.Calls(h.deadline(), h.admin, cfg.User)
+	require.NoError(t, err)
+	require.NotContains(t, calls, "set_config", "the add-on's own trigger may call others")
+}
+
 // TestUntrustedTables: what runs code of its owner when it is read is not read, and rows that a
 // policy hides are not missed in silence.
 func TestUntrustedTables(t *testing.T) {
