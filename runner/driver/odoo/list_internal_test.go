@@ -219,6 +219,25 @@ func TestListFindsFewAtOnce(t *testing.T) {
 	}
 }
 
+// TestFewAreAWindow: an index is asked for as many jobs as a window has, and not for more.
+func TestFewAreAWindow(t *testing.T) {
+	o := newArchive(t, odoostub.QueueJobLock)
+	for n, found := range map[int]int{windowSize: 10, windowSize + 1: 0} {
+		_, err := o.conn.Exec(t.Context(), "UPDATE public.queue_job SET channel = 'root.few' WHERE id <= $1", n)
+		require.NoError(t, err)
+		out, err := o.List(t.Context(), driver.Filter{Channel: "root.few"}, 0, 10)
+		require.NoError(t, err)
+		require.Len(t, out.Jobs, found, "of %d", n)
+		require.NotZero(t, out.Next)
+	}
+}
+
+// TestLimitOfAList: none would be no limit at all for PostgreSQL, and no test waits for it.
+func TestLimitOfAList(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, 5*time.Second, listLimit)
+}
+
 // TestListOfEverySeries: each filter is possible in each series, and what a series does not have
 // selects nothing.
 func TestListOfEverySeries(t *testing.T) {
