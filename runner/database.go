@@ -91,8 +91,8 @@ type database struct {
 	writes driver.Writes
 	// sharingTold is when it was last said that its jobs name too many channels.
 	sharingTold time.Time
-	// keys are what the rows of the last snapshot told the jobs apart by, and untold is set while policies
-	// ask for more.
+	// keys are those that policies ask for and that are known of all its jobs, and untold is set while
+	// policies ask for more.
 	keys   driver.Keys
 	untold bool
 	// repairs collects the jobs that the present snapshot changed, up to repairsLimit.
@@ -214,7 +214,10 @@ func (d *databases) step(db *database, what step, detail string) (lost bool) {
 // derive brings up to date what follows from the state of a database: whether its jobs are in the
 // queues, and what users see of it.
 func (d *databases) derive(db *database) {
-	db.untold = !db.keys.Include(keys(d.shares))
+	wanted := keys(d.shares)
+	// What is not wanted is not read any more, and is not known if it is wanted again.
+	db.keys = db.keys.And(wanted)
+	db.untold = db.keys != wanted
 	if db.serving() {
 		d.tree.Resume(db.Name)
 	} else {

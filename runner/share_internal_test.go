@@ -73,6 +73,20 @@ func TestNothingStartsUntold(t *testing.T) {
 	ready(true)
 	e.databases.share(nil)
 	ready(true)
+
+	// What is not asked for any more is forgotten, although a snapshot that began before still tells it.
+	e.databases.share([]policy.Policy{per})
+	ready(false)
+	read(companies)
+	ready(true)
+	e.snapshotBegin(db)
+	e.databases.share(nil)
+	e.snapshotEnd(db, nil, companies)
+	ready(true)
+	e.databases.share([]policy.Policy{per})
+	ready(false)
+	read(companies)
+	ready(true)
 }
 
 // What a job is told apart by is taken in while it has a slot, where a policy asks for it.

@@ -6,9 +6,9 @@ type Keys struct {
 	Companies, Identities bool
 }
 
-// Include reports whether these are all of the others, or more.
-func (k Keys) Include(o Keys) bool {
-	return (k.Companies || !o.Companies) && (k.Identities || !o.Identities)
+// And returns those that are among both.
+func (k Keys) And(o Keys) Keys {
+	return Keys{Companies: k.Companies && o.Companies, Identities: k.Identities && o.Identities}
 }
 
 // Sharer is implemented by sessions of applications whose tasks have such keys. It is optional, and

@@ -8,25 +8,20 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
 
-func TestKeysInclude(t *testing.T) {
+func TestKeysOfBoth(t *testing.T) {
 	t.Parallel()
 	none, companies := driver.Keys{}, driver.Keys{Companies: true}
 	identities, both := driver.Keys{Identities: true}, driver.Keys{Companies: true, Identities: true}
-	for _, c := range []struct {
-		keys    driver.Keys
-		include []driver.Keys
-	}{
-		{none, []driver.Keys{none}},
-		{companies, []driver.Keys{none, companies}},
-		{identities, []driver.Keys{none, identities}},
-		{both, []driver.Keys{none, companies, identities, both}},
+	for _, c := range []struct{ a, b, want driver.Keys }{
+		{none, both, none},
+		{companies, companies, companies},
+		{companies, identities, none},
+		{companies, both, companies},
+		{identities, identities, identities},
+		{identities, both, identities},
+		{both, both, both},
 	} {
-		for _, k := range []driver.Keys{none, companies, identities, both} {
-			want := false
-			for _, included := range c.include {
-				want = want || k == included
-			}
-			require.Equal(t, want, c.keys.Include(k), "%+v %+v", c.keys, k)
-		}
+		require.Equal(t, c.want, c.a.And(c.b), "%+v", c)
+		require.Equal(t, c.want, c.b.And(c.a), "%+v", c)
 	}
 }
