@@ -101,19 +101,24 @@ func TestKeysOfWhatRuns(t *testing.T) {
 		"identity":  {[]policy.Policy{serialize}, channels.Job{Identity: 5}, channels.Job{Identity: 5}},
 		"no policy": {nil, channels.Job{Company: 3, Identity: 5}, channels.Job{}},
 	} {
-		for _, phase := range []phase{phaseClaiming, phaseOpen, phaseUnclaiming, phaseWatched} {
+		for _, is := range []struct {
+			phase phase
+			state channels.State
+		}{
+			{phaseClaiming, channels.Pending}, {phaseOpen, channels.Enqueued}, {phaseOpen, channels.Started},
+			{phaseOpen, channels.Unknown}, {phaseUnclaiming, channels.Enqueued},
+		} {
 			e, _ := served()
 			e.databases.share(c.policies)
-			key := e.holds("prod", "a", &task{phase: phase})
-			_, before, _ := e.tree.Lookup(key)
-			row := jobRow(key, channels.Enqueued, 5)
+			key := e.holds("prod", "a", &task{phase: is.phase})
+			row := jobRow(key, is.state, 5)
 			row.Company, row.Identity = c.row.Company, c.row.Identity
-			e.retell(row)
+			e.applyRow(row, 0, e.tree.Set)
 			job, state, ok := e.tree.Lookup(key)
-			require.True(t, ok, name)
-			require.Equal(t, before, state, name)
-			require.Equal(t, c.want.Company, job.Company, name)
-			require.Equal(t, c.want.Identity, job.Identity, name)
+			require.True(t, ok, "%s %+v", name, is)
+			require.True(t, state.Running(), "%s %+v", name, is)
+			require.Equal(t, c.want.Company, job.Company, "%s %+v", name, is)
+			require.Equal(t, c.want.Identity, job.Identity, "%s %+v", name, is)
 		}
 		e, _ := served()
 		e.databases.share(c.policies)

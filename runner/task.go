@@ -133,8 +133,8 @@ func (e *engine) rowsRead(db *database, read session.Reading) {
 }
 
 // applyRow replaces what memory holds of a job by its row. It reports whether
-// that changed anything in the tree. set is the tree's Set, or its Sync for rows
-// of a snapshot. A task keeps a copy, for the row has many neighbours in memory.
+// that changed anything in the tree. set is the tree's Set, or its SetFromSnapshot
+// for rows of a snapshot. A task keeps a copy, for the row has many neighbours in memory.
 func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, channels.State) bool) bool {
 	if row.Nameless {
 		e.notes.oddRow(oddity{row.DB, "no uuid"}, "a job without a uuid can never run", zap.Int64("id", row.ID))
@@ -142,6 +142,7 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 	}
 	if row.State == channels.Unknown {
 		e.notes.oddRow(oddity{row.DB, "unexpected state"}, "unexpected state "+printable(row.RawState)+" for job "+printable(row.UUID))
+		e.retell(row)
 		return e.applyMystery(row, asked)
 	}
 	e.setbacks.seen(row.Key, row.State, row.Retry)

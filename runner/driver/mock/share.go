@@ -11,7 +11,7 @@ func (s *session) ReadKeys(keys driver.Keys) {
 	s.keys = keys
 }
 
-// told is the row of a job as this session reads it. The caller holds the world's mutex.
+// told is the row of a job as this session reads it.
 func (s *session) told(j *Job) driver.Row {
 	row := j.Row
 	if !s.keys.Companies {
