@@ -186,9 +186,9 @@ func TestGenerationChangesWhileServed(t *testing.T) {
 		r := b.start(b.config("root:4"))
 		require.False(b, b.status(r).Databases[0].Fingerprint.Locks)
 		b.Fault("prod", func(f *mock.Faults) { f.Fingerprint = nil })
-		b.settle(7 * time.Minute)
-		require.True(b, b.status(r).Databases[0].Fingerprint.Locks)
-		require.Equal(b, 1, b.Calls("prod", "OpenSession"))
+		b.settle(time.Minute)
+		require.True(b, b.status(r).Databases[0].Fingerprint.Locks, "the probe notices")
+		require.Equal(b, 2, b.Calls("prod", "OpenSession"))
 	})
 }
 
@@ -277,7 +277,7 @@ func TestIsolation(t *testing.T) {
 		"probe":        {func(f *mock.Faults) { f.ProbeErr = errFault }, 0},
 		"deaf":         {func(f *mock.Faults) { f.Deaf = true }, 0},
 		"frozen":       {func(f *mock.Faults) { f.Frozen = true }, 0},
-		"locked rows":  {func(f *mock.Faults) { f.ClaimSkips = map[string]bool{"b1": true, "b2": true} }, 0},
+		"locked rows":  {func(f *mock.Faults) { f.Locked = mock.Rows("b1", "b2") }, 0},
 		"no resources": {func(f *mock.Faults) { f.OpenErr, f.ClaimErr = fmt.Errorf("%w: too many", driver.ErrLost), errFault }, 0},
 	}
 	for name, c := range faults {

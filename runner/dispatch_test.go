@@ -358,7 +358,7 @@ func TestDatabaseThatRunsNothingIsHeld(t *testing.T) {
 func TestLockedRowBacksOff(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.AddDatabase("prod")
-		b.Fault("prod", func(f *mock.Faults) { f.ClaimSkips = map[string]bool{"locked": true} })
+		b.Fault("prod", func(f *mock.Faults) { f.Locked = mock.Rows("locked") })
 		locked := b.one("prod", "locked")
 		r := b.start(b.config("root:1"))
 		other := b.one("prod", "other")
@@ -368,7 +368,7 @@ func TestLockedRowBacksOff(t *testing.T) {
 		b.settle(20 * time.Minute)
 		require.Less(b, b.Calls("prod", "Claim")-claims, 320)
 		require.Zero(b, b.logged("a full read repaired what no notification had told"))
-		b.Fault("prod", func(f *mock.Faults) { f.ClaimSkips = nil })
+		b.Fault("prod", func(f *mock.Faults) { f.Locked = nil })
 		b.settle(10 * time.Second)
 		b.requireRanOnce(locked)
 		b.requireIdle(r)

@@ -19,14 +19,15 @@ func TestTooManyChannelNames(t *testing.T) {
 		b.AddDatabase("db")
 		b.SetPlan(mock.Plan{RunFor: time.Second})
 		var keys []channels.Key
+		cfg := b.config("root:10")
+		r := b.start(cfg)
 		for i := range channels.NamesPerDatabase + 20 {
 			keys = append(keys, b.one("db", fmt.Sprintf("job%d", i), func(j *mock.Job) { j.Channel = fmt.Sprintf("root.c%d", i) }))
 		}
+		b.settle(100 * time.Millisecond) // so that these have the places
 		for i := range 30 {
 			keys = append(keys, b.one("db", fmt.Sprintf("late%d", i), func(j *mock.Job) { j.Channel, j.Priority = "root.late", 99 }))
 		}
-		cfg := b.config("root:10")
-		r := b.start(cfg)
 		b.settle(6 * time.Second)
 		db := b.status(r).Databases[0]
 		require.Equal(b, 50, db.Sharing)

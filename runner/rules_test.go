@@ -232,7 +232,7 @@ func TestTokenIsGivenBack(t *testing.T) {
 	for name, prepare := range map[string]func(b *bench){
 		"not sent": func(b *bench) { b.PlanFor(channels.Key{DB: "prod", UUID: "a"}, mock.Plan{FailBeforeSend: true}) },
 		"claim lost": func(b *bench) {
-			b.Fault("prod", func(f *mock.Faults) { f.ClaimSkips = map[string]bool{"a": true} })
+			b.Fault("prod", func(f *mock.Faults) { f.Locked = mock.Rows("a") })
 		},
 		"connection lost": func(b *bench) { b.Fault("prod", func(f *mock.Faults) { f.ClaimErr = driver.ErrLost }) },
 	} {

@@ -85,7 +85,7 @@ func TestReadAfterAClaimFails(t *testing.T) {
 		b.AddDatabase("prod")
 		r := b.start(b.config("root:4"))
 		b.Fault("prod", func(f *mock.Faults) {
-			f.ClaimSkips, f.ReadErr = map[string]bool{"b": true}, errFault
+			f.Locked, f.ReadErr = mock.Rows("b"), errFault
 			f.Deaf = true // so that both are found by the snapshot and claimed together
 		})
 		b.LoseSession("prod")

@@ -843,7 +843,7 @@ func TestTimeoutOfALockedRow(t *testing.T) {
 	for name, c := range map[string]struct {
 		fault, better func(*mock.Faults)
 	}{
-		"locked":  {func(f *mock.Faults) { f.AccountSkips = map[string]bool{"a": true, "b": true} }, func(f *mock.Faults) { f.AccountSkips = nil }},
+		"locked":  {func(f *mock.Faults) { f.Locked = func(j *mock.Job) bool { return j.State == channels.Failed } }, func(f *mock.Faults) { f.Locked = nil }},
 		"refused": {func(f *mock.Faults) { f.AccountErr = errFault }, func(f *mock.Faults) { f.AccountErr = nil }},
 	} {
 		t.Run(name, func(t *testing.T) {

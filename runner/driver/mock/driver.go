@@ -102,6 +102,11 @@ type Plan struct {
 	StayEnqueued bool
 	// StartAfter is the time that the request waits in the worker's backlog.
 	StartAfter time.Duration
+	// LockAfter is the time from the start of the job, when its row says so, to its lock on the lock row:
+	// the worker's second transaction. It gives up if the job is not started any more by then, or if
+	// another one has the lock. HidesLock lets the lock not show.
+	LockAfter time.Duration
+	HidesLock bool
 	// RunFor is how long the job runs.
 	RunFor time.Duration
 	// Until, if not nil, lets the job run until the channel is closed, after RunFor.
@@ -282,7 +287,13 @@ func (w *World) work(run *Run, plan Plan, t driver.Task) driver.Result {
 	if !w.sleep(plan.StartAfter, nil, plan.killed) {
 		return broken(errWorldClosed)
 	}
-	if plan.StayEnqueued || !w.start(run, t) {
+	if plan.StayEnqueued || !w.start(run, &plan, t) {
+		return answered
+	}
+	if !w.sleep(plan.LockAfter, nil, plan.killed) {
+		return broken(errWorldClosed)
+	}
+	if plan.LockAfter > 0 && !w.execute(run, &plan, t) {
 		return answered
 	}
 	if !w.perform(run, plan) {
@@ -341,22 +352,47 @@ func (w *World) turnedAway(run *Run) {
 }
 
 // start is Odoo's own check: only an enqueued job is started.
-func (w *World) start(run *Run, t driver.Task) bool {
+func (w *World) start(run *Run, plan *Plan, t driver.Task) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	db := w.databases[t.DB]
 	if db == nil || db.jobs[t.UUID] == nil || db.jobs[t.UUID].State != channels.Enqueued {
 		return false
 	}
+	if !db.fingerprint().Locks {
+		plan.LockAfter = 0 // there is no second one
+	}
 	pid := w.next()
 	w.update(t.Key, pid, func(j *Job) {
 		j.State = channels.Started
-		if db.fingerprint().Locks {
-			j.LockRow, j.LockPID = true, pid
+		if plan.LockAfter == 0 {
+			w.lock(db, j, plan, pid)
 		}
 	})
+	if plan.LockAfter == 0 {
+		w.record.start(run)
+	}
+	return true
+}
+
+// execute takes the lock row of a job that was started, if that is still so, and nothing else has it.
+func (w *World) execute(run *Run, plan *Plan, t driver.Task) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	db := w.databases[t.DB]
+	if db == nil || db.jobs[t.UUID] == nil || db.jobs[t.UUID].State != channels.Started || db.jobs[t.UUID].LockPID != 0 {
+		return false
+	}
+	w.lock(db, db.jobs[t.UUID], plan, w.next())
 	w.record.start(run)
 	return true
+}
+
+// lock has a worker lock the lock row, where there are such, with the mutex held.
+func (w *World) lock(db *database, j *Job, plan *Plan, pid uint32) {
+	if db.fingerprint().Locks {
+		j.LockRow, j.LockPID, j.LockHidden = true, pid, plan.HidesLock
+	}
 }
 
 // end frees the lock row and, when the job commits, changes the row with it.

@@ -2,6 +2,8 @@ package mock
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -34,16 +36,27 @@ type Faults struct {
 	LoseAfterClaim bool
 	// SlowClaim is how long a claim takes before it is committed, and again before its result arrives.
 	SlowClaim time.Duration
-	// ClaimSkips holds uuids that Claim finds locked.
-	ClaimSkips map[string]bool
-	// AccountSkips holds uuids that Account finds locked.
-	AccountSkips map[string]bool
+	// Slow is how long the result of any statement takes to arrive: what it tells is that much older.
+	Slow time.Duration
+	// Late is how long notifications take to arrive. Their order stays.
+	Late time.Duration
+	// Locked reports whether another session has locked the row of a job, so that whatever changes rows
+	// leaves it out; see [Rows]. It must not call the world.
+	Locked func(*Job) bool
 	// Frozen is a half-open connection: calls block until their context ends and lose the session,
 	// and Wait hears nothing.
 	Frozen bool
 	// Deaf is a lost registration: notifications stop, which Probe notices.
 	Deaf bool
 }
+
+// Rows selects the rows of those jobs, for [Faults].
+func Rows(uuids ...string) func(*Job) bool {
+	return func(j *Job) bool { return slices.Contains(uuids, j.UUID) }
+}
+
+// locks reports whether the row of a job is locked.
+func (f *Faults) locks(j *Job) bool { return f.Locked != nil && f.Locked(j) }
 
 // UpstreamFaults are what is wrong with one upstream, by name.
 type UpstreamFaults struct {
@@ -98,6 +111,22 @@ func (f *Faults) become(fp driver.Fingerprint) {
 	fp.Locks = f.Fingerprint == nil || f.Fingerprint.Locks
 	fp.Unguarded = f.Fingerprint != nil && f.Fingerprint.Unguarded
 	f.Fingerprint = &fp
+}
+
+// copied reports whether the database is a copy for trials.
+func (db *database) copied() bool { return db.fingerprint().Health == driver.Neutralized }
+
+// changed tells whether the database is still what the session has found, as far as that is checked
+// without examining it anew: whether the application is there, with lock rows or without, and whether
+// the database is a copy for trials.
+func (s *session) changed() error {
+	switch now := s.db.fingerprint(); {
+	case s.db.copied():
+		return fmt.Errorf("%w: it was neutralized", driver.ErrChanged)
+	case now.Health == driver.Undetected, now.Locks != s.found.Locks, now.Version != s.found.Version && now.Version != "":
+		return fmt.Errorf("%w: the add-on was changed", driver.ErrChanged)
+	}
+	return nil
 }
 
 // Undetected makes a database one without the application.

@@ -61,7 +61,7 @@ func (s *session) Dependents(ctx context.Context, done []string) (ids []int64, e
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	err = s.do(ctx, "Dependents", nil, false, func() error {
-		for _, j := range s.db.sorted(func(j *Job) bool { return j.State == channels.WaitDependencies }) {
+		for _, j := range s.db.stored(func(j *Job) bool { return j.State == channels.WaitDependencies }) {
 			waitsFor := func(uuid string) bool {
 				parent := s.db.jobs[uuid]
 				return parent != nil && parent.State == channels.Done && slices.Contains(j.DependsOn, uuid)
@@ -80,7 +80,7 @@ func (s *session) Release(ctx context.Context, ids []int64, quiet time.Duration,
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	err = s.do(ctx, "Release", nil, false, func() error {
-		for _, j := range s.db.sorted(func(j *Job) bool { return slices.Contains(ids, j.ID) }) {
+		for _, j := range s.db.stored(func(j *Job) bool { return slices.Contains(ids, j.ID) && !s.db.faults.locks(j) }) {
 			rests := func(parent *Job) bool {
 				return !slices.Contains(busy, parent.UUID) && time.Since(parent.Done) >= quiet
 			}

@@ -34,6 +34,10 @@ type session struct {
 	fence  func() driver.Fence
 	// keys are those that rows tell.
 	keys driver.Keys
+	// found is what the last fingerprint was.
+	found driver.Fingerprint
+	// underway are the notifications that have not arrived yet.
+	underway []notification
 }
 
 // signal wakes Wait.
@@ -57,7 +61,8 @@ func (s *session) lose() {
 	}
 }
 
-// do runs one statement: fn with the mutex held, unless something is wrong.
+// do runs one statement: fn with the mutex held, unless something is wrong. Its result may take a while
+// to arrive.
 func (s *session) do(ctx context.Context, method string, fault error, hang bool, fn func() error) error {
 	s.w.checkDeadline(ctx, method)
 	s.enter(method)
@@ -89,7 +94,12 @@ func (s *session) do(ctx context.Context, method string, fault error, hang bool,
 		}
 		return s.failed(method, fault)
 	}
-	return fn()
+	err := fn()
+	if !s.lost && !s.take(ctx, s.db.faults.Slow) {
+		s.lose()
+		return s.failed(method, driver.ErrLost)
+	}
+	return err
 }
 
 // failed says what was being done.
@@ -121,7 +131,8 @@ func (s *session) Fingerprint(ctx context.Context) (fp driver.Fingerprint, err e
 	defer s.w.mu.Unlock()
 	err = s.do(ctx, "Fingerprint", s.db.faults.FingerprintErr, false, func() error {
 		s.fingerprinted = true
-		fp = s.db.fingerprint()
+		s.found = s.db.fingerprint()
+		fp = s.found
 		return nil
 	})
 	return fp, err
@@ -187,7 +198,7 @@ func (s *session) Running(ctx context.Context) (rows []driver.Row, err error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	err = s.do(ctx, "Running", nil, false, func() error {
-		for _, j := range s.db.sorted(func(j *Job) bool { return j.State.Running() }) {
+		for _, j := range s.db.stored(func(j *Job) bool { return j.State.Running() }) {
 			rows = append(rows, s.told(&j))
 		}
 		return nil
@@ -201,7 +212,7 @@ func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 	var rows []Job
 	read := func(fault error) error {
 		return s.do(ctx, "Snapshot", fault, false, func() error {
-			rows = s.db.sorted(func(j *Job) bool {
+			rows = s.db.stored(func(j *Job) bool {
 				return j.State != channels.Done && j.State != channels.Cancelled && j.State != channels.WaitDependencies
 			})
 			return nil
@@ -216,7 +227,9 @@ func (s *session) Snapshot(ctx context.Context, yield func(driver.Row)) error {
 	s.w.mu.Unlock()
 	defer s.w.mu.Lock()
 	for _, j := range rows {
-		yield(s.told(&j))
+		row := s.told(&j)
+		row.Exception = ""
+		yield(row)
 	}
 	return err
 }
@@ -233,7 +246,7 @@ func (s *session) Read(ctx context.Context, uuids []string) (rows []driver.Row, 
 	return rows, err
 }
 
-// jobs returns those of the jobs that exist, each once.
+// jobs returns those of the jobs that exist, each once, in the order of the table.
 func (s *session) jobs(uuids []string) (jobs []*Job) {
 	seen := map[string]bool{}
 	for _, uuid := range uuids {
@@ -242,11 +255,21 @@ func (s *session) jobs(uuids []string) (jobs []*Job) {
 			jobs = append(jobs, j)
 		}
 	}
+	slices.SortFunc(jobs, byPlace)
 	return jobs
 }
 
 func (s *session) Claim(ctx context.Context, uuids, others []string) (tasks []driver.Task, rows []driver.Row, err error) {
-	return s.claim(ctx, "Claim", uuids, others, func(*Job) bool { return true })
+	tasks, rows, err = s.claim(ctx, "Claim", uuids, others, func(*Job) bool { return true })
+	if err != nil || len(tasks) > 0 || len(uuids) == 0 {
+		return tasks, rows, err
+	}
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	if err := s.changed(); err != nil {
+		return nil, nil, s.failed("Claim", err)
+	}
+	return nil, rows, nil
 }
 
 var _ driver.VacantClaimer = (*session)(nil)
@@ -272,7 +295,7 @@ func (s *session) claim(ctx context.Context, method string, uuids, others []stri
 		}
 		now := time.Now().Truncate(time.Second).UnixMicro()
 		for _, j := range s.jobs(uuids) {
-			if j.State != channels.Pending || s.db.faults.ClaimSkips[j.UUID] || s.gated && s.db.upgrade.marked != "" || !may(j) {
+			if j.State != channels.Pending || s.db.faults.locks(j) || s.gated && s.db.upgrade.marked != "" || s.db.copied() || !may(j) {
 				continue
 			}
 			s.w.update(j.Key, s.pid, func(j *Job) {
@@ -333,12 +356,13 @@ func (s *session) unclaim(ctx context.Context, method string, tasks []driver.Tas
 	err = s.do(ctx, method, nil, false, func() error {
 		for i, t := range tasks {
 			j := s.db.jobs[t.UUID]
-			if j == nil || j.State != channels.Enqueued || j.Enqueued != t.Enqueued {
+			if j == nil || s.db.faults.locks(j) || j.State != channels.Enqueued || j.Enqueued != t.Enqueued {
 				continue
 			}
 			s.w.update(t.Key, s.pid, effects(i))
 			rows = append(rows, s.told(j))
 		}
+		arrange(rows)
 		return nil
 	})
 	return rows, err
@@ -364,7 +388,7 @@ func (s *session) Inspect(ctx context.Context, uuids []string) (found []driver.L
 
 // inspect judges by the same evidence as the real driver.
 func (s *session) inspect(j *Job) driver.Liveness {
-	l := driver.Liveness{Row: j.Row}
+	l := driver.Liveness{Row: s.told(j)}
 	if !j.State.Running() {
 		return l
 	}
@@ -372,18 +396,20 @@ func (s *session) inspect(j *Job) driver.Liveness {
 		l.Age = time.Since(time.UnixMicro(j.Enqueued))
 	}
 	switch {
-	case j.LockPID != 0:
+	case j.LockPID != 0 && !j.LockHidden:
 		l.Verdict, l.PID = driver.Alive, j.LockPID
-	case s.dead(j):
+	case s.overdue(j):
 		l.Verdict = driver.Dead
 	}
 	return l
 }
 
 // dead is the predicate of the rescue (docs/contract.md 3.4).
-func (s *session) dead(j *Job) bool {
-	return s.db.fingerprint().Locks && j.State.Running() && j.LockPID == 0 &&
-		j.Enqueued != 0 && time.Since(time.UnixMicro(j.Enqueued)) > Grace
+func (s *session) dead(j *Job) bool { return s.overdue(j) && j.LockPID == 0 }
+
+// overdue is that predicate without the lock row. A claim of the future was made by hand.
+func (s *session) overdue(j *Job) bool {
+	return s.db.fingerprint().Locks && j.State.Running() && j.Enqueued != 0 && time.Since(time.UnixMicro(j.Enqueued)).Abs() > Grace
 }
 
 func (s *session) Rescue(ctx context.Context, dead []driver.Liveness) (rows []driver.Row, err error) {
@@ -410,12 +436,13 @@ func (s *session) rescue(ctx context.Context, method string, dead []driver.Liven
 				return s.failed(method, errors.New("without lock rows nothing proves a job dead"))
 			}
 			j := s.db.jobs[l.Row.UUID]
-			if j == nil || locks && !s.dead(j) || j.State != l.Row.State || j.Enqueued != l.Row.Enqueued {
+			if j == nil || s.db.faults.locks(j) || locks && !s.dead(j) || !locks && j.State != channels.Started || j.State != l.Row.State || j.Enqueued != l.Row.Enqueued {
 				continue
 			}
 			s.w.update(j.Key, s.pid, effects(i))
 			rows = append(rows, s.told(j))
 		}
+		arrange(rows)
 		return nil
 	})
 	return rows, err
@@ -429,7 +456,7 @@ func requeue(j *Job) {
 	}
 	j.State = channels.Pending
 	if exhausted {
-		j.State = channels.Failed
+		j.State, j.Exception, j.Info = channels.Failed, "JobFoundDead", "Job found dead after too many retries"
 	}
 }
 
@@ -483,6 +510,11 @@ func (s *session) Probe(ctx context.Context) error {
 			err = errors.New("no longer listening")
 		case s.locked && s.db.holder != s:
 			err = errors.New("no longer holding the lock")
+		case s.listening || s.pooled:
+			if err = s.changed(); err != nil {
+				return s.failed("Probe", err)
+			}
+			return nil
 		default:
 			return nil
 		}

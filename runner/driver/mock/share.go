@@ -1,6 +1,9 @@
 package mock
 
-import "github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+import (
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+)
 
 var _ driver.Sharer = (*session)(nil)
 
@@ -11,7 +14,8 @@ func (s *session) ReadKeys(keys driver.Keys) {
 	s.keys = keys
 }
 
-// told is the row of a job as this session reads it.
+// told is the row of a job as this session reads it: the exception is that of a failure. The caller
+// holds the world's mutex.
 func (s *session) told(j *Job) driver.Row {
 	row := j.Row
 	if !s.keys.Companies {
@@ -19,6 +23,9 @@ func (s *session) told(j *Job) driver.Row {
 	}
 	if !s.keys.Identities {
 		row.Identity = 0
+	}
+	if row.State != channels.Failed {
+		row.Exception = ""
 	}
 	return row
 }

@@ -38,7 +38,7 @@ func (s *session) stop(t driver.Task, terminate bool) driver.Stopped {
 	if !s.db.fingerprint().Locks {
 		return no(driver.Unstoppable, "there are no lock rows")
 	}
-	if j == nil || j.State != channels.Started || j.Enqueued != t.Enqueued || j.LockPID == 0 {
+	if j == nil || s.db.faults.locks(j) || j.State != channels.Started || j.Enqueued != t.Enqueued || j.LockPID == 0 || j.LockHidden {
 		return no(driver.NotRunning, "no backend executes it")
 	}
 	pid := j.LockPID
@@ -114,7 +114,7 @@ func (s *session) Account(ctx context.Context, causes []driver.Cause) (rows []dr
 			if j == nil || j.State != channels.Failed || j.Enqueued == 0 || j.Enqueued != c.Attempt.Enqueued {
 				continue
 			}
-			if s.db.faults.AccountSkips[j.UUID] {
+			if s.db.faults.locks(j) {
 				continue
 			}
 			again := c.Retry && (j.MaxRetries == 0 || j.Retry < j.MaxRetries)
@@ -132,6 +132,7 @@ func (s *session) Account(ctx context.Context, causes []driver.Cause) (rows []dr
 			})
 			rows = append(rows, s.told(j))
 		}
+		arrange(rows)
 		return nil
 	})
 	return rows, err

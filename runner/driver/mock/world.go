@@ -17,8 +17,11 @@
 package mock
 
 import (
+	"cmp"
+	"hash/fnv"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -99,8 +102,10 @@ type Job struct {
 	Done time.Time
 	// LockRow is set when the job has a lock row.
 	LockRow bool
-	// LockPID is the backend that holds the lock row, 0 if none does.
-	LockPID uint32
+	// LockPID is the backend that holds the lock row, 0 if none does. LockHidden is set if that does not
+	// show, because it was locked in a savepoint that has ended: who wants the lock finds out.
+	LockPID    uint32
+	LockHidden bool
 	// Causes are what [driver.Stopper.Account] has appended.
 	Causes []string
 	// Info is what is known of its failures. Only a quarantine, or a time limit, writes it and Exception.
@@ -323,13 +328,37 @@ func (db *database) sorted(keep func(*Job) bool) []Job {
 	return jobs
 }
 
+// stored is sorted in the order of the table, which has nothing to do with that of the numbers: no
+// statement promises one.
+func (db *database) stored(keep func(*Job) bool) []Job {
+	jobs := db.sorted(keep)
+	slices.SortFunc(jobs, func(a, b Job) int { return byPlace(&a, &b) })
+	return jobs
+}
+
+// byPlace orders rows as they lie in the table.
+func byPlace(a, b *Job) int {
+	return cmp.Or(cmp.Compare(place(a.UUID), place(b.UUID)), strings.Compare(a.UUID, b.UUID))
+}
+
+func place(uuid string) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(uuid)) // never fails
+	return h.Sum32()
+}
+
+// arrange puts rows that a statement has changed into that order.
+func arrange(rows []driver.Row) {
+	slices.SortFunc(rows, func(a, b driver.Row) int { return byPlace(&Job{Row: a}, &Job{Row: b}) })
+}
+
 // HoldLock makes a foreign worker hold the job's lock row, without a notification, as the real one
 // is silent too.
 func (w *World) HoldLock(key channels.Key, pid uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if j := w.database(key.DB).jobs[key.UUID]; j != nil {
-		j.LockRow, j.LockPID = true, pid
+		j.LockRow, j.LockPID, j.LockHidden = true, pid, false
 	}
 }
 
@@ -380,14 +409,36 @@ func (w *World) notify(name, payload string, pid uint32) {
 		if !s.listening || db.faults.Deaf {
 			continue
 		}
-		if pid == s.pid {
-			s.inbox.Echoes = appendNew(s.inbox.Echoes, payload)
-		} else {
-			s.inbox.Changed = appendNew(s.inbox.Changed, payload)
-			s.inbox.Reload = s.inbox.Reload || payload == ReloadPayload
+		n := notification{payload, pid == s.pid}
+		if db.faults.Late == 0 && len(s.underway) == 0 {
+			s.put(n)
+			continue
 		}
-		s.signal()
+		s.underway = append(s.underway, n)
+		time.AfterFunc(db.faults.Late, func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			n, s.underway = s.underway[0], s.underway[1:]
+			s.put(n)
+		})
 	}
+}
+
+// notification is one on its way to a session.
+type notification struct {
+	payload string
+	own     bool
+}
+
+// put delivers a notification, with the world's mutex held.
+func (s *session) put(n notification) {
+	if n.own {
+		s.inbox.Echoes = appendNew(s.inbox.Echoes, n.payload)
+	} else {
+		s.inbox.Changed = appendNew(s.inbox.Changed, n.payload)
+		s.inbox.Reload = s.inbox.Reload || n.payload == ReloadPayload
+	}
+	s.signal()
 }
 
 // ReloadPayload is the payload with which the application announces a changed configuration. As
