@@ -199,6 +199,42 @@ func TestSlotsOfADatabaseThatIsNotServed(t *testing.T) {
 	}
 }
 
+// While rows cannot be read, a task whose row has been asked for loses its slot if nothing executes it, and
+// after long in any case. An earlier request that may still be read counts as something.
+func TestSlotsOfRowsThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	answered, broken := &driver.Result{Outcome: driver.Answered}, &driver.Result{Outcome: driver.Broken}
+	for name, c := range map[string]struct {
+		db     string
+		phase  phase
+		result *driver.Result
+		stray  bool
+		asked  time.Duration
+		keeps  bool
+	}{
+		"answered":                  {"prod", phaseAsked, answered, false, 0, false},
+		"answered, another may run": {"prod", phaseAsked, answered, true, mysteryLimit - 1, true},
+		"answered, another, long":   {"prod", phaseAsked, answered, true, mysteryLimit, false},
+		"broken":                    {"prod", phaseAsked, broken, false, mysteryLimit - 1, true},
+		"broken, long":              {"prod", phaseAsked, broken, false, mysteryLimit, false},
+		"of another database":       {"other", phaseAsked, answered, false, mysteryLimit, true},
+		"not asked for":             {"prod", phaseWatched, answered, false, mysteryLimit, true},
+	} {
+		e := still(map[string]stage{"prod": stageServed, "other": stageServed})
+		task := &task{phase: c.phase, ours: true, sent: true, result: c.result, askedAt: now.Add(-c.asked)}
+		key := e.holds(c.db, "a", task)
+		if c.stray {
+			e.delays.strays(key)
+		}
+		e.unreadable(e.databases.get("prod"), now)
+		_, _, ok := e.tree.Lookup(key)
+		require.Equal(t, c.keeps, ok, name)
+		require.Equal(t, !c.keeps, task.expired, name)
+		require.Same(t, task, e.tasks[key], name)
+	}
+}
+
 // A database that is lost again before inspections can tell anything keeps no slots for ever.
 func TestSlotsOfADatabaseThatComesAndGoes(t *testing.T) {
 	for served, expires := range map[time.Duration]bool{0: true, servedLeast - 1: true, servedLeast: false} {

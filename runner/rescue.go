@@ -109,6 +109,23 @@ func (e *engine) expire(db *database, key channels.Key, t *task, now time.Time) 
 	e.rest(key, t)
 }
 
+// unreadable frees the slots of tasks whose rows cannot be read although that has been asked for, because
+// the table is locked, as it is by an upgrade, which can take hours: of those that nothing executes, at
+// once, and of the others when nothing could be learnt for long. Their rows, once they can be read,
+// decide what becomes of them.
+func (e *engine) unreadable(db *database, now time.Time) {
+	for key, t := range e.tasks {
+		if key.DB != db.Name || t.phase != phaseAsked {
+			continue
+		}
+		ev := e.evidence(db, t, now)
+		if ev.judge() == idle && !e.delays[key].stray || now.Sub(t.askedAt) >= mysteryLimit {
+			t.expired = true
+			e.tree.Remove(key)
+		}
+	}
+}
+
 // giveUpUnstarted gives up a request whose job has not been started for very long, at a server that does
 // nothing at all for us, where a second request does no harm. A job that is pending has been put back,
 // by the leader of another node or by hand; in the latter case it may be running. Only a lock table

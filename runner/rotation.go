@@ -144,8 +144,8 @@ func (e *engine) layDown(db *database) {
 // jobs have ended that run; if these take too long, they go on.
 func (e *engine) take(now time.Time, over int) {
 	running := make(map[string]bool)
-	for key := range e.tasks {
-		running[key.DB] = true
+	for key, t := range e.tasks {
+		running[key.DB] = running[key.DB] || !t.expired
 	}
 	var busy []*database
 	for db := range e.databases.served {

@@ -58,8 +58,9 @@ type task struct {
 	tried []string
 	// result is how the exchange ended.
 	result *driver.Result
-	// asked is the number of the order to read that answers phaseAsked.
-	asked uint64
+	// asked is the number of the order to read that answers phaseAsked, and askedAt when it was given.
+	asked   uint64
+	askedAt time.Time
 	// since is when phaseWatched began.
 	since time.Time
 	// deadSince is the first of the inspections in a row that found nothing running it as it was at
@@ -67,7 +68,8 @@ type task struct {
 	deadSince        time.Time
 	deadAt           lookedAt
 	deadAgain, alive bool
-	// expired is set when it has lost its slot because its database has not been served for long.
+	// expired is set when it has lost its slot because its database has not been served for long, or its
+	// row could not be read.
 	expired bool
 	// unserved is set if it ended for us because its database is not served any more.
 	unserved bool
@@ -121,6 +123,10 @@ func (t *task) began() time.Time {
 
 // rowsRead takes in rows that were read.
 func (e *engine) rowsRead(db *database, read session.Reading) {
+	if read.Locked {
+		e.unreadable(db, time.Now())
+		return
+	}
 	if read.Notified > 0 {
 		e.notes.emit(Event{Kind: EventNotifications, Database: db.Name, Count: read.Notified})
 	}
@@ -481,7 +487,7 @@ func (e *engine) ask(db *database, key channels.Key, t *task) {
 		return
 	}
 	t.phase = phaseAsked
-	t.asked = db.session.Read(key.UUID)
+	t.asked, t.askedAt = db.session.Read(key.UUID), time.Now()
 }
 
 // unread takes the order of ask back: the row has told all already.

@@ -272,3 +272,66 @@ func TestLocksCostNoConnection(t *testing.T) {
 		b.requireIdle(r)
 	})
 }
+
+// A job that was answered has no slot while its row cannot be read, because the table is locked; nor has one
+// whose request broke, once nothing could be learnt of it for long. The rows decide in the end.
+func TestLockedTableKeepsNoSlots(t *testing.T) {
+	for name, c := range map[string]struct {
+		plan        mock.Plan
+		keeps, ends time.Duration
+	}{
+		"answered": {mock.Plan{RunFor: 2 * time.Second}, 0, 3 * time.Second},
+		"broken":   {mock.Plan{RunFor: 40 * time.Minute, DropConnAfter: 2 * time.Second}, 9 * time.Minute, 2 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod", "other")
+				k := key("prod", "a")
+				b.PlanFor(k, c.plan)
+				r := b.start(b.config("root:1"))
+				b.one("prod", "a")
+				b.settle(time.Second)
+				lock := func(err error) {
+					b.Fault("prod", func(f *mock.Faults) { f.ReadErr, f.SnapshotErr, f.InspectErr, f.ClaimErr = err, err, err, err })
+				}
+				lock(fmt.Errorf("locked: %w", driver.ErrUpgrading))
+				b.settle(2 * time.Second)
+				waits := b.one("other", "b")
+				b.settle(c.keeps)
+				if c.keeps > 0 {
+					require.Len(b, b.Runs(), 1, "it may be executing")
+				}
+				b.settle(c.ends)
+				b.requireRanOnce(waits)
+				require.Equal(b, 1, b.Calls("prod", "OpenSession"))
+				lock(nil)
+				b.settle(time.Hour)
+				b.requireRanOnce(k)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+// Nor does a database keep its connection from others because it has such a job.
+func TestLockedTableLeavesItsConnection(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod", "other")
+		b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 2 * time.Second})
+		cfg := b.config("root:1")
+		cfg.Connections = runner.ConnectionsLeast
+		r := b.start(cfg)
+		k := b.one("prod", "a")
+		for len(b.Runs()) == 0 {
+			b.settle(100 * time.Millisecond)
+		}
+		b.Fault("prod", func(f *mock.Faults) { f.ReadErr = fmt.Errorf("locked: %w", driver.ErrUpgrading) })
+		waits := b.one("other", "b")
+		b.settle(2 * time.Minute)
+		b.requireRanOnce(waits)
+		b.Fault("prod", func(f *mock.Faults) { f.ReadErr = nil })
+		b.settle(2 * time.Minute)
+		b.requireRanOnce(k)
+		b.requireIdle(r)
+	})
+}

@@ -93,6 +93,9 @@ type Reading struct {
 	// Notified is the number of notifications of others' changes that have arrived since the
 	// reading before.
 	Notified int
+	// Locked is set if no row can be read now, because the table is locked, and nothing else is: the orders
+	// to read are answered later.
+	Locked bool
 }
 
 // Claims is the result of a claim: the tasks that were got, and how the rows look of jobs that were

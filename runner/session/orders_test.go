@@ -182,6 +182,10 @@ func (c *clerk) SnapshotEnd(named map[string]struct{}, _ driver.Keys) {
 func (c *clerk) SnapshotRows(_ context.Context, _ []driver.Row) bool { return true }
 
 func (c *clerk) Rows(r Reading) {
+	if r.Locked {
+		c.tell("locked")
+		return
+	}
 	c.notified = r.Notified
 	c.tell(fmt.Sprintf("%d rows, %d gone", len(r.Rows), len(r.Gone)))
 }

@@ -314,6 +314,7 @@ func (s *Session) readAlone(ctx context.Context, uuids []string) error {
 		s.dirty.add(uuid)
 	}
 	s.readAfter = s.heard.Add(lockedPause)
+	s.out.Rows(Reading{Locked: true})
 	return nil
 }
 

@@ -202,6 +202,7 @@ func TestReadMeetsALock(t *testing.T) {
 		synctest.Wait()
 		require.Len(t, d.asked(), 1, "not yet")
 		require.NotContains(t, out.heard(), "2 rows, 0 gone")
+		require.Contains(t, out.heard(), "locked")
 		d.mend("Read")
 		timing.Sleep(t.Context(), 1)
 		synctest.Wait()
