@@ -937,6 +937,38 @@ func TestLeaderThatComesBackReserves(t *testing.T) {
 	}
 }
 
+// What is reserved in a database that has told already what runs there, because its process has come to
+// lead once more while the other jobs are being read, is given back once these have been.
+func TestReservedWhileLoading(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		d := &desk{}
+		cfg := b.config("root:1")
+		cfg.Handover = d
+		r := b.start(cfg)
+		b.settle(5 * time.Second)
+		b.Fault("prod", func(f *mock.Faults) { f.Slow = 4 * time.Second })
+		before := b.Calls("prod", "Snapshot")
+		b.LoseSession("prod")
+		for b.Calls("prod", "Snapshot") == before {
+			b.settle(100 * time.Millisecond)
+		}
+		b.LoseClusters()
+		require.NoError(b, d.Store(b.Context(), []runner.Slots{{Database: "prod", Channel: "root", Jobs: 1}}))
+		b.settle(2 * time.Second)
+		require.True(b, b.status(r).Leader)
+		b.requireState(r, "prod", runner.DatabaseLoading)
+		require.Equal(b, 1, b.logged("reserving the slots of jobs that the former leader ran"))
+		b.Fault("prod", func(f *mock.Faults) { f.Slow = 0 })
+		k := b.one("prod", "a")
+		b.settle(5 * time.Second)
+		b.requireState(r, "prod", runner.DatabaseReady)
+		b.requireRanOnce(k)
+		require.Zero(b, b.logged("a full read repaired what no notification had told"))
+		b.requireIdle(r)
+	})
+}
+
 // A leader that ends leaves what runs at that moment, however lately that has changed.
 func TestHandoverAtTheEnd(t *testing.T) {
 	inBubble(t, func(b *bench) {

@@ -284,6 +284,7 @@ func (e *engine) snapshotRows(db *database, rows []driver.Row) {
 }
 
 func (e *engine) snapshotEnd(db *database, named map[string]struct{}, keys driver.Keys) {
+	e.unreserve(db) // what was reserved after it had told what runs, because this process has come to lead once more
 	// Tasks among these have ended meanwhile, or were deleted: their rows tell which.
 	ended, gone := e.tree.RemoveStale(db.Name, e.tasksOf(db), repairsLimit)
 	for _, key := range gone {
