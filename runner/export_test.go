@@ -65,7 +65,7 @@ func (e *engine) audit(now time.Time) (a Audit) {
 			}
 			continue
 		}
-		if t.phase == phaseAsked && !ok {
+		if (t.phase == phaseAsked || t.phase == phaseUnclaiming) && !ok {
 			continue // it was parked
 		}
 		if !ok || !state.Running() {

@@ -49,17 +49,21 @@ func init() {
 		"snapshots fail": {2, func(m *moment) {
 			m.fault(func(f *mock.Faults) { f.SnapshotErr, f.SnapshotErrAfter = errFault, m.dice.IntN(4) })
 		}},
-		"inspections fail":     {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.InspectErr, f.RescueErr = errFault, errFault }) }},
-		"signals fail":         {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.StopErr, f.AccountErr = errFault, errFault }) }},
-		"signals are refused":  {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.StopDenied = true }) }},
-		"answer of stop lost":  {2, func(m *moment) { m.fault(func(f *mock.Faults) { f.LoseAfterStop = true }) }},
-		"locking fails":        {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.LockErr = errFault }) }},
-		"channels fail":        {1, (*moment).channelsFail},
-		"maintenance lost":     {4, func(m *moment) { m.unclear(); m.LoseClusters() }},
-		"maintenance refused":  {3, func(m *moment) { m.unclear(); m.node.refused.Store(true); m.LoseClusters() }},
-		"maintenance accepted": {3, func(m *moment) { m.node.refused.Store(false) }},
-		"PostgreSQL restarts":  {4, func(m *moment) { m.unclear(); m.Down(); m.wait(3 * time.Second); m.Up() }},
-		"one comes back late":  {4, (*moment).comesBackLate},
+		"inspections fail":       {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.InspectErr, f.RescueErr = errFault, errFault }) }},
+		"signals fail":           {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.StopErr, f.AccountErr = errFault, errFault }) }},
+		"signals are refused":    {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.StopDenied = true }) }},
+		"answer of stop lost":    {2, func(m *moment) { m.fault(func(f *mock.Faults) { f.LoseAfterStop = true }) }},
+		"results take long":      {4, func(m *moment) { m.fault(func(f *mock.Faults) { f.Slow = 1 + m.long(300*time.Millisecond) }) }},
+		"notifications are late": {4, func(m *moment) { m.fault(func(f *mock.Faults) { f.Late = 1 + m.long(500*time.Millisecond) }) }},
+		"rows are locked":        {4, (*moment).rowsLocked},
+		"table is locked":        {3, (*moment).tableLocked},
+		"locking fails":          {1, func(m *moment) { m.fault(func(f *mock.Faults) { f.LockErr = errFault }) }},
+		"channels fail":          {1, (*moment).channelsFail},
+		"maintenance lost":       {4, func(m *moment) { m.unclear(); m.LoseClusters() }},
+		"maintenance refused":    {3, func(m *moment) { m.unclear(); m.node.refused.Store(true); m.LoseClusters() }},
+		"maintenance accepted":   {3, func(m *moment) { m.node.refused.Store(false) }},
+		"PostgreSQL restarts":    {4, func(m *moment) { m.unclear(); m.Down(); m.wait(3 * time.Second); m.Up() }},
+		"one comes back late":    {4, (*moment).comesBackLate},
 
 		// What a database is.
 		"lock elsewhere": {3, (*moment).standby},
@@ -127,6 +131,10 @@ func (m *moment) plan() mock.Plan {
 	if m.one(6) {
 		p.RunFor *= 6
 	}
+	if m.one(4) {
+		p.LockAfter = min(m.pause(time.Second), 2500*time.Millisecond)
+	}
+	p.HidesLock = m.one(12)
 	switch m.dice.IntN(15) {
 	case 12:
 		p.StartAfter, p.DropConnAfter = 0, 5*time.Second+m.pause(20*time.Second)
@@ -158,6 +166,38 @@ func (m *moment) plan() mock.Plan {
 		p.Then = func(j *mock.Job) { j.RawState = "on_hold" }
 	}
 	return p
+}
+
+// long is mostly short, and sometimes so long that something gives up.
+func (m *moment) long(mean time.Duration) time.Duration {
+	if m.one(5) {
+		mean *= 10
+	}
+	return m.pause(mean)
+}
+
+// rowsLocked lets others lock every third row, for a while or for longer.
+func (m *moment) rowsLocked() {
+	rest := m.dice.Int64N(3)
+	m.fault(func(f *mock.Faults) { f.Locked = func(j *mock.Job) bool { return j.ID%3 == rest } })
+	if m.one(2) {
+		m.wait(3 * time.Second)
+		m.fault(func(f *mock.Faults) { f.Locked = nil })
+	}
+}
+
+// tableLocked lets others lock the table, so that statements give up.
+func (m *moment) tableLocked() {
+	lock := func(err error) {
+		m.fault(func(f *mock.Faults) {
+			f.ClaimErr, f.ReadErr, f.SnapshotErr, f.InspectErr, f.RescueErr, f.AccountErr = err, err, err, err, err, err
+		})
+	}
+	lock(fmt.Errorf("%w: a lock", driver.ErrUpgrading))
+	if m.one(2) {
+		m.wait(5 * time.Second)
+		lock(nil)
+	}
 }
 
 // fault adds something that is wrong with the database.
