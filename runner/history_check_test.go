@@ -90,13 +90,13 @@ func (n *player) counts(r *mock.Run) bool {
 
 // misled reports whether the node has evidence that a job does not run, which does, and whose database was
 // lost before the node could read that it runs, and is lost still: since the lock was taken, at locked if at
-// all, not all of its jobs have been read. Either the node's request was answered while the job goes on.
+// all, not all of its jobs have been read, or its table is locked. Either the node's request was answered while the job goes on.
 // Or the request of another engine broke, and was read only after the node had put the job back and sent
 // it again, so that its own request was answered without running it. docs/reliability.md, "Where the
 // promise ends".
 func (n *player) misled(r *mock.Run, locked time.Time) bool {
 	ours := r.Node == n.node && !r.Opened.Before(n.began)
-	switch lost := locked.IsZero() || n.read[r.Task.DB].Before(locked); {
+	switch lost := locked.IsZero() || n.read[r.Task.DB].Before(locked) || time.Now().Before(n.hidden[r.Task.DB]); {
 	case r.Open() || !lost:
 		return false
 	case ours:

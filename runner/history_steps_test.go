@@ -194,10 +194,22 @@ func (m *moment) tableLocked() {
 		})
 	}
 	lock(fmt.Errorf("%w: a lock", driver.ErrUpgrading))
+	m.hide(m.db, endsWithin)
 	if m.one(2) {
 		m.wait(5 * time.Second)
 		lock(nil)
+		m.hide(m.db, readWithin)
 	}
+}
+
+// readWithin is how long it takes until the rows have been read that could not be.
+const readWithin = 10 * time.Second
+
+// hide notes for how long rows of a database may not have been read.
+func (p *play) hide(db string, d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hidden[db] = time.Now().Add(d)
 }
 
 // fault adds something that is wrong with the database.
@@ -231,6 +243,9 @@ func (p *play) wellAgain(db string) {
 	p.LockHeldBy(db, "")
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if soon := time.Now().Add(readWithin); p.hidden[db].After(soon) {
+		p.hidden[db] = soon
+	}
 	if _, ok := p.retired[db]; ok {
 		delete(p.retired, db)
 		p.was[db] = time.Now()
