@@ -215,6 +215,9 @@ func (e *engine) evidence(db *database, t *task, now time.Time) evidence {
 	}
 	if db != nil {
 		ev.locks, ev.unguarded = db.fingerprint.Locks && !e.blinded(t), db.fingerprint.Unguarded
+		if !db.fingerprint.Locks {
+			ev.lock = driver.Uncertain // what was found before the application was changed is not found again
+		}
 	}
 	return ev
 }

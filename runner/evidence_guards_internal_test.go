@@ -160,3 +160,17 @@ func TestClaimedInVain(t *testing.T) {
 	unknown := &database{lostClaims: map[string]lostClaim{}}
 	require.False(t, unknown.claimedInVain(row("a", channels.Enqueued, time.Unix(0, 1000))), "nothing got lost")
 }
+
+// That a lock row once showed a job alive means nothing where there are no lock rows any more.
+func TestAliveBeforeTheLocksWent(t *testing.T) {
+	t.Parallel()
+	for locks, want := range map[bool]finding{true: mayExecute, false: idle} {
+		e := still(map[string]stage{"prod": stageServed})
+		db := e.databases.get("prod")
+		db.fingerprint.Locks = locks
+		row := &driver.Row{State: channels.Unknown, RawState: "on_hold"}
+		task := &task{phase: phaseWatched, alive: true, row: row, since: time.Now().Add(-mysteryLimit)}
+		ev := e.evidence(db, task, time.Now())
+		require.Equal(t, want, ev.judge(), locks)
+	}
+}
