@@ -453,17 +453,19 @@ func (m *moment) claimedByOthers() (k channels.Key, ok bool) {
 	return k, true
 }
 
-// runByOthers lets another program claim a job, and a worker run it for it. The lock row follows the
-// start a little later.
+// runByOthers lets another program claim a job, and a worker run it for it, unless it has been put back and
+// claimed again meanwhile: that request is turned away then, which the check of what is sent does not know.
+// The lock row follows the start a little later.
 func (m *moment) runByOthers() {
 	k, ok := m.claimedByOthers()
 	if !ok {
 		return
 	}
+	claimed, _ := m.Row(k)
 	m.wait(6 * time.Second)
 	row, ok := m.Row(k)
 	ours := func(r mock.Run) bool { return r.Task.Key == k }
-	if !ok || row.State != channels.Enqueued || slices.ContainsFunc(m.Live(), ours) {
+	if !ok || row.State != channels.Enqueued || row.Enqueued != claimed.Enqueued || slices.ContainsFunc(m.Live(), ours) {
 		return
 	}
 	m.mu.Lock()
