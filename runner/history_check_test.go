@@ -2,6 +2,7 @@ package runner_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -159,7 +160,11 @@ func (p *play) end() {
 		well = slices.Delete(well, i, i+1)
 		p.log.add("all but %s", p.dbs[i])
 		// Where nothing can be proven a started job keeps its slot, as without a lock table.
-		p.Fault(p.dbs[i], func(f *mock.Faults) { f.InspectErr, f.RescueErr = nil, nil })
+		p.Fault(p.dbs[i], func(f *mock.Faults) {
+			if f.InspectErr, f.RescueErr = nil, nil; errors.Is(f.ReadErr, driver.ErrUpgrading) {
+				lockTable(f, nil) // or operators could not change rows either
+			}
+		})
 	}
 	if refused := slices.ContainsFunc(p.nodes, func(n *player) bool { return !n.refused.Load() }); !refused {
 		p.nodes[0].refused.Store(false)

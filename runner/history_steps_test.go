@@ -188,11 +188,7 @@ func (m *moment) rowsLocked() {
 
 // tableLocked lets others lock the table, so that statements give up.
 func (m *moment) tableLocked() {
-	lock := func(err error) {
-		m.fault(func(f *mock.Faults) {
-			f.ClaimErr, f.ReadErr, f.SnapshotErr, f.InspectErr, f.RescueErr, f.AccountErr = err, err, err, err, err, err
-		})
-	}
+	lock := func(err error) { m.fault(func(f *mock.Faults) { lockTable(f, err) }) }
 	lock(fmt.Errorf("%w: a lock", driver.ErrUpgrading))
 	m.hide(m.db, endsWithin)
 	if m.one(2) {
@@ -200,6 +196,11 @@ func (m *moment) tableLocked() {
 		lock(nil)
 		m.hide(m.db, readWithin)
 	}
+}
+
+// lockTable has statements meet a lock, or none.
+func lockTable(f *mock.Faults, err error) {
+	f.ClaimErr, f.ReadErr, f.SnapshotErr, f.InspectErr, f.RescueErr, f.AccountErr = err, err, err, err, err, err
 }
 
 // readWithin is how long it takes until the rows have been read that could not be.
