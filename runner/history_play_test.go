@@ -43,8 +43,6 @@ type play struct {
 	mu sync.Mutex // guards the following
 	// wrong is the first thing that did not hold.
 	wrong error
-	// deposed is when a leader was last seen to lead no more.
-	deposed time.Time
 	// retired is since when a database may not be served, and was until when it was not.
 	retired, was map[string]time.Time
 	// hidden is until when rows of a database may not have been read, because its table was locked.
@@ -69,7 +67,9 @@ type player struct {
 	// began is when its engine did; leads is since when it leads, zero if it does not, and told are the
 	// databases that have told since.
 	began, leads time.Time
-	told         map[string]bool
+	// deposed are the times at which it was seen to lead no more.
+	deposed []time.Time
+	told    map[string]bool
 	// own are its last requests for jobs since it leads, and read is when all jobs of a database had been
 	// read.
 	own  map[channels.Key]ownRequest
@@ -183,7 +183,7 @@ func (n *player) stop() {
 // resigns notes that the node leads no more. The caller holds mu.
 func (n *player) resigns() {
 	if !n.leads.IsZero() {
-		n.deposed, n.leads, n.disturbed = time.Now(), time.Time{}, true
+		n.deposed, n.leads, n.disturbed = append(n.deposed, time.Now()), time.Time{}, true
 	}
 	clear(n.told)
 	clear(n.own)
