@@ -61,8 +61,9 @@ type task struct {
 	// asked is the number of the order to read that answers phaseAsked, and askedAt when it was given.
 	asked   uint64
 	askedAt time.Time
-	// since is when phaseWatched began.
-	since time.Time
+	// since is when phaseWatched began, and mystery when its row was first seen in a state that is not known;
+	// zero if it has been seen in another one since.
+	since, mystery time.Time
 	// deadSince is the first of the inspections in a row that found nothing running it as it was at
 	// deadAt, and deadAgain is set when another one has found the same. alive is what the last one found.
 	deadSince        time.Time
@@ -184,7 +185,7 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 			t.since = time.Now()
 		}
 	}
-	t.row = row
+	t.row, t.mystery = row, time.Time{}
 	if row.State.Running() {
 		return e.stillRunning(row, t)
 	}
@@ -246,12 +247,16 @@ func (e *engine) applyMystery(row *driver.Row, asked uint64) bool {
 	case phaseWatched, phaseParked:
 	}
 	t.row, t.gone = new(*row), false
+	if t.mystery.IsZero() {
+		t.mystery = time.Now()
+	}
 	ev := e.evidence(e.databases.get(row.DB), t, time.Now())
 	if ev.judge() == idle {
 		return e.settle(row.Key, t)
 	}
 	if t.phase != phaseWatched {
 		t.watch()
+		t.since = t.mystery // its database may be lost and found again and again
 		e.notes.lost(row.Key, t)
 		return e.tree.Set(row.Job, channels.Started)
 	}

@@ -821,3 +821,26 @@ func TestParkedTasksAreReadAfterASnapshot(t *testing.T) {
 	}
 	require.ElementsMatch(t, []uint64{1, 2, 3}, []uint64{e.tasks[ended].asked, e.tasks[parked].asked, e.tasks[known].asked}, "once each")
 }
+
+// A job in a state that is not known keeps its slot no longer because its database comes and goes meanwhile,
+// unless its row has been in another state.
+func TestMysteryOfADatabaseThatComesAndGoes(t *testing.T) {
+	for known, want := range map[bool]time.Duration{false: 2 * time.Minute, true: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			e := still(map[string]stage{"prod": stageServed})
+			task := &task{phase: phaseWatched, since: time.Now()}
+			key := e.holds("prod", "a", task)
+			row := driver.Row{Job: channels.Job{Key: key}, State: channels.Unknown, RawState: "on_hold"}
+			e.applyRow(&row, 0, e.tree.Set)
+			<-time.After(2 * time.Minute)
+			if known {
+				e.applyRow(&driver.Row{Job: row.Job, State: channels.Started}, 0, e.tree.Set)
+			}
+			e.running(e.databases.get("prod"), nil)
+			require.Equal(t, phaseParked, task.phase)
+			e.applyRow(&row, 0, e.tree.Set)
+			require.Equal(t, phaseWatched, task.phase)
+			require.Equal(t, want, time.Since(task.since))
+		})
+	}
+}
