@@ -27,6 +27,8 @@ const (
 	stillWithin = 12*time.Minute + 30*time.Second
 	// endsWithin is how long it may take in all. How long jobs run is up to the history.
 	endsWithin = 2 * time.Hour
+	// claimedWithin is how long a claim may take.
+	claimedWithin = 5 * time.Second
 	// operatorAfter is when an operator begins to repair what the engine must leave to operators.
 	operatorAfter = 40 * time.Second
 )
@@ -103,14 +105,14 @@ func (p *play) leftBehind(r *mock.Run) bool {
 
 // misled reports whether the node has evidence that a job does not run, which does, and whose database was
 // lost before the node could read that it runs, and is lost still: since the lock was taken, at locked if at
-// all, not all of its jobs have been read, or its table is locked. Either the node's request was answered while the job goes on.
+// all, not all of its jobs have been read, or its table is locked; or was when this request was claimed. Either the node's request was answered while the job goes on.
 // Or the request of another engine broke, and was read only after the node had put the job back and sent
 // it again, so that its own request was answered without running it. docs/reliability.md, "Where the
 // promise ends".
 func (n *player) misled(r *mock.Run, locked time.Time) bool {
 	ours := r.Node == n.node && !r.Opened.Before(n.began)
-	switch lost := locked.IsZero() || n.read[r.Task.DB].Before(locked) || time.Now().Before(n.hidden[r.Task.DB]); {
-	case r.Open() || !lost:
+	switch read := n.read[r.Task.DB]; {
+	case r.Open(), !locked.IsZero() && !read.Before(locked) && time.Since(read) >= claimedWithin && !time.Now().Before(n.hidden[r.Task.DB]):
 		return false
 	case ours:
 		return r.Result.Outcome == driver.Answered
