@@ -310,6 +310,9 @@ func (p *play) operate(dbs []string) {
 			if p.base[db] == unguarded && row.State == channels.Enqueued {
 				p.serversResume()
 			}
+			if p.base[db] != withLocks && row.State == channels.Pending && live[k] {
+				p.serversResume() // another leader has put it back while its request hangs
+			}
 			lost := row.State == channels.Started && p.base[db] != withLocks || row.State == channels.Started && row.Enqueued == 0
 			// Its connection may have been closed for its time limit: docs/policies.md.
 			lost = lost || row.State == channels.Started && p.h.Limited && broken[k]
