@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -227,7 +228,10 @@ func TestSlotsOfRowsThatCannotBeRead(t *testing.T) {
 		if c.stray {
 			e.delays.strays(key)
 		}
+		logs := e.logs()
 		e.unreadable(e.databases.get("prod"), now)
+		e.unreadable(e.databases.get("prod"), now)
+		require.Equal(t, strings.HasSuffix(name, "long"), logs.FilterMessageSnippet("is locked, giving the slot").Len() == 1, name)
 		_, _, ok := e.tree.Lookup(key)
 		require.Equal(t, c.keeps, ok, name)
 		require.Equal(t, !c.keeps, task.expired, name)

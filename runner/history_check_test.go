@@ -103,12 +103,12 @@ func (p *play) leftBehind(r *mock.Run) bool {
 	return false
 }
 
-// misled reports whether the node has evidence that a job does not run, which does, and whose database was
-// lost before the node could read that it runs, and is lost still: since the lock was taken, at locked if at
-// all, not all of its jobs have been read, or its table is locked; or was when this request was claimed. Either the node's request was answered while the job goes on.
-// Or the request of another engine broke, and was read only after the node had put the job back and sent
-// it again, so that its own request was answered without running it. docs/reliability.md, "Where the
-// promise ends".
+// misled reports whether the node has evidence that a job does not run, which does, and whose database
+// was lost before the node could read that it runs, and is lost still: since the lock was taken, at
+// locked if at all, not all of its jobs have been read, or its table is locked; or was when this request
+// was claimed. Either the node's request was answered while the job goes on. Or the request of another
+// engine broke, and was read only after the node had put the job back and sent it again, so that its own
+// request was answered without running it. docs/reliability.md, "Where the promise ends".
 func (n *player) misled(r *mock.Run, locked time.Time) bool {
 	ours := r.Node == n.node && !r.Opened.Before(n.began)
 	switch read := n.read[r.Task.DB]; {

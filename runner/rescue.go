@@ -119,10 +119,16 @@ func (e *engine) unreadable(db *database, now time.Time) {
 			continue
 		}
 		ev := e.evidence(db, t, now)
-		if ev.judge() == idle && !e.delays[key].stray || now.Sub(t.askedAt) >= mysteryLimit {
-			t.expired = true
-			e.tree.Remove(key)
+		ended := ev.judge() == idle && !e.delays[key].stray
+		if !ended && now.Sub(t.askedAt) < mysteryLimit {
+			continue
 		}
+		if !ended && !t.expired {
+			e.log().Warn("the row of the job cannot be read because its table is locked, giving the slot of the job to others",
+				zap.String("database", key.DB), zap.String("uuid", key.UUID), zap.Duration("after", mysteryLimit))
+		}
+		t.expired = true
+		e.tree.Remove(key)
 	}
 }
 

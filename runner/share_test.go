@@ -78,10 +78,10 @@ func TestLimitPerCompany(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.AddDatabase("prod")
 		b.SetPlan(mock.Plan{RunFor: time.Minute})
-		cfg := b.shared("root:9", policy.Limit{Jobs: 1, Per: policy.PerCompany})
+		cfg := b.perCompany("root:9")
 		r := b.start(cfg)
 		for i, uuid := range []string{"a", "b", "c", "d"} {
-			b.one("prod", uuid, func(j *mock.Job) { j.Company = int32(i % 2) })
+			b.one("prod", uuid, ofCompany(int32(i%2)))
 		}
 		b.settle(time.Second)
 		require.Equal(b, 2, b.Count("prod", channels.Started))
@@ -104,13 +104,13 @@ func TestLimitPerCompanyByReload(t *testing.T) {
 		b.AddDatabase("prod")
 		b.SetPlan(mock.Plan{RunFor: time.Hour})
 		r := b.start(b.config("root:1"))
-		b.one("prod", "a", func(j *mock.Job) { j.Company = 1 })
+		b.one("prod", "a", ofCompany(1))
 		b.settle(time.Second)
 		for i, uuid := range []string{"b", "c", "d"} {
-			b.one("prod", uuid, func(j *mock.Job) { j.Company = int32(i) })
+			b.one("prod", uuid, ofCompany(int32(i)))
 		}
 		b.settle(time.Second)
-		require.NoError(b, r.Reconfigure(b.shared("root:9", policy.Limit{Jobs: 1, Per: policy.PerCompany})))
+		require.NoError(b, r.Reconfigure(b.perCompany("root:9")))
 		b.settle(10 * time.Second)
 		require.Equal(b, 3, b.Count("prod", channels.Started), "of companies 0, 1 and 2")
 		w, err := r.Why(b.Context(), key("prod", "c"))

@@ -149,7 +149,6 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 	}
 	if row.State == channels.Unknown {
 		e.notes.oddRow(oddity{row.DB, "unexpected state"}, "unexpected state "+printable(row.RawState)+" for job "+printable(row.UUID))
-		e.retell(row)
 		return e.applyMystery(row, asked)
 	}
 	e.setbacks.seen(row.Key, row.State, row.Retry)
@@ -158,7 +157,6 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 		return e.applyToTree(row, set)
 	}
 	e.seen(row)
-	e.retell(row)
 	row = new(*row)
 	switch t.phase {
 	case phaseClaiming, phaseUnclaiming:
@@ -263,9 +261,12 @@ func (e *engine) applyMystery(row *driver.Row, asked uint64) bool {
 	return false
 }
 
-// seen notes that a snapshot has brought the row of a job whose state in the
-// tree is not the row's to decide now, or the job would count as gone.
-func (e *engine) seen(row *driver.Row) { e.tree.Set(row.Job, channels.Unknown) }
+// seen notes that a snapshot has brought the row of a job whose state in the tree is not the row's to
+// decide now, or the job would count as gone. What the job is told apart by is the row's in any case.
+func (e *engine) seen(row *driver.Row) {
+	e.tree.Set(row.Job, channels.Unknown)
+	e.retell(row)
+}
 
 // applyGone does the same for a job that has no row any more.
 func (e *engine) applyGone(key channels.Key) {

@@ -14,8 +14,8 @@ func (s *session) ReadKeys(keys driver.Keys) {
 	s.keys = keys
 }
 
-// told is the row of a job as this session reads it: the exception is that of a failure. The caller
-// holds the world's mutex.
+// told is the row of a job as this session reads it: the exception is that of a failure. The job is the
+// caller's: a copy, or the world's while the caller holds its mutex.
 func (s *session) told(j *Job) driver.Row {
 	row := j.Row
 	if !s.keys.Companies {
