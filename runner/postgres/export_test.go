@@ -31,3 +31,9 @@ func HolderOf(ctx context.Context, c *Conn, key int64) (Holder, error) {
 	}
 	return Holder{*h.pid, h.started, h.changed, h.blocked, h.idle}, err
 }
+
+// AwaitLock waits for a lock whose holder is about to exit.
+func AwaitLock(ctx context.Context, c *Conn, key int64) (bool, error) { return c.awaitLock(ctx, key) }
+
+// WaitForExit is how long it waits at least for a holder that does not.
+const WaitForExit = (exitChecks - 1) * exitInterval

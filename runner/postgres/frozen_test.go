@@ -124,6 +124,23 @@ func TestFrozenHolderLosesItsLockToALateRival(t *testing.T) {
 	require.True(t, lock.Held, lock.Holder)
 }
 
+// TestAwaitLock: a backend that was told to exit may take a while, for which its lock is asked for
+// again and again.
+func TestAwaitLock(t *testing.T) {
+	t.Parallel()
+	pg := pgtest.Shared(t)
+	db := pg.NewDatabase(t)
+	key := int64(5)
+	lock, err := connect(t, pg.ConnConfig(db)).TryLock(deadline(t), key)
+	require.NoError(t, err)
+	require.True(t, lock.Held)
+	began := time.Now()
+	held, err := postgres.AwaitLock(deadline(t), connect(t, pg.ConnConfig(db)), key)
+	require.NoError(t, err)
+	require.False(t, held)
+	require.GreaterOrEqual(t, time.Since(began), postgres.WaitForExit)
+}
+
 // TestSlowReaderKeepsItsLock: a runner that needs long to read one result lives. Nothing is heard of
 // it meanwhile, and its backend is blocked at each check.
 func TestSlowReaderKeepsItsLock(t *testing.T) {
