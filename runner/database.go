@@ -55,6 +55,8 @@ type database struct {
 	// servedUntil is when it was served last for long enough that inspections tell of its jobs, or when
 	// it was found.
 	servedUntil time.Time
+	// inspectedAt is when an inspection told of its jobs last, or since when inspections can.
+	inspectedAt time.Time
 	// reserved are the slots that are kept for jobs of a former leader, since reservedAt.
 	reserved   []channels.Key
 	reservedAt time.Time
@@ -95,6 +97,9 @@ type database struct {
 	// policies ask for more.
 	keys   driver.Keys
 	untold bool
+	// hidden is set while a lock hides what became of jobs that had their slots taken away because of it.
+	// Nothing starts before that has been read: they may be executing.
+	hidden bool
 	// repairs collects the jobs that the present snapshot changed, up to repairsLimit.
 	repairs []string
 }
@@ -112,7 +117,7 @@ func (db *database) repair(uuid string) {
 // serving reports whether jobs of the database may be claimed. What is wrong with its channels is up
 // to its channel tree.
 func (db *database) serving() bool {
-	return db.stage.known() && !db.untold && db.hold.until.IsZero() && db.pause == nil && !db.upgrade.Active && db.leaving.IsZero()
+	return db.stage.known() && !db.untold && !db.hidden && db.hold.until.IsZero() && db.pause == nil && !db.upgrade.Active && db.leaving.IsZero()
 }
 
 // settling reports whether a new leader should wait for the database: it may still tell of jobs that
@@ -128,6 +133,8 @@ func (db *database) shown() (DatabaseState, string) {
 		return stageStates[db.stage], db.detail
 	case db.untold:
 		return DatabaseLoading, "all jobs are read anew, because policies tell them apart by more"
+	case db.hidden:
+		return DatabaseLoading, "a lock hides whether jobs still run that did before; others start once that has been read"
 	case !db.hold.until.IsZero():
 		return DatabaseHeld, db.hold.why
 	case db.misconfigured != "":
@@ -200,6 +207,9 @@ func (d *databases) step(db *database, what step, detail string) (lost bool) {
 	switch {
 	case what == stepLoaded:
 		db.told, db.read, db.count = true, true, nil
+		if !was.known() {
+			db.inspectedAt = time.Now()
+		}
 	case what == stepStandby:
 		db.lostClaims = nil // another program may have made others
 	}

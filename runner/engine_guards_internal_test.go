@@ -239,6 +239,42 @@ func TestSlotsOfRowsThatCannotBeRead(t *testing.T) {
 	}
 }
 
+// When inspections have told nothing for so long of what is watched for so long, its slot is free.
+func TestSlotsOfWhatIsNotInspected(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for _, c := range []struct {
+		watched, inspected time.Duration
+		keeps              bool
+	}{
+		{mysteryLimit, mysteryLimit, false}, {mysteryLimit - 1, mysteryLimit, true}, {mysteryLimit, mysteryLimit - 1, true},
+	} {
+		e := still(map[string]stage{"prod": stageServed})
+		db := e.databases.get("prod")
+		task := &task{phase: phaseWatched, since: now.Add(-c.watched)}
+		key := e.holds("prod", "a", task)
+		db.inspectedAt, e.databases.served[db] = now.Add(-c.inspected), struct{}{}
+		e.uninspected(db, key, task, now)
+		_, _, ok := e.tree.Lookup(key)
+		require.Equal(t, c.keeps, ok, c)
+		require.Equal(t, !c.keeps, task.expired, c)
+		require.Same(t, task, e.tasks[key], "its row decides")
+		require.Equal(t, !c.keeps, db.hidden)
+		if c.keeps {
+			continue
+		}
+		e.scan(now)
+		require.True(t, db.hidden)
+		row := driver.Row{Job: channels.Job{Key: key}, State: channels.Started}
+		e.inspected(db, []driver.Liveness{{Row: row, Verdict: driver.Dead}})
+		_, state, ok := e.tree.Lookup(key)
+		require.True(t, ok, "it is known again, although not what it does")
+		require.Equal(t, channels.Started, state)
+		e.scan(now)
+		require.False(t, db.hidden)
+	}
+}
+
 // A database that is lost again before inspections can tell anything keeps no slots for ever.
 func TestSlotsOfADatabaseThatComesAndGoes(t *testing.T) {
 	for served, expires := range map[time.Duration]bool{0: true, servedLeast - 1: true, servedLeast: false} {

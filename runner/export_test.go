@@ -132,10 +132,13 @@ func (e *engine) slot(key channels.Key, t *task, now time.Time) Slot {
 		if db != nil && db.servedUntil.After(s.Since) {
 			s.Since = db.servedUntil
 		}
+	case ev.locks && (ev.row == rowStarted || ev.row == rowEnqueued):
+		s.Because, s.Limit = "its row says that it runs, and inspections decide", mysteryLimit+2*scanInterval
+		if db.inspectedAt.After(s.Since) {
+			s.Since = db.inspectedAt
+		}
 	case ev.row == rowStarted:
 		s.Because = "its row says that it runs"
-	case ev.row == rowEnqueued && ev.locks:
-		s.Because = "its row is enqueued, and inspections decide"
 	case ev.row == rowEnqueued && !ev.dated:
 		s.Because = "its row is enqueued by another program"
 	case ev.row == rowEnqueued:

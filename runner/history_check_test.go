@@ -27,6 +27,8 @@ const (
 	stillWithin = 12*time.Minute + 30*time.Second
 	// endsWithin is how long it may take in all. How long jobs run is up to the history.
 	endsWithin = 2 * time.Hour
+	// foundFresh is for how long a session believes what it found before it took the lock.
+	foundFresh = time.Second
 	// claimedWithin is how long a claim may take.
 	claimedWithin = 5 * time.Second
 	// operatorAfter is when an operator begins to repair what the engine must leave to operators.
@@ -48,7 +50,7 @@ func (p *play) sent(s mock.Sent) {
 	if p.foreign[k] {
 		p.failed("%s is sent while a worker of others runs it", k)
 	}
-	if since, ok := p.retired[k.DB]; ok && s.Locked[k.DB].After(since) {
+	if since, ok := p.retired[k.DB]; ok && s.Locked[k.DB].After(since.Add(foundFresh)) {
 		p.failed("%s is sent, and its database was retired before the lock was taken", k)
 	}
 	if n.leads.IsZero() || slices.ContainsFunc(p.nodes, func(o *player) bool { return o.leads.After(n.leads) }) {

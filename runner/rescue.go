@@ -50,7 +50,11 @@ func (e *engine) scan(now time.Time) {
 			e.expire(db, key, t, now)
 		case !e.decide(db, key, t, now) && db.fingerprint.Locks:
 			inspects[db] = append(inspects[db], key.UUID)
+			e.uninspected(db, key, t, now)
 		}
+	}
+	for db := range e.databases.served {
+		e.readable(db)
 	}
 	for db, uuids := range inspects {
 		db.session.Inspect(uuids)
@@ -118,18 +122,49 @@ func (e *engine) unreadable(db *database, now time.Time) {
 		if key.DB != db.Name || t.phase != phaseAsked {
 			continue
 		}
-		ev := e.evidence(db, t, now)
-		ended := ev.judge() == idle && !e.delays[key].stray
-		if !ended && now.Sub(t.askedAt) < mysteryLimit {
-			continue
+		switch ev := e.evidence(db, t, now); {
+		case ev.judge() == idle && !e.delays[key].stray:
+			t.expired = true
+			e.tree.Remove(key)
+		case now.Sub(t.askedAt) >= mysteryLimit:
+			e.hidden(db, key, t)
 		}
-		if !ended && !t.expired {
-			e.log().Warn("the row of the job cannot be read because its table is locked, giving the slot of the job to others",
-				zap.String("database", key.DB), zap.String("uuid", key.UUID), zap.Duration("after", mysteryLimit))
-		}
-		t.expired = true
-		e.tree.Remove(key)
 	}
+}
+
+// uninspected does so with a watched task of a served database that inspections have told nothing of for
+// long. They have met a lock, for any other error ends the session.
+func (e *engine) uninspected(db *database, key channels.Key, t *task, now time.Time) {
+	if now.Sub(t.since) >= mysteryLimit && now.Sub(db.inspectedAt) >= mysteryLimit {
+		e.hidden(db, key, t)
+	}
+}
+
+// hidden frees the slot of a task of which a lock has hidden everything for long. Other jobs of the database
+// start once it is known what became of it.
+func (e *engine) hidden(db *database, key channels.Key, t *task) {
+	if t.expired {
+		return
+	}
+	e.log().Warn("the row of the job cannot be read because its table is locked, giving the slot of the job to others",
+		zap.String("database", key.DB), zap.String("uuid", key.UUID), zap.Duration("after", mysteryLimit))
+	t.expired, db.hidden = true, true
+	e.tree.Remove(key)
+	e.databases.derive(db)
+}
+
+// readable lets jobs of a database start again when that is known of all, as checked by each scan.
+func (e *engine) readable(db *database) {
+	if !db.hidden {
+		return
+	}
+	for key, t := range e.tasks {
+		if key.DB == db.Name && t.expired && (t.phase == phaseAsked || t.phase == phaseWatched) {
+			return
+		}
+	}
+	db.hidden = false
+	e.databases.derive(db)
 }
 
 // giveUpUnstarted gives up a request whose job has not been started for very long, at a server that does
@@ -181,6 +216,7 @@ func (e *engine) warnUndecided(key channels.Key, t *task) {
 // inspected takes in what the inspection of tasks has shown.
 func (e *engine) inspected(db *database, found []driver.Liveness) {
 	now := time.Now()
+	db.inspectedAt = now
 	for i := range found {
 		l := &found[i]
 		t := e.tasks[l.Row.Key]
@@ -203,7 +239,10 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 		if !t.deadAgain {
 			e.checkUpgrade(db) // one may have begun since
 		}
-		t.row = new(l.Row)
+		if t.row = new(l.Row); t.expired {
+			t.expired = false // it is known again, even if its lock row is no evidence
+			e.tree.Set(l.Row.Job, l.Row.State)
+		}
 		e.decide(db, l.Row.Key, t, now)
 	}
 }

@@ -538,6 +538,12 @@ func TestStepsOfADatabase(t *testing.T) {
 		require.Equal(t, c.what == stepLoaded, db.told)
 	}
 	e, db := served()
+	e.databases.step(db, stepLoaded, "")
+	require.Zero(t, db.inspectedAt, "inspections could tell before, too")
+	db.stage = stageLoading
+	e.databases.step(db, stepLoaded, "")
+	require.NotZero(t, db.inspectedAt)
+	e, db = served()
 	e.databases.step(db, stepFail, "why")
 	e.databases.step(db, stepFail, "")
 	require.Equal(t, "why", db.detail, "nothing newer is known")

@@ -313,6 +313,74 @@ func TestLockedTableKeepsNoSlots(t *testing.T) {
 	}
 }
 
+// The worker of a job whose request broke may die while its table is locked, and no inspection can tell: its
+// slot is for others when nothing could be learnt for long.
+func TestLockedTableHidesWhoDied(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod", "other")
+		b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 10 * time.Minute, DropConnAfter: 2 * time.Second, Crash: true})
+		r := b.start(b.config("root:1"))
+		k := b.one("prod", "a")
+		b.settle(5 * time.Minute)
+		b.Fault("prod", func(f *mock.Faults) { lockTable(f, fmt.Errorf("locked: %w", driver.ErrUpgrading)) })
+		waits := b.one("other", "b")
+		b.settle(9 * time.Minute)
+		require.Len(b, b.Runs(), 1, "it may be executing, and was 9 minutes ago")
+		b.settle(2 * time.Minute)
+		b.requireRanOnce(waits)
+		require.Equal(b, 1, b.logged("the row of the job cannot be read because its table is locked, giving the slot of the job to others"))
+		b.settle(time.Hour)
+		b.SetPlan(mock.Plan{RunFor: time.Second})
+		b.PlanFor(k, mock.Plan{RunFor: time.Second})
+		b.Fault("prod", func(f *mock.Faults) { lockTable(f, nil) })
+		b.settle(time.Minute)
+		require.Equal(b, 1, b.Count("prod", channels.Done))
+		require.Equal(b, 1, b.Calls("prod", "OpenSession"))
+		require.Empty(b, b.Violations())
+		b.requireIdle(r)
+	})
+}
+
+// Whenever the lock ends, what a job of the same database is doing that had lost its slot is read before
+// another starts. Until then, a question about the others is told so.
+func TestUnlockedTableIsReadFirst(t *testing.T) {
+	for name, c := range map[string]struct {
+		breaks time.Duration
+		lock   func(f *mock.Faults, err error)
+	}{
+		"asked":            {time.Second, lockTable},
+		"watched":          {time.Second / 2, lockTable},
+		"rows can be read": {time.Second / 2, func(f *mock.Faults, err error) { f.InspectErr = err }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for after := time.Duration(0); after < 5*time.Second; after += 410 * time.Millisecond {
+				inBubble(t, func(b *bench) {
+					b.AddDatabase("prod")
+					b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 40 * time.Minute, DropConnAfter: c.breaks})
+					r := b.start(b.config("root:1"))
+					b.one("prod", "a")
+					k := b.jobs("prod", "root", "b", 3)[0]
+					b.settle(900 * time.Millisecond)
+					b.Fault("prod", func(f *mock.Faults) { c.lock(f, fmt.Errorf("locked: %w", driver.ErrUpgrading)) })
+					b.settle(15*time.Minute + after)
+					require.Len(b, b.Runs(), 1)
+					b.requireState(r, "prod", runner.DatabaseLoading)
+					w, err := r.Why(b.Context(), k)
+					require.NoError(b, err)
+					require.Contains(b, w.Text, "prod is loading: a lock hides whether jobs still run")
+					b.Fault("prod", func(f *mock.Faults) { c.lock(f, nil) })
+					b.settle(20 * time.Second)
+					require.Len(b, b.Runs(), 1, after)
+					b.requireState(r, "prod", runner.DatabaseReady)
+					b.settle(time.Hour)
+					require.Equal(b, 4, b.Count("prod", channels.Done))
+					b.requireIdle(r)
+				})
+			}
+		})
+	}
+}
+
 // Nor does a database keep its connection from others because it has such a job.
 func TestLockedTableLeavesItsConnection(t *testing.T) {
 	inBubble(t, func(b *bench) {

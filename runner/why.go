@@ -265,7 +265,7 @@ func (w *Why) ask(e *engine, now time.Time) (known bool) {
 	case db.state == DatabaseUpgrading:
 		w.say("database_"+db.state.String(), "nothing of database %s starts while it is being upgraded, since %s: %s", db.Name,
 			db.upgradeSince.UTC().Format(time.RFC3339), db.reason)
-	case !db.stage.known() || db.untold || !db.hold.until.IsZero() || db.misconfigured != "":
+	case !db.stage.known() || db.untold || db.hidden || !db.hold.until.IsZero() || db.misconfigured != "":
 		w.say("database_"+db.state.String(), "database %s is %s%s", db.Name, db.state, with(": ", db.reason))
 		if w.Until = db.hold.until; db.state == DatabaseHeld {
 			w.Text += ", next attempt at " + w.Until.UTC().Format(time.RFC3339) + (&DatabaseStatus{Detail: db.reason}).heldAdvice()

@@ -28,7 +28,9 @@ type faulty struct {
 	// claims and reads are what was asked for together.
 	claims, reads [][]string
 	found         driver.Fingerprint
-	// held is how often another program has the lock, and then is what is found afterwards.
+	// slow is how long the first fingerprint takes to arrive, held how often another program has the lock,
+	// and then what is found afterwards.
+	slow     time.Duration
 	held     int
 	then     *driver.Fingerprint
 	listened int
@@ -68,7 +70,10 @@ func (d *faulty) OpenSession(context.Context, *pgx.ConnConfig, string) (driver.S
 }
 
 func (d *faulty) Fingerprint(context.Context) (driver.Fingerprint, error) {
-	return d.found, d.err("Fingerprint")
+	found := d.found
+	<-time.After(d.slow)
+	d.slow = 0
+	return found, d.err("Fingerprint")
 }
 func (d *faulty) Running(context.Context) ([]driver.Row, error) { return nil, d.err("Running") }
 
@@ -547,32 +552,37 @@ func TestWhenItConnectsAgain(t *testing.T) {
 // What was found before a wait for the lock is found out again after it.
 func TestExaminedAgainAfterAWait(t *testing.T) {
 	for name, c := range map[string]struct {
+		slow   time.Duration
 		held   int
 		then   driver.Fingerprint
 		err    string
 		told   []string
 		listen int
 	}{
-		"no wait": {0, driver.Fingerprint{Health: driver.Neutralized}, "", []string{"found healthy"}, 1},
+		"no wait": {foundFresh - 1, 0, driver.Fingerprint{Health: driver.Neutralized}, "", []string{"found healthy"}, 1},
 		"as before": {
-			2, driver.Fingerprint{Health: driver.Healthy, Generation: "17.0"}, "",
+			0, 2, driver.Fingerprint{Health: driver.Healthy, Generation: "17.0"}, "",
 			[]string{"found healthy", "found healthy"}, 1,
 		},
 		"another generation": {
-			1, driver.Fingerprint{Health: driver.Healthy, Generation: "18.0"}, "it was 17.0, and is 18.0",
+			0, 1, driver.Fingerprint{Health: driver.Healthy, Generation: "18.0"}, "it was 17.0, and is 18.0",
 			[]string{"found healthy", "found healthy"}, 0,
 		},
 		"neutralized": {
-			1, driver.Fingerprint{Health: driver.Neutralized, Generation: "18.0"}, "",
+			0, 1, driver.Fingerprint{Health: driver.Neutralized, Generation: "18.0"}, "",
 			[]string{"found healthy", "found neutralized"}, 0,
 		},
-		"cannot be found out": {1, driver.Fingerprint{Health: driver.Unhealthy}, "fingerprint: failed", []string{"found healthy"}, 0},
+		"neutralized meanwhile": {
+			foundFresh, 0, driver.Fingerprint{Health: driver.Neutralized}, "",
+			[]string{"found healthy", "found neutralized"}, 0,
+		},
+		"cannot be found out": {0, 1, driver.Fingerprint{Health: driver.Unhealthy}, "fingerprint: failed", []string{"found healthy"}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				out := &clerk{}
 				d, s := faultyOf(out, nil)
-				d.found.Generation, d.held, d.then = "17.0", c.held, &c.then
+				d.found.Generation, d.slow, d.held, d.then = "17.0", c.slow, c.held, &c.then
 				began := time.Now()
 				_, err := s.prepare(t.Context())
 				if c.err != "" {

@@ -38,6 +38,8 @@ const (
 
 	// lockInterval is the time between two attempts to take a lock that another program has.
 	lockInterval = 2 * time.Second
+	// foundFresh is for how long what was found about a database holds without being asked for again.
+	foundFresh = time.Second
 
 	// reconnectFirst and reconnectLimit bound the pause before the next connection.
 	reconnectFirst = 500 * time.Millisecond
@@ -102,6 +104,8 @@ type Session struct {
 	overflow bool              // more jobs were named than are kept
 	channels []channels.Config // as they were read last
 	young    bool              // somebody may still be making the database
+	// examinedAt is when it was last asked what the database is.
+	examinedAt time.Time
 	// echoSince is when the oldest claim without an echo was made; zero if there is none.
 	echoSince time.Time
 	resyncAt  time.Time
@@ -275,12 +279,11 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 		return found, nil
 	case driver.Healthy:
 	}
-	waited, err := s.lock(ctx)
-	if err != nil {
+	if err := s.lock(ctx); err != nil {
 		return found, err
 	}
-	if waited {
-		// What was found may be hours old.
+	if time.Since(s.examinedAt) >= foundFresh {
+		// It may be hours old after a wait, and seconds where the server is slow.
 		if err := s.recheckAs(ctx, &found); err != nil || found.Health != driver.Healthy {
 			return found, err
 		}
@@ -292,6 +295,7 @@ func (s *Session) prepare(ctx context.Context) (found driver.Fingerprint, err er
 }
 
 func (s *Session) fingerprint(ctx context.Context) (found driver.Fingerprint, err error) {
+	s.examinedAt = time.Now()
 	err = s.call(ctx, "fingerprint", fingerprintTimeout, func(ctx context.Context) (err error) {
 		s.follow()
 		s.readKeys()
@@ -338,26 +342,26 @@ func (s *Session) recheckAs(ctx context.Context, found *driver.Fingerprint) erro
 	return nil
 }
 
-// lock waits until no other runner serves the database. It reports whether that took a while.
-func (s *Session) lock(ctx context.Context) (waited bool, err error) {
-	for began := time.Now(); ; waited = true {
+// lock waits until no other runner serves the database.
+func (s *Session) lock(ctx context.Context) error {
+	for began := time.Now(); ; {
 		var l driver.Lock
 		err := timing.Within(ctx, lockTimeout, func(ctx context.Context) (err error) {
 			l, err = s.conn.Lock(ctx)
 			return err
 		})
 		if err != nil {
-			return waited, fmt.Errorf("take the runner lock: %w", err)
+			return fmt.Errorf("take the runner lock: %w", err)
 		}
 		if l.Held {
-			return waited, nil
+			return nil
 		}
 		s.out.State(Standby, l.Holder)
 		if time.Since(began) >= lockPatience && s.config().Queue.crowded() {
-			return waited, errCrowded
+			return errCrowded
 		}
 		if !timing.Sleep(ctx, timing.Jitter(lockInterval)) {
-			return waited, ctx.Err()
+			return ctx.Err()
 		}
 	}
 }

@@ -174,10 +174,7 @@ func TestLockPatience(t *testing.T) {
 		s.config = func() Config { return config }
 		ctx, cancel := context.WithCancel(t.Context())
 		failed := make(chan error, 1)
-		wait := func() {
-			_, err := s.lock(ctx)
-			failed <- err
-		}
+		wait := func() { failed <- s.lock(ctx) }
 		go wait()
 		timing.Sleep(t.Context(), time.Minute)
 		synctest.Wait()
