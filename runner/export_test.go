@@ -145,6 +145,9 @@ func (e *engine) slot(key channels.Key, t *task, now time.Time) Slot {
 		s.Because, s.Limit = "its row is enqueued, and a request may be on its way", lostGrace+2*scanInterval
 	case ev.row == rowMystery:
 		s.Because, s.Limit = "its row is in a state that is not known", mysteryLimit+2*scanInterval
+		if t.mystery.After(s.Since) {
+			s.Since = t.mystery
+		}
 	}
 	return s
 }

@@ -200,7 +200,8 @@ func (m *moment) tableLocked() {
 
 // lockTable has statements meet a lock, or none.
 func lockTable(f *mock.Faults, err error) {
-	f.ClaimErr, f.ReadErr, f.SnapshotErr, f.InspectErr, f.RescueErr, f.AccountErr = err, err, err, err, err, err
+	f.ClaimErr, f.UnclaimErr, f.ReadErr, f.SnapshotErr = err, err, err, err
+	f.InspectErr, f.RescueErr, f.AccountErr = err, err, err
 }
 
 // readWithin is how long it takes until the rows have been read that could not be.

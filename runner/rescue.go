@@ -122,8 +122,8 @@ func (e *engine) unreadable(db *database, now time.Time) {
 		if key.DB != db.Name || t.phase != phaseAsked {
 			continue
 		}
-		switch ev := e.evidence(db, t, now); {
-		case ev.judge() == idle && !e.delays[key].stray:
+		switch {
+		case e.inert(key, t, now):
 			t.expired = true
 			e.tree.Remove(key)
 		case now.Sub(t.askedAt) >= mysteryLimit:

@@ -254,7 +254,6 @@ func (e *engine) applyMystery(row *driver.Row, asked uint64) bool {
 	}
 	if t.phase != phaseWatched {
 		t.watch()
-		t.since = t.mystery // its database may be lost and found again and again
 		e.notes.lost(row.Key, t)
 		return e.tree.Set(row.Job, channels.Started)
 	}
@@ -400,12 +399,18 @@ func (e *engine) restUnread(key channels.Key, t *task) {
 	}
 }
 
+// inert reports whether nothing executes a task whose row cannot be read now, nor will before it is.
+func (e *engine) inert(key channels.Key, t *task, now time.Time) bool {
+	ev := e.evidence(e.databases.get(key.DB), t, now)
+	f := ev.judge()
+	return f == idle && ev.row == rowEnded || ev.concluded() && !e.delays[key].stray && (f == idle || f == unstarted)
+}
+
 // rest leaves a task to itself whose database is out of reach. If nothing executes it, it gives its
 // slot to others; its row decides later. That its request is over does not show that nothing executes
 // it if an earlier request may still be read.
 func (e *engine) rest(key channels.Key, t *task) {
-	ev := e.evidence(e.databases.get(key.DB), t, time.Now())
-	if f := ev.judge(); t.expired || f == idle && ev.row == rowEnded || ev.concluded() && !e.delays[key].stray && (f == idle || f == unstarted) {
+	if t.expired || e.inert(key, t, time.Now()) {
 		t.phase = phaseParked
 		e.requeue(key) // where it waits until the database is served again
 		return

@@ -341,6 +341,31 @@ func TestLockedTableHidesWhoDied(t *testing.T) {
 	})
 }
 
+// A claim that cannot be taken back, because the table has been locked since, costs neither the connection
+// nor, for long, the slot.
+func TestLockedTableKeepsNoClaims(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod", "other")
+		b.PlanFor(key("prod", "a"), mock.Plan{FailBeforeSend: true}, mock.Plan{RunFor: time.Second})
+		r := b.start(b.config("root:1"))
+		b.settle(time.Second)
+		locked := fmt.Errorf("locked: %w", driver.ErrUpgrading)
+		b.Fault("prod", func(f *mock.Faults) { f.UnclaimErr = locked })
+		b.one("prod", "a")
+		b.settle(100 * time.Millisecond)
+		require.Equal(b, 1, b.Count("prod", channels.Enqueued))
+		b.Fault("prod", func(f *mock.Faults) { lockTable(f, locked) })
+		waits := b.one("other", "b")
+		b.settle(5 * time.Second)
+		b.requireRanOnce(waits)
+		b.Fault("prod", func(f *mock.Faults) { lockTable(f, nil) })
+		b.settle(time.Minute)
+		require.Equal(b, 1, b.Count("prod", channels.Done))
+		require.Equal(b, 1, b.Calls("prod", "OpenSession"))
+		b.requireIdle(r)
+	})
+}
+
 // Whenever the lock ends, what a job of the same database is doing that had lost its slot is read before
 // another starts. Until then, a question about the others is told so.
 func TestUnlockedTableIsReadFirst(t *testing.T) {

@@ -232,15 +232,12 @@ func (s *Session) execute(ctx context.Context, o *orders) error {
 		return err
 	}
 	if len(o.unclaims) > 0 {
-		var rows []driver.Row
-		err := s.call(ctx, "put jobs back", unclaimTimeout, func(ctx context.Context) (err error) {
-			rows, err = s.conn.Unclaim(ctx, o.unclaims)
-			return err
+		err := s.unclaim(ctx, "put jobs back", o.unclaims, func(ctx context.Context) ([]driver.Row, error) {
+			return s.conn.Unclaim(ctx, o.unclaims)
 		})
 		if err != nil {
 			return err
 		}
-		s.out.Unclaimed(o.unclaims, rows)
 	}
 	if err := s.end(ctx, o); err != nil {
 		return err
@@ -249,6 +246,20 @@ func (s *Session) execute(ctx context.Context, o *orders) error {
 		return err
 	}
 	return s.quarantine(ctx, o)
+}
+
+// unclaim undoes claims, and tells what the rows are then. Where the table is locked, it is as if each row
+// were.
+func (s *Session) unclaim(ctx context.Context, what string, tasks []driver.Task, do func(context.Context) ([]driver.Row, error)) error {
+	var rows []driver.Row
+	err := s.call(ctx, what, unclaimTimeout, func(ctx context.Context) (err error) {
+		rows, err = do(ctx)
+		return err
+	})
+	if err = s.unlessLocked(err); err == nil {
+		s.out.Unclaimed(tasks, rows)
+	}
+	return err
 }
 
 // claimAndRead makes the claims that have been ordered, and the next read along with them.
@@ -490,15 +501,12 @@ func (s *Session) quarantine(ctx context.Context, o *orders) error {
 		return errNoQuarantine
 	}
 	if len(unclaims.tasks) > 0 {
-		var rows []driver.Row
-		err := s.call(ctx, "fail jobs that were not run", unclaimTimeout, func(ctx context.Context) (err error) {
-			rows, err = q.FailUnclaimed(ctx, unclaims.tasks, unclaims.why)
-			return err
+		err := s.unclaim(ctx, "fail jobs that were not run", unclaims.tasks, func(ctx context.Context) ([]driver.Row, error) {
+			return q.FailUnclaimed(ctx, unclaims.tasks, unclaims.why)
 		})
 		if err != nil {
 			return err
 		}
-		s.out.Unclaimed(unclaims.tasks, rows)
 	}
 	if len(rescues.tasks) == 0 {
 		return nil

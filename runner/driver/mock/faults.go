@@ -15,11 +15,12 @@ type Faults struct {
 	OpenErr error
 	// Fingerprint is reported instead of a healthy one.
 	Fingerprint *driver.Fingerprint
-	// FingerprintErr, LockErr, ChannelsErr, SnapshotErr, ReadErr, ClaimErr, InspectErr, RescueErr,
-	// StopErr, AccountErr, CountErr and UpgradingErr are returned by the method of that name, which then does nothing. The
-	// session survives unless the error is a [driver.ErrLost].
+	// FingerprintErr, LockErr, ChannelsErr, SnapshotErr, ReadErr, ClaimErr, InspectErr, RescueErr, StopErr,
+	// AccountErr, CountErr and UpgradingErr are returned by the method of that name, and UnclaimErr by
+	// Unclaim and FailUnclaimed, which then do nothing. The session survives unless the error is a
+	// [driver.ErrLost].
 	FingerprintErr, LockErr, ChannelsErr, SnapshotErr, ReadErr, ClaimErr, InspectErr, RescueErr, StopErr, AccountErr error
-	CountErr, UpgradingErr                                                                                           error
+	CountErr, UpgradingErr, UnclaimErr                                                                               error
 	// StopDenied is a role that may not signal the backends of others.
 	StopDenied bool
 	// LoseAfterStop carries the next Stop out but loses the connection before the result arrives. It

@@ -353,7 +353,7 @@ func (s *session) FailUnclaimed(ctx context.Context, tasks []driver.Task, why []
 func (s *session) unclaim(ctx context.Context, method string, tasks []driver.Task, effects func(i int) func(*Job)) (rows []driver.Row, err error) {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
-	err = s.do(ctx, method, nil, false, func() error {
+	err = s.do(ctx, method, s.db.faults.UnclaimErr, false, func() error {
 		for i, t := range tasks {
 			j := s.db.jobs[t.UUID]
 			if j == nil || s.db.faults.locks(j) || j.State != channels.Enqueued || j.Enqueued != t.Enqueued {
