@@ -126,6 +126,25 @@ func TestWaitHeard(t *testing.T) {
 	require.Empty(t, heard)
 	require.NoError(t, c.Probe(deadline(t), postgres.Expect{Channel: "x"}), "the connection goes on")
 
+	rows, err := c.Query(deadline(t), "SELECT 1")
+	require.NoError(t, err)
+	require.Error(t, c.WaitHeard(deadline(t)), "the connection is in use")
+	rows.Close()
 	require.NoError(t, pg.TerminateBackends(t.Context(), db))
+	require.Error(t, c.WaitHeard(&ends{Context: deadline(t)}), "the connection ends at the same time")
 	require.Error(t, c.WaitHeard(deadline(t)))
+}
+
+// ends is a context that has ended when it is asked for the second time, without having told.
+type ends struct {
+	context.Context
+
+	asked int
+}
+
+func (c *ends) Err() error {
+	if c.asked++; c.asked > 1 {
+		return context.Canceled
+	}
+	return nil
 }

@@ -86,7 +86,7 @@ JOIN pg_catalog.pg_settings s ON s.name OPERATOR(pg_catalog.=) w.name`, pgx.Quer
 		}
 		return nil
 	})
-	if p.limitAt = slices.Index(p.names, limitSetting); err == nil && p.limitAt < 0 {
+	if p.limitAt = slices.Index(p.names, limitSetting); err == nil && p.limitAt == -1 {
 		return errors.New("the server does not know " + limitSetting)
 	}
 	return err

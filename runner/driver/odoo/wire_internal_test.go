@@ -2,6 +2,7 @@ package odoo
 
 import (
 	"encoding/binary"
+	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -32,6 +33,46 @@ func positions(keys driver.Keys) (texts, times, numbers []int) {
 		texts = append(texts, at)
 	}
 	return texts, times, numbers
+}
+
+// sentRows are rows as they were sent, and nothing else can be learnt of them.
+type sentRows struct {
+	pgx.Rows
+
+	fields []pgconn.FieldDescription
+	values [][]byte
+}
+
+func (r sentRows) FieldDescriptions() []pgconn.FieldDescription { return r.fields }
+func (r sentRows) RawValues() [][]byte                          { return r.values }
+func (r sentRows) Scan(...any) error                            { return errScanned }
+
+var errScanned = errors.New("scanned")
+
+// What is not sent as it is decoded is scanned, although it may be as long: eight digits, or none of them.
+func TestWhatIsNotDecodedIsScanned(t *testing.T) {
+	t.Parallel()
+	fields, values := make([]pgconn.FieldDescription, atKeys), make([][]byte, atKeys)
+	texts, times, numbers := positions(driver.Keys{})
+	for _, at := range texts {
+		fields[at].DataTypeOID = pgtype.TextOID
+	}
+	for _, at := range times {
+		fields[at] = pgconn.FieldDescription{DataTypeOID: pgtype.TimestampOID, Format: pgx.BinaryFormatCode}
+	}
+	for _, at := range numbers {
+		fields[at], values[at] = pgconn.FieldDescription{DataTypeOID: pgtype.Int8OID, Format: pgx.BinaryFormatCode}, make([]byte, 8)
+	}
+	read := func() error {
+		r := newDecoder()
+		_, err := r.row(sentRows{fields: fields, values: values}, &scanner{})
+		return err
+	}
+	require.NoError(t, read())
+	fields[atPriority].Format = pgx.TextFormatCode
+	require.ErrorIs(t, read(), errScanned)
+	fields[atPriority].Format, values[atPriority] = pgx.BinaryFormatCode, []byte("1")
+	require.ErrorIs(t, read(), errScanned)
 }
 
 // Only what is sent as Odoo's fields are is decoded.

@@ -225,3 +225,14 @@ func TestWrittenRequestsAreApart(t *testing.T) {
 	require.Equal(t, driver.Answered, res.Outcome, res.Err)
 	require.Contains(t, first, "db=prod&job_uuid=x ")
 }
+
+// What is plain is so up to its limits: letters, digits and some signs of hosts, and what ASCII can print.
+func TestPlainSigns(t *testing.T) {
+	t.Parallel()
+	const signs = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]"
+	for c := range 256 {
+		sign := string([]byte{byte(c)})
+		require.Equal(t, strings.Contains(signs, sign), plainHost(sign), "%q", sign)
+		require.Equal(t, c >= 32 && c <= 126, plainValue("a"+sign+"a"), "%q", sign)
+	}
+}
