@@ -213,22 +213,24 @@ func (b *bench) compiles(judge, overlay, binary string) bool {
 	return err == nil
 }
 
-// reaching returns the tests that reach the mutant.
+// reaching returns the tests that reach the mutant, and for a constant also those that reach nothing: they
+// may look at the constant itself.
 func (idx *index) reaching(m mutation) []test {
-	numbers := []int{0}
+	numbers, constant := []int{0}, false
 	if n, ok := idx.Mutants[m.key()]; ok {
 		numbers = []int{n}
 	} else {
 		for _, s := range idx.Spans {
 			if s.File == m.at.Filename && s.From <= m.at.Offset && m.at.Offset < s.To {
-				numbers = s.Functions
+				numbers, constant = s.Functions, true
 				break
 			}
 		}
 	}
 	var found []test
 	for _, t := range idx.Tests {
-		if !t.Fails && slices.ContainsFunc(numbers, func(n int) bool { return n == 0 || slices.Contains(t.Reaches, n) }) {
+		looks := constant && len(t.Reaches) == 0
+		if !t.Fails && (looks || slices.ContainsFunc(numbers, func(n int) bool { return n == 0 || slices.Contains(t.Reaches, n) })) {
 			found = append(found, t)
 		}
 	}

@@ -23,6 +23,11 @@ const (
 
 var floor = -1 * twice
 
+const seldom = 3 * time.Hour
+
+// Late is not tested, and what it needs is.
+func Late(d time.Duration) bool { return d+1 > seldom }
+
 // Within is tested, and so is what it needs.
 func Within(d time.Duration) bool { return d > 0 && d <= twice }
 
@@ -88,6 +93,12 @@ func TestSum(t *testing.T) {
 	}
 }
 
+func TestSeldom(t *testing.T) {
+	if seldom.Hours() != 3 {
+		t.Fatal("a constant that nothing else looks at")
+	}
+}
+
 func TestSkipped(t *testing.T) { t.Fatal("never called") }
 `
 
@@ -119,6 +130,7 @@ func TestMutants(t *testing.T) {
 		{"2 * time", "2 / time", killed},
 		{"base * 2", "base / 2", killed},
 		{"= -1", "= +1", lived},
+		{"3 * time", "3 / time", killed},
 		{"a + b }", "a - b }", invalid},
 	} {
 		code, err := b.judge(breakSample(t, c.was, c.becomes))
