@@ -55,8 +55,8 @@ type database struct {
 	// servedUntil is when it was served last for long enough that inspections tell of its jobs, or when
 	// it was found.
 	servedUntil time.Time
-	// inspectedAt is when an inspection told of its jobs last, or since when inspections can.
-	inspectedAt time.Time
+	// lockedSince is when a lock was met first since inspections told of its jobs last; zero if none was.
+	lockedSince time.Time
 	// reserved are the slots that are kept for jobs of a former leader, since reservedAt.
 	reserved   []channels.Key
 	reservedAt time.Time
@@ -207,13 +207,12 @@ func (d *databases) step(db *database, what step, detail string) (lost bool) {
 	switch {
 	case what == stepLoaded:
 		db.told, db.read, db.count = true, true, nil
-		if !was.known() {
-			db.inspectedAt = time.Now()
-		}
 	case what == stepStandby:
 		db.lostClaims = nil // another program may have made others
 	}
-	lost = was.known() && !db.stage.known()
+	if lost = was.known() && !db.stage.known(); lost {
+		db.lockedSince = time.Time{}
+	}
 	if lost && time.Since(since) >= servedLeast {
 		db.servedUntil = time.Now()
 	}

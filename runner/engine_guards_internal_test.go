@@ -239,22 +239,27 @@ func TestSlotsOfRowsThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// When inspections have told nothing for so long of what is watched for so long, its slot is free.
+// When inspections have met locks for so long, the slot is free of what is watched for so long.
 func TestSlotsOfWhatIsNotInspected(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	for _, c := range []struct {
-		watched, inspected time.Duration
-		keeps              bool
+		phase           phase
+		watched, locked time.Duration
+		locks, keeps    bool
 	}{
-		{mysteryLimit, mysteryLimit, false}, {mysteryLimit - 1, mysteryLimit, true}, {mysteryLimit, mysteryLimit - 1, true},
+		{phaseWatched, mysteryLimit, mysteryLimit, true, false}, {phaseOpen, mysteryLimit, mysteryLimit, true, true},
+		{phaseWatched, mysteryLimit - 1, mysteryLimit, true, true}, {phaseWatched, mysteryLimit, mysteryLimit - 1, true, true},
+		{phaseWatched, mysteryLimit, mysteryLimit, false, true}, // nothing would find out that the lock has ended
 	} {
 		e := still(map[string]stage{"prod": stageServed})
 		db := e.databases.get("prod")
-		task := &task{phase: phaseWatched, since: now.Add(-c.watched)}
+		task := &task{phase: c.phase, since: now.Add(-c.watched)}
 		key := e.holds("prod", "a", task)
-		db.inspectedAt, e.databases.served[db] = now.Add(-c.inspected), struct{}{}
-		e.uninspected(db, key, task, now)
+		db.fingerprint.Locks, e.databases.served[db] = c.locks, struct{}{}
+		e.unreadable(db, now.Add(-c.locked))
+		require.False(t, task.expired, "not yet")
+		e.unreadable(db, now)
 		_, _, ok := e.tree.Lookup(key)
 		require.Equal(t, c.keeps, ok, c)
 		require.Equal(t, !c.keeps, task.expired, c)
@@ -263,10 +268,12 @@ func TestSlotsOfWhatIsNotInspected(t *testing.T) {
 		if c.keeps {
 			continue
 		}
+		db.fingerprint.Locks = false // so that there is nothing to inspect
 		e.scan(now)
 		require.True(t, db.hidden)
 		row := driver.Row{Job: channels.Job{Key: key}, State: channels.Started}
 		e.inspected(db, []driver.Liveness{{Row: row, Verdict: driver.Dead}})
+		require.Zero(t, db.lockedSince)
 		_, state, ok := e.tree.Lookup(key)
 		require.True(t, ok, "it is known again, although not what it does")
 		require.Equal(t, channels.Started, state)

@@ -134,8 +134,10 @@ func (e *engine) slot(key channels.Key, t *task, now time.Time) Slot {
 		}
 	case ev.locks && (ev.row == rowStarted || ev.row == rowEnqueued):
 		s.Because, s.Limit = "its row says that it runs, and inspections decide", mysteryLimit+2*scanInterval
-		if db.inspectedAt.After(s.Since) {
-			s.Since = db.inspectedAt
+		if db.lockedSince.IsZero() {
+			s.Limit = 0
+		} else if db.lockedSince.After(s.Since) {
+			s.Since = db.lockedSince
 		}
 	case ev.row == rowStarted:
 		s.Because = "its row says that it runs"

@@ -50,7 +50,6 @@ func (e *engine) scan(now time.Time) {
 			e.expire(db, key, t, now)
 		case !e.decide(db, key, t, now) && db.fingerprint.Locks:
 			inspects[db] = append(inspects[db], key.UUID)
-			e.uninspected(db, key, t, now)
 		}
 	}
 	for db := range e.databases.served {
@@ -113,30 +112,24 @@ func (e *engine) expire(db *database, key channels.Key, t *task, now time.Time) 
 	e.rest(key, t)
 }
 
-// unreadable frees the slots of tasks whose rows cannot be read although that has been asked for, because
-// the table is locked, as it is by an upgrade, which can take hours: of those that nothing executes, at
-// once, and of the others when nothing could be learnt for long. Their rows, once they can be read,
-// decide what becomes of them.
+// unreadable frees the slots of tasks whose rows cannot be read although that has been asked for, or which
+// inspections tell nothing of, because a table is locked, as it is by an upgrade, which can take hours: of
+// those that nothing executes, at once, and of the others when nothing could be learnt for long. What can
+// be read later decides what becomes of them.
 func (e *engine) unreadable(db *database, now time.Time) {
+	if db.lockedSince.IsZero() {
+		db.lockedSince = now
+	}
 	for key, t := range e.tasks {
-		if key.DB != db.Name || t.phase != phaseAsked {
-			continue
-		}
 		switch {
-		case e.inert(key, t, now):
+		case key.DB != db.Name:
+		case t.phase == phaseAsked && e.inert(key, t, now):
 			t.expired = true
 			e.tree.Remove(key)
-		case now.Sub(t.askedAt) >= mysteryLimit:
+		case t.phase == phaseAsked && now.Sub(t.askedAt) >= mysteryLimit,
+			t.phase == phaseWatched && db.fingerprint.Locks && now.Sub(t.since) >= mysteryLimit && now.Sub(db.lockedSince) >= mysteryLimit:
 			e.hidden(db, key, t)
 		}
-	}
-}
-
-// uninspected does so with a watched task of a served database that inspections have told nothing of for
-// long. They have met a lock, for any other error ends the session.
-func (e *engine) uninspected(db *database, key channels.Key, t *task, now time.Time) {
-	if now.Sub(t.since) >= mysteryLimit && now.Sub(db.inspectedAt) >= mysteryLimit {
-		e.hidden(db, key, t)
 	}
 }
 
@@ -216,7 +209,7 @@ func (e *engine) warnUndecided(key channels.Key, t *task) {
 // inspected takes in what the inspection of tasks has shown.
 func (e *engine) inspected(db *database, found []driver.Liveness) {
 	now := time.Now()
-	db.inspectedAt = now
+	db.lockedSince = time.Time{}
 	for i := range found {
 		l := &found[i]
 		t := e.tasks[l.Row.Key]

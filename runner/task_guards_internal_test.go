@@ -538,11 +538,11 @@ func TestStepsOfADatabase(t *testing.T) {
 		require.Equal(t, c.what == stepLoaded, db.told)
 	}
 	e, db := served()
+	db.lockedSince = time.Now()
 	e.databases.step(db, stepLoaded, "")
-	require.Zero(t, db.inspectedAt, "inspections could tell before, too")
-	db.stage = stageLoading
-	e.databases.step(db, stepLoaded, "")
-	require.NotZero(t, db.inspectedAt)
+	require.NotZero(t, db.lockedSince, "rows can be read, which does not show that inspections tell")
+	e.databases.step(db, stepFail, "")
+	require.Zero(t, db.lockedSince, "another connection has met none yet")
 	e, db = served()
 	e.databases.step(db, stepFail, "why")
 	e.databases.step(db, stepFail, "")

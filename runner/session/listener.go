@@ -93,8 +93,8 @@ type Reading struct {
 	// Notified is the number of notifications of others' changes that have arrived since the
 	// reading before.
 	Notified int
-	// Locked is set if no row can be read now, because the table is locked, and nothing else is: the orders
-	// to read are answered later.
+	// Locked is set if no row can be read now, or nothing inspected, because a table is locked, and nothing
+	// else is: the orders to read are answered later, those to inspect not at all.
 	Locked bool
 }
 

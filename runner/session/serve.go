@@ -463,10 +463,13 @@ func (s *Session) revive(ctx context.Context, o *orders) error {
 			found, err = s.conn.Inspect(ctx, o.inspects)
 			return err
 		})
-		if err == nil {
+		switch {
+		case err == nil:
 			s.out.Inspected(found)
-		} else if s.unlessLocked(err) != nil { // of those that are locked, the listener asks again
+		case s.unlessLocked(err) != nil:
 			return err
+		default:
+			s.out.Rows(Reading{Locked: true}) // the listener asks again
 		}
 	}
 	if len(o.rescues) == 0 {

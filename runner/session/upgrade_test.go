@@ -224,7 +224,7 @@ func TestOrdersMeetALock(t *testing.T) {
 		o    orders
 		told []string
 	}{
-		"Inspect":       {orders{inspects: []string{"a"}}, nil},
+		"Inspect":       {orders{inspects: []string{"a"}}, []string{"locked"}},
 		"Rescue":        {orders{rescues: dead.tasks}, nil},
 		"FailDead":      {orders{failRescues: dead}, nil},
 		"Unclaim":       {orders{unclaims: undelivered.tasks}, []string{"unclaimed"}},
