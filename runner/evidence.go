@@ -209,7 +209,7 @@ func (e *engine) evidence(db *database, t *task, now time.Time) evidence {
 	if t.row != nil {
 		ev.dated = t.row.Enqueued != 0
 		ev.ours = t.ours && t.row.Enqueued == t.attempt.Enqueued
-		if t.row.State == channels.Unknown && !t.mystery.IsZero() {
+		if t.row.State == channels.Unknown {
 			ev.waited = now.Sub(t.mystery) // its database may be lost and found again and again meanwhile
 		}
 		if t.row.State.Running() && !ev.ours {

@@ -521,6 +521,31 @@ func TestSnapshotForgetsWhatIsGone(t *testing.T) {
 	}
 }
 
+// What nothing executes is over if its row is known, or that there is none; otherwise it is read.
+func TestWhatTheScanSettles(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for name, c := range map[string]struct {
+		row  *driver.Row
+		gone bool
+		asks bool
+	}{
+		"not read since":     {nil, false, true},
+		"gone":               {nil, true, false},
+		"in a strange state": {&driver.Row{State: channels.Unknown}, false, false},
+	} {
+		e, db := served()
+		task := &task{phase: phaseWatched, ours: true, sent: true, result: &driver.Result{Outcome: driver.Answered}, row: c.row, gone: c.gone}
+		key := e.holds("prod", "a", task)
+		if c.row != nil {
+			c.row.Key = key
+		}
+		require.True(t, e.decide(db, key, task, now), name)
+		require.Equal(t, c.asks, e.tasks[key] != nil, name)
+		require.Equal(t, c.asks, task.phase == phaseAsked, name)
+	}
+}
+
 // What a step does to a database, and whether its jobs were known and are not any more.
 func TestStepsOfADatabase(t *testing.T) {
 	t.Parallel()
