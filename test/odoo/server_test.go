@@ -214,6 +214,22 @@ func (s *server) runjob(t *testing.T, query url.Values, header http.Header) (sta
 // or of a proxy before it, and decodes what it returned into result.
 func call(t *testing.T, base, db, model, method string, result any, args ...any) {
 	t.Helper()
+	status, text := ask(t, base, db, model, method, args...)
+	require.Equal(t, http.StatusOK, status, string(text))
+	var answer struct {
+		Result json.RawMessage
+		Error  json.RawMessage
+	}
+	require.NoError(t, json.Unmarshal(text, &answer), string(text))
+	require.Empty(t, answer.Error, "%s.%s: %s", model, method, answer.Error)
+	if result != nil {
+		require.NoError(t, json.Unmarshal(answer.Result, result), string(answer.Result))
+	}
+}
+
+// ask does that, and returns status and body.
+func ask(t *testing.T, base, db, model, method string, args ...any) (status int, text []byte) {
+	t.Helper()
 	if args == nil {
 		args = []any{}
 	}
@@ -239,18 +255,9 @@ func call(t *testing.T, base, db, model, method string, result any, args ...any)
 	resp, err := patient.Do(req)
 	require.NoError(t, err)
 	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
+	text, err = io.ReadAll(resp.Body)
 	require.NoError(t, err)
-	require.Equal(t, http.StatusOK, resp.StatusCode, string(text))
-	var answer struct {
-		Result json.RawMessage
-		Error  json.RawMessage
-	}
-	require.NoError(t, json.Unmarshal(text, &answer), string(text))
-	require.Empty(t, answer.Error, "%s.%s: %s", model, method, answer.Error)
-	if result != nil {
-		require.NoError(t, json.Unmarshal(answer.Result, result), string(answer.Result))
-	}
+	return resp.StatusCode, text
 }
 
 // freePort returns a TCP port of 127.0.0.1 that no program uses now.
