@@ -126,8 +126,10 @@ type Runner struct {
 	PostgresPassword string `json:"postgres_password,omitempty"`
 
 	// Globs of the databases to serve (`prod_*`); one with a leading `!`
-	// excludes. Placeholders are resolved. Default: the databases that Odoo itself
-	// would list, that is those of the connecting role that are no templates.
+	// excludes. Placeholders are resolved. A name without `*`, `?` or `[...]` is
+	// that of one database; the doctor warns if there is none. Default: the
+	// databases that Odoo itself would list, that is those of the connecting role
+	// that are no templates.
 	Databases []string `json:"databases,omitempty"`
 
 	// Odoo's configuration file, usually `/etc/odoo/odoo.conf`. What it and the

@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -44,6 +45,7 @@ func (e *examination) cluster() {
 		what = "database"
 	}
 	e.add(foundPostgres, "PostgreSQL answers and lists %d %s", len(list), what)
+	e.missing(list)
 	if len(list) == 0 {
 		e.add(foundNoDatabase, "no database is found for the role %s: name databases that belong to another role with databases, or check its patterns", cfg.Postgres.User)
 		return
@@ -55,6 +57,23 @@ func (e *examination) cluster() {
 	e.connections(limits)
 	if len(e.served) == 0 && !e.neutralized && !e.ill {
 		e.add(foundNothing, "none of the databases has jobs that can be run: install queue_job in one of them, or choose others with databases")
+	}
+}
+
+// missing names the databases that are to be served by their own names, and do not exist. A pattern
+// may be for databases that are still to come.
+func (e *examination) missing(list []driver.Database) {
+	globs := e.subject.Config.Databases
+	chosen, err := postgres.Patterns(globs)
+	if err != nil {
+		return // the list has been made with them
+	}
+	for _, name := range globs {
+		exists := slices.ContainsFunc(list, func(db driver.Database) bool { return db.Name == name })
+		if exists || strings.ContainsAny(name, `*?[]\!`) || !chosen(name) {
+			continue
+		}
+		e.add(foundMissing, "there is no database %s to connect to, and it is to be served: correct its name in databases, or in db_name of odoo.conf, or create it", name).Database = name
 	}
 }
 

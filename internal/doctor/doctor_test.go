@@ -50,3 +50,32 @@ func TestExamine(t *testing.T) {
 		"second": {"postgres", "no_database", "no_upstream", "no_channels"},
 	}, codes)
 }
+
+// TestMissing: a database is missed that is to be served by its own name, not one that a pattern may
+// still find or that is excluded.
+func TestMissing(t *testing.T) {
+	w := mock.NewWorld()
+	defer w.Close()
+	w.AddDatabase("demo_shop")
+	for _, c := range []struct {
+		databases []string
+		missing   []string
+	}{
+		{databases: []string{"prod", "demo_shop"}, missing: []string{"prod"}},
+		{databases: []string{"prod"}, missing: []string{"prod"}},
+		{databases: []string{"prod*", "pro?", "[p]rod", "demo_shop"}},
+		{databases: []string{"demo_shop", "prod", "!prod"}},
+		{databases: []string{"!prod"}},
+		{},
+	} {
+		cfg := runner.Config{Postgres: &pgx.ConnConfig{}, Driver: w.Driver(), Targets: servers{}, Databases: c.databases}
+		var missing []string
+		for _, f := range Examine(t.Context(), []Subject{{Config: cfg}}) {
+			if f.Code == "database_missing" {
+				require.Equal(t, Warning, f.Severity)
+				missing = append(missing, f.Database)
+			}
+		}
+		require.Equal(t, c.missing, missing, "%q", c.databases)
+	}
+}

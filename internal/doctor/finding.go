@@ -50,6 +50,7 @@ var (
 	foundUncounted     = kind{Warning, "connections", "hibernate_not_counted"}
 	foundNoList        = kind{Error, "databases", "databases_not_listed"}
 	foundNoDatabase    = kind{Error, "databases", "no_database"}
+	foundMissing       = kind{Warning, "databases", "database_missing"}
 	foundNothing       = kind{Error, "databases", "no_jobs"}
 	foundNoExamination = kind{Error, "database", "database_not_examined"}
 	foundUndetected    = kind{OK, "database", "database_undetected"}
@@ -90,7 +91,7 @@ var (
 var kinds = []kind{
 	foundRunnerOn, foundServerWide, foundFilter, foundPooler, foundNoWay, foundRefused, foundNoPooler, foundBlind, foundUnreachable, foundPostgres, foundRights,
 	foundConnections, foundOverLimit, foundUncounted, foundNoList,
-	foundNoDatabase,
+	foundNoDatabase, foundMissing,
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
 	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundOneAtATime, foundNoCapacity,

@@ -201,6 +201,12 @@ func casesOfPostgres() []doctorCase {
 		{code: "no_database", severity: "error", status: 3, words: "no database is found", setUp: func(tb *testBed) {
 			tb.patterns = "none_*"
 		}},
+		{code: "database_missing", severity: "warning", words: "there is no database prod_shp to connect to", setUp: func(tb *testBed) {
+			tb.patterns = "prod_shp nothing_* !gone gone " + tb.dbs[0]
+		}},
+		{code: "database_missing", name: "the only one", severity: "warning", status: 3, words: "there is no database prod_shp", setUp: func(tb *testBed) {
+			tb.patterns = "prod_shp"
+		}},
 		{code: "no_jobs", severity: "error", status: 3, words: "install queue_job", setUp: func(tb *testBed) {
 			require.NoError(tb, odoostub.UninstallAddon(tb.Context(), tb.Pool(tb.dbs[0])))
 		}},
