@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/odooconf"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
@@ -142,22 +143,28 @@ func atAnyTime(cfg runner.Config, root int) int {
 	return root
 }
 
+// root is the configured capacity of the root channel; 0 for none, or for what the servers bear.
+func (e *examination) root() int {
+	cfg := &e.subject.Config
+	at := slices.IndexFunc(cfg.Channels, func(c channels.Config) bool { return channels.Normalize(c.Name) == "root" })
+	switch {
+	case at >= 0 && cfg.Channels[at].Auto:
+		return 0
+	case at >= 0:
+		return cfg.Channels[at].Capacity
+	case cfg.DatabaseChannels != nil:
+	case len(cfg.Channels) == 0:
+		e.add(foundOneAtATime, "there are no channels, so one job runs at a time: set channels, for example channels root:4")
+	default:
+		e.add(foundNoRoot, "the channel root is not configured, so its capacity is 1 and one job runs at a time: add it to the channels, for example root:4")
+	}
+	return 1
+}
+
 // capacity compares the root channel with the workers, where those are known.
 func (e *examination) capacity() {
 	conf, cfg := e.subject.Odoo, e.subject.Config
-	root := 1
-	if len(cfg.Channels) == 0 && cfg.DatabaseChannels == nil {
-		e.add(foundOneAtATime, "there are no channels, so one job runs at a time: set channels, for example channels root:4")
-	}
-	for _, c := range cfg.Channels {
-		if c.Name == "root" {
-			root = c.Capacity
-			if c.Auto {
-				root = 0 // what the servers bear
-			}
-		}
-	}
-	root = atAnyTime(cfg, root)
+	root := atAnyTime(cfg, e.root())
 	if d := cfg.DatabaseChannels; d != nil {
 		if root = d.Max; root == 0 {
 			e.add(foundNoCapacity, "max_capacity is 0, so no job runs: raise it")

@@ -72,6 +72,7 @@ var (
 	foundUnlimited     = kind{Warning, "capacity", "capacity_unlimited"}
 	foundCapacity      = kind{Warning, "capacity", "capacity_above_workers"}
 	foundOneAtATime    = kind{Warning, "capacity", "no_channels"}
+	foundNoRoot        = kind{Warning, "capacity", "no_root_channel"}
 	foundNoCapacity    = kind{Warning, "capacity", "capacity_zero"}
 	foundFiles         = kind{Warning, "capacity", "file_limit"}
 	foundLateTimeout   = kind{Warning, "policies", "timeout_above_limit_time_real"}
@@ -94,7 +95,7 @@ var kinds = []kind{
 	foundNoDatabase, foundMissing,
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
-	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundOneAtATime, foundNoCapacity,
+	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundOneAtATime, foundNoRoot, foundNoCapacity,
 	foundFiles, foundLateTimeout, foundEarlyRescue, foundNoCancel, foundNoRescue, foundCollector, foundUpgrading, foundIdlePolicy,
 	foundWorkers, foundChannels, foundBadChannels, foundStopped,
 }

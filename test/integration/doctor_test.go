@@ -323,6 +323,9 @@ func casesOfOdooConfig() []doctorCase {
 		{code: "no_channels", severity: "warning", words: "one job runs at a time", setUp: func(tb *testBed) {
 			tb.tree = none
 		}},
+		{code: "no_root_channel", severity: "warning", words: "its capacity is 1 and one job runs at a time", setUp: func(tb *testBed) {
+			tb.tree = "root.mail:2"
+		}},
 		{code: "capacity_above_workers", severity: "warning", words: "has 4 workers", setUp: func(tb *testBed) {
 			tb.odooConfig("workers = 4\n", good)
 		}},
