@@ -402,8 +402,10 @@ func (r *Runner) addChannelString(s string) (warnings []string, err error) {
 	case err != nil:
 		return nil, err
 	}
+	unknown := unknownOptions(s)
 	for _, cfg := range cfgs {
 		c := ocaChannel(cfg)
+		c.OCAIgnored = unknown[channels.Normalize(cfg.Name)]
 		if err := c.check(cfg.Name); err != nil {
 			return warnings, err
 		}
@@ -413,6 +415,17 @@ func (r *Runner) addChannelString(s string) (warnings []string, err error) {
 		}
 	}
 	return warnings, nil
+}
+
+// unknownOptions are the options of a configuration string that do nothing, by channel.
+func unknownOptions(s string) map[string][]string {
+	unknown := make(map[string][]string)
+	entries, _ := channels.ParseConfig(s) // it could be read before
+	for _, e := range entries {
+		name := channels.Normalize(e.Name)
+		unknown[name] = append(unknown[name], e.Unknown()...)
+	}
+	return unknown
 }
 
 // ocaChannel is a channel of a configuration string. What a capacity of 0 or less means there has

@@ -308,6 +308,11 @@ type Channel struct {
 	// `channels` puts it here. Excludes `capacity_default`. Default: none.
 	OCACapacityDefault int `json:"oca_capacity_default,omitempty"`
 
+	// Options of a configuration string that are not known, such as a misspelled
+	// `sequential`. They do nothing, as in OCA's runner, and the doctor warns of
+	// them. The Caddyfile's `channels` puts them here. Default: none.
+	OCAIgnored []string `json:"oca_ignored,omitempty"`
+
 	// Makes such sub-channels sequential. Requires `capacity_default` 1.
 	// Default: false.
 	SequentialDefault bool `json:"sequential_default,omitempty"`
@@ -487,7 +492,7 @@ func (a *App) Subjects() []doctor.Subject {
 		m := a.generation.Runners[name]
 		subjects = append(subjects, doctor.Subject{
 			Config: m.Config, Odoo: a.odoo[name], OpenSites: a.open[name], Files: filesFor(jobs),
-			Settings: a.Runners[name].settings(&m.Config, a.odoo[name]),
+			Settings: a.Runners[name].settings(&m.Config, a.odoo[name]), Ignored: a.Runners[name].ignored(a.odoo[name]),
 		})
 	}
 	return subjects

@@ -141,6 +141,20 @@ func (r *Runner) takeChannels(conf *odooconf.Config, log *zap.Logger) error {
 	return nil
 }
 
+// ignored are the options of channels that do nothing, because they are not known, by channel.
+func (r *Runner) ignored(odoo *odooconf.Config) map[string][]string {
+	if len(r.Channels) == 0 && r.DatabaseChannels == nil && odoo != nil {
+		return unknownOptions(odoo.Channels)
+	}
+	all := make(map[string][]string)
+	for name, c := range r.Channels {
+		if c != nil && len(c.OCAIgnored) > 0 {
+			all[name] = c.OCAIgnored
+		}
+	}
+	return all
+}
+
 // useBasicAuth lets the driver authenticate as Odoo's configuration says, unless
 // it has been told otherwise.
 func useBasicAuth(drv driver.Driver, conf *odooconf.Config) {

@@ -117,6 +117,16 @@ var knownOptions = map[string]bool{
 	"sequential": true, "throttle": true, "paused": true, "capacity_default": true, "sequential_default": true,
 }
 
+// Unknown returns the keys of the options that [Entry.Config] ignores, as the add-on does.
+func (e Entry) Unknown() (keys []string) {
+	for _, o := range e.Options {
+		if !knownOptions[o.Key] {
+			keys = append(keys, o.Key)
+		}
+	}
+	return keys
+}
+
 func parseOption(item string) (Option, error) {
 	switch pair := splitTrim(item, "="); len(pair) {
 	case 1:

@@ -192,3 +192,14 @@ func FuzzParseConfig(f *testing.F) {
 		}
 	})
 }
+
+// TestUnknownOptions: the options that do nothing are told by their keys, in their order.
+func TestUnknownOptions(t *testing.T) {
+	entries, err := ParseConfig("root:4,A:1:sequental:prio=3:throttle=2:,B:2:paused:sequential:capacity_default=1:sequential_default")
+	require.NoError(t, err)
+	var unknown [][]string
+	for _, e := range entries {
+		unknown = append(unknown, e.Unknown())
+	}
+	require.Equal(t, [][]string{nil, {"sequental", "prio", ""}, nil}, unknown)
+}

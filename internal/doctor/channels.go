@@ -4,10 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
 )
+
+// channelOptions tells of options of channels that do nothing, because they are not known.
+func (e *examination) channelOptions() {
+	for _, name := range slices.Sorted(maps.Keys(e.subject.Ignored)) {
+		for _, option := range e.subject.Ignored[name] {
+			e.add(foundIgnored, "the option %q of channel %s is not known and does nothing: correct or remove it; "+
+				"sequential, throttle, paused, capacity_default and sequential_default are known", option, name)
+		}
+	}
+}
 
 // databaseChannels checks the channels of a database that has its own channel tree.
 func (e *examination) databaseChannels(ctx context.Context, name string) {

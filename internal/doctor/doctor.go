@@ -32,6 +32,8 @@ type Subject struct {
 	Odoo *odooconf.Config
 	// OpenSites are URLs by which the public can have jobs run.
 	OpenSites []string
+	// Ignored are options of channels that do nothing, because they are not known, by channel.
+	Ignored map[string][]string
 	// Files says whether there are enough files for the connections of all jobs.
 	Files Files
 	// Settings are the effective settings, for people to compare with what they meant.
@@ -104,6 +106,7 @@ func (e *examination) run() {
 	e.cluster()
 	e.upstreams()
 	e.capacity()
+	e.channelOptions()
 	e.policies()
 	e.files()
 }

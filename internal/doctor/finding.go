@@ -85,6 +85,7 @@ var (
 	foundWorkers       = kind{Warning, "capacity", "workers_differ"}
 	foundChannels      = kind{OK, "channels", "channels"}
 	foundBadChannels   = kind{Error, "channels", "channels_unusable"}
+	foundIgnored       = kind{Warning, "channels", "channel_option_ignored"}
 	foundStopped       = kind{Warning, "channels", "channels_stopped"}
 )
 
@@ -97,7 +98,7 @@ var kinds = []kind{
 	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
 	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundOneAtATime, foundNoRoot, foundNoCapacity,
 	foundFiles, foundLateTimeout, foundEarlyRescue, foundNoCancel, foundNoRescue, foundCollector, foundUpgrading, foundIdlePolicy,
-	foundWorkers, foundChannels, foundBadChannels, foundStopped,
+	foundWorkers, foundChannels, foundBadChannels, foundIgnored, foundStopped,
 }
 
 // Codes returns the codes of everything that the doctor can find.

@@ -109,6 +109,7 @@ var caddyfileNames = map[string]string{
 	"Handler.path":             "",
 
 	"Channel.oca_capacity_default": "",
+	"Channel.oca_ignored":          "",
 }
 
 // comments returns the doc comments of a type of the tree, by field, and its own under "".

@@ -326,6 +326,13 @@ func casesOfOdooConfig() []doctorCase {
 		{code: "no_root_channel", severity: "warning", words: "its capacity is 1 and one job runs at a time", setUp: func(tb *testBed) {
 			tb.tree = "root.mail:2"
 		}},
+		{code: "channel_option_ignored", severity: "warning", words: `the option "sequental" of channel root.stock is not known`, setUp: func(tb *testBed) {
+			tb.tree = "root:4,root.stock:8:sequental"
+		}},
+		{code: "channel_option_ignored", name: "odoo_config", severity: "warning", words: `the option "throtle" of channel root.mail is not known`, setUp: func(tb *testBed) {
+			tb.tree = none
+			tb.odooConfig("", "channels = root:4,mail:2:throtle=3\n")
+		}},
 		{code: "capacity_above_workers", severity: "warning", words: "has 4 workers", setUp: func(tb *testBed) {
 			tb.odooConfig("workers = 4\n", good)
 		}},
