@@ -2,11 +2,13 @@ package command
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -24,7 +26,8 @@ func doctorCommand() *cobra.Command {
 		Long: `
 Loads a configuration without running it, connects to PostgreSQL and to the Odoo
 servers itself, and looks for everything that would keep jobs from running. It takes
-no locks and changes nothing; the servers are asked for a job that does not exist.
+no locks and changes nothing; the servers are asked for a job that does not exist, and
+the Caddy that runs, if there is one, which databases another runner serves.
 
 Exit statuses: 0 nothing is wrong, or there are only warnings; 1 the configuration
 cannot be loaded; 3 something is wrong.`,
@@ -40,9 +43,46 @@ cannot be loaded; 3 something is wrong.`,
 				return 1, unexamined(err, file)
 			}
 			defer cleanup()
+			if err := askRunning(cmd.Context(), fl, raw, file, subjects); err != nil {
+				return 1, err
+			}
 			return report(newPrinter(cmd.OutOrStdout()), doctor.Settings(subjects), doctor.Examine(cmd.Context(), subjects), fl.Bool("json"))
 		}),
 	}
+}
+
+// runningTimeout bounds the questions to the Caddy that runs. Often there is none yet.
+const runningTimeout = 5 * time.Second
+
+// askRunning asks the Caddy that runs which databases another runner serves: PostgreSQL tells that a
+// Caddy has the lock of one, and not which. Without an answer nothing is known, and of very many
+// databases those are that one answer has.
+func askRunning(ctx context.Context, fl caddycmd.Flags, raw []byte, file string, subjects []doctor.Subject) error {
+	var cfg caddy.Config
+	if fl.String("address") == "" && json.Unmarshal(raw, &cfg) == nil && cfg.Admin != nil && cfg.Admin.Disabled {
+		return nil // another Caddy may answer at the default address
+	}
+	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), raw, file, fl.String("adapter"))
+	if err != nil {
+		return fmt.Errorf("finding the address of the admin API: %w", err)
+	}
+	client, err := api.NewClient(address)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, runningTimeout)
+	defer cancel()
+	for i := range subjects {
+		q := api.ListQuery{Runner: subjects[i].Config.Name, States: []string{"standby"}}
+		doc, err := client.Databases(ctx, q)
+		if err != nil {
+			continue
+		}
+		for j := range doc.Databases {
+			subjects[i].Standby = append(subjects[i].Standby, doc.Databases[j].Database)
+		}
+	}
+	return nil
 }
 
 // unexamined adds to the reason why a configuration could not be loaded which one it was, and that

@@ -4,13 +4,18 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
 
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/doctor"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
 )
 
 // TestDoctorTranscripts: what the doctor prints of real installations at the widths of terminals and in a
@@ -43,5 +48,41 @@ func TestDoctorTranscripts(t *testing.T) {
 			fmt.Fprintf(&out, "exit status %d\n\n", x.Status)
 		}
 		compare(t, fmt.Sprintf("doctor-%d.txt", width), out.String())
+	}
+}
+
+// TestAskRunning: the Caddy that runs is asked which databases another runner serves, at the address
+// that is named or that of the configuration, and none if the configuration has no admin API.
+func TestAskRunning(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.RequestURI() != "/jobrunner/databases?runner=b&state=standby" {
+			http.Error(w, `{"error": "there is no such runner"}`, http.StatusNotFound)
+			return
+		}
+		_, _ = fmt.Fprint(w, `{"databases": [{"runner": "b", "database": "prod"}]}`)
+	}))
+	defer srv.Close()
+	host := srv.Listener.Addr().String()
+	for name, c := range map[string]struct {
+		address, admin string
+		want           []string
+	}{
+		"named":              {host, `{}`, []string{"prod"}},
+		"of the config":      {"", `{"listen": "` + host + `"}`, []string{"prod"}},
+		"named, not its own": {host, `{"disabled": true}`, []string{"prod"}},
+		"none":               {"", `{"disabled": true, "listen": "` + host + `"}`, nil},
+		"nobody answers":     {"127.0.0.1:1", `{}`, nil},
+		"not the config's":   {"127.0.0.1:1", `{"listen": "` + host + `"}`, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := &cobra.Command{Use: "jobrunner"}
+			addCommands(cmd)
+			require.NoError(t, cmd.PersistentFlags().Set("address", c.address))
+			subjects := []doctor.Subject{{Config: runner.Config{Name: "a"}}, {Config: runner.Config{Name: "b"}}}
+			fl := caddycmd.Flags{FlagSet: cmd.PersistentFlags()}
+			require.NoError(t, askRunning(t.Context(), fl, []byte(`{"admin": `+c.admin+`}`), "caddy.json", subjects))
+			require.Empty(t, subjects[0].Standby)
+			require.Equal(t, c.want, subjects[1].Standby)
+		})
 	}
 }

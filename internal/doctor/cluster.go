@@ -123,13 +123,24 @@ func (e *examination) database(name string) {
 	}
 	e.collector(name, &x)
 	e.upgrading(name, &x)
+	e.holder(name, x.Holder)
+}
+
+// holder tells which runner serves a database.
+func (e *examination) holder(name, holder string) {
+	add := func(k kind, format string, args ...any) {
+		e.add(k, format, args...).Database = name
+	}
 	switch {
-	case x.Holder == "":
+	case holder == "":
 		add(foundLockFree, "no runner serves it at the moment%s", e.sleepers())
-	case strings.Contains(x.Holder, "application "+postgres.ApplicationPrefix):
-		add(foundLockOurs, "it is served by a Caddy (%s)", x.Holder)
+	case !strings.Contains(holder, "application "+postgres.ApplicationPrefix):
+		add(foundLockForeign, "another runner serves it (%s): switch Odoo's own runner off with channels = root:0 and restart Odoo, or stop that program", holder)
+	case slices.Contains(e.subject.Standby, name):
+		add(foundLockOther, "a second runner serves it (%s), a Caddy that is no node of this one, which waits: stop one of them, or give both the same name in jobrunner NAME, "+
+			"the same databases and the same role, so that one stands by for the other", holder)
 	default:
-		add(foundLockForeign, "another runner serves it (%s): switch Odoo's own runner off with channels = root:0 and restart Odoo, or stop that program", x.Holder)
+		add(foundLockOurs, "it is served by a Caddy (%s)", holder)
 	}
 }
 

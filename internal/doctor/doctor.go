@@ -32,6 +32,8 @@ type Subject struct {
 	Odoo *odooconf.Config
 	// OpenSites are URLs by which the public can have jobs run.
 	OpenSites []string
+	// Standby are the databases that, as a process with this runner says, another runner serves.
+	Standby []string
 	// Ignored are options of channels that do nothing, because they are not known, by channel.
 	Ignored map[string][]string
 	// Files says whether there are enough files for the connections of all jobs.

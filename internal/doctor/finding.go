@@ -60,6 +60,7 @@ var (
 	foundRival         = kind{Warning, "rival", "rival"}
 	foundLockFree      = kind{OK, "lock", "lock_free"}
 	foundLockOurs      = kind{OK, "lock", "lock_of_caddy"}
+	foundLockOther     = kind{Warning, "lock", "lock_of_another_caddy"}
 	foundLockForeign   = kind{Error, "lock", "lock_of_another_runner"}
 	foundNoUpstream    = kind{Error, "upstreams", "no_upstream"}
 	foundBusy          = kind{Warning, "upstream", "upstream_busy"}
@@ -95,7 +96,7 @@ var kinds = []kind{
 	foundConnections, foundOverLimit, foundUncounted, foundNoList,
 	foundNoDatabase, foundMissing,
 	foundNothing, foundNoExamination, foundUndetected, foundNeutralized, foundUnhealthy, foundHealthy, foundRival,
-	foundLockFree, foundLockOurs, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
+	foundLockFree, foundLockOurs, foundLockOther, foundLockForeign, foundNoUpstream, foundBusy, foundDown, foundUp, foundRoute,
 	foundRouteRefused, foundRouteBroken, foundOpenRoute, foundUnlimited, foundCapacity, foundOneAtATime, foundNoRoot, foundNoCapacity,
 	foundFiles, foundLateTimeout, foundEarlyRescue, foundNoCancel, foundNoRescue, foundCollector, foundUpgrading, foundIdlePolicy,
 	foundWorkers, foundChannels, foundBadChannels, foundIgnored, foundStopped,

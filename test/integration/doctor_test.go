@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -263,6 +264,17 @@ func casesOfLocks() []doctorCase {
 		{code: "lock_of_caddy", severity: "ok", words: "served by a Caddy", setUp: func(tb *testBed) {
 			tb.startProcess(tb.TempDir())
 			tb.untilReady()
+		}},
+		{code: "lock_of_another_caddy", severity: "warning", words: "a second runner serves it (pid ", setUp: func(tb *testBed) {
+			first := tb.beside()
+			first.runner = "first"
+			first.startProcess(tb.TempDir())
+			first.untilReady()
+			tb.startProcess(tb.TempDir())
+			tb.until("standby", func() bool {
+				_, body := tb.request(http.MethodGet, "/jobrunner/databases?state=standby", "")
+				return strings.Contains(body, tb.dbs[0])
+			})
 		}},
 		{code: "lock_of_another_runner", severity: "error", status: 3, words: "application odoo-14", setUp: func(tb *testBed) {
 			cfg := tb.Postgres.ConnConfig(tb.dbs[0])

@@ -59,6 +59,8 @@ type testBed struct {
 	// snippets stand before the site, for it to import or invoke. As in routes,
 	// .Odoo are the servers.
 	snippets string
+	// runner is the name of the runner. Default: none.
+	runner string
 	// patterns are the databases to serve. Default: all of dbs.
 	patterns string
 	// global stands among the global options.
@@ -137,7 +139,7 @@ func (tb *testBed) config() testbed.Config {
 		return c
 	}
 	r := testbed.Runner{
-		Postgres: tb.dsn, Databases: cmp.Or(tb.patterns, strings.Join(tb.dbs, " ")), Channels: tb.tree,
+		Name: tb.runner, Postgres: tb.dsn, Databases: cmp.Or(tb.patterns, strings.Join(tb.dbs, " ")), Channels: tb.tree,
 		Options: "discover_interval 500ms\n" + tb.more,
 	}
 	if tb.tree == none {
