@@ -92,11 +92,30 @@ func cause(err error) string {
 	return err.Error()
 }
 
+// withoutScheme takes "http://" off an address, as people copy it from a browser. Caddy has no name for an
+// address like that, and would take the scheme for a network.
+func withoutScheme(address string) (string, error) {
+	if rest, ok := strings.CutPrefix(address, "http://"); ok {
+		address = strings.TrimSuffix(rest, "/")
+		if strings.Contains(address, "/") {
+			return "", errors.New("write it as host:port, without a path")
+		}
+	}
+	if strings.Contains(address, "://") {
+		return "", errors.New("write it as host:port")
+	}
+	return address, nil
+}
+
 // NewClient returns a client of the admin API at an address as Caddy writes it:
-// "localhost:2019" or "unix//run/caddy/admin.sock". It fails if the address cannot
-// be read, and connects to nothing.
+// "localhost:2019" or "unix//run/caddy/admin.sock"; "http://localhost:2019" is
+// understood, too. It fails if the address cannot be read, and connects to nothing.
 func NewClient(address string) (*Client, error) {
-	addr, err := caddy.ParseNetworkAddress(address)
+	text, err := withoutScheme(address)
+	if err != nil {
+		return nil, fmt.Errorf("the address %s of the admin API: %w", address, err)
+	}
+	addr, err := caddy.ParseNetworkAddress(text)
 	if err != nil {
 		return nil, fmt.Errorf("the address %s of the admin API: %w", address, err)
 	}

@@ -356,3 +356,26 @@ func TestAdminOff(t *testing.T) {
 	require.NoError(t, ask(`{"admin": {"disabled": true}}`, "--address", "localhost:2019"), "another Caddy is asked")
 	require.Error(t, ask(`{`))
 }
+
+// TestAddress: the address of the admin API may be copied from a browser, and what cannot be one is
+// refused with how to write it, by each command.
+func TestAddress(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprint(w, `{"databases": [{"runner": "default", "database": "prod"}]}`)
+	}))
+	defer srv.Close()
+	host := srv.Listener.Addr().String()
+	for _, address := range []string{host, "http://" + host, "http://" + host + "/"} {
+		require.Contains(t, transcript(t, address, 0, []string{"databases"}), "prod", address)
+	}
+	config := filepath.Join(t.TempDir(), "caddy.json")
+	require.NoError(t, os.WriteFile(config, []byte(`{"apps": {"jobrunner": {"names": ["a"]}}}`), 0o600))
+	for address, says := range map[string]string{
+		"https://" + host:            "write it as host:port\n",
+		"http://" + host + "/config": "write it as host:port, without a path\n",
+	} {
+		for _, args := range [][]string{{"status"}, {"events"}, {"pause", "--all"}, {"doctor", "--config", config}} {
+			require.Equal(t, "error: the address "+address+" of the admin API: "+says+"exit status 1\n", transcript(t, address, 0, args))
+		}
+	}
+}
