@@ -106,6 +106,9 @@ func capacities(words []string) (map[string]int, error) {
 			if name != maxCapacity {
 				name = channels.Normalize(name)
 			}
+			if before, ok := set[name]; ok && before != n {
+				return nil, Error(http.StatusBadRequest, "set names %s twice, with %d and with %d", name, before, n)
+			}
 			set[name] = n
 		}
 	}

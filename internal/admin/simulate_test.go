@@ -73,7 +73,8 @@ func TestSimulation(t *testing.T) {
 	require.Contains(t, body, "servers bear 1")
 	for query, says := range map[string]string{
 		"set=x": "no channel with its capacity", "set=root=0": "no channel", "set==4": "no channel", "from=never": "neither a time", "to=x": "neither a time",
-		"from=1h&to=2h": "ends before", "x=y": "unknown parameter",
+		"set=root=2,mail=3&set=root.mail=4": "set names root.mail twice, with 3 and with 4",
+		"from=1h&to=2h":                     "ends before", "x=y": "unknown parameter",
 	} {
 		status, body = ask(query)
 		require.Equal(t, http.StatusBadRequest, status, query)

@@ -68,7 +68,9 @@ func addCommands(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		completeFlags(sub)
 		describe(sub)
+		onlyOnce(sub)
 	}
+	onlyOnce(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("runner", offer(runnerNames)) // fails only for a flag that does not exist
 }
 

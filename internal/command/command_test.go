@@ -212,6 +212,8 @@ func TestHelp(t *testing.T) {
 	for _, cmd := range root.Commands() {
 		require.Contains(t, helps, cmd.Name())
 		for _, example := range helps[cmd.Name()].examples {
+			root := &cobra.Command{Use: "jobrunner"} // a flag is given once
+			addCommands(root)
 			words := strings.Split(example, `"`)
 			var args []string
 			for i, part := range words {
@@ -377,5 +379,36 @@ func TestAddress(t *testing.T) {
 		for _, args := range [][]string{{"status"}, {"events"}, {"pause", "--all"}, {"doctor", "--config", config}} {
 			require.Equal(t, "error: the address "+address+" of the admin API: "+says+"exit status 1\n", transcript(t, address, 0, args))
 		}
+	}
+}
+
+// TestFlagTwice: of two values for a flag that takes one, none is dropped without a word.
+func TestFlagTwice(t *testing.T) {
+	var asked string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.URL.RequestURI()
+		_, _ = fmt.Fprint(w, `{"changed": 1}`)
+	}))
+	defer srv.Close()
+	host := srv.Listener.Addr().String()
+	for args, says := range map[string]string{
+		"pause --channel root.mail --channel root": `--channel is given twice, as "root.mail" and "root", and takes one value; see caddy jobrunner pause --help`,
+		"resume --database a --database=b":         `--database is given twice, as "a" and "b", and takes one value; see caddy jobrunner resume --help`,
+		"requeue --limit 3 --limit 4 --all":        `--limit is given twice, as "3" and "4", and takes one value; see caddy jobrunner requeue --help`,
+		"status --runner a --runner b":             `--runner is given twice, as "a" and "b", and takes one value; see caddy jobrunner status --help`,
+		"requeue --all -n --dry-run=false":         `--dry-run is given twice, as "true" and "false", and takes one value; see caddy jobrunner requeue --help`,
+		"requeue --limit 3 --limit x --all":        `invalid argument "x" for --limit: it is no whole number; see caddy jobrunner requeue --help`,
+	} {
+		asked = ""
+		require.Equal(t, "error: "+says+"\nexit status 1\n", transcript(t, host, 0, strings.Fields(args)))
+		require.Empty(t, asked)
+	}
+	for _, args := range []string{
+		"pause --channel root --channel root", "requeue --state failed --state done --state cancelled", "cancel --all --all",
+		"history --from 24h --by channel", "databases --state ready --state held",
+	} {
+		asked = ""
+		require.NotContains(t, transcript(t, host, 0, strings.Fields(args)), "twice", args)
+		require.NotEmpty(t, asked, args)
 	}
 }

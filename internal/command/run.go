@@ -9,6 +9,7 @@ import (
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/caddy-jobrunner/caddy-jobrunner/internal/api"
 )
@@ -76,6 +77,10 @@ var badValue = regexp.MustCompile(`^invalid argument (".*") for "(?:-., )?(--[a-
 
 // badFlag says what is wrong with a flag.
 func badFlag(cmd *cobra.Command, err error) error {
+	if twice, ok := errors.AsType[*twiceError](err); ok {
+		invalid, _ := errors.AsType[*pflag.InvalidValueError](err)
+		return mistaken(cmd, fmt.Errorf("--%s %w", invalid.GetFlag().Name, twice))
+	}
 	m := badValue.FindStringSubmatch(err.Error())
 	switch {
 	case m == nil:
