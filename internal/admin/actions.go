@@ -247,15 +247,36 @@ func unknownSubject(st *runner.Status, p *runner.Pause) string {
 			return fmt.Sprintf("there is no database %q now, %s", p.Database, known("database", names))
 		}
 	case p.Channel != "":
-		for i := range st.Channels {
-			names = append(names, st.Channels[i].FullName)
-		}
-		slices.Sort(names)
-		if names = slices.Compact(names); !slices.Contains(names, channels.Normalize(p.Channel)) {
-			return fmt.Sprintf("there is no channel %q now, %s", channels.Normalize(p.Channel), known("channel", names))
-		}
+		return unknownChannel(st, p.Channel)
 	}
 	return ""
+}
+
+// unknownChannel says that a channel does not exist now, with those that do; empty for one that does.
+func unknownChannel(st *runner.Status, name string) string {
+	var names []string
+	for i := range st.Channels {
+		names = append(names, st.Channels[i].FullName)
+	}
+	slices.Sort(names)
+	if names = slices.Compact(names); slices.Contains(names, channels.Normalize(name)) {
+		return ""
+	}
+	return fmt.Sprintf("there is no channel %q now, %s", channels.Normalize(name), known("channel", names))
+}
+
+// foundNone says of a channel by which nothing was found that it does not exist: its name may be a slip.
+// Jobs that have ended can be in channels that are gone, so one by which something is found is good. A
+// process that stands by does not know all channels.
+func foundNone(ctx context.Context, k *supervisor.Runner, channel string) string {
+	if channel == "" {
+		return ""
+	}
+	st, err := k.Status(ctx)
+	if err != nil || !st.Leader {
+		return ""
+	}
+	return unknownChannel(&st, channel)
 }
 
 // order changes what operators have ordered of a runner, and answers with that. remark, if there is one,
@@ -398,6 +419,9 @@ func ChangeJobs(action driver.Action, most int) caddy.AdminHandlerFunc {
 		out := api.ChangeAnswer{
 			Runner: name, DryRun: change.DryRun, Changed: result.Changed, Followed: result.Followed,
 			Jobs: []api.JobKey{}, More: result.More, Partial: result.Partial, Problems: result.Problems,
+		}
+		if result.Changed == 0 {
+			out.Warning = foundNone(ctx, k, req.Channel)
 		}
 		for _, key := range result.Jobs {
 			out.Jobs = append(out.Jobs, api.JobKey{Database: key.DB, UUID: key.UUID})

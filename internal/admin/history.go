@@ -120,8 +120,11 @@ func readHistory(ctx context.Context, name string, k *supervisor.Runner, query h
 			Policy: o.Policy, Wait: o.Wait.Seconds(), Target: o.Target, Attempts: o.Attempts, Late: o.Late, Burns: o.Burn != nil,
 		})
 	}
-	if !st.Leader {
+	switch {
+	case !st.Leader:
 		doc.LeaderDetail = st.LeaderDetail
+	case doc.Total.Attempts == 0 && query.Channel != "":
+		doc.Warning = unknownChannel(&st, query.Channel)
 	}
 	return doc, nil
 }

@@ -213,7 +213,11 @@ func getJobs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return Failure(err)
 	}
-	return Answer(w, http.StatusOK, api.NewJobPage(name, &page))
+	doc := api.NewJobPage(name, &page)
+	if len(doc.Jobs) == 0 && doc.Next == "" && jq.Cursor == "" {
+		doc.Warning = foundNone(ctx, k, jq.Filter.Channel)
+	}
+	return Answer(w, http.StatusOK, doc)
 }
 
 // JobQuery reads which page of which jobs a request asks for, and of which runner.

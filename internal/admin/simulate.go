@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -153,6 +154,9 @@ func simulate(ctx context.Context, k *supervisor.Runner, set map[string]int, fro
 		from = rec.Known
 	}
 	cfg := k.Config()
+	if err := knownChannels(&cfg, &st, jobs, set); err != nil {
+		return nil, err
+	}
 	same, other := trees(cfg, &st, nil), trees(cfg, &st, set)
 	a, err := forecast.Simulate(ctx, forecast.Question{
 		Jobs: jobs, From: from, Until: to, Same: same, Other: other, Own: cfg.DatabaseChannels != nil, Bear: bear(&st),
@@ -174,6 +178,28 @@ func simulate(ctx context.Context, k *supervisor.Runner, set map[string]int, fro
 		})
 	}
 	return doc, nil
+}
+
+// knownChannels refuses the capacity of a channel that there is neither now nor among the jobs, whose
+// name must be a slip: nothing would be another one.
+func knownChannels(cfg *runner.Config, st *runner.Status, jobs []forecast.Job, set map[string]int) error {
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		switch {
+		case name == maxCapacity && cfg.DatabaseChannels == nil:
+			return Error(http.StatusBadRequest, "%s is only where databases have their own channels; set root in its place", maxCapacity)
+		case name == maxCapacity, slices.ContainsFunc(jobs, func(j forecast.Job) bool { return within(j.Channel, name) }):
+			continue
+		}
+		if text := unknownChannel(st, name); text != "" {
+			return Error(http.StatusNotFound, "%s", text)
+		}
+	}
+	return nil
+}
+
+// within reports whether a channel is another one, or below it.
+func within(channel, other string) bool {
+	return channel == other || strings.HasPrefix(channel, other+".")
 }
 
 // trees returns what makes the tree of a configuration with other capacities.

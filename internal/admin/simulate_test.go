@@ -33,7 +33,9 @@ func queue(t *testing.T, name string, n int, each time.Duration) (began time.Tim
 // TestSimulation: what another capacity would have meant is answered beside what was, with what that
 // assumes.
 func TestSimulation(t *testing.T) {
-	e := &fakerunner.Engine{Says: runner.Status{Leader: true, Upstreams: []runner.UpstreamStatus{{Name: "odoo", Up: true}}}}
+	e := &fakerunner.Engine{Says: runner.Status{Leader: true, Upstreams: []runner.UpstreamStatus{{Name: "odoo", Up: true}}, Channels: []runner.ChannelStatus{
+		{Status: channels.Status{FullName: "root"}}, {Status: channels.Status{FullName: "root.shop"}},
+	}}}
 	k := fakerunner.RunWith(t, "default", e, zap.NewNop(), &history.Options{Dir: t.TempDir(), Logger: zap.NewNop()})
 	ask := func(query string) (int, string) {
 		_, w := fakerunner.Ask(t, adminMux("simulate"), http.MethodGet, "/jobrunner/simulate?"+query, nil, nil)
@@ -66,6 +68,17 @@ func TestSimulation(t *testing.T) {
 	require.InDelta(t, mail.Was.Wait50, mail.Replayed.Wait50, 15)
 	require.InDelta(t, 150, mail.Would.Wait50, 15)
 	require.NotNil(t, mail.Would.Utilisation)
+
+	status, body = ask("set=root.mial=2")
+	require.Equal(t, http.StatusNotFound, status)
+	require.Contains(t, body, `there is no channel \"root.mial\" now, known are root, root.shop`)
+	status, body = ask("set=root.ma=2")
+	require.Equal(t, http.StatusNotFound, status, "a job is in root.mail, which is not below root.ma: %s", body)
+	status, body = ask("set=max_capacity=2")
+	require.Equal(t, http.StatusBadRequest, status)
+	require.Contains(t, body, "max_capacity is only where databases have their own channels")
+	status, body = ask("set=root=2,shop=2")
+	require.Equal(t, http.StatusOK, status, body)
 
 	e.Says.Upstreams[0].Limits.MaxJobs = 1
 	status, body = ask("set=root=2")

@@ -50,6 +50,8 @@ type JobPage struct {
 	Left int `json:"databases_left,omitempty"`
 	// Problems are the databases that could not be read.
 	Problems []string `json:"problems,omitempty"`
+	// Warning says, where nothing was found, that there is no such channel.
+	Warning string `json:"warning,omitempty"`
 }
 
 // Liveness is the answer of GET /jobrunner/live.
@@ -96,7 +98,9 @@ type ChangeAnswer struct {
 	Partial bool `json:"partial,omitempty"`
 	// Problems are the databases in which it failed.
 	Problems []string `json:"problems,omitempty"`
-	Runner   string   `json:"runner"`
+	// Warning says, where nothing was found, that there is no such channel.
+	Warning string `json:"warning,omitempty"`
+	Runner  string `json:"runner"`
 }
 
 // JobKey names a job.

@@ -50,6 +50,8 @@ type History struct {
 	// used.
 	Problem  string `json:"problem,omitempty"`
 	PutAside string `json:"put_aside,omitempty"`
+	// Warning says, where nothing was found, that there is no such channel.
+	Warning string `json:"warning,omitempty"`
 }
 
 // HistorySums is what attempts at jobs add up to.

@@ -275,6 +275,7 @@ func (c *call) changed(doc api.ChangeAnswer, err error) (int, error) {
 		text += fmt.Sprintf(", and %d that depend on them", doc.Followed)
 	}
 	c.out.line("%s", text)
+	c.warn(doc.Warning)
 	for _, p := range alike(doc.Problems) {
 		c.out.line("not done: %s", api.Plain(p))
 	}

@@ -177,6 +177,13 @@ func wideFlag(cmd *cobra.Command) {
 // wide reports whether each row is to be one line.
 func (c *call) wide() bool { return c.flags.Lookup("wide") != nil && c.flags.Bool("wide") }
 
+// warn prints what an answer warns of, if it does.
+func (c *call) warn(warning string) {
+	if warning != "" {
+		c.out.line("%s", warning)
+	}
+}
+
 // text returns the value of a flag, empty for one that the sub-command does not have.
 func (c *call) text(flag string) string {
 	if fl := c.flags.Lookup(flag); fl != nil {

@@ -69,6 +69,7 @@ func (c *call) history() (int, error) {
 	default:
 		c.historyGroups(&doc)
 	}
+	c.warn(doc.Warning)
 	c.historyRemarks(&doc)
 	return 0, nil
 }

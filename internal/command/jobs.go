@@ -85,6 +85,7 @@ func (c *call) jobs() (int, error) {
 	case len(page.Problems) == 0:
 		c.out.line("no such job")
 	}
+	c.warn(page.Warning)
 	if page.Next != "" {
 		c.out.line("more: --after %s", page.Next)
 	}

@@ -97,6 +97,15 @@ func TestCommands(t *testing.T) {
 	tb.commands(4, "nothing was changed", "resume", "--channel", "mail")
 	tb.commands(1, "exactly one", "pause")
 
+	const mistyped = `there is no channel "root.mial" now, known are root, root.mail, root.old`
+	tb.commands(4, mistyped, "requeue", "--channel", "mial")
+	tb.commands(4, mistyped, "cancel", "--channel", "mial", "--dry-run")
+	tb.commands(0, mistyped, "jobs", "--channel", "mial")
+	tb.commands(0, mistyped, "history", "--channel", "mial")
+	tb.commands(4, mistyped, "simulate", "--set", "root.mial=4")
+	require.NotContains(t, tb.commands(0, "no such job", "jobs", "--channel", "mail"), "there is no channel")
+	require.NotContains(t, tb.commands(4, "changed: 0", "requeue", "--channel", "mail"), "there is no channel")
+
 	tb.commands(0, "done", "drain", upstream)
 	tb.commands(3, "no Odoo server is healthy", "status")
 	tb.Gates.Open("end")
