@@ -49,9 +49,9 @@ it), yielding (it is being dropped, renamed or copied), upgrading (modules are b
 changed), neutralized (a copy, whose jobs must not run), undetected (no queue_job).
 HEARD is how long PostgreSQL has been silent, ADD-ON how the add-on works.`, []string{"databases", "databases --wide", "databases --limit 100 --offset 100", "databases --state waiting,unreachable"}},
 	"channels": {`Lists the channels, those below another after it. WAITING counts the jobs that wait
-in the channel, OLDEST is the age of the one that has waited longest. Jobs of a
-database that cannot be served count at root; where they cannot even be counted, their
-number is unknown.`, []string{"channels", "channels --watch --interval 5s"}},
+in the channel, for a slot or for their eta; OLDEST is for how long the oldest that
+could run has waited. Jobs of a database that cannot be served count at root; where
+they cannot even be counted, their number is unknown.`, []string{"channels", "channels --watch --interval 5s"}},
 	"upstreams": {`Lists the Odoo servers. One that is drained is safe to stop when it runs no job of
 this process any more.`, []string{"upstreams", "upstreams --watch"}},
 	"tasks": {`Lists the jobs that hold a slot, the longest running first.
