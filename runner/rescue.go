@@ -220,6 +220,9 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 			e.applyGone(l.Row.Key)
 			continue
 		}
+		if t.expired {
+			e.retake(&l.Row, t)
+		}
 		t.limit.claimedAt(l, now)
 		was := t.alive
 		if t.inspectedAs(l, now); was && l.Verdict == driver.Dead {
@@ -232,12 +235,20 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 		if !t.deadAgain {
 			e.checkUpgrade(db) // one may have begun since
 		}
-		if t.row = new(l.Row); t.expired {
-			t.expired = false // it is known again, even if its lock row is no evidence
-			e.tree.Set(l.Row.Job, l.Row.State)
-		}
+		t.row = new(l.Row)
 		e.decide(db, l.Row.Key, t, now)
 	}
+}
+
+// retake gives a task back the slot that it had lost: its row is known again, and its lock row, even if
+// that is no evidence.
+func (e *engine) retake(row *driver.Row, t *task) {
+	t.expired = false
+	state := row.State
+	if state == channels.Unknown {
+		state = channels.Started
+	}
+	e.tree.Set(row.Job, state)
 }
 
 // rescued takes in the rows of tasks that were put back because they were dead.

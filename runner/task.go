@@ -254,6 +254,7 @@ func (e *engine) applyMystery(row *driver.Row, asked uint64) bool {
 	}
 	if t.phase != phaseWatched {
 		t.watch()
+		t.expired = false
 		e.notes.lost(row.Key, t)
 		return e.tree.Set(row.Job, channels.Started)
 	}

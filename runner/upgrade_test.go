@@ -406,6 +406,41 @@ func TestUnlockedTableIsReadFirst(t *testing.T) {
 	}
 }
 
+// The state of a job that had lost its slot may not be known when the lock ends: it has its slot again, and
+// others start.
+func TestUnlockedTableTellsAnUnknownState(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(*bench)
+		breaks  time.Duration
+		lock    func(f *mock.Faults, err error)
+	}{
+		"asked":               {func(*bench) {}, time.Second, lockTable},
+		"no lock rows, asked": {func(b *bench) { b.WithoutLocks("prod") }, time.Second, lockTable},
+		"watched":             {func(*bench) {}, time.Second / 2, lockTable},
+		"rows can be read":    {func(*bench) {}, time.Second / 2, func(f *mock.Faults, err error) { f.InspectErr = err }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				c.prepare(b)
+				b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 40 * time.Minute, DropConnAfter: c.breaks})
+				r := b.start(b.config("root:2"))
+				k := b.one("prod", "a")
+				b.settle(900 * time.Millisecond)
+				b.Fault("prod", func(f *mock.Faults) { c.lock(f, fmt.Errorf("locked: %w", driver.ErrUpgrading)) })
+				b.settle(15 * time.Minute)
+				b.requireState(r, "prod", runner.DatabaseLoading)
+				b.Update(k, func(j *mock.Job) { j.State, j.RawState = channels.Unknown, "on_hold" })
+				b.settle(time.Minute)
+				b.Fault("prod", func(f *mock.Faults) { c.lock(f, nil) })
+				b.settle(20 * time.Second)
+				b.requireState(r, "prod", runner.DatabaseReady)
+				require.Equal(b, 1, b.status(r).Channels[0].Running)
+			})
+		})
+	}
+}
+
 // Nor does a database keep its connection from others because it has such a job.
 func TestLockedTableLeavesItsConnection(t *testing.T) {
 	inBubble(t, func(b *bench) {
