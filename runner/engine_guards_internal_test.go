@@ -268,7 +268,7 @@ func TestSlotsOfWhatIsNotInspected(t *testing.T) {
 		if c.keeps {
 			continue
 		}
-		db.fingerprint.Locks = false // so that there is nothing to inspect
+		db.session = session.New("prod", nil, nil)
 		e.scan(now)
 		require.True(t, db.hidden)
 		row := driver.Row{Job: channels.Job{Key: key}, State: channels.Started}
@@ -279,6 +279,21 @@ func TestSlotsOfWhatIsNotInspected(t *testing.T) {
 		require.Equal(t, channels.Started, state)
 		e.scan(now)
 		require.False(t, db.hidden)
+	}
+}
+
+// What lost its slot because inspections were hidden is read where there are none any more.
+func TestWhatIsHiddenIsReadWithoutLockRows(t *testing.T) {
+	t.Parallel()
+	for _, expired := range []bool{true, false} {
+		e := still(map[string]stage{"prod": stageServed})
+		db := e.databases.get("prod")
+		db.session = session.New("prod", nil, nil)
+		row := &driver.Row{State: channels.Started}
+		task := &task{phase: phaseWatched, since: time.Now(), row: row, expired: expired}
+		e.holds("prod", "a", task)
+		e.scan(time.Now())
+		require.Equal(t, expired, task.phase == phaseAsked)
 	}
 }
 

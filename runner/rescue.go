@@ -48,8 +48,11 @@ func (e *engine) scan(now time.Time) {
 		case db == nil:
 		case !db.stage.known():
 			e.expire(db, key, t, now)
-		case !e.decide(db, key, t, now) && db.fingerprint.Locks:
+		case e.decide(db, key, t, now):
+		case db.fingerprint.Locks:
 			inspects[db] = append(inspects[db], key.UUID)
+		case t.expired:
+			e.ask(db, key, t) // there were lock rows when it lost its slot
 		}
 	}
 	for db := range e.databases.served {

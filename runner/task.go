@@ -376,6 +376,9 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 		return false
 	}
 	asked := t.phase == phaseAsked
+	if t.expired && t.phase == phaseWatched && db != nil && db.stage.known() && db.fingerprint.Locks {
+		return false // inspections have been hidden, and what they tell decides
+	}
 	t.expired = t.expired && db != nil && !db.stage.known()
 	if t.phase != phaseWatched {
 		t.watch()

@@ -441,6 +441,38 @@ func TestUnlockedTableTellsAnUnknownState(t *testing.T) {
 	}
 }
 
+// As long as inspections are hidden, that rows say again and again what they did is no reason to take the slot
+// back, nor to say anew that it is for others.
+func TestHiddenInspectionsAreToldOfOnce(t *testing.T) {
+	for _, pooled := range []bool{false, true} {
+		t.Run(fmt.Sprint(pooled), func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 2 * time.Hour, DropConnAfter: time.Second / 2})
+				cfg := b.config("root:1")
+				if pooled {
+					cfg = b.pooled("root:1", 30*time.Second)
+				}
+				r := b.start(cfg)
+				b.one("prod", "a")
+				b.settle(3 * time.Second)
+				b.Fault("prod", func(f *mock.Faults) { f.InspectErr = fmt.Errorf("locked: %w", driver.ErrUpgrading) })
+				b.settle(11 * time.Minute)
+				for range 100 {
+					b.settle(6 * time.Second)
+					b.requireState(r, "prod", runner.DatabaseLoading)
+					require.Zero(b, b.status(r).Channels[0].Running)
+				}
+				require.Equal(b, 1, b.logged("the row of the job cannot be read because its table is locked, giving the slot of the job to others"))
+				b.Fault("prod", func(f *mock.Faults) { f.InspectErr = nil })
+				b.settle(20 * time.Second)
+				b.requireState(r, "prod", runner.DatabaseReady)
+				require.Equal(b, 1, b.status(r).Channels[0].Running)
+			})
+		})
+	}
+}
+
 // Nor does a database keep its connection from others because it has such a job.
 func TestLockedTableLeavesItsConnection(t *testing.T) {
 	inBubble(t, func(b *bench) {
