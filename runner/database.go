@@ -97,8 +97,9 @@ type database struct {
 	// policies ask for more.
 	keys   driver.Keys
 	untold bool
-	// hidden is set while a lock hides what became of jobs that had their slots taken away because of it.
-	// Nothing starts before that has been read: they may be executing.
+	// hidden is set while it is not known what became of jobs that had their slots taken away: a lock hides
+	// that, or the database is only just served again. Nothing starts before that has been read: they may
+	// be executing.
 	hidden bool
 	// repairs collects the jobs that the present snapshot changed, up to repairsLimit.
 	repairs []string

@@ -277,8 +277,13 @@ func TestSlotsOfWhatIsNotInspected(t *testing.T) {
 		_, state, ok := e.tree.Lookup(key)
 		require.True(t, ok, "it is known again, although not what it does")
 		require.Equal(t, channels.Started, state)
-		e.scan(now)
-		require.False(t, db.hidden)
+		for _, tells := range []func(){
+			func() {}, func() { e.rowsRead(db, session.Reading{}) }, func() { e.scan(now) },
+		} {
+			tells()
+			require.False(t, db.hidden)
+			db.hidden = true
+		}
 	}
 }
 

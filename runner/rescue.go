@@ -149,7 +149,7 @@ func (e *engine) hidden(db *database, key channels.Key, t *task) {
 	e.databases.derive(db)
 }
 
-// readable lets jobs of a database start again when that is known of all, as checked by each scan.
+// readable lets jobs of a database start again when that is known of all.
 func (e *engine) readable(db *database) {
 	if !db.hidden {
 		return
@@ -241,6 +241,7 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 		t.row = new(l.Row)
 		e.decide(db, l.Row.Key, t, now)
 	}
+	e.readable(db)
 }
 
 // retake gives a task back the slot that it had lost: its row is known again, and its lock row, even if

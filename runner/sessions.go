@@ -307,7 +307,11 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}, keys drive
 		return
 	}
 	for key, t := range e.tasks {
-		if key.DB == db.Name && t.phase == phaseParked && !slices.Contains(ended, key) {
+		if key.DB != db.Name || t.phase != phaseParked {
+			continue
+		}
+		db.hidden = db.hidden || t.expired
+		if !slices.Contains(ended, key) {
 			ended = append(ended, key) // the tree has forgotten it, at the end of an earlier snapshot
 		}
 	}

@@ -137,6 +137,7 @@ func (e *engine) rowsRead(db *database, read session.Reading) {
 	for _, uuid := range read.Gone {
 		e.applyGone(channels.Key{DB: db.Name, UUID: uuid})
 	}
+	e.readable(db)
 }
 
 // applyRow replaces what memory holds of a job by its row. It reports whether

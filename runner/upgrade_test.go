@@ -473,6 +473,29 @@ func TestHiddenInspectionsAreToldOfOnce(t *testing.T) {
 	}
 }
 
+// A database that is served again after so long that a job of it had lost its slot is read first, too.
+func TestServedAgainIsReadFirst(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod")
+		b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 40 * time.Minute, DropConnAfter: time.Second / 2})
+		r := b.start(b.config("root:1"))
+		b.one("prod", "a")
+		b.jobs("prod", "root", "b", 3)
+		b.settle(5 * time.Second)
+		b.Fault("prod", func(f *mock.Faults) { f.OpenErr = errFault })
+		b.LoseSession("prod")
+		b.settle(11 * time.Minute)
+		b.Fault("prod", func(f *mock.Faults) { f.OpenErr, f.Slow = nil, 100*time.Millisecond })
+		b.settle(7 * time.Second)
+		require.Len(b, b.Runs(), 1)
+		b.requireState(r, "prod", runner.DatabaseReady)
+		b.Fault("prod", func(f *mock.Faults) { f.Slow = 0 })
+		b.settle(time.Hour)
+		require.Equal(b, 4, b.Count("prod", channels.Done))
+		b.requireIdle(r)
+	})
+}
+
 // Nor does a database keep its connection from others because it has such a job.
 func TestLockedTableLeavesItsConnection(t *testing.T) {
 	inBubble(t, func(b *bench) {
