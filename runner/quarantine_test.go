@@ -171,6 +171,42 @@ func TestQuarantineOfAJobThatIsNeverRun(t *testing.T) {
 	}
 }
 
+// A job that is to be failed so while its table is locked is failed when the lock ends.
+func TestQuarantineMeetsALock(t *testing.T) {
+	for name, lock := range map[string]func(f *mock.Faults, err error){
+		"nothing can be read":    lockTable,
+		"nothing can be written": func(f *mock.Faults, err error) { f.UnclaimErr = err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				k := b.one("prod", "a", func(j *mock.Job) { j.MaxRetries = 0 })
+				b.PlanFor(k, repeat(mock.Plan{StayEnqueued: true}, 100)...)
+				r := b.start(b.quarantine("root:2", 3))
+				for i := 0; b.Calls("prod", "FailUnclaimed") == 0; i++ {
+					require.Less(b, i, 3600)
+					var err error
+					if n := b.Calls("prod", "Unclaim"); n == 2 || n > 3 { // one more may be made before others run
+						err = fmt.Errorf("locked: %w", driver.ErrUpgrading)
+					}
+					b.Fault("prod", func(f *mock.Faults) { f.UnclaimErr = err })
+					b.one("prod", fmt.Sprint("other", i))
+					b.settle(100 * time.Millisecond)
+				}
+				b.Fault("prod", func(f *mock.Faults) { lock(f, fmt.Errorf("locked: %w", driver.ErrUpgrading)) })
+				b.settle(20 * time.Minute)
+				require.Equal(b, 1, b.Count("prod", channels.Enqueued))
+				b.Fault("prod", func(f *mock.Faults) { lock(f, nil) })
+				b.settle(10 * time.Second)
+				b.requireQuarantined(k, len(b.RunsOf(k)))
+				require.Equal(b, 1, b.Calls("prod", "OpenSession"))
+				b.settle(time.Minute)
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
 // When the requests of several jobs end so, it is the application that does not run them.
 func TestQuarantineSparesTheJobsOfABrokenApplication(t *testing.T) {
 	for name, plan := range map[string]mock.Plan{
