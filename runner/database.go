@@ -135,7 +135,7 @@ func (db *database) shown() (DatabaseState, string) {
 	case db.untold:
 		return DatabaseLoading, "all jobs are read anew, because policies tell them apart by more"
 	case db.hidden:
-		return DatabaseLoading, "a lock hides whether jobs still run that did before; others start once that has been read"
+		return DatabaseLoading, "it is not known yet whether jobs still run that did before; others start once that has been read"
 	case !db.hold.until.IsZero():
 		return DatabaseHeld, db.hold.why
 	case db.misconfigured != "":

@@ -392,7 +392,7 @@ func TestUnlockedTableIsReadFirst(t *testing.T) {
 					b.requireState(r, "prod", runner.DatabaseLoading)
 					w, err := r.Why(b.Context(), k)
 					require.NoError(b, err)
-					require.Contains(b, w.Text, "prod is loading: a lock hides whether jobs still run")
+					require.Contains(b, w.Text, "prod is loading: it is not known yet whether jobs still run")
 					b.Fault("prod", func(f *mock.Faults) { c.lock(f, nil) })
 					b.settle(20 * time.Second)
 					require.Len(b, b.Runs(), 1, after)
