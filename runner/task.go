@@ -377,8 +377,8 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 		return false
 	}
 	asked := t.phase == phaseAsked
-	if t.expired && t.phase == phaseWatched && db != nil && db.stage.known() && db.fingerprint.Locks {
-		return false // inspections have been hidden, and what they tell decides
+	if t.expired && t.phase == phaseWatched && db != nil && db.stage.known() {
+		return false // a scan has it inspected, or read anew, and what that tells decides
 	}
 	t.expired = t.expired && db != nil && !db.stage.known()
 	if t.phase != phaseWatched {
