@@ -45,6 +45,8 @@ type play struct {
 	wrong error
 	// retired is since when a database may not be served, and was until when it was not.
 	retired, was map[string]time.Time
+	// swapped are the retired databases that have another generation once they are repaired.
+	swapped map[string]bool
 	// hidden is until when rows of a database may not have been read, because its table was locked.
 	hidden map[string]time.Time
 	// foreign are the jobs that workers of others run.
@@ -82,7 +84,7 @@ type ownRequest struct{ sent, answered time.Time }
 func newPlay(h *history) *play {
 	p := &play{
 		World: mock.NewWorld(), h: h, desk: &desk{}, base: map[string]generation{}, touched: map[channels.Key]bool{},
-		retired: map[string]time.Time{}, was: map[string]time.Time{}, hidden: map[string]time.Time{}, foreign: map[channels.Key]bool{},
+		retired: map[string]time.Time{}, swapped: map[string]bool{}, was: map[string]time.Time{}, hidden: map[string]time.Time{}, foreign: map[channels.Key]bool{},
 		log: chronicle{began: time.Now()},
 	}
 	p.OnSend(p.sent)

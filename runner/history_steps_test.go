@@ -232,7 +232,14 @@ func (p *play) unclear() {
 func (p *play) wellAgain(db string) {
 	deaf := false
 	p.Fault(db, func(f *mock.Faults) { deaf, *f = f.Deaf, mock.Faults{} })
-	if deaf {
+	p.mu.Lock()
+	swapped := p.swapped[db]
+	delete(p.swapped, db)
+	p.mu.Unlock()
+	if swapped {
+		p.excuseAll(db) // it was begun in the generation before
+	}
+	if deaf || swapped {
 		p.LoseSession(db) // what was not heard is not heard later
 	}
 	switch p.base[db] {
@@ -324,18 +331,15 @@ func (m *moment) retireNow(how func(string)) {
 // otherGeneration upgrades the add-on, or downgrades it, which ends the session. Jobs that run meanwhile
 // leave no trace that the new one understands.
 func (m *moment) otherGeneration() {
-	for _, r := range m.Live() {
-		if r.Task.DB == m.db {
-			m.Excuse(r.Task.Key)
-		}
-	}
+	m.excuseAll(m.db)
 	m.endAllForeign([]string{m.db})
 	m.base[m.db] = map[generation]generation{withLocks: withoutLocks, withoutLocks: withLocks, unguarded: unguarded}[m.base[m.db]]
 	m.mu.Lock()
 	_, retired := m.retired[m.db]
+	m.swapped[m.db] = retired
 	m.mu.Unlock()
 	if retired {
-		return
+		return // it becomes that when it is repaired
 	}
 	m.fault(func(f *mock.Faults) { f.Fingerprint = nil })
 	switch m.base[m.db] {
@@ -346,6 +350,15 @@ func (m *moment) otherGeneration() {
 		m.Unguarded(m.db)
 	}
 	m.LoseSession(m.db)
+}
+
+// excuseAll excuses whatever runs in a database.
+func (p *play) excuseAll(db string) {
+	for _, r := range p.Live() {
+		if r.Task.DB == db {
+			p.Excuse(r.Task.Key)
+		}
+	}
 }
 
 // drop drops a database, and makes another one of the same name.
