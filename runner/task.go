@@ -109,6 +109,14 @@ func (t *task) noteSettled() {
 // watch begins phaseWatched.
 func (t *task) watch() { t.phase, t.since = phaseWatched, time.Now() }
 
+// watchOn goes on with phaseWatched, if it was that before: nothing has been learnt since.
+func (t *task) watchOn() {
+	if t.since.IsZero() {
+		t.since = time.Now()
+	}
+	t.phase = phaseWatched
+}
+
 // began is when the attempt was sent, or claimed if that was not seen.
 func (t *task) began() time.Time {
 	switch {
@@ -178,8 +186,7 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 			}
 			e.unread(row.Key)
 		}
-	case phaseParked:
-	case phaseWatched:
+	case phaseParked, phaseWatched:
 		if t.row == nil || t.row.Enqueued != row.Enqueued {
 			t.since = time.Now()
 		}
@@ -380,10 +387,14 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 	if t.expired && t.phase == phaseWatched && db != nil && db.stage.known() {
 		return false // a scan has it inspected, or read anew, and what that tells decides
 	}
-	t.expired = t.expired && db != nil && !db.stage.known()
-	if t.phase != phaseWatched {
+	switch {
+	case t.phase == phaseWatched:
+	case t.expired:
+		t.watchOn() // or its slot would be kept for as long again if its database goes
+	default:
 		t.watch()
 	}
+	t.expired = t.expired && db != nil && !db.stage.known()
 	if asked {
 		e.notes.lost(row.Key, t)
 		if row.State == channels.Started && t.result != nil {
@@ -420,9 +431,7 @@ func (e *engine) rest(key channels.Key, t *task) {
 		e.requeue(key) // where it waits until the database is served again
 		return
 	}
-	if t.phase != phaseWatched {
-		t.watch()
-	}
+	t.watchOn()
 }
 
 // unclaim has a task put back to pending that certainly does not run.

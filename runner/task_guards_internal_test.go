@@ -546,6 +546,40 @@ func TestWhatTheScanSettles(t *testing.T) {
 	}
 }
 
+// A database that comes and goes keeps no slot for longer because of what is begun, and never done, about
+// the job each time. What was never watched, or is another attempt, has all of its time.
+func TestSinceWhenAJobIsWatched(t *testing.T) {
+	t.Parallel()
+	long := time.Now().Add(-mysteryLimit)
+	for name, c := range map[string]struct {
+		phase    phase
+		since    time.Time
+		enqueued int64
+		keeps    bool
+	}{
+		"put back":          {phaseUnclaiming, long, 1, true},
+		"read":              {phaseAsked, long, 1, true},
+		"watched":           {phaseWatched, long, 1, true},
+		"never watched":     {phaseUnclaiming, time.Time{}, 1, false},
+		"watched, another":  {phaseWatched, long, 2, false},
+		"put back, another": {phaseUnclaiming, long, 2, false},
+	} {
+		e, db := served()
+		task := &task{phase: c.phase, since: c.since, ours: true, sent: true}
+		key := e.holds("prod", "a", task)
+		task.row = jobRow(key, channels.Enqueued, 1)
+		e.databases.step(db, stepFail, "")
+		e.lose(db)
+		require.Equal(t, c.since == long, task.expired, name)
+		e.databases.step(db, stepLoad, "")
+		e.databases.step(db, stepLoaded, "")
+		e.applyRow(jobRow(key, channels.Enqueued, c.enqueued), 9, e.tree.Set)
+		require.Equal(t, phaseWatched, task.phase, name)
+		require.Equal(t, c.keeps, task.since == long, name)
+		require.NotZero(t, task.since, name)
+	}
+}
+
 // What a step does to a database, and whether its jobs were known and are not any more.
 func TestStepsOfADatabase(t *testing.T) {
 	t.Parallel()
