@@ -570,12 +570,12 @@ func TestSinceWhenAJobIsWatched(t *testing.T) {
 		task.row = jobRow(key, channels.Enqueued, 1)
 		e.databases.step(db, stepFail, "")
 		e.lose(db)
-		require.Equal(t, c.since == long, task.expired, name)
+		require.Equal(t, c.since.Equal(long), task.expired, name)
 		e.databases.step(db, stepLoad, "")
 		e.databases.step(db, stepLoaded, "")
 		e.applyRow(jobRow(key, channels.Enqueued, c.enqueued), 9, e.tree.Set)
 		require.Equal(t, phaseWatched, task.phase, name)
-		require.Equal(t, c.keeps, task.since == long, name)
+		require.Equal(t, c.keeps, task.since.Equal(long), name)
 		require.NotZero(t, task.since, name)
 	}
 }
