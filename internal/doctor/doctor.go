@@ -148,7 +148,8 @@ func atAnyTime(cfg runner.Config, root int) int {
 	return root
 }
 
-// root is the configured capacity of the root channel; 0 for none, or for what the servers bear.
+// root is the configured capacity of the root channel; 0 for none, or for what the servers bear. That it is
+// not configured is a finding.
 func (e *examination) root() int {
 	cfg := &e.subject.Config
 	at := slices.IndexFunc(cfg.Channels, func(c channels.Config) bool { return channels.Normalize(c.Name) == "root" })

@@ -251,15 +251,20 @@ func (s *Session) execute(ctx context.Context, o *orders) error {
 // unclaim undoes claims, and tells what the rows are then. Where the table is locked, it is as if each row
 // were.
 func (s *Session) unclaim(ctx context.Context, what string, tasks []driver.Task, do func(context.Context) ([]driver.Row, error)) error {
-	var rows []driver.Row
-	err := s.call(ctx, what, unclaimTimeout, func(ctx context.Context) (err error) {
-		rows, err = do(ctx)
-		return err
-	})
+	rows, err := s.change(ctx, what, unclaimTimeout, do)
 	if err = s.unlessLocked(err); err == nil {
 		s.out.Unclaimed(tasks, rows)
 	}
 	return err
+}
+
+// change makes one call that changes rows, and returns them.
+func (s *Session) change(ctx context.Context, what string, timeout time.Duration, do func(context.Context) ([]driver.Row, error)) (rows []driver.Row, err error) {
+	err = s.call(ctx, what, timeout, func(ctx context.Context) (err error) {
+		rows, err = do(ctx)
+		return err
+	})
+	return rows, err
 }
 
 // claimAndRead makes the claims that have been ordered, and the next read along with them.
@@ -482,11 +487,7 @@ func (s *Session) revive(ctx context.Context, o *orders) error {
 
 // rescue does with dead jobs what is to be done, and tells what their rows are then.
 func (s *Session) rescue(ctx context.Context, what string, do func(context.Context) ([]driver.Row, error)) error {
-	var rows []driver.Row
-	err := s.call(ctx, what, rescueTimeout, func(ctx context.Context) (err error) {
-		rows, err = do(ctx)
-		return err
-	})
+	rows, err := s.change(ctx, what, rescueTimeout, do)
 	if err == nil {
 		s.out.Rescued(rows)
 	}

@@ -344,7 +344,8 @@ func (s *Session) recheckAs(ctx context.Context, found *driver.Fingerprint) erro
 
 // lock waits until no other runner serves the database.
 func (s *Session) lock(ctx context.Context) error {
-	for began := time.Now(); ; {
+	began := time.Now()
+	for {
 		var l driver.Lock
 		err := timing.Within(ctx, lockTimeout, func(ctx context.Context) (err error) {
 			l, err = s.conn.Lock(ctx)
