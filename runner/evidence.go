@@ -244,7 +244,7 @@ func (t *task) inspectedAs(l *driver.Liveness, now time.Time) {
 		t.deadSince, t.deadAgain = time.Time{}, false
 		return
 	}
-	if found := (lookedAt{l.Row.State, l.Row.Enqueued}); t.deadSince.IsZero() || t.deadAt != found {
+	if found := looked(&l.Row); t.deadSince.IsZero() || t.deadAt != found {
 		t.deadSince, t.deadAgain, t.deadAt = now, false, found
 		return
 	}
@@ -256,3 +256,5 @@ type lookedAt struct {
 	state    channels.State
 	enqueued int64
 }
+
+func looked(row *driver.Row) lookedAt { return lookedAt{row.State, row.Enqueued} }

@@ -65,12 +65,15 @@ func (e *engine) audit(now time.Time) (a Audit) {
 			}
 			continue
 		}
-		if (t.phase == phaseAsked || t.phase == phaseUnclaiming) && !ok {
-			continue // it was parked
+		if (t.phase == phaseAsked || t.phase == phaseUnclaiming || t.phase == phaseWatched && t.freed) && !ok {
+			continue // it was parked, or has given way
 		}
 		if !ok || !state.Running() {
 			a.Faults = append(a.Faults, fmt.Sprintf("%s is %s and has no slot", key, phaseNames[t.phase]))
 			continue
+		}
+		if t.freed {
+			a.Faults = append(a.Faults, fmt.Sprintf("%s has given its slot to others and has it", key))
 		}
 		a.Slots = append(a.Slots, e.slot(key, t, now))
 	}
@@ -97,6 +100,18 @@ func (e *engine) keepsRoom() (n int) {
 	return n
 }
 
+// overSince is since when a task is to give way after [mysteryLimit], which is now if that is not known. One
+// whose database is back does so at the next scan.
+func overSince(db *database, t *task, now time.Time) time.Time {
+	switch {
+	case t.over.IsZero() || db == nil:
+		return now
+	case t.over.Before(db.entered.Add(-mysteryLimit)):
+		return db.entered.Add(-mysteryLimit)
+	}
+	return t.over
+}
+
 // slot says what justifies the slot of a task, in the words of the evidence.
 func (e *engine) slot(key channels.Key, t *task, now time.Time) Slot {
 	db := e.databases.get(key.DB)
@@ -106,7 +121,7 @@ func (e *engine) slot(key channels.Key, t *task, now time.Time) Slot {
 		s.Because, s.Limit, s.Since = "it is being claimed", time.Minute, t.chosen
 		return s
 	case phaseUnclaiming, phaseAsked:
-		s.Because, s.Limit, s.Since = "its row is being read or put back", 0, now
+		s.Because, s.Limit, s.Since = "its row is being read or put back", mysteryLimit+2*scanInterval, overSince(db, t, now)
 		if db == nil || !db.stage.known() {
 			s.Because = ""
 		}
@@ -122,7 +137,7 @@ func (e *engine) slot(key channels.Key, t *task, now time.Time) Slot {
 	switch {
 	case known && f != mayExecute && f != undecided:
 		// The next scan does something about it.
-		s.Because, s.Limit = "found to be over, to be put back by the next scan", 0
+		s.Because, s.Limit, s.Since = "found to be over, to be put back by the next scan", mysteryLimit+2*scanInterval, overSince(db, t, now)
 	case f == undecided:
 		s.Because = "a request for it may wait where a second one would not be noticed"
 	case !known && ev.concluded() && !e.delays[key].stray && (f == idle || f == unstarted):

@@ -177,8 +177,11 @@ func (p *play) end() {
 		p.log.add("all but %s", p.dbs[i])
 		// Where nothing can be proven a started job keeps its slot, as without a lock table.
 		p.Fault(p.dbs[i], func(f *mock.Faults) {
-			if f.InspectErr, f.RescueErr = nil, nil; errors.Is(f.ReadErr, driver.ErrUpgrading) {
+			switch f.InspectErr = nil; {
+			case errors.Is(f.ReadErr, driver.ErrUpgrading):
 				lockTable(f, nil) // or operators could not change rows either
+			case !errors.Is(f.RescueErr, driver.ErrUpgrading):
+				f.RescueErr = nil
 			}
 		})
 	}

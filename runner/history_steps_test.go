@@ -176,20 +176,26 @@ func (m *moment) long(mean time.Duration) time.Duration {
 	return m.pause(mean)
 }
 
-// rowsLocked lets others lock every third row, for a while or for longer.
+// rowsLocked lets others lock every third row, or all of jobs that run, for a while or for longer.
 func (m *moment) rowsLocked() {
-	rest := m.dice.Int64N(3)
-	m.fault(func(f *mock.Faults) { f.Locked = func(j *mock.Job) bool { return j.ID%3 == rest } })
+	rest := m.dice.Int64N(4)
+	m.fault(func(f *mock.Faults) {
+		f.Locked = func(j *mock.Job) bool { return j.ID%3 == rest || rest == 3 && j.State.Running() }
+	})
 	if m.one(2) {
 		m.wait(3 * time.Second)
 		m.fault(func(f *mock.Faults) { f.Locked = nil })
 	}
 }
 
-// tableLocked lets others lock the table, so that statements give up.
+// tableLocked lets others lock the table, so that statements give up, or only those that change rows.
 func (m *moment) tableLocked() {
-	lock := func(err error) { m.fault(func(f *mock.Faults) { lockTable(f, err) }) }
-	lock(fmt.Errorf("%w: a lock", driver.ErrUpgrading))
+	kind := lockTable
+	if m.one(3) {
+		kind = lockWrites
+	}
+	lock := func(err error) { m.fault(func(f *mock.Faults) { kind(f, err) }) }
+	lock(errLocked)
 	m.hide(m.db, endsWithin)
 	if m.one(2) {
 		m.wait(5 * time.Second)
@@ -203,6 +209,9 @@ func lockTable(f *mock.Faults, err error) {
 	f.ClaimErr, f.UnclaimErr, f.ReadErr, f.SnapshotErr = err, err, err, err
 	f.InspectErr, f.RescueErr, f.AccountErr = err, err, err
 }
+
+// lockWrites has those that change rows meet one.
+func lockWrites(f *mock.Faults, err error) { f.ClaimErr, f.UnclaimErr, f.RescueErr = err, err, err }
 
 // readWithin is how long it takes until the rows have been read that could not be.
 const readWithin = 10 * time.Second

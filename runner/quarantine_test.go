@@ -187,13 +187,13 @@ func TestQuarantineMeetsALock(t *testing.T) {
 					require.Less(b, i, 3600)
 					var err error
 					if n := b.Calls("prod", "Unclaim"); n == 2 || n > 3 { // one more may be made before others run
-						err = fmt.Errorf("locked: %w", driver.ErrUpgrading)
+						err = errLocked
 					}
 					b.Fault("prod", func(f *mock.Faults) { f.UnclaimErr = err })
 					b.one("prod", fmt.Sprint("other", i))
 					b.settle(100 * time.Millisecond)
 				}
-				b.Fault("prod", func(f *mock.Faults) { lock(f, fmt.Errorf("locked: %w", driver.ErrUpgrading)) })
+				b.Fault("prod", func(f *mock.Faults) { lock(f, errLocked) })
 				b.settle(20 * time.Minute)
 				require.Equal(b, 1, b.Count("prod", channels.Enqueued))
 				b.Fault("prod", func(f *mock.Faults) { lock(f, nil) })

@@ -67,8 +67,15 @@ func (e *engine) scan(now time.Time) {
 // that was something.
 func (e *engine) decide(db *database, key channels.Key, t *task, now time.Time) bool {
 	ev := e.evidence(db, t, now)
-	switch ev.judge() {
+	f := ev.judge()
+	if f == unstarted || f == dead {
+		e.giveWay(key, t, now)
+	}
+	switch f {
 	case mayExecute:
+		if t.freed && !ev.locks {
+			e.retake(t.row, t) // the operator's limit is another one now
+		}
 		return false
 	case idle:
 		if t.row == nil && !t.gone {
@@ -95,6 +102,23 @@ func (e *engine) decide(db *database, key channels.Key, t *task, now time.Time) 
 		}
 	}
 	return true
+}
+
+// giveWay frees the slot of a task that nothing executes, when its row could not be changed for long because
+// of a lock of others: what builds an index lets rows be read, and a transaction that somebody has forgotten
+// may have locked but the one.
+func (e *engine) giveWay(key channels.Key, t *task, now time.Time) {
+	if t.over.IsZero() {
+		t.over = now
+	}
+	if t.freed || t.expired || now.Sub(t.over) < mysteryLimit {
+		return
+	}
+	e.log().Warn("the job is not running, and its row cannot be changed, giving the slot of the job to others: "+
+		"another transaction has locked the row or its table", zap.String("database", key.DB), zap.String("uuid", key.UUID),
+		zap.Stringer("state", t.row.State), zap.Duration("after", mysteryLimit))
+	t.freed = true
+	e.tree.Remove(key)
 }
 
 // expire frees the slot of a task whose database has not been served for long, so that nothing could be
@@ -223,13 +247,13 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 			e.applyGone(l.Row.Key)
 			continue
 		}
-		if t.expired {
-			e.retake(&l.Row, t)
-		}
 		t.limit.claimedAt(l, now)
 		was := t.alive
 		if t.inspectedAs(l, now); was && l.Verdict == driver.Dead {
 			e.diedLater(l.Row.Key, t, now)
+		}
+		if t.expired || !t.deadAgain {
+			e.retake(&l.Row, t)
 		}
 		if l.Verdict != driver.Dead {
 			e.applyRow(&l.Row, 0, e.tree.Set)
@@ -244,10 +268,10 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 	e.readable(db)
 }
 
-// retake gives a task back the slot that it had lost: its row is known again, and its lock row, even if
-// that is no evidence.
+// retake gives a task back the slot that it may have lost: its row is known again, and its lock row, even if
+// that is no evidence; or it may be executing after all.
 func (e *engine) retake(row *driver.Row, t *task) {
-	t.expired = false
+	t.expired, t.freed, t.over = false, false, time.Time{}
 	state := row.State
 	if state == channels.Unknown {
 		state = channels.Started

@@ -145,7 +145,7 @@ func (e *engine) layDown(db *database) {
 func (e *engine) take(now time.Time, over int) {
 	running := make(map[string]bool)
 	for key, t := range e.tasks {
-		running[key.DB] = running[key.DB] || !t.expired
+		running[key.DB] = running[key.DB] || !t.expired && !t.freed
 	}
 	var busy []*database
 	for db := range e.databases.served {

@@ -72,6 +72,11 @@ type task struct {
 	// expired is set when it has lost its slot because its database has not been served for long, or its
 	// row could not be read.
 	expired bool
+	// over is since when it is known that nothing executes it as its row says, and its row is being changed
+	// accordingly; zero if that is not known. freed is set when it has lost its slot because that cannot be
+	// done for long.
+	over  time.Time
+	freed bool
 	// unserved is set if it ended for us because its database is not served any more.
 	unserved bool
 	// abandoned is set when its request was given up because the row had ended long before.
@@ -191,6 +196,9 @@ func (e *engine) applyRow(row *driver.Row, asked uint64, set func(channels.Job, 
 			t.since = time.Now()
 		}
 	}
+	if t.row == nil || looked(t.row) != looked(row) {
+		t.over = time.Time{}
+	}
 	t.row, t.mystery = row, time.Time{}
 	if row.State.Running() {
 		return e.stillRunning(row, t)
@@ -252,7 +260,7 @@ func (e *engine) applyMystery(row *driver.Row, asked uint64) bool {
 		}
 	case phaseWatched, phaseParked:
 	}
-	t.row, t.gone = new(*row), false
+	t.row, t.gone, t.over = new(*row), false, time.Time{}
 	if t.mystery.IsZero() {
 		t.mystery = time.Now()
 	}
@@ -260,13 +268,16 @@ func (e *engine) applyMystery(row *driver.Row, asked uint64) bool {
 	if ev.judge() == idle {
 		return e.settle(row.Key, t)
 	}
-	if t.phase != phaseWatched {
-		t.watch()
-		t.expired = false
-		e.notes.lost(row.Key, t)
-		return e.tree.Set(row.Job, channels.Started)
+	if t.phase == phaseWatched {
+		if t.freed {
+			e.retake(row, t)
+		}
+		return false
 	}
-	return false
+	t.watch()
+	t.expired, t.freed = false, false
+	e.notes.lost(row.Key, t)
+	return e.tree.Set(row.Job, channels.Started)
 }
 
 // seen notes that a snapshot has brought the row of a job whose state in the tree is not the row's to
@@ -389,18 +400,23 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 	}
 	switch {
 	case t.phase == phaseWatched:
-	case t.expired:
+	case t.expired, !t.over.IsZero():
 		t.watchOn() // or its slot would be kept for as long again if its database goes
 	default:
 		t.watch()
 	}
-	t.expired = t.expired && db != nil && !db.stage.known()
+	known := db != nil && db.stage.known()
+	t.expired = t.expired && db != nil && !known
+	t.freed = t.freed && known && !t.over.IsZero()
 	if asked {
 		e.notes.lost(row.Key, t)
 		if row.State == channels.Started && t.result != nil {
 			e.log().Warn("job goes on although its request ended, watching it", zap.String("database", row.DB),
 				zap.String("uuid", row.UUID), zap.Stringer("outcome", t.result.Outcome))
 		}
+	}
+	if t.freed {
+		return false
 	}
 	changed := e.tree.Set(row.Job, row.State)
 	e.restUnread(row.Key, t)
@@ -426,6 +442,7 @@ func (e *engine) inert(key channels.Key, t *task, now time.Time) bool {
 // slot to others; its row decides later. That its request is over does not show that nothing executes
 // it if an earlier request may still be read.
 func (e *engine) rest(key channels.Key, t *task) {
+	t.expired, t.freed = t.expired || t.freed, false // what was known of it may not hold when it is back
 	if t.expired || e.inert(key, t, time.Now()) {
 		t.phase = phaseParked
 		e.requeue(key) // where it waits until the database is served again

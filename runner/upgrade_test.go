@@ -250,10 +250,10 @@ func TestLocksCostNoConnection(t *testing.T) {
 				f.FingerprintErr, f.SnapshotErr, f.ReadErr, f.ClaimErr, f.InspectErr, f.ChannelsErr = err, err, err, err, err, err
 			})
 		}
-		b.Fault("prod", func(f *mock.Faults) { f.ClaimErr = fmt.Errorf("locked: %w", driver.ErrUpgrading) })
+		b.Fault("prod", func(f *mock.Faults) { f.ClaimErr = errLocked })
 		keys = append(keys, b.one("prod", "known"))
 		b.settle(10 * time.Second)
-		lock(fmt.Errorf("locked: %w", driver.ErrUpgrading))
+		lock(errLocked)
 		keys = append(keys, b.one("prod", "read later"))
 		b.settle(7 * time.Minute)
 		b.requireState(r, "prod", runner.DatabaseReady)
@@ -273,6 +273,9 @@ func TestLocksCostNoConnection(t *testing.T) {
 	})
 }
 
+// errLocked is a statement that has waited for a lock for too long.
+var errLocked = fmt.Errorf("locked: %w", driver.ErrUpgrading)
+
 // A job that was answered has no slot while its row cannot be read, because the table is locked; nor has one
 // whose request broke, once nothing could be learnt of it for long. The rows decide in the end.
 func TestLockedTableKeepsNoSlots(t *testing.T) {
@@ -291,10 +294,7 @@ func TestLockedTableKeepsNoSlots(t *testing.T) {
 				r := b.start(b.config("root:1"))
 				b.one("prod", "a")
 				b.settle(time.Second)
-				lock := func(err error) {
-					b.Fault("prod", func(f *mock.Faults) { f.ReadErr, f.SnapshotErr, f.InspectErr, f.ClaimErr = err, err, err, err })
-				}
-				lock(fmt.Errorf("locked: %w", driver.ErrUpgrading))
+				b.Fault("prod", func(f *mock.Faults) { lockTable(f, errLocked) })
 				b.settle(2 * time.Second)
 				waits := b.one("other", "b")
 				b.settle(c.keeps)
@@ -304,7 +304,7 @@ func TestLockedTableKeepsNoSlots(t *testing.T) {
 				b.settle(c.ends)
 				b.requireRanOnce(waits)
 				require.Equal(b, 1, b.Calls("prod", "OpenSession"))
-				lock(nil)
+				b.Fault("prod", func(f *mock.Faults) { lockTable(f, nil) })
 				b.settle(time.Hour)
 				b.requireRanOnce(k)
 				b.requireIdle(r)
@@ -322,7 +322,7 @@ func TestLockedTableHidesWhoDied(t *testing.T) {
 		r := b.start(b.config("root:1"))
 		k := b.one("prod", "a")
 		b.settle(5 * time.Minute)
-		b.Fault("prod", func(f *mock.Faults) { lockTable(f, fmt.Errorf("locked: %w", driver.ErrUpgrading)) })
+		b.Fault("prod", func(f *mock.Faults) { lockTable(f, errLocked) })
 		waits := b.one("other", "b")
 		b.settle(9 * time.Minute)
 		require.Len(b, b.Runs(), 1, "it may be executing, and was 9 minutes ago")
@@ -349,12 +349,11 @@ func TestLockedTableKeepsNoClaims(t *testing.T) {
 		b.PlanFor(key("prod", "a"), mock.Plan{FailBeforeSend: true}, mock.Plan{RunFor: time.Second})
 		r := b.start(b.config("root:1"))
 		b.settle(time.Second)
-		locked := fmt.Errorf("locked: %w", driver.ErrUpgrading)
-		b.Fault("prod", func(f *mock.Faults) { f.UnclaimErr = locked })
+		b.Fault("prod", func(f *mock.Faults) { f.UnclaimErr = errLocked })
 		b.one("prod", "a")
 		b.settle(100 * time.Millisecond)
 		require.Equal(b, 1, b.Count("prod", channels.Enqueued))
-		b.Fault("prod", func(f *mock.Faults) { lockTable(f, locked) })
+		b.Fault("prod", func(f *mock.Faults) { lockTable(f, errLocked) })
 		waits := b.one("other", "b")
 		b.settle(5 * time.Second)
 		b.requireRanOnce(waits)
@@ -386,7 +385,7 @@ func TestUnlockedTableIsReadFirst(t *testing.T) {
 					b.one("prod", "a")
 					k := b.jobs("prod", "root", "b", 3)[0]
 					b.settle(900 * time.Millisecond)
-					b.Fault("prod", func(f *mock.Faults) { c.lock(f, fmt.Errorf("locked: %w", driver.ErrUpgrading)) })
+					b.Fault("prod", func(f *mock.Faults) { c.lock(f, errLocked) })
 					b.settle(15*time.Minute + after)
 					require.Len(b, b.Runs(), 1)
 					b.requireState(r, "prod", runner.DatabaseLoading)
@@ -427,7 +426,7 @@ func TestUnlockedTableTellsAnUnknownState(t *testing.T) {
 				r := b.start(b.config("root:2"))
 				k := b.one("prod", "a")
 				b.settle(900 * time.Millisecond)
-				b.Fault("prod", func(f *mock.Faults) { c.lock(f, fmt.Errorf("locked: %w", driver.ErrUpgrading)) })
+				b.Fault("prod", func(f *mock.Faults) { c.lock(f, errLocked) })
 				b.settle(15 * time.Minute)
 				b.requireState(r, "prod", runner.DatabaseLoading)
 				b.Update(k, func(j *mock.Job) { j.State, j.RawState = channels.Unknown, "on_hold" })
@@ -456,7 +455,7 @@ func TestHiddenInspectionsAreToldOfOnce(t *testing.T) {
 				r := b.start(cfg)
 				b.one("prod", "a")
 				b.settle(3 * time.Second)
-				b.Fault("prod", func(f *mock.Faults) { f.InspectErr = fmt.Errorf("locked: %w", driver.ErrUpgrading) })
+				b.Fault("prod", func(f *mock.Faults) { f.InspectErr = errLocked })
 				b.settle(11 * time.Minute)
 				for range 100 {
 					b.settle(6 * time.Second)
@@ -508,7 +507,7 @@ func TestLockedTableLeavesItsConnection(t *testing.T) {
 		for len(b.Runs()) == 0 {
 			b.settle(100 * time.Millisecond)
 		}
-		b.Fault("prod", func(f *mock.Faults) { f.ReadErr = fmt.Errorf("locked: %w", driver.ErrUpgrading) })
+		b.Fault("prod", func(f *mock.Faults) { f.ReadErr = errLocked })
 		waits := b.one("other", "b")
 		b.settle(2 * time.Minute)
 		b.requireRanOnce(waits)

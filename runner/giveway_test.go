@@ -1,0 +1,128 @@
+package runner_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
+)
+
+const gaveWay = "the job is not running, and its row cannot be changed, giving the slot of the job to others: " +
+	"another transaction has locked the row or its table"
+
+// Rows that can be read and not changed, because of an index that is being built or of a transaction that
+// somebody has forgotten, keep no slots for long of jobs that nothing executes. Once they can be changed
+// again, the jobs run.
+func TestRowsThatCannotBeChangedKeepNoSlots(t *testing.T) {
+	rows := func(f *mock.Faults, locked bool) {
+		if f.Locked = nil; locked {
+			f.Locked = func(j *mock.Job) bool { return j.UUID == "a" && j.State.Running() }
+		}
+	}
+	table := func(f *mock.Faults, locked bool) {
+		var err error
+		if locked {
+			err = errLocked
+		}
+		f.UnclaimErr, f.RescueErr = err, err // claims, too, but it has been claimed just before
+	}
+	for name, c := range map[string]struct {
+		prepare func(*bench, *runner.Config)
+		plan    mock.Plan
+		lock    func(*mock.Faults, bool)
+		runs    int
+	}{
+		"dead, row":               {nil, mock.Plan{RunFor: 10 * time.Second, Crash: true}, rows, 2},
+		"dead, table":             {nil, mock.Plan{RunFor: 10 * time.Second, Crash: true}, table, 2},
+		"not run, row":            {nil, mock.Plan{StayEnqueued: true}, rows, 1},
+		"not run, table":          {nil, mock.Plan{StayEnqueued: true}, table, 1},
+		"not run, no locks, row":  {noLocks, mock.Plan{StayEnqueued: true}, rows, 1},
+		"not sent, table":         {nil, mock.Plan{FailBeforeSend: true}, table, 1},
+		"broken, row":             {nil, mock.Plan{StartAfter: time.Hour, DropConnAfter: 2 * time.Second}, rows, 1},
+		"dead, no locks, row":     {impatient, mock.Plan{RunFor: 10 * time.Second, Crash: true}, rows, 2},
+		"quarantine, dead, row":   {quarantined, mock.Plan{RunFor: 10 * time.Second, Crash: true}, rows, 2},
+		"quarantine, dead, table": {quarantined, mock.Plan{RunFor: 10 * time.Second, Crash: true}, table, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod", "other")
+				cfg := b.config("root:1")
+				if c.prepare != nil {
+					c.prepare(b, &cfg)
+				}
+				b.PlanFor(key("prod", "a"), c.plan, mock.Plan{RunFor: time.Second})
+				r := b.start(cfg)
+				b.settle(time.Second)
+				b.Fault("prod", func(f *mock.Faults) { c.lock(f, true) })
+				k := b.one("prod", "a")
+				b.settle(time.Minute)
+				waits := b.one("other", "b")
+				b.settle(8 * time.Minute)
+				require.Zero(b, b.started(waits), "the lock may end soon")
+				b.settle(4 * time.Minute)
+				b.requireRanOnce(waits)
+				require.Equal(b, 1, b.logged(gaveWay))
+				w, err := r.Why(b.Context(), k)
+				require.NoError(b, err)
+				require.Contains(b, w.Text, "nothing executes the job, and its row cannot be changed since")
+				b.settle(time.Hour)
+				require.Equal(b, 1, b.logged(gaveWay))
+				require.Equal(b, 1, b.Calls("prod", "OpenSession"))
+				b.Fault("prod", func(f *mock.Faults) { c.lock(f, false) })
+				b.settle(3 * time.Minute)
+				b.requireDone(k)
+				require.Equal(b, c.runs, b.started(k))
+				b.requireIdle(r)
+			})
+		})
+	}
+}
+
+func noLocks(b *bench, _ *runner.Config) { b.WithoutLocks("prod") }
+
+func impatient(b *bench, cfg *runner.Config) {
+	b.WithoutLocks("prod")
+	cfg.RescueStartedAfter = 30 * time.Second
+}
+
+func quarantined(b *bench, cfg *runner.Config) { *cfg = b.quarantine("root:1", 3) }
+
+// What such a job does counts again as soon as it may be executing: its row has changed, its worker lives
+// after all, or its database was lost.
+func TestWhatGaveWayHasItsSlotAgain(t *testing.T) {
+	for name, happens := range map[string]func(*bench, channels.Key){
+		"its worker lives":  func(b *bench, k channels.Key) { b.HoldLock(k, 4711) },
+		"claimed by others": func(b *bench, k channels.Key) { b.Update(k, func(j *mock.Job) { j.Enqueued = time.Now().UnixMicro() }) },
+		"its state":         func(b *bench, k channels.Key) { b.Update(k, func(j *mock.Job) { j.RawState = "on_hold" }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod", "other")
+				b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 10 * time.Second, Crash: true})
+				r := b.start(b.config("root:1"))
+				k := b.one("prod", "a")
+				b.settle(time.Second)
+				b.Fault("prod", func(f *mock.Faults) { f.Locked = mock.Rows("a") })
+				b.settle(15 * time.Minute)
+				require.Equal(b, 1, b.logged(gaveWay))
+				require.Zero(b, b.slots(r))
+				happens(b, k)
+				b.settle(20 * time.Second)
+				require.Equal(b, 1, b.slots(r))
+				b.Fault("prod", func(f *mock.Faults) { f.Locked = nil })
+			})
+		})
+	}
+}
+
+// slots is how many are taken.
+func (b *bench) slots(r *runner.Runner) int {
+	a, err := r.Audit(context.Background())
+	require.NoError(b, err)
+	return len(a.Slots)
+}
