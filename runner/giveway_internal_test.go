@@ -193,6 +193,39 @@ func TestLeavingAConnectionWithATaskThatGaveWay(t *testing.T) {
 	}
 }
 
+// A database sleeps only when nothing is left to be done about its jobs, whether they have slots or not.
+func TestWhoIsEngaged(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		task    task
+		engaged bool
+	}{
+		{task{phase: phaseParked}, true}, {task{phase: phaseAsked, expired: true}, true}, {task{phase: phaseWatched, freed: true}, true},
+		{task{phase: phaseWatched}, false}, // its slot shows that
+	} {
+		e := still(nil)
+		e.holds("prod", "a", &c.task)
+		require.Equal(t, c.engaged, e.engaged()["prod"], phaseNames[c.task.phase])
+	}
+}
+
+// The tree does not tell that a snapshot has not found a job which gave way: it is read.
+func TestASnapshotAfterATaskGaveWay(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for _, c := range []struct{ freed, other bool }{{true, false}, {false, false}, {true, true}} {
+		e, db, key, task := watchedOf(now, mysteryLimit, channels.Started)
+		if task.freed = c.freed; c.other {
+			delete(e.tasks, key)
+			e.tasks[channels.Key{DB: "lost", UUID: "a"}] = task
+		}
+		e.snapshotBegin(db)
+		e.snapshotRows(db, []driver.Row{*jobRow(key, channels.Started, 1)})
+		e.snapshotEnd(db, nil, driver.Keys{})
+		require.Equal(t, c.freed && !c.other, task.phase == phaseAsked, c)
+	}
+}
+
 // When a database is lost, it is not known any more what its jobs do that gave way. When they were found to be
 // over is.
 func TestLosingADatabaseWhoseTaskGaveWay(t *testing.T) {

@@ -192,15 +192,15 @@ func (e *engine) remain(db *database) {
 	e.databases.derive(db)
 }
 
-// engaged are the databases with tasks whose rows have not been read, or with jobs that others may wait
-// for in vain.
+// engaged are the databases with tasks that have no slot and are not over: those whose rows have not been
+// read, or cannot be changed. So are those with jobs that others may wait for in vain.
 func (e *engine) engaged() map[string]bool {
 	dbs := make(map[string]bool)
 	for key := range e.releases {
 		dbs[key.DB] = true
 	}
 	for key, t := range e.tasks {
-		if t.phase == phaseParked {
+		if t.phase == phaseParked || t.expired || t.freed {
 			dbs[key.DB] = true
 		}
 	}
