@@ -212,8 +212,7 @@ func (e *engine) retell(row *driver.Row) {
 	if len(e.databases.shares) == 0 {
 		return
 	}
-	job, state, ok := e.tree.Lookup(row.Key)
-	if ok && (job.Company != row.Company || job.Identity != row.Identity) {
+	if job, state, ok := e.tree.Lookup(row.Key); ok {
 		job.Company, job.Identity = row.Company, row.Identity
 		e.tree.Set(job, state)
 	}
