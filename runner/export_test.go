@@ -65,7 +65,7 @@ func (e *engine) audit(now time.Time) (a Audit) {
 			}
 			continue
 		}
-		if (t.phase == phaseAsked || t.phase == phaseUnclaiming || t.phase == phaseWatched && t.freed) && !ok {
+		if (t.phase == phaseAsked || t.phase == phaseUnclaiming) && !ok || t.freed && state == channels.Failed {
 			continue // it was parked, or has given way
 		}
 		if !ok || !state.Running() {

@@ -22,8 +22,14 @@ func watchedOf(now time.Time, ago time.Duration, state channels.State) (*engine,
 }
 
 func (e *engine) hasSlot(key channels.Key) bool {
-	_, _, ok := e.tree.Lookup(key)
-	return ok
+	_, state, _ := e.tree.Lookup(key)
+	return state.Running()
+}
+
+// free has a task give way.
+func (e *engine) free(key channels.Key, t *task) {
+	t.freed = true
+	e.tree.Set(channels.Job{Key: key}, channels.Failed)
 }
 
 // A slot is given to others after ten minutes, once, and not if it has been taken away already. When a task
@@ -74,8 +80,8 @@ func TestWhatARowSaysOfATaskThatGaveWay(t *testing.T) {
 		"while all are read":      {phaseWatched, func(*driver.Row) {}, false, true},
 	} {
 		e, db, key, task := watchedOf(now, mysteryLimit, channels.Enqueued)
-		task.freed, task.phase, task.asked = true, c.phase, 1
-		e.tree.Remove(key)
+		task.phase, task.asked = c.phase, 1
+		e.free(key, task)
 		if !c.known {
 			db.stage = stageLoading
 		}
@@ -98,7 +104,8 @@ func TestTheFirstRowOfATask(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	e, _, key, task := watchedOf(now, mysteryLimit, channels.Enqueued)
-	task.row, task.freed = nil, true
+	task.row = nil
+	e.free(key, task)
 	e.applyRow(jobRow(key, channels.Enqueued, 1), 1, e.tree.Set)
 	require.True(t, e.hasSlot(key))
 	require.Zero(t, task.over)
@@ -131,9 +138,8 @@ func TestInspectionsOfATaskThatGaveWay(t *testing.T) {
 	} {
 		for _, freed := range []bool{true, false} {
 			e, db, key, task := watchedOf(now, time.Minute, channels.Started)
-			task.freed = freed
 			if freed {
-				e.tree.Remove(key)
+				e.free(key, task)
 			}
 			task.deadSince, task.deadAt = task.over, lookedAt{channels.Started, 1}
 			e.inspected(db, []driver.Liveness{{Row: *jobRow(key, channels.Started, c.enqueued), Verdict: c.verdict}})
@@ -165,13 +171,13 @@ func TestALimitThatIsRaised(t *testing.T) {
 	for _, locks := range []bool{true, false} {
 		for _, freed := range []bool{true, false} {
 			e, db, key, task := watchedOf(now, mysteryLimit, channels.Started)
-			db.fingerprint.Locks, task.freed = locks, freed
-			if freed {
-				e.tree.Remove(key)
+			if db.fingerprint.Locks = locks; freed {
+				e.free(key, task)
 			}
 			require.False(t, e.decide(db, key, task, now))
 			require.Equal(t, !freed || !locks, e.hasSlot(key))
 			require.Equal(t, freed && locks, task.freed, "an inspection decides")
+			require.Equal(t, !locks, task.over.IsZero(), "the next time, it has as long again")
 		}
 	}
 	e, db, key, task := watchedOf(now, 0, channels.Started)
@@ -209,37 +215,72 @@ func TestWhoIsEngaged(t *testing.T) {
 	}
 }
 
-// The tree does not tell that a snapshot has not found a job which gave way: it is read.
+// A snapshot that does not contain a job which gave way has its row read, and such a job is known by its
+// channel.
 func TestASnapshotAfterATaskGaveWay(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	for _, c := range []struct{ freed, other bool }{{true, false}, {false, false}, {true, true}} {
+	for _, contained := range []bool{true, false} {
 		e, db, key, task := watchedOf(now, mysteryLimit, channels.Started)
-		if task.freed = c.freed; c.other {
-			delete(e.tasks, key)
-			e.tasks[channels.Key{DB: "lost", UUID: "a"}] = task
-		}
+		task.row.Channel = "root.reports"
+		e.giveWay(key, task, now)
+		require.Equal(t, "root.reports", e.notes.channelOf(key))
 		e.snapshotBegin(db)
-		e.snapshotRows(db, []driver.Row{*jobRow(key, channels.Started, 1)})
+		if contained {
+			e.snapshotRows(db, []driver.Row{*task.row})
+		}
 		e.snapshotEnd(db, nil, driver.Keys{})
-		require.Equal(t, c.freed && !c.other, task.phase == phaseAsked, c)
+		require.Equal(t, !contained, task.phase == phaseAsked)
+		require.True(t, task.freed)
 	}
 }
 
-// When a database is lost, it is not known any more what its jobs do that gave way. When they were found to be
-// over is.
-func TestLosingADatabaseWhoseTaskGaveWay(t *testing.T) {
+// What gave way is not hidden by a lock: it was known to be over before.
+func TestATableThatIsLockedAfterATaskGaveWay(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	for _, freed := range []bool{true, false} {
-		e, db, key, task := watchedOf(now, time.Minute, channels.Started)
-		task.freed = freed
-		e.databases.step(db, stepFail, "")
-		e.lose(db)
-		require.Equal(t, freed, task.expired)
-		require.Equal(t, freed, task.phase == phaseParked)
-		require.False(t, task.freed)
-		require.NotZero(t, task.over)
-		require.Same(t, task, e.tasks[key])
+	for _, p := range []phase{phaseAsked, phaseWatched} {
+		e, db, key, task := watchedOf(now, mysteryLimit, channels.Started)
+		task.phase, task.ours, task.result, db.lockedSince = p, true, &driver.Result{Outcome: driver.Answered}, now.Add(-mysteryLimit)
+		e.free(key, task)
+		e.unreadable(db, now)
+		require.False(t, task.expired)
+		require.False(t, db.hidden)
+		require.True(t, task.freed)
 	}
+}
+
+// A task that lost its slot while its row could not be read, and is over by the operator's limit, is read
+// before it is rescued: its row may have changed.
+func TestALimitPassesWhileARowIsHidden(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for _, expired := range []bool{true, false} {
+		e, db, key, task := watchedOf(now, 0, channels.Started)
+		cfg := e.config()
+		cfg.RescueStartedAfter = time.Hour
+		e.config = func() Config { return cfg }
+		db.fingerprint.Locks, task.expired, task.since = false, expired, now.Add(-time.Hour)
+		require.True(t, e.decide(db, key, task, now))
+		require.Equal(t, expired, task.phase == phaseAsked)
+	}
+}
+
+// What is left of a database in which nothing may run any more ends after a while, also if it has no slot.
+func TestParkedTasksOfARetiredDatabase(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for s := stageConnecting; s <= stageYielding; s++ {
+		for _, ago := range []time.Duration{mysteryLimit, mysteryLimit - 1} {
+			e, db, key, task := watchedOf(now, time.Minute, channels.Started)
+			db.stage, db.servedUntil, task.phase = s, now.Add(-ago), phaseParked
+			e.scan(now)
+			ends := ago == mysteryLimit && (s == stageUndetected || s == stageNeutralized)
+			require.Equal(t, ends, e.tasks[key] == nil, "%d %s", s, ago)
+			require.Equal(t, ends, task.unserved)
+		}
+	}
+	e, _, _, task := watchedOf(now, time.Minute, channels.Started)
+	e.forsake(channels.Key{DB: "gone", UUID: "a"}, task, now)
+	require.NotNil(t, task.row)
 }

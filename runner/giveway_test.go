@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver/mock"
 )
 
-const gaveWay = "the job is not running, and its row cannot be changed, giving the slot of the job to others: " +
+const gaveWay = "the job is not known to run, and its row cannot be changed, giving the slot of the job to others: " +
 	"another transaction has locked the row or its table"
 
 // Rows that can be read and not changed, because of an index that is being built or of a transaction that
@@ -69,7 +69,7 @@ func TestRowsThatCannotBeChangedKeepNoSlots(t *testing.T) {
 				require.Equal(b, 1, b.logged(gaveWay))
 				w, err := r.Why(b.Context(), k)
 				require.NoError(b, err)
-				require.Contains(b, w.Text, "nothing executes the job, and its row cannot be changed since")
+				require.Contains(b, w.Text, "the job is not known to run, and its row cannot be changed since")
 				b.settle(time.Hour)
 				require.Equal(b, 1, b.logged(gaveWay))
 				require.Equal(b, 1, b.Calls("prod", "OpenSession"))
@@ -91,6 +91,32 @@ func impatient(b *bench, cfg *runner.Config) {
 }
 
 func quarantined(b *bench, cfg *runner.Config) { *cfg = b.quarantine("root:1", 3) }
+
+// A sequential channel does not go on without a job that gave way.
+func TestASequentialChannelWaitsForWhatGaveWay(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod", "other")
+		b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 10 * time.Second, Crash: true}, mock.Plan{RunFor: time.Second})
+		b.Fault("prod", func(f *mock.Faults) { f.Locked = func(j *mock.Job) bool { return j.UUID == "a" && j.State.Running() } })
+		r := b.start(b.config("root:1,root.seq:1:sequential"))
+		first := b.one("prod", "a", func(j *mock.Job) { j.Channel = "root.seq" })
+		b.settle(time.Second)
+		next := b.one("prod", "b", func(j *mock.Job) { j.Channel = "root.seq" })
+		waits := b.one("other", "c")
+		b.settle(20 * time.Minute)
+		b.requireRanOnce(waits)
+		require.Zero(b, b.started(next))
+		w, err := r.Why(b.Context(), next)
+		require.NoError(b, err)
+		require.Equal(b, channels.ReasonSequentialFailed.String(), w.Code)
+		b.Fault("prod", func(f *mock.Faults) { f.Locked = nil })
+		b.settle(time.Minute)
+		b.requireDone(first, next)
+		runs := b.Runs()
+		require.Equal(b, next, runs[len(runs)-1].Task.Key)
+		b.requireIdle(r)
+	})
+}
 
 // What such a job does counts again as soon as it may be executing: its row has changed, its worker lives
 // after all, or its database was lost.

@@ -39,7 +39,10 @@ func (e *engine) scan(now time.Time) {
 			e.giveUpUnstarted(key, t, now)
 			continue
 		case phaseWatched:
-		case phaseClaiming, phaseUnclaiming, phaseAsked, phaseParked:
+		case phaseParked:
+			e.forsake(key, t, now)
+			continue
+		case phaseClaiming, phaseUnclaiming, phaseAsked:
 			continue
 		}
 		t.deadAgain = false // it takes a new inspection
@@ -73,8 +76,8 @@ func (e *engine) decide(db *database, key channels.Key, t *task, now time.Time) 
 	}
 	switch f {
 	case mayExecute:
-		if t.freed && !ev.locks {
-			e.retake(t.row, t) // the operator's limit is another one now
+		if !t.over.IsZero() && !ev.locks && t.row != nil {
+			e.keep(t.row, t) // the operator's limit is another one now
 		}
 		return false
 	case idle:
@@ -92,6 +95,10 @@ func (e *engine) decide(db *database, key channels.Key, t *task, now time.Time) 
 	case undecided:
 		e.warnUndecided(key, t)
 	case dead:
+		if t.expired {
+			e.ask(db, key, t) // its row may have changed while it could not be read
+			return true
+		}
 		l := driver.Liveness{Row: *t.row, Verdict: driver.Dead, Expired: !ev.locks}
 		if t.forfeit() {
 			db.session.FailStopped(l, t.limit.cause())
@@ -104,9 +111,10 @@ func (e *engine) decide(db *database, key channels.Key, t *task, now time.Time) 
 	return true
 }
 
-// giveWay frees the slot of a task that nothing executes, when its row could not be changed for long because
-// of a lock of others: what builds an index lets rows be read, and a transaction that somebody has forgotten
-// may have locked but the one.
+// giveWay frees the slot of a task that is not known to run, when its row could not be changed for long
+// because of a lock of others: what builds an index lets rows be read, and a transaction that somebody has
+// forgotten may have locked but the one. Until its row is changed it counts as failed, so that a sequential
+// channel does not go on without it.
 func (e *engine) giveWay(key channels.Key, t *task, now time.Time) {
 	if t.over.IsZero() {
 		t.over = now
@@ -114,11 +122,11 @@ func (e *engine) giveWay(key channels.Key, t *task, now time.Time) {
 	if t.freed || t.expired || now.Sub(t.over) < mysteryLimit {
 		return
 	}
-	e.log().Warn("the job is not running, and its row cannot be changed, giving the slot of the job to others: "+
+	e.log().Warn("the job is not known to run, and its row cannot be changed, giving the slot of the job to others: "+
 		"another transaction has locked the row or its table", zap.String("database", key.DB), zap.String("uuid", key.UUID),
 		zap.Stringer("state", t.row.State), zap.Duration("after", mysteryLimit))
 	t.freed = true
-	e.tree.Remove(key)
+	e.tree.Set(t.row.Job, channels.Failed)
 }
 
 // expire frees the slot of a task whose database has not been served for long, so that nothing could be
@@ -128,15 +136,25 @@ func (e *engine) expire(db *database, key channels.Key, t *task, now time.Time) 
 	if now.Sub(t.since) < mysteryLimit || now.Sub(db.servedUntil) < mysteryLimit {
 		return
 	}
-	if db.stage == stageUndetected || db.stage == stageNeutralized {
-		t.row, t.gone, t.unserved = nil, true, true
-		e.settle(key, t)
+	if e.forsake(key, t, now) {
 		return
 	}
 	e.log().Warn("the database of the job has not been served for long, giving the slot of the job to others", zap.String("database", key.DB),
 		zap.String("uuid", key.UUID), zap.Duration("after", mysteryLimit))
 	t.expired = true
 	e.rest(key, t)
+}
+
+// forsake ends a task of a database in which nothing may run any more, and has not for long. It reports
+// whether it did.
+func (e *engine) forsake(key channels.Key, t *task, now time.Time) bool {
+	db := e.databases.get(key.DB)
+	if db == nil || db.stage != stageUndetected && db.stage != stageNeutralized || now.Sub(db.servedUntil) < mysteryLimit {
+		return false
+	}
+	t.row, t.gone, t.unserved = nil, true, true
+	e.settle(key, t)
+	return true
 }
 
 // unreadable frees the slots of tasks whose rows cannot be read although that has been asked for, or which
@@ -149,7 +167,7 @@ func (e *engine) unreadable(db *database, now time.Time) {
 	}
 	for key, t := range e.tasks {
 		switch {
-		case key.DB != db.Name:
+		case key.DB != db.Name, t.freed:
 		case t.phase == phaseAsked && e.inert(key, t, now):
 			t.expired = true
 			e.tree.Remove(key)
@@ -253,7 +271,7 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 			e.diedLater(l.Row.Key, t, now)
 		}
 		if t.expired || !t.deadAgain {
-			e.retake(&l.Row, t)
+			e.keep(&l.Row, t)
 		}
 		if l.Verdict != driver.Dead {
 			e.applyRow(&l.Row, 0, e.tree.Set)
@@ -268,9 +286,9 @@ func (e *engine) inspected(db *database, found []driver.Liveness) {
 	e.readable(db)
 }
 
-// retake gives a task back the slot that it may have lost: its row is known again, and its lock row, even if
-// that is no evidence; or it may be executing after all.
-func (e *engine) retake(row *driver.Row, t *task) {
+// keep has a task keep its slot, or gives it back: its row is known again, and its lock row, even if that is
+// no evidence; or it may be executing after all. How long it may be over is counted anew.
+func (e *engine) keep(row *driver.Row, t *task) {
 	t.expired, t.freed, t.over = false, false, time.Time{}
 	state := row.State
 	if state == channels.Unknown {

@@ -145,7 +145,7 @@ func (e *engine) layDown(db *database) {
 func (e *engine) take(now time.Time, over int) {
 	running := make(map[string]bool)
 	for key, t := range e.tasks {
-		running[key.DB] = running[key.DB] || !t.expired && !t.freed
+		running[key.DB] = running[key.DB] || !t.slotless()
 	}
 	var busy []*database
 	for db := range e.databases.served {
@@ -200,7 +200,7 @@ func (e *engine) engaged() map[string]bool {
 		dbs[key.DB] = true
 	}
 	for key, t := range e.tasks {
-		if t.phase == phaseParked || t.expired || t.freed {
+		if t.slotless() {
 			dbs[key.DB] = true
 		}
 	}

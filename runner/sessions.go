@@ -301,7 +301,7 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}, keys drive
 	e.forgetClosed(db)
 	if db.stage.known() {
 		e.databases.derive(db)
-		e.askEnded(db, append(ended, e.freedOf(db)...))
+		e.askEnded(db, ended)
 		e.notes.repaired(db, named)
 		e.sweep(db)
 		return
@@ -326,17 +326,6 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}, keys drive
 	e.askEnded(db, ended)
 	e.sweep(db)
 	e.scanAt = time.Time{} // what is known of parked tasks can be put to use
-}
-
-// freedOf are the tasks of a database that have given their slots to others: the tree does not know of them
-// whether the snapshot contained them.
-func (e *engine) freedOf(db *database) (keys []channels.Key) {
-	for key, t := range e.tasks {
-		if key.DB == db.Name && t.freed {
-			keys = append(keys, key)
-		}
-	}
-	return keys
 }
 
 // askEnded has the rows of tasks read that a snapshot did not contain.

@@ -209,7 +209,8 @@ type ChannelStatus struct {
 // UpstreamStatus is what is known of one server.
 type UpstreamStatus = upstream.Status
 
-// TaskStatus is a job that occupies a slot.
+// TaskStatus is a job that occupies a slot, or has lost it because its row could not be read or changed
+// for long.
 type TaskStatus struct {
 	channels.Key
 	// Phase is where it is on its way: claiming, open, unclaiming, asked, watched.
@@ -244,7 +245,7 @@ func (r *Runner) Status(ctx context.Context) (st Status, err error) {
 	return st, err
 }
 
-// Tasks lists the jobs that occupy slots, in no particular order.
+// Tasks lists the jobs that occupy slots or have lost them, in no particular order: see [TaskStatus].
 func (r *Runner) Tasks(ctx context.Context) (tasks []TaskStatus, err error) {
 	err = r.ask(ctx, func(e *engine) { tasks = e.taskList(time.Now()) })
 	return tasks, err

@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
-// phase is where a task is on its way. Every task occupies a slot.
+// phase is where a task is on its way. Every task occupies a slot, if it is not [task.slotless].
 type phase uint8
 
 const (
@@ -72,9 +72,8 @@ type task struct {
 	// expired is set when it has lost its slot because its database has not been served for long, or its
 	// row could not be read.
 	expired bool
-	// over is since when it is known that nothing executes it as its row says, and its row is being changed
-	// accordingly; zero if that is not known. freed is set when it has lost its slot because that cannot be
-	// done for long.
+	// over is since when its row is to be changed because it is not known to run any more; zero if there is no
+	// such order. freed is set when it has lost its slot because that could not be done for long.
 	over  time.Time
 	freed bool
 	// unserved is set if it ended for us because its database is not served any more.
@@ -101,6 +100,10 @@ type task struct {
 func (t *task) settled() bool {
 	return t.gone || (t.row != nil && !t.row.State.Running())
 }
+
+// slotless reports whether it has lost its slot: nothing executes it, or nothing could be done about it for
+// long.
+func (t *task) slotless() bool { return t.phase == phaseParked || t.expired || t.freed }
 
 // noteSettled remembers since when the answer is overdue.
 func (t *task) noteSettled() {
@@ -269,7 +272,7 @@ func (e *engine) applyMystery(row *driver.Row, asked uint64) bool {
 	}
 	if t.phase == phaseWatched {
 		if t.freed {
-			e.retake(row, t)
+			e.keep(row, t)
 		}
 		return false
 	}
@@ -404,9 +407,7 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 	default:
 		t.watch()
 	}
-	known := db != nil && db.stage.known()
-	t.expired = t.expired && db != nil && !known
-	t.freed = t.freed && known && !t.over.IsZero()
+	t.readAgain(db)
 	if asked {
 		e.notes.lost(row.Key, t)
 		if row.State == channels.Started && t.result != nil {
@@ -420,6 +421,15 @@ func (e *engine) stillRunning(row *driver.Row, t *task) bool {
 	changed := e.tree.Set(row.Job, row.State)
 	e.restUnread(row.Key, t)
 	return changed
+}
+
+// readAgain takes in that the row of a task that still runs has been read. What could not be read for long
+// counts again once all of its database is known. What has given way does so on, if it is known and its row
+// is as it was.
+func (t *task) readAgain(db *database) {
+	known := db != nil && db.stage.known()
+	t.expired = t.expired && db != nil && !known
+	t.freed = t.freed && known && !t.over.IsZero()
 }
 
 // restUnread does so with a task of a database of which not all jobs have been read yet: that may never

@@ -317,6 +317,11 @@ func (w *Why) paused(code, what string, p *Pause) {
 // task explains a job that occupies a slot.
 func (w *Why) task(e *engine, t *task, now time.Time) {
 	w.Upstream, w.Since = t.trail.upstream, t.began()
+	if t.freed {
+		w.say(WhyWatched, "the job is not known to run, and its row cannot be changed since %s: another transaction has locked "+
+			"the row or its table; its slot is for others", t.over.UTC().Format(time.RFC3339))
+		return
+	}
 	switch t.phase {
 	case phaseClaiming:
 		w.say(WhyClaiming, "the job is being claimed")
@@ -326,11 +331,6 @@ func (w *Why) task(e *engine, t *task, now time.Time) {
 		w.say(WhyUnclaiming, "the job is being put back: %s", t.trail.why)
 	case phaseParked: // the state of its database says it
 	case phaseWatched:
-		if t.freed {
-			w.say(WhyWatched, "nothing executes the job, and its row cannot be changed since %s: another transaction has locked "+
-				"the row or its table; its slot is for others", t.over.UTC().Format(time.RFC3339))
-			break
-		}
 		_, state, _ := e.tree.Lookup(w.Key)
 		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: %s", state, e.prospect(t))
 	}
