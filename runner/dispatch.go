@@ -15,6 +15,9 @@ import (
 
 // claimed takes in the result of a claim.
 func (e *engine) claimed(db *database, c session.Claims) {
+	if c.Refused {
+		e.databases.claimsRefused(db)
+	}
 	if len(c.Got) > 0 {
 		e.notes.emit(Event{Kind: EventClaimed, Database: db.Name, Count: len(c.Got)})
 	}
@@ -60,7 +63,7 @@ func (e *engine) claimGot(db *database, attempt driver.Task) {
 	}
 	t.attempt, t.ours = attempt, true
 	e.seats.leave(t)
-	db.hold.lost = 0
+	db.hold.lost, db.hold.refused = 0, 0
 	if !scheduled || e.ending() {
 		e.unclaim(attempt.Key, t)
 		return

@@ -188,7 +188,7 @@ func TestSlotsOfADatabaseThatIsNotServed(t *testing.T) {
 		} {
 			e := still(map[string]stage{"prod": s})
 			db := e.databases.get("prod")
-			db.servedUntil = now.Add(-c.db)
+			db.servedUntil, db.entered = now.Add(-c.db), now.Add(-c.db)
 			task := &task{phase: phaseWatched, since: now.Add(-c.task)}
 			key := e.holds("prod", "a", task)
 			e.expire(db, key, task, now)
@@ -232,8 +232,7 @@ func TestSlotsOfRowsThatCannotBeRead(t *testing.T) {
 		e.unreadable(e.databases.get("prod"), now)
 		e.unreadable(e.databases.get("prod"), now)
 		require.Equal(t, strings.HasSuffix(name, "long"), logs.FilterMessageSnippet("is locked, giving the slot").Len() == 1, name)
-		_, _, ok := e.tree.Lookup(key)
-		require.Equal(t, c.keeps, ok, name)
+		require.Equal(t, c.keeps, e.hasSlot(key), name)
 		require.Equal(t, !c.keeps, task.expired, name)
 		require.Same(t, task, e.tasks[key], name)
 	}
@@ -260,8 +259,7 @@ func TestSlotsOfWhatIsNotInspected(t *testing.T) {
 		e.unreadable(db, now.Add(-c.locked))
 		require.False(t, task.expired, "not yet")
 		e.unreadable(db, now)
-		_, _, ok := e.tree.Lookup(key)
-		require.Equal(t, c.keeps, ok, c)
+		require.Equal(t, c.keeps, e.hasSlot(key), c)
 		require.Equal(t, !c.keeps, task.expired, c)
 		require.Same(t, task, e.tasks[key], "its row decides")
 		require.Equal(t, !c.keeps, db.hidden)

@@ -65,8 +65,8 @@ func (e *engine) audit(now time.Time) (a Audit) {
 			}
 			continue
 		}
-		if (t.phase == phaseAsked || t.phase == phaseUnclaiming) && !ok || t.freed && state == channels.Failed {
-			continue // it was parked, or has given way
+		if state == channels.Failed && (t.phase == phaseAsked || t.phase == phaseUnclaiming || t.expired || t.freed) {
+			continue // it was parked, cannot be read or has given way
 		}
 		if !ok || !state.Running() {
 			a.Faults = append(a.Faults, fmt.Sprintf("%s is %s and has no slot", key, phaseNames[t.phase]))
@@ -106,8 +106,8 @@ func overSince(db *database, t *task, now time.Time) time.Time {
 	switch {
 	case t.over.IsZero() || db == nil:
 		return now
-	case t.over.Before(db.entered.Add(-mysteryLimit)):
-		return db.entered.Add(-mysteryLimit)
+	case t.over.Before(db.entered.Add(servedLeast - mysteryLimit)):
+		return db.entered.Add(servedLeast - mysteryLimit)
 	}
 	return t.over
 }

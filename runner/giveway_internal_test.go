@@ -14,7 +14,7 @@ import (
 // row says that it was claimed long ago.
 func watchedOf(now time.Time, ago time.Duration, state channels.State) (*engine, *database, channels.Key, *task) {
 	e, db := served()
-	db.fingerprint.Locks = true
+	db.fingerprint.Locks, db.entered = true, now.Add(-servedLeast)
 	t := &task{phase: phaseWatched, since: now.Add(-ago), over: now.Add(-ago)}
 	key := e.holds("prod", "a", t)
 	t.row = jobRow(key, state, 1)
@@ -45,18 +45,22 @@ func TestWhenATaskGivesWay(t *testing.T) {
 		{ago: mysteryLimit, gives: true}, {ago: mysteryLimit - 1},
 		{ago: mysteryLimit, expired: true}, {ago: mysteryLimit, freed: true},
 	} {
-		e, _, key, task := watchedOf(now, c.ago, channels.Started)
+		e, db, key, task := watchedOf(now, c.ago, channels.Started)
 		task.expired, task.freed = c.expired, c.freed
 		logs, over := e.logs(), task.over
-		e.giveWay(key, task, now)
+		e.giveWay(db, key, task, now)
 		require.Equal(t, c.gives, !e.hasSlot(key), c)
 		require.Equal(t, c.gives, logs.FilterMessageSnippet("giving the slot").Len() == 1, c)
 		require.Equal(t, c.gives || c.freed, task.freed, c)
 		require.Equal(t, over, task.over, c)
 	}
-	e, _, key, task := watchedOf(now, 0, channels.Started)
+	e, db, key, task := watchedOf(now, mysteryLimit, channels.Started)
+	db.entered = now.Add(1 - servedLeast)
+	e.giveWay(db, key, task, now)
+	require.True(t, e.hasSlot(key), "nothing was tried since the database is back")
+	e, db, key, task = watchedOf(now, 0, channels.Started)
 	task.over = time.Time{}
-	e.giveWay(key, task, now)
+	e.giveWay(db, key, task, now)
 	require.Equal(t, now, task.over)
 }
 
@@ -223,7 +227,8 @@ func TestASnapshotAfterATaskGaveWay(t *testing.T) {
 	for _, contained := range []bool{true, false} {
 		e, db, key, task := watchedOf(now, mysteryLimit, channels.Started)
 		task.row.Channel = "root.reports"
-		e.giveWay(key, task, now)
+		e.tree.Set(task.row.Job, channels.Started)
+		e.giveWay(db, key, task, now)
 		require.Equal(t, "root.reports", e.notes.channelOf(key))
 		e.snapshotBegin(db)
 		if contained {
@@ -273,7 +278,7 @@ func TestParkedTasksOfARetiredDatabase(t *testing.T) {
 	for s := stageConnecting; s <= stageYielding; s++ {
 		for _, ago := range []time.Duration{mysteryLimit, mysteryLimit - 1} {
 			e, db, key, task := watchedOf(now, time.Minute, channels.Started)
-			db.stage, db.servedUntil, task.phase = s, now.Add(-ago), phaseParked
+			db.stage, db.entered, task.phase = s, now.Add(-ago), phaseParked
 			e.scan(now)
 			ends := ago == mysteryLimit && (s == stageUndetected || s == stageNeutralized)
 			require.Equal(t, ends, e.tasks[key] == nil, "%d %s", s, ago)

@@ -109,6 +109,7 @@ func TestASequentialChannelWaitsForWhatGaveWay(t *testing.T) {
 		w, err := r.Why(b.Context(), next)
 		require.NoError(b, err)
 		require.Equal(b, channels.ReasonSequentialFailed.String(), w.Code)
+		require.Equal(b, "channel root.seq is sequential and waits for job prod/a, of which it is not known whether it has run, or whose row is locked", w.Text)
 		b.Fault("prod", func(f *mock.Faults) { f.Locked = nil })
 		b.settle(time.Minute)
 		b.requireDone(first, next)
@@ -116,6 +117,33 @@ func TestASequentialChannelWaitsForWhatGaveWay(t *testing.T) {
 		require.Equal(b, next, runs[len(runs)-1].Task.Key)
 		b.requireIdle(r)
 	})
+}
+
+// Nor does it when its connection was lost, before it has been read what became of a job that was answered
+// for and not run.
+func TestASequentialChannelWaitsForWhatIsRead(t *testing.T) {
+	for name, plan := range map[string]mock.Plan{"not run": {StayEnqueued: true}, "not sent": {FailBeforeSend: true}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.AddDatabase("prod")
+				seq := func(j *mock.Job) { j.Channel = "root.seq" }
+				b.PlanFor(key("prod", "a"), plan, mock.Plan{RunFor: time.Second})
+				b.Fault("prod", func(f *mock.Faults) { f.Locked = func(j *mock.Job) bool { return j.UUID == "a" && j.State.Running() } })
+				r := b.start(b.config("root:4,root.seq:1:sequential"))
+				first := b.one("prod", "a", seq)
+				b.settle(time.Second)
+				next := b.one("prod", "b", seq)
+				b.settle(10 * time.Second)
+				b.LoseSession("prod")
+				b.settle(5 * time.Minute)
+				require.Zero(b, b.started(next))
+				b.Fault("prod", func(f *mock.Faults) { f.Locked = nil })
+				b.settle(5 * time.Minute)
+				b.requireDone(first, next)
+				b.requireIdle(r)
+			})
+		})
+	}
 }
 
 // What such a job does counts again as soon as it may be executing: its row has changed, its worker lives

@@ -254,8 +254,11 @@ func (d *DatabaseStatus) standbyAdvice() string {
 // heldAdvice is the remedy for a database that is held back, with a separator: none if its jobs could
 // not even be claimed, because the connection was lost.
 func (d *DatabaseStatus) heldAdvice() string {
-	if d.Detail == notClaimed {
+	switch d.Detail {
+	case notClaimed:
 		return ""
+	case tableLocked:
+		return "; pg_locks and pg_stat_activity tell which"
 	}
 	return "; " + heldAdvice
 }

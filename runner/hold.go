@@ -30,12 +30,16 @@ type hold struct {
 	times  int
 	// since is when the first of them was struck, and ranAt when a job was run last.
 	since, ranAt time.Time
-	// lost counts connections in a row that were lost while claiming.
-	lost int
+	// lost counts connections in a row that were lost while claiming, and refused claims in a row that met a
+	// lock.
+	lost, refused int
 }
 
 // notClaimed is why a database is held back whose connection was lost while jobs were being claimed.
 const notClaimed = "the last jobs could not be claimed"
+
+// tableLocked is why a database is held back whose jobs cannot be claimed because of a lock.
+const tableLocked = "another transaction has locked the table of jobs: an upgrade, an index that is being built, or one that was forgotten"
 
 // strike counts a request that ended without its job having been run, and why. When that happens to
 // different jobs one after the other, the reason is not the jobs: the database is held back for a while.
@@ -74,6 +78,24 @@ func (d *databases) claimsLost(db *database) {
 	}
 	d.hold(db, db.hold.lost, notClaimed)
 	db.hold.lost++
+}
+
+// claimsRefused holds a database back whose table is locked: each claim would wait for the lock for seconds,
+// with slots that others could use.
+func (d *databases) claimsRefused(db *database) {
+	if !db.hold.until.IsZero() {
+		return
+	}
+	d.hold(db, db.hold.refused, tableLocked)
+	db.hold.refused++
+}
+
+// written ends such a hold: others have written to the table, so the lock has ended.
+func (d *databases) written(db *database) {
+	if db.hold.why == tableLocked && !db.hold.until.IsZero() {
+		db.hold.until = time.Now()
+		d.release(db.hold.until)
+	}
 }
 
 // hold keeps the jobs of a database back for a while that grows with the number of times that this

@@ -9,7 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/caddy-jobrunner/caddy-jobrunner/channels"
 	"github.com/caddy-jobrunner/caddy-jobrunner/runner/driver"
+	"github.com/caddy-jobrunner/caddy-jobrunner/runner/session"
 )
 
 // What is kept of a database that runs nothing is bounded, a hold that lasts is not made longer, and
@@ -54,6 +56,50 @@ func TestHolds(t *testing.T) {
 		strikes(strikesLimit)
 		require.LessOrEqual(t, time.Until(db.hold.until), 2*holdFirst)
 	})
+}
+
+// A claim that meets a lock holds its database back for longer each time, unless it is held back already, and
+// from anew once a job has been claimed.
+func TestHoldingBackAfterALock(t *testing.T) {
+	t.Parallel()
+	e, db := served()
+	h := &db.hold
+	refuse := func() { e.claimed(db, session.Claims{Refused: true}) }
+	h.until = time.Now().Add(time.Hour)
+	until := h.until
+	refuse()
+	require.Equal(t, until, h.until)
+	require.Zero(t, h.refused)
+	for i := range 9 {
+		h.until = time.Time{}
+		refuse()
+		require.Equal(t, i+1, h.refused)
+		require.Equal(t, tableLocked, h.why)
+	}
+	require.Greater(t, time.Until(h.until), holdLimit/2)
+	e.claimed(db, session.Claims{Got: []driver.Task{{Key: channels.Key{DB: "prod", UUID: "a"}}}})
+	require.Zero(t, h.refused)
+}
+
+// What others write shows that the lock has ended, and nothing of what else is wrong.
+func TestWritingEndsAHoldForALock(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		why            string
+		held, released bool
+	}{{tableLocked, true, true}, {notClaimed, true, false}, {tableLocked, false, false}} {
+		e, db := served()
+		if db.hold.why = c.why; c.held {
+			e.databases.hold(db, 5, c.why)
+		}
+		until := db.hold.until
+		e.databases.derive(db)
+		e.rowsRead(db, session.Reading{Notified: 1})
+		require.Equal(t, c.held && !c.released, !db.hold.until.IsZero(), c)
+		require.Equal(t, c.held && !c.released, len(e.databases.held) == 1, c)
+		require.Equal(t, !c.held || c.released, db.serving(), c)
+		require.True(t, c.released || until.Equal(db.hold.until), c)
+	}
 }
 
 // All databases are released that have been held back for long enough, and no others.

@@ -72,7 +72,7 @@ func (e *engine) decide(db *database, key channels.Key, t *task, now time.Time) 
 	ev := e.evidence(db, t, now)
 	f := ev.judge()
 	if f == unstarted || f == dead {
-		e.giveWay(key, t, now)
+		e.giveWay(db, key, t, now)
 	}
 	switch f {
 	case mayExecute:
@@ -113,20 +113,27 @@ func (e *engine) decide(db *database, key channels.Key, t *task, now time.Time) 
 
 // giveWay frees the slot of a task that is not known to run, when its row could not be changed for long
 // because of a lock of others: what builds an index lets rows be read, and a transaction that somebody has
-// forgotten may have locked but the one. Until its row is changed it counts as failed, so that a sequential
-// channel does not go on without it.
-func (e *engine) giveWay(key channels.Key, t *task, now time.Time) {
+// forgotten may have locked but the one.
+func (e *engine) giveWay(db *database, key channels.Key, t *task, now time.Time) {
 	if t.over.IsZero() {
 		t.over = now
 	}
-	if t.freed || t.expired || now.Sub(t.over) < mysteryLimit {
-		return
+	if t.freed || t.expired || now.Sub(t.over) < mysteryLimit || now.Sub(db.entered) < servedLeast {
+		return // an outage is no lock
 	}
 	e.log().Warn("the job is not known to run, and its row cannot be changed, giving the slot of the job to others: "+
 		"another transaction has locked the row or its table", zap.String("database", key.DB), zap.String("uuid", key.UUID),
 		zap.Stringer("state", t.row.State), zap.Duration("after", mysteryLimit))
 	t.freed = true
-	e.tree.Set(t.row.Job, channels.Failed)
+	e.shelve(key)
+}
+
+// shelve takes the slot of a task away. Until its row is read, or has been changed, the job counts as failed:
+// it is known, not started, and a sequential channel does not go on without it.
+func (e *engine) shelve(key channels.Key) {
+	if job, _, ok := e.tree.Lookup(key); ok {
+		e.tree.Set(job, channels.Failed)
+	}
 }
 
 // expire frees the slot of a task whose database has not been served for long, so that nothing could be
@@ -149,7 +156,7 @@ func (e *engine) expire(db *database, key channels.Key, t *task, now time.Time) 
 // whether it did.
 func (e *engine) forsake(key channels.Key, t *task, now time.Time) bool {
 	db := e.databases.get(key.DB)
-	if db == nil || db.stage != stageUndetected && db.stage != stageNeutralized || now.Sub(db.servedUntil) < mysteryLimit {
+	if db == nil || db.stage != stageUndetected && db.stage != stageNeutralized || now.Sub(db.entered) < mysteryLimit {
 		return false
 	}
 	t.row, t.gone, t.unserved = nil, true, true
@@ -170,7 +177,7 @@ func (e *engine) unreadable(db *database, now time.Time) {
 		case key.DB != db.Name, t.freed:
 		case t.phase == phaseAsked && e.inert(key, t, now):
 			t.expired = true
-			e.tree.Remove(key)
+			e.shelve(key)
 		case t.phase == phaseAsked && now.Sub(t.askedAt) >= mysteryLimit,
 			t.phase == phaseWatched && db.fingerprint.Locks && now.Sub(t.since) >= mysteryLimit && now.Sub(db.lockedSince) >= mysteryLimit:
 			e.hidden(db, key, t)
@@ -187,7 +194,7 @@ func (e *engine) hidden(db *database, key channels.Key, t *task) {
 	e.log().Warn("the row of the job cannot be read because its table is locked, giving the slot of the job to others",
 		zap.String("database", key.DB), zap.String("uuid", key.UUID), zap.Duration("after", mysteryLimit))
 	t.expired, db.hidden = true, true
-	e.tree.Remove(key)
+	e.shelve(key)
 	e.databases.derive(db)
 }
 

@@ -317,7 +317,7 @@ func (e *engine) snapshotEnd(db *database, named map[string]struct{}, keys drive
 	}
 	for _, key := range ended {
 		if e.tasks[key].phase == phaseParked {
-			e.tree.Remove(key) // or it would be in the queues
+			e.shelve(key) // or it would be in the queues
 		}
 	}
 	e.databases.ready(db)

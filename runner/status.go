@@ -289,7 +289,7 @@ func (e *engine) status(now time.Time) Status {
 			st.Watched++
 		case phaseParked: // without a slot
 		}
-		if t.limit != nil {
+		if t.limit != nil && !t.slotless() {
 			st.limited(key, t.limit, now)
 		}
 	}

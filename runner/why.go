@@ -333,6 +333,10 @@ func (w *Why) task(e *engine, t *task, now time.Time) {
 	case phaseWatched:
 		_, state, _ := e.tree.Lookup(w.Key)
 		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: %s", state, e.prospect(t))
+		if !t.over.IsZero() && now.Sub(t.over) >= 2*scanInterval {
+			w.say(WhyWatched, "the job is %s and not known to run, and its row cannot be changed since %s: another transaction has locked "+
+				"the row or its table; at %s, others get its slot", state, t.over.UTC().Format(time.RFC3339), t.over.Add(mysteryLimit).UTC().Format(time.RFC3339))
+		}
 	}
 	if stage := t.limit.is(); stage != TimeoutNone {
 		w.say("timeout_"+stage.String(), "%s; %s", w.Text, t.limit.describe(now))
@@ -380,6 +384,10 @@ func (w *Why) queued(e *engine, x channels.Explanation, now time.Time) {
 		return
 	case channels.ReasonSequentialFailed, channels.ReasonSequentialETA:
 		w.say(x.Reason.String(), "%s", x)
+		if e.tasks[x.Blocker] != nil {
+			w.say(x.Reason.String(), "channel %s is sequential and waits for job %s, of which it is not known whether it has run, or whose row is locked",
+				x.Channel, x.Blocker)
+		}
 		return
 	default: // what follows may be the true cause
 	}
@@ -414,7 +422,7 @@ func (w *Why) queued(e *engine, x channels.Explanation, now time.Time) {
 func (e *engine) held(x channels.Explanation) (n int) {
 	own := e.config().DatabaseChannels != nil
 	for key, t := range e.tasks {
-		if t.phase == phaseParked || own && key.DB != x.Job.DB {
+		if t.slotless() || own && key.DB != x.Job.DB {
 			continue
 		}
 		if name := e.notes.channelOf(key); name == x.Channel || strings.HasPrefix(name, x.Channel+".") {

@@ -100,12 +100,14 @@ type Reading struct {
 
 // Claims is the result of a claim: the tasks that were got, and how the rows look of jobs that were
 // not. Gone are those without a row. Locked are those that were not got, and whose rows cannot be read
-// now, because the table is locked.
+// now, because the table is locked. Refused is set, and nothing else is, if the claim met a lock of the
+// table, as others would.
 type Claims struct {
-	Got    []driver.Task
-	Missed []driver.Row
-	Gone   []string
-	Locked []string
+	Got     []driver.Task
+	Missed  []driver.Row
+	Gone    []string
+	Locked  []string
+	Refused bool
 }
 
 // Vacant is what became of a grant.

@@ -400,6 +400,7 @@ func (s *Session) claim(ctx context.Context, uuids, reads []string) error {
 	if err != nil {
 		return err
 	}
+	s.refused = false
 	if len(reads) > 0 {
 		s.deliver(reads, rows)
 	}
@@ -448,7 +449,8 @@ func (s *Session) unclaimed(ctx context.Context, uuids, reads []string, met erro
 	if err := s.unlessLocked(met); err != nil {
 		return err
 	}
-	s.claimAfter = s.heard.Add(lockedPause)
+	s.claimAfter, s.refused = s.heard.Add(lockedPause), true
+	s.out.Claimed(Claims{Refused: true})
 	if len(reads) > 0 {
 		if err := s.readAlone(ctx, reads); err != nil {
 			return err

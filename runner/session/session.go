@@ -116,7 +116,9 @@ type Session struct {
 	lockedTold  time.Time // when the log was last told of a lock
 	// readAfter and claimAfter are when jobs may be read, and claimed, again, after that met a lock.
 	readAfter, claimAfter time.Time
-	probed                time.Time // when the last probe began, or the last snapshot ended
+	// refused is set since a claim met a lock until one does not: one job is enough to find that out.
+	refused bool
+	probed  time.Time // when the last probe began, or the last snapshot ended
 	// dependents are the jobs that are to be looked at because nobody may have released them.
 	dependents []dependents
 	// tooLong are jobs that it takes too long to look at, by their numbers.

@@ -67,7 +67,7 @@ func (s *Session) upgradeDue() time.Time {
 }
 
 // admit returns those of the claims that may be made: none while the database is being upgraded, and for
-// a moment after one that met a lock. The listener learns how the rows of the others look, as of those
+// a moment after one that met a lock; then one, until it is known that the lock has ended. The listener learns how the rows of the others look, as of those
 // that a claim did not get.
 func (s *Session) admit(ctx context.Context, claims []string) ([]string, error) {
 	if len(claims) == 0 {
@@ -80,6 +80,10 @@ func (s *Session) admit(ctx context.Context, claims []string) ([]string, error) 
 	if open, err := s.open(ctx); err != nil {
 		return nil, err
 	} else if open {
+		if s.refused {
+			s.out.Claimed(Claims{Locked: claims[1:]})
+			claims = claims[:1]
+		}
 		return claims, nil
 	}
 	for len(claims) > 0 {
@@ -146,7 +150,7 @@ func (s *Session) unlessLocked(err error) error {
 	s.pulse.beat(s.heard)
 	if s.heard.Sub(s.lockedTold) >= lockedTellInterval {
 		s.lockedTold = s.heard
-		s.config().Logger.Warn("a table of the database is locked, as by an upgrade; what could not be read is read later",
+		s.config().Logger.Warn("a table of the database is locked, as by an upgrade, or while an index is built; what could not be done is tried again",
 			zap.String("database", s.database), zap.Error(err))
 	}
 	return nil

@@ -168,11 +168,18 @@ func TestClaimsPauseAfterALock(t *testing.T) {
 		require.Len(t, d.claims, 1)
 		require.Equal(t, Claims{Locked: []string{"b", "c"}}, out.claims)
 		require.Equal(t, [][]string{{"a"}, {"d"}}, d.read, "what changed is read meanwhile")
-		delete(d.errs, "Claim")
+		require.Equal(t, 1, out.refused)
 		timing.Sleep(t.Context(), 1)
+		require.NoError(t, s.claimAll(t.Context(), []string{"b", "c"}, nil))
+		require.Equal(t, [][]string{{"a"}, {"b"}}, d.claims, "one is enough")
+		require.Equal(t, 2, out.refused)
+		delete(d.errs, "Claim")
+		timing.Sleep(t.Context(), lockedPause)
 		require.NoError(t, s.claimAll(t.Context(), []string{"b"}, nil))
-		require.Len(t, d.claims, 2)
 		require.Len(t, out.claims.Got, 1)
+		require.NoError(t, s.claimAll(t.Context(), []string{"c", "d"}, nil))
+		require.Equal(t, [][]string{{"a"}, {"b"}, {"b"}, {"c", "d"}}, d.claims)
+		require.Equal(t, 2, out.refused)
 	})
 }
 
@@ -180,10 +187,17 @@ func TestClaimsPauseAfterALock(t *testing.T) {
 type witness struct {
 	clerk
 
-	claims Claims
+	claims  Claims
+	refused int
 }
 
-func (w *witness) Claimed(c Claims) { w.claims = c }
+func (w *witness) Claimed(c Claims) {
+	if c.Refused {
+		w.refused++
+		return
+	}
+	w.claims = c
+}
 
 // What cannot be read because of a lock is read after a pause, and no job is forgotten.
 func TestReadMeetsALock(t *testing.T) {
