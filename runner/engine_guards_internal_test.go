@@ -233,6 +233,7 @@ func TestSlotsOfRowsThatCannotBeRead(t *testing.T) {
 		e.unreadable(e.databases.get("prod"), now)
 		require.Equal(t, strings.HasSuffix(name, "long"), logs.FilterMessageSnippet("is locked, giving the slot").Len() == 1, name)
 		require.Equal(t, c.keeps, e.hasSlot(key), name)
+		require.Equal(t, c.keeps, e.databases.get("prod").serving(), "others start once it is known")
 		require.Equal(t, !c.keeps, task.expired, name)
 		require.Same(t, task, e.tasks[key], name)
 	}

@@ -65,8 +65,8 @@ func (e *engine) audit(now time.Time) (a Audit) {
 			}
 			continue
 		}
-		if state == channels.Failed && (t.phase == phaseAsked || t.phase == phaseUnclaiming || t.expired || t.freed) {
-			continue // it was parked, cannot be read or has given way
+		if t.expired && !ok || state == channels.Failed && (t.phase == phaseAsked || t.phase == phaseUnclaiming || t.freed) {
+			continue // it cannot be read, was parked or has given way
 		}
 		if !ok || !state.Running() {
 			a.Faults = append(a.Faults, fmt.Sprintf("%s is %s and has no slot", key, phaseNames[t.phase]))

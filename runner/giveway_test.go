@@ -146,6 +146,34 @@ func TestASequentialChannelWaitsForWhatIsRead(t *testing.T) {
 	}
 }
 
+// While a table can not even be read, a sequential channel goes on for other databases; for its own, when it is
+// known what became of the job that was answered.
+func TestASequentialChannelGoesOnForOthers(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.AddDatabase("prod", "other")
+		seq := func(j *mock.Job) { j.Channel = "root.seq" }
+		b.PlanFor(key("prod", "a"), mock.Plan{StayEnqueued: true}, mock.Plan{RunFor: time.Second})
+		lock := func(err error) {
+			b.Fault("prod", func(f *mock.Faults) { f.ReadErr, f.SnapshotErr, f.UnclaimErr, f.InspectErr = err, err, err, err })
+		}
+		r := b.start(b.config("root:4,root.seq:1:sequential"))
+		b.settle(time.Second)
+		first, next := b.one("prod", "a", seq), b.one("prod", "b", seq)
+		b.settle(0)
+		lock(errLocked)
+		waits := b.one("other", "c", seq)
+		b.settle(20 * time.Minute)
+		b.requireRanOnce(waits)
+		require.Zero(b, b.started(next))
+		lock(nil)
+		b.settle(5 * time.Minute)
+		b.requireDone(first, next)
+		runs := b.Runs()
+		require.Equal(b, next, runs[len(runs)-1].Task.Key)
+		b.requireIdle(r)
+	})
+}
+
 // What such a job does counts again as soon as it may be executing: its row has changed, its worker lives
 // after all, or its database was lost.
 func TestWhatGaveWayHasItsSlotAgain(t *testing.T) {

@@ -176,8 +176,7 @@ func (e *engine) unreadable(db *database, now time.Time) {
 		switch {
 		case key.DB != db.Name, t.freed:
 		case t.phase == phaseAsked && e.inert(key, t, now):
-			t.expired = true
-			e.shelve(key)
+			e.hide(db, key, t)
 		case t.phase == phaseAsked && now.Sub(t.askedAt) >= mysteryLimit,
 			t.phase == phaseWatched && db.fingerprint.Locks && now.Sub(t.since) >= mysteryLimit && now.Sub(db.lockedSince) >= mysteryLimit:
 			e.hidden(db, key, t)
@@ -193,8 +192,13 @@ func (e *engine) hidden(db *database, key channels.Key, t *task) {
 	}
 	e.log().Warn("the row of the job cannot be read because its table is locked, giving the slot of the job to others",
 		zap.String("database", key.DB), zap.String("uuid", key.UUID), zap.Duration("after", mysteryLimit))
+	e.hide(db, key, t)
+}
+
+// hide takes the slot of such a task away. Jobs of other databases go on, also in a sequential channel.
+func (e *engine) hide(db *database, key channels.Key, t *task) {
 	t.expired, db.hidden = true, true
-	e.shelve(key)
+	e.tree.Remove(key)
 	e.databases.derive(db)
 }
 
