@@ -136,7 +136,7 @@ func (db *database) shown() (DatabaseState, string) {
 		return DatabaseLoading, "all jobs are read anew, because policies tell them apart by more"
 	case db.hidden:
 		return DatabaseLoading, "it is not known yet whether jobs still run that did before; others start once that has been read"
-	case !db.hold.until.IsZero():
+	case !db.hold.until.IsZero() || db.hold.refused > 0:
 		return DatabaseHeld, db.hold.why
 	case db.misconfigured != "":
 		return DatabaseUnhealthy, db.misconfigured

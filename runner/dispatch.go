@@ -63,7 +63,8 @@ func (e *engine) claimGot(db *database, attempt driver.Task) {
 	}
 	t.attempt, t.ours = attempt, true
 	e.seats.leave(t)
-	db.hold.lost, db.hold.refused = 0, 0
+	db.hold.lost = 0
+	e.databases.unlocked(db)
 	if !scheduled || e.ending() {
 		e.unclaim(attempt.Key, t)
 		return

@@ -251,6 +251,7 @@ func (e *engine) pass(now time.Time) {
 	}
 	for db, uuids := range claims {
 		db.session.Claim(uuids...)
+		e.databases.probe(db, now)
 	}
 }
 

@@ -16,6 +16,9 @@ const (
 	// holdFirst and holdLimit bound the time a database is held back.
 	holdFirst = time.Second
 	holdLimit = 30 * time.Second
+	// probeLimit is for how long a database whose table was locked is held back while its next claim is under
+	// way. A claim takes less.
+	probeLimit = 10 * time.Second
 )
 
 // hold is why and how long a database is held back, so that an application that does not run its jobs
@@ -31,8 +34,9 @@ type hold struct {
 	// since is when the first of them was struck, and ranAt when a job was run last.
 	since, ranAt time.Time
 	// lost counts connections in a row that were lost while claiming, and refused claims in a row that met a
-	// lock.
+	// lock. probing is set while the database is held back because another is under way.
 	lost, refused int
+	probing       bool
 }
 
 // notClaimed is why a database is held back whose connection was lost while jobs were being claimed.
@@ -83,19 +87,33 @@ func (d *databases) claimsLost(db *database) {
 // claimsRefused holds a database back whose table is locked: each claim would wait for the lock for seconds,
 // with slots that others could use.
 func (d *databases) claimsRefused(db *database) {
-	if !db.hold.until.IsZero() {
+	if !db.hold.until.IsZero() && !db.hold.probing {
 		return
 	}
 	d.hold(db, db.hold.refused, tableLocked)
 	db.hold.refused++
 }
 
-// written ends such a hold: others have written to the table, so the lock has ended.
-func (d *databases) written(db *database) {
-	if db.hold.why == tableLocked && !db.hold.until.IsZero() {
+// probe holds such a database back while its next claim is under way, which tells whether the lock has ended.
+func (d *databases) probe(db *database, now time.Time) {
+	if db.hold.refused == 0 {
+		return
+	}
+	db.hold.until, db.hold.probing = now.Add(probeLimit), true
+	d.held[db] = struct{}{}
+	d.derive(db)
+}
+
+// unlocked ends such a hold: a job has been claimed, or others have written to the table.
+func (d *databases) unlocked(db *database) {
+	if db.hold.refused == 0 {
+		return
+	}
+	if db.hold.refused = 0; db.hold.why == tableLocked && !db.hold.until.IsZero() {
 		db.hold.until = time.Now()
 		d.release(db.hold.until)
 	}
+	d.derive(db)
 }
 
 // hold keeps the jobs of a database back for a while that grows with the number of times that this
@@ -103,7 +121,7 @@ func (d *databases) written(db *database) {
 func (d *databases) hold(db *database, times int, why string) {
 	pause := timing.Backoff{First: holdFirst, Limit: holdLimit, Attempts: times}
 	wait := pause.Next()
-	db.hold.until, db.hold.why = time.Now().Add(wait), why
+	db.hold.until, db.hold.why, db.hold.probing = time.Now().Add(wait), why, false
 	d.held[db] = struct{}{}
 	d.derive(db)
 	d.log().Warn("holding back the jobs of a database", zap.String("database", db.Name),

@@ -89,9 +89,10 @@ func TestWritingEndsAHoldForALock(t *testing.T) {
 		held, released bool
 	}{{tableLocked, true, true}, {notClaimed, true, false}, {tableLocked, false, false}} {
 		e, db := served()
-		if db.hold.why = c.why; c.held {
+		if db.hold.refused = 1; c.held {
 			e.databases.hold(db, 5, c.why)
 		}
+		db.hold.why = c.why
 		until := db.hold.until
 		e.databases.derive(db)
 		e.rowsRead(db, session.Reading{Notified: 1})
@@ -99,6 +100,41 @@ func TestWritingEndsAHoldForALock(t *testing.T) {
 		require.Equal(t, c.held && !c.released, len(e.databases.held) == 1, c)
 		require.Equal(t, !c.held || c.released, db.serving(), c)
 		require.True(t, c.released || until.Equal(db.hold.until), c)
+		require.Zero(t, db.hold.refused)
+		require.Equal(t, c.held && !c.released, db.state == DatabaseHeld, c)
+	}
+	e, db := served()
+	e.databases.hold(db, 5, tableLocked)
+	e.rowsRead(db, session.Reading{Notified: 1})
+	require.False(t, db.serving(), "nothing has been refused since the last that was not")
+}
+
+// A database whose table was locked is held back while one claim is under way, and shown so before, until a
+// claim is not refused.
+func TestOneClaimTellsWhetherALockHasEnded(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	e, db := served()
+	e.databases.derive(db)
+	e.databases.probe(db, now)
+	require.True(t, db.serving(), "none has been refused")
+	for _, refused := range []bool{true, false} {
+		e.claimed(db, session.Claims{Refused: true})
+		e.databases.release(now.Add(time.Hour))
+		require.True(t, db.serving())
+		require.Equal(t, DatabaseHeld, db.state, "it is not known yet whether the lock has ended")
+		e.databases.probe(db, now)
+		require.False(t, db.serving())
+		require.Equal(t, now.Add(probeLimit), db.hold.until)
+		e.claimed(db, session.Claims{Refused: refused})
+		if refused {
+			require.Equal(t, 2, db.hold.refused)
+			require.False(t, db.hold.probing)
+			continue
+		}
+		e.claimed(db, session.Claims{Got: []driver.Task{{Key: channels.Key{DB: "prod", UUID: "a"}}}})
+		require.True(t, db.serving())
+		require.Equal(t, DatabaseReady, db.state)
 	}
 }
 

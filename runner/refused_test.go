@@ -31,7 +31,7 @@ func (b *bench) untilHeld(r *runner.Runner, db string) {
 // A database whose jobs cannot be claimed, because its table is locked, takes few of the slots that it shares
 // with others, and says so.
 func TestRefusedClaimsLeaveSlotsToOthers(t *testing.T) {
-	for _, capacity := range []int{1, 4} {
+	for capacity, share := range map[int]int{1: 80, 4: 92} {
 		t.Run(fmt.Sprint(capacity), func(t *testing.T) {
 			inBubble(t, func(b *bench) {
 				b.AddDatabase("prod", "other")
@@ -39,10 +39,16 @@ func TestRefusedClaimsLeaveSlotsToOthers(t *testing.T) {
 				b.Fault("prod", refuses)
 				r := b.start(b.config(fmt.Sprintf("root:%d", capacity)))
 				locked := b.jobs("prod", "root", "a", 60)
+				b.settle(20 * time.Second)
+				most := 0
 				b.jobs("other", "root", "b", capacity*5*60*5)
-				b.settle(5 * time.Minute)
+				for range 5 * 60 * 4 {
+					b.settle(250 * time.Millisecond)
+					most = max(most, b.status(r).Claiming)
+				}
+				require.LessOrEqual(b, most, 2, "one of them, and one of the others")
 				done := b.Count("other", channels.Done)
-				require.Greater(b, done, capacity*5*60*5*8/10, "four in five")
+				require.Greater(b, done, capacity*5*60*5*share/100)
 				b.untilHeld(r, "prod")
 				st := b.status(r)
 				for i := range st.Databases {

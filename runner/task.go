@@ -145,7 +145,7 @@ func (e *engine) rowsRead(db *database, read session.Reading) {
 		return
 	}
 	if read.Notified > 0 {
-		e.databases.written(db)
+		e.databases.unlocked(db)
 		e.notes.emit(Event{Kind: EventNotifications, Database: db.Name, Count: read.Notified})
 	}
 	for i := range read.Rows {
