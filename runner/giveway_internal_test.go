@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -217,6 +218,24 @@ func TestWhoIsEngaged(t *testing.T) {
 		e.holds("prod", "a", &c.task)
 		require.Equal(t, c.engaged, e.engaged()["prod"], phaseNames[c.task.phase])
 	}
+}
+
+// Why says that a row cannot be changed when that has been tried for more than a moment, and when the slot
+// goes to others.
+func TestWhyARowCannotBeChanged(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_700_000_000, 0)
+	for ago, says := range map[time.Duration]bool{2 * scanInterval: true, 2*scanInterval - 1: false} {
+		e, _, key, task := watchedOf(now, ago, channels.Started)
+		w := Why{Key: key}
+		w.task(e, task, now)
+		require.Equal(t, says, strings.Contains(w.Text, "; at 2023-11-14T22:23:10Z, others get its slot"), w.Text)
+	}
+	e, _, key, task := watchedOf(now, 0, channels.Started)
+	task.over = time.Time{}
+	w := Why{Key: key}
+	w.task(e, task, now)
+	require.NotContains(t, w.Text, "cannot be changed")
 }
 
 // A snapshot that does not contain a job which gave way has its row read, and such a job is known by its
