@@ -165,7 +165,7 @@ func TestSlowReaderKeepsItsLock(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, lock.Held)
 		var waits bool
-		require.NoError(t, admin.QueryRow(deadline(t), `SELECT state = 'active' AND wait_event = 'ClientWrite'
+		require.NoError(t, admin.QueryRow(deadline(t), `SELECT coalesce(state = 'active' AND wait_event = 'ClientWrite', false)
 			FROM pg_stat_activity WHERE pid = $1`, c.PID).Scan(&waits))
 		if waits {
 			blocked++
