@@ -30,7 +30,7 @@ func (e *engine) hasSlot(key channels.Key) bool {
 // free has a task give way.
 func (e *engine) free(key channels.Key, t *task) {
 	t.freed = true
-	e.tree.Set(channels.Job{Key: key}, channels.Failed)
+	e.shelve(key)
 }
 
 // A slot is given to others after ten minutes, once, and not if it has been taken away already. When a task

@@ -21,7 +21,7 @@ const gaveWay = "the job is not known to run, and its row cannot be changed, giv
 func TestRowsThatCannotBeChangedKeepNoSlots(t *testing.T) {
 	rows := func(f *mock.Faults, locked bool) {
 		if f.Locked = nil; locked {
-			f.Locked = func(j *mock.Job) bool { return j.UUID == "a" && j.State.Running() }
+			lockRow(f)
 		}
 	}
 	table := func(f *mock.Faults, locked bool) {
@@ -83,6 +83,11 @@ func TestRowsThatCannotBeChangedKeepNoSlots(t *testing.T) {
 	}
 }
 
+// lockRow has others lock the row of job a once it has been claimed.
+func lockRow(f *mock.Faults) {
+	f.Locked = func(j *mock.Job) bool { return j.UUID == "a" && j.State.Running() }
+}
+
 func noLocks(b *bench, _ *runner.Config) { b.WithoutLocks("prod") }
 
 func impatient(b *bench, cfg *runner.Config) {
@@ -97,11 +102,11 @@ func TestASequentialChannelWaitsForWhatGaveWay(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.AddDatabase("prod", "other")
 		b.PlanFor(key("prod", "a"), mock.Plan{RunFor: 10 * time.Second, Crash: true}, mock.Plan{RunFor: time.Second})
-		b.Fault("prod", func(f *mock.Faults) { f.Locked = func(j *mock.Job) bool { return j.UUID == "a" && j.State.Running() } })
+		b.Fault("prod", lockRow)
 		r := b.start(b.config("root:1,root.seq:1:sequential"))
-		first := b.one("prod", "a", func(j *mock.Job) { j.Channel = "root.seq" })
+		first := b.one("prod", "a", inChannel("root.seq"))
 		b.settle(time.Second)
-		next := b.one("prod", "b", func(j *mock.Job) { j.Channel = "root.seq" })
+		next := b.one("prod", "b", inChannel("root.seq"))
 		waits := b.one("other", "c")
 		b.settle(20 * time.Minute)
 		b.requireRanOnce(waits)
@@ -126,9 +131,9 @@ func TestASequentialChannelWaitsForWhatIsRead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(b *bench) {
 				b.AddDatabase("prod")
-				seq := func(j *mock.Job) { j.Channel = "root.seq" }
+				seq := inChannel("root.seq")
 				b.PlanFor(key("prod", "a"), plan, mock.Plan{RunFor: time.Second})
-				b.Fault("prod", func(f *mock.Faults) { f.Locked = func(j *mock.Job) bool { return j.UUID == "a" && j.State.Running() } })
+				b.Fault("prod", lockRow)
 				r := b.start(b.config("root:4,root.seq:1:sequential"))
 				first := b.one("prod", "a", seq)
 				b.settle(time.Second)
@@ -151,8 +156,9 @@ func TestASequentialChannelWaitsForWhatIsRead(t *testing.T) {
 func TestASequentialChannelGoesOnForOthers(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.AddDatabase("prod", "other")
-		seq := func(j *mock.Job) { j.Channel = "root.seq" }
+		seq := inChannel("root.seq")
 		b.PlanFor(key("prod", "a"), mock.Plan{StayEnqueued: true}, mock.Plan{RunFor: time.Second})
+		// Claims would meet it as well, and nothing would start for that reason alone.
 		lock := func(err error) {
 			b.Fault("prod", func(f *mock.Faults) { f.ReadErr, f.SnapshotErr, f.UnclaimErr, f.InspectErr = err, err, err, err })
 		}

@@ -159,9 +159,14 @@ func (e *engine) forsake(key channels.Key, t *task, now time.Time) bool {
 	if db == nil || db.stage != stageUndetected && db.stage != stageNeutralized || now.Sub(db.entered) < mysteryLimit {
 		return false
 	}
+	e.unserve(key, t)
+	return true
+}
+
+// unserve ends a task of a database that is not served any more, as far as it concerns us.
+func (e *engine) unserve(key channels.Key, t *task) {
 	t.row, t.gone, t.unserved = nil, true, true
 	e.settle(key, t)
-	return true
 }
 
 // unreadable frees the slots of tasks whose rows cannot be read although that has been asked for, or which

@@ -256,9 +256,7 @@ func (e *engine) notAmong(db *database, rows []driver.Row) (keys []channels.Key)
 // it concerns us.
 func (e *engine) retired(db *database, rows []driver.Row) {
 	for _, key := range e.notAmong(db, rows) {
-		t := e.tasks[key]
-		t.row, t.gone, t.unserved = nil, true, true
-		e.settle(key, t)
+		e.unserve(key, e.tasks[key])
 	}
 }
 

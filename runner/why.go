@@ -318,8 +318,7 @@ func (w *Why) paused(code, what string, p *Pause) {
 func (w *Why) task(e *engine, t *task, now time.Time) {
 	w.Upstream, w.Since = t.trail.upstream, t.began()
 	if t.freed {
-		w.say(WhyWatched, "the job is not known to run, and its row cannot be changed since %s: another transaction has locked "+
-			"the row or its table; its slot is for others", t.over.UTC().Format(time.RFC3339))
+		w.locked(t, "", "its slot is for others")
 		return
 	}
 	switch t.phase {
@@ -334,13 +333,18 @@ func (w *Why) task(e *engine, t *task, now time.Time) {
 		_, state, _ := e.tree.Lookup(w.Key)
 		w.say(WhyWatched, "the job is %s without a request of this process, and is watched: %s", state, e.prospect(t))
 		if !t.over.IsZero() && now.Sub(t.over) >= 2*scanInterval {
-			w.say(WhyWatched, "the job is %s and not known to run, and its row cannot be changed since %s: another transaction has locked "+
-				"the row or its table; at %s, others get its slot", state, t.over.UTC().Format(time.RFC3339), t.over.Add(mysteryLimit).UTC().Format(time.RFC3339))
+			w.locked(t, state.String()+" and ", "at "+t.over.Add(mysteryLimit).UTC().Format(time.RFC3339)+", others get its slot")
 		}
 	}
 	if stage := t.limit.is(); stage != TimeoutNone {
 		w.say("timeout_"+stage.String(), "%s; %s", w.Text, t.limit.describe(now))
 	}
+}
+
+// locked explains a task whose row cannot be changed: what else it is, and what that means for its slot.
+func (w *Why) locked(t *task, is, slot string) {
+	w.say(WhyWatched, "the job is %snot known to run, and its row cannot be changed since %s: another transaction has locked the row or its table; %s",
+		is, t.over.UTC().Format(time.RFC3339), slot)
 }
 
 // prospect says what becomes of a task that is watched.

@@ -67,8 +67,8 @@ func (s *Session) upgradeDue() time.Time {
 }
 
 // admit returns those of the claims that may be made: none while the database is being upgraded, and for
-// a moment after one that met a lock; then one, until it is known that the lock has ended. The listener learns how the rows of the others look, as of those
-// that a claim did not get.
+// a moment after one that met a lock; then one, until it is known that the lock has ended. The listener
+// learns how the rows of the others look, as of those that a claim did not get.
 func (s *Session) admit(ctx context.Context, claims []string) ([]string, error) {
 	if len(claims) == 0 {
 		return nil, nil
